@@ -1,0 +1,1 @@
+"""Run one task of an Airflow DAG on other infrastructure."""

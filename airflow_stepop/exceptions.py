@@ -1,0 +1,75 @@
+"""Every error that airflow-stepop raises on purpose.
+
+::
+
+    StepopError                      base; never raised itself
+    ├── StepConfigError              the task, its settings or its connection are wrong: retrying cannot help
+    │   ├── BackendNotFoundError     no backend of that name
+    │   ├── BackendNotInstalledError known backend whose extra is missing
+    │   ├── UnsupportedError         a resource or option that this backend cannot honour
+    │   └── WrongHostError           a local job or a folder store of another host
+    ├── PayloadError                 the function or an argument cannot be sent
+    ├── IntegrityError               bytes are not those that were recorded: nothing was loaded
+    ├── OutcomeLostError             the job ended and left no outcome
+    ├── StepFailedError              the step ran and failed; carries a Failure
+    └── StepInterruptedError         we lost touch with a job that may go on; the next try attaches to it
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from airflow_stepop.job import Failure
+
+
+class StepopError(Exception):
+    """Base of every error of this package."""
+
+
+class StepConfigError(StepopError, ValueError):
+    """The task, its settings or its connection are wrong; trying again cannot help."""
+
+
+class BackendNotFoundError(StepConfigError):
+    """No backend of that name is known."""
+
+
+class BackendNotInstalledError(StepConfigError):
+    """The backend is known and its extra is not installed."""
+
+
+class UnsupportedError(StepConfigError):
+    """A resource or an option that the backend cannot honour. Nothing is silently ignored."""
+
+
+class WrongHostError(StepConfigError):
+    """A local job, or a file of a folder store, that only another host can see."""
+
+
+class PayloadError(StepopError):
+    """The function or one of its arguments cannot be sent to the step."""
+
+
+class IntegrityError(StepopError):
+    """Stored bytes differ from the digest that was recorded for them; nothing was loaded from them."""
+
+
+class OutcomeLostError(StepopError):
+    """The job is over and left no outcome behind (killed before it could write one)."""
+
+
+class StepInterruptedError(StepopError):
+    """An error on our side while the job may go on; the record leads the next try to it."""
+
+
+class StepFailedError(StepopError):
+    """The step ran and failed; :attr:`failure` says how, and its text is what a person needs to read."""
+
+    def __init__(self, failure: Failure, where: str = "") -> None:
+        self.failure = failure
+        self.where = where
+        super().__init__(failure.describe(where))
+
+    def __reduce__(self) -> tuple[type[StepFailedError], tuple[Failure, str]]:
+        return type(self), (self.failure, self.where)

@@ -1,0 +1,126 @@
+"""The contract between airflow-stepop and a backend. Subclass :class:`StepHook` and pass ``HookContract``.
+
+The hook *is* the backend: there is no second layer. Every verb may block (callers run it in a thread) and may be
+called from any process on any host that the connection reaches; a hook keeps no state that another process needs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.sdk import BaseHook
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
+    from airflow_stepop.job import (
+        Cursor,
+        Finding,
+        JobHandle,
+        JobStatus,
+        LogChunk,
+        OutcomeReport,
+        Payload,
+        StepSpec,
+    )
+
+
+class BackendSettings(BaseModel):
+    """Base of every backend's own options: an unknown key is an error, and a model is never changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StepHook(BaseHook, ABC):
+    """One backend.
+
+    :param conn_id: Airflow connection; ``None`` for a backend that needs none
+    :param connection: that connection when the caller has it already (a triggerer must not look it up again)
+    """
+
+    backend: ClassVar[str]
+    """Registered name: one lower-case word."""
+    settings_model: ClassVar[type[BackendSettings]] = BackendSettings
+    inline_limit: ClassVar[int]
+    """Bytes of payload that travel inside the job request; 0: a store is needed for every step."""
+    is_host_bound: ClassVar[bool] = False
+    """Jobs can be seen only from the host that started them: the worker waits unless told otherwise."""
+
+    def __init__(self, conn_id: str | None = None, connection: Connection | None = None) -> None:
+        super().__init__()
+        self.conn_id = conn_id
+        self._connection = connection
+
+    @property
+    def connection(self) -> Connection | None:
+        """The Airflow connection, looked up once; ``None`` when the backend was used without one."""
+        if self._connection is None and self.conn_id is not None:
+            self._connection = self.get_connection(self.conn_id)
+        return self._connection
+
+    @abstractmethod
+    def render(self, spec: StepSpec) -> dict[str, Any]:
+        """Return the exact native request for ``spec``, as JSON. Pure: no I/O, same answer for the same spec.
+
+        :raises UnsupportedError: a resource or option that this backend cannot honour; names one that would work
+        """
+
+    @abstractmethod
+    def submit(self, spec: StepSpec, payload: Payload) -> JobHandle:
+        """Start the job, or finish the start that an earlier call with the same name began.
+
+        After it returned, the job exists exactly once, however often and from however many processes it was
+        called. After it raised, the next call with the same spec carries on; ``lookup`` finds what there is.
+        """
+
+    @abstractmethod
+    def lookup(self, spec: StepSpec) -> JobHandle | None:
+        """Return the job of ``spec.name`` if a submit whose answer was lost has made one, else ``None``."""
+
+    @abstractmethod
+    def status(self, handles: Sequence[JobHandle]) -> Mapping[JobHandle, JobStatus]:
+        """Return the status of every handle, in one or few calls for all of them.
+
+        A job that the service does not know is ``GONE``.
+
+        :raises Exception: whatever went wrong with the API. An API error is never a job state.
+        :raises WrongHostError: these jobs cannot be seen from here; asking again cannot help
+        """
+
+    @abstractmethod
+    def logs(self, cursors: Mapping[JobHandle, Cursor]) -> Mapping[JobHandle, LogChunk]:
+        """Return the lines that are new since each cursor, bounded; a job with nothing new may be left out."""
+
+    @abstractmethod
+    def outcome(self, handle: JobHandle) -> OutcomeReport:
+        """Return the outcome of a terminal job.
+
+        :raises OutcomeLostError: the job ended without leaving one
+        """
+
+    @abstractmethod
+    def cancel(self, handle: JobHandle) -> None:
+        """Ask the service to stop the job and return soon. Idempotent; finished or gone is not an error."""
+
+    @abstractmethod
+    def delete(self, handle: JobHandle) -> None:
+        """Remove what a terminal job leaves behind at the service. Idempotent."""
+
+    @abstractmethod
+    def find(self, labels: Mapping[str, str]) -> Iterable[JobHandle]:
+        """Return every job of ours that carries all of ``labels``, finished or not."""
+
+    @abstractmethod
+    def check(self) -> Iterable[Finding]:
+        """Say what works, what is missing, and what to do about it."""
+
+    def link(self, handle: JobHandle) -> str | None:
+        """Return the job's page in the service's console."""
+        return None
+
+    def scope(self) -> str:
+        """Return what one status call covers; jobs of one scope share one watcher."""
+        return ""

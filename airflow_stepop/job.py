@@ -1,0 +1,237 @@
+"""What Airflow and a backend say to each other about a step: plain, frozen, JSON-able data.
+
+No vendor word and no I/O lives here. ``to_json`` and ``from_json`` are inverse to each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import Any
+
+from airflow_stepop.resources import ResourceSettings
+
+
+class JobState(str, Enum):
+    """Where a job stands. Every native state of a service maps to one of these."""
+
+    PENDING = "pending"  # accepted; the step's process has not begun
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    GONE = "gone"  # the service does not know this job (any more); never used for an error of the API
+
+    @property
+    def is_terminal(self) -> bool:
+        return self not in (JobState.PENDING, JobState.RUNNING)
+
+
+class Category(str, Enum):
+    """Why a step failed. The values are a stable contract: dashboards and retry policies match on them."""
+
+    USER_ERROR = "user_error"
+    OOM = "oom"
+    IMAGE_PULL = "image_pull"
+    BAD_CONFIG = "bad_config"
+    DENIED = "denied"
+    UNSCHEDULABLE = "unschedulable"
+    NO_CAPACITY = "no_capacity"
+    QUOTA = "quota"
+    PREEMPTED = "preempted"
+    TIMEOUT = "timeout"
+    START_TIMEOUT = "start_timeout"
+    CANCELLED = "cancelled"
+    REQUIREMENTS = "requirements"
+    LOST = "lost"
+    INFRA = "infra"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How a step failed, for a person (summary, hint, last lines) and for a program (category, exit code)."""
+
+    category: Category
+    summary: str
+    native_reason: str = ""
+    exit_code: int | None = None
+    hint: str = ""
+    log_tail: tuple[str, ...] = ()
+    exception: Mapping[str, Any] | None = None  # the remote exception as data; see runner/errors.py
+
+    def describe(self, where: str = "") -> str:
+        """Return what happened, where, why, what to do, and the last log lines."""
+        lines = [self.summary]
+        if where:
+            lines.append(f"  where: {where}")
+        why = self.category.value
+        if self.native_reason:
+            why += f" ({self.native_reason})"
+        if self.exit_code is not None:
+            why += f", exit code {self.exit_code}"
+        lines.append(f"  why: {why}")
+        if self.hint:
+            lines.append(f"  what to do: {self.hint}")
+        if self.log_tail:
+            lines.append("  last lines of the step:")
+            lines += [f"    {line}" for line in self.log_tail]
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "category": self.category.value, "log_tail": list(self.log_tail)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Failure:
+        return cls(**{**data, "category": Category(data["category"]), "log_tail": tuple(data.get("log_tail", ()))})
+
+
+@dataclass(frozen=True)
+class JobHandle:
+    """Small JSON that finds the job again from any process.
+
+    :param backend: registered name of the backend
+    :param conn_id: Airflow connection that reaches it
+    :param scope: what one status call covers: a host, a cluster and namespace, a region and account
+    :param id: the service's own id; unique within ``scope``
+    :param name: the name that we gave the job, derived from the record's nonce
+    :param detail: anything else that the backend wants to remember (JSON); not part of the identity
+    """
+
+    backend: str
+    conn_id: str | None
+    scope: str
+    id: str
+    name: str
+    detail: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "detail": dict(self.detail)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> JobHandle:
+        return cls(**data)
+
+    def __str__(self) -> str:
+        return f"{self.backend} job {self.id}"
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """One look at a job.
+
+    :param failure: set when the service itself knows why the job ended (memory, deadline, image, preemption).
+        A failure of the user's code comes from the outcome instead.
+    :param native: the service's own word for the state
+    :param started_at: when the step's process began, seconds since the epoch
+    :param finished_at: when it ended, seconds since the epoch
+    """
+
+    state: JobState
+    failure: Failure | None = None
+    native: str = ""
+    started_at: float | None = None
+    finished_at: float | None = None
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One line that the step printed, without its line end; ``time`` in seconds since the epoch."""
+
+    time: float
+    text: str
+
+
+Cursor = str | None  # opaque, JSON-able; None: from the beginning
+
+
+@dataclass(frozen=True)
+class LogChunk:
+    """New log lines in the order in which the step wrote them, and the cursor that continues after them."""
+
+    lines: Sequence[LogLine]
+    cursor: Cursor
+
+
+@dataclass(frozen=True)
+class StepSpec:
+    """Everything but the payload that a backend needs to know about one job. Pure data: ``render`` needs no more.
+
+    :param name: the job's name: unique per generation, 1 to 52 characters of ``[a-z0-9-]``, begins with a letter
+    :param nonce: random id of this generation; in the step's environment and in the labels
+    :param digest: SHA-256 of the manifest; it travels in the job request itself
+    :param labels: deployment, dag_id, run_id, task_id, map_index, nonce: by which ``find`` finds our jobs
+    :param settings: the backend's own options, validated by its ``settings_model``
+    :param env: the user's environment variables for the step
+    :param timeout_s: longest run time; the backend enforces it even when Airflow is dead
+    :param start_timeout_s: longest time in PENDING; enforced by whoever waits for the job
+    :param result_uri: folder in the store for segments of the outcome that do not fit inline
+    :param is_overridden: written for another backend (``[stepop] backend_override``): what this one cannot
+        honour is a warning and not an error
+    """
+
+    name: str
+    nonce: str
+    digest: str
+    labels: Mapping[str, str]
+    resources: ResourceSettings
+    settings: Any = None
+    image: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    timeout_s: float = 86400.0
+    start_timeout_s: float | None = None
+    result_uri: str = ""
+    is_overridden: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """One named blob of the payload: in memory (``data``), or already in the store (``uri``)."""
+
+    sha256: str
+    size: int
+    data: bytes | None = None
+    uri: str | None = None
+
+
+@dataclass(frozen=True)
+class Payload:
+    """What goes into the step: the manifest, its digest, and the parts that it names.
+
+    A backend puts ``manifest`` and every part with ``data`` where the runner's input folder will be, and writes
+    ``locations.json`` for parts that have a ``uri``.
+    """
+
+    manifest: bytes
+    digest: str
+    parts: Mapping[str, Part] = field(default_factory=dict)
+
+    @property
+    def inline_bytes(self) -> int:
+        """Bytes that must travel with the job request."""
+        return len(self.manifest) + sum(part.size for part in self.parts.values() if part.data is not None)
+
+
+@dataclass(frozen=True)
+class OutcomeReport:
+    """The outcome as a backend found it. The caller checks ``data`` against ``digest`` before it believes it.
+
+    :param digest: SHA-256 of ``data`` as the service's control plane reported it; ``None`` when the service has no
+        channel that the step's storage cannot forge: then only data codecs are read
+    :param data: the bytes of outcome.json
+    :param base_uri: folder in the store that holds the segments which ``data`` names
+    """
+
+    digest: str | None
+    data: bytes
+    base_uri: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of ``check``: what was looked at, whether it works, and what to do."""
+
+    is_ok: bool
+    subject: str
+    message: str
+    fix: str = ""

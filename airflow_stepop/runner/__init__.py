@@ -1,0 +1,1 @@
+"""The program that runs inside the remote container: standard library only, shipped as a zipapp."""

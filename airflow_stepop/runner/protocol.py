@@ -1,0 +1,52 @@
+"""The wire between Airflow and the step: versions, file names, environment names, exit codes.
+
+This module is the only place where they are written down; the host imports them from here.
+Renaming one breaks steps in flight, so :data:`PROTOCOL` rises with any change.
+
+Input folder::
+
+    step.pyz         the runner (this package and cloudpickle, as a zipapp)
+    manifest.json    what to run; its SHA-256 travels in the job request itself
+    locations.json   part name -> relative path, absolute path or URL; optional, needs no trust: parts are checked
+    <part>           the parts the manifest names, each with its SHA-256 and size
+
+Output folder::
+
+    outcome.json     what happened; its SHA-256 is the receipt
+    <segment>        bytes of values that are too large for outcome.json
+
+A *value entry* (JSON) is how any value is written down, on both ways::
+
+    {"codec": "json|text|bytes|numpy|arrow|pickle|file",
+     "segments": [{"sha256": hex, "size": bytes, "data": base64} | {"sha256": hex, "size": bytes, "name": part}]}
+"""
+
+from __future__ import annotations
+
+PROTOCOL = 1
+
+# files of the input folder
+RUNNER = "step.pyz"
+MANIFEST = "manifest.json"
+LOCATIONS = "locations.json"
+CODE = "code.zip"
+
+# files of the output folder
+OUTCOME = "outcome.json"
+
+# environment of the step
+ENV_JOB = "STEPOP_JOB"  # the job's name
+ENV_NONCE = "STEPOP_NONCE"  # secret-free random id of this generation; also how leftover processes are found
+ENV_WORK = "STEPOP_WORK"  # the step's scratch folder: code, inputs, current directory
+
+# exit codes of the runner; the outcome, not the code, says what happened
+EXIT_OK = 0
+EXIT_STEP_FAILED = 1  # the step failed and the outcome says how
+EXIT_REFUSED = 64  # the runner refused to start the step (protocol, digest, Python version); the outcome says why
+EXIT_NO_OUTCOME = 74  # the outcome could not be written anywhere but, perhaps, to the receipt
+
+# values at most this large (encoded) are carried inside outcome.json instead of a segment file
+INLINE_VALUE_BYTES = 48 * 1024
+
+# codecs that can be read without running anybody's code
+DATA_CODECS = frozenset({"json", "text", "bytes", "numpy", "arrow", "file"})
