@@ -1,0 +1,89 @@
+"""What Airflow reads about this provider before it loads any of it: import-free, as discovery runs everywhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Return the provider's description in Airflow's schema; ``package-name`` is the distribution's name."""
+    return {
+        "package-name": "airflow-stepop",
+        "name": "Stepop",
+        "description": "Run one task of a DAG on other infrastructure, and get its value back.",
+        "task-decorators": [{"name": "remote_step", "class-name": "airflow_stepop.decorators.remote_step"}],
+        "extra-links": ["airflow_stepop.links.StepLink"],
+        "cli": ["airflow_stepop.cli.get_commands"],
+        "config": {
+            "stepop": {
+                "description": "How steps run when neither the task nor the connection says otherwise.",
+                "options": _options(),
+            }
+        },
+    }
+
+
+def _options() -> dict[str, dict[str, Any]]:
+    return {
+        "default_backend": _option("Backend of a step that names none.", "local"),
+        "backend_override": _option(
+            "Run every step on this backend, whatever the task says: for development and CI. What the backend "
+            "cannot honour is then a warning and not an error.",
+            example="local",
+        ),
+        "deferrable": _option(
+            "Whether a waiting step gives up its worker slot and waits in the triggerer. A backend whose jobs only "
+            "this host can see waits in the worker unless the task says otherwise.",
+            "True",
+            kind="boolean",
+        ),
+        "timeout": _option(
+            "Longest run time of a job in seconds. The backend enforces it, also when Airflow is down.",
+            "86400",
+            kind="float",
+        ),
+        "poll_interval": _option(
+            "Seconds between two looks at the jobs of one backend and connection.", "5", kind="float"
+        ),
+        "keep": _option(
+            "When to keep what a job leaves behind, for a look at it: never, failed or always.", "failed"
+        ),
+        "store": _option(
+            "Address of the object store that both Airflow and the steps reach. Empty: a folder on this host, "
+            "which only steps on this host can use.",
+            example="s3://my-bucket/steps",
+        ),
+        "local_folder": _option(
+            "Folder of the local backend's jobs and of the folder store. Empty: a folder in the user's "
+            "state directory.",
+            example="/var/lib/airflow/stepop",
+        ),
+        "deployment": _option(
+            "Name of this Airflow deployment in the labels of its jobs. Several deployments that share an account "
+            "need one each, so that none takes another's jobs for its own.",
+            example="prod-eu",
+        ),
+        "signing_key": _option(
+            "Key that signs what is read back from a store that others can write to. Every part of this "
+            "deployment needs the same one.",
+            is_sensitive=True,
+        ),
+    }
+
+
+def _option(
+    description: str,
+    default: str = "",
+    *,
+    kind: str = "string",
+    example: str | None = None,
+    is_sensitive: bool = False,
+) -> dict[str, Any]:
+    option: dict[str, Any] = {
+        "description": description,
+        "version_added": "0.1.0",
+        "type": kind,
+        "example": example,
+        "default": default,
+    }
+    return {**option, "sensitive": True} if is_sensitive else option

@@ -1,0 +1,319 @@
+"""What a step needs, in words that mean the same for every backend.
+
+Standard library only: DAG files import this.
+
+A size keeps the unit that was written: ``GB`` is 10**9 bytes and ``GiB`` (or Kubernetes' ``Gi``) is 2**30.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from fractions import Fraction
+from functools import cache
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, Never, Protocol
+
+from airflow_stepop.exceptions import StepConfigError
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+_UNITS = {"B": 1}
+for _power, _prefix in enumerate("KMGTP", start=1):
+    _UNITS[f"{_prefix}B"] = 1000**_power
+    _UNITS[f"{_prefix}iB"] = 1024**_power
+_UNIT_OF = {unit.lower(): unit for unit in _UNITS} | {
+    unit[:-1].lower(): unit for unit in _UNITS if "i" in unit
+}
+_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?) ?([A-Za-z]+)")
+_NUMBER = re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?")
+_MAX_BYTES = 2**60
+
+
+class Reference(Protocol):
+    """A value that is known only when the task runs, such as another task's output (``XComArg``)."""
+
+    def iter_references(self) -> Any: ...
+
+    def resolve(self, context: Any) -> Any: ...
+
+
+def parse_size(text: object, name: str = "size") -> int:
+    """Return the bytes that ``text`` means, rounded up: ``"32GB"``, ``"16Gi"``, ``"1.5 GiB"``.
+
+    :raises StepConfigError: anything else; the message says what to write
+    """
+    number, unit = _split_size(text, name)
+    return math.ceil(Fraction(number) * _UNITS[unit])
+
+
+def format_size(size_bytes: int) -> str:
+    """Return the shortest size that :func:`parse_size` reads back as exactly ``size_bytes``."""
+    spellings = [
+        f"{size_bytes // factor}{unit}" for unit, factor in _UNITS.items() if size_bytes % factor == 0
+    ]
+    return min(spellings, key=len)
+
+
+def _split_size(text: object, name: str) -> tuple[str, str]:
+    if not isinstance(text, str):
+        raise StepConfigError(
+            f"{name}={text!r} has no unit; write a string with one, such as {name}='16GB' or {name}='16GiB'"
+        )
+    match = _SIZE.fullmatch(text.strip(" "))
+    if match is None:
+        if _NUMBER.fullmatch(text.strip(" ")):
+            number = text.strip(" ")
+            raise StepConfigError(f"{name}={text!r} has no unit; write '{number}GB' or '{number}GiB'")
+        raise StepConfigError(
+            f"{name}={text!r} is not a size; write a positive number and a unit, such as '16GB' or '1.5GiB'"
+        )
+    number, unit = match.group(1), _unit(match.group(2), text, name)
+    if Fraction(number) == 0:
+        raise StepConfigError(
+            f"{name}={text!r} must be more than zero; leave {name} out for the backend's default"
+        )
+    if Fraction(number) * _UNITS[unit] > _MAX_BYTES:
+        raise StepConfigError(f"{name}={text!r} is more than 1 EiB; check the unit")
+    number = number.lstrip("0") or "0"
+    number = number.rstrip("0").rstrip(".") if "." in number else number
+    return (f"0{number}" if number.startswith(".") else number), unit
+
+
+def _unit(word: str, text: str, name: str) -> str:
+    unit = _UNIT_OF.get(word.lower())
+    is_bits = word.endswith("b") and (word == "b" or word[0].isupper())
+    if unit is not None and not is_bits:
+        return unit
+    if unit is not None:
+        raise StepConfigError(f"{name}={text!r}: {word!r} reads as bits; write {unit!r} for bytes")
+    prefix = word.upper()
+    if f"{prefix}B" in _UNITS:
+        raise StepConfigError(
+            f"{name}={text!r}: {word!r} is 10**n in some tools and 2**n in others; "
+            f"write '{prefix}B' (decimal) or '{prefix}iB' (binary)"
+        )
+    raise StepConfigError(f"{name}={text!r}: unknown unit {word!r}; use one of {', '.join(_UNITS)}")
+
+
+def _size(value: object, name: str) -> str:
+    return "".join(_split_size(value, name))
+
+
+def _cpu_count(value: object, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise StepConfigError(f"{name}={value!r} is not a number; write {name}=2 or {name}=0.5")
+    if not math.isfinite(value) or value <= 0:
+        raise StepConfigError(
+            f"{name}={value!r} must be more than zero; leave {name} out for the backend's default"
+        )
+    return float(value)
+
+
+def _whole(value: object, name: str, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise StepConfigError(f"{name}={value!r} is not a whole number; write {name}={max(least, 1)}")
+    if value < least:
+        raise StepConfigError(f"{name}={value!r} must be at least {least}")
+    return int(value)
+
+
+def _gpu_count(value: object, name: str) -> int:
+    return _whole(value, name, least=0)
+
+
+def _nodes(value: object, name: str) -> int:
+    return _whole(value, name, least=1)
+
+
+def _gpu_type(value: object, name: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise StepConfigError(
+            f"{name}={value!r} is not the name of a GPU; write its name, such as {name}='A100'"
+        )
+    return value.strip()
+
+
+_PARSERS: Mapping[str, Callable[[object, str], Any]] = {
+    "cpu_count": _cpu_count,
+    "memory": _size,
+    "gpu_count": _gpu_count,
+    "gpu_type": _gpu_type,
+    "disk": _size,
+    "shm": _size,
+    "nodes": _nodes,
+}
+
+
+def _is_deferred(value: object) -> bool:
+    """Whether ``value`` is known only when the task runs: a template or another task's output."""
+    if isinstance(value, str):
+        return "{{" in value or "{%" in value
+    return hasattr(value, "iter_references") and hasattr(value, "resolve")
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class ResourceSettings:
+    """What a step needs. Every field is optional; ``None`` leaves it to the backend.
+
+    A backend that cannot honour a field refuses it: nothing is silently ignored. Any field may be a Jinja
+    template or another task's output; it is then checked when the task runs. Sizes are stored in one
+    spelling (``"1.50 gib"`` becomes ``"1.5GiB"``).
+
+    :param cpu_count: CPU cores, more than 0; fractions are allowed
+    :param memory: main memory with its unit: ``"32GB"``, ``"16GiB"`` (or ``"16Gi"``)
+    :param gpu_count: GPUs, 0 or more
+    :param gpu_type: name of the GPU, in the backend's own spelling; needs ``gpu_count``
+    :param disk: scratch disk, written like ``memory``
+    :param shm: size of ``/dev/shm``, written like ``memory``
+    :param nodes: machines, 1 or more
+    """
+
+    cpu_count: float | None = None
+    memory: str | None = None
+    gpu_count: int | None = None
+    gpu_type: str | None = None
+    disk: str | None = None
+    shm: str | None = None
+    nodes: int | None = None
+
+    def __new__(cls, **values: Any) -> ResourceSettings:
+        if any(hasattr(value, "iter_references") for value in values.values()):
+            return object.__new__(_reference_class())
+        return object.__new__(cls)
+
+    def __init__(  # noqa: PLR0913 - one argument per field
+        self,
+        *,
+        cpu_count: float | str | Reference | None = None,
+        memory: str | Reference | None = None,
+        gpu_count: int | str | Reference | None = None,
+        gpu_type: str | Reference | None = None,
+        disk: str | Reference | None = None,
+        shm: str | Reference | None = None,
+        nodes: int | str | Reference | None = None,
+        **unknown: Never,
+    ) -> None:
+        for name in unknown:
+            raise StepConfigError(_unknown(name))
+        given = (cpu_count, memory, gpu_count, gpu_type, disk, shm, nodes)
+        for (name, parse), value in zip(_PARSERS.items(), given, strict=True):
+            is_kept = value is None or _is_deferred(value)
+            object.__setattr__(self, name, value if is_kept else parse(value, name))
+        if self.gpu_type is not None and not self.gpu_count:
+            raise StepConfigError(f"gpu_type={self.gpu_type!r} needs gpu_count; write gpu_count=1 beside it")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ResourceSettings:
+        """Return the settings that ``values`` names; the inverse of :meth:`serialize`."""
+        if not isinstance(values, Mapping):
+            raise StepConfigError(f"resource_settings={values!r} is neither a ResourceSettings nor a dict")
+        for name in values:
+            if name not in _PARSERS:
+                raise StepConfigError(_unknown(str(name)))
+        return cls(**values)
+
+    @property
+    def is_literal(self) -> bool:
+        """Whether every field is known now, while the DAG file is read."""
+        return not any(_is_deferred(getattr(self, name)) for name in _PARSERS)
+
+    @property
+    def memory_bytes(self) -> int | None:
+        return self._bytes("memory")
+
+    @property
+    def disk_bytes(self) -> int | None:
+        return self._bytes("disk")
+
+    @property
+    def shm_bytes(self) -> int | None:
+        return self._bytes("shm")
+
+    def _bytes(self, name: str) -> int | None:
+        value = getattr(self, name)
+        if value is None:
+            return None
+        if _is_deferred(value):
+            raise StepConfigError(f"{name}={value!s} is known only when the task runs")
+        return parse_size(value, name)
+
+    def iter_references(self) -> Iterator[tuple[Any, str]]:
+        """Yield the (operator, XCom key) pairs that the fields refer to: they become upstream tasks."""
+        for name in _PARSERS:
+            value = getattr(self, name)
+            if hasattr(value, "iter_references"):
+                yield from value.iter_references()
+
+    def resolve(self, context: Context) -> ResourceSettings:
+        """Return new settings with every template rendered and every reference loaded; Airflow calls this.
+
+        The object itself never changes: mapped and copied tasks share it.
+        """
+        task = context["task"]
+        values = {}
+        for name in _PARSERS:
+            value = getattr(self, name)
+            if _is_deferred(value):
+                value = _from_rendered(task.render_template(value, context), name)
+                if _is_deferred(value):
+                    raise StepConfigError(f"{name}={value!r} is still a template after it was rendered")
+            values[name] = value
+        return ResourceSettings(**values)
+
+    def serialize(self) -> dict[str, Any]:
+        """Return the fields that are set, as JSON; deterministic: the DAG's version is made from it."""
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return {
+            name: str(value) if hasattr(value, "iter_references") else value
+            for name, value in values
+            if value is not None
+        }
+
+    def __repr__(self) -> str:
+        return (
+            f"ResourceSettings({', '.join(f'{name}={value!r}' for name, value in self.serialize().items())})"
+        )
+
+
+@cache
+def _reference_class() -> type[ResourceSettings]:
+    """Return the class of settings that hold references: Airflow looks for those only in a ``ResolveMixin``.
+
+    It is made on first use, because the standard library alone must do for everyone else.
+    """
+    from airflow.sdk.definitions._internal.mixins import ResolveMixin
+
+    class ReferringResourceSettings(ResourceSettings, ResolveMixin):
+        """Settings with a field that is another task's output."""
+
+    return ReferringResourceSettings
+
+
+def _from_rendered(value: object, name: str) -> object:
+    """Return what a rendered template means: Jinja makes text of numbers and of ``None``."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if text == "None":
+        return None
+    if name in ("cpu_count", "gpu_count", "nodes") and _NUMBER.fullmatch(text):
+        return float(text) if "." in text else int(text)
+    return value
+
+
+def _unknown(name: str) -> str:
+    aliases = {
+        "cpu": "cpu_count",
+        "cpus": "cpu_count",
+        "gpu": "gpu_count",
+        "gpus": "gpu_count",
+        "ram": "memory",
+    }
+    close = [aliases[name]] if name in aliases else get_close_matches(name, _PARSERS, n=1)
+    guess = f"; did you mean {close[0]}?" if close else "."
+    return f"ResourceSettings has no {name!r}{guess} Its fields: {', '.join(_PARSERS)}"
