@@ -9,6 +9,7 @@
     │   ├── UnsupportedError         a resource or option that this backend cannot honour
     │   └── WrongHostError           a local job or a folder store of another host
     ├── PayloadError                 the function or an argument cannot be sent
+    ├── StoreError                   the store cannot be read or written
     ├── IntegrityError               bytes are not those that were recorded: nothing was loaded
     ├── OutcomeLostError             the job ended and left no outcome
     ├── StepFailedError              the step ran and failed; carries a Failure
@@ -49,6 +50,10 @@ class WrongHostError(StepConfigError):
 
 class PayloadError(StepopError):
     """The function or one of its arguments cannot be sent to the step."""
+
+
+class StoreError(StepopError):
+    """The store cannot be read or written."""
 
 
 class IntegrityError(StepopError):

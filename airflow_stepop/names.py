@@ -1,0 +1,24 @@
+"""Names that a person can read and every service accepts."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+
+
+def slug(text: str, length: int) -> str:
+    """Return ``text`` in ``[a-z0-9-]``, at most ``length`` characters. What is lost or cut is marked by a hash."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    plain = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
+    if plain and plain == text and len(plain) <= length:
+        return plain
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{plain[: length - 9].strip('-') or 'x'}-{digest}"
+
+
+def job_name(dag_id: str, task_id: str, nonce: str) -> str:
+    """Return the job's name: 1 to 52 characters of ``[a-z0-9-]``, unique by the nonce."""
+    readable = [re.sub(r"-[0-9a-f]{8}$", "", slug(text, 26))[:17].strip("-") for text in (dag_id, task_id)]
+    digest = hashlib.sha256(nonce.encode()).hexdigest()[:12]
+    return "-".join(["s", *readable, digest])

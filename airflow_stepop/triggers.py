@@ -1,0 +1,164 @@
+"""The trigger: waits for one job in the triggerer, for every backend."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from airflow_stepop.exceptions import StepConfigError
+from airflow_stepop.job import JobHandle, LogLine
+from airflow_stepop.registry import create_hook
+from airflow_stepop.waiting import Deadlines, Reason
+from airflow_stepop.watch import Subscription, watcher_for
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+    from airflow.sdk.types import Logger
+
+    from airflow_stepop.hooks.base import StepHook
+
+LONGEST_PAUSE_S = 30.0  # deadlines are looked at this often even when nothing is heard
+
+
+def emit(log: Logger, lines: Sequence[LogLine]) -> None:
+    """Write the step's lines to the task log, each with the time at which the step printed it."""
+    for line in lines:
+        when = datetime.fromtimestamp(line.time, UTC).isoformat().replace("+00:00", "Z")
+        log.info(line.text, timestamp=when)
+
+
+class RemoteStepTrigger(BaseTrigger):
+    """Waits until a job is over or a deadline has passed, streams its log, and fires once.
+
+    It never looks into the outcome: the worker does. All arguments are plain JSON.
+
+    :param handle: the job, as JSON
+    :param deadlines: see :class:`airflow_stepop.waiting.Deadlines`
+    :param poll_interval: seconds between two looks
+    :param task: dag_id, run_id, task_id and map_index of the task that waits
+    """
+
+    def __init__(
+        self,
+        handle: Mapping[str, Any],
+        deadlines: Mapping[str, Any],
+        poll_interval: float,
+        task: Mapping[str, Any],
+        **_: Any,  # arguments of a newer version: the triggerer may be older than the worker
+    ) -> None:
+        super().__init__()
+        self.handle = JobHandle.from_json(handle)
+        self.deadlines = Deadlines.from_json(deadlines)
+        self.poll_interval = poll_interval
+        self.task = dict(task)
+        self._hook: StepHook | None = None
+        self._has_fired = False
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return (
+            f"{type(self).__module__}.{type(self).__qualname__}",
+            {
+                "handle": self.handle.to_json(),
+                "deadlines": self.deadlines.to_json(),
+                "poll_interval": self.poll_interval,
+                "task": self.task,
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        try:
+            reason, error = await self._wait()
+        except asyncio.CancelledError:
+            # dag.test() calls no on_kill: there, an interruption is the user's Ctrl-C.
+            if self.task_instance is None and self._hook is not None:
+                self._hook.cancel(self.handle)
+            raise
+        self._has_fired = True
+        yield TriggerEvent({"reason": reason.value, "job": self.handle.name, "error": error})
+
+    async def _wait(self) -> tuple[Reason, str]:
+        self._hook = hook = create_hook(self.handle.backend, self.handle.conn_id, await self._connection())
+        key = (self.handle.backend, self.handle.conn_id, self.handle.scope)
+        async with watcher_for(key, hook).subscribe(self.handle, self.poll_interval) as subscription:
+            reason, error = await self._until_over(subscription)
+            if reason.is_deadline:
+                self.log.warning("%s: %s; it is being cancelled", self.handle, reason.value)
+                await self._cancel()
+            if reason is not Reason.UNREACHABLE:
+                await self._drain(subscription)
+        return reason, error
+
+    async def _until_over(self, subscription: Subscription) -> tuple[Reason, str]:
+        while True:
+            now = time.time()
+            update = await subscription.next(min(self.deadlines.next_after(now) or LONGEST_PAUSE_S, LONGEST_PAUSE_S))
+            emit(self.log, update.lines)
+            if update.error is not None:
+                return Reason.UNREACHABLE, str(update.error)
+            if reason := self.deadlines.reason(update.status, time.time()):
+                return reason, ""
+
+    async def _drain(self, subscription: Subscription) -> None:
+        """Emit what the job printed since the last look; lines that cannot be had do not change the result."""
+        emit(self.log, (await subscription.next(0)).lines)
+        hook, cursor = self._hook, subscription.cursor
+        try:
+            while hook is not None:
+                chunk = (await asyncio.to_thread(hook.logs, {self.handle: cursor})).get(self.handle)
+                if chunk is None or not chunk.lines:
+                    return
+                emit(self.log, chunk.lines)
+                cursor = chunk.cursor
+        except Exception as error:  # noqa: BLE001, RUF100 - logs may fail in any way; the outcome must still be read
+            self.log.warning("The last lines of %s could not be read: %s", self.handle, error)
+
+    async def _connection(self) -> Connection | None:
+        """Look the connection up here: the watcher's threads cannot."""
+        from airflow.sdk import BaseHook
+        from airflow.sdk.exceptions import AirflowNotFoundException
+        from asgiref.sync import sync_to_async
+
+        if self.handle.conn_id is None:
+            return None
+        try:
+            return await BaseHook.aget_connection(self.handle.conn_id)
+        except (AirflowNotFoundException, AttributeError):  # dag.test() cannot await connections of its database
+            return await sync_to_async(BaseHook.get_connection)(self.handle.conn_id)
+
+    async def _cancel(self) -> None:
+        hook = self._hook or create_hook(self.handle.backend, self.handle.conn_id, await self._connection())
+        try:
+            await asyncio.to_thread(hook.cancel, self.handle)
+        except StepConfigError as error:
+            self.log.warning("%s could not be cancelled from here: %s", self.handle, error)
+
+    async def on_kill(self) -> None:
+        """Cancel the job when the user ended the task.
+
+        Airflow 3.3 also calls this when the trigger moves to another triggerer: then the task is still deferred, and
+        the job must go on. (A cleared task is deferred no longer only after this; its next try cancels the job.)
+        """
+        if self._has_fired:
+            return
+        state = await self._task_state()
+        if state == "deferred":
+            self.log.info("%s goes on: the task is still deferred (the trigger moves elsewhere)", self.handle)
+            return
+        self.log.info("The task is %s: cancelling %s", state, self.handle)
+        await self._cancel()
+
+    async def _task_state(self) -> str | None:
+        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+        from asgiref.sync import sync_to_async
+
+        task_id, map_index = self.task["task_id"], self.task["map_index"]
+        states = await sync_to_async(RuntimeTaskInstance.get_task_states)(
+            dag_id=self.task["dag_id"], task_ids=[task_id], run_ids=[self.task["run_id"]], map_index=map_index
+        )
+        of_run = states.get(self.task["run_id"], {})
+        return of_run.get(task_id if map_index < 0 else f"{task_id}_{map_index}")

@@ -1,0 +1,92 @@
+"""When waiting for a job is over, and how long to pause: pure rules, shared by the worker and the triggerer."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+from airflow_stepop.job import JobState, JobStatus
+
+
+class Reason(str, Enum):
+    """Why waiting for a job ended."""
+
+    FINISHED = "finished"  # the job is terminal or gone
+    EXECUTION_TIMEOUT = "execution_timeout"  # Airflow's limit for the task; Airflow does not watch it while deferred
+    START_TIMEOUT = "start_timeout"  # it did not begin in time
+    OVERDUE = "overdue"  # it should have been stopped by its own service long ago
+    UNREACHABLE = "unreachable"  # it cannot be seen from this host
+
+    @property
+    def is_deadline(self) -> bool:
+        return self in (Reason.EXECUTION_TIMEOUT, Reason.START_TIMEOUT, Reason.OVERDUE)
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """Absolute times, in seconds since the epoch, after which nobody waits any longer; ``None``: no such limit."""
+
+    execution: float | None = None
+    start: float | None = None
+    overdue: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Deadlines:
+        return cls(**data)
+
+    def reason(self, status: JobStatus | None, now: float) -> Reason | None:
+        """Return why to stop waiting; ``None`` to go on. A job that ended in time is finished, not late.
+
+        :param status: the last status, ``None`` while none could be had
+        """
+        if status is not None and status.state.is_terminal:
+            return Reason.FINISHED
+        if self.execution is not None and now > self.execution:
+            return Reason.EXECUTION_TIMEOUT
+        is_pending = status is not None and status.state is JobState.PENDING
+        if is_pending and self.start is not None and now > self.start:
+            return Reason.START_TIMEOUT
+        if self.overdue is not None and now > self.overdue:
+            return Reason.OVERDUE
+        return None
+
+    def next_after(self, now: float) -> float | None:
+        """Return the seconds until the next of these times; ``None`` when there is none."""
+        ahead = [at - now for at in (self.execution, self.start, self.overdue) if at is not None and at > now]
+        return min(ahead, default=None)
+
+
+class Pace:
+    """Pauses between two looks: short at first, then the poll interval; longer, with jitter, after errors.
+
+    :param poll_interval_s: pause between two looks at a job that has been running for a while
+    """
+
+    FIRST_S = 0.05
+    GROWTH = 1.3
+    LONGEST_S = 60.0
+
+    def __init__(self, poll_interval_s: float) -> None:
+        self.poll_interval_s = poll_interval_s
+        self._pause_s = min(self.FIRST_S, poll_interval_s)
+        self.errors = 0
+
+    def quicken(self) -> None:
+        """Look often again: something new is being waited for."""
+        self._pause_s = min(self.FIRST_S, self.poll_interval_s)
+
+    def after_success(self) -> float:
+        self.errors = 0
+        pause_s, self._pause_s = self._pause_s, min(self._pause_s * self.GROWTH, self.poll_interval_s)
+        return pause_s
+
+    def after_error(self) -> float:
+        self.errors += 1
+        longest = min(self.poll_interval_s * 2**self.errors, self.LONGEST_S)
+        return random.uniform(longest / 2, longest)  # noqa: S311 - jitter

@@ -1,0 +1,191 @@
+"""One watcher per (backend, connection, scope) in a triggerer: a thousand triggers, one status call.
+
+A trigger subscribes to its job and gets updates; the watcher asks the hook for all jobs at once, in a thread. Status and
+logs are asked for by two loops, so that slow logs never hold up a status. The last subscriber that leaves ends both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+import weakref
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+from airflow_stepop.exceptions import StepConfigError
+from airflow_stepop.hooks.base import StepHook
+from airflow_stepop.job import Cursor, JobHandle, JobStatus, LogLine
+from airflow_stepop.waiting import Pace
+
+log = logging.getLogger(__name__)
+
+LOG_INTERVAL_S = 1.0
+LOG_BATCH = 100  # jobs whose logs one call asks for: a call stays short, whoever waits
+
+
+@dataclass
+class Update:
+    """What is new about a job. ``error`` means that asking again cannot help."""
+
+    status: JobStatus | None = None
+    lines: Sequence[LogLine] = ()
+    error: StepConfigError | None = None
+
+
+class Subscription:
+    """One trigger's view of one job; made by :meth:`Watcher.subscribe`."""
+
+    def __init__(self, handle: JobHandle, poll_interval_s: float) -> None:
+        self.handle = handle
+        self.poll_interval_s = poll_interval_s
+        self.cursor: Cursor = None
+        self._status: JobStatus | None = None
+        self._lines: list[LogLine] = []
+        self._error: StepConfigError | None = None
+        self._news = asyncio.Event()
+
+    @property
+    def wants_logs(self) -> bool:
+        """New lines are fetched only once the last ones were taken: nothing piles up in memory."""
+        return not self._lines
+
+    def tell_status(self, status: JobStatus) -> None:
+        if status != self._status:
+            self._status = status
+            self._news.set()
+
+    def tell_lines(self, lines: Sequence[LogLine], cursor: Cursor) -> None:
+        self.cursor = cursor
+        if lines:
+            self._lines.extend(lines)
+            self._news.set()
+
+    def tell_error(self, error: StepConfigError) -> None:
+        self._error = error
+        self._news.set()
+
+    async def next(self, timeout_s: float | None = None) -> Update:
+        """Return what is new as soon as there is something, or after ``timeout_s`` the status as last known."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._news.wait(), timeout_s)
+        self._news.clear()
+        lines, self._lines = self._lines, []
+        return Update(self._status, lines, self._error)
+
+
+class Watcher:
+    """Asks one hook for the status and the logs of every subscribed job."""
+
+    def __init__(self, hook: StepHook, on_empty: Callable[[], None] = lambda: None) -> None:
+        self._hook = hook
+        self._on_empty = on_empty
+        self._subscriptions: dict[JobHandle, set[Subscription]] = {}
+        self._known: dict[JobHandle, JobStatus] = {}
+        self._arrival = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @contextlib.asynccontextmanager
+    async def subscribe(self, handle: JobHandle, poll_interval_s: float) -> AsyncIterator[Subscription]:
+        """Watch ``handle`` until the block is left. A status that is known already is told at once."""
+        subscription = Subscription(handle, poll_interval_s)
+        self._subscriptions.setdefault(handle, set()).add(subscription)
+        if handle in self._known:
+            subscription.tell_status(self._known[handle])
+        self._arrival.set()
+        self._start()
+        try:
+            yield subscription
+        finally:
+            self._forget(subscription)
+
+    def _start(self) -> None:
+        if not self._tasks:
+            # An empty context: else every line of these loops would land in the first subscriber's task log.
+            self._tasks = [
+                asyncio.create_task(loop(), context=contextvars.Context())
+                for loop in (self._watch_status, self._watch_logs)
+            ]
+
+    def _forget(self, subscription: Subscription) -> None:
+        others = self._subscriptions[subscription.handle]
+        others.discard(subscription)
+        if not others:
+            del self._subscriptions[subscription.handle]
+            self._known.pop(subscription.handle, None)
+        if not self._subscriptions:
+            for task in self._tasks:
+                task.cancel()
+            self._tasks = []
+            self._on_empty()
+
+    def _all(self) -> list[Subscription]:
+        return [subscription for group in self._subscriptions.values() for subscription in group]
+
+    async def _watch_status(self) -> None:
+        pace = Pace(min(s.poll_interval_s for s in self._all()))
+        while True:
+            if self._arrival.is_set():
+                self._arrival.clear()
+                pace.quicken()
+            handles = [h for h in self._subscriptions if not self._is_over(h)]
+            pause_s = await self._ask(handles, pace) if handles else pace.poll_interval_s
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._arrival.wait(), pause_s)
+
+    def _is_over(self, handle: JobHandle) -> bool:
+        return handle in self._known and self._known[handle].state.is_terminal
+
+    async def _ask(self, handles: Sequence[JobHandle], pace: Pace) -> float:
+        """Ask for the status of ``handles`` and tell the subscribers; return the pause before the next question."""
+        try:
+            statuses = await asyncio.to_thread(self._hook.status, handles)
+        except StepConfigError as error:
+            for subscription in self._all():
+                subscription.tell_error(error)
+            return pace.after_error()
+        except Exception as error:  # noqa: BLE001, RUF100 - an API error is never a job state, whatever its class
+            pause_s = pace.after_error()
+            log.warning("%s: no status (%s); asking again in %.0f s", self._hook.backend, error, pause_s)
+            return pause_s
+        for handle, status in statuses.items():
+            if handle in self._subscriptions:
+                self._known[handle] = status
+                for subscription in self._subscriptions[handle]:
+                    subscription.tell_status(status)
+        pace.poll_interval_s = min((s.poll_interval_s for s in self._all()), default=pace.poll_interval_s)
+        return pace.after_success()
+
+    async def _watch_logs(self) -> None:
+        pace = Pace(LOG_INTERVAL_S)
+        while True:
+            pause_s = pace.after_success()
+            waiting = [s for s in self._all() if s.wants_logs]
+            for first in range(0, len(waiting), LOG_BATCH):
+                try:
+                    await self._read_logs(waiting[first : first + LOG_BATCH])
+                except Exception as error:  # noqa: BLE001, RUF100 - logs may fail in any way; the job goes on
+                    pause_s = pace.after_error()
+                    log.warning("%s: no logs (%s); asking again in %.0f s", self._hook.backend, error, pause_s)
+            await asyncio.sleep(pause_s)
+
+    async def _read_logs(self, subscriptions: Sequence[Subscription]) -> None:
+        cursors = {s.handle: s.cursor for s in subscriptions}
+        chunks = await asyncio.to_thread(self._hook.logs, cursors)
+        for subscription in subscriptions:
+            chunk = chunks.get(subscription.handle)
+            if chunk is not None and subscription.cursor == cursors[subscription.handle]:
+                subscription.tell_lines(chunk.lines, chunk.cursor)
+
+
+# dag.test() runs every trigger in a loop of its own that is closed afterwards, so watchers belong to their loop.
+_watchers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, Watcher]] = weakref.WeakKeyDictionary()
+
+
+def watcher_for(key: Hashable, hook: StepHook) -> Watcher:
+    """Return the running loop's watcher for ``key``; the first caller's hook serves all. Never awaits."""
+    watchers = _watchers.setdefault(asyncio.get_running_loop(), {})
+    if key not in watchers:
+        watchers[key] = Watcher(hook, on_empty=lambda: watchers.pop(key, None))
+    return watchers[key]
