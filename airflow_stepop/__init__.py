@@ -1,1 +1,76 @@
-"""Run one task of an Airflow DAG on other infrastructure."""
+"""Run one task of an Airflow DAG on other infrastructure.
+
+Every public name is loaded on first use: importing the package costs a DAG file nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow_stepop.exceptions import (
+        BackendNotFoundError,
+        BackendNotInstalledError,
+        IntegrityError,
+        OutcomeLostError,
+        PayloadError,
+        StepConfigError,
+        StepFailedError,
+        StepInterruptedError,
+        StepopError,
+        UnsupportedError,
+        WrongHostError,
+    )
+    from airflow_stepop.operators import RemoteStepOperator
+    from airflow_stepop.resources import ResourceSettings
+    from airflow_stepop.results import StepResult
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "BackendNotFoundError": "exceptions",
+    "BackendNotInstalledError": "exceptions",
+    "IntegrityError": "exceptions",
+    "OutcomeLostError": "exceptions",
+    "PayloadError": "exceptions",
+    "RemoteStepOperator": "operators",
+    "ResourceSettings": "resources",
+    "StepConfigError": "exceptions",
+    "StepFailedError": "exceptions",
+    "StepInterruptedError": "exceptions",
+    "StepResult": "results",
+    "StepopError": "exceptions",
+    "UnsupportedError": "exceptions",
+    "WrongHostError": "exceptions",
+}
+
+__all__ = [
+    "BackendNotFoundError",
+    "BackendNotInstalledError",
+    "IntegrityError",
+    "OutcomeLostError",
+    "PayloadError",
+    "RemoteStepOperator",
+    "ResourceSettings",
+    "StepConfigError",
+    "StepFailedError",
+    "StepInterruptedError",
+    "StepResult",
+    "StepopError",
+    "UnsupportedError",
+    "WrongHostError",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

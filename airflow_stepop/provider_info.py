@@ -1,4 +1,7 @@
-"""What Airflow reads about this provider before it loads any of it: import-free, as discovery runs everywhere."""
+"""What Airflow reads about this provider before it loads any of it.
+
+Without imports of its own: discovery runs in every Airflow process.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +30,13 @@ def _options() -> dict[str, dict[str, Any]]:
     return {
         "default_backend": _option("Backend of a step that names none.", "local"),
         "backend_override": _option(
-            "Run every step on this backend, whatever the task says: for development and CI. What the backend "
-            "cannot honour is then a warning and not an error.",
+            "Run every step on this backend, whatever the task says: for development and CI. "
+            "What the backend cannot honour is then a warning and not an error.",
             example="local",
         ),
         "deferrable": _option(
-            "Whether a waiting step gives up its worker slot and waits in the triggerer. A backend whose jobs only "
-            "this host can see waits in the worker unless the task says otherwise.",
+            "Whether a waiting step gives up its worker slot and waits in the triggerer. "
+            "A backend whose jobs only this host can see waits in the worker unless the task says otherwise.",
             "True",
             kind="boolean",
         ),
@@ -45,27 +48,29 @@ def _options() -> dict[str, dict[str, Any]]:
         "poll_interval": _option(
             "Seconds between two looks at the jobs of one backend and connection.", "5", kind="float"
         ),
-        "keep": _option(
-            "When to keep what a job leaves behind, for a look at it: never, failed or always.", "failed"
-        ),
+        "keep": _option("When to keep what a job leaves behind: never, failed or always.", "failed"),
         "store": _option(
-            "Address of the object store that both Airflow and the steps reach. Empty: a folder on this host, "
-            "which only steps on this host can use.",
+            "Address of the object store that both Airflow and the steps reach. "
+            "Empty: a folder on this host, which only steps on this host can use.",
             example="s3://my-bucket/steps",
         ),
+        "extra_stores": _option(
+            "Further stores, separated by commas, whose results may be read. "
+            "A result of any other store is refused.",
+            example="s3://old-bucket/steps",
+        ),
         "local_folder": _option(
-            "Folder of the local backend's jobs and of the folder store. Empty: a folder in the user's "
-            "state directory.",
+            "Folder of the local backend's jobs. Empty: a folder below Airflow's home.",
             example="/var/lib/airflow/stepop",
         ),
         "deployment": _option(
-            "Name of this Airflow deployment in the labels of its jobs. Several deployments that share an account "
-            "need one each, so that none takes another's jobs for its own.",
+            "Name of this Airflow deployment in the labels of its jobs. "
+            "Deployments that share an account need one each, so that none takes another's jobs for its own.",
             example="prod-eu",
         ),
         "signing_key": _option(
-            "Key that signs what is read back from a store that others can write to. Every part of this "
-            "deployment needs the same one.",
+            "Key that signs what is read back from a store that others can write to. "
+            "Every part of this deployment needs the same one.",
             is_sensitive=True,
         ),
     }

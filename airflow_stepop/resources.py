@@ -29,7 +29,7 @@ for _power, _prefix in enumerate("KMGTP", start=1):
 _UNIT_OF = {unit.lower(): unit for unit in _UNITS} | {
     unit[:-1].lower(): unit for unit in _UNITS if "i" in unit
 }
-_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?) ?([A-Za-z]+)")
+_SIZE = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,9})?) ?([A-Za-z]+)")
 _NUMBER = re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?")
 _MAX_BYTES = 2**60
 

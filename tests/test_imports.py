@@ -1,0 +1,70 @@
+"""The public names, and what importing them costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import airflow_stepop
+
+SOURCE = Path(airflow_stepop.__file__)
+HEAVY = {"boto3", "botocore", "sagemaker", "vertexai", "azure", "modal", "kubernetes", "kubernetes_asyncio"}
+HEAVY |= {"cloudpickle", "obstore", "numpy", "pandas", "pyarrow"}
+
+
+def test_all_is_exact() -> None:
+    """``__all__`` is what the package offers, to a type checker and at run time alike."""
+    tree = ast.parse(SOURCE.read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    typed = {alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert {*typed, "__version__"} == set(airflow_stepop.__all__)
+    assert airflow_stepop.__all__ == sorted(airflow_stepop.__all__)
+    assert dir(airflow_stepop) == airflow_stepop.__all__
+    for name in airflow_stepop.__all__:
+        assert getattr(airflow_stepop, name) is not None
+
+
+def test_every_error_is_public() -> None:
+    """Whatever we raise on purpose can be caught by a public name."""
+    from airflow_stepop import exceptions
+
+    errors = {name for name, value in vars(exceptions).items() if isinstance(value, type)}
+    assert errors <= set(airflow_stepop.__all__)
+
+
+def test_unknown_name() -> None:
+    """A name that does not exist is an AttributeError, as everywhere in Python."""
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = airflow_stepop.nothing
+
+
+def loaded_by(code: str) -> set[str]:
+    """Return the modules that ``code`` loads in a fresh interpreter beyond those of ``airflow.sdk``."""
+    program = (
+        "import sys\nfrom airflow.sdk import DAG, BaseOperator, dag, task\nbefore = set(sys.modules)\n"
+        f"{code}\nprint('\\n'.join(set(sys.modules) - before))"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(shown.stdout.split())
+
+
+def test_a_dag_file_loads_nothing_heavy() -> None:
+    """The decorator, the operator and the resources load no SDK, no pickler and no object store."""
+    loaded = loaded_by("from airflow_stepop import RemoteStepOperator, ResourceSettings\ntask.remote_step")
+    assert "airflow_stepop.decorators" in loaded
+    assert not {name for name in loaded if name.split(".")[0] in HEAVY or name.startswith("google.cloud")}
+
+
+def test_the_plugin_is_nearly_free() -> None:
+    """Every Airflow process imports the plugin: it brings a handful of small modules."""
+    loaded = loaded_by("import airflow_stepop.plugin")
+    assert not {name for name in loaded if name.split(".")[0] in HEAVY}
+    assert not {name for name in loaded if name.startswith("airflow_stepop.")} - {
+        "airflow_stepop.plugin",
+        "airflow_stepop.results",
+        "airflow_stepop.exceptions",
+    }
