@@ -1,0 +1,408 @@
+"""The ``local`` backend: a step is a process on this host that outlives the Airflow worker which started it.
+
+No service is involved. A small supervisor process per job (``local_supervisor.py``) starts the runner, keeps its log,
+applies the limits, and writes down how it ended; the hook reads that from the job's folder. See ``local_folder.py``
+for what keeps the two from disagreeing.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import unquote, urlsplit
+
+from airflow_stepop.exceptions import (
+    OutcomeLostError,
+    StepConfigError,
+    UnsupportedError,
+    WrongHostError,
+)
+from airflow_stepop.hooks.base import BackendSettings, StepHook
+from airflow_stepop.hooks.local_folder import INPUT, OUTPUT, JobFolder
+from airflow_stepop.hooks.local_supervisor import CANCEL, boot_id
+from airflow_stepop.job import (
+    Category,
+    Cursor,
+    Failure,
+    Finding,
+    JobHandle,
+    JobState,
+    JobStatus,
+    LogChunk,
+    OutcomeReport,
+    Payload,
+    StepSpec,
+)
+from airflow_stepop.resources import format_size
+from airflow_stepop.runner.protocol import ENV_JOB, ENV_NONCE, LOCATIONS, MANIFEST, OUTCOME, RUNNER
+from airflow_stepop.store import airflow_folder, host_id
+
+RECEIPT_LIMIT_BYTES = 256 * 1024
+LOG_BYTES_PER_JOB = 1024 * 1024
+LOG_BYTES_PER_CALL = 32 * 1024 * 1024
+
+# What belongs to Airflow on this host and not to the step.
+PRIVATE_ENV_PREFIXES = ("AIRFLOW", "_AIRFLOW", "__AIRFLOW", "STEPOP")
+PRIVATE_ENV = frozenset({"PYTHONHOME", "PYTHONSTARTUP"})
+
+STATES = {
+    "running": JobState.RUNNING,
+    "succeeded": JobState.SUCCEEDED,
+    "failed": JobState.FAILED,
+    "cancelled": JobState.CANCELLED,
+}
+
+
+class LocalSettings(BackendSettings):
+    """Options of the ``local`` backend.
+
+    :param python: interpreter that runs the step, an absolute path; by default the worker's own
+    :param grace_period_s: seconds between asking the step to stop (SIGTERM) and killing it
+    """
+
+    python: str | None = None
+    grace_period_s: float = 10.0
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """What this host has to give."""
+
+    cpu_count: int
+    memory_bytes: int
+    gpu_count: int
+    python: str
+
+    @classmethod
+    def read(cls) -> HostFacts:
+        return cls(len(os.sched_getaffinity(0)), _memory_bytes(), _gpu_count(), sys.executable)
+
+
+class LocalStepHook(StepHook):
+    """Runs steps as processes on this host.
+
+    :param folder: where the jobs live; by default ``[stepop] local_folder``
+    """
+
+    backend: ClassVar[str] = "local"
+    settings_model = LocalSettings
+    inline_limit: ClassVar[int] = 2**40  # the payload is a file; nothing else limits it
+    is_host_bound: ClassVar[bool] = True
+
+    def __init__(self, *args: Any, folder: Path | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._folder_given = folder
+
+    @cached_property
+    def folder(self) -> Path:
+        return self._folder_given or _configured_folder()
+
+    @cached_property
+    def host(self) -> HostFacts:
+        return HostFacts.read()
+
+    def scope(self) -> str:
+        return host_id()
+
+    # --- submit
+
+    def render(self, spec: StepSpec) -> dict[str, Any]:
+        problems = list(self._problems(spec))
+        if problems and not spec.is_overridden:
+            raise UnsupportedError("; ".join(problems))
+        settings = _settings(spec)
+        resources = spec.resources
+        argv = [settings.python or self.host.python, "-u", f"{INPUT}/{RUNNER}", "run"]
+        argv += ["--in", INPUT, "--out", OUTPUT, "--digest", spec.digest]
+        argv += ["--receipt-limit", str(RECEIPT_LIMIT_BYTES)]
+        if spec.result_uri:
+            argv += ["--segments", _file_path(spec.result_uri)]
+        can_pin = resources.cpu_count is not None and resources.cpu_count <= self.host.cpu_count
+        return {
+            "name": spec.name,
+            "nonce": spec.nonce,
+            "labels": dict(spec.labels),
+            "result_uri": spec.result_uri,
+            "argv": argv,
+            "env": {**spec.env, ENV_JOB: spec.name, ENV_NONCE: spec.nonce},
+            "limits": {
+                "cpu_count": math.ceil(resources.cpu_count or 0) if can_pin else None,
+                "memory_bytes": None if spec.is_overridden else resources.memory_bytes,
+                "timeout_s": spec.timeout_s,
+                "grace_period_s": settings.grace_period_s,
+            },
+        }
+
+    def submit(self, spec: StepSpec, payload: Payload) -> JobHandle:
+        request = self.render(spec)
+        self._check_now(spec)
+        folder = JobFolder(self.folder / spec.name)
+        folder.create(request, _input_files(payload))
+        folder.start(step_environment(os.environ, is_own_python=_settings(spec).python is None))
+        return self._handle(folder)
+
+    def lookup(self, spec: StepSpec) -> JobHandle | None:
+        folder = JobFolder(self.folder / spec.name)
+        return self._handle(folder) if folder.is_started() else None
+
+    def _handle(self, folder: JobFolder) -> JobHandle:
+        return JobHandle(
+            backend=self.backend,
+            conn_id=self.conn_id,
+            scope=self.scope(),
+            id=folder.name,
+            name=folder.name,
+            detail={"folder": str(folder.path)},
+        )
+
+    def _problems(self, spec: StepSpec) -> Iterator[str]:
+        """Yield what this host can never honour, each with what would work."""
+        wants, host = spec.resources, self.host
+        if spec.image is not None:
+            yield f"image={spec.image!r}: the local backend runs on this host without containers; leave image out"
+        if wants.cpu_count is not None and wants.cpu_count > host.cpu_count:
+            yield f"cpu_count={wants.cpu_count:g}: this host has {host.cpu_count}; {_ask_for_at_most(host.cpu_count)}"
+        if wants.memory_bytes is not None and wants.memory_bytes > host.memory_bytes:
+            has = format_size(host.memory_bytes // 2**20 * 2**20)
+            yield f"memory={wants.memory!r}: this host has {has}; {_ask_for_at_most(has)}"
+        if wants.gpu_count:
+            has_gpu = (
+                f"has {host.gpu_count}, but local does not hand out GPUs yet"
+                if host.gpu_count
+                else "has none"
+            )
+            yield f"gpu_count={wants.gpu_count}: this host {has_gpu}; leave it out, or use a remote backend"
+        if wants.gpu_type is not None:
+            yield f"gpu_type={wants.gpu_type!r}: local does not hand out GPUs; use a remote backend"
+        if wants.nodes is not None and wants.nodes > 1:
+            yield f"nodes={wants.nodes}: the local backend is one host; use nodes=1 or a remote backend"
+
+    def _check_now(self, spec: StepSpec) -> None:
+        """Check what can change while the host runs; warn of everything that an overridden step does not get.
+
+        :raises UnsupportedError: there is not enough space
+        :raises StepConfigError: ``settings.python`` cannot be used
+        """
+        python = _settings(spec).python
+        if python is not None and not (os.path.isabs(python) and os.access(python, os.X_OK)):
+            raise StepConfigError(
+                f"LocalSettings(python={python!r}) is not an executable file; write the absolute path of a Python 3"
+            )
+        problems = [
+            f"{name}={getattr(spec.resources, name)!r}: {where} has {format_size(free)} free; "
+            f"make room, or {_ask_for_at_most(format_size(free))}"
+            for name, wanted, where, free in self._space(spec)
+            if wanted is not None and wanted > free
+        ]
+        if problems and not spec.is_overridden:
+            raise UnsupportedError("; ".join(problems))
+        if spec.is_overridden:
+            problems = [*self._problems(spec), *problems]
+        if problems:
+            self.log.warning("This step runs on this host without what it asks for: %s", "; ".join(problems))
+
+    def _space(self, spec: StepSpec) -> Iterator[tuple[str, int | None, str, int]]:
+        existing = next(path for path in (self.folder, *self.folder.parents) if path.exists())
+        yield "disk", spec.resources.disk_bytes, str(self.folder), shutil.disk_usage(existing).free
+        shm = Path("/dev/shm")  # noqa: S108 - its size is asked for, nothing is written
+        free = shutil.disk_usage(shm).free if shm.exists() else 0
+        yield "shm", spec.resources.shm_bytes, str(shm), free
+
+    # --- watch
+
+    def status(self, handles: Sequence[JobHandle]) -> Mapping[JobHandle, JobStatus]:
+        return {handle: self._status(self._job(handle)) for handle in handles}
+
+    def _status(self, job: JobFolder) -> JobStatus:
+        state = job.state()
+        if state is None:
+            return JobStatus(JobState.PENDING if job.path.exists() else JobState.GONE)
+        if state["finished_at"] is None and job.supervisor_pid() is None:
+            # The supervisor writes its last state before it lets go of the lock, so this reading is the last one.
+            state = job.state() or state
+            if state["finished_at"] is None and job.finish(_lost(state), _nonce(job)):
+                state = job.state() or _lost(state)
+        return JobStatus(
+            STATES[state["state"]],
+            failure=_failure(state["failure"]),
+            native=state["state"],
+            started_at=state.get("started_at"),
+            finished_at=state["finished_at"],
+        )
+
+    def logs(self, cursors: Mapping[JobHandle, Cursor]) -> Mapping[JobHandle, LogChunk]:
+        limit = min(LOG_BYTES_PER_JOB, LOG_BYTES_PER_CALL // max(1, len(cursors)))
+        chunks = ((handle, self._job(handle).read_log(cursor, limit)) for handle, cursor in cursors.items())
+        return {handle: chunk for handle, chunk in chunks if chunk is not None}
+
+    def outcome(self, handle: JobHandle) -> OutcomeReport:
+        job = self._job(handle)
+        state, request = job.state(), job.request()
+        if state is None or request is None or state["receipt"] is None:
+            raise OutcomeLostError(f"{handle} left no outcome in {job.path}")
+        receipt = state["receipt"]
+        data = receipt.get("outcome")
+        if data is None:
+            try:
+                content = (job.path / OUTPUT / OUTCOME).read_bytes()
+            except FileNotFoundError:
+                raise OutcomeLostError(
+                    f"{handle} wrote an outcome, and {job.path / OUTPUT} lost it"
+                ) from None
+        else:
+            content = data.encode()
+        return OutcomeReport(receipt["digest"], content, request["result_uri"])
+
+    # --- end
+
+    def cancel(self, handle: JobHandle) -> None:
+        job = self._job(handle)
+        state = job.state()
+        if not job.path.exists() or (state is not None and state["finished_at"] is not None):
+            return
+        try:
+            (job.path / CANCEL).touch()
+        except FileNotFoundError:
+            return  # it was deleted meanwhile
+        job.terminate_supervisor()
+        if job.supervisor_pid() is None:
+            job.finish({"state": "cancelled", "finished_at": time.time()}, _nonce(job))
+
+    def delete(self, handle: JobHandle) -> None:
+        job = self._job(handle)
+        if not self._status(job).state.is_terminal and job.is_started():
+            raise StepConfigError(f"{handle} is still running; cancel it before it is deleted")
+        job.remove()
+
+    def find(self, labels: Mapping[str, str]) -> Iterator[JobHandle]:
+        for path in sorted(self.folder.iterdir()) if self.folder.exists() else ():
+            if path.name.startswith("."):
+                continue
+            job = JobFolder(path)
+            request = job.request()
+            if request is not None and labels.items() <= request["labels"].items():
+                yield self._handle(job)
+
+    def _job(self, handle: JobHandle) -> JobFolder:
+        if handle.scope != self.scope():
+            raise WrongHostError(
+                f"{handle} runs on the host {handle.scope}, and this is {self.scope()}: a local job can be seen only "
+                "from its own host. Use deferrable=False, so that the worker which started it waits for it, or a "
+                "remote backend"
+            )
+        return JobFolder(Path(handle.detail["folder"]))
+
+    # --- check
+
+    def check(self) -> Iterator[Finding]:
+        yield _check_folder(self.folder)
+        is_linux = Path("/proc/self/stat").exists()
+        yield Finding(
+            is_linux,
+            "host",
+            f"{sys.platform}, {self.host.cpu_count} CPUs, {format_size(self.host.memory_bytes)} of memory"
+            if is_linux
+            else f"{sys.platform} has no /proc",
+            "" if is_linux else "run the local backend on Linux",
+        )
+        yield Finding(True, "python", f"steps run with {self.host.python} unless they name another one")
+
+
+def step_environment(environ: Mapping[str, str], *, is_own_python: bool) -> dict[str, str]:
+    """Return the environment that a step inherits from the worker: nothing of Airflow, as it holds secrets."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if not name.startswith(PRIVATE_ENV_PREFIXES)
+        and name not in PRIVATE_ENV
+        and (is_own_python or name != "PYTHONPATH")
+    }
+
+
+def _configured_folder() -> Path:
+    from airflow.sdk.configuration import conf
+
+    folder = conf.get("stepop", "local_folder", fallback="")
+    return Path(folder).expanduser().absolute() if folder else airflow_folder("jobs")
+
+
+def _settings(spec: StepSpec) -> LocalSettings:
+    return spec.settings if isinstance(spec.settings, LocalSettings) else LocalSettings()
+
+
+def _file_path(uri: str) -> str:
+    parts = urlsplit(uri)
+    if parts.scheme != "file":
+        raise UnsupportedError(
+            f"store {uri!r}: the local backend needs a folder; set [stepop] store to a file:// address"
+        )
+    return unquote(parts.path)
+
+
+def _input_files(payload: Payload) -> dict[str, bytes]:
+    import json
+
+    from airflow_stepop.zipapp import runner_zipapp
+
+    files = {name: part.data for name, part in payload.parts.items() if part.data is not None}
+    locations = {name: _file_path(part.uri) for name, part in payload.parts.items() if part.uri is not None}
+    if locations:
+        files[LOCATIONS] = json.dumps(locations).encode()
+    return {**files, MANIFEST: payload.manifest, RUNNER: runner_zipapp()}
+
+
+def _nonce(job: JobFolder) -> str:
+    request = job.request()
+    return request["nonce"] if request else ""
+
+
+def _lost(state: Mapping[str, Any]) -> dict[str, Any]:
+    is_same_boot = state["boot_id"] == boot_id()
+    why = "the supervisor of the job was killed" if is_same_boot else "the host restarted during the job"
+    failure = {
+        "category": Category.INFRA.value,
+        "summary": f"{why}; nothing of the step runs any more, and its outcome is lost",
+    }
+    return {**state, "state": "failed", "finished_at": time.time(), "failure": failure}
+
+
+def _failure(data: Mapping[str, Any] | None) -> Failure | None:
+    return None if data is None else Failure.from_json(data)
+
+
+def _ask_for_at_most(amount: object) -> str:
+    return f"ask for at most {amount}, or use a remote backend"
+
+
+def _memory_bytes() -> int:
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return total
+    return min(total, int(limit)) if limit.isdigit() else total
+
+
+def _gpu_count() -> int:
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
+def _check_folder(folder: Path) -> Finding:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        probe = folder / ".check"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        return Finding(
+            False, "folder", f"jobs cannot be kept in {folder}: {error}", "set [stepop] local_folder"
+        )
+    return Finding(True, "folder", f"jobs are kept in {folder}")

@@ -1,0 +1,281 @@
+"""One folder per local job: what :mod:`airflow_stepop.hooks.local` and the job's supervisor share.
+
+The supervisor owns the folder while it lives; everyone else only reads, asks who holds the lock, or leaves a note
+(``cancel``). Whether a job runs is decided by the kernel's lock table and never by a recorded pid, so a reboot
+or a pid that was used again cannot be mistaken for a job.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_stepop.exceptions import StepInterruptedError
+from airflow_stepop.hooks import local_supervisor as files
+from airflow_stepop.job import LogChunk, LogLine
+from airflow_stepop.runner.protocol import ENV_NONCE
+
+if TYPE_CHECKING:
+    from airflow_stepop.job import Cursor
+
+INPUT = "in"
+OUTPUT = "out"
+
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,51}")
+_FLOCK = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux: type, whence, start, length, pid
+_UNFINISHED = ".new"  # folders that a submit is filling, and folders that are being deleted
+_TRASH_AGE_S = 3600.0
+_START_TIMEOUT_S = 60.0
+
+
+class JobFolder:
+    """The folder of one job; it need not exist."""
+
+    def __init__(self, path: Path) -> None:
+        if not _NAME.fullmatch(path.name):
+            raise ValueError(f"{path.name!r} is not the name of a job")
+        self.path = path
+        self.name = path.name
+
+    def create(self, request: Mapping[str, Any], inputs: Mapping[str, bytes]) -> None:
+        """Make the folder with everything in it, at once; one that exists already stays as it is.
+
+        The first call wins, as a later one may bring other bytes (a pickle differs between processes) that would
+        not fit to what the first has left behind.
+        """
+        if self.path.exists():
+            return
+        nursery = self.path.parent / _UNFINISHED
+        nursery.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _remove_old(nursery)
+        draft = nursery / f"{self.name}.{secrets.token_hex(4)}"
+        draft.mkdir(mode=0o700)
+        try:
+            (draft / INPUT).mkdir()
+            (draft / OUTPUT).mkdir()
+            for name, data in inputs.items():
+                (draft / INPUT / name).write_bytes(data)
+            (draft / files.LOCK).touch()
+            (draft / files.REQUEST).write_text(json.dumps(request, indent=1))
+            draft.rename(self.path)
+        except OSError:
+            if not self.path.exists():
+                raise
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+    def request(self) -> dict[str, Any] | None:
+        """Return what was submitted; ``None`` when there is no such job."""
+        return _read_json(self.path / files.REQUEST)
+
+    def state(self) -> dict[str, Any] | None:
+        """Return what the supervisor has written down; ``None`` before the step has started."""
+        return _read_json(self.path / files.STATE)
+
+    # the supervisor
+
+    def start(self, env: Mapping[str, str]) -> None:
+        """Return when a supervisor has the job, this or an earlier one.
+
+        :raises StepInterruptedError: it could not be started; trying again is safe
+        """
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while not (self.path / files.STATE).exists():
+            (self.path / files.START).touch()
+            result = subprocess.run(
+                [sys.executable, "-I", "-S", files.__file__, str(self.path)],
+                env=dict(env),
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                check=False,
+            )
+            if result.returncode == files.EXIT_SUPERVISED:
+                return
+            if result.returncode != files.EXIT_NO_PERMISSION or time.monotonic() > deadline:
+                why = result.stderr.decode(errors="replace").strip() or f"exit code {result.returncode}"
+                raise StepInterruptedError(
+                    f"the supervisor of the local job {self.name} did not start: {why}"
+                )
+
+    def supervisor_pid(self) -> int | None:
+        """Return who holds the lock: a pid, 0 for a process of another container, ``None`` for nobody."""
+        try:
+            fd = os.open(self.path / files.LOCK, os.O_RDWR)
+        except FileNotFoundError:
+            return None
+        try:
+            return _lock_holder(fd)
+        finally:
+            os.close(fd)
+
+    def terminate_supervisor(self) -> None:
+        """Tell the supervisor to look at the notes at once; it would do so by itself within two seconds."""
+        pid = self.supervisor_pid()
+        if not pid:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            pidfd = os.pidfd_open(pid)
+            try:
+                if self.supervisor_pid() == pid:  # it still lives, so the descriptor means it and nobody else
+                    signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+            finally:
+                os.close(pidfd)
+
+    @contextlib.contextmanager
+    def unsupervised(self) -> Iterator[bool]:
+        """Keep supervisors away for a moment; ``False`` when one lives (or somebody else does the same)."""
+        try:
+            fd = os.open(self.path / files.LOCK, os.O_RDWR)
+        except FileNotFoundError:
+            yield False
+            return
+        try:
+            # A lock of the descriptor, not of the process: threads of one process exclude each other as well.
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+        except (BlockingIOError, PermissionError):
+            yield False
+        else:
+            yield True
+        finally:
+            os.close(fd)
+
+    def is_started(self) -> bool:
+        """Return whether the step has started; when not, no supervisor that is on its way may start it."""
+        deadline = time.monotonic() + files.LOCK_TIMEOUT_S
+        while self.path.exists() and time.monotonic() < deadline:
+            with self.unsupervised() as is_ours:
+                if (self.path / files.STATE).exists():
+                    return True
+                if is_ours:
+                    (self.path / files.START).unlink(missing_ok=True)
+                    return False
+            time.sleep(0.005)
+        return False
+
+    # the end
+
+    def finish(self, state: Mapping[str, Any], nonce: str) -> bool:
+        """Write the last state in place of a supervisor that is dead or never was; ``False`` when one lives.
+
+        Whatever the dead one has left running is killed first.
+        """
+        with self.unsupervised() as is_ours:
+            if not is_ours:
+                return False
+            kill_by_nonce(nonce)
+            current = self.state()
+            if current is None or current["finished_at"] is None:
+                files.write_state(str(self.path), {**(current or {}), **state})
+            return True
+
+    def remove(self) -> None:
+        """Remove the folder; a crash in the middle leaves a job that is gone."""
+        nursery = self.path.parent / _UNFINISHED
+        nursery.mkdir(mode=0o700, exist_ok=True)
+        trash = nursery / f"{self.name}.{secrets.token_hex(4)}"
+        try:
+            self.path.rename(trash)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(trash, ignore_errors=True)
+
+    # the log
+
+    def read_log(self, cursor: Cursor, max_bytes: int) -> LogChunk | None:
+        """Return the whole records since ``cursor``, a byte offset; ``None`` when there are none."""
+        offset = int(cursor or 0)
+        try:
+            with (self.path / files.LOG).open("rb") as file:
+                file.seek(offset)
+                data = file.read(max(max_bytes, 2 * files.LINE_MAX_BYTES))
+        except FileNotFoundError:
+            return None
+        data = data[: data.rfind(b"\n") + 1]
+        if not data:
+            return None
+        lines = []
+        for record in data.decode(errors="replace").split("\n")[:-1]:
+            stamp, _, text = record.partition(" ")
+            lines.append(LogLine(float(stamp), text))
+        return LogChunk(lines, str(offset + len(data)))
+
+
+def kill_by_nonce(nonce: str) -> int:
+    """Kill every process of this user whose environment carries the job's nonce; return how many there were."""
+    mark = f"{ENV_NONCE}={nonce}".encode()
+    killed = 0
+    deadline = time.monotonic() + files.KILL_TIMEOUT_S
+    while time.monotonic() < deadline:
+        found = [pid for pid in _pids() if _has_mark(pid, mark) and _kill(pid, mark)]
+        if not found:
+            break
+        killed += len(found)
+        time.sleep(0.01)
+    return killed
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _has_mark(pid: int, mark: bytes) -> bool:
+    try:
+        return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False  # it ended, or it belongs to another user
+
+
+def _kill(pid: int, mark: bytes) -> bool:
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        if not _has_mark(pid, mark):
+            return False  # the pid means another process by now
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(pidfd)
+    return True
+
+
+def _lock_holder(fd: int) -> int | None:
+    wanted = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, wanted))
+    if kind == fcntl.F_UNLCK or pid == -1:  # -1: a lock of `unsupervised`
+        return None
+    return int(pid)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        value: dict[str, Any] = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return value
+
+
+def _remove_old(nursery: Path) -> None:
+    """Remove what a crash in the middle of a submit or a delete has left."""
+    for folder in nursery.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - folder.stat().st_mtime > _TRASH_AGE_S:
+                shutil.rmtree(folder, ignore_errors=True)

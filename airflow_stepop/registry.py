@@ -1,0 +1,194 @@
+"""Backend names: which there are, and the hook class of each. Called by the operator, the trigger and the CLI.
+
+A third party adds a backend without a change here, with an entry point in its own distribution::
+
+    [project.entry-points."airflow_stepop.backends"]
+    nomad = "airflow_stepop_nomad:NomadStepHook"
+
+The class follows :class:`airflow_stepop.hooks.base.StepHook` and passes ``airflow_stepop.testing.HookContract``.
+Importing this module loads no hook and no SDK; installed distributions are looked at only for names that are not ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from airflow_stepop.exceptions import BackendNotFoundError, BackendNotInstalledError, StepConfigError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+    from airflow.sdk import Connection
+
+    from airflow_stepop.hooks.base import StepHook
+
+ENTRY_POINT_GROUP = "airflow_stepop.backends"
+
+
+@dataclass(frozen=True)
+class Builtin:
+    """A backend of this distribution.
+
+    :param path: ``module:class`` of the hook
+    :param extra: what to install with it; empty when nothing is needed
+    :param sdk: module that the extra brings. Hooks import it late, so its absence is looked for here
+    """
+
+    path: str
+    extra: str = ""
+    sdk: str = ""
+
+
+BUILTINS = {
+    "local": Builtin("airflow_stepop.hooks.local:LocalStepHook"),
+    "kubernetes": Builtin(
+        "airflow_stepop.hooks.kubernetes:KubernetesStepHook",
+        "kubernetes",
+        "airflow.providers.cncf.kubernetes",
+    ),
+    "sagemaker": Builtin("airflow_stepop.hooks.sagemaker:SagemakerStepHook", "sagemaker", "boto3"),
+    "vertex": Builtin("airflow_stepop.hooks.vertex:VertexStepHook", "vertex", "google.cloud.aiplatform_v1"),
+    "azureml": Builtin("airflow_stepop.hooks.azureml:AzuremlStepHook", "azureml", "azure.ai.ml"),
+    "modal": Builtin("airflow_stepop.hooks.modal:ModalStepHook", "modal", "modal"),
+}
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One line of ``airflow stepop list``.
+
+    :param source: the distribution that brings it
+    :param is_available: its hook can be used here and now
+    :param problem: why it cannot, and what to do
+    """
+
+    name: str
+    source: str
+    is_available: bool
+    problem: str = ""
+
+
+def backend_names() -> list[str]:
+    """Return every name that :func:`hook_class` knows: ours first, then those of third parties."""
+    return [*BUILTINS, *sorted(set(_entry_points()) - set(BUILTINS))]
+
+
+def hook_class(name: str) -> type[StepHook]:
+    """Return the hook class of a backend.
+
+    :raises BackendNotFoundError: no backend of that name, or none in this release
+    :raises BackendNotInstalledError: known, and what it needs is missing; says what to install
+    :raises StepConfigError: a third party's backend is broken
+    """
+    if name in BUILTINS:
+        return _builtin_class(name, BUILTINS[name])
+    found = _entry_points().get(name, [])
+    if not found:
+        raise BackendNotFoundError(_unknown(name))
+    return _third_party_class(name, found)
+
+
+def create_hook(name: str, conn_id: str | None = None, connection: Connection | None = None) -> StepHook:
+    """Return a new hook of the backend; see :class:`StepHook` for the parameters."""
+    return hook_class(name)(conn_id=conn_id, connection=connection)
+
+
+def describe_backends() -> Iterator[Backend]:
+    """Yield every backend and whether it can be used; one that is broken does not hide the others."""
+    third_party = _entry_points()
+    for name in BUILTINS:
+        yield _describe(name, "airflow-stepop")
+    for name, found in sorted(third_party.items()):
+        source = ", ".join(_distribution(entry_point) for entry_point in found)
+        if name in BUILTINS:
+            problem = f"the name {name!r} is taken by airflow-stepop; {source} must choose another one"
+            yield Backend(name, source, is_available=False, problem=problem)
+        else:
+            yield _describe(name, source)
+
+
+def _describe(name: str, source: str) -> Backend:
+    try:
+        hook_class(name)
+    except StepConfigError as error:
+        return Backend(name, source, is_available=False, problem=str(error))
+    return Backend(name, source, is_available=True)
+
+
+def _builtin_class(name: str, builtin: Builtin) -> type[StepHook]:
+    from airflow_stepop import __version__
+
+    module, _, attribute = builtin.path.partition(":")
+    if find_spec(module) is None:
+        raise BackendNotFoundError(
+            f"backend {name!r} is known, and airflow-stepop {__version__} has no hook for it yet; "
+            f"this release has: {', '.join(_released())}"
+        )
+    if builtin.sdk and not _is_installed(builtin.sdk):
+        raise BackendNotInstalledError(
+            f"backend {name!r} needs the module {builtin.sdk}, which is not installed: "
+            f"pip install 'airflow-stepop[{builtin.extra}]'"
+        )
+    found: type[StepHook] = getattr(import_module(module), attribute)
+    return found
+
+
+def _third_party_class(name: str, found: list[EntryPoint]) -> type[StepHook]:
+    from airflow_stepop.hooks.base import StepHook
+
+    source = " and ".join(_distribution(entry_point) for entry_point in found)
+    if len(found) > 1:
+        raise StepConfigError(f"backend {name!r} is registered by {source}; uninstall all but one")
+    try:
+        hook = found[0].load()
+    except ModuleNotFoundError as error:
+        raise BackendNotInstalledError(
+            f"backend {name!r} of {source} needs the module {error.name}, which is not installed: "
+            f"pip install what {source} asks for"
+        ) from error
+    except (
+        Exception
+    ) as error:  # somebody else's code: whatever it raises is theirs, and must not hide the others
+        raise StepConfigError(f"backend {name!r} of {source} cannot be loaded: {error!r}") from error
+    if not (isinstance(hook, type) and issubclass(hook, StepHook)):
+        raise StepConfigError(f"backend {name!r} of {source} is not a StepHook: {found[0].value}")
+    return hook
+
+
+def _entry_points() -> dict[str, list[EntryPoint]]:
+    from importlib.metadata import entry_points
+
+    found: dict[str, list[EntryPoint]] = {}
+    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
+        if entry_point not in found.setdefault(entry_point.name, []):
+            found[entry_point.name].append(entry_point)
+    return found
+
+
+def _distribution(entry_point: EntryPoint) -> str:
+    return entry_point.dist.name if entry_point.dist else entry_point.value
+
+
+def _released() -> list[str]:
+    return [
+        name for name, builtin in BUILTINS.items() if find_spec(builtin.path.partition(":")[0]) is not None
+    ]
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # a parent package is missing
+        return False
+
+
+def _unknown(name: str) -> str:
+    names = backend_names()
+    close = get_close_matches(name, names, n=1)
+    guess = f"; did you mean {close[0]!r}?" if close else "."
+    return f"there is no backend {name!r}{guess} Backends: {', '.join(names)}"
