@@ -73,6 +73,9 @@ class Failure:
         lines.append(f"  why: {why}")
         if self.hint:
             lines.append(f"  what to do: {self.hint}")
+        if self.exception and self.exception.get("traceback"):
+            lines.append("  traceback in the step:")
+            lines += [f"    {line.rstrip()}" for line in self.exception["traceback"]]
         if self.log_tail:
             lines.append("  last lines of the step:")
             lines += [f"    {line}" for line in self.log_tail]
@@ -172,9 +175,9 @@ class StepSpec:
 
     name: str
     nonce: str
-    digest: str
     labels: Mapping[str, str]
-    resources: ResourceSettings
+    digest: str = ""
+    resources: ResourceSettings = ResourceSettings()
     settings: Any = None
     image: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)

@@ -27,11 +27,16 @@ class Reason(str, Enum):
 
 @dataclass(frozen=True)
 class Deadlines:
-    """Absolute times, in seconds since the epoch, after which nobody waits any longer; ``None``: no such limit."""
+    """After which nobody waits any longer; ``None``: no such limit.
+
+    :param execution: Airflow's limit for the task, seconds since the epoch
+    :param start: by when the step must have begun, seconds since the epoch
+    :param run_s: longest run time with a margin: its own service should have ended the job before, seconds
+    """
 
     execution: float | None = None
     start: float | None = None
-    overdue: float | None = None
+    run_s: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -49,16 +54,17 @@ class Deadlines:
             return Reason.FINISHED
         if self.execution is not None and now > self.execution:
             return Reason.EXECUTION_TIMEOUT
-        is_pending = status is not None and status.state is JobState.PENDING
-        if is_pending and self.start is not None and now > self.start:
+        if status is None:
+            return None
+        if status.state is JobState.PENDING and self.start is not None and now > self.start:
             return Reason.START_TIMEOUT
-        if self.overdue is not None and now > self.overdue:
+        if self.run_s is not None and status.started_at is not None and now > status.started_at + self.run_s:
             return Reason.OVERDUE
         return None
 
     def next_after(self, now: float) -> float | None:
-        """Return the seconds until the next of these times; ``None`` when there is none."""
-        ahead = [at - now for at in (self.execution, self.start, self.overdue) if at is not None and at > now]
+        """Return the seconds until the next known time; ``None`` when there is none."""
+        ahead = [at - now for at in (self.execution, self.start) if at is not None and at > now]
         return min(ahead, default=None)
 
 

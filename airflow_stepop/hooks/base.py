@@ -78,7 +78,10 @@ class StepHook(BaseHook, ABC):
 
     @abstractmethod
     def lookup(self, spec: StepSpec) -> JobHandle | None:
-        """Return the job of ``spec.name`` if a submit whose answer was lost has made one, else ``None``."""
+        """Return the job of ``spec.name`` if a submit whose answer was lost has made one, else ``None``.
+
+        Only ``name``, ``nonce`` and ``labels`` of the spec are set: after a crash nothing else is known.
+        """
 
     @abstractmethod
     def status(self, handles: Sequence[JobHandle]) -> Mapping[JobHandle, JobStatus]:

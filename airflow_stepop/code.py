@@ -1,0 +1,170 @@
+"""The code archive: the project's own modules that a step needs, in a zip named by its digest.
+
+Which modules: what the DAG file and the step's function import, and what those import in turn, as far as it lies in the
+project (the DAG bundle, or the DAG file's folder). The answer comes from the source, not from ``sys.modules``, so every
+process builds the same archive. Installed packages are not shipped: the image has them. ``include=`` adds files.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import site
+import sys
+import sysconfig
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from airflow_stepop.exceptions import PayloadError
+
+MAX_ARCHIVE_BYTES = 64 * 1024 * 1024
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date that a zip can hold: same files, same bytes
+
+
+@dataclass(frozen=True)
+class Project:
+    """Where the DAG's own code lies.
+
+    :param dag_file: the DAG file; it is not shipped, what it defines travels by value
+    :param roots: folders that modules are imported from, the DAG bundle first
+    """
+
+    dag_file: Path
+    roots: tuple[Path, ...]
+
+    @classmethod
+    def of(cls, dag_file: str | Path, bundle: str | Path | None) -> Project:
+        file = Path(dag_file).resolve()
+        folders = [Path(bundle).resolve()] if bundle else []
+        return cls(file, tuple(dict.fromkeys([*folders, file.parent])))
+
+    def contains(self, file: Path) -> bool:
+        """Return whether ``file`` is the project's own: below a root, and not in an environment that lies there."""
+        return any(file.is_relative_to(root) for root in self.roots) and not any(
+            file.is_relative_to(folder) for folder in _installed()
+        )
+
+    def find(self, module: str) -> Iterator[tuple[str, Path]]:
+        """Yield (path in the archive, file) for ``module`` and its parent packages, where the project has them."""
+        names = module.split(".")
+        for root in self.roots:
+            found: list[tuple[str, Path]] = []
+            for depth in range(1, len(names) + 1):
+                base = root.joinpath(*names[:depth])
+                for file in (base / "__init__.py", base.with_suffix(".py")):
+                    if file.is_file() and file.resolve() != self.dag_file and self.contains(file.resolve()):
+                        found.append((file.relative_to(root).as_posix(), file))
+                        break
+            if found:
+                yield from found
+                return
+
+
+def _installed() -> tuple[Path, ...]:
+    folders = [*site.getsitepackages(), site.getusersitepackages(), *sysconfig.get_paths().values()]
+    inside = {Path(folder).resolve() for folder in folders if folder.endswith(("site-packages", "dist-packages"))}
+    standard = Path(sysconfig.get_paths()["stdlib"]).resolve()
+    return (*inside, standard)
+
+
+def _imports(source: str, package: str) -> Iterator[str]:
+    """Yield every module name that ``source`` may import, inside functions too; relative ones made absolute."""
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return  # not for us to report: importing it will
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - (node.level - 1)] if node.level else []
+            base = ".".join([*(name for name in above if name), *([node.module] if node.module else [])])
+            yield base
+            yield from (f"{base}.{alias.name}" if base else alias.name for alias in node.names)
+
+
+def project_modules(project: Project, start: Iterable[Path]) -> dict[str, Path]:
+    """Return (path in the archive -> file) of all modules that the files of ``start`` need, directly or not."""
+    found: dict[str, Path] = {}
+    todo = [(file, "") for file in start]
+    seen: set[Path] = set()
+    while todo:
+        file, package = todo.pop()
+        if file in seen:
+            continue
+        seen.add(file)
+        for module in _imports(file.read_text(encoding="utf-8", errors="replace"), package):
+            for name, path in project.find(module) if module else ():
+                found[name] = path
+                todo.append((path, ".".join(Path(name).parent.parts)))
+    return found
+
+
+def included_files(project: Project, patterns: Sequence[str]) -> dict[str, Path]:
+    """Return (path in the archive -> file) of everything that the ``include`` patterns name.
+
+    A pattern is relative to the DAG file's folder, else to the bundle; a folder means all files below it.
+
+    :raises PayloadError: a pattern matches nothing, or leads out of the project
+    """
+    found: dict[str, Path] = {}
+    for pattern in patterns:
+        if pattern.startswith("/") or ".." in Path(pattern).parts:
+            raise PayloadError(f"include={pattern!r} leads out of the project; name files below {project.roots[-1]}")
+        for root in reversed(project.roots):
+            files = [file for match in sorted(root.glob(pattern)) for file in _files_of(match)]
+            found |= {file.relative_to(root).as_posix(): file for file in files}
+            if files:
+                break
+        else:
+            places = " or ".join(str(root) for root in reversed(project.roots))
+            raise PayloadError(f"include={pattern!r} matches no file below {places}")
+    return found
+
+
+def _files_of(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+    return [path]
+
+
+def command_files(project: Project, argv: Sequence[str]) -> dict[str, Path]:
+    """Return the words of a command that are files of the project: they are shipped without being asked for."""
+    found: dict[str, Path] = {}
+    for word in argv:
+        if not word or word.startswith(("/", "-")) or ".." in Path(word).parts or len(word) > 255:
+            continue
+        for root in reversed(project.roots):
+            if (root / word).is_file():
+                found[Path(word).as_posix()] = root / word
+                break
+    return found
+
+
+def build_archive(files: dict[str, Path]) -> bytes | None:
+    """Return the zip of ``files``, the same bytes for the same contents; ``None`` when there are none."""
+    if not files:
+        return None
+    buffer, total = io.BytesIO(), 0
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name in sorted(files):
+            data = files[name].read_bytes()
+            total += len(data)
+            if total > MAX_ARCHIVE_BYTES:
+                raise PayloadError(
+                    f"the code of this step is larger than {MAX_ARCHIVE_BYTES >> 20} MiB (at {name}); "
+                    "pass large data as an argument or keep it in the store"
+                )
+            info = zipfile.ZipInfo(name, _EPOCH)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            info.external_attr = (0o755 if files[name].stat().st_mode & 0o100 else 0o644) << 16
+            archive.writestr(info, data)
+    return buffer.getvalue()
+
+
+def module_file(module: str) -> Path | None:
+    """Return the source file of a loaded module."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return Path(file).resolve() if file else None

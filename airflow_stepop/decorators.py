@@ -1,0 +1,70 @@
+"""``@task.remote_step``: a function of the DAG file that runs elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, _TaskDecorator, task_decorator_factory
+
+from airflow_stepop.operators import RemoteStepOperator
+from airflow_stepop.retries import recovery_arguments
+
+if TYPE_CHECKING:
+    from airflow.sdk import XComArg
+    from airflow.sdk.definitions._internal.expandinput import ExpandInput
+
+
+class RemoteStepDecoratedOperator(DecoratedOperator, RemoteStepOperator):
+    """The operator behind ``@task.remote_step``. See :class:`RemoteStepOperator` for every argument."""
+
+    custom_operator_name = "@task.remote_step"
+    template_fields: Sequence[str] = (*DecoratedOperator.template_fields, *RemoteStepOperator.template_fields)
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        **DecoratedOperator.template_fields_renderers,
+        **RemoteStepOperator.template_fields_renderers,
+    }
+    shallow_copy_attrs: Sequence[str] = ("python_callable",)
+
+
+class RemoteStepTaskDecorator(_TaskDecorator):
+    """Gives mapped steps the same recovery retry that plain ones have."""
+
+    def _expand(self, expand_input: ExpandInput, *, strict: bool) -> XComArg:
+        from airflow.sdk.bases.operator import get_merged_defaults
+        from airflow.sdk.definitions._internal.contextmanager import DagContext, TaskGroupContext
+
+        dag = self.kwargs.get("dag") or DagContext.get_current()
+        group = self.kwargs.get("task_group") or (TaskGroupContext.get_current(dag) if dag else None)
+        defaults, _ = get_merged_defaults(dag, group, None, self.kwargs.get("default_args"))
+        self.kwargs.update(recovery_arguments(self.kwargs, defaults))
+        return super()._expand(expand_input, strict=strict)
+
+
+def remote_step(
+    python_callable: Callable[..., Any] | None = None, multiple_outputs: bool | None = None, **kwargs: Any
+) -> TaskDecorator:
+    """Run the decorated function as a remote step; its return value is the task's XCom.
+
+    :param python_callable: the function
+    :param multiple_outputs: push each value of a returned dict under its own key
+    :param kwargs: any argument of :class:`RemoteStepOperator` but ``command``, ``inputs``, ``outputs``, ``workdir``
+    """
+    made = task_decorator_factory(
+        python_callable=python_callable,
+        multiple_outputs=multiple_outputs,
+        decorated_operator_class=RemoteStepDecoratedOperator,
+        **kwargs,
+    )
+    if isinstance(made, _TaskDecorator):
+        return _ours(made)
+    return lambda function: _ours(made(function))  # type: ignore[return-value, arg-type]
+
+
+def _ours(made: Any) -> Any:
+    return RemoteStepTaskDecorator(
+        function=made.function,
+        multiple_outputs=made.multiple_outputs,
+        operator_class=made.operator_class,
+        kwargs=made.kwargs,
+    )

@@ -1,0 +1,356 @@
+"""The life of a step in the worker: one job per generation, whatever dies in between.
+
+:class:`StepLife` knows the record, the hook and the rules; it knows nothing of Airflow's operators. The order of writes is
+the point of this module: the record is saved *before* anything exists outside, and after each thing that was learnt.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, StepFailedError
+from airflow_stepop.job import Category, Failure, JobHandle, JobState, JobStatus, Payload, StepSpec
+from airflow_stepop.record import (
+    Call,
+    StateStore,
+    StepRecord,
+    Way,
+    first_record,
+    load_record,
+    save_record,
+    way_on,
+)
+from airflow_stepop.waiting import Deadlines, Pace, Reason
+
+if TYPE_CHECKING:
+    from airflow.sdk.types import Logger
+
+    from airflow_stepop.hooks.base import StepHook
+
+STOP_LIMIT_S = 180.0  # longest wait for a cancelled job to end; SageMaker gives a step 120 s to save its work
+MAX_RESUBMISSIONS = 3
+OVERDUE_FACTOR, OVERDUE_S = 1.05, 600.0  # how long after its timeout a job may still be seen running
+RESUBMITTED = frozenset({Category.PREEMPTED, Category.NO_CAPACITY})
+# What a new try does not take for the answer: nobody looked while it happened, and it was not the step's doing.
+_NOT_AN_ANSWER = frozenset({Category.LOST, Category.INFRA, Category.CANCELLED, *RESUBMITTED})
+
+
+class Request(Protocol):
+    """What the operator asks for; the life of a step decides when."""
+
+    call: Call
+    backend: str
+    conn_id: str | None
+    labels: Mapping[str, str]
+    keep: str
+    poll_interval_s: float
+
+    def build(self, name: str, nonce: str, labels: Mapping[str, str]) -> tuple[StepSpec, Payload]:
+        """Return the job request for one generation. May write arguments into the store."""
+
+    def read(self, report: Any, handle: JobHandle) -> dict[str, Any]:
+        """Return ``{"result": ...}`` or ``{"failure": ...}`` from a verified outcome."""
+
+    def hook(self, backend: str, conn_id: str | None) -> StepHook: ...
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a step came to; JSON, as it is in the record."""
+
+    data: Mapping[str, Any]
+
+    @property
+    def failure(self) -> Failure | None:
+        return Failure.from_json(self.data["failure"]) if "failure" in self.data else None
+
+
+class StepLife:
+    """Takes one task instance's step from its record to its result.
+
+    :param request: what to run
+    :param state: Airflow's ``task_state_store``
+    :param was_killed: whether the user ended the task meanwhile
+    """
+
+    def __init__(
+        self, request: Request, state: StateStore, log: Logger, was_killed: Callable[[], bool] = lambda: False
+    ) -> None:
+        self.request = request
+        self.log = log
+        self.was_killed = was_killed
+        self._state = state
+        self.record: StepRecord | None = None
+
+    # -- beginning ----------------------------------------------------------------------------------------------
+
+    def begin(self) -> JobHandle | Collected:
+        """Return the job to wait for, or what an earlier try collected and could not hand over."""
+        self.record = record = load_record(self._state)
+        way = way_on(record, self.request.call)
+        if record is None:
+            return self._start(generation=1)
+        self.log.info("Step generation %d found: %s", record.generation, way.value)
+        if way is Way.RETURN and record.collected is not None:
+            self._tidy(record)
+            return Collected(record.collected)
+        if way is Way.REPLACE:
+            return self._replace(record)
+        return self._continue(record) if way is Way.CONTINUE else self._attach(record)
+
+    def _start(self, generation: int, resubmissions: int = 0) -> JobHandle:
+        """Write ahead, then submit: a crash anywhere leaves a record that leads to whatever exists."""
+        request = self.request
+        record = first_record(
+            call=request.call,
+            backend=request.backend,
+            conn_id=request.conn_id,
+            labels=request.labels,
+            generation=generation,
+            resubmissions=resubmissions,
+        )
+        self._save(record)
+        return self._submit(record)
+
+    def _submit(self, record: StepRecord) -> JobHandle:
+        spec, payload = self.request.build(record.name, record.nonce, record.labels)
+        hook = self._hook(record)
+        self.log.info("Submitting %s to %s (%d bytes)", record.name, record.backend, payload.inline_bytes)
+        handle = hook.submit(spec, payload)
+        if self.was_killed():
+            hook.cancel(handle)
+        self._save(record.with_handle(handle))
+        self.log.info("Submitted: %s", handle)
+        return handle
+
+    def _continue(self, record: StepRecord) -> JobHandle:
+        """An earlier try died between the intent and the handle: its submit may have gone through, or not at all."""
+        handle = self._lookup(record)
+        if handle is None:
+            return self._submit(record)
+        self._save(record.with_handle(handle))
+        return self._attach(record.with_handle(handle))
+
+    def _attach(self, record: StepRecord) -> JobHandle:
+        handle = self._known(record)
+        status = self.status(handle)
+        if status.state.is_terminal and not self._has_answer(handle, status):
+            self.log.warning("%s ended without an outcome (%s); a new job replaces it", handle, status.state.value)
+            return self._replace(record)
+        self.log.info("Attached to %s, which is %s", handle, status.state.value)
+        return handle
+
+    def _has_answer(self, handle: JobHandle, status: JobStatus) -> bool:
+        try:
+            self._hook_of(handle).outcome(handle)
+        except OutcomeLostError:
+            return status.failure is not None and status.failure.category not in _NOT_AN_ANSWER
+        return True
+
+    def _replace(self, record: StepRecord) -> JobHandle:
+        """End what there is of an older generation, and start the next one."""
+        self._retire(record)
+        return self._start(record.generation + 1)
+
+    def _retire(self, record: StepRecord) -> None:
+        """Cancel the job of ``record``, wait until it is terminal or gone, and delete it."""
+        handle = record.handle or self._lookup(record)
+        if handle is None:
+            return
+        hook = self._hook_of(handle)
+        hook.cancel(handle)
+        if not self.wait_until_over(handle, STOP_LIMIT_S):
+            raise StepFailedError(
+                Failure(
+                    Category.LOST,
+                    f"an earlier job of this task could not be stopped within {STOP_LIMIT_S:.0f} s; "
+                    "a second one beside it would run twice",
+                    hint="stop it at the service, then clear the task",
+                ),
+                str(handle),
+            )
+        hook.delete(handle)
+
+    # -- waiting ------------------------------------------------------------------------------------------------
+
+    def deadlines(self, execution: float | None, timeout_s: float, start_timeout_s: float | None) -> Deadlines:
+        """Return the limits of waiting for the job.
+
+        :param execution: Airflow's own limit for the task, seconds since the epoch
+        """
+        record = self.record
+        begun = (record.submitted_at if record else None) or time.time()
+        start = begun + start_timeout_s if start_timeout_s is not None else None
+        return Deadlines(execution, start, timeout_s * OVERDUE_FACTOR + OVERDUE_S)
+
+    def status(self, handle: JobHandle) -> JobStatus:
+        return self._hook_of(handle).status([handle])[handle]
+
+    def wait_until_over(self, handle: JobHandle, limit_s: float) -> bool:
+        """Wait until ``handle`` is terminal or gone; return whether it is, within ``limit_s``."""
+        pace, end = Pace(self.request.poll_interval_s), time.monotonic() + limit_s
+        while True:
+            try:
+                is_over, pause_s = self.status(handle).state.is_terminal, pace.after_success()
+            except Exception as error:  # noqa: BLE001, RUF100 - an API error is never a job state
+                is_over, pause_s = False, pace.after_error()
+                self.log.warning("No status of %s: %s", handle, error)
+            if is_over:
+                return True
+            if time.monotonic() + pause_s > end:
+                return False
+            time.sleep(pause_s)
+
+    # -- ending -------------------------------------------------------------------------------------------------
+
+    def finish(self, handle: JobHandle, reason: Reason) -> Collected:
+        """Collect what the step came to, save it, and delete what ``keep`` does not want."""
+        if reason.is_deadline:
+            collected = self._give_up(handle, reason)
+        else:
+            collected = self._collect(handle)
+        record = replace(self._own_record(), collected=collected.data)
+        self._save(record)
+        self._tidy(record)
+        return collected
+
+    def resubmission(self, collected: Collected) -> JobHandle | None:
+        """Return the next generation's job if the service took this one's machine away, up to a limit."""
+        record, failure = self._own_record(), collected.failure
+        if failure is None or failure.category not in RESUBMITTED or record.resubmissions >= MAX_RESUBMISSIONS:
+            return None
+        count = record.resubmissions + 1
+        self.log.warning("%s: resubmitting (%d of %d)", failure.summary, count, MAX_RESUBMISSIONS)
+        self._retire(record)
+        return self._start(record.generation + 1, count)
+
+    def cancel(self, reason: Reason | None = None) -> None:
+        """Stop the job of the record, wherever it stands, because the task was ended."""
+        record = self.record or load_record(self._state)
+        handle = (record.handle or self._lookup(record)) if record else None
+        if handle is None:
+            return
+        self._hook_of(handle).cancel(handle)
+        if reason is not None and record is not None:
+            self.record = record.with_handle(handle)
+            self.finish(handle, reason)
+
+    def _give_up(self, handle: JobHandle, reason: Reason) -> Collected:
+        self._hook_of(handle).cancel(handle)
+        self.wait_until_over(handle, STOP_LIMIT_S)
+        summary, category, hint = {
+            Reason.START_TIMEOUT: (
+                "the step did not start within start_timeout and was cancelled",
+                Category.START_TIMEOUT,
+                "raise start_timeout, or ask for less so that there is room sooner",
+            ),
+            Reason.EXECUTION_TIMEOUT: (
+                "the task's execution_timeout passed and the step was cancelled",
+                Category.TIMEOUT,
+                "raise execution_timeout; timeout= limits the run time of the step alone",
+            ),
+        }.get(
+            reason,
+            (
+                "the step ran past its timeout, which its service should have enforced; it was cancelled",
+                Category.TIMEOUT,
+                "look at the job in the service's console",
+            ),
+        )
+        failure = Failure(category, summary, hint=hint, log_tail=self._tail(handle))
+        return Collected({"failure": failure.to_json()})
+
+    def _collect(self, handle: JobHandle) -> Collected:
+        status = self.status(handle)
+        try:
+            data = self.request.read(self._hook_of(handle).outcome(handle), handle)
+        except OutcomeLostError as error:
+            return Collected({"failure": self._no_outcome(handle, status, error).to_json()})
+        except IntegrityError as error:
+            refused = Failure(
+                Category.INFRA,
+                f"the outcome of the step was refused: {error}",
+                hint="somebody or something changed it after the step wrote it; clear the task to run it again",
+            )
+            return Collected({"failure": refused.to_json()})
+        if "failure" in data:
+            failure = Failure.from_json(data["failure"])
+            if status.failure is not None:  # the service knows better: the step saw only a signal
+                failure = replace(status.failure, exception=failure.exception)
+            data = {"failure": replace(failure, log_tail=failure.log_tail or self._tail(handle)).to_json()}
+        return Collected(data)
+
+    def _no_outcome(self, handle: JobHandle, status: JobStatus, error: OutcomeLostError) -> Failure:
+        if status.failure is not None:
+            return replace(status.failure, log_tail=status.failure.log_tail or self._tail(handle))
+        if status.state is JobState.CANCELLED:
+            failure = Failure(Category.CANCELLED, "the step was cancelled", hint="clear the task to run it again")
+        elif status.state is JobState.GONE:
+            failure = Failure(
+                Category.LOST, "the job is gone and its outcome with it", hint="somebody deleted it; clear the task"
+            )
+        else:
+            failure = Failure(Category.LOST, f"the job ended and left no outcome: {error}", native_reason=status.native)
+        return replace(failure, log_tail=self._tail(handle))
+
+    def _tail(self, handle: JobHandle, count: int = 40) -> tuple[str, ...]:
+        """Return the last lines that the step printed; a failure without them is still a failure."""
+        try:
+            hook, cursor, lines = self._hook_of(handle), None, []
+            while chunk := hook.logs({handle: cursor}).get(handle):
+                if not chunk.lines:
+                    break
+                lines, cursor = [*lines, *(line.text for line in chunk.lines)][-count:], chunk.cursor
+        except Exception as error:  # noqa: BLE001, RUF100
+            self.log.warning("The last lines of %s could not be read: %s", handle, error)
+            return ()
+        return tuple(lines)
+
+    def _tidy(self, record: StepRecord) -> None:
+        """Delete the finished job, as ``keep`` says; what cannot be deleted now does not fail the task."""
+        handle, is_failed = record.handle, "failure" in (record.collected or {})
+        if handle is None or self.request.keep == "always" or (self.request.keep == "failed" and is_failed):
+            return
+        try:
+            self._hook_of(handle).delete(handle)
+        except Exception as error:  # noqa: BLE001, RUF100
+            self.log.warning("%s could not be deleted and stays behind: %s", handle, error)
+
+    # -- the record ---------------------------------------------------------------------------------------------
+
+    def resume(self) -> JobHandle:
+        """Return the job of the record after a deferral: the record, not the event, is what we believe."""
+        self.record = load_record(self._state)
+        return self._known(self._own_record())
+
+    def _own_record(self) -> StepRecord:
+        if self.record is None:
+            raise StepFailedError(
+                Failure(Category.LOST, "the record of this step is gone from the task's state", hint="clear the task")
+            )
+        return self.record
+
+    def _known(self, record: StepRecord) -> JobHandle:
+        if record.handle is None:
+            raise StepFailedError(
+                Failure(Category.LOST, "the record of this step has no job", hint="clear the task"), record.name
+            )
+        return record.handle
+
+    def _save(self, record: StepRecord) -> None:
+        save_record(self._state, record)
+        self.record = record
+
+    def _lookup(self, record: StepRecord) -> JobHandle | None:
+        spec = StepSpec(record.name, record.nonce, record.labels)
+        return self._hook(record).lookup(spec)
+
+    def _hook(self, record: StepRecord) -> StepHook:
+        return self.request.hook(record.backend, record.conn_id)
+
+    def _hook_of(self, handle: JobHandle) -> StepHook:
+        return self.request.hook(handle.backend, handle.conn_id)
+

@@ -1,0 +1,326 @@
+"""What goes into a step and what comes out, on the host: a call becomes a payload, an outcome becomes a result.
+
+Called by the operator's request. The wire is described in ``runner/protocol.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from airflow_stepop.callkey import code_key, digest
+from airflow_stepop.exceptions import IntegrityError, PayloadError, StepConfigError
+from airflow_stepop.job import Failure, OutcomeReport, Part, Payload
+from airflow_stepop.results import StepResult, is_inline
+from airflow_stepop.runner import protocol
+from airflow_stepop.runner.values import Encoded, decode_entry, encode_value
+from airflow_stepop.store import Store, part_path
+
+REFERENCE = "stepop-ref"  # persistent id of a result inside a pickled argument
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Call:
+    """Arguments, each encoded once: for the call key, and for the payload."""
+
+    main_module: str = ""
+    refs: list[StepResult] = field(default_factory=list)
+    _encoded: dict[str, Encoded] = field(default_factory=dict)
+
+    def encode(self, name: str, value: Any) -> Encoded:
+        """Encode one argument; the results inside it are appended to ``refs`` and not loaded.
+
+        :raises PayloadError: it cannot be sent; says which and why
+        """
+        if name not in self._encoded:
+            self._encoded[name] = self._encode(name, _as_list(value))
+        return self._encoded[name]
+
+    def _encode(self, name: str, value: Any) -> Encoded:
+        try:
+            return encode_value(value, lambda obj, keep: dumps(obj, keep, self.main_module, self.refs))
+        except Exception as error:
+            kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+            raise PayloadError(f"{name} (a {kind}) cannot be sent to the step: {error}. {_advice(value)}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class FunctionCall(_Call):
+    """A function with its arguments, as the user wrote them; references to results may be anywhere inside.
+
+    :param main_module: name of the DAG file's module: what it defines goes by value
+    :param reference: (module, qualified name) of a function that the step can import
+    """
+
+    function: Callable[..., Any]
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    reference: tuple[str, str] | None
+
+    def arguments(self) -> dict[str, Any]:
+        return {f"argument {index + 1}": value for index, value in enumerate(self.args)} | dict(self.kwargs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandCall(_Call):
+    """A program with its input files and the files that it will leave."""
+
+    argv: Sequence[str]
+    inputs: Mapping[str, Any]
+    outputs: Sequence[str]
+    workdir: str | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        return dict(self.inputs)
+
+
+Call = FunctionCall | CommandCall
+
+
+@dataclass
+class PayloadBuilder:
+    """Collects the parts of one payload while its manifest is written."""
+
+    parts: dict[str, Part] = field(default_factory=dict)
+
+    def add(self, name: str, data: bytes) -> str:
+        self.parts[name] = Part(hashlib.sha256(data).hexdigest(), len(data), data=data)
+        return name
+
+    def entry(self, encoded: Encoded) -> dict[str, Any]:
+        return encoded.to_entry(self._save)
+
+    def _save(self, buffers: Sequence[Any], sha256: str, size: int) -> str:
+        name = f"{sha256[:16]}.bin"
+        self.parts[name] = Part(sha256, size, data=b"".join(buffers))
+        return name
+
+    def reference(self, result: StepResult) -> dict[str, Any]:
+        """Return the entry of a result that the step reads itself; its bytes never come here."""
+        result.verify()
+        entry = json.loads(json.dumps(result.entry))
+        for segment in entry["segments"]:
+            if "name" in segment:
+                uri = f"{result.base_uri}/{segment['name']}"
+                segment["name"] = f"{segment['sha256'][:16]}.ref"
+                self.parts[segment["name"]] = Part(segment["sha256"], segment["size"], uri=uri)
+        return dict(entry)
+
+    def value(self, value: Any, call: Call, name: str) -> dict[str, Any]:
+        if isinstance(value, StepResult):
+            return self.reference(value)
+        return self.entry(call.encode(name, value))
+
+
+def build_payload(  # noqa: PLR0913 - the manifest has these fields
+    call: Call, *, job: str, nonce: str, archive: bytes | None, split: str, is_result_wanted: bool
+) -> Payload:
+    """Return the payload of one job.
+
+    :param split: ``dict`` for multiple outputs, ``auto`` when a mapped task maps over the result, else ``no``
+    :raises PayloadError: the function or an argument cannot be sent; names it
+    """
+    builder = PayloadBuilder()
+    manifest: dict[str, Any] = {
+        "protocol": protocol.PROTOCOL,
+        "job": job,
+        "nonce": nonce,
+        "python": None,
+        "split": split,
+        "discard_result": not is_result_wanted,
+    }
+    if archive is not None:
+        builder.add(protocol.CODE, archive)
+    if isinstance(call, FunctionCall):
+        manifest |= _function_fields(call, builder)
+    else:
+        manifest["kind"] = "command"
+        inputs = {path: builder.value(value, call, path) for path, value in call.inputs.items()}
+        manifest["command"] = {
+            "argv": list(call.argv),
+            "inputs": inputs,
+            "outputs": list(call.outputs),
+            "workdir": call.workdir,
+        }
+    manifest["refs"] = [builder.reference(result) for result in call.refs]
+    manifest["parts"] = {name: {"sha256": p.sha256, "size": p.size} for name, p in builder.parts.items()}
+    data = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
+    return Payload(data, hashlib.sha256(data).hexdigest(), builder.parts)
+
+
+def _function_fields(call: FunctionCall, builder: PayloadBuilder) -> dict[str, Any]:
+    names = list(call.arguments())
+    args = [builder.value(value, call, names[index]) for index, value in enumerate(call.args)]
+    kwargs = {name: builder.value(value, call, name) for name, value in call.kwargs.items()}
+    fields: dict[str, Any] = {"kind": "function", "main_module": call.main_module, "args": args, "kwargs": kwargs}
+    if call.reference is not None:
+        module, qualname = call.reference
+        return fields | {"function": {"by": "reference", "module": module, "qualname": qualname}}
+    try:
+        pickled = dumps(call.function, None, call.main_module, call.refs)
+    except Exception as error:
+        raise PayloadError(
+            f"the function {call.function.__qualname__} cannot be sent: {error}. "
+            "Something that it refers to (a global or an outer variable) cannot be pickled; "
+            "create it inside the function, or pass it as an argument"
+        ) from error
+    entry = builder.entry(Encoded("pickle", [[pickled]]))
+    return fields | {
+        "python": f"{sys.version_info[0]}.{sys.version_info[1]}",
+        "function": {"by": "value", "entry": entry},
+    }
+
+
+def _advice(value: Any) -> str:
+    import types
+    from threading import Lock
+
+    if isinstance(value, (types.GeneratorType, types.AsyncGeneratorType, range, map, filter, zip)):
+        return "Pass list(...) of it"
+    if isinstance(value, io.IOBase):
+        return "Pass the file's contents, or its path when the step can reach it"
+    if type(value) is type(Lock()):
+        return "Create the lock inside the step"
+    return "Pass plain data, and create what belongs to a process inside the step"
+
+
+def _as_list(value: Any) -> Any:
+    """A lazy sequence of Airflow (the results of a mapped task) reads from the supervisor: not from the step."""
+    return list(value) if type(value).__name__ == "LazyXComSequence" else value
+
+
+def dumps(
+    value: Any, keep: Callable[[Any], Any] | None, main_module: str, refs: list[StepResult]
+) -> bytes:
+    """Pickle with cloudpickle; what the DAG file defines goes by value, results go by reference."""
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        """Adds a persistent id for each result."""
+
+        def persistent_id(self, obj: Any) -> Any:
+            if not isinstance(obj, StepResult):
+                return None
+            if obj not in refs:
+                refs.append(obj)
+            return (REFERENCE, refs.index(obj))
+
+    buffer = io.BytesIO()
+    module = sys.modules.get(main_module)
+    is_registered = module is not None and module.__name__ in cloudpickle.list_registry_pickle_by_value()
+    if module is not None and not is_registered:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        Pickler(buffer, protocol=5, buffer_callback=keep).dump(value)
+    finally:
+        if module is not None and not is_registered:
+            cloudpickle.unregister_pickle_by_value(module)
+    return buffer.getvalue()
+
+
+def spill(payload: Payload, store: Callable[[], Store], limit: int) -> Payload:
+    """Return the payload with its largest parts in the store, until the rest fits into ``limit`` bytes.
+
+    Parts are named by their digest, so the same argument is stored once.
+    """
+    parts = dict(payload.parts)
+    for name, part in sorted(parts.items(), key=lambda item: -item[1].size):
+        if replace(payload, parts=parts).inline_bytes <= limit:
+            break
+        if part.data is not None:
+            target, path = store(), part_path(part.sha256)
+            target.put_new(path, part.data)
+            parts[name] = Part(part.sha256, part.size, uri=target.uri(path))
+    return replace(payload, parts=parts)
+
+
+def call_key(call: Call, archive: bytes | None, extra: Sequence[Any]) -> str:
+    """Return the key that tells whether another try is the same call.
+
+    An argument without a data codec counts by its type only: its pickle differs from process to process.
+    """
+    arguments = {name: _argument_key(value, call, name) for name, value in call.arguments().items()}
+    code: Any
+    if isinstance(call, FunctionCall):
+        code = ["function", list(call.reference) if call.reference else code_key(call.function)]
+    else:
+        code = ["command", list(call.argv), list(call.outputs), call.workdir]
+    archived = hashlib.sha256(archive).hexdigest() if archive is not None else None
+    return digest([code, archived, arguments, [result.digest for result in call.refs], list(extra)])
+
+
+def _argument_key(value: Any, call: Call, name: str) -> Any:
+    if isinstance(value, StepResult):
+        return value.digest
+    encoded = call.encode(name, value)
+    if encoded.codec in protocol.DATA_CODECS:
+        return [encoded.codec, *(sha256 for sha256, _ in encoded.digests())]
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+# -- the way back ------------------------------------------------------------------------------------------------------
+
+
+def read_outcome(report: OutcomeReport, job: str, nonce: str) -> dict[str, Any]:
+    """Return ``{"result": ...}`` or ``{"failure": ...}``, both JSON, from an outcome; nothing is unpickled.
+
+    :raises IntegrityError: the outcome is not the one that the control plane vouches for, or is another job's
+    """
+    if report.digest is not None and hashlib.sha256(report.data).hexdigest() != report.digest:
+        raise IntegrityError(f"its bytes changed after the step wrote it (expected SHA-256 {report.digest})")
+    try:
+        outcome = json.loads(report.data)
+        named = (outcome["protocol"], outcome["job"], outcome["nonce"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(f"it is not an outcome ({error})") from error
+    if named != (protocol.PROTOCOL, job, nonce):
+        raise IntegrityError(f"it belongs to job {named[1]!r} (protocol {named[0]!r}) and not to {job!r}")
+    if outcome["status"] != "success":
+        return {"failure": Failure.from_json(outcome["failure"]).to_json()}
+    return {"result": _result_of(outcome, report)}
+
+
+def _result_of(outcome: Mapping[str, Any], report: OutcomeReport) -> dict[str, Any]:
+    def keep(entry: Mapping[str, Any]) -> dict[str, Any]:
+        if entry["codec"] == "json" and is_inline(entry):
+            return {"plain": dict(entry)}
+        if report.digest is None and entry["codec"] not in protocol.DATA_CODECS:
+            raise StepConfigError(
+                f"the step returned a value that only pickle can hold ({entry['codec']}), and this backend has no way "
+                "to vouch for its bytes; return JSON, bytes, numpy or Arrow data"
+            )
+        return {"reference": StepResult.signed(entry, report.base_uri).serialize()}
+
+    values = outcome.get("outputs") or outcome.get("values")
+    if isinstance(values, Mapping):
+        return {"dict": {key: keep(entry) for key, entry in values.items()}}
+    if isinstance(values, list):
+        return {"list": [keep(entry) for entry in values]}
+    if outcome.get("split") in ("dict", "list"):
+        return {outcome["split"]: {} if outcome["split"] == "dict" else []}
+    return {"value": keep(outcome["value"])} if outcome.get("value") is not None else {"nothing": True}
+
+
+def hand_over(result: Mapping[str, Any]) -> Any:
+    """Return what the task returns to Airflow: plain values, and references for the rest."""
+
+    def give(kept: Mapping[str, Any]) -> Any:
+        if "plain" in kept:
+            return decode_entry(kept["plain"], _no_segment)
+        return StepResult(**kept["reference"])
+
+    if "dict" in result:
+        return {key: give(kept) for key, kept in result["dict"].items()}
+    if "list" in result:
+        return [give(kept) for kept in result["list"]]
+    return give(result["value"]) if "value" in result else None
+
+
+def _no_segment(segment: Mapping[str, Any]) -> bytearray:
+    raise IntegrityError(f"a plain value must carry its bytes, and {segment!r} does not")
+

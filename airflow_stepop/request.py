@@ -1,0 +1,334 @@
+"""From an operator and its context to a job request: which backend, which call, which payload.
+
+Everything is worked out when it is first needed: a resumed task needs the hook and no payload.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.configuration import conf
+from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
+
+from airflow_stepop import record
+from airflow_stepop.code import (
+    Project,
+    build_archive,
+    command_files,
+    included_files,
+    module_file,
+    project_modules,
+)
+from airflow_stepop.exceptions import PayloadError, StepConfigError
+from airflow_stepop.job import JobHandle, OutcomeReport, Payload, StepSpec
+from airflow_stepop.payload import (
+    Call,
+    CommandCall,
+    FunctionCall,
+    build_payload,
+    call_key,
+    read_outcome,
+    spill,
+)
+from airflow_stepop.registry import create_hook, hook_class
+from airflow_stepop.resources import ResourceSettings
+from airflow_stepop.settings import parse_settings
+from airflow_stepop.store import Store, configured_store, result_path
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_stepop.hooks.base import StepHook
+    from airflow_stepop.operators import RemoteStepOperator
+
+BACKEND_OF_CONNECTION = {
+    "kubernetes": "kubernetes",
+    "aws": "sagemaker",
+    "google_cloud_platform": "vertex",
+    "azure": "azureml",
+    "modal": "modal",
+}
+
+
+class StepRequest:
+    """One task instance's request; implements :class:`airflow_stepop.life.Request`."""
+
+    def __init__(self, operator: RemoteStepOperator, context: Context) -> None:
+        self.operator = operator
+        self.context = context
+        self.ti = context["ti"]
+        self.keep = operator.keep
+        self.poll_interval_s = seconds(operator.poll_interval) or conf.getfloat("stepop", "poll_interval", fallback=5.0)
+        self._hooks: dict[tuple[str, str | None], StepHook] = {}
+
+    # -- where ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def asked_backend(self) -> str:
+        """The backend of the task: its argument's, its connection's, or the configured default."""
+        if self.operator.backend:
+            return self.operator.backend
+        if self.operator.conn_id:
+            from airflow.sdk import BaseHook
+
+            connection = BaseHook.get_connection(self.operator.conn_id)
+            backend = connection.extra_dejson.get("backend") or BACKEND_OF_CONNECTION.get(connection.conn_type)
+            if backend:
+                return str(backend)
+        return conf.get("stepop", "default_backend", fallback="local")
+
+    @cached_property
+    def is_overridden(self) -> bool:
+        override = conf.get("stepop", "backend_override", fallback="")
+        return bool(override) and override != self.asked_backend
+
+    @cached_property
+    def backend(self) -> str:
+        return conf.get("stepop", "backend_override", fallback="") or self.asked_backend
+
+    @cached_property
+    def conn_id(self) -> str | None:
+        return None if self.is_overridden else self.operator.conn_id
+
+    def hook(self, backend: str, conn_id: str | None) -> StepHook:
+        key = (backend, conn_id)
+        if key not in self._hooks:
+            self._hooks[key] = create_hook(backend, conn_id)
+        return self._hooks[key]
+
+    @property
+    def own_hook(self) -> StepHook:
+        return self.hook(self.backend, self.conn_id)
+
+    @cached_property
+    def store(self) -> Store:
+        return configured_store(self.operator.store)
+
+    # -- what -----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        return {
+            "deployment": conf.get("stepop", "deployment", fallback=""),
+            "dag_id": self.ti.dag_id,
+            "run_id": self.ti.run_id,
+            "task_id": self.ti.task_id,
+            "map_index": str(-1 if self.ti.map_index is None else self.ti.map_index),
+        }
+
+    @cached_property
+    def call(self) -> record.Call:
+        """What makes this try the same as an earlier one."""
+        extra = [self.backend, self.conn_id, self.operator.image]
+        return record.Call(
+            key=call_key(self._call, self._archive, extra),
+            max_tries=self.ti.max_tries,
+            clear_number=getattr(self.context["dag_run"], "clear_number", 0) or 0,
+        )
+
+    @cached_property
+    def project(self) -> Project:
+        bundle = getattr(self.ti, "bundle_instance", None)
+        return Project.of(self.operator.dag.fileloc, bundle.path if bundle is not None else None)
+
+    @cached_property
+    def _call(self) -> Call:
+        operator = self.operator
+        if operator.command is not None:
+            return CommandCall(
+                argv=[str(word) for word in operator.command],
+                inputs=dict(operator.inputs or {}),
+                outputs=list(operator.outputs or ()),
+                workdir=operator.workdir,
+            )
+        function = plain_function(operator.python_callable)
+        return FunctionCall(
+            function=function,
+            args=tuple(operator.op_args or ()),
+            kwargs={**context_arguments(function, operator, self.context), **dict(operator.op_kwargs or {})},
+            main_module=dag_module(self.project, function),
+            reference=import_reference(function, self.project),
+        )
+
+    @cached_property
+    def _archive(self) -> bytes | None:
+        start, files = [self.project.dag_file], {}
+        if isinstance(self._call, FunctionCall):
+            module = getattr(self._call.function, "__module__", None) or ""
+            file = module_file(module)
+            if file is not None and self.project.contains(file) and file not in start:
+                files |= dict(self.project.find(module))
+                start.append(file)
+            files |= project_modules(self.project, [path for path in start if path.is_file()])
+        else:
+            files |= command_files(self.project, self._call.argv)
+        files |= included_files(self.project, self.operator.include or ())
+        return build_archive(files)
+
+    @cached_property
+    def timeout_s(self) -> float:
+        return seconds(self.operator.timeout) or conf.getfloat("stepop", "timeout", fallback=86400.0)
+
+    @cached_property
+    def start_timeout_s(self) -> float | None:
+        return seconds(self.operator.start_timeout)
+
+    def build(self, name: str, nonce: str, labels: Mapping[str, str]) -> tuple[StepSpec, Payload]:
+        payload = build_payload(
+            self._call,
+            job=name,
+            nonce=nonce,
+            archive=self._archive,
+            split=self._split(),
+            is_result_wanted=bool(self.operator.do_xcom_push),
+        )
+        payload = spill(payload, lambda: self.store, self.own_hook.inline_limit)
+        return self.spec(name, nonce, labels, payload.digest), payload
+
+    def spec(self, name: str, nonce: str, labels: Mapping[str, str], digest: str) -> StepSpec:
+        operator = self.operator
+        return StepSpec(
+            name=name,
+            nonce=nonce,
+            labels=labels,
+            digest=digest,
+            resources=_resources(operator.resource_settings),
+            settings=self._settings(),
+            image=operator.image,
+            env={key: str(value) for key, value in (operator.env or {}).items()},
+            timeout_s=self.timeout_s,
+            start_timeout_s=self.start_timeout_s,
+            result_uri=self.store.uri(result_path(dict(labels), name)),
+            is_overridden=self.is_overridden,
+        )
+
+    def _settings(self) -> Any:
+        model = hook_class(self.backend).settings_model
+        if not self.is_overridden:
+            return parse_settings(model, self.operator.settings, self.backend)
+        if self.operator.settings:
+            self.operator.log.warning(
+                "This step was written for %s and runs on %s: its settings are not used (%s)",
+                self.asked_backend,
+                self.backend,
+                ", ".join(_keys(self.operator.settings)),
+            )
+        return model()
+
+    def _split(self) -> str:
+        if self.operator.command is None and self.operator.multiple_outputs:
+            return "dict"
+        if int(self.labels["map_index"]) >= 0:
+            return "no"  # tasks downstream map over the instances, not over what one of them returned
+        is_mapped_over = next(iter(self.operator.iter_mapped_dependants()), None) is not None
+        return "auto" if is_mapped_over else "no"
+
+    def read(self, report: OutcomeReport, handle: JobHandle) -> dict[str, Any]:
+        nonce = handle.detail.get("nonce") or self.nonce_of(handle)
+        return read_outcome(report, handle.name, nonce)
+
+    def nonce_of(self, handle: JobHandle) -> str:
+        found = record.load_record(self.context["task_state_store"])
+        return found.nonce if found is not None and found.name == handle.name else ""
+
+
+def seconds(value: timedelta | float | None) -> float | None:
+    """Return a duration in seconds; ``None`` stays ``None``.
+
+    :raises StepConfigError: it is not positive
+    """
+    if value is None:
+        return None
+    result = value.total_seconds() if isinstance(value, timedelta) else float(value)
+    if result <= 0:
+        raise StepConfigError(f"a duration must be positive, and this is {value!r}")
+    return result
+
+
+def _resources(value: ResourceSettings | Mapping[str, Any] | None) -> ResourceSettings:
+    if value is None:
+        return ResourceSettings()
+    return value if isinstance(value, ResourceSettings) else ResourceSettings.from_dict(value)
+
+
+def _keys(settings: Any) -> Sequence[str]:
+    return sorted(settings if isinstance(settings, Mapping) else settings.model_fields_set)
+
+
+# -- functions ---------------------------------------------------------------------------------------------------------
+
+
+def plain_function(function: Any) -> Any:
+    """Return the function that the user wrote, without the decorators that Airflow put around it."""
+    from airflow.sdk.bases.decorator import unwrap_callable
+
+    return unwrap_callable(function) if hasattr(function, "_airflow_is_task_decorator") else function
+
+
+def import_reference(function: Any, project: Project) -> tuple[str, str] | None:
+    """Return (module, qualified name) when the step can import ``function``; else it goes by value."""
+    module, qualname = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
+    if not module or "<" in qualname or module == "__main__":
+        return None
+    file = module_file(module)
+    if file is None or file == project.dag_file or module.startswith("unusual_prefix_"):
+        return None
+    if project.contains(file) and not list(project.find(module)):
+        return None
+    found: Any = sys.modules[module]
+    for name in qualname.split("."):
+        found = getattr(found, name, None)
+    return (module, qualname) if found is function else None
+
+
+def dag_module(project: Project, function: Any) -> str:
+    """Return the name under which the DAG file was loaded."""
+    name = getattr(function, "__module__", "") or ""
+    if name and module_file(name) == project.dag_file:
+        return name
+    for loaded in list(sys.modules):
+        if (loaded.startswith("unusual_prefix_") or loaded == "__main__") and module_file(loaded) == project.dag_file:
+            return loaded
+    return name
+
+
+def context_arguments(function: Any, operator: Any, context: Context) -> dict[str, Any]:
+    """Return the context values that the function's signature names and the caller did not give.
+
+    :raises PayloadError: one of them exists only inside Airflow
+    """
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return {}
+    given = set(operator.op_kwargs or {}) | set(list(parameters)[: len(operator.op_args or ())])
+    wanted = [name for name, p in parameters.items() if name in KNOWN_CONTEXT_KEYS and name not in given
+              and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY)]
+    return {name: portable(name, context.get(name)) for name in wanted}
+
+
+def portable(name: str, value: Any) -> Any:
+    """Return a context value as plain data.
+
+    :raises PayloadError: it exists only inside Airflow
+    """
+    if isinstance(value, datetime):
+        return datetime.fromisoformat(value.isoformat())
+    if name == "params" and hasattr(value, "dump"):
+        value = value.dump()
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: portable(name, item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [portable(name, item) for item in value]
+    raise PayloadError(
+        f"{name!r} exists only inside Airflow and cannot be sent to a step. Name what you need from it, "
+        "such as ds, run_id, params or logical_date, or pass the value as an argument"
+    )
+

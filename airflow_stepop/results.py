@@ -1,0 +1,185 @@
+"""Results by reference: what a step leaves in XCom when its value is not small JSON.
+
+An ordinary task that reads such an XCom gets the object itself; a remote step gets the reference and reads the bytes where it
+runs. Loading happens in :meth:`StepResult.deserialize`, which Airflow calls when the XCom is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import io
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from airflow_stepop.exceptions import IntegrityError, StepopError
+from airflow_stepop.runner.protocol import DATA_CODECS
+from airflow_stepop.runner.values import SegmentError, check_segment, decode_entry
+from airflow_stepop.store import airflow_folder, host_id, locate
+
+RUNNER_PACKAGE, HOST_PACKAGE = "stepop_runner", "airflow_stepop.runner"  # the same code on the two sides
+
+
+class StepResult:
+    """A reference to a value that a step returned.
+
+    Airflow stores it through :meth:`serialize`. It has no ``resolve``, ``template_fields`` or ``__call__``: Airflow's
+    templating would act on them.
+
+    :param entry: the value entry (see ``runner/protocol.py``): codec, and the digest of every segment
+    :param base_uri: folder in the store that holds the segments which are not inside ``entry``
+    :param host: the host that wrote it, when ``base_uri`` is a folder
+    :param mac: keyed digest over all of it, made by the worker that authenticated the value
+    """
+
+    __version__ = 1
+
+    def __init__(self, entry: Mapping[str, Any], base_uri: str, host: str = "", mac: str = "") -> None:
+        self.entry = entry
+        self.base_uri = base_uri
+        self.host = host
+        self.mac = mac
+
+    @classmethod
+    def signed(cls, entry: Mapping[str, Any], base_uri: str) -> StepResult:
+        """Return a reference to a value whose digest was authenticated."""
+        host = host_id() if base_uri.startswith("file:") and not is_inline(entry) else ""
+        result = cls(entry, base_uri if not is_inline(entry) else "", host)
+        result.mac = result._expected_mac()
+        return result
+
+    @property
+    def codec(self) -> str:
+        return str(self.entry["codec"])
+
+    @property
+    def size(self) -> int:
+        """Bytes of the encoded value."""
+        return sum(segment["size"] for segment in self.entry["segments"])
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the digests of all segments."""
+        parts = [self.codec, *(segment["sha256"] for segment in self.entry["segments"])]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def uris(self) -> dict[str, str]:
+        """Return (segment name -> URI) of every segment in the store."""
+        return {s["name"]: f"{self.base_uri}/{s['name']}" for s in self.entry["segments"] if "name" in s}
+
+    def load(self) -> Any:
+        """Return the value.
+
+        :raises IntegrityError: its bytes changed, or nobody vouches for a pickle
+        :raises StoreError: it lies outside the configured stores, or cannot be read
+        """
+        self.verify()
+        try:
+            return decode_entry(self.entry, self._read_segment, loads)
+        except SegmentError as error:
+            raise IntegrityError(f"refused to load {self!r}: {error}") from error
+        except StepopError:
+            raise
+        except Exception as error:
+            error.add_note(f"while loading {self!r}; is everything that it is made of installed here?")
+            raise
+
+    def verify(self) -> None:
+        """Refuse a pickle whose reference was not written by a worker of this deployment.
+
+        :raises IntegrityError: the reference was changed, or signed with another key
+        """
+        if self.codec not in DATA_CODECS and not hmac.compare_digest(self.mac, self._expected_mac()):
+            raise IntegrityError(
+                f"refused to load {self!r}: the reference was not signed by this deployment. It was changed after the "
+                "step wrote it, or this host has another [stepop] signing_key (or [core] fernet_key)"
+            )
+
+    def _read_segment(self, segment: Mapping[str, Any]) -> bytearray:
+        store, path = locate(f"{self.base_uri}/{segment['name']}", self.host)
+        data = store.read(path, segment["size"])
+        check_segment(data, dict(segment))
+        return data
+
+    def _expected_mac(self) -> str:
+        message = json.dumps([self.entry, self.base_uri, self.host], sort_keys=True).encode()
+        return hmac.new(signing_key(), message, hashlib.sha256).hexdigest()
+
+    def serialize(self) -> dict[str, Any]:
+        return {"entry": dict(self.entry), "base_uri": self.base_uri, "host": self.host, "mac": self.mac}
+
+    @staticmethod
+    def deserialize(data: dict[str, Any], version: int) -> Any:
+        """Return the value itself inside an ordinary task, the reference everywhere else."""
+        from airflow.sdk import get_current_context
+
+        if version > StepResult.__version__:
+            raise StepopError(f"a result of version {version} was written by a newer airflow-stepop; upgrade this one")
+        result = StepResult(**data)
+        try:
+            task = get_current_context()["ti"].task
+        except RuntimeError:  # triggerer, callbacks, API server: never load there
+            return result
+        kind = getattr(task, "operator_class", None) or type(task)  # a mapped task is not its operator yet
+        return result if getattr(kind, "takes_step_results", False) else result.load()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, StepResult) and self.serialize() == other.serialize()
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __repr__(self) -> str:
+        place = self.base_uri or "inside the XCom"
+        return f"StepResult({self.codec}, {self.size:,} bytes, {place})"
+
+
+def is_inline(entry: Mapping[str, Any]) -> bool:
+    """Return whether the entry carries all of its bytes."""
+    return all("data" in segment for segment in entry["segments"])
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads what the runner pickled: its own package has another name here."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == RUNNER_PACKAGE or module.startswith(RUNNER_PACKAGE + "."):
+            module = HOST_PACKAGE + module[len(RUNNER_PACKAGE) :]
+        return super().find_class(module, name)
+
+
+def loads(data: Any, buffers: list[Any]) -> Any:
+    """Unpickle authenticated bytes. Never call it with others."""
+    return _Unpickler(io.BytesIO(data), buffers=buffers).load()
+
+
+@cache
+def signing_key() -> bytes:
+    """Return the key that references are signed with: ``[stepop] signing_key``, else ``[core] fernet_key``, else a
+    random one kept in a file that only this user can read.
+    """
+    from airflow.sdk.configuration import conf
+
+    secret = conf.get("stepop", "signing_key", fallback="") or conf.get("core", "fernet_key", fallback="")
+    if not secret:
+        secret = _key_of_this_host()
+    return hashlib.sha256(b"airflow-stepop references\n" + secret.encode()).digest()
+
+
+def _key_of_this_host() -> str:
+    path = airflow_folder("signing_key")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(os.urandom(32).hex())
+    try:
+        os.link(temporary, path)  # create-only: the first one wins
+    except FileExistsError:
+        pass
+    finally:
+        temporary.unlink()
+    return path.read_text()

@@ -1,0 +1,62 @@
+"""The retry that exists for recovery only.
+
+With Airflow's default of no retries, a killed worker would end the task while its job goes on. So a remote step has one
+retry unless the user says otherwise, and this policy keeps it for what it is meant for: an error of the step itself fails at
+once, as it would have without the retry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import RetryPolicy
+from airflow.sdk.configuration import conf
+from airflow.sdk.definitions.retry_policy import RetryDecision
+
+from airflow_stepop.exceptions import StepFailedError, StepInterruptedError
+from airflow_stepop.job import Category
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+RECOVERY_RETRIES = 1
+RECOVERY_DELAY = timedelta(seconds=5)
+RECOVERED = frozenset({Category.LOST, Category.INFRA, Category.PREEMPTED, Category.NO_CAPACITY})
+
+
+class RecoveryRetryPolicy(RetryPolicy):
+    """Retries what was not the step's doing, and fails everything else at once."""
+
+    def evaluate(
+        self, exception: BaseException, try_number: int, max_tries: int, context: Context | None = None
+    ) -> RetryDecision:
+        if isinstance(exception, StepInterruptedError):
+            return RetryDecision.default()
+        if isinstance(exception, StepFailedError) and exception.failure.category in RECOVERED:
+            return RetryDecision.default()
+        return RetryDecision.fail("the step's own error; its only retry is kept for lost workers and machines")
+
+    def serialize(self) -> dict[str, Any]:
+        return {}
+
+    @classmethod
+    def deserialize(cls, data: dict[str, Any]) -> RecoveryRetryPolicy:
+        return cls()
+
+
+def recovery_arguments(explicit: Mapping[str, Any], default_args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that give a task its recovery retry; none when the user decided about retries.
+
+    :param explicit: what the user gave to the task
+    :param default_args: the defaults of the DAG and the task group
+    """
+    names = ("retries", "retry_policy")
+    is_decided = any(explicit.get(name) is not None or default_args.get(name) is not None for name in names)
+    if is_decided or conf.getint("core", "default_task_retries", fallback=0) > 0:
+        return {}
+    arguments: dict[str, Any] = {"retries": RECOVERY_RETRIES, "retry_policy": RecoveryRetryPolicy()}
+    if explicit.get("retry_delay") is None and default_args.get("retry_delay") is None:
+        arguments["retry_delay"] = RECOVERY_DELAY
+    return arguments

@@ -1,0 +1,42 @@
+"""A backend's own options: a dict or a model becomes the validated model, or an error that lists what is valid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from airflow_stepop.exceptions import StepConfigError
+
+if TYPE_CHECKING:
+    from airflow_stepop.hooks.base import BackendSettings
+
+
+def parse_settings(model: type[BackendSettings], settings: Any, backend: str) -> BackendSettings:
+    """Return ``settings`` as the backend's model.
+
+    :raises StepConfigError: an unknown key (with the closest valid one), or a value of the wrong kind
+    """
+    from pydantic import ValidationError
+
+    if settings is None:
+        return model()
+    if isinstance(settings, model):
+        return settings
+    if not isinstance(settings, Mapping):
+        raise StepConfigError(
+            f"settings of backend {backend!r} must be a {model.__name__} or a dict, not {type(settings).__name__}"
+        )
+    valid = sorted(model.model_fields)
+    for key in settings:
+        if key not in valid:
+            close = get_close_matches(str(key), valid, n=1)
+            guess = f"; did you mean {close[0]!r}?" if close else ""
+            raise StepConfigError(
+                f"backend {backend!r} has no setting {key!r}{guess} (valid: {', '.join(valid) or 'none'})"
+            )
+    try:
+        return model.model_validate(dict(settings))
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False))
+        raise StepConfigError(f"settings of backend {backend!r}: {problems}") from error
