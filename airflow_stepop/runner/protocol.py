@@ -7,7 +7,7 @@ Input folder::
 
     step.pyz         the runner (this package and cloudpickle, as a zipapp)
     manifest.json    what to run; its SHA-256 travels in the job request itself
-    locations.json   part name -> relative path, absolute path or URL; optional, needs no trust: parts are checked
+    locations.json   part name -> relative or absolute path, or URL; optional; not trusted: parts are checked
     <part>           the parts the manifest names, each with its SHA-256 and size
 
 Output folder::
@@ -17,8 +17,14 @@ Output folder::
 
 A *value entry* (JSON) is how any value is written down, on both ways::
 
-    {"codec": "json|text|bytes|numpy|arrow|pickle|file",
-     "segments": [{"sha256": hex, "size": bytes, "data": base64} | {"sha256": hex, "size": bytes, "name": part}]}
+    {"codec": "json|bytes|bytearray|numpy|arrow|arrow_batch|pickle|file",
+     "segments": [{"sha256": hex, "size": bytes, "data": base64}
+                  | {"sha256": hex, "size": bytes, "name": part}]}
+
+The *receipt* is one line of JSON on the channel that the step's storage cannot forge::
+
+    {"protocol": 1, "digest": sha256 of outcome.json, "size": bytes,
+     "outcome": base64 of outcome.json, if it fits}
 """
 
 from __future__ import annotations
@@ -34,6 +40,13 @@ CODE = "code.zip"
 # files of the output folder
 OUTCOME = "outcome.json"
 
+# before the receipt when it is a line of the log (``--receipt -``); look for it anywhere in the line, because
+# the step may have printed something without a line end
+RECEIPT_PREFIX = "STEPOP-RECEIPT "
+# longest receipt in bytes, with prefix and line end, unless --receipt-limit says otherwise; what a
+# termination message holds
+RECEIPT_LIMIT = 4096
+
 # environment of the step
 ENV_JOB = "STEPOP_JOB"  # the job's name
 ENV_NONCE = "STEPOP_NONCE"  # secret-free random id of this generation; also how leftover processes are found
@@ -42,11 +55,13 @@ ENV_WORK = "STEPOP_WORK"  # the step's scratch folder: code, inputs, current dir
 # exit codes of the runner; the outcome, not the code, says what happened
 EXIT_OK = 0
 EXIT_STEP_FAILED = 1  # the step failed and the outcome says how
-EXIT_REFUSED = 64  # the runner refused to start the step (protocol, digest, Python version); the outcome says why
+EXIT_REFUSED = (
+    64  # the runner refused to start the step (protocol, digest, Python version); the outcome says why
+)
 EXIT_NO_OUTCOME = 74  # the outcome could not be written anywhere but, perhaps, to the receipt
 
 # values at most this large (encoded) are carried inside outcome.json instead of a segment file
 INLINE_VALUE_BYTES = 48 * 1024
 
 # codecs that can be read without running anybody's code
-DATA_CODECS = frozenset({"json", "text", "bytes", "numpy", "arrow", "file"})
+DATA_CODECS = frozenset({"json", "bytes", "bytearray", "numpy", "arrow", "arrow_batch", "file"})

@@ -1,0 +1,140 @@
+"""Runs a command: inputs become files of the scratch folder, files become outputs."""
+
+from __future__ import annotations
+
+import os
+
+from . import protocol
+from .errors import RefusedError, StepError, ended
+from .files import inside
+from .step import guard_disk
+from .values import Encoded, decode, encode_json, read_segments
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from subprocess import Popen
+    from typing import Any
+
+    from .step import Step
+    from .values import Entry
+
+# listed in the message about a missing output
+FILES_SHOWN = 20
+
+
+def run_command(step: Step) -> dict[str, Entry]:
+    """Run the command and return the outcome's ``outputs``."""
+    spec = step.manifest["command"]
+    folder = os.path.join(step.scratch, spec["workdir"] or "")
+    outputs = {name: inside(folder, name, "output") for name in spec["outputs"]}
+    inputs = {name: inside(folder, name, "input") for name in spec["inputs"]}
+    if not os.path.isabs(spec["workdir"] or ""):
+        inside(step.scratch, os.path.join("x", spec["workdir"] or ""), "workdir")
+        os.makedirs(folder, exist_ok=True)
+    for name, path in inputs.items():
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as stream:
+            for data in _file_bytes(step, spec["inputs"][name], name):
+                stream.write(data)
+    _run(spec["argv"], folder)
+    missing = [name for name, path in outputs.items() if not os.path.exists(path)]
+    if missing:
+        raise _missing(missing, folder, set(spec["inputs"]))
+    return {name: _collect(step, name, path) for name, path in outputs.items()}
+
+
+def _file_bytes(step: Step, entry: Entry, name: str) -> list[Any]:
+    codec, segments = entry["codec"], read_segments(entry, step.parts.read)
+    if codec == "json":
+        import json
+
+        value = decode(codec, segments)
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        return [text.encode("utf-8", "surrogatepass")]
+    if codec != "pickle":
+        return segments
+    if len(segments) == 1:
+        return segments
+    import pickle
+
+    try:
+        return [pickle.dumps(pickle.loads(segments[0], buffers=segments[1:]), protocol=4)]
+    except Exception as error:  # unpickling runs foreign code
+        summary = f"The input {name!r} cannot be unpickled here: {type(error).__name__}: {error}"
+        hint = "use an image that has the packages of the value, or pass bytes, an array or a table"
+        raise RefusedError("requirements", summary, hint) from error
+
+
+def _run(argv: list[str], folder: str) -> None:
+    import signal
+
+    process = _start(argv, folder)
+    forwarded: list[int] = []
+
+    def forward(signum: int, frame: object) -> None:
+        forwarded.append(signum)
+        process.send_signal(signum)
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, forward)
+    code = process.wait()
+    if code:
+        raise ended(f"The command {argv[0]!r}", code, forwarded)
+
+
+def _start(argv: list[str], folder: str) -> Popen[bytes]:
+    import subprocess
+
+    try:
+        return subprocess.Popen(argv, cwd=folder)  # noqa: S603 - the user's own command
+    except NotADirectoryError as error:
+        raise StepError("user_error", f"The step's folder {folder} is not a folder: {error}") from None
+    except FileNotFoundError:
+        if not os.path.isdir(folder):
+            raise StepError("user_error", f"The step's folder {folder} does not exist in the image") from None
+        hint = "name a program that is in the image's PATH, or an absolute path"
+        raise StepError(
+            "user_error", f"The command {argv[0]!r} is not in the image", hint, exit_code=127
+        ) from None
+    except PermissionError:
+        raise StepError("user_error", f"The command {argv[0]!r} may not be executed", exit_code=126) from None
+    except OSError as error:
+        raise StepError(
+            "user_error", f"The command {argv[0]!r} did not start: {error}", exit_code=126
+        ) from None
+
+
+def _missing(missing: list[str], folder: str, inputs: set[str]) -> StepError:
+    there: list[str] = []
+    for path, _, files in os.walk(folder):
+        there += [name for name in (os.path.relpath(os.path.join(path, file), folder) for file in files)]
+    there = sorted(set(there) - inputs)
+    shown = ", ".join(there[:FILES_SHOWN]) or "none"
+    more = f" and {len(there) - FILES_SHOWN} more" if len(there) > FILES_SHOWN else ""
+    summary = f"The command did not write {', '.join(missing)}; files it left: {shown}{more}"
+    return StepError(
+        "user_error", summary, "write outputs relative to the folder in which the command starts"
+    )
+
+
+def _collect(step: Step, name: str, path: str) -> Entry:
+    if not os.path.isfile(path):
+        hint = "name a file; pack a folder with tar"
+        raise StepError("user_error", f"The output {name!r} is not a file", hint)
+    size = os.path.getsize(path)
+    if size > protocol.INLINE_VALUE_BYTES:
+        with guard_disk():
+            return {"codec": "file", "segments": [step.segments.save_file(path)]}
+    with open(path, "rb") as stream:
+        data = stream.read()
+    encoded = _parsed(data) if name.endswith(".json") else None
+    return step.to_entry(encoded or Encoded("file", [[data]]))
+
+
+def _parsed(data: bytes) -> Encoded | None:
+    import json
+
+    try:
+        return encode_json(json.loads(data))
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,212 @@
+"""Failures as data: what the runner itself refuses, and what the step raised.
+
+The host builds ``job.Failure`` from the first and shows, or raises again, the second.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any
+
+    Data = dict[str, Any]
+
+# bounds of what an exception may take up in the outcome
+TRACEBACK_LINES = 200
+TRACEBACK_CHARS = 64 * 1024
+MESSAGE_CHARS = 16 * 1024
+SUMMARY_CHARS = 500
+ARGS_CHARS = 8 * 1024
+CHAIN_DEPTH = 8
+GROUP_SIZE = 8
+NOTES = 20
+
+_HERE = __file__.rpartition("/")[0] + "/"
+
+
+class StepError(Exception):
+    """The step cannot go on, or failed in a way we can explain; the fields are those of ``job.Failure``."""
+
+    def __init__(
+        self,
+        category: str,
+        summary: str,
+        hint: str = "",
+        native_reason: str = "",
+        exit_code: int | None = None,
+    ) -> None:
+        super().__init__(summary)
+        self.category = category
+        self.summary = summary
+        self.hint = hint
+        self.native_reason = native_reason
+        self.exit_code = exit_code
+        self.exception: Data | None = None
+
+    def to_json(self) -> Data:
+        return {
+            "category": self.category,
+            "summary": _cut(self.summary, 4 * SUMMARY_CHARS),
+            "native_reason": self.native_reason,
+            "exit_code": self.exit_code,
+            "hint": _cut(self.hint, 4 * SUMMARY_CHARS),
+            "exception": self.exception,
+        }
+
+
+class RefusedError(StepError):
+    """The step was not started at all."""
+
+
+def ended(what: str, code: int, forwarded: list[int]) -> StepError:
+    """Return the failure of a process that ended with this exit code (negative: by that signal)."""
+    if code >= 0:
+        return StepError("user_error", f"{what} ended with exit code {code}", exit_code=code)
+    import signal
+
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    if -code in forwarded:
+        return StepError(
+            "cancelled", f"{what} was stopped by {name}", native_reason=name, exit_code=128 - code
+        )
+    summary, hint = f"{what} was killed by {name}", ""
+    if name == "SIGKILL":
+        summary += "; it may have been the out-of-memory killer"
+        hint = "give the step more memory"
+    return StepError("user_error", summary, hint, native_reason=name, exit_code=128 - code)
+
+
+def failure_of(error: BaseException) -> Data:
+    """Return the failure that stands for an exception of the step's own code."""
+    if isinstance(error, StepError):
+        return error.to_json()
+    exception = describe(error)
+    name, message = exception["qualname"], exception["message"]
+    failed = StepError(
+        "user_error", f"The step raised {name}: {message}" if message else f"The step raised {name}"
+    )
+    if isinstance(error, SystemExit):
+        failed = _exited(error.code)
+    elif isinstance(error, KeyboardInterrupt):
+        failed = StepError("cancelled", "The step was interrupted", native_reason="KeyboardInterrupt")
+    failed.summary = _cut(failed.summary, SUMMARY_CHARS)
+    exception["exit_code"] = failed.exit_code
+    failed.exception = exception
+    return failed.to_json()
+
+
+def _exited(code: Any) -> StepError:
+    if code is None or code == 0:
+        hint = "return from the function instead of calling sys.exit()"
+        return StepError("user_error", "The step called sys.exit() and returned nothing", hint, exit_code=0)
+    if isinstance(code, int):
+        return StepError("user_error", f"The step called sys.exit({code})", exit_code=code)
+    return StepError("user_error", f"The step called sys.exit: {_text(code)}", exit_code=1)
+
+
+def describe(error: BaseException, depth: int = CHAIN_DEPTH, seen: frozenset[int] = frozenset()) -> Data:
+    """Return an exception as JSON-able data, bounded, whatever the exception does."""
+    kind, seen = type(error), seen | {id(error)}
+    notes = getattr(error, "__notes__", None)
+
+    def chained(other: Any) -> Data | None:
+        if not isinstance(other, BaseException) or depth <= 1 or id(other) in seen:
+            return None
+        return describe(other, depth - 1, seen)
+
+    members = getattr(error, "exceptions", None) if _is_group(kind) else None
+    return {
+        "type": kind.__name__,
+        "module": str(kind.__module__),
+        "qualname": kind.__qualname__,
+        "message": _cut(_text(error), MESSAGE_CHARS),
+        "traceback": traceback_lines(error.__traceback__),
+        "mro": [f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__],
+        "args": _plain_args(error),
+        "cause": chained(error.__cause__),
+        "context": None if error.__cause__ or error.__suppress_context__ else chained(error.__context__),
+        "notes": [_cut(_text(n), MESSAGE_CHARS) for n in notes[:NOTES]] if isinstance(notes, list) else [],
+        "exceptions": [data for data in map(chained, members[:GROUP_SIZE]) if data] if members else [],
+        "exit_code": None,
+    }
+
+
+def _is_group(kind: type) -> bool:
+    return any(
+        base.__name__ == "BaseExceptionGroup" for base in kind.__mro__
+    )  # a builtin only since Python 3.11
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except Exception as error:  # the outermost frame of foreign code: __str__ may raise anything
+        return f"<{type(value).__name__}, whose __str__ raises {type(error).__name__}>"
+
+
+def _cut(text: str, chars: int) -> str:
+    return text if len(text) <= chars else text[: chars - 1] + "…"
+
+
+def _plain_args(error: BaseException) -> list[Any] | None:
+    import json
+
+    try:
+        text = json.dumps(list(error.args), allow_nan=False)
+        return json.loads(text) if len(text) <= ARGS_CHARS else None
+    except Exception:  # foreign code again: any object may be among the arguments
+        return None
+
+
+def traceback_lines(trace: TracebackType | None) -> list[str]:
+    """Return the traceback as lines, oldest call first, without the runner's own frames, bounded."""
+    import traceback
+
+    while trace is not None and _is_ours(trace.tb_frame.f_code.co_filename):
+        trace = trace.tb_next
+    try:
+        lines = "".join(traceback.format_tb(trace)).splitlines()
+    except Exception as error:  # a module's __loader__ may raise while the source is looked up
+        return [f"<the traceback could not be read: {type(error).__name__}>"]
+    return _bounded(lines)
+
+
+def _is_ours(filename: str) -> bool:
+    return filename.startswith(_HERE) or "/asyncio/" in filename
+
+
+def _bounded(lines: list[str]) -> list[str]:
+    lines = [_cut(line, 1000) for line in lines]
+    if len(lines) > TRACEBACK_LINES:
+        first, last = TRACEBACK_LINES // 4, TRACEBACK_LINES - TRACEBACK_LINES // 4 - 1
+        lines = [*lines[:first], f"  … {len(lines) - first - last} lines left out …", *lines[-last:]]
+    while sum(map(len, lines)) + len(lines) > TRACEBACK_CHARS:
+        lines = ["  … earlier lines left out …", *lines[len(lines) // 4 + 1 :]]
+    return lines
+
+
+def print_exception(data: Data) -> None:
+    """Show the exception in the step's log, as Python would."""
+    import sys
+
+    sys.stderr.write("\n".join(_log_lines(data)) + "\n")
+
+
+def _log_lines(data: Data) -> list[str]:
+    lines: list[str] = []
+    if data["cause"]:
+        between = "The above exception was the direct cause of the following exception:"
+        lines += [*_log_lines(data["cause"]), "", between, ""]
+    elif data["context"]:
+        between = "During handling of the above exception, another exception occurred:"
+        lines += [*_log_lines(data["context"]), "", between, ""]
+    name = data["qualname"] if data["module"] == "builtins" else f"{data['module']}.{data['qualname']}"
+    lines += ["Traceback (most recent call last):", *data["traceback"]] if data["traceback"] else []
+    lines += [f"{name}: {data['message']}" if data["message"] else name, *data["notes"]]
+    for member in data["exceptions"]:
+        lines += [f"  | {line}" for line in _log_lines(member)]
+    return lines

@@ -1,0 +1,178 @@
+"""Runs a Python function with decoded arguments and encodes what it returns."""
+
+from __future__ import annotations
+
+import sys
+
+from .errors import RefusedError, StepError, failure_of
+from .values import Encoded, decode_entry, encode_value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from .step import Step
+    from .values import Entry
+
+
+def run_function(step: Step) -> dict[str, Any]:
+    """Return the outcome's ``value``, ``split`` and ``values``."""
+    sys.path.insert(1, step.scratch)
+    function, args, kwargs = _call_of(step)
+    result = function(*args, **kwargs)
+    if type(result).__name__ == "coroutine":
+        import asyncio
+
+        result = asyncio.run(result)
+    return {} if step.manifest["discard_result"] else _encode_result(step, result)
+
+
+# -- decoding ------------------------------------------------------------------------------------------------
+
+
+def _call_of(step: Step) -> tuple[Callable[..., Any], list[Any], dict[str, Any]]:
+    from .pickling import argument_loads
+
+    manifest = step.manifest
+    refs: dict[int, Any] = {}
+
+    def ref(index: int) -> Any:
+        if index not in refs:
+            refs[index] = decode(manifest["refs"][index], "a result of an earlier step")
+        return refs[index]
+
+    loads = argument_loads(ref)
+
+    def decode(entry: Entry, what: str) -> Any:
+        try:
+            return decode_entry(entry, step.parts.read, loads)
+        except StepError:
+            raise
+        except Exception as error:  # unpickling runs foreign code
+            raise _not_loaded(error, what) from error
+
+    # The function comes first: it brings the DAG file's classes, which results of earlier steps then find
+    function = _function(manifest["function"], decode)
+    names = manifest.get("argument_names") or []
+    args = [
+        decode(
+            entry, f"argument {names[index]!r}" if index < len(names) else f"positional argument {index + 1}"
+        )
+        for index, entry in enumerate(manifest["args"])
+    ]
+    kwargs = {name: decode(entry, f"argument {name!r}") for name, entry in manifest["kwargs"].items()}
+    return function, args, kwargs
+
+
+def _function(spec: dict[str, Any], decode: Callable[[Entry, str], Any]) -> Any:
+    if spec["by"] == "value":
+        return decode(spec["entry"], "the function")
+    module, qualname = spec["module"], spec["qualname"]
+    try:
+        __import__(module)
+        found: Any = sys.modules[module]
+    except ModuleNotFoundError as error:
+        if error.name and (module + ".").startswith(error.name + "."):
+            hint = "put the module beside the DAG file, or list it in include="
+            raise RefusedError(
+                "bad_config", f"The module {module} is not in the code archive", hint
+            ) from error
+        raise _not_loaded(error, f"the module {module}") from error
+    except Exception as error:  # importing runs the user's code
+        raise _not_loaded(error, f"the module {module}") from error
+    for name in qualname.split("."):
+        try:
+            found = getattr(found, name)
+        except AttributeError:
+            raise RefusedError("bad_config", f"The module {module} has no {qualname}") from None
+    return found
+
+
+def _not_loaded(error: Exception, what: str) -> StepError:
+    from .values import SegmentError
+
+    if isinstance(error, SegmentError):
+        return RefusedError("infra", f"The step was not started: {what} is damaged: {error}")
+    failure = failure_of(error)
+    category, hint = "user_error", ""
+    if isinstance(error, ModuleNotFoundError):
+        category, hint = (
+            "requirements",
+            f"use an image that has {error.name}, or import it inside the function",
+        )
+    refused = RefusedError(category, f"Loading {what} failed here: {type(error).__name__}: {error}", hint)
+    refused.exception = failure["exception"]
+    return refused
+
+
+# -- encoding ------------------------------------------------------------------------------------------------
+
+
+def _encode_result(step: Step, result: Any) -> dict[str, Any]:
+    from .pickling import result_dumps
+
+    dumps = result_dumps(step.manifest["main_module"])
+
+    def encode(value: Any, where: str = "") -> Entry:
+        return step.to_entry(_encode_one(value, dumps, where))
+
+    split = _split_of(step.manifest["split"], result)
+    if split == "dict":
+        values: Any = {key: encode(value, f"[{key!r}]") for key, value in result.items()}
+        return {"split": split, "values": values}
+    if split == "list":
+        return {"split": split, "values": [encode(value, f"[{index}]") for index, value in enumerate(result)]}
+    return {"value": encode(result)}
+
+
+def _split_of(mode: str, result: Any) -> str | None:
+    if mode == "auto":
+        if type(result) is list:
+            return "list"
+        return "dict" if type(result) is dict and all(type(key) is str for key in result) else None
+    if mode == "dict":
+        from collections.abc import Mapping
+
+        hint = "return a dict with str keys, or drop multiple_outputs"
+        if not isinstance(result, Mapping):
+            raise StepError(
+                "user_error",
+                f"multiple_outputs is set, but the step returned {_kind(result)} and no dict",
+                hint,
+            )
+        for key in result:
+            if not isinstance(key, str):
+                raise StepError(
+                    "user_error", f"multiple_outputs is set, but {key!r} is a key that is no str", hint
+                )
+        return "dict"
+    if mode == "list" and type(result) is not list:
+        raise StepError("user_error", f"The step must return a list and returned {_kind(result)}")
+    return None if mode == "no" else mode
+
+
+def _kind(value: Any) -> str:
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _encode_one(value: Any, dumps: Any, where: str) -> Encoded:
+    try:
+        return encode_value(value, dumps)
+    except Exception as error:  # pickling runs foreign code
+        what = f"The step returned{' at ' + where if where else ''} a value of type {_kind(value)}"
+        failed = StepError("user_error", f"{what} that cannot be pickled: {error}", _instead(value))
+        failed.native_reason = type(error).__name__
+        raise failed from error
+
+
+def _instead(value: Any) -> str:
+    kind = type(value).__name__
+    if kind in ("generator", "async_generator", "map", "filter", "zip"):
+        return "return list(...) of it"
+    if kind == "coroutine":
+        return "await it inside the step"
+    if hasattr(value, "read") and hasattr(value, "close"):
+        return "return what is in the file (bytes or str) and not the open file"
+    return "return plain data, arrays or tables; open connections, locks and handles cannot leave the process"

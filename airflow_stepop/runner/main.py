@@ -1,0 +1,272 @@
+"""The parent process: checks the manifest, forks, waits, leaves a receipt whatever becomes of the child.
+
+``python3 -u step.pyz run --in DIR --out DIR --digest SHA256 --receipt (FILE | fd:N | -)
+[--receipt-limit BYTES] [--segments DIR]``
+
+It imports little, does nothing that the step can break, and may be process 1 of a container.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+
+from . import protocol
+from .errors import RefusedError, StepError, ended
+from .files import make_scratch, quietly, remove_tree
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_FORWARDED = (signal.SIGTERM, signal.SIGINT)
+
+
+def main(argv: list[str]) -> int:
+    """Run the step that the command line names; return the exit code of this process, parent or child."""
+    try:
+        options = _options(argv)
+    except ValueError as error:
+        sys.stderr.write(f"stepop: {error}\nusage: {' '.join((__doc__ or '``').split('``')[1].split())}\n")
+        return protocol.EXIT_REFUSED
+    started = time.monotonic()
+    identity = os.environ.get(protocol.ENV_JOB, ""), os.environ.get(protocol.ENV_NONCE, "")
+    try:
+        quietly(
+            os.unlink, os.path.join(options["out"], protocol.OUTCOME)
+        )  # of an earlier attempt in the same folder
+        manifest = _manifest(options)
+        identity = manifest["job"], manifest["nonce"]
+        scratch = make_scratch(options["out"])
+    except StepError as error:
+        return _finish(options, _own_outcome(options, identity, error, {}), protocol.EXIT_REFUSED)
+
+    receiver, sender = os.pipe()
+    pid = _fork()
+    if pid == 0:
+        os.close(receiver)
+        return _child(options, manifest, scratch, sender, started)
+    os.close(sender)
+    status, rusage, forwarded = _wait(pid)
+    remove_tree(scratch)
+    found = _outcome(options, manifest["nonce"], receiver)
+    if found is not None:
+        code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else protocol.EXIT_STEP_FAILED
+        return _finish(options, found, protocol.EXIT_REFUSED if code == protocol.EXIT_REFUSED else None)
+    used = {
+        "wall_s": round(time.monotonic() - started, 3),
+        "cpu_s": round(rusage.ru_utime + rusage.ru_stime, 3),
+        "peak_memory_bytes": rusage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+    }
+    return _finish(options, _own_outcome(options, identity, _death(status, forwarded), used))
+
+
+def _options(argv: list[str]) -> dict[str, str]:
+    known = {"--in", "--out", "--digest", "--receipt", "--receipt-limit", "--segments"}
+    if argv[:1] != ["run"] or len(argv) % 2 == 0:
+        raise ValueError("expected 'run' and options with values")
+    options = {}
+    for name, value in zip(argv[1::2], argv[2::2]):
+        if name not in known:
+            raise ValueError(f"unknown option {name}")
+        options[name[2:]] = value
+    missing = {"in", "out", "digest", "receipt"} - set(options)
+    if missing:
+        raise ValueError(f"missing --{', --'.join(sorted(missing))}")
+    options.setdefault("segments", options["out"])
+    for name in ("in", "out", "segments"):  # the step may change the current directory
+        options[name] = os.path.abspath(options[name])
+    int(options.setdefault("receipt-limit", str(protocol.RECEIPT_LIMIT)))
+    return options
+
+
+# -- before the fork -----------------------------------------------------------------------------------------
+
+
+def _manifest(options: dict[str, str]) -> dict[str, Any]:
+    path = os.path.join(options["in"], protocol.MANIFEST)
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read()
+    except OSError as error:
+        raise RefusedError(
+            "infra", f"The step was not started: its manifest cannot be read: {error}"
+        ) from None
+    found = hashlib.sha256(data).hexdigest()
+    if found != options["digest"]:
+        raise RefusedError(
+            "infra",
+            f"The step was not started: manifest.json has SHA-256 {found} and not the {options['digest']} "
+            "that the job asked for",
+            "somebody changed the stored input after it was written; clear the task to write it anew",
+        )
+    manifest: dict[str, Any] = json.loads(data)
+    if manifest.get("protocol") != protocol.PROTOCOL:
+        raise RefusedError(
+            "bad_config",
+            f"The step was not started: its manifest has protocol {manifest.get('protocol')}, this runner "
+            f"has {protocol.PROTOCOL}",
+            "both come from one airflow-stepop: use the step.pyz that was sent with the job",
+        )
+    _check_python(manifest)
+    return manifest
+
+
+def _check_python(manifest: dict[str, Any]) -> None:
+    wanted, here = manifest.get("python"), f"{sys.version_info[0]}.{sys.version_info[1]}"
+    if wanted is None or wanted == here:
+        return
+    raise RefusedError(
+        "bad_config",
+        f"The step was not started: its function was pickled with Python {wanted}, and this is Python {here} "
+        f"({sys.executable}); compiled code runs only on the version that made it",
+        f"use an image with Python {wanted}; or put the function into a module beside the DAG file: it runs "
+        f"on any Python from 3.8; or, with backend local, settings={{'python': <path of a Python {wanted}>}}",
+        native_reason=f"Python {here}",
+    )
+
+
+# -- fork and wait -------------------------------------------------------------------------------------------
+
+
+def _fork() -> int:
+    """Fork; signals wait until the parent can forward them, and the child handles them as usual."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
+    pid = os.fork()
+    if pid == 0:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+    return pid
+
+
+def _wait(pid: int) -> tuple[int, Any, list[int]]:
+    """Wait for the child and reap orphans; return its status, its usage, and the signals it was sent."""
+    forwarded: list[int] = []
+
+    def forward(signum: int, frame: object) -> None:
+        forwarded.append(signum)
+        quietly(os.kill, pid, signum)
+
+    for signum in _FORWARDED:
+        signal.signal(signum, forward)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+    while True:
+        found, status, rusage = os.wait4(-1, 0)
+        if found == pid:
+            break
+    # From here on we only write; being stopped half-way would leave no receipt
+    for signum in _FORWARDED:
+        signal.signal(signum, signal.SIG_IGN)
+    return status, rusage, forwarded
+
+
+def _child(
+    options: dict[str, str], manifest: dict[str, Any], scratch: str, sender: int, started: float
+) -> int:
+    if options["receipt"].startswith("fd:"):
+        os.close(int(options["receipt"][3:]))  # nothing that the step runs may write to it
+
+    def last_resort(outcome: dict[str, Any]) -> None:
+        os.set_blocking(sender, False)
+        os.write(sender, json.dumps(outcome).encode())
+
+    from .step import Step, child_main
+
+    return child_main(Step(manifest, options, scratch), started, last_resort)
+
+
+def _death(status: int, forwarded: list[int]) -> StepError:
+    if os.WIFSIGNALED(status):
+        return ended("The step's process", -os.WTERMSIG(status), forwarded)
+    code = os.WEXITSTATUS(status)
+    return StepError(
+        "user_error",
+        f"The step's process ended with exit code {code} before the step returned",
+        "something in the step calls os._exit(); return from the function, or raise",
+        exit_code=code,
+    )
+
+
+# -- outcome and receipt -------------------------------------------------------------------------------------
+
+
+def _outcome(options: dict[str, str], nonce: str, receiver: int) -> tuple[bytes, bool] | None:
+    """Return the child's outcome, and whether it is in the output folder; ``None`` when there is none."""
+    os.set_blocking(receiver, False)
+    for is_written in (True, False):
+        try:
+            if is_written:
+                with open(os.path.join(options["out"], protocol.OUTCOME), "rb") as stream:
+                    data = stream.read()
+            else:
+                data = os.read(receiver, 1 << 16)
+            if json.loads(data)["nonce"] == nonce:
+                return data, is_written
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # not there, or not ours
+    return None
+
+
+def _own_outcome(
+    options: dict[str, str], identity: tuple[str, str], error: StepError, used: dict[str, Any]
+) -> tuple[bytes, bool]:
+    from .outcome import empty_outcome, write_outcome
+
+    sys.stderr.write(f"stepop: {error.summary}\n")
+    outcome = {**empty_outcome(*identity), "failure": error.to_json(), "usage": used}
+    try:
+        return write_outcome(options["out"], outcome), True
+    except OSError as problem:
+        sys.stderr.write(f"stepop: outcome.json cannot be written: {problem}\n")
+        return json.dumps(outcome).encode(), False
+
+
+def _finish(options: dict[str, str], found: tuple[bytes, bool], code: int | None = None) -> int:
+    """Leave the receipt and return the exit code of the runner."""
+    data, is_written = found
+    outcome = json.loads(data)
+    if not is_written:
+        code = protocol.EXIT_NO_OUTCOME
+    elif code is None:
+        code = protocol.EXIT_OK if outcome["status"] == "success" else protocol.EXIT_STEP_FAILED
+    limit, prefix = (
+        int(options["receipt-limit"]),
+        protocol.RECEIPT_PREFIX if options["receipt"] == "-" else "",
+    )
+    line = _receipt(data, prefix)
+    if len(line) > limit and not is_written:  # the receipt is all there is
+        failure = outcome["failure"]
+        outcome["failure"] = {**failure, "summary": failure["summary"][:300], "hint": "", "exception": None}
+        line = _receipt(json.dumps(outcome).encode(), prefix)
+    if len(line) > limit:
+        line = _receipt(data, prefix, is_inline=False)
+    try:
+        _write_receipt(options["receipt"], line)
+    except OSError as error:
+        sys.stderr.write(f"stepop: the receipt cannot be written to {options['receipt']}: {error}\n")
+        return protocol.EXIT_NO_OUTCOME
+    return code
+
+
+def _receipt(data: bytes, prefix: str, is_inline: bool = True) -> bytes:
+    receipt = {"protocol": protocol.PROTOCOL, "digest": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    if is_inline:
+        receipt["outcome"] = binascii.b2a_base64(data, newline=False).decode()
+    return f"{prefix}{json.dumps(receipt, separators=(',', ':'))}\n".encode()
+
+
+def _write_receipt(where: str, line: bytes) -> None:
+    if where == "-":
+        descriptor = 1
+    elif where.startswith("fd:"):
+        descriptor = int(where[3:])
+    else:
+        descriptor = os.open(where, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    view = memoryview(line)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    os.close(descriptor)

@@ -1,0 +1,36 @@
+"""The outcome: what both processes of the runner write about a step."""
+
+from __future__ import annotations
+
+import os
+
+from . import protocol
+from .files import write_atomic
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def empty_outcome(job: str, nonce: str) -> dict[str, Any]:
+    return {
+        "protocol": protocol.PROTOCOL,
+        "job": job,
+        "nonce": nonce,
+        "status": "failure",
+        "value": None,
+        "split": None,
+        "values": None,
+        "outputs": {},
+        "failure": None,
+        "usage": {},
+    }
+
+
+def write_outcome(out: str, outcome: dict[str, Any]) -> bytes:
+    import json
+
+    data = json.dumps(outcome, separators=(",", ":")).encode()
+    os.makedirs(out, exist_ok=True)
+    write_atomic(os.path.join(out, protocol.OUTCOME), [data], is_synced=True)
+    return data

@@ -1,0 +1,158 @@
+"""The child process: decodes the step, runs it, encodes what it returns, writes outcome.json.
+
+Everything heavy is imported here, after the fork; the parent (:mod:`.main`) stays small and survives what the
+step does to its process.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+from . import protocol
+from .errors import StepError, failure_of, print_exception
+from .files import Parts, Segments, extract
+from .outcome import empty_outcome, write_outcome
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from .values import Encoded, Entry
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Step:
+    """One step: its manifest, and the folders it reads and writes."""
+
+    def __init__(self, manifest: dict[str, Any], folders: dict[str, str], scratch: str) -> None:
+        self.manifest = manifest
+        self.scratch = scratch
+        self.out = folders["out"]
+        self.parts = Parts(folders["in"])
+        self.segments = Segments(folders["segments"], manifest["job"])
+
+    def run(self) -> dict[str, Any]:
+        """Run the step and return its outcome; the step's own errors are in the outcome, none is raised."""
+        outcome = empty_outcome(self.manifest["job"], self.manifest["nonce"])
+        pid = os.getpid()
+        try:
+            self._prepare()
+            if self.manifest["kind"] == "command":
+                from .command import run_command
+
+                outcome["outputs"] = run_command(self)
+            else:
+                from .function import run_function
+
+                outcome.update(run_function(self))
+            outcome["status"] = "success"
+        except BaseException as error:  # the outermost frame around the user's code
+            if os.getpid() == pid:
+                self.segments.discard()
+            outcome["failure"] = failure_of(error)
+        if os.getpid() != pid:  # the step forked, and its child came back from the user's code
+            os._exit(0 if outcome["status"] == "success" else 1)
+        return outcome
+
+    def _prepare(self) -> None:
+        code = self.manifest["parts"].get(protocol.CODE)
+        if code is not None:
+            extract(self.parts.read({**code, "name": protocol.CODE}), self.scratch)
+        os.chdir(self.scratch)
+        os.environ[protocol.ENV_WORK] = self.scratch
+        os.environ.setdefault(protocol.ENV_JOB, self.manifest["job"])
+        os.environ.setdefault(protocol.ENV_NONCE, self.manifest["nonce"])
+
+    def to_entry(self, encoded: Encoded) -> Entry:
+        """Write an encoded value down.
+
+        :raises StepError: there is no room for it
+        """
+        with guard_disk():
+            return encoded.to_entry(self.segments.save)
+
+
+def usage(started: float) -> dict[str, Any]:
+    """Return what this process and its children have used so far."""
+    import resource
+    import time
+
+    own, others = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {
+        "wall_s": round(time.monotonic() - started, 3),
+        "cpu_s": round(own.ru_utime + own.ru_stime + others.ru_utime + others.ru_stime, 3),
+        "peak_memory_bytes": max(own.ru_maxrss, others.ru_maxrss) * unit,
+    }
+
+
+class guard_disk:  # noqa: N801 - used like a function
+    """Context in which an error of our own writing is an error of the infrastructure and not of the step."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            hint = "give the step more disk, or return less" if error.errno in _FULL else ""
+            raise StepError(
+                "infra", f"The step ran, but its result could not be written: {error}", hint
+            ) from None
+
+
+def child_main(step: Step, started: float, last_resort: Callable[[dict[str, Any]], None]) -> int:
+    """Run the step, write its outcome, return the exit code.
+
+    :param last_resort: takes a small outcome that could not be written to the output folder
+    """
+    outcome = step.run()
+    failure = outcome["failure"]
+    _restore_streams()
+    if failure:
+        if failure["exception"]:
+            print_exception(failure["exception"])
+        else:
+            sys.stderr.write(f"stepop: {failure['summary']}\n")
+    outcome["usage"] = usage(started)
+    try:
+        write_outcome(step.out, outcome)
+    except OSError as error:
+        step.segments.discard()
+        outcome = _small(outcome, error)
+        try:
+            write_outcome(step.out, outcome)
+        except OSError:
+            last_resort(outcome)
+    return protocol.EXIT_STEP_FAILED if outcome["failure"] else protocol.EXIT_OK
+
+
+def _small(outcome: dict[str, Any], error: OSError) -> dict[str, Any]:
+    """Return a failure that needs little room: the outcome itself could not be written."""
+    failure = outcome["failure"]
+    if failure is None:
+        hint = "give the step more disk, or return less" if error.errno in _FULL else ""
+        failure = StepError(
+            "infra", f"The step ran, but its outcome could not be written: {error}", hint
+        ).to_json()
+    small = empty_outcome(outcome["job"], outcome["nonce"])
+    return {**small, "failure": {**failure, "exception": None}, "usage": outcome["usage"]}
+
+
+def _restore_streams() -> None:
+    """Flush what the step printed; a step that closed 0, 1 or 2 must not make our next file its output."""
+    for stream in (sys.stdout, sys.stderr):
+        try:  # noqa: SIM105 - contextlib is an import more
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            pass
+    while True:
+        descriptor = os.open(os.devnull, os.O_RDWR)
+        if descriptor > 2:
+            os.close(descriptor)
+            break
+    if sys.stderr is None or sys.stderr.closed:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - lives as long as the process

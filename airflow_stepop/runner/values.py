@@ -1,0 +1,339 @@
+"""How a value becomes bytes and comes back. Used by the runner and, on the host, by ``payload``.
+
+Writing::
+
+    encoded = encode_value(value, dumps)
+    # dumps(value, buffer_callback) -> bytes is called only if no data codec fits
+    # encoded.codec: one of protocol.DATA_CODECS, or "pickle"
+    # encoded.segments: list of segments; a segment is a list of buffers to write in a row
+    entry = encoded.to_entry(save)
+    # JSON; save(buffers, sha256, size) -> name is called only for what is not inline
+
+Reading::
+
+    value = decode_entry(entry, read_segment, loads)
+    # read_segment(segment) -> bytearray     only for segments with a name; see read_checked and check_segment
+    # loads(data, buffers) -> value          None: a pickle is refused with UntrustedPickleError
+
+Data codecs are exact: what comes back has the type that went in. Everything else is a pickle (protocol
+5), whose large buffers are segments of their own, so that an array is copied neither on its way out nor on
+its way in, and is writable afterwards. Nothing here imports numpy or pyarrow before the step has.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import json
+import sys
+
+from . import protocol
+
+TYPE_CHECKING = False  # a type checker takes it for True; saves the import of typing
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any, Union
+
+    Buffer = Union[bytes, bytearray, memoryview]
+    Entry = dict[str, Any]
+    Dumps = Callable[[Any, Callable[[Any], Any]], bytes]
+    Loads = Callable[[Any, list[Any]], Any]
+    ReadSegment = Callable[[dict[str, Any]], bytearray]
+    Save = Callable[[list[Buffer], str, int], str]
+
+CHUNK_BYTES = 1 << 20
+
+# a JSON object with this one key is not an object: a list in it is a tuple, an object in it is that object
+TAG = "()"
+# deeper than this, JSON encoders and decoders may run out of stack: pickled instead
+JSON_DEPTH = 100
+# Python refuses to print larger integers in decimal (4,300 digits)
+JSON_INT_BITS = 14000
+
+# smaller buffers stay inside the pickle; after the first hundred only very large ones get their own segment
+BUFFER_BYTES = 256 * 1024
+BUFFER_COUNT = 100
+LARGE_BUFFER_BYTES = 64 * 1024 * 1024
+
+
+class SegmentError(Exception):
+    """Bytes are not those that were recorded: size or SHA-256 differ. Nothing was decoded."""
+
+
+class UntrustedPickleError(Exception):
+    """A pickle whose digest nobody vouches for; it was not loaded."""
+
+
+class Encoded:
+    """A value as bytes: the codec, and for each segment the buffers that make it up, not copied."""
+
+    __slots__ = ("codec", "segments")
+
+    def __init__(self, codec: str, segments: list[list[Buffer]]) -> None:
+        self.codec = codec
+        self.segments = segments
+
+    @property
+    def size(self) -> int:
+        return sum(memoryview(buffer).nbytes for segment in self.segments for buffer in segment)
+
+    def digests(self) -> list[tuple[str, int]]:
+        """Return SHA-256 and size of every segment."""
+        return [digest(segment) for segment in self.segments]
+
+    def to_entry(self, save: Save, inline_limit: int = protocol.INLINE_VALUE_BYTES) -> Entry:
+        """Write the value down: in the entry itself when it is small, else with ``save``."""
+        is_inline = self.size <= inline_limit
+        segments = []
+        for buffers in self.segments:
+            sha256, size = digest(buffers)
+            segment: Entry = {"sha256": sha256, "size": size}
+            if is_inline:
+                segment["data"] = binascii.b2a_base64(b"".join(buffers), newline=False).decode()
+            else:
+                segment["name"] = save(buffers, sha256, size)
+            segments.append(segment)
+        return {"codec": self.codec, "segments": segments}
+
+
+def digest(buffers: Iterable[Buffer]) -> tuple[str, int]:
+    """Return SHA-256 and size of the buffers in a row."""
+    sha256, size = hashlib.sha256(), 0
+    for buffer in buffers:
+        sha256.update(buffer)
+        size += memoryview(buffer).nbytes
+    return sha256.hexdigest(), size
+
+
+# -- writing -------------------------------------------------------------------------------------------------
+
+
+def encode_value(value: Any, dumps: Dumps) -> Encoded:
+    """Encode with the first data codec that gives ``value`` back exactly, else with ``dumps``.
+
+    :raises Exception: whatever ``dumps`` raises for a value that cannot be pickled
+    """
+    encoded = encode_data(value)
+    if encoded is not None:
+        return encoded
+    buffers: list[Buffer] = []
+
+    def keep(pickle_buffer: Any) -> bool:
+        raw = pickle_buffer.raw()
+        if raw.nbytes < (BUFFER_BYTES if len(buffers) < BUFFER_COUNT else LARGE_BUFFER_BYTES):
+            return True  # in band
+        buffers.append(raw)
+        return False
+
+    head = dumps(value, keep)
+    return Encoded("pickle", [[head], *([buffer] for buffer in buffers)])
+
+
+def encode_data(value: Any) -> Encoded | None:
+    """Encode with a data codec; ``None`` when only a pickle can hold ``value``."""
+    kind = type(value)
+    if kind is bytes or kind is bytearray:
+        return Encoded(kind.__name__, [[value]])
+    if kind.__module__ == "numpy" and kind is getattr(sys.modules.get("numpy"), "ndarray", None):
+        return _encode_numpy(value)
+    if kind.__module__ == "pyarrow.lib":
+        return _encode_arrow(value)
+    return encode_json(value)
+
+
+def encode_json(value: Any) -> Encoded | None:
+    try:
+        plain = _to_plain(value, 0)
+    except _NotJson:
+        return None
+    # Not escaped, so that lone surrogates stay what they are: two escaped ones would come back as one letter
+    text = json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
+    return Encoded("json", [[text.encode("utf-8", "surrogatepass")]])
+
+
+class _NotJson(Exception):  # noqa: N818 - control flow, never seen outside
+    """The value, or something inside it, is of another type."""
+
+
+def _to_plain(value: Any, depth: int) -> Any:
+    kind = type(value)
+    if value is None or kind is str or kind is bool:
+        return value
+    if kind is int and value.bit_length() <= JSON_INT_BITS:
+        return value
+    if kind is float and value - value == 0:  # finite
+        return value
+    if depth < JSON_DEPTH:
+        depth += 1
+        if kind is list:
+            return [_to_plain(item, depth) for item in value]
+        if kind is tuple:
+            return {TAG: [_to_plain(item, depth) for item in value]}
+        if kind is dict and all(type(key) is str for key in value):
+            plain = {key: _to_plain(item, depth) for key, item in value.items()}
+            return {TAG: plain} if len(plain) == 1 and TAG in plain else plain
+    raise _NotJson
+
+
+def _encode_numpy(array: Any) -> Encoded | None:
+    import io
+
+    import numpy
+
+    dtype = array.dtype
+    try:
+        is_exact = dtype.kind in "biufcSUmM" and dtype.metadata is None and numpy.dtype(dtype.str) == dtype
+    except TypeError:  # an extension type that has no name of its own in the format
+        is_exact = False
+    if not is_exact:
+        return None
+    header = io.BytesIO()
+    numpy.lib.format.write_array_header_1_0(header, numpy.lib.format.header_data_from_array_1_0(array))
+    if array.nbytes == 0:
+        return Encoded("numpy", [[header.getvalue()]])
+    # the format calls everything but Fortran order "C"; only an array that is neither is copied
+    flat = (
+        array.reshape(-1) if array.flags.c_contiguous or not array.flags.f_contiguous else array.T.reshape(-1)
+    )
+    return Encoded("numpy", [[header.getvalue(), memoryview(flat.view("u1"))]])
+
+
+def _encode_arrow(value: Any) -> Encoded | None:
+    pyarrow = sys.modules.get("pyarrow")
+    codec = {"Table": "arrow", "RecordBatch": "arrow_batch"}.get(type(value).__name__)
+    if pyarrow is None or codec is None:
+        return None
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.ipc.new_stream(sink, value.schema) as writer:
+        writer.write(value)
+    return Encoded(codec, [[memoryview(sink.getvalue())]])
+
+
+# -- reading -------------------------------------------------------------------------------------------------
+
+
+def decode_entry(entry: Entry, read_segment: ReadSegment, loads: Loads | None = None) -> Any:
+    """Read a value back. Every segment is checked before any is decoded.
+
+    :raises SegmentError: bytes are not those that the entry recorded
+    :raises UntrustedPickleError: a pickle, and no ``loads``
+    """
+    codec = entry["codec"]
+    if codec == "pickle" and loads is None:
+        raise UntrustedPickleError("a pickled value was not loaded: nobody vouches for its bytes")
+    return decode(codec, read_segments(entry, read_segment), loads)
+
+
+def read_segments(entry: Entry, read_segment: ReadSegment) -> list[bytearray]:
+    """Return the checked bytes of every segment."""
+    return [_inline(segment) if "data" in segment else read_segment(segment) for segment in entry["segments"]]
+
+
+def _inline(segment: dict[str, Any]) -> bytearray:
+    data = bytearray(binascii.a2b_base64(segment["data"]))
+    check_segment(data, segment, "a value inside the entry")
+    return data
+
+
+def check_segment(data: Buffer, segment: dict[str, Any], what: str = "") -> None:
+    """Compare bytes with the size and SHA-256 that ``segment`` records for them.
+
+    :raises SegmentError: they differ
+    """
+    sha256, size = digest([data])
+    _compare(what or str(segment.get("name", "segment")), segment, size, sha256)
+
+
+def read_checked(stream: Any, segment: dict[str, Any], what: str = "") -> bytearray:
+    """Read from a binary stream (``readinto``) exactly the bytes that ``segment`` records, and hash them.
+
+    :raises SegmentError: size or SHA-256 differ
+    """
+    data = bytearray(segment["size"])
+    sha256, size = hashlib.sha256(), 0
+    with memoryview(data) as view:
+        while size < len(view):
+            count = stream.readinto(view[size : size + CHUNK_BYTES])
+            if not count:
+                break
+            sha256.update(view[size : size + count])
+            size += count
+    extra = stream.read(1) if size == len(data) else b""
+    _compare(what or str(segment.get("name", "segment")), segment, size + len(extra), sha256.hexdigest())
+    return data
+
+
+def _compare(what: str, segment: dict[str, Any], size: int, sha256: str) -> None:
+    if size != segment["size"]:
+        more = "at least " if size > segment["size"] else ""
+        raise SegmentError(f"{what} has {more}{size} bytes and not the {segment['size']} that were recorded")
+    if sha256 != segment["sha256"]:
+        raise SegmentError(f"{what} has SHA-256 {sha256} and not the {segment['sha256']} that was recorded")
+
+
+def decode(codec: str, segments: list[bytearray], loads: Loads | None = None) -> Any:
+    """Decode checked bytes."""
+    if codec == "pickle":
+        if loads is None:
+            raise UntrustedPickleError("a pickled value was not loaded: nobody vouches for its bytes")
+        return loads(segments[0], list(segments[1:]))
+    if codec not in _DECODERS:
+        raise ValueError(
+            f"unknown codec {codec!r}; known are {', '.join(sorted(protocol.DATA_CODECS))} and pickle"
+        )
+    (data,) = segments
+    return _DECODERS[codec](data)
+
+
+def decode_json(data: Buffer) -> Any:
+    value = json.loads(str(data, "utf-8", "surrogatepass"))
+    return _from_plain(value) if b'"()"' in bytes(data) else value
+
+
+def _from_plain(value: Any) -> Any:
+    if type(value) is list:
+        return [_from_plain(item) for item in value]
+    if type(value) is not dict:
+        return value
+    if len(value) == 1 and TAG in value:
+        inner = value[TAG]
+        if type(inner) is list:
+            return tuple(_from_plain(item) for item in inner)
+        value = inner
+    return {key: _from_plain(item) for key, item in value.items()}
+
+
+def _decode_numpy(data: bytearray) -> Any:
+    import io
+
+    import numpy
+
+    head = io.BytesIO(bytes(data[: 64 * 1024]))
+    numpy.lib.format.read_magic(head)
+    shape, is_fortran, dtype = numpy.lib.format.read_array_header_1_0(head)
+    if dtype.hasobject:
+        raise ValueError("an array of Python objects is not data")
+    return numpy.ndarray(shape, dtype, buffer=data, offset=head.tell(), order="F" if is_fortran else "C")
+
+
+def _decode_arrow(data: bytearray) -> Any:
+    import pyarrow
+
+    return pyarrow.ipc.open_stream(pyarrow.py_buffer(data)).read_all()
+
+
+def _decode_arrow_batch(data: bytearray) -> Any:
+    import pyarrow
+
+    return pyarrow.ipc.open_stream(pyarrow.py_buffer(data)).read_next_batch()
+
+
+_DECODERS: dict[str, Callable[[bytearray], Any]] = {
+    "json": decode_json,
+    "bytes": bytes,
+    "bytearray": lambda data: data,
+    "file": bytes,
+    "numpy": _decode_numpy,
+    "arrow": _decode_arrow,
+    "arrow_batch": _decode_arrow_batch,
+}

@@ -1,0 +1,78 @@
+"""Builds ``step.pyz``, the program that runs in the remote container: the runner and cloudpickle.
+
+Called by whoever assembles a payload. The bytes are the same for the same sources, whoever builds them.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import io
+import tokenize
+import zipfile
+from pathlib import Path
+
+PACKAGE = "stepop_runner"  # what airflow_stepop.runner is called inside the zipapp
+
+MAIN = f"""\
+import sys
+if sys.version_info < (3, 8):
+    sys.stderr.write("stepop: the step needs Python 3.8 or newer; this is %s\\n" % sys.version.split()[0])
+    sys.exit(64)
+from {PACKAGE}.main import main
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
+"""
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date that the format knows
+
+
+@functools.cache
+def runner_zipapp() -> bytes:
+    """Return the bytes of ``step.pyz``."""
+    members = {"__main__.py": MAIN}
+    for path in (Path(__file__).parent / "runner").glob("*.py"):
+        members[f"{PACKAGE}/{path.name}"] = _stripped(
+            path.read_text("utf-8"), keep_head=path.name == "main.py"
+        )
+    for path in _cloudpickle_folder().glob("*.py"):
+        # its licence is in its first docstring
+        members[f"cloudpickle/{path.name}"] = _stripped(path.read_text("utf-8"), keep_head=True)
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name, source in sorted(members.items()):
+            info = zipfile.ZipInfo(name, _EPOCH)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            info.external_attr = 0o644 << 16
+            archive.writestr(info, source)
+    return stream.getvalue()
+
+
+def _cloudpickle_folder() -> Path:
+    import cloudpickle
+
+    return Path(cloudpickle.__file__).parent
+
+
+def _stripped(source: str, keep_head: bool) -> str:
+    """Return the source without docstrings and comments, every other line where it was.
+
+    :param keep_head: keep the module's own docstring
+    """
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column].rstrip()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module) and keep_head:
+            continue
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if ast.get_docstring(node, clean=False) is None:
+                continue
+            text = node.body[0]
+            end = text.end_lineno or text.lineno
+            lines[text.lineno - 1 : end] = [""] * (end - text.lineno + 1)
+            if len(node.body) == 1 and not isinstance(node, ast.Module):
+                lines[text.lineno - 1] = " " * text.col_offset + "pass"
+    return "\n".join(lines) + "\n"
