@@ -1,12 +1,13 @@
-"""Backend names: which there are, and the hook class of each. Called by the operator, the trigger and the CLI.
+"""Backend names, and the hook class of each. Called by the operator, the trigger and the CLI.
 
 A third party adds a backend without a change here, with an entry point in its own distribution::
 
     [project.entry-points."airflow_stepop.backends"]
     nomad = "airflow_stepop_nomad:NomadStepHook"
 
-The class follows :class:`airflow_stepop.hooks.base.StepHook` and passes ``airflow_stepop.testing.HookContract``.
-Importing this module loads no hook and no SDK; installed distributions are looked at only for names that are not ours.
+The class follows :class:`airflow_stepop.hooks.base.StepHook` and passes
+:class:`airflow_stepop.testing.HookContract`. Importing this module loads no hook and no SDK; installed
+distributions are looked at only for names that are not ours.
 """
 
 from __future__ import annotations

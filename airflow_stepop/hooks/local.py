@@ -1,19 +1,21 @@
 """The ``local`` backend: a step is a process on this host that outlives the Airflow worker which started it.
 
-No service is involved. A small supervisor process per job (``local_supervisor.py``) starts the runner, keeps its log,
-applies the limits, and writes down how it ended; the hook reads that from the job's folder. See ``local_folder.py``
-for what keeps the two from disagreeing.
+No service is involved. A small process per job (``local/supervisor.py``) starts the runner, keeps its log,
+applies the limits, and writes down how it ended; the hook reads that from the job's folder.
+``local/folder.py`` says what keeps the two from disagreeing.
 """
 
 from __future__ import annotations
 
+import fcntl
+import json
 import math
 import os
-import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from base64 import b64decode
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,8 +28,6 @@ from airflow_stepop.exceptions import (
     WrongHostError,
 )
 from airflow_stepop.hooks.base import BackendSettings, StepHook
-from airflow_stepop.hooks.local_folder import INPUT, OUTPUT, JobFolder
-from airflow_stepop.hooks.local_supervisor import CANCEL, boot_id
 from airflow_stepop.job import (
     Category,
     Cursor,
@@ -41,6 +41,10 @@ from airflow_stepop.job import (
     Payload,
     StepSpec,
 )
+from airflow_stepop.local import state as files
+from airflow_stepop.local.folder import JobFolder
+from airflow_stepop.local.host import MIB, HostFacts, impossible, no_room
+from airflow_stepop.local.processes import boot_id
 from airflow_stepop.resources import format_size
 from airflow_stepop.runner.protocol import ENV_JOB, ENV_NONCE, LOCATIONS, MANIFEST, OUTCOME, RUNNER
 from airflow_stepop.store import airflow_folder, host_id
@@ -54,10 +58,10 @@ PRIVATE_ENV_PREFIXES = ("AIRFLOW", "_AIRFLOW", "__AIRFLOW", "STEPOP")
 PRIVATE_ENV = frozenset({"PYTHONHOME", "PYTHONSTARTUP"})
 
 STATES = {
-    "running": JobState.RUNNING,
-    "succeeded": JobState.SUCCEEDED,
-    "failed": JobState.FAILED,
-    "cancelled": JobState.CANCELLED,
+    files.RUNNING: JobState.RUNNING,
+    files.SUCCEEDED: JobState.SUCCEEDED,
+    files.FAILED: JobState.FAILED,
+    files.CANCELLED: JobState.CANCELLED,
 }
 
 
@@ -70,20 +74,6 @@ class LocalSettings(BackendSettings):
 
     python: str | None = None
     grace_period_s: float = 10.0
-
-
-@dataclass(frozen=True)
-class HostFacts:
-    """What this host has to give."""
-
-    cpu_count: int
-    memory_bytes: int
-    gpu_count: int
-    python: str
-
-    @classmethod
-    def read(cls) -> HostFacts:
-        return cls(len(os.sched_getaffinity(0)), _memory_bytes(), _gpu_count(), sys.executable)
 
 
 class LocalStepHook(StepHook):
@@ -115,13 +105,13 @@ class LocalStepHook(StepHook):
     # --- submit
 
     def render(self, spec: StepSpec) -> dict[str, Any]:
-        problems = list(self._problems(spec))
+        problems = list(impossible(spec, self.host))
         if problems and not spec.is_overridden:
             raise UnsupportedError("; ".join(problems))
         settings = _settings(spec)
         resources = spec.resources
-        argv = [settings.python or self.host.python, "-u", f"{INPUT}/{RUNNER}", "run"]
-        argv += ["--in", INPUT, "--out", OUTPUT, "--digest", spec.digest]
+        argv = [settings.python or self.host.python, "-u", f"{files.INPUT}/{RUNNER}", "run"]
+        argv += ["--in", files.INPUT, "--out", files.OUTPUT, "--digest", spec.digest]
         argv += ["--receipt-limit", str(RECEIPT_LIMIT_BYTES)]
         if spec.result_uri:
             argv += ["--segments", _file_path(spec.result_uri)]
@@ -163,58 +153,23 @@ class LocalStepHook(StepHook):
             detail={"folder": str(folder.path)},
         )
 
-    def _problems(self, spec: StepSpec) -> Iterator[str]:
-        """Yield what this host can never honour, each with what would work."""
-        wants, host = spec.resources, self.host
-        if spec.image is not None:
-            yield f"image={spec.image!r}: the local backend runs on this host without containers; leave image out"
-        if wants.cpu_count is not None and wants.cpu_count > host.cpu_count:
-            yield f"cpu_count={wants.cpu_count:g}: this host has {host.cpu_count}; {_ask_for_at_most(host.cpu_count)}"
-        if wants.memory_bytes is not None and wants.memory_bytes > host.memory_bytes:
-            has = format_size(host.memory_bytes // 2**20 * 2**20)
-            yield f"memory={wants.memory!r}: this host has {has}; {_ask_for_at_most(has)}"
-        if wants.gpu_count:
-            has_gpu = (
-                f"has {host.gpu_count}, but local does not hand out GPUs yet"
-                if host.gpu_count
-                else "has none"
-            )
-            yield f"gpu_count={wants.gpu_count}: this host {has_gpu}; leave it out, or use a remote backend"
-        if wants.gpu_type is not None:
-            yield f"gpu_type={wants.gpu_type!r}: local does not hand out GPUs; use a remote backend"
-        if wants.nodes is not None and wants.nodes > 1:
-            yield f"nodes={wants.nodes}: the local backend is one host; use nodes=1 or a remote backend"
-
     def _check_now(self, spec: StepSpec) -> None:
         """Check what can change while the host runs; warn of everything that an overridden step does not get.
 
-        :raises UnsupportedError: there is not enough space
-        :raises StepConfigError: ``settings.python`` cannot be used
+        :raises UnsupportedError: there is not enough room
+        :raises StepConfigError: ``LocalSettings.python`` cannot be used
         """
         python = _settings(spec).python
         if python is not None and not (os.path.isabs(python) and os.access(python, os.X_OK)):
             raise StepConfigError(
-                f"LocalSettings(python={python!r}) is not an executable file; write the absolute path of a Python 3"
+                f"settings python={python!r} is not an executable file; write the absolute path of a Python"
             )
-        problems = [
-            f"{name}={getattr(spec.resources, name)!r}: {where} has {format_size(free)} free; "
-            f"make room, or {_ask_for_at_most(format_size(free))}"
-            for name, wanted, where, free in self._space(spec)
-            if wanted is not None and wanted > free
-        ]
+        problems = list(no_room(spec, self.folder))
         if problems and not spec.is_overridden:
             raise UnsupportedError("; ".join(problems))
-        if spec.is_overridden:
-            problems = [*self._problems(spec), *problems]
+        problems += impossible(spec, self.host)
         if problems:
             self.log.warning("This step runs on this host without what it asks for: %s", "; ".join(problems))
-
-    def _space(self, spec: StepSpec) -> Iterator[tuple[str, int | None, str, int]]:
-        existing = next(path for path in (self.folder, *self.folder.parents) if path.exists())
-        yield "disk", spec.resources.disk_bytes, str(self.folder), shutil.disk_usage(existing).free
-        shm = Path("/dev/shm")  # noqa: S108 - its size is asked for, nothing is written
-        free = shutil.disk_usage(shm).free if shm.exists() else 0
-        yield "shm", spec.resources.shm_bytes, str(shm), free
 
     # --- watch
 
@@ -225,10 +180,10 @@ class LocalStepHook(StepHook):
         state = job.state()
         if state is None:
             return JobStatus(JobState.PENDING if job.path.exists() else JobState.GONE)
-        if state["finished_at"] is None and job.supervisor_pid() is None:
-            # The supervisor writes its last state before it lets go of the lock, so this reading is the last one.
+        if not files.is_over(state) and job.supervisor_pid() is None:
+            # The supervisor writes its last state before it lets go of the lock: this reading is final.
             state = job.state() or state
-            if state["finished_at"] is None and job.finish(_lost(state), _nonce(job)):
+            if not files.is_over(state) and job.finish(_lost(state), _nonce(job)):
                 state = job.state() or _lost(state)
         return JobStatus(
             STATES[state["state"]],
@@ -249,32 +204,27 @@ class LocalStepHook(StepHook):
         if state is None or request is None or state["receipt"] is None:
             raise OutcomeLostError(f"{handle} left no outcome in {job.path}")
         receipt = state["receipt"]
-        data = receipt.get("outcome")
-        if data is None:
-            try:
-                content = (job.path / OUTPUT / OUTCOME).read_bytes()
-            except FileNotFoundError:
-                raise OutcomeLostError(
-                    f"{handle} wrote an outcome, and {job.path / OUTPUT} lost it"
-                ) from None
-        else:
-            content = data.encode()
-        return OutcomeReport(receipt["digest"], content, request["result_uri"])
+        path = job.path / files.OUTPUT / OUTCOME
+        try:
+            data = b64decode(receipt["outcome"]) if "outcome" in receipt else path.read_bytes()
+        except FileNotFoundError:
+            raise OutcomeLostError(f"{handle} wrote an outcome that is gone: {path}") from None
+        return OutcomeReport(receipt["digest"], data, request["result_uri"])
 
     # --- end
 
     def cancel(self, handle: JobHandle) -> None:
         job = self._job(handle)
         state = job.state()
-        if not job.path.exists() or (state is not None and state["finished_at"] is not None):
+        if not job.path.exists() or (state is not None and files.is_over(state)):
             return
         try:
-            (job.path / CANCEL).touch()
+            (job.path / files.CANCEL).touch()
         except FileNotFoundError:
             return  # it was deleted meanwhile
         job.terminate_supervisor()
         if job.supervisor_pid() is None:
-            job.finish({"state": "cancelled", "finished_at": time.time()}, _nonce(job))
+            job.finish({"state": files.CANCELLED, "finished_at": time.time()}, _nonce(job))
 
     def delete(self, handle: JobHandle) -> None:
         job = self._job(handle)
@@ -283,10 +233,7 @@ class LocalStepHook(StepHook):
         job.remove()
 
     def find(self, labels: Mapping[str, str]) -> Iterator[JobHandle]:
-        for path in sorted(self.folder.iterdir()) if self.folder.exists() else ():
-            if path.name.startswith("."):
-                continue
-            job = JobFolder(path)
+        for job in JobFolder.all(self.folder):
             request = job.request()
             if request is not None and labels.items() <= request["labels"].items():
                 yield self._handle(job)
@@ -294,30 +241,26 @@ class LocalStepHook(StepHook):
     def _job(self, handle: JobHandle) -> JobFolder:
         if handle.scope != self.scope():
             raise WrongHostError(
-                f"{handle} runs on the host {handle.scope}, and this is {self.scope()}: a local job can be seen only "
-                "from its own host. Use deferrable=False, so that the worker which started it waits for it, or a "
-                "remote backend"
+                f"{handle} runs on the host {handle.scope}, and this is {self.scope()}: a local job can be "
+                "seen only from its own host. Use deferrable=False, so that the worker which started it "
+                "waits for it, or a remote backend"
             )
         return JobFolder(Path(handle.detail["folder"]))
 
     # --- check
 
     def check(self) -> Iterator[Finding]:
+        if not Path("/proc/self/stat").exists():
+            yield Finding(False, "host", f"{sys.platform} has no /proc", "run the local backend on Linux")
+            return
+        memory = format_size(self.host.memory_bytes // MIB * MIB)
+        yield Finding(True, "host", f"{self.scope()}: {self.host.cpu_count} CPUs, {memory} of memory")
         yield _check_folder(self.folder)
-        is_linux = Path("/proc/self/stat").exists()
-        yield Finding(
-            is_linux,
-            "host",
-            f"{sys.platform}, {self.host.cpu_count} CPUs, {format_size(self.host.memory_bytes)} of memory"
-            if is_linux
-            else f"{sys.platform} has no /proc",
-            "" if is_linux else "run the local backend on Linux",
-        )
         yield Finding(True, "python", f"steps run with {self.host.python} unless they name another one")
 
 
 def step_environment(environ: Mapping[str, str], *, is_own_python: bool) -> dict[str, str]:
-    """Return the environment that a step inherits from the worker: nothing of Airflow, as it holds secrets."""
+    """Return the environment that a step inherits from the worker: nothing of Airflow."""
     return {
         name: value
         for name, value in environ.items()
@@ -348,8 +291,6 @@ def _file_path(uri: str) -> str:
 
 
 def _input_files(payload: Payload) -> dict[str, bytes]:
-    import json
-
     from airflow_stepop.zipapp import runner_zipapp
 
     files = {name: part.data for name, part in payload.parts.items() if part.data is not None}
@@ -371,38 +312,20 @@ def _lost(state: Mapping[str, Any]) -> dict[str, Any]:
         "category": Category.INFRA.value,
         "summary": f"{why}; nothing of the step runs any more, and its outcome is lost",
     }
-    return {**state, "state": "failed", "finished_at": time.time(), "failure": failure}
+    return {**state, "state": files.FAILED, "finished_at": time.time(), "failure": failure}
 
 
 def _failure(data: Mapping[str, Any] | None) -> Failure | None:
     return None if data is None else Failure.from_json(data)
 
 
-def _ask_for_at_most(amount: object) -> str:
-    return f"ask for at most {amount}, or use a remote backend"
-
-
-def _memory_bytes() -> int:
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-    except OSError:
-        return total
-    return min(total, int(limit)) if limit.isdigit() else total
-
-
-def _gpu_count() -> int:
-    return len(list(Path("/dev").glob("nvidia[0-9]*")))
-
-
 def _check_folder(folder: Path) -> Finding:
+    """Look whether jobs can be written and locked in ``folder``."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        probe = folder / ".check"
-        probe.write_bytes(b"")
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder) as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        return Finding(
-            False, "folder", f"jobs cannot be kept in {folder}: {error}", "set [stepop] local_folder"
-        )
+        message = f"jobs cannot be kept in {folder}: {error}"
+        return Finding(False, "folder", message, "set [stepop] local_folder to a folder on a local disk")
     return Finding(True, "folder", f"jobs are kept in {folder}")

@@ -1,8 +1,8 @@
 """One folder per local job: what :mod:`airflow_stepop.hooks.local` and the job's supervisor share.
 
-The supervisor owns the folder while it lives; everyone else only reads, asks who holds the lock, or leaves a note
-(``cancel``). Whether a job runs is decided by the kernel's lock table and never by a recorded pid, so a reboot
-or a pid that was used again cannot be mistaken for a job.
+The supervisor owns the folder while it lives; everyone else only reads, asks who holds the lock, or leaves a
+note (``cancel``). Whether a job runs is decided by the kernel's lock table and never by a recorded pid, so a
+reboot or a pid that was used again cannot be mistaken for a job.
 """
 
 from __future__ import annotations
@@ -24,19 +24,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.exceptions import StepInterruptedError
-from airflow_stepop.hooks import local_supervisor as files
 from airflow_stepop.job import LogChunk, LogLine
+from airflow_stepop.local import state as files
+from airflow_stepop.local import supervisor
+from airflow_stepop.local.log import read_records
+from airflow_stepop.local.processes import kill_marked
 from airflow_stepop.runner.protocol import ENV_NONCE
 
 if TYPE_CHECKING:
     from airflow_stepop.job import Cursor
 
-INPUT = "in"
-OUTPUT = "out"
-
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,51}")
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux: type, whence, start, length, pid
 _UNFINISHED = ".new"  # folders that a submit is filling, and folders that are being deleted
+_NEVER_STARTED: dict[str, Any] = {
+    "exit_code": None,
+    "signal": None,
+    "failure": None,
+    "receipt": None,
+    "usage": {},
+}
 _TRASH_AGE_S = 3600.0
 _START_TIMEOUT_S = 60.0
 
@@ -50,11 +57,18 @@ class JobFolder:
         self.path = path
         self.name = path.name
 
+    @classmethod
+    def all(cls, parent: Path) -> Iterator[JobFolder]:
+        """Yield every job below ``parent``."""
+        for path in sorted(parent.iterdir()) if parent.exists() else ():
+            if _NAME.fullmatch(path.name):
+                yield cls(path)
+
     def create(self, request: Mapping[str, Any], inputs: Mapping[str, bytes]) -> None:
         """Make the folder with everything in it, at once; one that exists already stays as it is.
 
-        The first call wins, as a later one may bring other bytes (a pickle differs between processes) that would
-        not fit to what the first has left behind.
+        The first call wins: a later one may bring other bytes (a pickle differs between processes) that
+        would not fit to what the first has left behind.
         """
         if self.path.exists():
             return
@@ -64,10 +78,10 @@ class JobFolder:
         draft = nursery / f"{self.name}.{secrets.token_hex(4)}"
         draft.mkdir(mode=0o700)
         try:
-            (draft / INPUT).mkdir()
-            (draft / OUTPUT).mkdir()
+            (draft / files.INPUT).mkdir()
+            (draft / files.OUTPUT).mkdir()
             for name, data in inputs.items():
-                (draft / INPUT / name).write_bytes(data)
+                (draft / files.INPUT / name).write_bytes(data)
             (draft / files.LOCK).touch()
             (draft / files.REQUEST).write_text(json.dumps(request, indent=1))
             draft.rename(self.path)
@@ -95,8 +109,8 @@ class JobFolder:
         deadline = time.monotonic() + _START_TIMEOUT_S
         while not (self.path / files.STATE).exists():
             (self.path / files.START).touch()
-            result = subprocess.run(
-                [sys.executable, "-I", "-S", files.__file__, str(self.path)],
+            result = subprocess.run(  # noqa: S603 - our own file, with this interpreter
+                [sys.executable, "-I", "-S", supervisor.__file__, str(self.path)],
                 env=dict(env),
                 cwd="/",
                 stdin=subprocess.DEVNULL,
@@ -105,9 +119,9 @@ class JobFolder:
                 start_new_session=True,
                 check=False,
             )
-            if result.returncode == files.EXIT_SUPERVISED:
+            if result.returncode == supervisor.EXIT_SUPERVISED:
                 return
-            if result.returncode != files.EXIT_NO_PERMISSION or time.monotonic() > deadline:
+            if result.returncode != supervisor.EXIT_NO_PERMISSION or time.monotonic() > deadline:
                 why = result.stderr.decode(errors="replace").strip() or f"exit code {result.returncode}"
                 raise StepInterruptedError(
                     f"the supervisor of the local job {self.name} did not start: {why}"
@@ -157,7 +171,7 @@ class JobFolder:
 
     def is_started(self) -> bool:
         """Return whether the step has started; when not, no supervisor that is on its way may start it."""
-        deadline = time.monotonic() + files.LOCK_TIMEOUT_S
+        deadline = time.monotonic() + supervisor.LOCK_TIMEOUT_S
         while self.path.exists() and time.monotonic() < deadline:
             with self.unsupervised() as is_ours:
                 if (self.path / files.STATE).exists():
@@ -178,10 +192,11 @@ class JobFolder:
         with self.unsupervised() as is_ours:
             if not is_ours:
                 return False
-            kill_by_nonce(nonce)
+            kill_marked(f"{ENV_NONCE}={nonce}")
             current = self.state()
-            if current is None or current["finished_at"] is None:
-                files.write_state(str(self.path), {**(current or {}), **state})
+            if current is None or not files.is_over(current):
+                files.remove_tmp(current or {})
+                files.write_state(str(self.path), {**_NEVER_STARTED, **(current or {}), **state})
             return True
 
     def remove(self) -> None:
@@ -189,6 +204,7 @@ class JobFolder:
         nursery = self.path.parent / _UNFINISHED
         nursery.mkdir(mode=0o700, exist_ok=True)
         trash = nursery / f"{self.name}.{secrets.token_hex(4)}"
+        files.remove_tmp(self.state() or {})  # if a supervisor died after its last state
         try:
             self.path.rename(trash)
         except FileNotFoundError:
@@ -198,63 +214,11 @@ class JobFolder:
     # the log
 
     def read_log(self, cursor: Cursor, max_bytes: int) -> LogChunk | None:
-        """Return the whole records since ``cursor``, a byte offset; ``None`` when there are none."""
-        offset = int(cursor or 0)
-        try:
-            with (self.path / files.LOG).open("rb") as file:
-                file.seek(offset)
-                data = file.read(max(max_bytes, 2 * files.LINE_MAX_BYTES))
-        except FileNotFoundError:
+        """Return the lines since ``cursor``, a byte offset; ``None`` when there are none."""
+        records, offset = read_records(self.path / files.LOG, int(cursor or 0), max_bytes)
+        if not records:
             return None
-        data = data[: data.rfind(b"\n") + 1]
-        if not data:
-            return None
-        lines = []
-        for record in data.decode(errors="replace").split("\n")[:-1]:
-            stamp, _, text = record.partition(" ")
-            lines.append(LogLine(float(stamp), text))
-        return LogChunk(lines, str(offset + len(data)))
-
-
-def kill_by_nonce(nonce: str) -> int:
-    """Kill every process of this user whose environment carries the job's nonce; return how many there were."""
-    mark = f"{ENV_NONCE}={nonce}".encode()
-    killed = 0
-    deadline = time.monotonic() + files.KILL_TIMEOUT_S
-    while time.monotonic() < deadline:
-        found = [pid for pid in _pids() if _has_mark(pid, mark) and _kill(pid, mark)]
-        if not found:
-            break
-        killed += len(found)
-        time.sleep(0.01)
-    return killed
-
-
-def _pids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
-
-
-def _has_mark(pid: int, mark: bytes) -> bool:
-    try:
-        return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return False  # it ended, or it belongs to another user
-
-
-def _kill(pid: int, mark: bytes) -> bool:
-    try:
-        pidfd = os.pidfd_open(pid)
-    except OSError:
-        return False
-    try:
-        if not _has_mark(pid, mark):
-            return False  # the pid means another process by now
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    except ProcessLookupError:
-        return False
-    finally:
-        os.close(pidfd)
-    return True
+        return LogChunk([LogLine(*record) for record in records], str(offset))
 
 
 def _lock_holder(fd: int) -> int | None:

@@ -1,0 +1,406 @@
+"""The process that starts and watches one local job; the job's folder runs this file by its path.
+
+``python -I -S supervisor.py JOB_FOLDER`` returns as soon as the job is supervised, by this call or by an
+earlier one. The supervisor itself goes on in the background and needs neither Airflow nor its caller. Whoever
+holds ``lock`` and is the first to write ``state.json`` starts the step: so it starts at most once, however
+often this is called.
+
+Standard library only, beside its neighbours that hold to the same: it must start fast.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import resource
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NoReturn
+
+if __name__ == "__main__":  # -I and -S leave only the standard library; our own package comes last
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from airflow_stepop.local import verdict
+from airflow_stepop.local.log import LogWriter
+from airflow_stepop.local.processes import (
+    KILL_TIMEOUT_S,
+    PR_SET_CHILD_SUBREAPER,
+    PR_SET_PDEATHSIG,
+    boot_clock,
+    boot_id,
+    descendants,
+    kernel_oom_kills,
+    memory_bytes,
+    prctl,
+    raise_oom_score,
+)
+from airflow_stepop.local.state import (
+    CANCEL,
+    CANCELLED,
+    FAILED,
+    LOCK,
+    LOG,
+    REQUEST,
+    RUNNING,
+    START,
+    STATE,
+    SUPERVISOR_LOG,
+    make_tmp,
+    remove_tmp,
+    reserve_space,
+    write_state,
+)
+
+# exit codes, for the folder that waits for them
+EXIT_SUPERVISED = 0  # state.json is there
+EXIT_FAILED = 1  # stderr says why
+EXIT_NO_PERMISSION = 3  # `start` is gone: the job was looked up while it was not there yet
+
+LOCK_TIMEOUT_S = 10.0
+DRAIN_TIMEOUT_S = 2.0
+RECEIPT_MAX_BYTES = 1024 * 1024
+
+LOOK_S = 0.5  # between two looks at the step's processes
+LOOK_WITH_LIMIT_S = 0.1
+LOOK_NEAR_LIMIT_S = 0.02
+LOOK_SHARE = 0.05  # of one CPU, at most, for looking
+
+
+class Job:
+    """One step, from its start to its last state. The current directory is the job's folder."""
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        self.request = request
+        self.limits = request["limits"]
+        self.state: dict[str, Any] = {
+            "state": RUNNING,
+            "pid": os.getpid(),
+            "boot_id": boot_id(),
+            "started_at": time.time(),
+            "finished_at": None,
+            "exit_code": None,
+            "signal": None,
+            "failure": None,
+            "receipt": None,
+            "usage": {},
+            "tmp": self._tmp_folder(),
+        }
+        self.began = boot_clock()
+        self.oom_kills = kernel_oom_kills()
+        self.peak_bytes = 0
+        self.receipt = b""
+        self.wait_status: int | None = None
+        self.is_told_to_stop = False
+        self.stopped: str | None = None
+        self.kill_at: float | None = None
+
+    def _tmp_folder(self) -> str:
+        """Return a folder for temporary files that ends with the job; short, as paths of sockets must be."""
+        base = self.request["env"].get("TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - see make_tmp
+        return os.path.join(base, f"stepop-{self.request['nonce'][:12]}")
+
+    def run(self, announce: Callable[[], None]) -> None:
+        """Start the step, tell ``announce``, and return when the job's last state is written."""
+        make_tmp(self.state["tmp"])
+        write_state(".", self.state)
+        self.log = LogWriter(LOG)
+        wake_fd = self._catch_signals()
+        self.log_fd, log_write_fd = os.pipe()
+        self.receipt_fd, receipt_write_fd = os.pipe()
+        self.runner, error = self._start(log_write_fd, receipt_write_fd)
+        os.close(log_write_fd)
+        os.close(receipt_write_fd)
+        announce()
+        self.open_fds = {self.log_fd, self.receipt_fd, wake_fd}
+        for fd in self.open_fds:
+            os.set_blocking(fd, False)
+        self._watch()
+        self._kill_everything()
+        self._drain()
+        self._finish(error)
+        remove_tmp(self.state)
+
+    def _catch_signals(self) -> int:
+        """Return a descriptor that becomes readable when a signal has arrived."""
+        wake_fd, wake_write_fd = os.pipe()
+        os.set_blocking(wake_write_fd, False)
+        signal.set_wakeup_fd(wake_write_fd, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(ignored, signal.SIG_IGN)
+        return wake_fd
+
+    def _on_sigterm(self, *_: object) -> None:
+        self.is_told_to_stop = True
+
+    def _start(self, log_fd: int, receipt_fd: int) -> tuple[int, str]:
+        """Return the runner's pid, and why it could not be executed, if so."""
+        error_fd, error_write_fd = os.pipe()  # closed by a successful exec
+        supervisor = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                self._become_runner(supervisor, log_fd, receipt_fd)
+            except BaseException as error:  # the child's outermost frame: it must not return into our code
+                os.write(error_write_fd, f"{self.request['argv'][0]} could not be started: {error}".encode())
+            finally:
+                os._exit(127)
+        os.close(error_write_fd)
+        with os.fdopen(error_fd, "rb") as file:
+            return pid, file.read().decode("utf-8", "replace")
+
+    def _become_runner(self, supervisor: int, log_fd: int, receipt_fd: int) -> NoReturn:
+        os.setsid()
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != supervisor:
+            os._exit(127)  # it died before the line above could tell
+        signal.set_wakeup_fd(-1)
+        for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        if self.limits["cpu_count"] is not None:
+            shuffled = sorted(os.sched_getaffinity(0), key=lambda _: os.urandom(4))
+            os.sched_setaffinity(0, shuffled[: self.limits["cpu_count"]])
+        raise_oom_score()
+        os.dup2(log_fd, 1)
+        os.dup2(log_fd, 2)
+        os.set_inheritable(receipt_fd, True)
+        argv = [*self.request["argv"], "--receipt", f"fd:{receipt_fd}"]
+        env = {**os.environ, **self.request["env"], "TMPDIR": self.state["tmp"]}
+        os.execve(argv[0], argv, env)  # noqa: S606 - no shell is the point
+
+    # -- watching
+
+    def _watch(self) -> None:
+        """Return when the runner has ended."""
+        next_look = 0.0
+        while not self._reap():
+            is_urgent = self.is_told_to_stop and self.stopped is None
+            if is_urgent or boot_clock() >= next_look:
+                next_look = boot_clock() + self._look()
+            self._read(max(0.0, next_look - boot_clock()))
+
+    def _read(self, timeout_s: float) -> None:
+        """Take in what the step has written; return early when something happens."""
+        for fd in select.select(self.open_fds, [], [], timeout_s)[0]:
+            data = os.read(fd, 65536)
+            if fd == self.log_fd:
+                self.log.feed(data)
+            elif fd == self.receipt_fd and len(self.receipt) <= RECEIPT_MAX_BYTES:
+                self.receipt += data
+            if not data:
+                self.open_fds.discard(fd)
+
+    def _reap(self) -> bool:
+        """Collect every ended child; return whether the runner is one of them."""
+        try:
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    break
+                if pid == self.runner:
+                    self.wait_status = status
+        except ChildProcessError:
+            pass
+        return self.wait_status is not None
+
+    def _look(self) -> float:
+        """Apply the limits; return in how many seconds to look again."""
+        began = time.monotonic()
+        limit = self.limits["memory_bytes"]
+        used = memory_bytes(descendants(), limit)
+        self.peak_bytes = max(self.peak_bytes, used)
+        if limit is not None and used > limit:
+            self._stop(verdict.MEMORY_REASON, grace_s=0.0)
+        reason = self._reason_to_stop()
+        if reason is not None:
+            self._stop(reason, self.limits["grace_period_s"])
+        if self.kill_at is not None and boot_clock() >= self.kill_at:
+            self._kill_everything()
+        interval = LOOK_S
+        if limit is not None:
+            interval = LOOK_WITH_LIMIT_S if used < 0.7 * limit else LOOK_NEAR_LIMIT_S
+        cost = time.monotonic() - began
+        due = self.began + self.limits["timeout_s"] if self.kill_at is None else self.kill_at
+        return min(max(interval, cost / LOOK_SHARE), max(due - boot_clock(), LOOK_NEAR_LIMIT_S))
+
+    def _reason_to_stop(self) -> str | None:
+        if os.path.exists(CANCEL):
+            return verdict.CANCEL_REASON
+        if self.is_told_to_stop:
+            return verdict.SHUTDOWN_REASON
+        if boot_clock() - self.began >= self.limits["timeout_s"]:
+            return verdict.TIMEOUT_REASON
+        return None
+
+    def _stop(self, reason: str, grace_s: float) -> None:
+        """Ask the runner to stop, once; its first reason stays."""
+        if self.stopped is not None:
+            return
+        self.stopped = reason
+        self.kill_at = boot_clock() + grace_s
+        if grace_s:
+            os.kill(self.runner, signal.SIGTERM)  # not reaped yet, so the pid is still its own
+
+    def _kill_everything(self) -> None:
+        """Kill whatever the step has started, daemons too, until nothing is left."""
+        deadline = time.monotonic() + KILL_TIMEOUT_S
+        while time.monotonic() < deadline:
+            self._reap()
+            pids = descendants()
+            if not pids:
+                return
+            for pid in pids:
+                with suppress(ProcessLookupError, PermissionError):  # it ended; it runs as another user
+                    os.kill(pid, signal.SIGKILL)
+            self._read(0.005)
+
+    def _drain(self) -> None:
+        """Read what is left in the pipes; only a stranger can hold them open now."""
+        deadline = time.monotonic() + DRAIN_TIMEOUT_S
+        while self.open_fds & {self.log_fd, self.receipt_fd} and time.monotonic() < deadline:
+            self._read(0.05)
+        self.log.finish()
+
+    # -- finishing
+
+    def _finish(self, error: str) -> None:
+        status = self.wait_status or 0
+        exit_code = os.waitstatus_to_exitcode(status)
+        killed_by = verdict.signal_name(-exit_code) if exit_code < 0 else None
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self.peak_bytes = max(self.peak_bytes, usage.ru_maxrss * 1024)
+        self.state.update(
+            exit_code=None if killed_by else exit_code,
+            signal=killed_by,
+            receipt=self._parse_receipt(),
+            usage={
+                "wall_s": round(boot_clock() - self.began, 6),
+                "cpu_s": round(usage.ru_utime + usage.ru_stime, 6),
+                "peak_memory_bytes": self.peak_bytes,
+            },
+        )
+        if error:
+            hint = "name another interpreter in LocalSettings(python=...)"
+            self.state.update(state=FAILED, failure=verdict.failure("bad_config", error, hint=hint))
+        else:
+            self.state["state"], self.state["failure"] = verdict.judge(self._ending())
+        if self.state["failure"]:
+            self.state["failure"]["log_tail"] = list(self.log.tail)
+        self.state["finished_at"] = time.time()
+        write_state(".", self.state)
+
+    def _ending(self) -> verdict.Ending:
+        return verdict.Ending(
+            stopped=self.stopped,
+            exit_code=self.state["exit_code"],
+            signal=self.state["signal"],
+            has_receipt=self.state["receipt"] is not None,
+            is_host_out_of_memory=kernel_oom_kills() > self.oom_kills,
+            peak_memory_bytes=self.peak_bytes,
+            memory_limit_bytes=self.limits["memory_bytes"],
+            timeout_s=self.limits["timeout_s"],
+        )
+
+    def _parse_receipt(self) -> dict[str, Any] | None:
+        try:
+            receipt: dict[str, Any] = json.loads(self.receipt)
+        except ValueError:
+            return None  # none at all, or cut off when its writer was killed
+        return receipt
+
+
+# -- becoming the supervisor
+
+
+def take_lock() -> bool:
+    """Return once this process holds the lock; ``False`` when the job has a state already."""
+    fd = os.open(LOCK, os.O_RDWR)  # stays open: closing any descriptor of this file would release the lock
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
+    while not os.path.exists(STATE):
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)  # another supervisor that is about to write the state, or a `lookup`
+        else:
+            return not os.path.exists(STATE)
+    return False
+
+
+def supervise(announce: Callable[[], None]) -> int:
+    """Take the job if nobody has, tell ``announce`` when it has begun, and watch it to its end."""
+    if not take_lock():
+        return EXIT_SUPERVISED
+    if not os.path.exists(START):
+        return EXIT_NO_PERMISSION
+    with open(REQUEST, encoding="utf-8") as file:
+        job = Job(json.load(file))
+    if os.path.exists(CANCEL):
+        job.state.update(state=CANCELLED, finished_at=time.time())
+        write_state(".", job.state)
+        return EXIT_SUPERVISED
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    reserve_space(".")
+    job.run(announce)
+    return EXIT_SUPERVISED
+
+
+def run_in_background(answer_fd: int) -> None:
+    """Supervise, and write an exit code and a message to ``answer_fd`` as soon as the caller may go on."""
+
+    def answer(exit_code: int = EXIT_SUPERVISED, message: str = "") -> None:
+        nonlocal answer_fd
+        if answer_fd >= 0:
+            os.write(answer_fd, bytes([exit_code]) + message.encode())
+            os.close(answer_fd)
+            answer_fd = -1
+
+    try:
+        let_go_of_caller(answer_fd)
+        answer(supervise(answer))
+    except BaseException as error:  # the outermost frame: whoever waits must hear of it
+        import traceback
+
+        traceback.print_exc()
+        answer(EXIT_FAILED, f"{type(error).__name__}: {error}")
+
+
+def let_go_of_caller(answer_fd: int) -> None:
+    """Leave its session and close what it had open, except the pipe on which it waits."""
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    errors = os.open(SUPERVISOR_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(null, 0)
+    os.dup2(errors, 1)
+    os.dup2(errors, 2)
+    os.closerange(3, answer_fd)
+    os.closerange(answer_fd + 1, os.sysconf("SC_OPEN_MAX"))
+
+
+def main(folder: str) -> int:
+    """Return an exit code as soon as the job in ``folder`` is supervised, or cannot be."""
+    os.chdir(folder)
+    answer_fd, answer_write_fd = os.pipe()
+    if os.fork() == 0:
+        try:
+            os.close(answer_fd)
+            run_in_background(answer_write_fd)
+        finally:
+            os._exit(0)
+    os.close(answer_write_fd)
+    with os.fdopen(answer_fd, "rb") as file:
+        answer = file.read() or bytes([EXIT_FAILED]) + b"the supervisor was killed while it started"
+    sys.stderr.write(answer[1:].decode("utf-8", "replace"))
+    return answer[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
