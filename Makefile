@@ -1,0 +1,73 @@
+# Everything that a developer does here. Each target makes the environment that it needs (.venv) on first use.
+# PYTHON=/path/to/python3.12 chooses the interpreter; ARGS=... goes to the tool that a target runs.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+BENCH_VENV := .venv-bench
+SOURCES := airflow_stepop tests benchmarks dags_examples scripts
+ARGS ?=
+
+export PYTHON
+
+.NOTPARALLEL:
+.PHONY: help demo airflow test lint types docs bench resolve format clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo     run dags_examples/quickstart.py in Airflow, on this host"
+	@echo "make airflow  start Airflow with the examples in it"
+	@echo "make test     run every test                     (ARGS='-k resources')"
+	@echo "make lint     check the code with ruff           (make format: write the fixes)"
+	@echo "make types    check the types with mypy"
+	@echo "make docs     build the documentation into site/"
+	@echo "make bench    print the benchmarks"
+	@echo "make resolve  check that every extra resolves with Airflow on every Python (needs the package index)"
+	@echo "make clean    remove everything that these targets made"
+
+$(STAMPS)/base: pyproject.toml
+	@scripts/make_env $(VENV)
+
+$(STAMPS)/%: pyproject.toml | $(STAMPS)/base
+	@scripts/make_env $(VENV) $*
+
+demo: $(STAMPS)/base
+	@$(BIN)/python scripts/demo.py $(ARGS)
+
+airflow: $(STAMPS)/base
+	@$(BIN)/python scripts/standalone.py $(ARGS)
+
+test: $(STAMPS)/test
+	@echo "==> pytest"
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(STAMPS)/lint
+	@echo "==> ruff"
+	@$(BIN)/ruff check $(SOURCES)
+	@$(BIN)/ruff format --check $(SOURCES)
+
+format: $(STAMPS)/lint
+	@$(BIN)/ruff check --fix $(SOURCES)
+	@$(BIN)/ruff format $(SOURCES)
+
+types: $(STAMPS)/lint
+	@echo "==> mypy"
+	@$(BIN)/mypy $(ARGS)
+
+docs: $(STAMPS)/docs
+	@echo "==> mkdocs"
+	@$(BIN)/mkdocs build --strict --quiet $(ARGS)
+	@echo "The documentation is in site/index.html"
+
+bench: $(BENCH_VENV)/stamps/bench
+	@$(BENCH_VENV)/bin/python -m benchmarks $(ARGS)
+
+$(BENCH_VENV)/stamps/bench: pyproject.toml
+	@scripts/make_env $(BENCH_VENV) bench
+
+resolve: $(STAMPS)/test
+	@STEPOP_INDEX=1 $(BIN)/python -m pytest -m index -n 2 $(ARGS)
+
+clean:
+	rm -rf $(VENV) $(BENCH_VENV) .airflow .demo site dist build
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""A small project beside the DAG file."""

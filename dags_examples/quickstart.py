@@ -1,0 +1,51 @@
+"""One step between two ordinary tasks. ``make demo`` runs it on this host and needs nothing else."""
+
+from __future__ import annotations
+
+import os
+import random
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import dag, task
+
+from airflow_stepop import ResourceSettings
+
+
+@dag(schedule=None, catchup=False, tags=["stepop"])
+def quickstart() -> None:
+    """Prepare points in Airflow, fit a line to them in a step, and report in Airflow."""
+
+    @task
+    def preprocess(count: int = 20_000) -> dict[str, Any]:
+        """Make points around the line y = 3x + 2."""
+        source = random.Random(7)  # the same points every time
+        x = [source.uniform(-1, 1) for _ in range(count)]
+        return {"x": x, "y": [3 * value + 2 + source.gauss(0, 0.1) for value in x], "pid": os.getpid()}
+
+    @task.remote_step(
+        resource_settings=ResourceSettings(cpu_count=1, memory="1GiB"),
+        timeout=timedelta(minutes=10),
+    )
+    def train(data: dict[str, Any], rate: float = 0.3, epochs: int = 40) -> dict[str, Any]:
+        """Fit the line by gradient descent. This function runs in a process of its own, outside Airflow."""
+        slope = intercept = 0.0
+        for epoch in range(1, epochs + 1):
+            errors = [slope * x + intercept - y for x, y in zip(data["x"], data["y"], strict=True)]
+            slope -= rate * 2 * sum(e * x for e, x in zip(errors, data["x"], strict=True)) / len(errors)
+            intercept -= rate * 2 * sum(errors) / len(errors)
+            if epoch % 10 == 0:
+                print(f"epoch {epoch}: mean error {sum(map(abs, errors)) / len(errors):.4f}")
+        return {"slope": round(slope, 3), "intercept": round(intercept, 3), "pid": os.getpid()}
+
+    @task
+    def report(data: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
+        """Show the line, and which processes did the work."""
+        print(f"y = {model['slope']}x + {model['intercept']}")
+        return {"line": f"y = {model['slope']}x + {model['intercept']}", "pid": os.getpid()}
+
+    data = preprocess()
+    report(data, train(data))
+
+
+quickstart()

@@ -1,0 +1,64 @@
+"""``make airflow``: start Airflow with the examples in it, in a home of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from airflow_home import EXAMPLES, use_home
+
+HOME = ".airflow"
+PORT = os.environ.get("PORT", "8080")
+
+
+def main() -> None:
+    home = use_home(HOME)
+    os.environ |= {
+        "AIRFLOW__API__PORT": PORT,
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://localhost:{PORT}/execution/",
+    }
+    log = home / "standalone.log"
+    print(f"==> starting Airflow with {EXAMPLES} (log: {HOME}/{log.name}; Ctrl-C ends it)", flush=True)
+    with log.open("w") as file:
+        airflow = subprocess.Popen([sys.executable, "-m", "airflow", "standalone"], stdout=file, stderr=file)
+    threading.Thread(target=announce, args=(airflow, home), daemon=True).start()
+    try:
+        code = airflow.wait()
+    except KeyboardInterrupt:
+        code = airflow.wait()
+        sys.exit(0 if code in (0, -2, 130) else code)
+    sys.exit(f"Airflow ended with {code}; see {log}")
+
+
+def announce(airflow: subprocess.Popen[bytes], home: Path) -> None:
+    """Say where to log in, once the API server answers."""
+    passwords = home / "simple_auth_manager_passwords.json.generated"
+    while airflow.poll() is None:
+        if passwords.exists() and answers(f"http://localhost:{PORT}/api/v2/version"):
+            ((user, password),) = json.loads(passwords.read_text()).items()
+            print(f"==> http://localhost:{PORT}  user: {user}  password: {password}", flush=True)
+            print(
+                "    Switch a DAG on and trigger it: quickstart, mapped, command_step, mixed_pipeline",
+                flush=True,
+            )
+            return
+        time.sleep(1)
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as reply:  # noqa: S310 - a fixed http address
+            return bool(reply.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+if __name__ == "__main__":
+    main()
