@@ -279,7 +279,7 @@ class RemoteStepOperator(BaseOperator):
             handle=handle.to_json(),
             deadlines=deadlines.to_json(),
             poll_interval=life.request.poll_interval_s,
-            task={**life.request.labels, "map_index": int(life.request.labels["map_index"])},
+            waiter={**life.request.labels, "map_index": int(life.request.labels["map_index"])},
         )
         left_s = deadlines.execution - time.time() if deadlines.execution is not None else None
         timeout = timedelta(seconds=max(left_s, 0) + DEFER_MARGIN_S) if left_s is not None else None

@@ -40,7 +40,7 @@ class RemoteStepTrigger(BaseTrigger):
     :param handle: the job, as JSON
     :param deadlines: see :class:`airflow_stepop.waiting.Deadlines`
     :param poll_interval: seconds between two looks
-    :param task: dag_id, run_id, task_id and map_index of the task that waits
+    :param waiter: dag_id, run_id, task_id and map_index of the task instance that waits
     """
 
     def __init__(
@@ -48,14 +48,14 @@ class RemoteStepTrigger(BaseTrigger):
         handle: Mapping[str, Any],
         deadlines: Mapping[str, Any],
         poll_interval: float,
-        task: Mapping[str, Any],
+        waiter: Mapping[str, Any],
         **_: Any,  # arguments of a newer version: the triggerer may be older than the worker
     ) -> None:
         super().__init__()
         self.handle = JobHandle.from_json(handle)
         self.deadlines = Deadlines.from_json(deadlines)
         self.poll_interval = poll_interval
-        self.task = dict(task)
+        self.waiter = dict(waiter)
         self._hook: StepHook | None = None
         self._has_fired = False
 
@@ -66,7 +66,7 @@ class RemoteStepTrigger(BaseTrigger):
                 "handle": self.handle.to_json(),
                 "deadlines": self.deadlines.to_json(),
                 "poll_interval": self.poll_interval,
-                "task": self.task,
+                "waiter": self.waiter,
             },
         )
 
@@ -156,9 +156,9 @@ class RemoteStepTrigger(BaseTrigger):
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
         from asgiref.sync import sync_to_async
 
-        task_id, map_index = self.task["task_id"], self.task["map_index"]
+        task_id, map_index = self.waiter["task_id"], self.waiter["map_index"]
         states = await sync_to_async(RuntimeTaskInstance.get_task_states)(
-            dag_id=self.task["dag_id"], task_ids=[task_id], run_ids=[self.task["run_id"]], map_index=map_index
+            dag_id=self.waiter["dag_id"], task_ids=[task_id], run_ids=[self.waiter["run_id"]], map_index=map_index
         )
-        of_run = states.get(self.task["run_id"], {})
+        of_run = states.get(self.waiter["run_id"], {})
         return of_run.get(task_id if map_index < 0 else f"{task_id}_{map_index}")

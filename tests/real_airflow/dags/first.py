@@ -1,0 +1,32 @@
+"""Smoke: a value goes out and comes back, waited for in the worker and in the triggerer."""
+
+from __future__ import annotations
+
+from airflow.sdk import dag, task
+
+
+@dag(schedule=None)
+def first():
+    @task
+    def load():
+        return [1, 2, 3]
+
+    @task.remote_step
+    def here(data):
+        print("hello from the step")
+        return sum(data)
+
+    @task.remote_step(deferrable=True)
+    def deferred(data):
+        print("hello from the deferred step")
+        return {"sum": sum(data)}
+
+    @task
+    def report(one, two):
+        print(f"REPORT {one} {two}")
+
+    data = load()
+    report(here(data), deferred(data))
+
+
+first()

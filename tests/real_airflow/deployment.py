@@ -1,0 +1,280 @@
+"""A real Airflow for tests: database, API server, scheduler, DAG processor and triggerer, each a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+COMPONENTS = {
+    "api-server": ["api-server", "--workers", "1"],
+    "scheduler": ["scheduler"],
+    "dag-processor": ["dag-processor"],
+    "triggerer": ["triggerer"],
+}
+FINISHED = {"success", "failed", "skipped", "upstream_failed", "removed"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Deployment:
+    """One Airflow deployment in a folder of its own, on loopback."""
+
+    home: Path
+    dags: Path
+    extra_env: Mapping[str, str] = field(default_factory=dict)
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        self.marks = self.home / "marks"
+        self.marks.mkdir(exist_ok=True)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
+
+    @property
+    def env(self) -> dict[str, str]:
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "PYTEST", "STEPOP", "COV"))}
+        url = f"http://127.0.0.1:{self.port}"
+        return {
+            **inherited,
+            "PATH": f"{Path(sys.executable).parent}:{inherited.get('PATH', '')}",
+            "AIRFLOW_HOME": str(self.home),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(self.dags),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__PARALLELISM": "6",
+            "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "32",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+            "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+            "AIRFLOW__CORE__FERNET_KEY": "cZS5nEJXgs5ZVBz1lU8ZpPfxEKzAEBw36fcOBnGYIGw=",
+            "AIRFLOW__API_AUTH__JWT_SECRET": "a-secret-for-tests-that-is-long-enough",
+            "AIRFLOW__API__PORT": str(self.port),
+            "AIRFLOW__API__HOST": "127.0.0.1",
+            "AIRFLOW__API__BASE_URL": url,
+            "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
+            "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
+            "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
+            "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
+            "AIRFLOW__SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "3",
+            "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
+            "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+            "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
+            "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "6",
+            "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
+            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "5",
+            "AIRFLOW__STEPOP__DEPLOYMENT": "tests",
+            "AIRFLOW__STEPOP__POLL_INTERVAL": "0.5",
+            "STEPOP_TEST_MARKS": str(self.marks),
+            **self.extra_env,
+        }
+
+    # -- processes ------------------------------------------------------------------------------------------------
+
+    def up(self) -> None:
+        self.run("db", "migrate")
+        for name in COMPONENTS:
+            self.start(name)
+        self.wait_for(self.answers, "the API server", 120)
+        token = self.client.post("/auth/token", json={"username": "a", "password": "a"})
+        if token.status_code >= 400:
+            token = self.client.get("/auth/token")
+        token.raise_for_status()
+        self.client.headers["Authorization"] = f"Bearer {token.json()['access_token']}"
+
+    def answers(self) -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            return self.client.get("/api/v2/version").status_code == 200
+        return False
+
+    def run(self, *arguments: str) -> str:
+        command = [sys.executable, "-m", "airflow", *arguments]
+        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=120)
+        if done.returncode != 0:
+            raise AssertionError(f"airflow {' '.join(arguments)}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+        return done.stdout
+
+    def start(self, name: str) -> None:
+        log = (self.home / f"{name}.log").open("ab")
+        self.processes[name] = subprocess.Popen(
+            [sys.executable, "-m", "airflow", *COMPONENTS[name]],
+            env=self.env,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def kill(self, name: str, number: int = signal.SIGKILL) -> None:
+        """End a component and everything that it started in its session."""
+        process = self.processes.pop(name)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        process.wait(timeout=30)
+
+    def down(self) -> None:
+        for name in list(self.processes):
+            self.kill(name)
+        self.client.close()
+        for job in self.all_jobs():
+            for pid in processes_with(job["nonce"]):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    # -- what Airflow says ----------------------------------------------------------------------------------------
+
+    def get(self, path: str, **params: Any) -> Any:
+        for _ in range(5):  # an API server that restarts, or a locked SQLite
+            with contextlib.suppress(httpx.TransportError):
+                answer = self.client.get(f"/api/v2/{path}", params=params)
+                if answer.status_code < 500:
+                    break
+            time.sleep(1)
+        answer.raise_for_status()
+        return answer.json()
+
+    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None, run_id: str | None = None) -> str:
+        self.wait_for(lambda: self.has_dag(dag_id), f"DAG {dag_id}", 60)
+        body = {"logical_date": None, "conf": dict(conf or {})} | ({"dag_run_id": run_id} if run_id else {})
+        answer = self.client.post(f"/api/v2/dags/{dag_id}/dagRuns", json=body)
+        answer.raise_for_status()
+        return str(answer.json()["dag_run_id"])
+
+    def has_dag(self, dag_id: str) -> bool:
+        errors = self.get("importErrors")["import_errors"]
+        if errors:
+            raise AssertionError("\n".join(error["stack_trace"] for error in errors))
+        return self.client.get(f"/api/v2/dags/{dag_id}").status_code == 200
+
+    def instance(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> dict[str, Any]:
+        path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"
+        return dict(self.get(path if map_index < 0 else f"{path}/{map_index}"))
+
+    def state(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> str | None:
+        return self.instance(dag_id, run_id, task_id, map_index)["state"]
+
+    def wait_state(self, dag_id: str, run_id: str, task_id: str, *states: str, limit_s: float = 60) -> str:
+        """Wait until the task is in one of ``states`` (default: any final one) and return it."""
+        wanted = set(states) or FINISHED
+
+        def is_there() -> bool:
+            return self.state(dag_id, run_id, task_id) in wanted
+
+        self.wait_for(is_there, f"{task_id} to be {' or '.join(sorted(wanted))}", limit_s,
+                      lambda: f"it is {self.state(dag_id, run_id, task_id)}\n{self.log(dag_id, run_id, task_id)[-3000:]}")
+        return str(self.state(dag_id, run_id, task_id))
+
+    def wait_run(self, dag_id: str, run_id: str, limit_s: float = 120) -> dict[str, str]:
+        """Wait until the run is over and return task id -> state."""
+        path = f"dags/{dag_id}/dagRuns/{run_id}"
+        self.wait_for(lambda: self.get(path)["state"] in ("success", "failed"), f"run {run_id} of {dag_id}", limit_s)
+        return self.states(dag_id, run_id)
+
+    def states(self, dag_id: str, run_id: str) -> dict[str, str]:
+        found = self.get(f"dags/{dag_id}/dagRuns/{run_id}/taskInstances", limit=500)["task_instances"]
+        return {
+            t["task_id"] if t["map_index"] < 0 else f"{t['task_id']}[{t['map_index']}]": t["state"] for t in found
+        }
+
+    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
+        path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
+        return self.get(path, map_index=map_index, deserialize="false")["value"]
+
+    def log(self, dag_id: str, run_id: str, task_id: str, try_number: int | None = None, map_index: int = -1) -> str:
+        """Return the task's log as text: one event per line."""
+        if try_number is None:
+            try_number = self.instance(dag_id, run_id, task_id, map_index)["try_number"] or 1
+        path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}"
+        content = self.get(path, map_index=map_index, full_content="true")["content"]
+        return "\n".join(line if isinstance(line, str) else json.dumps(line) for line in content)
+
+    def patch(self, dag_id: str, run_id: str, task_id: str, new_state: str) -> None:
+        """Mark a task, as a user does in the UI."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"
+        self.client.patch(path, json={"new_state": new_state}).raise_for_status()
+
+    def clear(self, dag_id: str, run_id: str, *task_ids: str) -> None:
+        """Clear tasks, as a user does in the UI."""
+        body = {
+            "dag_run_id": run_id,
+            "task_ids": list(task_ids),
+            "dry_run": False,
+            "only_failed": False,
+            "only_running": False,
+            "reset_dag_runs": True,
+        }
+        self.client.post(f"/api/v2/dags/{dag_id}/clearTaskInstances", json=body).raise_for_status()
+
+    # -- what really happened -------------------------------------------------------------------------------------
+
+    def all_jobs(self) -> list[dict[str, Any]]:
+        found = []
+        for request in (self.home / "stepop" / "jobs").glob("*/request.json"):
+            with contextlib.suppress(ValueError, OSError):
+                found.append(json.loads(request.read_text()))
+        return found
+
+    def count(self, mark: str) -> int:
+        """Return how often a step said that it was there; see ``mark`` in the test DAGs."""
+        path = self.marks / mark
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+    def pids(self, mark: str) -> list[int]:
+        path = self.marks / mark
+        return [int(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def alive(self, mark: str) -> list[int]:
+        """Return the processes of the steps with that mark that are still there: orphans, once the task is over."""
+        return [pid for pid in self.pids(mark) if is_alive(pid)]
+
+    def wait_for(
+        self, is_there: Callable[[], bool], what: str, limit_s: float = 60, explain: Callable[[], str] = lambda: ""
+    ) -> None:
+        end = time.monotonic() + limit_s
+        while not is_there():
+            for name, process in self.processes.items():
+                if process.poll() is not None:
+                    tail = (self.home / f"{name}.log").read_text()[-3000:]
+                    raise AssertionError(f"{name} ended with {process.returncode}:\n{tail}")
+            if time.monotonic() > end:
+                raise AssertionError(f"waited {limit_s:.0f} s for {what}\n{explain()}")
+            time.sleep(0.2)
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether the process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def processes_with(nonce: str) -> Iterator[int]:
+    """Yield every process that carries the nonce of a job in its environment."""
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if f"STEPOP_NONCE={nonce}".encode() in environ.read_bytes():
+                yield int(environ.parent.name)
+
+
+def fresh_home(path: Path) -> Path:
+    shutil.rmtree(path, ignore_errors=True)
+    return path
