@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from . import protocol
-from .errors import RefusedError, StepError, ended
+from .failures import RefusedError, StepError, ended
 from .files import inside
 from .step import guard_disk
 from .values import Encoded, decode, encode_json, read_segments

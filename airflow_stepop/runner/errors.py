@@ -1,9 +1,8 @@
-"""Failures as data: what the runner itself refuses, and what the step raised.
-
-The host builds ``job.Failure`` from the first and shows, or raises again, the second.
-"""
+"""What the step raised, as data: the host shows it, or raises it again. Imported when something failed."""
 
 from __future__ import annotations
+
+from .failures import SUMMARY_CHARS, StepError, cut
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,68 +15,12 @@ if TYPE_CHECKING:
 TRACEBACK_LINES = 200
 TRACEBACK_CHARS = 64 * 1024
 MESSAGE_CHARS = 16 * 1024
-SUMMARY_CHARS = 500
 ARGS_CHARS = 8 * 1024
 CHAIN_DEPTH = 8
 GROUP_SIZE = 8
 NOTES = 20
 
 _HERE = __file__.rpartition("/")[0] + "/"
-
-
-class StepError(Exception):
-    """The step cannot go on, or failed in a way we can explain; the fields are those of ``job.Failure``."""
-
-    def __init__(
-        self,
-        category: str,
-        summary: str,
-        hint: str = "",
-        native_reason: str = "",
-        exit_code: int | None = None,
-    ) -> None:
-        super().__init__(summary)
-        self.category = category
-        self.summary = summary
-        self.hint = hint
-        self.native_reason = native_reason
-        self.exit_code = exit_code
-        self.exception: Data | None = None
-
-    def to_json(self) -> Data:
-        return {
-            "category": self.category,
-            "summary": _cut(self.summary, 4 * SUMMARY_CHARS),
-            "native_reason": self.native_reason,
-            "exit_code": self.exit_code,
-            "hint": _cut(self.hint, 4 * SUMMARY_CHARS),
-            "exception": self.exception,
-        }
-
-
-class RefusedError(StepError):
-    """The step was not started at all."""
-
-
-def ended(what: str, code: int, forwarded: list[int]) -> StepError:
-    """Return the failure of a process that ended with this exit code (negative: by that signal)."""
-    if code >= 0:
-        return StepError("user_error", f"{what} ended with exit code {code}", exit_code=code)
-    import signal
-
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    if -code in forwarded:
-        return StepError(
-            "cancelled", f"{what} was stopped by {name}", native_reason=name, exit_code=128 - code
-        )
-    summary, hint = f"{what} was killed by {name}", ""
-    if name == "SIGKILL":
-        summary += "; it may have been the out-of-memory killer"
-        hint = "give the step more memory"
-    return StepError("user_error", summary, hint, native_reason=name, exit_code=128 - code)
 
 
 def failure_of(error: BaseException) -> Data:
@@ -93,7 +36,7 @@ def failure_of(error: BaseException) -> Data:
         failed = _exited(error.code)
     elif isinstance(error, KeyboardInterrupt):
         failed = StepError("cancelled", "The step was interrupted", native_reason="KeyboardInterrupt")
-    failed.summary = _cut(failed.summary, SUMMARY_CHARS)
+    failed.summary = cut(failed.summary, SUMMARY_CHARS)
     exception["exit_code"] = failed.exit_code
     failed.exception = exception
     return failed.to_json()
@@ -123,13 +66,13 @@ def describe(error: BaseException, depth: int = CHAIN_DEPTH, seen: frozenset[int
         "type": kind.__name__,
         "module": str(kind.__module__),
         "qualname": kind.__qualname__,
-        "message": _cut(_text(error), MESSAGE_CHARS),
+        "message": cut(_text(error), MESSAGE_CHARS),
         "traceback": traceback_lines(error.__traceback__),
         "mro": [f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__],
         "args": _plain_args(error),
         "cause": chained(error.__cause__),
         "context": None if error.__cause__ or error.__suppress_context__ else chained(error.__context__),
-        "notes": [_cut(_text(n), MESSAGE_CHARS) for n in notes[:NOTES]] if isinstance(notes, list) else [],
+        "notes": [cut(_text(n), MESSAGE_CHARS) for n in notes[:NOTES]] if isinstance(notes, list) else [],
         "exceptions": [data for data in map(chained, members[:GROUP_SIZE]) if data] if members else [],
         "exit_code": None,
     }
@@ -146,10 +89,6 @@ def _text(value: object) -> str:
         return str(value)
     except Exception as error:  # the outermost frame of foreign code: __str__ may raise anything
         return f"<{type(value).__name__}, whose __str__ raises {type(error).__name__}>"
-
-
-def _cut(text: str, chars: int) -> str:
-    return text if len(text) <= chars else text[: chars - 1] + "…"
 
 
 def _plain_args(error: BaseException) -> list[Any] | None:
@@ -180,7 +119,7 @@ def _is_ours(filename: str) -> bool:
 
 
 def _bounded(lines: list[str]) -> list[str]:
-    lines = [_cut(line, 1000) for line in lines]
+    lines = [cut(line, 1000) for line in lines]
     if len(lines) > TRACEBACK_LINES:
         first, last = TRACEBACK_LINES // 4, TRACEBACK_LINES - TRACEBACK_LINES // 4 - 1
         lines = [*lines[:first], f"  … {len(lines) - first - last} lines left out …", *lines[-last:]]

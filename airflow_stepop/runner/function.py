@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from .errors import RefusedError, StepError, failure_of
+from .failures import RefusedError, StepError
 from .values import Encoded, decode_entry, encode_value
 
 TYPE_CHECKING = False
@@ -94,6 +94,8 @@ def _not_loaded(error: Exception, what: str) -> StepError:
 
     if isinstance(error, SegmentError):
         return RefusedError("infra", f"The step was not started: {what} is damaged: {error}")
+    from .errors import failure_of
+
     failure = failure_of(error)
     category, hint = "user_error", ""
     if isinstance(error, ModuleNotFoundError):

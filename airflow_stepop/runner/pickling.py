@@ -78,7 +78,15 @@ def argument_loads(ref: Callable[[int], Any]) -> Callable[[Any, list[Any]], Any]
         import pickle
 
         class ArgumentUnpickler(pickle.Unpickler):
-            """Resolves references to earlier results."""
+            """Resolves references to earlier results; loads a plain function without cloudpickle itself."""
+
+            def find_class(self, module: str, name: str) -> Any:
+                if module == "cloudpickle.cloudpickle" and module not in sys.modules:
+                    from . import rebuild  # type: ignore[attr-defined]  # made by zipapp.py
+
+                    if hasattr(rebuild, name):
+                        return getattr(rebuild, name)
+                return super().find_class(module, name)
 
             def persistent_load(self, pid: Any) -> Any:
                 if not isinstance(pid, tuple) or len(pid) != 2 or pid[0] != REF:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from functools import cached_property
 
 from . import protocol
-from .errors import StepError, failure_of, print_exception
-from .files import Parts, Segments, extract
+from .failures import StepError
 from .outcome import empty_outcome, write_outcome
 
 TYPE_CHECKING = False
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from .parts import Parts
+    from .segments import Segments
     from .values import Encoded, Entry
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -32,8 +34,19 @@ class Step:
         self.manifest = manifest
         self.scratch = scratch
         self.out = folders["out"]
-        self.parts = Parts(folders["in"])
-        self.segments = Segments(folders["segments"], manifest["job"])
+        self.folders = folders
+
+    @cached_property
+    def parts(self) -> Parts:
+        from .parts import Parts
+
+        return Parts(self.folders["in"])
+
+    @cached_property
+    def segments(self) -> Segments:
+        from .segments import Segments
+
+        return Segments(self.folders["segments"], self.manifest["job"])
 
     def run(self) -> dict[str, Any]:
         """Run the step and return its outcome; the step's own errors are in the outcome, none is raised."""
@@ -53,6 +66,8 @@ class Step:
         except BaseException as error:  # the outermost frame around the user's code
             if os.getpid() == pid:
                 self.segments.discard()
+            from .errors import failure_of
+
             outcome["failure"] = failure_of(error)
         if os.getpid() != pid:  # the step forked, and its child came back from the user's code
             os._exit(0 if outcome["status"] == "success" else 1)
@@ -61,6 +76,8 @@ class Step:
     def _prepare(self) -> None:
         code = self.manifest["parts"].get(protocol.CODE)
         if code is not None:
+            from .parts import extract
+
             extract(self.parts.read({**code, "name": protocol.CODE}), self.scratch)
         os.chdir(self.scratch)
         os.environ[protocol.ENV_WORK] = self.scratch
@@ -114,6 +131,8 @@ def child_main(step: Step, started: float, last_resort: Callable[[dict[str, Any]
     _restore_streams()
     if failure:
         if failure["exception"]:
+            from .errors import print_exception
+
             print_exception(failure["exception"])
         else:
             sys.stderr.write(f"stepop: {failure['summary']}\n")

@@ -23,11 +23,11 @@ its way in, and is writable afterwards. Nothing here imports numpy or pyarrow be
 from __future__ import annotations
 
 import binascii
-import hashlib
 import json
 import sys
 
 from . import protocol
+from .hashing import sha256
 
 TYPE_CHECKING = False  # a type checker takes it for True; saves the import of typing
 if TYPE_CHECKING:
@@ -86,23 +86,24 @@ class Encoded:
         is_inline = self.size <= inline_limit
         segments = []
         for buffers in self.segments:
-            sha256, size = digest(buffers)
-            segment: Entry = {"sha256": sha256, "size": size}
+            found, size = digest(buffers)
+            segment: Entry = {"sha256": found, "size": size}
             if is_inline:
                 segment["data"] = binascii.b2a_base64(b"".join(buffers), newline=False).decode()
             else:
-                segment["name"] = save(buffers, sha256, size)
+                segment["name"] = save(buffers, found, size)
             segments.append(segment)
         return {"codec": self.codec, "segments": segments}
 
 
 def digest(buffers: Iterable[Buffer]) -> tuple[str, int]:
     """Return SHA-256 and size of the buffers in a row."""
-    sha256, size = hashlib.sha256(), 0
+    buffers = list(buffers)
+    size = sum(memoryview(buffer).nbytes for buffer in buffers)
+    found = sha256(size)
     for buffer in buffers:
-        sha256.update(buffer)
-        size += memoryview(buffer).nbytes
-    return sha256.hexdigest(), size
+        found.update(buffer)
+    return found.hexdigest(), size
 
 
 # -- writing -------------------------------------------------------------------------------------------------
@@ -135,9 +136,13 @@ def encode_data(value: Any) -> Encoded | None:
     if kind is bytes or kind is bytearray:
         return Encoded(kind.__name__, [[value]])
     if kind.__module__ == "numpy" and kind is getattr(sys.modules.get("numpy"), "ndarray", None):
-        return _encode_numpy(value)
+        from .arrays import encode_numpy
+
+        return encode_numpy(value)
     if kind.__module__ == "pyarrow.lib":
-        return _encode_arrow(value)
+        from .arrays import encode_arrow
+
+        return encode_arrow(value)
     return encode_json(value)
 
 
@@ -175,40 +180,6 @@ def _to_plain(value: Any, depth: int) -> Any:
     raise _NotJson
 
 
-def _encode_numpy(array: Any) -> Encoded | None:
-    import io
-
-    import numpy
-
-    dtype = array.dtype
-    try:
-        is_exact = dtype.kind in "biufcSUmM" and dtype.metadata is None and numpy.dtype(dtype.str) == dtype
-    except TypeError:  # an extension type that has no name of its own in the format
-        is_exact = False
-    if not is_exact:
-        return None
-    header = io.BytesIO()
-    numpy.lib.format.write_array_header_1_0(header, numpy.lib.format.header_data_from_array_1_0(array))
-    if array.nbytes == 0:
-        return Encoded("numpy", [[header.getvalue()]])
-    # the format calls everything but Fortran order "C"; only an array that is neither is copied
-    flat = (
-        array.reshape(-1) if array.flags.c_contiguous or not array.flags.f_contiguous else array.T.reshape(-1)
-    )
-    return Encoded("numpy", [[header.getvalue(), memoryview(flat.view("u1"))]])
-
-
-def _encode_arrow(value: Any) -> Encoded | None:
-    pyarrow = sys.modules.get("pyarrow")
-    codec = {"Table": "arrow", "RecordBatch": "arrow_batch"}.get(type(value).__name__)
-    if pyarrow is None or codec is None:
-        return None
-    sink = pyarrow.BufferOutputStream()
-    with pyarrow.ipc.new_stream(sink, value.schema) as writer:
-        writer.write(value)
-    return Encoded(codec, [[memoryview(sink.getvalue())]])
-
-
 # -- reading -------------------------------------------------------------------------------------------------
 
 
@@ -240,8 +211,8 @@ def check_segment(data: Buffer, segment: dict[str, Any], what: str = "") -> None
 
     :raises SegmentError: they differ
     """
-    sha256, size = digest([data])
-    _compare(what or str(segment.get("name", "segment")), segment, size, sha256)
+    found, size = digest([data])
+    _compare(what or str(segment.get("name", "segment")), segment, size, found)
 
 
 def read_checked(stream: Any, segment: dict[str, Any], what: str = "") -> bytearray:
@@ -250,25 +221,25 @@ def read_checked(stream: Any, segment: dict[str, Any], what: str = "") -> bytear
     :raises SegmentError: size or SHA-256 differ
     """
     data = bytearray(segment["size"])
-    sha256, size = hashlib.sha256(), 0
+    found, size = sha256(segment["size"]), 0
     with memoryview(data) as view:
         while size < len(view):
             count = stream.readinto(view[size : size + CHUNK_BYTES])
             if not count:
                 break
-            sha256.update(view[size : size + count])
+            found.update(view[size : size + count])
             size += count
     extra = stream.read(1) if size == len(data) else b""
-    _compare(what or str(segment.get("name", "segment")), segment, size + len(extra), sha256.hexdigest())
+    _compare(what or str(segment.get("name", "segment")), segment, size + len(extra), found.hexdigest())
     return data
 
 
-def _compare(what: str, segment: dict[str, Any], size: int, sha256: str) -> None:
+def _compare(what: str, segment: dict[str, Any], size: int, found: str) -> None:
     if size != segment["size"]:
         more = "at least " if size > segment["size"] else ""
         raise SegmentError(f"{what} has {more}{size} bytes and not the {segment['size']} that were recorded")
-    if sha256 != segment["sha256"]:
-        raise SegmentError(f"{what} has SHA-256 {sha256} and not the {segment['sha256']} that was recorded")
+    if found != segment["sha256"]:
+        raise SegmentError(f"{what} has SHA-256 {found} and not the {segment['sha256']} that was recorded")
 
 
 def decode(codec: str, segments: list[bytearray], loads: Loads | None = None) -> Any:
@@ -277,12 +248,18 @@ def decode(codec: str, segments: list[bytearray], loads: Loads | None = None) ->
         if loads is None:
             raise UntrustedPickleError("a pickled value was not loaded: nobody vouches for its bytes")
         return loads(segments[0], list(segments[1:]))
-    if codec not in _DECODERS:
+    if codec not in protocol.DATA_CODECS:
         raise ValueError(
             f"unknown codec {codec!r}; known are {', '.join(sorted(protocol.DATA_CODECS))} and pickle"
         )
     (data,) = segments
-    return _DECODERS[codec](data)
+    if codec == "json":
+        return decode_json(data)
+    if codec in ("bytes", "bytearray", "file"):
+        return data if codec == "bytearray" else bytes(data)
+    from .arrays import decode_array
+
+    return decode_array(codec, data)
 
 
 def decode_json(data: Buffer) -> Any:
@@ -301,39 +278,3 @@ def _from_plain(value: Any) -> Any:
             return tuple(_from_plain(item) for item in inner)
         value = inner
     return {key: _from_plain(item) for key, item in value.items()}
-
-
-def _decode_numpy(data: bytearray) -> Any:
-    import io
-
-    import numpy
-
-    head = io.BytesIO(bytes(data[: 64 * 1024]))
-    numpy.lib.format.read_magic(head)
-    shape, is_fortran, dtype = numpy.lib.format.read_array_header_1_0(head)
-    if dtype.hasobject:
-        raise ValueError("an array of Python objects is not data")
-    return numpy.ndarray(shape, dtype, buffer=data, offset=head.tell(), order="F" if is_fortran else "C")
-
-
-def _decode_arrow(data: bytearray) -> Any:
-    import pyarrow
-
-    return pyarrow.ipc.open_stream(pyarrow.py_buffer(data)).read_all()
-
-
-def _decode_arrow_batch(data: bytearray) -> Any:
-    import pyarrow
-
-    return pyarrow.ipc.open_stream(pyarrow.py_buffer(data)).read_next_batch()
-
-
-_DECODERS: dict[str, Callable[[bytearray], Any]] = {
-    "json": decode_json,
-    "bytes": bytes,
-    "bytearray": lambda data: data,
-    "file": bytes,
-    "numpy": _decode_numpy,
-    "arrow": _decode_arrow,
-    "arrow_batch": _decode_arrow_batch,
-}

@@ -1,0 +1,65 @@
+"""The codecs of numpy and pyarrow. Imported only when a value is one of theirs."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+from .values import Encoded
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def encode_numpy(array: Any) -> Encoded | None:
+    import numpy
+
+    dtype = array.dtype
+    try:
+        is_exact = dtype.kind in "biufcSUmM" and dtype.metadata is None and numpy.dtype(dtype.str) == dtype
+    except TypeError:  # an extension type that has no name of its own in the format
+        is_exact = False
+    if not is_exact:
+        return None
+    header = io.BytesIO()
+    numpy.lib.format.write_array_header_1_0(header, numpy.lib.format.header_data_from_array_1_0(array))
+    if array.nbytes == 0:
+        return Encoded("numpy", [[header.getvalue()]])
+    # the format calls everything but Fortran order "C"; only an array that is neither is copied
+    flat = (
+        array.reshape(-1) if array.flags.c_contiguous or not array.flags.f_contiguous else array.T.reshape(-1)
+    )
+    return Encoded("numpy", [[header.getvalue(), memoryview(flat.view("u1"))]])
+
+
+def encode_arrow(value: Any) -> Encoded | None:
+    pyarrow = sys.modules.get("pyarrow")
+    codec = {"Table": "arrow", "RecordBatch": "arrow_batch"}.get(type(value).__name__)
+    if pyarrow is None or codec is None:
+        return None
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.ipc.new_stream(sink, value.schema) as writer:
+        writer.write(value)
+    return Encoded(codec, [[memoryview(sink.getvalue())]])
+
+
+def _decode_numpy(data: bytearray) -> Any:
+    import numpy
+
+    head = io.BytesIO(bytes(data[: 64 * 1024]))
+    numpy.lib.format.read_magic(head)
+    shape, is_fortran, dtype = numpy.lib.format.read_array_header_1_0(head)
+    if dtype.hasobject:
+        raise ValueError("an array of Python objects is not data")
+    return numpy.ndarray(shape, dtype, buffer=data, offset=head.tell(), order="F" if is_fortran else "C")
+
+
+def decode_array(codec: str, data: bytearray) -> Any:
+    """Decode numpy, arrow or arrow_batch; what comes back uses the memory of ``data``."""
+    if codec == "numpy":
+        return _decode_numpy(data)
+    import pyarrow
+
+    stream = pyarrow.ipc.open_stream(pyarrow.py_buffer(data))
+    return stream.read_next_batch() if codec == "arrow_batch" else stream.read_all()

@@ -1,0 +1,68 @@
+"""How the runner says that a step cannot go on, or how it ended. The fields are those of ``job.Failure``."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+SUMMARY_CHARS = 500
+
+
+class StepError(Exception):
+    """The step cannot go on, or failed in a way we can explain; the fields are those of ``job.Failure``."""
+
+    def __init__(
+        self,
+        category: str,
+        summary: str,
+        hint: str = "",
+        native_reason: str = "",
+        exit_code: int | None = None,
+    ) -> None:
+        super().__init__(summary)
+        self.category = category
+        self.summary = summary
+        self.hint = hint
+        self.native_reason = native_reason
+        self.exit_code = exit_code
+        self.exception: dict[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "category": self.category,
+            "summary": cut(self.summary, 4 * SUMMARY_CHARS),
+            "native_reason": self.native_reason,
+            "exit_code": self.exit_code,
+            "hint": cut(self.hint, 4 * SUMMARY_CHARS),
+            "exception": self.exception,
+        }
+
+
+class RefusedError(StepError):
+    """The step was not started at all."""
+
+
+def ended(what: str, code: int, forwarded: list[int]) -> StepError:
+    """Return the failure of a process that ended with this exit code (negative: by that signal)."""
+    if code >= 0:
+        return StepError("user_error", f"{what} ended with exit code {code}", exit_code=code)
+    import signal
+
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    if -code in forwarded:
+        return StepError(
+            "cancelled", f"{what} was stopped by {name}", native_reason=name, exit_code=128 - code
+        )
+    summary, hint = f"{what} was killed by {name}", ""
+    if name == "SIGKILL":
+        summary += "; it may have been the out-of-memory killer"
+        hint = "give the step more memory"
+    return StepError("user_error", summary, hint, native_reason=name, exit_code=128 - code)
+
+
+def cut(text: str, chars: int) -> str:
+    return text if len(text) <= chars else text[: chars - 1] + "…"

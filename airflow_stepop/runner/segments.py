@@ -1,0 +1,60 @@
+"""Writing values that are too large for outcome.json."""
+
+from __future__ import annotations
+
+import os
+
+from .files import quietly, write_atomic
+from .hashing import sha256
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from .values import Buffer
+
+
+class Segments:
+    """Writes segments under names of our own, and can take them back."""
+
+    def __init__(self, folder: str, job: str) -> None:
+        self.folder = folder
+        self._prefix = "".join(c if c.isalnum() and c.isascii() else "-" for c in job)[:100]
+        self._names: list[str] = []
+
+    def save(self, buffers: Iterable[Buffer], digest: str, size: int) -> str:
+        """Write a segment and return its name; see ``values.Encoded.to_entry``."""
+        name = self._next()
+        write_atomic(os.path.join(self.folder, name), buffers)
+        return name
+
+    def save_file(self, path: str) -> dict[str, Any]:
+        """Copy a file into a segment, however large, and return the segment."""
+        name, found, size = self._next(), sha256(os.path.getsize(path)), 0
+        chunk = memoryview(bytearray(1 << 20))
+
+        def chunks(stream: Any) -> Iterable[Buffer]:
+            nonlocal size
+            while True:
+                count = stream.readinto(chunk)
+                if not count:
+                    return
+                found.update(chunk[:count])
+                size += count
+                yield chunk[:count]
+
+        with open(path, "rb", buffering=0) as stream:
+            write_atomic(os.path.join(self.folder, name), chunks(stream))
+        return {"sha256": found.hexdigest(), "size": size, "name": name}
+
+    def discard(self) -> None:
+        """Remove all of them: the outcome will not name them."""
+        for name in self._names:
+            quietly(os.unlink, os.path.join(self.folder, name))
+
+    def _next(self) -> str:
+        os.makedirs(self.folder, exist_ok=True)
+        name = f"{self._prefix}.{len(self._names)}.bin"
+        self._names.append(name)
+        return name
