@@ -147,14 +147,13 @@ def _third_party_class(name: str, found: list[EntryPoint]) -> type[StepHook]:
         raise StepConfigError(f"backend {name!r} is registered by {source}; uninstall all but one")
     try:
         hook = found[0].load()
-    except ModuleNotFoundError as error:
-        raise BackendNotInstalledError(
-            f"backend {name!r} of {source} needs the module {error.name}, which is not installed: "
-            f"pip install what {source} asks for"
-        ) from error
-    except (
-        Exception
-    ) as error:  # somebody else's code: whatever it raises is theirs, and must not hide the others
+    except Exception as error:  # somebody else's code: whatever it raises must not hide the others
+        own = found[0].module.partition(".")[0]
+        if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] != own:
+            raise BackendNotInstalledError(
+                f"backend {name!r} of {source} needs the module {error.name}, which is not installed; "
+                f"install the extra of {source} that brings it"
+            ) from error
         raise StepConfigError(f"backend {name!r} of {source} cannot be loaded: {error!r}") from error
     if not (isinstance(hook, type) and issubclass(hook, StepHook)):
         raise StepConfigError(f"backend {name!r} of {source} is not a StepHook: {found[0].value}")

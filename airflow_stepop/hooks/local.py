@@ -150,7 +150,7 @@ class LocalStepHook(StepHook):
             scope=self.scope(),
             id=folder.name,
             name=folder.name,
-            detail={"folder": str(folder.path)},
+            detail={"folder": str(folder.path.parent)},
         )
 
     def _check_now(self, spec: StepSpec) -> None:
@@ -245,7 +245,7 @@ class LocalStepHook(StepHook):
                 "seen only from its own host. Use deferrable=False, so that the worker which started it "
                 "waits for it, or a remote backend"
             )
-        return JobFolder(Path(handle.detail["folder"]))
+        return JobFolder(Path(handle.detail["folder"]) / handle.id)
 
     # --- check
 

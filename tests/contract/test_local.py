@@ -1,0 +1,29 @@
+"""The local backend passes the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from airflow_stepop.hooks.local import LocalStepHook
+from airflow_stepop.resources import ResourceSettings
+from airflow_stepop.testing import HookContract
+
+
+class TestLocal(HookContract):
+    """Real processes on this host."""
+
+    unsupported: ClassVar = {
+        "cpu_count": ResourceSettings(cpu_count=10_000),
+        "memory": ResourceSettings(memory="1PB"),
+        "gpu_count": ResourceSettings(gpu_count=1),
+        "gpu_type": ResourceSettings(gpu_count=1, gpu_type="A100"),
+        "nodes": ResourceSettings(nodes=2),
+    }
+
+    @pytest.fixture
+    def make_hook(self, tmp_path: Path) -> Callable[[], LocalStepHook]:
+        return lambda: LocalStepHook(folder=tmp_path / "jobs")

@@ -1,0 +1,167 @@
+"""A backend in one file: steps run on this host under flock(1) and timeout(1), in a folder each.
+
+An example of how little a backend is; use ``local`` for work.
+"""
+
+import base64
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from airflow_stepop.exceptions import OutcomeLostError, UnsupportedError
+from airflow_stepop.hooks.base import BackendSettings, StepHook
+from airflow_stepop.job import (
+    Category,
+    Failure,
+    Finding,
+    JobHandle,
+    JobState,
+    JobStatus,
+    LogChunk,
+    LogLine,
+    OutcomeReport,
+)
+from airflow_stepop.runner import protocol
+from airflow_stepop.zipapp import runner_zipapp
+
+START = 'setsid flock lock sh -c "$0" sh "$@" > /dev/null 2>&1 &'
+# Whoever gets the lock first runs the step; whoever comes later finds `started` and leaves.
+SCRIPT = """
+test -e started -o -e cancelled && exit
+touch started
+timeout -k 5 "$@" > log 2>&1 < /dev/null &
+echo $! > pid.new; mv pid.new pid
+test -e cancelled && kill $!
+wait $!
+echo $? > exit.new; mv exit.new exit
+"""
+TIMED_OUT = 124  # exit code of timeout(1)
+
+
+class FlockSettings(BackendSettings):
+    """Options of this backend.
+
+    :param nice: how much the step steps back for other processes
+    """
+
+    nice: int = 0
+
+
+class FlockStepHook(StepHook):
+    """Runs a step in a folder of its own below ``root``."""
+
+    backend = "flock"
+    settings_model = FlockSettings
+    inline_limit = 2**30
+    is_host_bound = True
+    root = Path(os.environ.get("FLOCK_ROOT", "/var/tmp/stepop-flock"))
+
+    def render(self, spec):
+        asked = {name: value for name, value in spec.resources.serialize().items() if value is not None}
+        if asked:
+            raise UnsupportedError(f"flock takes no resources ({', '.join(asked)}); use the backend local")
+        nice = spec.settings.nice if isinstance(spec.settings, FlockSettings) else 0
+        step = [sys.executable, "-u", protocol.RUNNER, "run", "--in", ".", "--out", "out"]
+        step += ["--digest", spec.digest, "--receipt", "receipt", "--receipt-limit", "65536"]
+        step += ["--segments", urlsplit(spec.result_uri).path or "out"]
+        env = {**spec.env, protocol.ENV_JOB: spec.name, protocol.ENV_NONCE: spec.nonce}
+        argv = [str(spec.timeout_s), "nice", "-n", str(nice), *step]
+        return {"argv": argv, "env": env, "labels": dict(spec.labels), "result_uri": spec.result_uri}
+
+    def submit(self, spec, payload):
+        job, request = self.root / spec.name, self.render(spec)
+        draft = self.root / f".{spec.name}-{os.urandom(4).hex()}"
+        (draft / "out").mkdir(parents=True)
+        located = {name: urlsplit(part.uri).path for name, part in payload.parts.items() if part.uri}
+        for name, data in {
+            **{name: part.data for name, part in payload.parts.items() if part.data is not None},
+            protocol.MANIFEST: payload.manifest,
+            protocol.LOCATIONS: json.dumps(located).encode(),
+            protocol.RUNNER: runner_zipapp(),
+            "request.json": json.dumps(request).encode(),
+        }.items():
+            (draft / name).write_bytes(data)
+        try:
+            draft.rename(job)  # the folder is there with everything in it, or not at all
+        except OSError:
+            shutil.rmtree(draft)  # an earlier submit made it
+        own = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+        command = ["sh", "-c", START, SCRIPT, *request["argv"]]
+        subprocess.run(command, cwd=job, env={**own, **request["env"]}, check=True)
+        return self._handle(spec.name)
+
+    def lookup(self, spec):
+        return self._handle(spec.name) if (self.root / spec.name).exists() else None
+
+    def _handle(self, name):
+        return JobHandle(backend=self.backend, conn_id=self.conn_id, scope=self.scope(), id=name, name=name)
+
+    def status(self, handles):
+        return {handle: self._status(self.root / handle.id) for handle in handles}
+
+    def _status(self, job):
+        if not job.exists():
+            return JobStatus(JobState.GONE)
+        if (job / "exit").exists():
+            return self._ended(job, int((job / "exit").read_text()))
+        if (job / "cancelled").exists() and not (job / "pid").exists():
+            return JobStatus(JobState.CANCELLED)
+        return JobStatus(JobState.RUNNING if (job / "started").exists() else JobState.PENDING)
+
+    def _ended(self, job, exit_code):
+        if exit_code == 0:
+            return JobStatus(JobState.SUCCEEDED)
+        if (job / "cancelled").exists():
+            return JobStatus(JobState.CANCELLED)
+        if exit_code == TIMED_OUT:
+            return JobStatus(JobState.FAILED, Failure(Category.TIMEOUT, "the step ran out of time"))
+        return JobStatus(JobState.FAILED, native=f"exit code {exit_code}")
+
+    def logs(self, cursors):
+        chunks = {}
+        for handle, cursor in cursors.items():
+            log = self.root / handle.id / "log"
+            data = log.read_bytes()[int(cursor or 0) :] if log.exists() else b""
+            if not (log.parent / "exit").exists():
+                data = data[: data.rfind(b"\n") + 1]  # the last line may go on
+            if data:
+                lines = [LogLine(time.time(), line.decode(errors="replace")) for line in data.splitlines()]
+                chunks[handle] = LogChunk(lines, str(int(cursor or 0) + len(data)))
+        return chunks
+
+    def outcome(self, handle):
+        job = self.root / handle.id
+        try:
+            request = json.loads((job / "request.json").read_text())
+            receipt = json.loads((job / "receipt").read_text())
+            data = receipt.get("outcome")
+            data = base64.b64decode(data) if data else (job / "out" / protocol.OUTCOME).read_bytes()
+        except FileNotFoundError as error:
+            raise OutcomeLostError(f"{handle} left no outcome: {error}") from None
+        return OutcomeReport(receipt["digest"], data, request["result_uri"])
+
+    def cancel(self, handle):
+        job = self.root / handle.id
+        if self._status(job).state.is_terminal:
+            return
+        (job / "cancelled").touch()
+        if (job / "pid").exists() and not (job / "exit").exists():
+            os.killpg(int((job / "pid").read_text()), signal.SIGTERM)  # timeout(1) leads a group
+
+    def delete(self, handle):
+        shutil.rmtree(self.root / handle.id, ignore_errors=True)
+
+    def find(self, labels):
+        for path in self.root.glob("s*/request.json"):
+            if labels.items() <= json.loads(path.read_text())["labels"].items():
+                yield self._handle(path.parent.name)
+
+    def check(self):
+        for program in ("flock", "timeout"):
+            yield Finding(shutil.which(program) is not None, program, "a program it needs", "apt install it")

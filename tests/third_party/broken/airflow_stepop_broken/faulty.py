@@ -1,0 +1,3 @@
+"""Has a mistake."""
+
+HOOK = 1 / 0

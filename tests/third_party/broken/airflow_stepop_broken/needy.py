@@ -1,0 +1,3 @@
+"""Needs an SDK that nobody has installed."""
+
+import an_sdk_that_nobody_has  # noqa: F401 - it fails, that is the point
