@@ -39,7 +39,7 @@ airflow: $(STAMPS)/base
 
 test: $(STAMPS)/test
 	@echo "==> pytest"
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 lint: $(STAMPS)/lint
 	@echo "==> ruff"
