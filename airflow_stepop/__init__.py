@@ -19,12 +19,14 @@ if TYPE_CHECKING:
         StepFailedError,
         StepInterruptedError,
         StepopError,
+        StoreError,
         UnsupportedError,
         WrongHostError,
     )
     from airflow_stepop.operators import RemoteStepOperator
     from airflow_stepop.resources import ResourceSettings
     from airflow_stepop.results import StepResult
+    from airflow_stepop.retries import RecoveryRetryPolicy
 
 __version__ = "0.1.0"
 
@@ -34,6 +36,7 @@ _MODULES = {
     "IntegrityError": "exceptions",
     "OutcomeLostError": "exceptions",
     "PayloadError": "exceptions",
+    "RecoveryRetryPolicy": "retries",
     "RemoteStepOperator": "operators",
     "ResourceSettings": "resources",
     "StepConfigError": "exceptions",
@@ -41,6 +44,7 @@ _MODULES = {
     "StepInterruptedError": "exceptions",
     "StepResult": "results",
     "StepopError": "exceptions",
+    "StoreError": "exceptions",
     "UnsupportedError": "exceptions",
     "WrongHostError": "exceptions",
 }
@@ -51,6 +55,7 @@ __all__ = [
     "IntegrityError",
     "OutcomeLostError",
     "PayloadError",
+    "RecoveryRetryPolicy",
     "RemoteStepOperator",
     "ResourceSettings",
     "StepConfigError",
@@ -58,6 +63,7 @@ __all__ = [
     "StepInterruptedError",
     "StepResult",
     "StepopError",
+    "StoreError",
     "UnsupportedError",
     "WrongHostError",
     "__version__",

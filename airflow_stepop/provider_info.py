@@ -48,7 +48,6 @@ def _options() -> dict[str, dict[str, Any]]:
         "poll_interval": _option(
             "Seconds between two looks at the jobs of one backend and connection.", "5", kind="float"
         ),
-        "keep": _option("When to keep what a job leaves behind: never, failed or always.", "failed"),
         "store": _option(
             "Address of the object store that both Airflow and the steps reach. "
             "Empty: a folder on this host, which only steps on this host can use.",
