@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 BENCH_VENV := .venv-bench
-SOURCES := airflow_stepop tests benchmarks dags_examples scripts
+SOURCES := airflow_stepop tests benchmarks dags_examples docs scripts
 ARGS ?=
 
 export PYTHON
@@ -56,7 +56,7 @@ types: $(STAMPS)/lint
 
 docs: $(STAMPS)/docs
 	@echo "==> mkdocs"
-	@$(BIN)/mkdocs build --strict --quiet $(ARGS)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet $(ARGS)
 	@echo "The documentation is in site/index.html"
 
 bench: $(BENCH_VENV)/stamps/bench

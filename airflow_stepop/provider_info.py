@@ -49,14 +49,14 @@ def _options() -> dict[str, dict[str, Any]]:
             "Seconds between two looks at the jobs of one backend and connection.", "5", kind="float"
         ),
         "store": _option(
-            "Address of the object store that both Airflow and the steps reach. "
-            "Empty: a folder on this host, which only steps on this host can use.",
-            example="s3://my-bucket/steps",
+            "Address of the store for arguments and results that are too large for a job request. "
+            "In this release a folder. Empty: a folder below Airflow's home, which only this host can read.",
+            example="file:///mnt/shared/stepop",
         ),
         "extra_stores": _option(
-            "Further stores, separated by commas, whose results may be read. "
+            "Further stores, separated by commas, that tasks may name and whose results may be read. "
             "A result of any other store is refused.",
-            example="s3://old-bucket/steps",
+            example="file:///mnt/archive/stepop",
         ),
         "local_folder": _option(
             "Folder of the local backend's jobs. Empty: a folder below Airflow's home.",
@@ -68,8 +68,9 @@ def _options() -> dict[str, dict[str, Any]]:
             example="prod-eu",
         ),
         "signing_key": _option(
-            "Key that signs what is read back from a store that others can write to. "
-            "Every part of this deployment needs the same one.",
+            "Key that signs references to results, so that a changed one is never loaded. "
+            "Every host of this deployment needs the same one. "
+            "Empty: [core] fernet_key, else a random key in a file below Airflow's home.",
             is_sensitive=True,
         ),
     }

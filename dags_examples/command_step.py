@@ -29,11 +29,11 @@ def command_step() -> None:
     )
 
     @task
-    def report(files: dict[str, Any]) -> str:
-        print(files)
-        return str(files)
+    def report(metrics: dict[str, Any]) -> str:
+        print(f"largest error over {metrics['points']} points: {metrics['largest_error']}")
+        return f"largest error {metrics['largest_error']}"
 
-    report(score.output)
+    report(score.output["metrics.json"])
 
 
 command_step()

@@ -1,0 +1,171 @@
+"""The documentation says what the code does: links lead somewhere, and tables list what there is."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from airflow_stepop.job import Category
+from airflow_stepop.provider_info import get_provider_info
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
+EXAMPLES = sorted([*(ROOT / "dags_examples").glob("*.py"), DOCS / "snippets" / "pipeline.py"])
+DAG_FILES = [path for path in EXAMPLES if "@dag" in path.read_text()]
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)", re.DOTALL)
+SNIPPET = re.compile(r'--8<-- "([^"]+)"')
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"stepop_docs_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as Markdown makes them."""
+    heads = re.findall(r"^#+ +(.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", head.lower()).strip()) for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link and every included file exists, and so does the heading that it names."""
+    text = page.read_text()
+    outside_code = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    for link in LINK.findall(outside_code):
+        if "://" in link or link.startswith("mailto:"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+    for name in SNIPPET.findall(text):
+        assert (ROOT / name).is_file(), name
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    """No page is written and never shown."""
+    navigation = (ROOT / "mkdocs.yml").read_text()
+    missing = [page for page in DOCS.rglob("*.md") if str(page.relative_to(DOCS)) not in navigation]
+    assert missing == []
+
+
+def first_cells(page: str, heading: str) -> list[str]:
+    """Return the code words in the first column of the table below a heading."""
+    text = (DOCS / page).read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    return [word for cell in cells for word in re.findall(r"`(\w+)`", cell)]
+
+
+def test_every_category_is_explained() -> None:
+    """The table of failures is the enumeration, in its order."""
+    assert first_cells("failures.md", "Categories") == [category.value for category in Category]
+
+
+def test_every_error_is_explained() -> None:
+    """The table of errors is what the package raises, but for the step's own failure."""
+    from airflow_stepop import exceptions
+
+    errors = {name for name, value in vars(exceptions).items() if isinstance(value, type)}
+    named = set(first_cells("failures.md", "Errors before the step runs"))
+    assert named == errors - {"StepopError", "StepFailedError"}
+
+
+def test_every_argument_is_explained() -> None:
+    """The table of arguments is the operator's signature."""
+    from airflow_stepop import RemoteStepOperator
+
+    parameters = inspect.signature(RemoteStepOperator.__init__).parameters
+    own = {name for name, value in parameters.items() if value.kind is value.KEYWORD_ONLY}
+    assert set(first_cells("steps.md", "All arguments")) == own - {"retries", "retry_policy", "retry_delay"}
+
+
+def test_every_resource_is_explained() -> None:
+    """Both tables of resources have every field."""
+    from airflow_stepop.resources import ResourceSettings
+
+    fields = set(ResourceSettings.__dataclass_fields__)
+    assert set(first_cells("steps.md", "Resources")) == fields
+    assert set(first_cells("backends/local.md", "Resources")) == fields | {"image"}
+
+
+def test_every_setting_of_local_is_explained() -> None:
+    """The table of the local backend's settings is its model."""
+    from airflow_stepop.registry import hook_class
+
+    assert set(first_cells("backends/local.md", "Settings")) == set(
+        hook_class("local").settings_model.model_fields
+    )
+
+
+def test_every_verb_is_explained() -> None:
+    """The table for authors of backends is the contract."""
+    from airflow_stepop.hooks.base import StepHook
+
+    verbs = {
+        name
+        for name in re.findall(r"^\| `(\w+)\(", (DOCS / "backends" / "writing.md").read_text(), re.MULTILINE)
+    }
+    assert verbs == set(StepHook.__abstractmethods__) | {"link"}
+
+
+def test_the_configuration_page_is_current() -> None:
+    """The page is what scripts/configuration_page.py writes."""
+    script = load(ROOT / "scripts" / "configuration_page.py")
+    assert (DOCS / "configuration.md").read_text() == script.page(), (
+        "run: python scripts/configuration_page.py"
+    )
+
+
+def test_options_in_the_text_exist() -> None:
+    """Every ``[stepop] option`` that a page mentions is one."""
+    options = set(get_provider_info()["config"]["stepop"]["options"])
+    for page in PAGES:
+        assert set(re.findall(r"\[stepop\] (\w+)", page.read_text())) <= options, page
+
+
+@pytest.mark.parametrize("path", DAG_FILES, ids=lambda path: path.stem)
+def test_every_example_is_a_dag(path: Path) -> None:
+    """Each example loads as Airflow loads it, in a process of its own, and has a remote step."""
+    code = (
+        "import sys; from airflow.dag_processing.dagbag import DagBag; bag = DagBag(sys.argv[1]); "
+        "assert not bag.import_errors, bag.import_errors; (dag,) = bag.dags.values(); "
+        "assert any(getattr(t.operator_class, 'takes_step_results', False) for t in dag.tasks), dag.tasks"
+    )
+    command = [sys.executable, "-c", code, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=path.parent, env=environment(path))
+    assert done.returncode == 0, done.stderr[-1500:]
+
+
+def environment(path: Path) -> dict[str, str]:
+    import os
+
+    return {**os.environ, "PYTHONPATH": str(path.parent), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
+
+
+def test_every_example_is_in_the_readme() -> None:
+    """A reader finds each of them."""
+    readme = (ROOT / "README.md").read_text()
+    assert [
+        path.name for path in DAG_FILES if path.parent.name == "dags_examples" and path.name not in readme
+    ] == []
+
+
+def test_help_lists_every_target() -> None:
+    """``make help`` and the Makefile agree."""
+    makefile = (ROOT / "Makefile").read_text()
+    (phony,) = re.findall(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)
+    shown = set(re.findall(r"make (\w+)", "\n".join(re.findall(r"@echo.*", makefile))))
+    assert set(phony.split()) - {"help"} <= shown
