@@ -1,14 +1,15 @@
 """The call key: whether two tries of a task are the same call. Equal keys may share a job.
 
-It is made of what the code does (bytecode, names, constants, defaults, referenced globals; no line numbers, no paths)
-and of the digests of the arguments. Pickle bytes never enter it: they differ from process to process.
+It is made of what the code does (bytecode, names, constants, defaults, referenced globals; no line numbers,
+no paths) and of the digests of the arguments. Pickle bytes never enter it: they differ from process to
+process.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -27,12 +28,9 @@ def code_key(function: Any) -> str:
 
 def _of_value(value: Any, seen: set[int], depth: int) -> Iterator[str]:
     """Yield the parts that tell one value (a function, a class, a constant, data) from another."""
-    if isinstance(value, CodeType):
-        yield from _of_code(value, seen, depth)
-    elif isinstance(value, FunctionType):
-        yield from _of_function(value, seen, depth)
-    elif isinstance(value, type):
-        yield from _of_class(value, seen, depth)
+    walk = next((walk for kind, walk in _WALKS.items() if isinstance(value, kind)), None)
+    if walk is not None:
+        yield from walk(value, seen, depth)
     elif isinstance(value, (frozenset, set)):
         yield repr(sorted(map(repr, value)))
     elif isinstance(value, (str, bytes, int, float, complex, bool, type(None), type(...))):
@@ -102,3 +100,10 @@ def _global_names(code: CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _global_names(constant)
+
+
+_WALKS: Mapping[type, Callable[[Any, set[int], int], Iterator[str]]] = {
+    CodeType: _of_code,
+    FunctionType: _of_function,
+    type: _of_class,
+}

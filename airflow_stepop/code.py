@@ -1,8 +1,9 @@
 """The code archive: the project's own modules that a step needs, in a zip named by its digest.
 
-Which modules: what the DAG file and the step's function import, and what those import in turn, as far as it lies in the
-project (the DAG bundle, or the DAG file's folder). The answer comes from the source, not from ``sys.modules``, so every
-process builds the same archive. Installed packages are not shipped: the image has them. ``include=`` adds files.
+Which modules: what the DAG file and the step's function import, and what those import in turn, as far as it
+lies in the project (the DAG bundle, or the DAG file's folder). The answer comes from the source, not from
+``sys.modules``, so every process builds the same archive. Installed packages are not shipped: the image has
+them. ``include=`` adds files.
 """
 
 from __future__ import annotations
@@ -41,13 +42,17 @@ class Project:
         return cls(file, tuple(dict.fromkeys([*folders, file.parent])))
 
     def contains(self, file: Path) -> bool:
-        """Return whether ``file`` is the project's own: below a root, and not in an environment that lies there."""
+        """Return whether ``file`` is the project's own: below a root, and not in an environment that lies
+        there.
+        """
         return any(file.is_relative_to(root) for root in self.roots) and not any(
             file.is_relative_to(folder) for folder in _installed()
         )
 
     def find(self, module: str) -> Iterator[tuple[str, Path]]:
-        """Yield (path in the archive, file) for ``module`` and its parent packages, where the project has them."""
+        """Yield (path in the archive, file) for ``module`` and its parent packages, where the project has
+        them.
+        """
         names = module.split(".")
         for root in self.roots:
             found: list[tuple[str, Path]] = []
@@ -64,13 +69,15 @@ class Project:
 
 def _installed() -> tuple[Path, ...]:
     folders = [*site.getsitepackages(), site.getusersitepackages(), *sysconfig.get_paths().values()]
-    inside = {Path(folder).resolve() for folder in folders if folder.endswith(("site-packages", "dist-packages"))}
+    inside = {
+        Path(folder).resolve() for folder in folders if folder.endswith(("site-packages", "dist-packages"))
+    }
     standard = Path(sysconfig.get_paths()["stdlib"]).resolve()
     return (*inside, standard)
 
 
 def _imports(source: str, package: str) -> Iterator[str]:
-    """Yield every module name that ``source`` may import, inside functions too; relative ones made absolute."""
+    """Yield every module name that ``source`` may import, also inside functions; all of them absolute."""
     try:
         tree = ast.parse(source)
     except SyntaxError:
@@ -86,7 +93,7 @@ def _imports(source: str, package: str) -> Iterator[str]:
 
 
 def project_modules(project: Project, start: Iterable[Path]) -> dict[str, Path]:
-    """Return (path in the archive -> file) of all modules that the files of ``start`` need, directly or not."""
+    """Return (path in the archive -> file) of all modules that the files of ``start`` need."""
     found: dict[str, Path] = {}
     todo = [(file, "") for file in start]
     seen: set[Path] = set()
@@ -112,7 +119,9 @@ def included_files(project: Project, patterns: Sequence[str]) -> dict[str, Path]
     found: dict[str, Path] = {}
     for pattern in patterns:
         if pattern.startswith("/") or ".." in Path(pattern).parts:
-            raise PayloadError(f"include={pattern!r} leads out of the project; name files below {project.roots[-1]}")
+            raise PayloadError(
+                f"include={pattern!r} leads out of the project; name files below {project.roots[-1]}"
+            )
         for root in reversed(project.roots):
             files = [file for match in sorted(root.glob(pattern)) for file in _files_of(match)]
             found |= {file.relative_to(root).as_posix(): file for file in files}
@@ -131,7 +140,7 @@ def _files_of(path: Path) -> list[Path]:
 
 
 def command_files(project: Project, argv: Sequence[str]) -> dict[str, Path]:
-    """Return the words of a command that are files of the project: they are shipped without being asked for."""
+    """Return the words of a command that are files of the project: they are shipped unasked."""
     found: dict[str, Path] = {}
     for word in argv:
         if not word or word.startswith(("/", "-")) or ".." in Path(word).parts or len(word) > 255:

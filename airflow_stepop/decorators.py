@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, _TaskDecorator, task_decorator_factory
+from airflow.sdk.bases.decorator import (
+    DecoratedOperator,
+    TaskDecorator,
+    _TaskDecorator,
+    task_decorator_factory,
+)
 
 from airflow_stepop.operators import RemoteStepOperator
 from airflow_stepop.retries import recovery_arguments
@@ -27,7 +32,7 @@ class RemoteStepDecoratedOperator(DecoratedOperator, RemoteStepOperator):
     shallow_copy_attrs: Sequence[str] = ("python_callable",)
 
 
-class RemoteStepTaskDecorator(_TaskDecorator):
+class RemoteStepTaskDecorator(_TaskDecorator[Any, Any, Any]):
     """Gives mapped steps the same recovery retry that plain ones have."""
 
     def _expand(self, expand_input: ExpandInput, *, strict: bool) -> XComArg:
@@ -48,17 +53,18 @@ def remote_step(
 
     :param python_callable: the function
     :param multiple_outputs: push each value of a returned dict under its own key
-    :param kwargs: any argument of :class:`RemoteStepOperator` but ``command``, ``inputs``, ``outputs``, ``workdir``
+    :param kwargs: any argument of :class:`RemoteStepOperator` but ``command``, ``inputs``, ``outputs``,
+        ``workdir``
     """
-    made = task_decorator_factory(
+    made: Any = task_decorator_factory(
         python_callable=python_callable,
         multiple_outputs=multiple_outputs,
         decorated_operator_class=RemoteStepDecoratedOperator,
         **kwargs,
     )
     if isinstance(made, _TaskDecorator):
-        return _ours(made)
-    return lambda function: _ours(made(function))  # type: ignore[return-value, arg-type]
+        return cast("TaskDecorator", _ours(made))
+    return cast("TaskDecorator", lambda function: _ours(made(function)))
 
 
 def _ours(made: Any) -> Any:

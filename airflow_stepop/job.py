@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from airflow_stepop.resources import ResourceSettings
 
 
-class JobState(str, Enum):
+class JobState(StrEnum):
     """Where a job stands. Every native state of a service maps to one of these."""
 
     PENDING = "pending"  # accepted; the step's process has not begun
@@ -28,7 +28,7 @@ class JobState(str, Enum):
         return self not in (JobState.PENDING, JobState.RUNNING)
 
 
-class Category(str, Enum):
+class Category(StrEnum):
     """Why a step failed. The values are a stable contract: dashboards and retry policies match on them."""
 
     USER_ERROR = "user_error"
@@ -86,7 +86,9 @@ class Failure:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Failure:
-        return cls(**{**data, "category": Category(data["category"]), "log_tail": tuple(data.get("log_tail", ()))})
+        return cls(
+            **{**data, "category": Category(data["category"]), "log_tail": tuple(data.get("log_tail", ()))}
+        )
 
 
 @dataclass(frozen=True)
@@ -158,9 +160,11 @@ class LogChunk:
 
 @dataclass(frozen=True)
 class StepSpec:
-    """Everything but the payload that a backend needs to know about one job. Pure data: ``render`` needs no more.
+    """Everything but the payload that a backend needs to know about one job. Pure data: ``render`` needs no
+    more.
 
-    :param name: the job's name: unique per generation, 1 to 52 characters of ``[a-z0-9-]``, begins with a letter
+    :param name: the job's name: unique per generation, 1 to 52 characters of ``[a-z0-9-]``, begins with a
+        letter
     :param nonce: random id of this generation; in the step's environment and in the labels
     :param digest: SHA-256 of the manifest; it travels in the job request itself
     :param labels: deployment, dag_id, run_id, task_id, map_index, nonce: by which ``find`` finds our jobs
@@ -177,7 +181,7 @@ class StepSpec:
     nonce: str
     labels: Mapping[str, str]
     digest: str = ""
-    resources: ResourceSettings = ResourceSettings()
+    resources: ResourceSettings = field(default_factory=ResourceSettings)
     settings: Any = None
     image: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
@@ -201,8 +205,8 @@ class Part:
 class Payload:
     """What goes into the step: the manifest, its digest, and the parts that it names.
 
-    A backend puts ``manifest`` and every part with ``data`` where the runner's input folder will be, and writes
-    ``locations.json`` for parts that have a ``uri``.
+    A backend puts ``manifest`` and every part with ``data`` where the runner's input folder will be, and
+    writes ``locations.json`` for parts that have a ``uri``.
     """
 
     manifest: bytes
@@ -219,8 +223,8 @@ class Payload:
 class OutcomeReport:
     """The outcome as a backend found it. The caller checks ``data`` against ``digest`` before it believes it.
 
-    :param digest: SHA-256 of ``data`` as the service's control plane reported it; ``None`` when the service has no
-        channel that the step's storage cannot forge: then only data codecs are read
+    :param digest: SHA-256 of ``data`` as the service's control plane reported it; ``None`` when the service
+        has no channel that the step's storage cannot forge: then only data codecs are read
     :param data: the bytes of outcome.json
     :param base_uri: folder in the store that holds the segments which ``data`` names
     """

@@ -1,7 +1,7 @@
 """The life of a step in the worker: one job per generation, whatever dies in between.
 
-:class:`StepLife` knows the record, the hook and the rules; it knows nothing of Airflow's operators. The order of writes is
-the point of this module: the record is saved *before* anything exists outside, and after each thing that was learnt.
+It knows the record, the hook and the rules, and nothing of Airflow's operators. The order of writes is the
+point of this module: the record is saved *before* anything exists outside, and after each thing learnt.
 """
 
 from __future__ import annotations
@@ -12,7 +12,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, StepFailedError
-from airflow_stepop.job import Category, Failure, JobHandle, JobState, JobStatus, Payload, StepSpec
+from airflow_stepop.job import (
+    Category,
+    Cursor,
+    Failure,
+    JobHandle,
+    JobState,
+    JobStatus,
+    OutcomeReport,
+    Payload,
+    StepSpec,
+)
 from airflow_stepop.record import (
     Call,
     StateStore,
@@ -34,24 +44,39 @@ STOP_LIMIT_S = 180.0  # longest wait for a cancelled job to end; SageMaker gives
 MAX_RESUBMISSIONS = 3
 OVERDUE_FACTOR, OVERDUE_S = 1.05, 600.0  # how long after its timeout a job may still be seen running
 RESUBMITTED = frozenset({Category.PREEMPTED, Category.NO_CAPACITY})
-# What a new try does not take for the answer: nobody looked while it happened, and it was not the step's doing.
+# What a new try does not take for the answer: nobody looked while it happened, and it was not the step's
+# doing.
 _NOT_AN_ANSWER = frozenset({Category.LOST, Category.INFRA, Category.CANCELLED, *RESUBMITTED})
 
 
 class Request(Protocol):
     """What the operator asks for; the life of a step decides when."""
 
-    call: Call
-    backend: str
-    conn_id: str | None
-    labels: Mapping[str, str]
     keep: str
     poll_interval_s: float
+
+    @property
+    def call(self) -> Call: ...
+
+    @property
+    def backend(self) -> str: ...
+
+    @property
+    def conn_id(self) -> str | None: ...
+
+    @property
+    def labels(self) -> Mapping[str, str]: ...
+
+    @property
+    def timeout_s(self) -> float: ...
+
+    @property
+    def start_timeout_s(self) -> float | None: ...
 
     def build(self, name: str, nonce: str, labels: Mapping[str, str]) -> tuple[StepSpec, Payload]:
         """Return the job request for one generation. May write arguments into the store."""
 
-    def read(self, report: Any, handle: JobHandle) -> dict[str, Any]:
+    def read(self, report: OutcomeReport, handle: JobHandle) -> dict[str, Any]:
         """Return ``{"result": ...}`` or ``{"failure": ...}`` from a verified outcome."""
 
     def hook(self, backend: str, conn_id: str | None) -> StepHook: ...
@@ -85,7 +110,7 @@ class StepLife:
         self._state = state
         self.record: StepRecord | None = None
 
-    # -- beginning ----------------------------------------------------------------------------------------------
+    # -- beginning
 
     def begin(self) -> JobHandle | Collected:
         """Return the job to wait for, or what an earlier try collected and could not hand over."""
@@ -127,7 +152,9 @@ class StepLife:
         return handle
 
     def _continue(self, record: StepRecord) -> JobHandle:
-        """An earlier try died between the intent and the handle: its submit may have gone through, or not at all."""
+        """An earlier try died between the intent and the handle: its submit may have gone through, or not at
+        all.
+        """
         handle = self._lookup(record)
         if handle is None:
             return self._submit(record)
@@ -138,7 +165,9 @@ class StepLife:
         handle = self._known(record)
         status = self.status(handle)
         if status.state.is_terminal and not self._has_answer(handle, status):
-            self.log.warning("%s ended without an outcome (%s); a new job replaces it", handle, status.state.value)
+            self.log.warning(
+                "%s ended without an outcome (%s); a new job replaces it", handle, status.state.value
+            )
             return self._replace(record)
         self.log.info("Attached to %s, which is %s", handle, status.state.value)
         return handle
@@ -174,17 +203,18 @@ class StepLife:
             )
         hook.delete(handle)
 
-    # -- waiting ------------------------------------------------------------------------------------------------
+    # -- waiting
 
-    def deadlines(self, execution: float | None, timeout_s: float, start_timeout_s: float | None) -> Deadlines:
+    def deadlines(self, execution: float | None) -> Deadlines:
         """Return the limits of waiting for the job.
 
         :param execution: Airflow's own limit for the task, seconds since the epoch
         """
         record = self.record
         begun = (record.submitted_at if record else None) or time.time()
+        start_timeout_s = self.request.start_timeout_s
         start = begun + start_timeout_s if start_timeout_s is not None else None
-        return Deadlines(execution, start, timeout_s * OVERDUE_FACTOR + OVERDUE_S)
+        return Deadlines(execution, start, self.request.timeout_s * OVERDUE_FACTOR + OVERDUE_S)
 
     def status(self, handle: JobHandle) -> JobStatus:
         return self._hook_of(handle).status([handle])[handle]
@@ -204,14 +234,11 @@ class StepLife:
                 return False
             time.sleep(pause_s)
 
-    # -- ending -------------------------------------------------------------------------------------------------
+    # -- ending
 
     def finish(self, handle: JobHandle, reason: Reason) -> Collected:
         """Collect what the step came to, save it, and delete what ``keep`` does not want."""
-        if reason.is_deadline:
-            collected = self._give_up(handle, reason)
-        else:
-            collected = self._collect(handle)
+        collected = self._give_up(handle, reason) if reason.is_deadline else self._collect(handle)
         record = replace(self._own_record(), collected=collected.data)
         self._save(record)
         self._tidy(record)
@@ -220,7 +247,11 @@ class StepLife:
     def resubmission(self, collected: Collected) -> JobHandle | None:
         """Return the next generation's job if the service took this one's machine away, up to a limit."""
         record, failure = self._own_record(), collected.failure
-        if failure is None or failure.category not in RESUBMITTED or record.resubmissions >= MAX_RESUBMISSIONS:
+        if (
+            failure is None
+            or failure.category not in RESUBMITTED
+            or record.resubmissions >= MAX_RESUBMISSIONS
+        ):
             return None
         count = record.resubmissions + 1
         self.log.warning("%s: resubmitting (%d of %d)", failure.summary, count, MAX_RESUBMISSIONS)
@@ -273,7 +304,7 @@ class StepLife:
             refused = Failure(
                 Category.INFRA,
                 f"the outcome of the step was refused: {error}",
-                hint="somebody or something changed it after the step wrote it; clear the task to run it again",
+                hint="something changed it after the step wrote it; clear the task to run it again",
             )
             return Collected({"failure": refused.to_json()})
         if "failure" in data:
@@ -287,19 +318,27 @@ class StepLife:
         if status.failure is not None:
             return replace(status.failure, log_tail=status.failure.log_tail or self._tail(handle))
         if status.state is JobState.CANCELLED:
-            failure = Failure(Category.CANCELLED, "the step was cancelled", hint="clear the task to run it again")
+            failure = Failure(
+                Category.CANCELLED, "the step was cancelled", hint="clear the task to run it again"
+            )
         elif status.state is JobState.GONE:
             failure = Failure(
-                Category.LOST, "the job is gone and its outcome with it", hint="somebody deleted it; clear the task"
+                Category.LOST,
+                "the job is gone and its outcome with it",
+                hint="somebody deleted it; clear the task",
             )
         else:
-            failure = Failure(Category.LOST, f"the job ended and left no outcome: {error}", native_reason=status.native)
+            failure = Failure(
+                Category.LOST, f"the job ended and left no outcome: {error}", native_reason=status.native
+            )
         return replace(failure, log_tail=self._tail(handle))
 
     def _tail(self, handle: JobHandle, count: int = 40) -> tuple[str, ...]:
         """Return the last lines that the step printed; a failure without them is still a failure."""
         try:
-            hook, cursor, lines = self._hook_of(handle), None, []
+            hook = self._hook_of(handle)
+            cursor: Cursor = None
+            lines: list[str] = []
             while chunk := hook.logs({handle: cursor}).get(handle):
                 if not chunk.lines:
                     break
@@ -319,7 +358,7 @@ class StepLife:
         except Exception as error:  # noqa: BLE001, RUF100
             self.log.warning("%s could not be deleted and stays behind: %s", handle, error)
 
-    # -- the record ---------------------------------------------------------------------------------------------
+    # -- the record
 
     def resume(self) -> JobHandle:
         """Return the job of the record after a deferral: the record, not the event, is what we believe."""
@@ -329,14 +368,19 @@ class StepLife:
     def _own_record(self) -> StepRecord:
         if self.record is None:
             raise StepFailedError(
-                Failure(Category.LOST, "the record of this step is gone from the task's state", hint="clear the task")
+                Failure(
+                    Category.LOST,
+                    "the record of this step is gone from the task's state",
+                    hint="clear the task",
+                )
             )
         return self.record
 
     def _known(self, record: StepRecord) -> JobHandle:
         if record.handle is None:
             raise StepFailedError(
-                Failure(Category.LOST, "the record of this step has no job", hint="clear the task"), record.name
+                Failure(Category.LOST, "the record of this step has no job", hint="clear the task"),
+                record.name,
             )
         return record.handle
 
@@ -353,4 +397,3 @@ class StepLife:
 
     def _hook_of(self, handle: JobHandle) -> StepHook:
         return self.request.hook(handle.backend, handle.conn_id)
-

@@ -17,5 +17,5 @@ class StepLink(BaseOperatorLink):
     name = "Job"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """Return the URL that the operator learnt; Airflow stores it at the end of every stint of the task."""
+        """Return the URL that the operator learnt; Airflow stores it whenever the task leaves a worker."""
         return getattr(operator, "job_url", None) or ""

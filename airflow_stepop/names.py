@@ -8,7 +8,9 @@ import unicodedata
 
 
 def slug(text: str, length: int) -> str:
-    """Return ``text`` in ``[a-z0-9-]``, at most ``length`` characters. What is lost or cut is marked by a hash."""
+    """Return ``text`` in ``[a-z0-9-]``, at most ``length`` characters. What is lost or cut is marked by a
+    hash.
+    """
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     plain = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
     if plain and plain == text and len(plain) <= length:

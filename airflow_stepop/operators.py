@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.sdk import BaseOperator
@@ -44,14 +45,16 @@ DEFER_MARGIN_S = 300.0
 class RemoteStepOperator(BaseOperator):
     """Run a command, or (as ``@task.remote_step``) a function, on other infrastructure and return its value.
 
-    At most one job runs for a task instance, whatever dies meanwhile: the worker, the triggerer, the API server. The job is
-    cancelled when the task is ended by a user, cleared, or out of time.
+    At most one job runs for a task instance, whatever dies meanwhile: the worker, the triggerer, the API
+    server. The job is cancelled when the task is ended by a user, cleared, or out of time.
 
     :param command: program and arguments; files beside the DAG that it names are shipped with it (templated)
     :param inputs: file name -> value or result of another task; written before the command starts (templated)
-    :param outputs: files that the command leaves; they become the task's result, a dict by file name (templated)
+    :param outputs: files that the command leaves; they become the task's result, a dict by file name
+        (templated)
     :param workdir: folder to run in; inputs and outputs are relative to it (templated)
-    :param backend: where to run; default: the connection's, else ``[stepop] default_backend``, else ``local`` (templated)
+    :param backend: where to run; default: the connection's, else ``[stepop] default_backend``, else ``local``
+        (templated)
     :param conn_id: Airflow connection of the backend (templated)
     :param resource_settings: what the step needs (templated)
     :param settings: the backend's own options, as its model or a dict (templated)
@@ -60,15 +63,16 @@ class RemoteStepOperator(BaseOperator):
     :param include: files or folders beside the DAG to ship, as glob patterns (templated)
     :param timeout: longest run time; enforced by the backend. Default ``[stepop] timeout``, 24 hours
     :param start_timeout: longest time until the step begins. Default: none
-    :param store: one of the configured stores, for arguments and results that are too large for the request (templated)
+    :param store: one of the configured stores, for arguments and results that are too large for the request
+        (templated)
     :param deferrable: wait in the triggerer. Default ``[stepop] deferrable``; ``local`` waits in the worker
     :param keep: whether the finished job stays at its service: ``never``, ``failed`` (default) or ``always``
     :param poll_interval: time between two looks at the job. Default ``[stepop] poll_interval``
     """
 
     template_fields: Sequence[str] = (
-        "command", "inputs", "outputs", "workdir", "backend", "conn_id", "resource_settings", "settings", "image",
-        "env", "include", "store",
+        "command", "inputs", "outputs", "workdir", "backend", "conn_id", "resource_settings", "settings",
+        "image", "env", "include", "store",
     )  # fmt: skip
     template_fields_renderers: ClassVar[dict[str, str]] = {
         "command": "bash", "env": "json", "settings": "json", "resource_settings": "json", "inputs": "py",
@@ -76,6 +80,10 @@ class RemoteStepOperator(BaseOperator):
     operator_extra_links = (StepLink(),)
     takes_step_results = True  # results of other steps arrive as references; see results.py
     ui_color = "#dbe9f6"
+    # what a decorated function adds; a command has none of them
+    python_callable: Any = None
+    op_args: Any = ()
+    op_kwargs: Any = MappingProxyType({})
 
     def __init__(  # noqa: PLR0913 - one argument per thing a user may say; the docstring is their reference
         self,
@@ -126,10 +134,11 @@ class RemoteStepOperator(BaseOperator):
             self.multiple_outputs = True  # score.output["metrics.json"]
         self.job_url: str | None = None
         self._life: StepLife | None = None
+        self._has_retry = False
         self._is_ended = threading.Event()
         self._check_arguments()
 
-    # -- arguments ------------------------------------------------------------------------------------------------
+    # -- arguments
 
     @classmethod
     def partial(cls, **kwargs: Any) -> OperatorPartial:
@@ -147,17 +156,21 @@ class RemoteStepOperator(BaseOperator):
 
         :raises StepConfigError: naming the argument and what is valid
         """
-        has_function = getattr(self, "python_callable", None) is not None
+        has_function = self.python_callable is not None
         if (self.command is None) == (not has_function):
             raise StepConfigError(
                 "a function takes no command" if has_function else
                 "RemoteStepOperator needs command=[...]; for a function use @task.remote_step"
             )  # fmt: skip
         if isinstance(self.command, str):
-            raise StepConfigError(f"command must be a list; write {self.command.split()!r}, or ['sh', '-c', ...]")
+            raise StepConfigError(
+                f"command must be a list; write {self.command.split()!r}, or ['sh', '-c', ...]"
+            )
         for name in ("inputs", "outputs", "workdir"):
             if has_function and getattr(self, name):
-                raise StepConfigError(f"{name}= belongs to a command; a function has arguments and a return value")
+                raise StepConfigError(
+                    f"{name}= belongs to a command; a function has arguments and a return value"
+                )
         if self.keep not in KEEP:
             raise StepConfigError(f"keep={self.keep!r} is not one of {', '.join(KEEP)}")
         self._check_backend()
@@ -171,13 +184,17 @@ class RemoteStepOperator(BaseOperator):
             seconds(duration)
         if isinstance(self.resource_settings, Mapping):
             ResourceSettings.from_dict(self.resource_settings)
-        if not isinstance(self.backend, str) or "{{" in self.backend or conf.get("stepop", "backend_override", fallback=""):
+        if (
+            not isinstance(self.backend, str)
+            or "{{" in self.backend
+            or conf.get("stepop", "backend_override", fallback="")
+        ):
             return
         model = hook_class(self.backend).settings_model
         if self.settings is not None and "{{" not in str(self.settings):
             parse_settings(model, self.settings, self.backend)
 
-    # -- where Airflow calls in -----------------------------------------------------------------------------------
+    # -- where Airflow calls in
 
     def execute(self, context: Context) -> Any:
         life = self._open(context)
@@ -188,11 +205,16 @@ class RemoteStepOperator(BaseOperator):
         """Called when the trigger has fired. The event says why; the record says which job."""
         life = self._open(context)
         with self._guarded(life, context):
-            handle = life.resume()
-            reason = Reason((event or {}).get("reason", Reason.FINISHED))
+            handle, event = life.resume(), event or {}
+            if event.get("job") not in (None, handle.name):
+                # A cleared task whose old trigger fired late; seen with SQLite, which gives trigger ids out
+                # again.
+                self.log.info("This event is about the job %s of an earlier generation", event["job"])
+                return self._go_on(life, handle, context)
+            reason = Reason(event.get("reason", Reason.FINISHED))
             if reason is Reason.UNREACHABLE:
                 raise StepConfigError(
-                    f"the triggerer cannot see {handle}: {(event or {}).get('error')}. Set deferrable=False for this task"
+                    f"the triggerer cannot see {handle}: {event.get('error')}. Set deferrable=False"
                 )
             if reason is Reason.FINISHED and not life.status(handle).state.is_terminal:
                 reason = self._wait_here(life, handle, context)
@@ -202,7 +224,9 @@ class RemoteStepOperator(BaseOperator):
         """A trigger that crashed or timed out leaves the job running: the record leads to it."""
         if next_method != "__fail__":
             return super().resume_execution(next_method, next_kwargs, context)
-        self.log.warning("The trigger failed (%s); waiting for the job here", (next_kwargs or {}).get("error"))
+        self.log.warning(
+            "The trigger failed (%s); waiting for the job here", (next_kwargs or {}).get("error")
+        )
         for line in (next_kwargs or {}).get("traceback") or ():
             self.log.warning("%s", line.rstrip())
         life = self._open(context)
@@ -213,32 +237,39 @@ class RemoteStepOperator(BaseOperator):
     def on_kill(self) -> None:
         """Called in a signal handler, with five seconds to live.
 
-        Ended by the user: cancel. This worker is going away and the task will be tried again: leave the job to the next try.
+        Ended by the user: cancel. This worker is going away and the task will be tried again: leave the job
+        to the next try.
         """
         life, record = self._life, self._life.record if self._life else None
         if life is None or record is None or record.collected is not None:
             return
         state = self._ask_state(life)
-        if state in ("running", None) and self._has_retry(life):
+        if state in ("running", None) and self._has_retry:
             self.log.info("This worker is ending; the job goes on and the next try attaches to it")
             return
         self._is_ended.set()  # a submit that is still under way cancels its own job
         self.log.info("The task was ended: cancelling the job of %s", record.name)
         life.cancel()
 
-    # -- between --------------------------------------------------------------------------------------------------
+    # -- between
 
     def _open(self, context: Context) -> StepLife:
         from airflow_stepop.request import StepRequest
 
+        self._has_retry = bool(context["ti"].try_number <= context["ti"].max_tries)
         self._life = StepLife(
-            StepRequest(self, context), context["task_state_store"], self.log, was_killed=self._is_ended.is_set
+            StepRequest(self, context),
+            context["task_state_store"],
+            self.log,
+            was_killed=self._is_ended.is_set,
         )
         return self._life
 
     def _go_on(self, life: StepLife, began: JobHandle | Collected, context: Context) -> Any:
         if isinstance(began, Collected):
-            self.log.info("An earlier try collected this step's result and was killed before it could return it")
+            self.log.info(
+                "An earlier try collected this step's result and was killed before it could return it"
+            )
             return self._hand_over(began, life)
         hook = life.request.hook(began.backend, began.conn_id)
         self.job_url = hook.link(began)
@@ -267,9 +298,10 @@ class RemoteStepOperator(BaseOperator):
     def _deadlines(self, life: StepLife, context: Context) -> Deadlines:
         """Airflow does not enforce ``execution_timeout`` while a task is deferred: we do."""
         limit, begun = self.execution_timeout, context["ti"].start_date
-        execution = begun.timestamp() + limit.total_seconds() if limit is not None and begun is not None else None
-        request = life.request
-        return life.deadlines(execution, request.timeout_s, request.start_timeout_s)
+        execution = (
+            begun.timestamp() + limit.total_seconds() if limit is not None and begun is not None else None
+        )
+        return life.deadlines(execution)
 
     def _defer(self, life: StepLife, handle: JobHandle, context: Context) -> NoReturn:
         from airflow_stepop.triggers import RemoteStepTrigger
@@ -309,7 +341,7 @@ class RemoteStepOperator(BaseOperator):
                 return reason
             time.sleep(pause_s)
 
-    # -- when something goes wrong --------------------------------------------------------------------------------
+    # -- when something goes wrong
 
     @contextmanager
     def _guarded(self, life: StepLife, context: Context) -> Iterator[None]:
@@ -327,9 +359,9 @@ class RemoteStepOperator(BaseOperator):
         except Exception as error:
             if life.record is None or life.record.collected is not None:
                 raise
-            if not isinstance(error, StepopError) and self._has_retry(life):
+            if not isinstance(error, StepopError) and self._has_retry:
                 raise StepInterruptedError(
-                    f"lost touch with the job of {life.record.name}: {error}. It goes on, and the next try attaches to it"
+                    f"lost touch with {life.record.name}: {error}. It goes on, the next try attaches to it"
                 ) from error
             self._cancel_quietly(life)
             raise
@@ -340,33 +372,28 @@ class RemoteStepOperator(BaseOperator):
         except Exception as error:  # noqa: BLE001, RUF100 - the first error is the one to show
             self.log.warning("The job may still be running and could not be cancelled: %s", error)
 
-    def _has_retry(self, life: StepLife) -> bool:
-        ti = life.request.ti
-        return bool(ti.try_number <= ti.max_tries)
-
     def _ask_state(self, life: StepLife) -> str | None:
         """Return the task instance's state as Airflow has it, or ``None`` when it does not answer in time.
 
         In a thread of its own: the signal may have interrupted a question, and the channel is not re-entrant.
         """
-        labels, answer = life.request.labels, []
+        labels = life.request.labels
+        answer: list[str | None] = []
 
         def ask() -> None:
             from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
             map_index = int(labels["map_index"])
             states = RuntimeTaskInstance.get_task_states(
-                dag_id=labels["dag_id"], task_ids=[labels["task_id"]], run_ids=[labels["run_id"]], map_index=map_index
+                dag_id=labels["dag_id"],
+                task_ids=[labels["task_id"]],
+                run_ids=[labels["run_id"]],
+                map_index=map_index,
             )
             key = labels["task_id"] if map_index < 0 else f"{labels['task_id']}_{map_index}"
             answer.append(states.get(labels["run_id"], {}).get(key))
 
-        return _within(ASK_S, ask, answer)
-
-
-def _within(limit_s: float, ask: Callable[[], None], answer: list[Any]) -> Any:
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(limit_s)
-    return answer[0] if answer else None
-
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(ASK_S)
+        return answer[0] if answer else None

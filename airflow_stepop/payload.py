@@ -1,4 +1,5 @@
-"""What goes into a step and what comes out, on the host: a call becomes a payload, an outcome becomes a result.
+"""What goes into a step and what comes out, on the host: a call becomes a payload, an outcome becomes a
+result.
 
 Called by the operator's request. The wire is described in ``runner/protocol.py``.
 """
@@ -19,7 +20,7 @@ from airflow_stepop.job import Failure, OutcomeReport, Part, Payload
 from airflow_stepop.results import StepResult, is_inline
 from airflow_stepop.runner import protocol
 from airflow_stepop.runner.values import Encoded, decode_entry, encode_value
-from airflow_stepop.store import Store, part_path
+from airflow_stepop.store import Store, locate, part_path
 
 REFERENCE = "stepop-ref"  # persistent id of a result inside a pickled argument
 
@@ -46,7 +47,9 @@ class _Call:
             return encode_value(value, lambda obj, keep: dumps(obj, keep, self.main_module, self.refs))
         except Exception as error:
             kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
-            raise PayloadError(f"{name} (a {kind}) cannot be sent to the step: {error}. {_advice(value)}") from error
+            raise PayloadError(
+                f"{name} (a {kind}) cannot be sent to the step: {error}. {_advice(value)}"
+            ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +110,7 @@ class PayloadBuilder:
         for segment in entry["segments"]:
             if "name" in segment:
                 uri = f"{result.base_uri}/{segment['name']}"
+                locate(uri, result.host)
                 segment["name"] = f"{segment['sha256'][:16]}.ref"
                 self.parts[segment["name"]] = Part(segment["sha256"], segment["size"], uri=uri)
         return dict(entry)
@@ -117,7 +121,7 @@ class PayloadBuilder:
         return self.entry(call.encode(name, value))
 
 
-def build_payload(  # noqa: PLR0913 - the manifest has these fields
+def build_payload(
     call: Call, *, job: str, nonce: str, archive: bytes | None, split: str, is_result_wanted: bool
 ) -> Payload:
     """Return the payload of one job.
@@ -157,7 +161,12 @@ def _function_fields(call: FunctionCall, builder: PayloadBuilder) -> dict[str, A
     names = list(call.arguments())
     args = [builder.value(value, call, names[index]) for index, value in enumerate(call.args)]
     kwargs = {name: builder.value(value, call, name) for name, value in call.kwargs.items()}
-    fields: dict[str, Any] = {"kind": "function", "main_module": call.main_module, "args": args, "kwargs": kwargs}
+    fields: dict[str, Any] = {
+        "kind": "function",
+        "main_module": call.main_module,
+        "args": args,
+        "kwargs": kwargs,
+    }
     if call.reference is not None:
         module, qualname = call.reference
         return fields | {"function": {"by": "reference", "module": module, "qualname": qualname}}
@@ -190,13 +199,11 @@ def _advice(value: Any) -> str:
 
 
 def _as_list(value: Any) -> Any:
-    """A lazy sequence of Airflow (the results of a mapped task) reads from the supervisor: not from the step."""
+    """Read the results of a mapped task here: Airflow's lazy sequence works in its own processes only."""
     return list(value) if type(value).__name__ == "LazyXComSequence" else value
 
 
-def dumps(
-    value: Any, keep: Callable[[Any], Any] | None, main_module: str, refs: list[StepResult]
-) -> bytes:
+def dumps(value: Any, keep: Callable[[Any], Any] | None, main_module: str, refs: list[StepResult]) -> bytes:
     """Pickle with cloudpickle; what the DAG file defines goes by value, results go by reference."""
     import cloudpickle
 
@@ -263,7 +270,7 @@ def _argument_key(value: Any, call: Call, name: str) -> Any:
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
-# -- the way back ------------------------------------------------------------------------------------------------------
+# -- the way back
 
 
 def read_outcome(report: OutcomeReport, job: str, nonce: str) -> dict[str, Any]:
@@ -291,8 +298,8 @@ def _result_of(outcome: Mapping[str, Any], report: OutcomeReport) -> dict[str, A
             return {"plain": dict(entry)}
         if report.digest is None and entry["codec"] not in protocol.DATA_CODECS:
             raise StepConfigError(
-                f"the step returned a value that only pickle can hold ({entry['codec']}), and this backend has no way "
-                "to vouch for its bytes; return JSON, bytes, numpy or Arrow data"
+                "the step returned a value that only pickle can hold, and this backend cannot vouch for "
+                "its bytes; return JSON, bytes, numpy or Arrow data"
             )
         return {"reference": StepResult.signed(entry, report.base_uri).serialize()}
 
@@ -323,4 +330,3 @@ def hand_over(result: Mapping[str, Any]) -> Any:
 
 def _no_segment(segment: Mapping[str, Any]) -> bytearray:
     raise IntegrityError(f"a plain value must carry its bytes, and {segment!r} does not")
-

@@ -1,7 +1,7 @@
 """The record of a step: what Airflow remembers about it across retries, clears and kill -9.
 
-It lives in the task instance's ``task_state_store`` under one key and is written by one ``set``. Anybody who may look
-at the task in the UI can read it: no secrets.
+It lives in the task instance's ``task_state_store`` under one key and is written by one ``set``. Anybody who
+may look at the task in the UI can read it: no secrets.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from enum import Enum
+from enum import StrEnum
 from secrets import token_hex
 from typing import Any, Protocol
 
@@ -67,15 +67,25 @@ class StepRecord:
     def from_json(cls, data: Mapping[str, Any]) -> StepRecord:
         handle = data.get("handle")
         return cls(
-            **{**data, "call": Call(**data["call"]), "handle": JobHandle.from_json(handle) if handle else None}
+            **{
+                **data,
+                "call": Call(**data["call"]),
+                "handle": JobHandle.from_json(handle) if handle else None,
+            }
         )
 
     def with_handle(self, handle: JobHandle) -> StepRecord:
         return replace(self, handle=handle, submitted_at=self.submitted_at or time.time())
 
 
-def first_record(  # noqa: PLR0913 - the identity of a step has these parts
-    *, call: Call, backend: str, conn_id: str | None, labels: Mapping[str, str], generation: int, resubmissions: int = 0
+def first_record(
+    *,
+    call: Call,
+    backend: str,
+    conn_id: str | None,
+    labels: Mapping[str, str],
+    generation: int,
+    resubmissions: int = 0,
 ) -> StepRecord:
     """Return the record of a new generation, with a fresh nonce; nothing of it exists outside yet."""
     nonce = token_hex(8)
@@ -92,7 +102,7 @@ def first_record(  # noqa: PLR0913 - the identity of a step has these parts
     )
 
 
-class Way(str, Enum):
+class Way(StrEnum):
     """How a try goes on from the record that it finds."""
 
     START = "start"  # nothing is known: a new generation

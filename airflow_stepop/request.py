@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.configuration import conf
@@ -63,10 +64,12 @@ class StepRequest:
         self.context = context
         self.ti = context["ti"]
         self.keep = operator.keep
-        self.poll_interval_s = seconds(operator.poll_interval) or conf.getfloat("stepop", "poll_interval", fallback=5.0)
+        self.poll_interval_s = seconds(operator.poll_interval) or conf.getfloat(
+            "stepop", "poll_interval", fallback=5.0
+        )
         self._hooks: dict[tuple[str, str | None], StepHook] = {}
 
-    # -- where ----------------------------------------------------------------------------------------------------
+    # -- where
 
     @cached_property
     def asked_backend(self) -> str:
@@ -77,10 +80,12 @@ class StepRequest:
             from airflow.sdk import BaseHook
 
             connection = BaseHook.get_connection(self.operator.conn_id)
-            backend = connection.extra_dejson.get("backend") or BACKEND_OF_CONNECTION.get(connection.conn_type)
+            backend = connection.extra_dejson.get("backend") or BACKEND_OF_CONNECTION.get(
+                connection.conn_type or ""
+            )
             if backend:
                 return str(backend)
-        return conf.get("stepop", "default_backend", fallback="local")
+        return str(conf.get("stepop", "default_backend", fallback="local"))
 
     @cached_property
     def is_overridden(self) -> bool:
@@ -109,7 +114,7 @@ class StepRequest:
     def store(self) -> Store:
         return configured_store(self.operator.store)
 
-    # -- what -----------------------------------------------------------------------------------------------------
+    # -- what
 
     @cached_property
     def labels(self) -> dict[str, str]:
@@ -157,7 +162,8 @@ class StepRequest:
 
     @cached_property
     def _archive(self) -> bytes | None:
-        start, files = [self.project.dag_file], {}
+        start = [self.project.dag_file]
+        files: dict[str, Path] = {}
         if isinstance(self._call, FunctionCall):
             module = getattr(self._call.function, "__module__", None) or ""
             file = module_file(module)
@@ -260,7 +266,7 @@ def _keys(settings: Any) -> Sequence[str]:
     return sorted(settings if isinstance(settings, Mapping) else settings.model_fields_set)
 
 
-# -- functions ---------------------------------------------------------------------------------------------------------
+# -- functions
 
 
 def plain_function(function: Any) -> Any:
@@ -292,7 +298,9 @@ def dag_module(project: Project, function: Any) -> str:
     if name and module_file(name) == project.dag_file:
         return name
     for loaded in list(sys.modules):
-        if (loaded.startswith("unusual_prefix_") or loaded == "__main__") and module_file(loaded) == project.dag_file:
+        if (loaded.startswith("unusual_prefix_") or loaded == "__main__") and module_file(
+            loaded
+        ) == project.dag_file:
             return loaded
     return name
 
@@ -307,8 +315,13 @@ def context_arguments(function: Any, operator: Any, context: Context) -> dict[st
     except (TypeError, ValueError):
         return {}
     given = set(operator.op_kwargs or {}) | set(list(parameters)[: len(operator.op_args or ())])
-    wanted = [name for name, p in parameters.items() if name in KNOWN_CONTEXT_KEYS and name not in given
-              and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY)]
+    wanted = [
+        name
+        for name, p in parameters.items()
+        if name in KNOWN_CONTEXT_KEYS
+        and name not in given
+        and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY)
+    ]
     return {name: portable(name, context.get(name)) for name in wanted}
 
 
@@ -331,4 +344,3 @@ def portable(name: str, value: Any) -> Any:
         f"{name!r} exists only inside Airflow and cannot be sent to a step. Name what you need from it, "
         "such as ds, run_id, params or logical_date, or pass the value as an argument"
     )
-

@@ -13,9 +13,11 @@ from airflow_stepop.job import Category, Failure
 
 
 def to_exception(failure: Failure, where: str) -> Exception:
-    """Return what to raise: the step's own exception where its class can be had here, else ``StepFailedError``.
+    """Return what to raise: the step's own exception where its class can be had here, else
+    ``StepFailedError``.
 
-    ``AirflowSkipException`` and ``AirflowFailException`` are told by name: the step needs no Airflow to raise them.
+    ``AirflowSkipException`` and ``AirflowFailException`` are told by name: the step needs no Airflow to raise
+    them.
     """
     from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 

@@ -1,7 +1,8 @@
 """Results by reference: what a step leaves in XCom when its value is not small JSON.
 
-An ordinary task that reads such an XCom gets the object itself; a remote step gets the reference and reads the bytes where it
-runs. Loading happens in :meth:`StepResult.deserialize`, which Airflow calls when the XCom is read.
+An ordinary task that reads such an XCom gets the object itself; a remote step gets the reference and reads
+the bytes where it runs. Loading happens in :meth:`StepResult.deserialize`, which Airflow calls when the XCom
+is read.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ RUNNER_PACKAGE, HOST_PACKAGE = "stepop_runner", "airflow_stepop.runner"  # the s
 class StepResult:
     """A reference to a value that a step returned.
 
-    Airflow stores it through :meth:`serialize`. It has no ``resolve``, ``template_fields`` or ``__call__``: Airflow's
-    templating would act on them.
+    Airflow stores it through :meth:`serialize`. It has no ``resolve``, ``template_fields`` or ``__call__``:
+    Airflow's templating would act on them.
 
     :param entry: the value entry (see ``runner/protocol.py``): codec, and the digest of every segment
     :param base_uri: folder in the store that holds the segments which are not inside ``entry``
@@ -79,7 +80,7 @@ class StepResult:
         """
         self.verify()
         try:
-            return decode_entry(self.entry, self._read_segment, loads)
+            return decode_entry(dict(self.entry), self._read_segment, loads)
         except SegmentError as error:
             raise IntegrityError(f"refused to load {self!r}: {error}") from error
         except StepopError:
@@ -95,8 +96,8 @@ class StepResult:
         """
         if self.codec not in DATA_CODECS and not hmac.compare_digest(self.mac, self._expected_mac()):
             raise IntegrityError(
-                f"refused to load {self!r}: the reference was not signed by this deployment. It was changed after the "
-                "step wrote it, or this host has another [stepop] signing_key (or [core] fernet_key)"
+                f"refused to load {self!r}: the reference was not signed by this deployment. It was changed, "
+                "or this host has another [stepop] signing_key (or [core] fernet_key)"
             )
 
     def _read_segment(self, segment: Mapping[str, Any]) -> bytearray:
@@ -118,7 +119,9 @@ class StepResult:
         from airflow.sdk import get_current_context
 
         if version > StepResult.__version__:
-            raise StepopError(f"a result of version {version} was written by a newer airflow-stepop; upgrade this one")
+            raise StepopError(
+                f"a result of version {version} was written by a newer airflow-stepop; upgrade this one"
+            )
         result = StepResult(**data)
         try:
             task = get_current_context()["ti"].task
@@ -159,8 +162,8 @@ def loads(data: Any, buffers: list[Any]) -> Any:
 
 @cache
 def signing_key() -> bytes:
-    """Return the key that references are signed with: ``[stepop] signing_key``, else ``[core] fernet_key``, else a
-    random one kept in a file that only this user can read.
+    """Return the key that references are signed with: ``[stepop] signing_key``, else ``[core] fernet_key``,
+    else a random one kept in a file that only this user can read.
     """
     from airflow.sdk.configuration import conf
 

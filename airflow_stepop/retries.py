@@ -1,8 +1,8 @@
 """The retry that exists for recovery only.
 
-With Airflow's default of no retries, a killed worker would end the task while its job goes on. So a remote step has one
-retry unless the user says otherwise, and this policy keeps it for what it is meant for: an error of the step itself fails at
-once, as it would have without the retry.
+With Airflow's default of no retries, a killed worker would end the task while its job goes on. So a remote
+step has one retry unless the user says otherwise, and this policy keeps it for what it is meant for: an error
+of the step itself fails at once, as it would have without the retry.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class RecoveryRetryPolicy(RetryPolicy):
             return RetryDecision.default()
         if isinstance(exception, StepFailedError) and exception.failure.category in RECOVERED:
             return RetryDecision.default()
-        return RetryDecision.fail("the step's own error; its only retry is kept for lost workers and machines")
+        return RetryDecision.fail(
+            "the step's own error; its only retry is kept for lost workers and machines"
+        )
 
     def serialize(self) -> dict[str, Any]:
         return {}

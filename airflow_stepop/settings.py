@@ -1,4 +1,6 @@
-"""A backend's own options: a dict or a model becomes the validated model, or an error that lists what is valid."""
+"""A backend's own options: a dict or a model becomes the validated model, or an error that lists what is
+valid.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ def parse_settings(model: type[BackendSettings], settings: Any, backend: str) ->
         return settings
     if not isinstance(settings, Mapping):
         raise StepConfigError(
-            f"settings of backend {backend!r} must be a {model.__name__} or a dict, not {type(settings).__name__}"
+            f"settings of {backend!r} must be a {model.__name__} or a dict, not {type(settings).__name__}"
         )
     valid = sorted(model.model_fields)
     for key in settings:
@@ -38,5 +40,7 @@ def parse_settings(model: type[BackendSettings], settings: Any, backend: str) ->
     try:
         return model.model_validate(dict(settings))
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False))
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)
+        )
         raise StepConfigError(f"settings of backend {backend!r}: {problems}") from error

@@ -109,7 +109,8 @@ class Store:
     def read(self, path: str, size: int) -> bytearray:
         """Return the object's bytes, writable.
 
-        :raises WrongHostError: the object is not in this folder, and the folder is the default one of each host
+        :raises WrongHostError: the object is not in this folder, and the folder is the default one of each
+            host
         :raises StoreError: the object is gone or cannot be read
         """
         data = bytearray(size)

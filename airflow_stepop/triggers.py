@@ -51,7 +51,7 @@ class RemoteStepTrigger(BaseTrigger):
         waiter: Mapping[str, Any],
         **_: Any,  # arguments of a newer version: the triggerer may be older than the worker
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.handle = JobHandle.from_json(handle)
         self.deadlines = Deadlines.from_json(deadlines)
         self.poll_interval = poll_interval
@@ -96,7 +96,9 @@ class RemoteStepTrigger(BaseTrigger):
     async def _until_over(self, subscription: Subscription) -> tuple[Reason, str]:
         while True:
             now = time.time()
-            update = await subscription.next(min(self.deadlines.next_after(now) or LONGEST_PAUSE_S, LONGEST_PAUSE_S))
+            update = await subscription.next(
+                min(self.deadlines.next_after(now) or LONGEST_PAUSE_S, LONGEST_PAUSE_S)
+            )
             emit(self.log, update.lines)
             if update.error is not None:
                 return Reason.UNREACHABLE, str(update.error)
@@ -104,7 +106,7 @@ class RemoteStepTrigger(BaseTrigger):
                 return reason, ""
 
     async def _drain(self, subscription: Subscription) -> None:
-        """Emit what the job printed since the last look; lines that cannot be had do not change the result."""
+        """Emit what the job printed since the last look; missing lines do not change the result."""
         emit(self.log, (await subscription.next(0)).lines)
         hook, cursor = self._hook, subscription.cursor
         try:
@@ -127,7 +129,10 @@ class RemoteStepTrigger(BaseTrigger):
             return None
         try:
             return await BaseHook.aget_connection(self.handle.conn_id)
-        except (AirflowNotFoundException, AttributeError):  # dag.test() cannot await connections of its database
+        except (
+            AirflowNotFoundException,
+            AttributeError,
+        ):  # dag.test() cannot await connections of its database
             return await sync_to_async(BaseHook.get_connection)(self.handle.conn_id)
 
     async def _cancel(self) -> None:
@@ -140,8 +145,9 @@ class RemoteStepTrigger(BaseTrigger):
     async def on_kill(self) -> None:
         """Cancel the job when the user ended the task.
 
-        Airflow 3.3 also calls this when the trigger moves to another triggerer: then the task is still deferred, and
-        the job must go on. (A cleared task is deferred no longer only after this; its next try cancels the job.)
+        Airflow 3.3 also calls this when the trigger moves to another triggerer: then the task is still
+        deferred, and the job must go on. (A cleared task is deferred no longer only after this; its next try
+        cancels the job.)
         """
         if self._has_fired:
             return
@@ -158,7 +164,10 @@ class RemoteStepTrigger(BaseTrigger):
 
         task_id, map_index = self.waiter["task_id"], self.waiter["map_index"]
         states = await sync_to_async(RuntimeTaskInstance.get_task_states)(
-            dag_id=self.waiter["dag_id"], task_ids=[task_id], run_ids=[self.waiter["run_id"]], map_index=map_index
+            dag_id=self.waiter["dag_id"],
+            task_ids=[task_id],
+            run_ids=[self.waiter["run_id"]],
+            map_index=map_index,
         )
-        of_run = states.get(self.waiter["run_id"], {})
+        of_run: dict[str, str | None] = states.get(self.waiter["run_id"], {})
         return of_run.get(task_id if map_index < 0 else f"{task_id}_{map_index}")

@@ -1,21 +1,23 @@
-"""When waiting for a job is over, and how long to pause: pure rules, shared by the worker and the triggerer."""
+"""When waiting for a job is over, and how long to pause: pure rules for the worker and the triggerer."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from airflow_stepop.job import JobState, JobStatus
 
 
-class Reason(str, Enum):
+class Reason(StrEnum):
     """Why waiting for a job ended."""
 
     FINISHED = "finished"  # the job is terminal or gone
-    EXECUTION_TIMEOUT = "execution_timeout"  # Airflow's limit for the task; Airflow does not watch it while deferred
+    EXECUTION_TIMEOUT = (
+        "execution_timeout"  # Airflow's limit for the task; Airflow does not watch it while deferred
+    )
     START_TIMEOUT = "start_timeout"  # it did not begin in time
     OVERDUE = "overdue"  # it should have been stopped by its own service long ago
     UNREACHABLE = "unreachable"  # it cannot be seen from this host

@@ -1,7 +1,8 @@
 """One watcher per (backend, connection, scope) in a triggerer: a thousand triggers, one status call.
 
-A trigger subscribes to its job and gets updates; the watcher asks the hook for all jobs at once, in a thread. Status and
-logs are asked for by two loops, so that slow logs never hold up a status. The last subscriber that leaves ends both.
+A trigger subscribes to its job and gets updates; the watcher asks the hook for all jobs at once, in a thread.
+Status and logs are asked for by two loops, so that slow logs never hold up a status. The last subscriber that
+leaves ends both.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Subscription:
         self._news.set()
 
     async def next(self, timeout_s: float | None = None) -> Update:
-        """Return what is new as soon as there is something, or after ``timeout_s`` the status as last known."""
+        """Return what is new as soon as there is something, or after ``timeout_s`` the last known status."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._news.wait(), timeout_s)
         self._news.clear()
@@ -78,7 +79,7 @@ class Subscription:
 class Watcher:
     """Asks one hook for the status and the logs of every subscribed job."""
 
-    def __init__(self, hook: StepHook, on_empty: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, hook: StepHook, on_empty: Callable[[], object] = lambda: None) -> None:
         self._hook = hook
         self._on_empty = on_empty
         self._subscriptions: dict[JobHandle, set[Subscription]] = {}
@@ -138,7 +139,9 @@ class Watcher:
         return handle in self._known and self._known[handle].state.is_terminal
 
     async def _ask(self, handles: Sequence[JobHandle], pace: Pace) -> float:
-        """Ask for the status of ``handles`` and tell the subscribers; return the pause before the next question."""
+        """Ask for the status of ``handles`` and tell the subscribers; return the pause before the next
+        question.
+        """
         try:
             statuses = await asyncio.to_thread(self._hook.status, handles)
         except StepConfigError as error:
@@ -167,7 +170,9 @@ class Watcher:
                     await self._read_logs(waiting[first : first + LOG_BATCH])
                 except Exception as error:  # noqa: BLE001, RUF100 - logs may fail in any way; the job goes on
                     pause_s = pace.after_error()
-                    log.warning("%s: no logs (%s); asking again in %.0f s", self._hook.backend, error, pause_s)
+                    log.warning(
+                        "%s: no logs (%s); asking again in %.0f s", self._hook.backend, error, pause_s
+                    )
             await asyncio.sleep(pause_s)
 
     async def _read_logs(self, subscriptions: Sequence[Subscription]) -> None:
@@ -179,8 +184,11 @@ class Watcher:
                 subscription.tell_lines(chunk.lines, chunk.cursor)
 
 
-# dag.test() runs every trigger in a loop of its own that is closed afterwards, so watchers belong to their loop.
-_watchers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, Watcher]] = weakref.WeakKeyDictionary()
+# dag.test() runs every trigger in a loop of its own that is closed afterwards, so watchers belong to their
+# loop.
+_watchers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, Watcher]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def watcher_for(key: Hashable, hook: StepHook) -> Watcher:

@@ -1,7 +1,8 @@
 """The contract between airflow-stepop and a backend. Subclass :class:`StepHook` and pass ``HookContract``.
 
-The hook *is* the backend: there is no second layer. Every verb may block (callers run it in a thread) and may be
-called from any process on any host that the connection reaches; a hook keeps no state that another process needs.
+The hook *is* the backend: there is no second layer. Every verb may block (callers run it in a thread) and may
+be called from any process on any host that the connection reaches; a hook keeps no state that another process
+needs.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ class StepHook(BaseHook, ABC):
     def render(self, spec: StepSpec) -> dict[str, Any]:
         """Return the exact native request for ``spec``, as JSON. Pure: no I/O, same answer for the same spec.
 
-        :raises UnsupportedError: a resource or option that this backend cannot honour; names one that would work
+        :raises UnsupportedError: a resource or option that this backend cannot honour; names one that would
+            work
         """
 
     @abstractmethod
@@ -95,7 +97,7 @@ class StepHook(BaseHook, ABC):
 
     @abstractmethod
     def logs(self, cursors: Mapping[JobHandle, Cursor]) -> Mapping[JobHandle, LogChunk]:
-        """Return the lines that are new since each cursor, bounded; a job with nothing new may be left out."""
+        """Return the lines since each cursor, bounded; a job with nothing new may be left out."""
 
     @abstractmethod
     def outcome(self, handle: JobHandle) -> OutcomeReport:

@@ -1,4 +1,4 @@
-"""One real Airflow for all tests of this folder; under xdist they run in one worker (``--dist loadgroup``)."""
+"""One real Airflow for all tests of this folder; under xdist (``--dist loadgroup``) one worker runs them."""
 
 from __future__ import annotations
 

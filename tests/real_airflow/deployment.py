@@ -1,4 +1,6 @@
-"""A real Airflow for tests: database, API server, scheduler, DAG processor and triggerer, each a process of its own."""
+"""A real Airflow for tests: database, API server, scheduler, DAG processor and triggerer, each a process of
+its own.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ class Deployment:
 
     @property
     def env(self) -> dict[str, str]:
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "PYTEST", "STEPOP", "COV"))}
+        inherited = {
+            k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "PYTEST", "STEPOP", "COV"))
+        }
         url = f"http://127.0.0.1:{self.port}"
         return {
             **inherited,
@@ -88,7 +92,7 @@ class Deployment:
             **self.extra_env,
         }
 
-    # -- processes ------------------------------------------------------------------------------------------------
+    # -- processes
 
     def up(self) -> None:
         self.run("db", "migrate")
@@ -114,14 +118,14 @@ class Deployment:
         return done.stdout
 
     def start(self, name: str) -> None:
-        log = (self.home / f"{name}.log").open("ab")
-        self.processes[name] = subprocess.Popen(
-            [sys.executable, "-m", "airflow", *COMPONENTS[name]],
-            env=self.env,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        with (self.home / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", "airflow", *COMPONENTS[name]],
+                env=self.env,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
         """End a component and everything that it started in its session."""
@@ -139,7 +143,7 @@ class Deployment:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
-    # -- what Airflow says ----------------------------------------------------------------------------------------
+    # -- what Airflow says
 
     def get(self, path: str, **params: Any) -> Any:
         for _ in range(5):  # an API server that restarts, or a locked SQLite
@@ -178,27 +182,40 @@ class Deployment:
         def is_there() -> bool:
             return self.state(dag_id, run_id, task_id) in wanted
 
-        self.wait_for(is_there, f"{task_id} to be {' or '.join(sorted(wanted))}", limit_s,
-                      lambda: f"it is {self.state(dag_id, run_id, task_id)}\n{self.log(dag_id, run_id, task_id)[-3000:]}")
+        self.wait_for(
+            is_there,
+            f"{task_id} to be {' or '.join(sorted(wanted))}",
+            limit_s,
+            lambda: (
+                f"it is {self.state(dag_id, run_id, task_id)}\n{self.log(dag_id, run_id, task_id)[-3000:]}"
+            ),
+        )
         return str(self.state(dag_id, run_id, task_id))
 
     def wait_run(self, dag_id: str, run_id: str, limit_s: float = 120) -> dict[str, str]:
         """Wait until the run is over and return task id -> state."""
         path = f"dags/{dag_id}/dagRuns/{run_id}"
-        self.wait_for(lambda: self.get(path)["state"] in ("success", "failed"), f"run {run_id} of {dag_id}", limit_s)
+        self.wait_for(
+            lambda: self.get(path)["state"] in ("success", "failed"), f"run {run_id} of {dag_id}", limit_s
+        )
         return self.states(dag_id, run_id)
 
     def states(self, dag_id: str, run_id: str) -> dict[str, str]:
         found = self.get(f"dags/{dag_id}/dagRuns/{run_id}/taskInstances", limit=500)["task_instances"]
         return {
-            t["task_id"] if t["map_index"] < 0 else f"{t['task_id']}[{t['map_index']}]": t["state"] for t in found
+            t["task_id"] if t["map_index"] < 0 else f"{t['task_id']}[{t['map_index']}]": t["state"]
+            for t in found
         }
 
-    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
+    def xcom(
+        self, dag_id: str, run_id: str, task_id: str, key: str = "return_value", map_index: int = -1
+    ) -> Any:
         path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
         return self.get(path, map_index=map_index, deserialize="false")["value"]
 
-    def log(self, dag_id: str, run_id: str, task_id: str, try_number: int | None = None, map_index: int = -1) -> str:
+    def log(
+        self, dag_id: str, run_id: str, task_id: str, try_number: int | None = None, map_index: int = -1
+    ) -> str:
         """Return the task's log as text: one event per line."""
         if try_number is None:
             try_number = self.instance(dag_id, run_id, task_id, map_index)["try_number"] or 1
@@ -223,7 +240,7 @@ class Deployment:
         }
         self.client.post(f"/api/v2/dags/{dag_id}/clearTaskInstances", json=body).raise_for_status()
 
-    # -- what really happened -------------------------------------------------------------------------------------
+    # -- what really happened
 
     def all_jobs(self) -> list[dict[str, Any]]:
         found = []
@@ -242,11 +259,17 @@ class Deployment:
         return [int(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def alive(self, mark: str) -> list[int]:
-        """Return the processes of the steps with that mark that are still there: orphans, once the task is over."""
+        """Return the processes of the steps with that mark that are still there: orphans, once the task is
+        over.
+        """
         return [pid for pid in self.pids(mark) if is_alive(pid)]
 
     def wait_for(
-        self, is_there: Callable[[], bool], what: str, limit_s: float = 60, explain: Callable[[], str] = lambda: ""
+        self,
+        is_there: Callable[[], bool],
+        what: str,
+        limit_s: float = 60,
+        explain: Callable[[], str] = lambda: "",
     ) -> None:
         end = time.monotonic() + limit_s
         while not is_there():
