@@ -1,0 +1,195 @@
+"""A backend that is a dictionary: a service whose jobs do what a test tells them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+from airflow_stepop.exceptions import OutcomeLostError
+from airflow_stepop.hooks.base import StepHook
+from airflow_stepop.job import (
+    Category,
+    Failure,
+    JobHandle,
+    JobState,
+    JobStatus,
+    LogChunk,
+    LogLine,
+    OutcomeReport,
+    Payload,
+    StepSpec,
+)
+from airflow_stepop.life import StepLife
+from airflow_stepop.record import Call
+
+
+class MemoryHook(StepHook):
+    """Jobs by name; ``calls`` counts what was asked for, ``error`` is raised by the next calls."""
+
+    backend = "memory"
+    inline_limit = 2**20
+
+    def __init__(self):
+        super().__init__()
+        self.jobs: dict[str, JobStatus] = {}
+        self.outcomes: dict[str, OutcomeReport] = {}
+        self.lines: dict[str, list[str]] = {}
+        self.calls: Counter[str] = Counter()
+        self.largest_batch = 0
+        self.error: Exception | None = None
+        self.fails_after_submit = False
+        self.ignores_cancel = False
+        self.threads: set[str] = set()
+
+    def handle(self, name):
+        return JobHandle(self.backend, None, "here", name, name)
+
+    def add(self, name, state=JobState.RUNNING, **fields):
+        self.jobs[name] = JobStatus(state, **fields)
+        return self.handle(name)
+
+    def end(self, name, state=JobState.SUCCEEDED, value=None, failure=None):
+        self.jobs[name] = JobStatus(state, failure=failure)
+        if value is not None:
+            data = json.dumps(value).encode()
+            self.outcomes[name] = OutcomeReport(hashlib.sha256(data).hexdigest(), data, "")
+
+    def _called(self, name):
+        self.calls[name] += 1
+        self.threads.add(threading.current_thread().name)
+        if self.error is not None:
+            raise self.error
+
+    def render(self, spec):
+        return {"name": spec.name}
+
+    def submit(self, spec, payload):
+        self._called("submit")
+        self.jobs.setdefault(spec.name, JobStatus(JobState.RUNNING, started_at=time.time()))
+        if self.fails_after_submit:
+            raise ConnectionResetError("the answer was lost")
+        return self.handle(spec.name)
+
+    def lookup(self, spec):
+        self._called("lookup")
+        return self.handle(spec.name) if spec.name in self.jobs else None
+
+    def status(self, handles):
+        self._called("status")
+        self.largest_batch = max(self.largest_batch, len(handles))
+        return {handle: self.jobs.get(handle.id, JobStatus(JobState.GONE)) for handle in handles}
+
+    def logs(self, cursors):
+        self._called("logs")
+        chunks = {}
+        for handle, cursor in cursors.items():
+            start = int(cursor or 0)
+            lines = self.lines.get(handle.id, [])[start:]
+            if lines:
+                chunks[handle] = LogChunk([LogLine(0.0, line) for line in lines], str(start + len(lines)))
+        return chunks
+
+    def outcome(self, handle):
+        self._called("outcome")
+        if handle.id not in self.outcomes:
+            raise OutcomeLostError("there is none")
+        return self.outcomes[handle.id]
+
+    def cancel(self, handle):
+        self._called("cancel")
+        status = self.jobs.get(handle.id)
+        if status is not None and not status.state.is_terminal and not self.ignores_cancel:
+            self.jobs[handle.id] = JobStatus(JobState.CANCELLED)
+
+    def delete(self, handle):
+        self._called("delete")
+        self.jobs.pop(handle.id, None)
+
+    def find(self, labels):
+        return [self.handle(name) for name in self.jobs]
+
+    def check(self):
+        return []
+
+    @property
+    def running(self):
+        return [name for name, status in self.jobs.items() if not status.state.is_terminal]
+
+
+class MemoryState(dict):
+    """Airflow's ``task_state_store`` as a dictionary that holds JSON only."""
+
+    def get(self, key, default=None):
+        return json.loads(super().get(key, "null")) or default
+
+    def set(self, key, value):
+        self[key] = json.dumps(value)
+
+
+class Request:
+    """What a task asks for; see ``airflow_stepop.life.Request``."""
+
+    backend = "memory"
+    conn_id = None
+    keep = "failed"
+    poll_interval_s = 0.01
+    timeout_s = 60.0
+    start_timeout_s = None
+
+    def __init__(self, hook, call):
+        self._hook = hook
+        self.call = call
+        self.labels = {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": "-1", "deployment": ""}
+
+    def build(self, name, nonce, labels):
+        return StepSpec(name, nonce, labels), Payload(b"{}", "")
+
+    def read(self, report, handle):
+        return json.loads(report.data)
+
+    def hook(self, backend, conn_id):
+        return self._hook
+
+
+class Log:
+    """Collects what was logged."""
+
+    def __init__(self):
+        self.lines = []
+
+    def info(self, text, *args, **fields):
+        self.lines.append(text % args if args else text)
+
+    warning = info
+
+
+@pytest.fixture
+def hook():
+    return MemoryHook()
+
+
+@pytest.fixture
+def state():
+    return MemoryState()
+
+
+@pytest.fixture
+def new_try(hook, state):
+    """Start a try of the task: a life on the same record and the same service."""
+
+    def start(key="k", max_tries=1, clear_number=0, was_killed=lambda: False, keep="failed", log=None):
+        request = Request(hook, Call(key, max_tries, clear_number))
+        request.keep = keep
+        return StepLife(request, state, log or Log(), was_killed)
+
+    return start
+
+
+@pytest.fixture
+def preempted():
+    return Failure(Category.PREEMPTED, "the machine was taken away")

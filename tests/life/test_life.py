@@ -1,0 +1,241 @@
+"""The rules of a step's life, one by one; the kill tests run them in a real Airflow."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_stepop import life as life_module
+from airflow_stepop.exceptions import IntegrityError, StepFailedError
+from airflow_stepop.job import Category, Failure, JobHandle, JobState
+from airflow_stepop.life import MAX_RESUBMISSIONS, Collected
+from airflow_stepop.record import StepRecord, Way, load_record, way_on
+from airflow_stepop.waiting import Reason
+
+DONE = {"result": {"value": {"plain": 1}}}
+
+
+def finished(hook, life, value=DONE):
+    handle = life.begin()
+    hook.end(handle.id, value=value)
+    return handle, life.finish(handle, Reason.FINISHED)
+
+
+def test_the_record_is_written_before_anything_exists_outside(hook, state, new_try):
+    hook.error = ConnectionError("the service is down")
+    with pytest.raises(ConnectionError):
+        new_try().begin()
+    record = load_record(state)
+    assert record.generation == 1
+    assert record.handle is None
+    assert hook.jobs == {}
+
+
+def test_a_record_survives_its_json(new_try, hook, state):
+    new_try().begin()
+    record = load_record(state)
+    assert StepRecord.from_json(record.to_json()) == record
+
+
+def test_a_lost_answer_is_looked_up_and_not_submitted_again(hook, new_try):
+    hook.fails_after_submit = True
+    with pytest.raises(ConnectionResetError):
+        new_try().begin()
+    hook.fails_after_submit = False
+    handle = new_try().begin()
+    assert hook.calls["submit"] == 1
+    assert hook.running == [handle.id]
+
+
+def test_a_submit_that_never_arrived_goes_on_under_the_same_name(hook, state, new_try):
+    hook.error = ConnectionError("down")
+    with pytest.raises(ConnectionError):
+        new_try().begin()
+    intended = load_record(state).name
+    hook.error = None
+    assert new_try().begin().name == intended
+    assert load_record(state).generation == 1
+
+
+def test_a_retry_attaches_to_the_running_job(hook, new_try):
+    first = new_try().begin()
+    assert new_try().begin() == first
+    assert hook.calls["submit"] == 1
+
+
+@pytest.mark.parametrize("change", [{"max_tries": 2}, {"clear_number": 1}, {"key": "other"}])
+def test_a_cleared_or_changed_step_never_reuses_a_job(hook, state, new_try, change):
+    first = new_try().begin()
+    second = new_try(**change).begin()
+    assert second != first
+    assert hook.running == [second.id]
+    assert load_record(state).generation == 2
+
+
+@pytest.mark.parametrize("change", [{"max_tries": 2}, {"clear_number": 1}, {"key": "other"}])
+def test_a_cleared_or_changed_step_never_reuses_a_result(hook, new_try, change):
+    finished(hook, new_try())
+    assert isinstance(new_try(**change).begin(), JobHandle)
+
+
+def test_cleared_before_its_handle_was_saved_the_job_is_found_and_ended(hook, new_try):
+    hook.fails_after_submit = True
+    with pytest.raises(ConnectionResetError):
+        new_try().begin()
+    hook.fails_after_submit = False
+    second = new_try(max_tries=2).begin()
+    assert hook.running == [second.id]
+
+
+def test_a_collected_result_is_returned_again(hook, new_try):
+    finished(hook, new_try())
+    again = new_try().begin()
+    assert again == Collected(DONE)
+    assert hook.calls["submit"] == 1
+
+
+def test_a_retry_after_a_failure_is_a_new_generation(hook, state, new_try):
+    failure = Failure(Category.USER_ERROR, "boom").to_json()
+    _, collected = finished(hook, new_try(), {"failure": failure})
+    assert collected.failure.summary == "boom"
+    assert isinstance(new_try().begin(), JobHandle)
+    assert load_record(state).generation == 2
+
+
+@pytest.mark.parametrize("state_of_job", [JobState.GONE, JobState.CANCELLED, JobState.FAILED])
+def test_a_job_that_ended_unseen_without_an_outcome_is_replaced(hook, new_try, state_of_job):
+    first = new_try().begin()
+    hook.end(first.id, state_of_job)
+    second = new_try().begin()
+    assert second != first
+    assert hook.running == [second.id]
+
+
+@pytest.mark.parametrize("category", [Category.OOM, Category.TIMEOUT])
+def test_a_limit_that_struck_unseen_is_the_answer(hook, new_try, category):
+    first = new_try().begin()
+    hook.end(first.id, JobState.FAILED, failure=Failure(category, "too much"))
+    assert new_try().begin() == first
+
+
+def test_a_job_that_cannot_be_stopped_is_never_doubled(hook, new_try, monkeypatch):
+    monkeypatch.setattr(life_module, "STOP_LIMIT_S", 0.05)
+    new_try().begin()
+    hook.ignores_cancel = True
+    with pytest.raises(StepFailedError, match="could not be stopped within"):
+        new_try(max_tries=2).begin()
+    assert hook.calls["submit"] == 1
+
+
+def test_killed_during_submit_the_job_is_cancelled_at_once(hook, new_try):
+    new_try(was_killed=lambda: True).begin()
+    assert hook.running == []
+
+
+@pytest.mark.parametrize(
+    ("keep", "value", "stays"),
+    [
+        ("never", DONE, False),
+        ("failed", DONE, False),
+        ("always", DONE, True),
+        ("never", {"failure": Failure(Category.USER_ERROR, "x").to_json()}, False),
+        ("failed", {"failure": Failure(Category.USER_ERROR, "x").to_json()}, True),
+    ],
+)
+def test_keep_says_what_stays(hook, new_try, keep, value, stays):
+    handle, _ = finished(hook, new_try(keep=keep), value)
+    assert (handle.id in hook.jobs) == stays
+
+
+def test_a_deletion_that_was_missed_is_repeated(hook, new_try):
+    life = new_try()
+    handle = life.begin()
+    hook.end(handle.id, value=DONE)
+    hook.delete, delete = lambda handle: (_ for _ in ()).throw(ConnectionError("down")), hook.delete
+    life.finish(handle, Reason.FINISHED)
+    assert handle.id in hook.jobs
+    hook.delete = delete
+    new_try().begin()
+    assert handle.id not in hook.jobs
+
+
+def test_preemption_is_resubmitted_up_to_a_limit(hook, state, new_try, preempted):
+    life = new_try()
+    handle, count = life.begin(), 0
+    while handle is not None:
+        count += 1
+        hook.end(handle.id, JobState.FAILED, failure=preempted)
+        collected = life.finish(handle, Reason.FINISHED)
+        handle = life.resubmission(collected)
+    assert count == MAX_RESUBMISSIONS + 1
+    assert collected.failure.category is Category.PREEMPTED
+    assert hook.running == []
+
+
+def test_what_the_service_knows_wins_over_what_the_step_saw(hook, new_try):
+    life = new_try()
+    handle = life.begin()
+    seen = {"failure": Failure(Category.USER_ERROR, "ended by SIGTERM").to_json()}
+    hook.end(handle.id, JobState.FAILED, value=seen, failure=Failure(Category.OOM, "used 2 GiB of 1 GiB"))
+    assert life.finish(handle, Reason.FINISHED).failure.category is Category.OOM
+
+
+def test_a_gone_job_is_lost_and_said_so(hook, new_try):
+    life = new_try()
+    handle = life.begin()
+    hook.jobs.clear()
+    failure = life.finish(handle, Reason.FINISHED).failure
+    assert failure.category is Category.LOST
+    assert "the job is gone and its outcome with it" in failure.describe()
+
+
+def test_a_failure_shows_the_last_lines(hook, new_try):
+    life = new_try()
+    handle = life.begin()
+    hook.lines[handle.id] = [f"line {n}" for n in range(100)]
+    hook.end(handle.id, JobState.FAILED)
+    failure = life.finish(handle, Reason.FINISHED).failure
+    assert failure.log_tail[-1] == "line 99"
+    assert len(failure.log_tail) == 40
+
+
+def test_a_refused_outcome_settles_the_step(hook, new_try):
+    life = new_try()
+    handle = life.begin()
+    hook.end(handle.id, value=DONE)
+
+    def refuse(report, handle):
+        raise IntegrityError("its bytes changed")
+
+    life.request.read = refuse
+    failure = life.finish(handle, Reason.FINISHED).failure
+    assert "the outcome of the step was refused: its bytes changed" in failure.summary
+
+
+@pytest.mark.parametrize(
+    ("reason", "category", "text"),
+    [
+        (Reason.EXECUTION_TIMEOUT, Category.TIMEOUT, "execution_timeout passed"),
+        (Reason.START_TIMEOUT, Category.START_TIMEOUT, "did not start within start_timeout"),
+        (Reason.OVERDUE, Category.TIMEOUT, "which its service should have enforced"),
+    ],
+)
+def test_a_deadline_cancels_the_job(hook, new_try, reason, category, text):
+    life = new_try()
+    handle = life.begin()
+    failure = life.finish(handle, reason).failure
+    assert failure.category is category
+    assert text in failure.summary
+    assert hook.running == []
+
+
+def test_cancel_finds_a_job_whose_handle_was_never_saved(hook, new_try):
+    hook.fails_after_submit = True
+    life = new_try()
+    with pytest.raises(ConnectionResetError):
+        life.begin()
+    life.cancel()
+    assert hook.running == []
+
+
+def test_way_on_without_a_record():
+    assert way_on(None, None) is Way.START

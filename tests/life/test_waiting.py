@@ -1,0 +1,60 @@
+"""Deadlines and pauses."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_stepop.job import JobState, JobStatus
+from airflow_stepop.waiting import Deadlines, Pace, Reason
+
+RUNNING = JobStatus(JobState.RUNNING, started_at=100.0)
+PENDING = JobStatus(JobState.PENDING)
+
+
+@pytest.mark.parametrize(
+    ("status", "now", "reason"),
+    [
+        (None, 999.0, None),
+        (PENDING, 149.0, None),
+        (PENDING, 151.0, Reason.START_TIMEOUT),
+        (RUNNING, 151.0, None),
+        (RUNNING, 199.0, None),
+        (RUNNING, 201.0, Reason.OVERDUE),
+        (JobStatus(JobState.SUCCEEDED), 10_000.0, Reason.FINISHED),
+        (JobStatus(JobState.GONE), 10_000.0, Reason.FINISHED),
+    ],
+)
+def test_when_waiting_is_over(status, now, reason):
+    assert Deadlines(execution=None, start=150.0, run_s=100.0).reason(status, now) is reason
+
+
+def test_the_execution_timeout_needs_no_status():
+    """It strikes even while the API of the service cannot be reached."""
+    assert Deadlines(execution=50.0).reason(None, 51.0) is Reason.EXECUTION_TIMEOUT
+
+
+def test_a_job_that_ended_in_time_is_not_late():
+    assert Deadlines(execution=50.0).reason(JobStatus(JobState.FAILED), 51.0) is Reason.FINISHED
+
+
+def test_deadlines_survive_json():
+    deadlines = Deadlines(1.0, None, 3.0)
+    assert Deadlines.from_json(deadlines.to_json()) == deadlines
+
+
+def test_the_first_looks_are_quick_and_the_later_ones_are_not():
+    pace = Pace(5.0)
+    pauses = [pace.after_success() for _ in range(30)]
+    assert pauses[0] <= 0.05
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == 5.0
+
+
+def test_errors_back_off_with_jitter_up_to_a_limit():
+    pace = Pace(1.0)
+    pauses = [pace.after_error() for _ in range(20)]
+    assert 1.0 <= pauses[0] <= 2.0
+    assert max(pauses) <= Pace.LONGEST_S
+    assert min(pauses[10:]) >= Pace.LONGEST_S / 2
+    pace.after_success()
+    assert pace.errors == 0
