@@ -15,10 +15,11 @@ from pathlib import Path
 PACKAGE = "stepop_runner"  # what airflow_stepop.runner is called inside the zipapp
 
 MAIN = f"""\
-import sys
+import os, sys
 if sys.version_info < (3, 8):
     sys.stderr.write("stepop: the step needs Python 3.8 or newer; this is %s\\n" % sys.version.split()[0])
     sys.exit(64)
+sys.path[0] = os.path.abspath(sys.path[0])  # the step changes the current directory
 from {PACKAGE}.main import leave, main
 if __name__ == "__main__":
     leave(main(sys.argv[1:]))

@@ -26,11 +26,11 @@ def encode_numpy(array: Any) -> Encoded | None:
     numpy.lib.format.write_array_header_1_0(header, numpy.lib.format.header_data_from_array_1_0(array))
     if array.nbytes == 0:
         return Encoded("numpy", [[header.getvalue()]])
-    # the format calls everything but Fortran order "C"; only an array that is neither is copied
-    flat = (
-        array.reshape(-1) if array.flags.c_contiguous or not array.flags.f_contiguous else array.T.reshape(-1)
-    )
-    return Encoded("numpy", [[header.getvalue(), memoryview(flat.view("u1"))]])
+    if array.flags.f_contiguous and not array.flags.c_contiguous:
+        array = array.T  # as the header says
+    # copies only what is contiguous in neither order
+    flat: Any = numpy.ascontiguousarray(array).reshape(-1).view("u1")
+    return Encoded("numpy", [[header.getvalue(), memoryview(flat)]])
 
 
 def encode_arrow(value: Any) -> Encoded | None:

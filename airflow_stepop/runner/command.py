@@ -25,12 +25,9 @@ FILES_SHOWN = 20
 def run_command(step: Step) -> dict[str, Entry]:
     """Run the command and return the outcome's ``outputs``."""
     spec = step.manifest["command"]
-    folder = os.path.join(step.scratch, spec["workdir"] or "")
+    folder = _workdir(step.scratch, spec["workdir"])
     outputs = {name: inside(folder, name, "output") for name in spec["outputs"]}
     inputs = {name: inside(folder, name, "input") for name in spec["inputs"]}
-    if not os.path.isabs(spec["workdir"] or ""):
-        inside(step.scratch, os.path.join("x", spec["workdir"] or ""), "workdir")
-        os.makedirs(folder, exist_ok=True)
     for name, path in inputs.items():
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "wb") as stream:
@@ -41,6 +38,17 @@ def run_command(step: Step) -> dict[str, Entry]:
     if missing:
         raise _missing(missing, folder, set(spec["inputs"]))
     return {name: _collect(step, name, path) for name, path in outputs.items()}
+
+
+def _workdir(scratch: str, workdir: str | None) -> str:
+    """Return the folder in which the command runs: one of the image, or one below the scratch folder."""
+    if workdir and os.path.isabs(workdir):
+        return workdir
+    if not workdir or os.path.normpath(workdir) == os.curdir:
+        return scratch
+    folder = inside(scratch, workdir, "workdir")
+    os.makedirs(folder, exist_ok=True)
+    return folder
 
 
 def _file_bytes(step: Step, entry: Entry, name: str) -> list[Any]:
@@ -68,15 +76,19 @@ def _file_bytes(step: Step, entry: Entry, name: str) -> list[Any]:
 def _run(argv: list[str], folder: str) -> None:
     import signal
 
-    process = _start(argv, folder)
+    process: Popen[bytes] | None = None
     forwarded: list[int] = []
 
     def forward(signum: int, frame: object) -> None:
         forwarded.append(signum)
-        process.send_signal(signum)
+        if process is not None:
+            process.send_signal(signum)
 
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, forward)
+    process = _start(argv, folder)
+    for early in list(forwarded):  # came before there was a process
+        process.send_signal(early)
     code = process.wait()
     if code:
         raise ended(f"The command {argv[0]!r}", code, forwarded)

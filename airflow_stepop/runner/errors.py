@@ -54,7 +54,7 @@ def _exited(code: Any) -> StepError:
 def describe(error: BaseException, depth: int = CHAIN_DEPTH, seen: frozenset[int] = frozenset()) -> Data:
     """Return an exception as JSON-able data, bounded, whatever the exception does."""
     kind, seen = type(error), seen | {id(error)}
-    notes = getattr(error, "__notes__", None)
+    notes = error.__dict__.get("__notes__")  # its __getattr__ is not to be trusted
 
     def chained(other: Any) -> Data | None:
         if not isinstance(other, BaseException) or depth <= 1 or id(other) in seen:

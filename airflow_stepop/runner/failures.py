@@ -44,24 +44,31 @@ class RefusedError(StepError):
 
 
 def ended(what: str, code: int, forwarded: list[int]) -> StepError:
-    """Return the failure of a process that ended with this exit code (negative: by that signal)."""
+    """Return the failure of a process that ended with this exit code (negative: by that signal).
+
+    :param forwarded: signals that the runner was sent and passed on
+    """
+    if forwarded:
+        name = signal_name(forwarded[-1])
+        status = code if code >= 0 else 128 - code
+        return StepError("cancelled", f"{what} was stopped by {name}", native_reason=name, exit_code=status)
     if code >= 0:
         return StepError("user_error", f"{what} ended with exit code {code}", exit_code=code)
-    import signal
-
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    if -code in forwarded:
-        return StepError(
-            "cancelled", f"{what} was stopped by {name}", native_reason=name, exit_code=128 - code
-        )
+    name = signal_name(-code)
     summary, hint = f"{what} was killed by {name}", ""
     if name == "SIGKILL":
         summary += "; it may have been the out-of-memory killer"
         hint = "give the step more memory"
-    return StepError("user_error", summary, hint, native_reason=name, exit_code=128 - code)
+    return StepError("user_error", summary, hint, name, exit_code=128 - code)
+
+
+def signal_name(signum: int) -> str:
+    import signal
+
+    try:
+        return signal.Signals(signum).name
+    except ValueError:
+        return f"signal {signum}"
 
 
 def cut(text: str, chars: int) -> str:

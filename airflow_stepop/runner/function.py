@@ -25,6 +25,7 @@ def run_function(step: Step) -> dict[str, Any]:
         import asyncio
 
         result = asyncio.run(result)
+    step.leave_if_forked()
     return {} if step.manifest["discard_result"] else _encode_result(step, result)
 
 
@@ -99,10 +100,9 @@ def _not_loaded(error: Exception, what: str) -> StepError:
     failure = failure_of(error)
     category, hint = "user_error", ""
     if isinstance(error, ModuleNotFoundError):
-        category, hint = (
-            "requirements",
-            f"use an image that has {error.name}, or import it inside the function",
-        )
+        category, hint = "requirements", f"use an image that has {error.name}"
+        if str(error.name).startswith("airflow"):
+            hint = "keep Airflow out of the modules that the step imports; only the DAG file needs it"
     refused = RefusedError(category, f"Loading {what} failed here: {type(error).__name__}: {error}", hint)
     refused.exception = failure["exception"]
     return refused

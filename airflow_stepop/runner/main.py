@@ -36,11 +36,13 @@ def main(argv: list[str]) -> int:
         sys.stderr.write(f"stepop: {error}\nusage: {' '.join((__doc__ or '``').split('``')[1].split())}\n")
         return protocol.EXIT_REFUSED
     started = time.monotonic()
+    # Until there is a child to forward them to, signals wait: an outcome and a receipt are due in any case
+    signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a caller that ignores it would leave us no exit status
     identity = os.environ.get(protocol.ENV_JOB, ""), os.environ.get(protocol.ENV_NONCE, "")
     try:
-        quietly(
-            os.unlink, os.path.join(options["out"], protocol.OUTCOME)
-        )  # of an earlier attempt in the same folder
+        # of an earlier attempt in the same folder
+        quietly(os.unlink, os.path.join(options["out"], protocol.OUTCOME))
         manifest = _manifest(options)
         identity = manifest["job"], manifest["nonce"]
         scratch = make_scratch(options["out"])
@@ -48,8 +50,9 @@ def main(argv: list[str]) -> int:
         return _finish(options, _own_outcome(options, identity, error, {}), protocol.EXIT_REFUSED)
 
     receiver, sender = os.pipe()
-    pid = _fork()
+    pid = os.fork()
     if pid == 0:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
         os.close(receiver)
         return _child(options, manifest, scratch, sender, started)
     os.close(sender)
@@ -77,11 +80,10 @@ def leave(code: int) -> None:
         if threading is not None:
             threading._shutdown()  # as multiprocessing does
         atexit._run_exitfuncs()
-    except BaseException:  # whatever the step left behind; the outcome is written
-        sys.excepthook(*sys.exc_info())
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None and not stream.closed:
-            quietly(stream.flush)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException as error:  # whatever the step left behind; the outcome is written
+        quietly(os.write, 2, f"stepop: at exit: {type(error).__name__}\n".encode())
     os._exit(code)
 
 
@@ -153,15 +155,6 @@ def _check_python(manifest: dict[str, Any]) -> None:
 # -- fork and wait -------------------------------------------------------------------------------------------
 
 
-def _fork() -> int:
-    """Fork; signals wait until the parent can forward them, and the child handles them as usual."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
-    pid = os.fork()
-    if pid == 0:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
-    return pid
-
-
 def _wait(pid: int) -> tuple[int, Any, list[int]]:
     """Wait for the child and reap orphans; return its status, its usage, and the signals it was sent."""
     forwarded: list[int] = []
@@ -190,17 +183,19 @@ def _child(
         os.close(int(options["receipt"][3:]))  # nothing that the step runs may write to it
 
     def last_resort(outcome: dict[str, Any]) -> None:
-        os.set_blocking(sender, False)
-        os.write(sender, json.dumps(outcome).encode())
+        quietly(os.set_blocking, sender, False)
+        quietly(os.write, sender, json.dumps(outcome).encode())
 
+    sys.argv[1:] = []  # ours, not the step's
     from .step import Step, child_main
 
     return child_main(Step(manifest, options, scratch), started, last_resort)
 
 
 def _death(status: int, forwarded: list[int]) -> StepError:
-    if os.WIFSIGNALED(status):
-        return ended("The step's process", -os.WTERMSIG(status), forwarded)
+    if os.WIFSIGNALED(status) or forwarded:
+        code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+        return ended("The step's process", code, forwarded)
     code = os.WEXITSTATUS(status)
     return StepError(
         "user_error",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 # hosts of pre-signed URLs sometimes answer 5xx or drop the connection
-FETCH_TRIES = 4
+FETCH_TRIES = 5
 
 
 class Parts:
@@ -53,13 +53,14 @@ class Parts:
             except FileNotFoundError:
                 self._locations = {}
         location = self._locations.get(name)
-        return inside(".", name, "part") if location is None else location
+        return inside(".", name, "part") if location is None else str(location)
 
 
 _CHANGED = "somebody changed the stored input after it was written; clear the task to write it anew"
 
 
 def _fetch(url: str, segment: dict[str, Any]) -> bytearray:
+    import http.client
     import time
     import urllib.error
     import urllib.request
@@ -70,15 +71,17 @@ def _fetch(url: str, segment: dict[str, Any]) -> bytearray:
             with urllib.request.urlopen(url, timeout=60) as stream:  # noqa: S310 - http(s) only, see caller
                 return read_checked(stream, segment, f"part {segment['name']}")
         except urllib.error.HTTPError as error:
-            problem = f"HTTP {error.code} {error.reason} for {where}"
+            problem: Exception = OSError(f"HTTP {error.code} {error.reason} for {where}")
             error.close()
             if error.code < 500 and error.code != 429:
                 break
-        except OSError as error:
-            problem = f"{getattr(error, 'reason', error)} for {where}"
+        except (OSError, http.client.HTTPException) as error:
+            problem = OSError(f"{getattr(error, 'reason', error)} for {where}")
+        except SegmentError as error:  # a connection that was cut looks like this, too
+            problem = error
         if attempt < FETCH_TRIES - 1:
-            time.sleep(2**attempt)
-    raise OSError(problem)
+            time.sleep(0.5 * 2**attempt)
+    raise problem
 
 
 def extract(archive: bytearray, folder: str) -> None:

@@ -55,6 +55,8 @@ def result_dumps(main_module: str | None) -> Callable[[Any, Callable[[Any], Any]
             """Pickles classes of the DAG file by name and by value."""
 
             def reducer_override(self, obj: Any) -> Any:
+                if isinstance(obj, io.TextIOWrapper):  # cloudpickle would read it to its end
+                    raise TypeError("cannot pickle an open file")
                 if (
                     isinstance(obj, type)
                     and obj.__module__ == main_module

@@ -7,12 +7,13 @@ step does to its process.
 from __future__ import annotations
 
 import errno
+import faulthandler
 import os
 import sys
 from functools import cached_property
 
 from . import protocol
-from .failures import StepError
+from .failures import RefusedError, StepError
 from .outcome import empty_outcome, write_outcome
 
 TYPE_CHECKING = False
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from .parts import Parts
     from .segments import Segments
     from .values import Encoded, Entry
+
+# bytes of values inside outcome.json; beyond this, only tiny ones are
+INLINE_BYTES = 1 << 20
+TINY_BYTES = 1024
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -35,6 +40,9 @@ class Step:
         self.scratch = scratch
         self.out = folders["out"]
         self.folders = folders
+        self.is_refused = False
+        self._pid = os.getpid()
+        self._inline_bytes = 0
 
     @cached_property
     def parts(self) -> Parts:
@@ -51,7 +59,6 @@ class Step:
     def run(self) -> dict[str, Any]:
         """Run the step and return its outcome; the step's own errors are in the outcome, none is raised."""
         outcome = empty_outcome(self.manifest["job"], self.manifest["nonce"])
-        pid = os.getpid()
         try:
             self._prepare()
             if self.manifest["kind"] == "command":
@@ -64,14 +71,25 @@ class Step:
                 outcome.update(run_function(self))
             outcome["status"] = "success"
         except BaseException as error:  # the outermost frame around the user's code
-            if os.getpid() == pid:
-                self.segments.discard()
             from .errors import failure_of
 
+            self.leave_if_forked(error)
+            self.segments.discard()
+            self.is_refused = isinstance(error, RefusedError)
             outcome["failure"] = failure_of(error)
-        if os.getpid() != pid:  # the step forked, and its child came back from the user's code
-            os._exit(0 if outcome["status"] == "success" else 1)
         return outcome
+
+    def leave_if_forked(self, error: BaseException | None = None) -> None:
+        """End this process when the step forked it and it came back from the user's code: not its outcome."""
+        if os.getpid() == self._pid:
+            return
+        if isinstance(error, SystemExit):
+            os._exit(error.code if isinstance(error.code, int) else int(error.code is not None))
+        if error is not None:
+            from .errors import describe, print_exception
+
+            print_exception(describe(error))
+        os._exit(0 if error is None else 1)
 
     def _prepare(self) -> None:
         code = self.manifest["parts"].get(protocol.CODE)
@@ -89,8 +107,11 @@ class Step:
 
         :raises StepError: there is no room for it
         """
+        is_roomy = self._inline_bytes < INLINE_BYTES
+        limit = protocol.INLINE_VALUE_BYTES if is_roomy else TINY_BYTES
+        self._inline_bytes += encoded.size if encoded.size <= limit else 0
         with guard_disk():
-            return encoded.to_entry(self.segments.save)
+            return encoded.to_entry(self.segments.save, limit)
 
 
 def usage(started: float) -> dict[str, Any]:
@@ -126,16 +147,11 @@ def child_main(step: Step, started: float, last_resort: Callable[[dict[str, Any]
 
     :param last_resort: takes a small outcome that could not be written to the output folder
     """
+    if _is_open(2):
+        faulthandler.enable()  # a crash of native code shows the Python lines that led to it
     outcome = step.run()
     failure = outcome["failure"]
     _restore_streams()
-    if failure:
-        if failure["exception"]:
-            from .errors import print_exception
-
-            print_exception(failure["exception"])
-        else:
-            sys.stderr.write(f"stepop: {failure['summary']}\n")
     outcome["usage"] = usage(started)
     try:
         write_outcome(step.out, outcome)
@@ -146,7 +162,29 @@ def child_main(step: Step, started: float, last_resort: Callable[[dict[str, Any]
             write_outcome(step.out, outcome)
         except OSError:
             last_resort(outcome)
+    if failure:
+        _show(failure)
+    if step.is_refused:
+        return protocol.EXIT_REFUSED
     return protocol.EXIT_STEP_FAILED if outcome["failure"] else protocol.EXIT_OK
+
+
+def _show(failure: dict[str, Any]) -> None:
+    """Write the failure to the step's log: a traceback as Python would, and our own words."""
+    from .errors import print_exception
+
+    if failure["exception"]:
+        print_exception(failure["exception"])
+    if not failure["exception"] or not failure["summary"].startswith("The step raised"):
+        sys.stderr.write(f"stepop: {failure['summary']}\n")
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return sys.stderr is not None
 
 
 def _small(outcome: dict[str, Any], error: OSError) -> dict[str, Any]:
@@ -166,12 +204,12 @@ def _restore_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:  # noqa: SIM105 - contextlib is an import more
             stream.flush()
-        except (OSError, ValueError, AttributeError):
+        except Exception:  # noqa: S110 - the step may have put any object there
             pass
     while True:
         descriptor = os.open(os.devnull, os.O_RDWR)
         if descriptor > 2:
             os.close(descriptor)
             break
-    if sys.stderr is None or sys.stderr.closed:
+    if getattr(sys.stderr, "closed", True):
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - lives as long as the process

@@ -1,0 +1,169 @@
+"""Exceptions as data: complete enough to be shown and raised again, bounded whatever they are."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from airflow_stepop.job import Failure
+from airflow_stepop.runner.errors import describe, failure_of
+
+
+def raised(function, *args):
+    try:
+        function(*args)
+    except BaseException as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def test_exception_of_a_step(folder, any_python):
+    """Type, message, traceback with source, and bases arrive, and the log shows what Python would."""
+    source = """
+class AirflowFailException(Exception): pass
+def inner(): raise AirflowFailException("no", 3)
+def f(): inner()
+"""
+    done = folder.reference(source, "f").run(any_python)
+    exception = done.failure["exception"]
+    assert done.failure["summary"] == "The step raised AirflowFailException: ('no', 3)"
+    assert exception["module"] == "helpers"
+    assert exception["mro"] == [
+        "helpers.AirflowFailException",
+        "builtins.Exception",
+        "builtins.BaseException",
+        "builtins.object",
+    ]
+    assert exception["args"] == ["no", 3]
+    lines = [line for line in exception["traceback"] if not set(line.strip()) <= {"^", "~"}]
+    assert lines[0].endswith('helpers.py", line 4, in f')
+    assert lines[1] == "    def f(): inner()"
+    assert len(lines) == 4
+    assert done.stderr.startswith("Traceback (most recent call last):\n")
+    assert done.stderr.endswith("helpers.AirflowFailException: ('no', 3)\n")
+    assert "step.pyz" not in done.stderr
+    assert Failure.from_json(done.failure).exception == exception
+
+
+def test_exception_of_a_pickled_function(folder):
+    """A function without a source file there still has file and line of the DAG file."""
+
+    def f():
+        raise KeyError("x")
+
+    traceback = folder.function(f).run().failure["exception"]["traceback"]
+    assert traceback[0].endswith(f'test_errors.py", line {f.__code__.co_firstlineno + 1}, in f')
+
+
+def test_traceback_of_a_coroutine(folder):
+    """The frames of asyncio are not the step's."""
+    done = folder.reference("async def f(): raise ValueError('x')\n", "f").run()
+    assert len([line for line in done.failure["exception"]["traceback"] if "File" in line]) == 1
+
+
+def test_cause_and_context():
+    """Causes and contexts are nested."""
+
+    def fail(error):
+        raise error
+
+    def fail_from(error):
+        raise KeyError("middle") from error
+
+    def chain():
+        try:
+            int("x")
+        except ValueError as error:
+            try:
+                fail_from(error)
+            except KeyError:
+                fail(TypeError("last"))
+
+    data = describe(raised(chain))
+    assert data["cause"] is None
+    assert data["context"]["type"] == "KeyError"
+    assert data["context"]["cause"]["type"] == "ValueError"
+
+    def hidden():
+        try:
+            int("x")
+        except ValueError:
+            raise TypeError from None
+
+    assert describe(raised(hidden))["context"] is None
+
+
+def test_cycles_and_long_chains():
+    """A cycle of causes ends, and so does a chain of a thousand."""
+    first, second = ValueError(1), ValueError(2)
+    first.__cause__, second.__cause__ = second, first
+    data = describe(first)
+    assert data["cause"]["cause"] is None
+    error = ValueError(0)
+    for number in range(1000):
+        following = ValueError(number)
+        following.__cause__ = error
+        error = following
+    depth, data = 0, describe(error)
+    while data:
+        depth, data = depth + 1, data["cause"]
+    assert depth == 8
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="exception groups")
+def test_groups_and_notes():
+    """The members of a group are there, and so are notes."""
+    error = ExceptionGroup("several", [ValueError(1), KeyError(2)])
+    error.add_note("look here")
+    data = describe(error)
+    assert [member["type"] for member in data["exceptions"]] == ["ValueError", "KeyError"]
+    assert data["notes"] == ["look here"]
+
+
+class Rude(Exception):  # noqa: N818
+    """Raises wherever it is asked."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(object())
+
+    def __str__(self):
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+    def __getattr__(self, name):
+        raise LookupError(name)
+
+
+def test_exception_that_does_not_cooperate():
+    """An exception whose methods raise is described as far as it can be."""
+    failure = failure_of(Rude())
+    assert failure["summary"] == "The step raised Rude: <Rude, whose __str__ raises RuntimeError>"
+    assert failure["exception"]["args"] is None
+    json.dumps(failure)
+
+
+def test_bounds():
+    """A deep recursion with an endless message stays small."""
+
+    def recurse(n):
+        if n:
+            return recurse(n - 1) if n % 2 else recurse_again(n)
+        raise ValueError("x" * 10**6)
+
+    def recurse_again(n):
+        return recurse(n - 1)
+
+    data = describe(raised(recurse, 300))
+    assert len(data["traceback"]) <= 200
+    assert any("lines left out" in line for line in data["traceback"])
+    assert "raise ValueError" in "".join(data["traceback"][-3:])
+    assert len(json.dumps(data)) < 200_000
+    assert len(failure_of(ValueError("y" * 10**6))["summary"]) == 500
+
+
+def test_interrupt():
+    """KeyboardInterrupt counts as cancelled."""
+    assert failure_of(KeyboardInterrupt())["category"] == "cancelled"

@@ -1,0 +1,87 @@
+"""The zipapp: small, the same for everybody, complete."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import subprocess
+import sys
+import zipfile
+
+from airflow_stepop.zipapp import runner_zipapp
+
+
+def test_size(folder):
+    """The runner and the manifest of a small step fit into 40 KB, the runner alone into 33."""
+    folder.function(lambda a: a + 1, 1)
+    size = len(runner_zipapp())
+    assert size <= 33 * 1024
+    assert size + len(json.dumps(folder.manifest)) <= 40 * 1024
+
+
+def test_same_bytes_in_every_process():
+    """Two processes with other hash seeds build the same bytes."""
+    code = "import sys; from airflow_stepop import zipapp; sys.stdout.buffer.write(zipapp.runner_zipapp())"
+    for seed in ("1", "2"):
+        env = {"PYTHONHASHSEED": seed, "TZ": "Asia/Tokyo"}
+        assert (
+            subprocess.run([sys.executable, "-c", code], env=env, capture_output=True).stdout
+            == runner_zipapp()
+        )
+
+
+def test_contents():
+    """Sources without comments, on the lines where they were; the licence of cloudpickle is kept."""
+    import cloudpickle.cloudpickle as original
+
+    with zipfile.ZipFile(io.BytesIO(runner_zipapp())) as archive:
+        names = archive.namelist()
+        text = archive.read("cloudpickle/cloudpickle.py").decode()
+        values = archive.read("stepop_runner/values.py").decode()
+    assert names == sorted(names)
+    assert "Redistribution and use in source and binary forms" in text
+    assert "IN NO EVENT SHALL THE COPYRIGHT" in text
+    with open(original.__file__) as stream:
+        source = stream.read()
+    lines = {node.name: node.lineno for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
+    kept = {node.name: node.lineno for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)}
+    assert kept == lines
+    assert "# " not in values.replace('"# ', "")
+
+
+def test_syntax_is_old_enough():
+    """Every source in the zipapp can be parsed by Python 3.8, and __main__ by Python 2."""
+    with zipfile.ZipFile(io.BytesIO(runner_zipapp())) as archive:
+        for name in archive.namelist():
+            ast.parse(archive.read(name), name, feature_version=(3, 8))
+        assert 'f"' not in archive.read("__main__.py").decode()
+
+
+def test_what_a_small_step_imports(folder):
+    """A plain function needs neither cloudpickle nor the modules that are slow to import."""
+
+    def f():
+        import sys
+
+        return sorted(sys.modules)
+
+    loaded = set(folder.function(f).run(f"{sys.executable} -I -S").value())
+    slow = {
+        "cloudpickle",
+        "inspect",
+        "typing",
+        "logging",
+        "dataclasses",
+        "tempfile",
+        "asyncio",
+        "subprocess",
+        "hashlib",
+        "argparse",
+        "zipfile",
+        "urllib.request",
+        "traceback",
+        "threading",
+        "shutil",
+    }
+    assert loaded & slow == set()
