@@ -76,7 +76,7 @@ class Request(Protocol):
     def build(self, name: str, nonce: str, labels: Mapping[str, str]) -> tuple[StepSpec, Payload]:
         """Return the job request for one generation. May write arguments into the store."""
 
-    def read(self, report: OutcomeReport, handle: JobHandle) -> dict[str, Any]:
+    def read(self, report: OutcomeReport, job: str, nonce: str) -> dict[str, Any]:
         """Return ``{"result": ...}`` or ``{"failure": ...}`` from a verified outcome."""
 
     def hook(self, backend: str, conn_id: str | None) -> StepHook: ...
@@ -297,7 +297,8 @@ class StepLife:
     def _collect(self, handle: JobHandle) -> Collected:
         status = self.status(handle)
         try:
-            data = self.request.read(self._hook_of(handle).outcome(handle), handle)
+            record = self._own_record()
+            data = self.request.read(self._hook_of(handle).outcome(handle), record.name, record.nonce)
         except OutcomeLostError as error:
             return Collected({"failure": self._no_outcome(handle, status, error).to_json()})
         except IntegrityError as error:

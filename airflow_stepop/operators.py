@@ -18,7 +18,13 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferred
 from airflow.sdk.serde import allow_class
 
-from airflow_stepop.exceptions import StepConfigError, StepInterruptedError, StepopError
+from airflow_stepop.exceptions import (
+    IntegrityError,
+    PayloadError,
+    StepConfigError,
+    StepFailedError,
+    StepInterruptedError,
+)
 from airflow_stepop.job import JobHandle
 from airflow_stepop.life import Collected, StepLife
 from airflow_stepop.links import StepLink
@@ -40,6 +46,9 @@ allow_class(StepResult)
 KEEP = ("never", "failed", "always")
 ASK_S = 1.0  # longest question to Airflow while it kills this process
 DEFER_MARGIN_S = 300.0
+HOST_POLL_S = 0.5  # a job on this host is looked at this often: it costs nothing but a file
+# Errors that another try would meet again; anything else may be a service that comes back.
+FINAL_ERRORS = (StepConfigError, PayloadError, StepFailedError, IntegrityError)
 
 
 class RemoteStepOperator(BaseOperator):
@@ -119,6 +128,8 @@ class RemoteStepOperator(BaseOperator):
         self.workdir = workdir
         self.backend = backend
         self.conn_id = conn_id
+        if isinstance(resource_settings, Mapping):
+            resource_settings = ResourceSettings.from_dict(resource_settings)
         self.resource_settings = resource_settings
         self.settings = settings
         self.image = image
@@ -182,8 +193,6 @@ class RemoteStepOperator(BaseOperator):
 
         for duration in (self.timeout, self.start_timeout, self.poll_interval):
             seconds(duration)
-        if isinstance(self.resource_settings, Mapping):
-            ResourceSettings.from_dict(self.resource_settings)
         if (
             not isinstance(self.backend, str)
             or "{{" in self.backend
@@ -322,7 +331,9 @@ class RemoteStepOperator(BaseOperator):
         from airflow_stepop.triggers import emit
 
         hook, deadlines = life.request.hook(handle.backend, handle.conn_id), self._deadlines(life, context)
-        pace, status, cursor = Pace(min(life.request.poll_interval_s, 1.0)), None, None
+        poll_interval_s = life.request.poll_interval_s
+        pace = Pace(min(poll_interval_s, HOST_POLL_S) if hook.is_host_bound else poll_interval_s)
+        status, cursor = None, None
         while True:
             try:
                 status = hook.status([handle])[handle]
@@ -359,7 +370,7 @@ class RemoteStepOperator(BaseOperator):
         except Exception as error:
             if life.record is None or life.record.collected is not None:
                 raise
-            if not isinstance(error, StepopError) and self._has_retry:
+            if not isinstance(error, FINAL_ERRORS) and self._has_retry:
                 raise StepInterruptedError(
                     f"lost touch with {life.record.name}: {error}. It goes on, the next try attaches to it"
                 ) from error

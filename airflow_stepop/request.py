@@ -26,7 +26,7 @@ from airflow_stepop.code import (
     project_modules,
 )
 from airflow_stepop.exceptions import PayloadError, StepConfigError
-from airflow_stepop.job import JobHandle, OutcomeReport, Payload, StepSpec
+from airflow_stepop.job import OutcomeReport, Payload, StepSpec
 from airflow_stepop.payload import (
     Call,
     CommandCall,
@@ -234,13 +234,8 @@ class StepRequest:
         is_mapped_over = next(iter(self.operator.iter_mapped_dependants()), None) is not None
         return "auto" if is_mapped_over else "no"
 
-    def read(self, report: OutcomeReport, handle: JobHandle) -> dict[str, Any]:
-        nonce = handle.detail.get("nonce") or self.nonce_of(handle)
-        return read_outcome(report, handle.name, nonce)
-
-    def nonce_of(self, handle: JobHandle) -> str:
-        found = record.load_record(self.context["task_state_store"])
-        return found.nonce if found is not None and found.name == handle.name else ""
+    def read(self, report: OutcomeReport, job: str, nonce: str) -> dict[str, Any]:
+        return read_outcome(report, job, nonce)
 
 
 def seconds(value: timedelta | float | None) -> float | None:

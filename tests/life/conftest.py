@@ -149,7 +149,7 @@ class Request:
     def build(self, name, nonce, labels):
         return StepSpec(name, nonce, labels), Payload(b"{}", "")
 
-    def read(self, report, handle):
+    def read(self, report, job, nonce):
         return json.loads(report.data)
 
     def hook(self, backend, conn_id):

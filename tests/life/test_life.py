@@ -203,7 +203,7 @@ def test_a_refused_outcome_settles_the_step(hook, new_try):
     handle = life.begin()
     hook.end(handle.id, value=DONE)
 
-    def refuse(report, handle):
+    def refuse(report, job, nonce):
         raise IntegrityError("its bytes changed")
 
     life.request.read = refuse

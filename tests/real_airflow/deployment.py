@@ -118,9 +118,10 @@ class Deployment:
         return done.stdout
 
     def start(self, name: str) -> None:
+        """Start a component; ``triggerer-2`` is another triggerer."""
         with (self.home / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "airflow", *COMPONENTS[name]],
+                [sys.executable, "-m", "airflow", *COMPONENTS[name.removesuffix("-2")]],
                 env=self.env,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -41,6 +41,7 @@ class Dying(RemoteStepOperator):
     def _open(self, context):
         life = super()._open(context)
         mark = f"{self.mark}.{context['run_id']}"
+        (MARKS / f"{mark}.worker").write_text(str(os.getpid()))
         if self.die_at == "intent":
             self._before(life, "_submit", mark)
         elif self.die_at == "submitted":
@@ -93,6 +94,21 @@ class SlowSubmit(Dying):
         return life
 
 
+class BrokenTrigger(Dying):
+    """A step whose trigger cannot even be made in the triggerer."""
+
+    def defer(self, *, trigger, **kwargs):
+        trigger.deadlines = Broken()
+        super().defer(trigger=trigger, **kwargs)
+
+
+class Broken:
+    """Deadlines of no version."""
+
+    def to_json(self):
+        return {"bogus": 1}
+
+
 POINTS = ("intent", "submitted", "waiting", "finishing", "collected")
 
 with DAG("kills", schedule=None):
@@ -107,11 +123,16 @@ for name, arguments in {
     "quick": {"seconds": 0.5},
     "quick_deferred": {"seconds": 0.5, "deferrable": True},
     "five": {"seconds": 8, "deferrable": True},
+    "five_running": {"seconds": 8},
+    "long": {"seconds": 40, "deferrable": True},
     "late": {"seconds": 60, "deferrable": True, "execution_timeout": timedelta(seconds=6)},
     "late_running": {"seconds": 60, "execution_timeout": timedelta(seconds=6)},
 }.items():
     with DAG(f"user_{name}", schedule=None):
         Dying(task_id="step", mark=name, **arguments)
+
+with DAG("user_broken", schedule=None):
+    BrokenTrigger(task_id="step", mark="broken", seconds=8, deferrable=True)
 
 for slow in ("before", "after"):
     with DAG(f"user_slow_{slow}", schedule=None):

@@ -1,0 +1,54 @@
+"""Interruptions that must not end a job: a worker that shuts down, a trigger that moves or breaks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+
+def start(airflow, dag_id, mark, state):
+    run = airflow.trigger(dag_id)
+    airflow.wait_state(dag_id, run, "step", state)
+    airflow.wait_for(lambda: airflow.count(f"{mark}.{run}") == 1, f"the step of {dag_id} to start")
+    return run
+
+
+def test_a_worker_that_is_asked_to_end_leaves_the_job_alone(airflow):
+    """A spot machine under the worker goes away: SIGTERM, while the task is still running for Airflow."""
+    run = start(airflow, "user_five_running", "five_running", "running")
+    worker = int((airflow.marks / f"five_running.{run}.worker").read_text())
+    os.kill(worker, signal.SIGTERM)
+    airflow.wait_for(lambda: "the job goes on" in airflow.log("user_five_running", run, "step"), "on_kill")
+    os.kill(worker, signal.SIGKILL)
+    assert airflow.wait_run("user_five_running", run) == {"step": "success"}
+    assert airflow.count(f"five_running.{run}") == 1
+    assert airflow.xcom("user_five_running", run, "step") == {"result.json": ["five_running"]}
+
+
+def test_a_trigger_that_moves_to_another_triggerer_leaves_the_job_alone(airflow):
+    """Airflow calls on_kill for a trigger that another triggerer has adopted; the task is still deferred."""
+    run = start(airflow, "user_long", "long", "deferred")
+    airflow.wait_for(lambda: "starting" in airflow.log("user_long", run, "step"), "the trigger to start")
+    first = airflow.processes["triggerer"].pid
+    os.killpg(first, signal.SIGSTOP)
+    airflow.start("triggerer-2")
+    try:
+        airflow.wait_for(lambda: airflow.log("user_long", run, "step").count("starting") == 2, "adoption", 90)
+        os.killpg(first, signal.SIGCONT)
+        time.sleep(3)
+        assert airflow.alive(f"long.{run}"), "the job was killed though its trigger only moved"
+        assert airflow.wait_run("user_long", run) == {"step": "success"}
+        assert airflow.count(f"long.{run}") == 1
+    finally:
+        airflow.kill("triggerer-2")
+        airflow.kill("triggerer")
+        airflow.start("triggerer")
+
+
+def test_a_trigger_that_breaks_leaves_the_job_alone(airflow):
+    run = airflow.trigger("user_broken")
+    assert airflow.wait_run("user_broken", run) == {"step": "success"}
+    assert airflow.count(f"broken.{run}") == 1
+    assert airflow.xcom("user_broken", run, "step") == {"result.json": ["broken"]}
+    assert "The trigger failed" in airflow.log("user_broken", run, "step")
