@@ -52,7 +52,7 @@ def _workdir(scratch: str, workdir: str | None) -> str:
 
 
 def _file_bytes(step: Step, entry: Entry, name: str) -> list[Any]:
-    codec, segments = entry["codec"], read_segments(entry, step.parts.read)
+    codec, segments = entry["codec"], read_segments(entry, step.read_segment)
     if codec == "json":
         import json
 

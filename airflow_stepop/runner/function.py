@@ -47,7 +47,7 @@ def _call_of(step: Step) -> tuple[Callable[..., Any], list[Any], dict[str, Any]]
 
     def decode(entry: Entry, what: str) -> Any:
         try:
-            return decode_entry(entry, step.parts.read, loads)
+            return decode_entry(entry, step.read_segment, loads)
         except StepError:
             raise
         except Exception as error:  # unpickling runs foreign code

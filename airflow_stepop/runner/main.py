@@ -57,17 +57,17 @@ def main(argv: list[str]) -> int:
         return _child(options, manifest, scratch, sender, started)
     os.close(sender)
     status, rusage, forwarded = _wait(pid)
-    remove_tree(scratch)
     found = _outcome(options, manifest["nonce"], receiver)
-    if found is not None:
-        code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else protocol.EXIT_STEP_FAILED
-        return _finish(options, found, protocol.EXIT_REFUSED if code == protocol.EXIT_REFUSED else None)
-    used = {
-        "wall_s": round(time.monotonic() - started, 3),
-        "cpu_s": round(rusage.ru_utime + rusage.ru_stime, 3),
-        "peak_memory_bytes": rusage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
-    }
-    return _finish(options, _own_outcome(options, identity, _death(status, forwarded), used))
+    if found is None:
+        used = {
+            "wall_s": round(time.monotonic() - started, 3),
+            "cpu_s": round(rusage.ru_utime + rusage.ru_stime, 3),
+            "peak_memory_bytes": rusage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        }
+        found = _own_outcome(options, identity, _death(status, forwarded), used)
+    code = _finish(options, found, os.WEXITSTATUS(status) if os.WIFEXITED(status) else None)
+    remove_tree(scratch)  # last: it may take long, and whoever stopped us may not wait
+    return code
 
 
 def leave(code: int) -> None:
@@ -103,6 +103,10 @@ def _options(argv: list[str]) -> dict[str, str]:
     for name in ("in", "out", "segments"):  # the step may change the current directory
         options[name] = os.path.abspath(options[name])
     int(options.setdefault("receipt-limit", str(protocol.RECEIPT_LIMIT)))
+    if options["receipt"].startswith("fd:"):
+        int(options["receipt"][3:])
+    elif options["receipt"] != "-":
+        options["receipt"] = os.path.abspath(options["receipt"])
     return options
 
 
@@ -240,13 +244,15 @@ def _own_outcome(
 
 
 def _finish(options: dict[str, str], found: tuple[bytes, bool], code: int | None = None) -> int:
-    """Leave the receipt and return the exit code of the runner."""
+    """Leave the receipt and return the exit code of the runner; ``code``: what the child ended with."""
     data, is_written = found
     outcome = json.loads(data)
     if not is_written:
         code = protocol.EXIT_NO_OUTCOME
-    elif code is None:
-        code = protocol.EXIT_OK if outcome["status"] == "success" else protocol.EXIT_STEP_FAILED
+    elif outcome["status"] == "success":
+        code = protocol.EXIT_OK
+    elif code != protocol.EXIT_REFUSED:
+        code = protocol.EXIT_STEP_FAILED
     limit, prefix = (
         int(options["receipt-limit"]),
         protocol.RECEIPT_PREFIX if options["receipt"] == "-" else "",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from .parts import Parts
     from .segments import Segments
-    from .values import Encoded, Entry
+    from .values import Buffer, Encoded, Entry
 
 # bytes of values inside outcome.json; beyond this, only tiny ones are
 INLINE_BYTES = 1 << 20
@@ -44,6 +44,7 @@ class Step:
         self._pid = os.getpid()
         self._inline_bytes = 0
 
+    # Most steps are small and need neither of these two
     @cached_property
     def parts(self) -> Parts:
         from .parts import Parts
@@ -74,7 +75,7 @@ class Step:
             from .errors import failure_of
 
             self.leave_if_forked(error)
-            self.segments.discard()
+            self.discard_segments()
             self.is_refused = isinstance(error, RefusedError)
             outcome["failure"] = failure_of(error)
         return outcome
@@ -111,7 +112,19 @@ class Step:
         limit = protocol.INLINE_VALUE_BYTES if is_roomy else TINY_BYTES
         self._inline_bytes += encoded.size if encoded.size <= limit else 0
         with guard_disk():
-            return encoded.to_entry(self.segments.save, limit)
+            return encoded.to_entry(self._save, limit)
+
+    def _save(self, buffers: list[Buffer], digest: str, size: int) -> str:
+        return self.segments.save(buffers, digest, size)
+
+    def discard_segments(self) -> None:
+        """Remove what was written of a result that the outcome will not name."""
+        if "segments" in self.__dict__:
+            self.segments.discard()
+
+    def read_segment(self, segment: dict[str, Any]) -> bytearray:
+        """Return the checked bytes of a part."""
+        return self.parts.read(segment)
 
 
 def usage(started: float) -> dict[str, Any]:
@@ -156,7 +169,7 @@ def child_main(step: Step, started: float, last_resort: Callable[[dict[str, Any]
     try:
         write_outcome(step.out, outcome)
     except OSError as error:
-        step.segments.discard()
+        step.discard_segments()
         outcome = _small(outcome, error)
         try:
             write_outcome(step.out, outcome)

@@ -47,6 +47,13 @@ PYTHONS = find_pythons()
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "any_python" in metafunc.fixturenames:
         metafunc.parametrize("any_python", PYTHONS.values(), ids=PYTHONS.keys())
+    if "edge_python" in metafunc.fixturenames:
+        edges = [min(PYTHONS, key=_number), max(PYTHONS, key=_number)]
+        metafunc.parametrize("edge_python", [PYTHONS[minor] for minor in edges], ids=edges)
+
+
+def _number(minor: str) -> int:
+    return int(minor.split(".")[1])
 
 
 @dataclass

@@ -202,6 +202,13 @@ def test_large_values_are_segments(folder, tmp_path):
     assert os.listdir(done.out) == ["outcome.json"]
 
 
+def test_names_of_segments(folder):
+    """Segment files are named by us, whatever the job and the keys are called."""
+    folder.function(lambda: {"../../evil": bytes(100_000)}).set(split="dict", job="../../j b")
+    done = folder.run()
+    assert sorted(os.listdir(done.out)) == ["------j-b.0.bin", "outcome.json"]
+
+
 def test_numpy_without_copies(folder):
     """Arrays, also inside objects, come back writable, with buffers of their own."""
     import numpy as np
@@ -270,9 +277,9 @@ async def coroutine():
         ("__import__('sys')._getframe()", "frame", "return plain data"),
     ],
 )
-def test_result_that_cannot_be_pickled(folder, any_python, expression, kind, hint):
+def test_result_that_cannot_be_pickled(folder, edge_python, expression, kind, hint):
     """The message names the type and says what to return instead."""
-    done = folder.reference(f"def f():\n    return {expression}\n", "f").run(any_python)
+    done = folder.reference(f"def f():\n    return {expression}\n", "f").run(edge_python)
     assert f"The step returned a value of type {kind} that cannot be pickled" in done.failure["summary"]
     assert hint in done.failure["hint"]
     assert done.failure["category"] == "user_error"
@@ -315,9 +322,9 @@ def test_too_old_python(folder):
         assert done.code == 64
 
 
-def test_missing_package(folder, any_python):
+def test_missing_package(folder, edge_python):
     """A module that needs a package which the image lacks says which."""
-    done = folder.reference("import no_such_package_x\ndef f(): pass\n", "f").run(any_python)
+    done = folder.reference("import no_such_package_x\ndef f(): pass\n", "f").run(edge_python)
     failure = done.failure
     assert failure["category"] == "requirements"
     assert "Loading the module helpers failed here: ModuleNotFoundError" in failure["summary"]

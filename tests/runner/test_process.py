@@ -28,9 +28,9 @@ from airflow_stepop.runner import protocol
         ("os.kill(os.getpid(), 15)", 143, "The step's process was killed by SIGTERM"),
     ],
 )
-def test_death_of_the_process(folder, any_python, body, code, summary):
+def test_death_of_the_process(folder, edge_python, body, code, summary):
     """However the step's process dies, there is an outcome that says how."""
-    done = folder.reference(f"import ctypes, os\ndef f():\n    {body}\n", "f").run(any_python)
+    done = folder.reference(f"import ctypes, os\ndef f():\n    {body}\n", "f").run(edge_python)
     assert summary in done.failure["summary"]
     assert done.failure["exit_code"] == code
     assert done.failure["category"] == "user_error"
@@ -76,9 +76,9 @@ def signalled(folder, signum, python=sys.executable):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_cancelled(folder, any_python, signum):
+def test_cancelled(folder, edge_python, signum):
     """The runner passes a signal on to the step and says that it was cancelled."""
-    done = signalled(folder.reference(WAIT, "f"), signum, any_python)
+    done = signalled(folder.reference(WAIT, "f"), signum, edge_python)
     assert done.failure["category"] == "cancelled"
     assert done.code == protocol.EXIT_STEP_FAILED
 
@@ -129,13 +129,13 @@ def test_ignored_sigchld(folder):
         "os.umask(0o777)",
     ],
 )
-def test_rude_steps(folder, any_python, body):
+def test_rude_steps(folder, edge_python, body):
     """What the step does to its own process does not touch its outcome."""
     imports = "import atexit, os, resource, shutil, sys, threading, time"
     done = folder.reference(
         f"{imports}\ndef f():\n    try:\n        {body}\n    finally:\n        return [1]\n", "f"
     )
-    assert done.run(any_python).value() == [1]
+    assert done.run(edge_python).value() == [1]
 
 
 def test_forked_child_that_returns(folder):
@@ -257,7 +257,9 @@ def test_receipt_that_cannot_be_written(folder):
     assert "the receipt cannot be written" in done.stderr
 
 
-@pytest.mark.parametrize("change", [{"digest": None}, {"bogus": "1"}, {"receipt_limit": "many"}])
+@pytest.mark.parametrize(
+    "change", [{"digest": None}, {"bogus": "1"}, {"receipt_limit": "many"}, {"receipt": "fd:x"}]
+)
 def test_wrong_command_line(folder, change):
     """A wrong command line shows the right one."""
     argv = folder.function(lambda: 1).argv(**{key: value for key, value in change.items() if value})
