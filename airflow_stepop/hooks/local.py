@@ -115,7 +115,7 @@ class LocalStepHook(StepHook):
         argv += ["--receipt-limit", str(RECEIPT_LIMIT_BYTES)]
         if spec.result_uri:
             argv += ["--segments", _file_path(spec.result_uri)]
-        can_pin = resources.cpu_count is not None and resources.cpu_count <= self.host.cpu_count
+        cpus, memory = resources.cpu_count or 0, resources.memory_bytes or 0
         return {
             "name": spec.name,
             "nonce": spec.nonce,
@@ -124,8 +124,8 @@ class LocalStepHook(StepHook):
             "argv": argv,
             "env": {**spec.env, ENV_JOB: spec.name, ENV_NONCE: spec.nonce},
             "limits": {
-                "cpu_count": math.ceil(resources.cpu_count or 0) if can_pin else None,
-                "memory_bytes": None if spec.is_overridden else resources.memory_bytes,
+                "cpu_count": math.ceil(cpus) if 0 < cpus <= self.host.cpu_count else None,
+                "memory_bytes": memory if 0 < memory <= self.host.memory_bytes else None,
                 "timeout_s": spec.timeout_s,
                 "grace_period_s": settings.grace_period_s,
             },
@@ -160,7 +160,7 @@ class LocalStepHook(StepHook):
         :raises StepConfigError: ``LocalSettings.python`` cannot be used
         """
         python = _settings(spec).python
-        if python is not None and not (os.path.isabs(python) and os.access(python, os.X_OK)):
+        if python is not None and not _is_program(python):
             raise StepConfigError(
                 f"settings python={python!r} is not an executable file; write the absolute path of a Python"
             )
@@ -268,6 +268,10 @@ def step_environment(environ: Mapping[str, str], *, is_own_python: bool) -> dict
         and name not in PRIVATE_ENV
         and (is_own_python or name != "PYTHONPATH")
     }
+
+
+def _is_program(path: str) -> bool:
+    return os.path.isabs(path) and os.path.isfile(path) and os.access(path, os.X_OK)
 
 
 def _configured_folder() -> Path:

@@ -114,4 +114,7 @@ def human_bytes(count: float) -> str:
 
 
 def human_seconds(value: float) -> str:
-    return f"{value:g} s" if value < 600 else f"{round(value / 60, 1):g} min"
+    for unit, length in (("h", 3600), ("min", 60)):
+        if value >= 10 * length or (value >= length and value % length == 0):
+            return f"{round(value / length, 1):g} {unit}"
+    return f"{value:g} s"

@@ -1,0 +1,106 @@
+"""Submits steps and is killed on the way; ``test_crashes.py`` runs this, as it forks and dies a lot.
+
+``python crash_driver.py submit|wait|supervisor COUNT FOLDER`` prints the jobs of which something was killed
+at its first operation (or moment), its second, and so on up to COUNT.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from airflow_stepop.hooks.local import LocalStepHook
+from airflow_stepop.local import supervisor
+from airflow_stepop.testing import Step, make_step
+from airflow_stepop.zipapp import runner_zipapp
+
+# What the kernel is asked for; between two of these a crash makes no difference.
+OPERATIONS = ("open", "os.", "subprocess.Popen", "shutil.", "fcntl.", "ctypes.dlopen", "tempfile.")
+
+
+def die_at(number: int) -> None:
+    """Kill this process, or any that it forks, at its operation ``number`` from now on."""
+    count = 0
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal count
+        if event.startswith(OPERATIONS) and not str(*arguments[:1]).startswith(
+            "/proc"
+        ):  # reads change nothing
+            count += 1
+            if count == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
+def in_fork(action: Callable[[], object]) -> None:
+    """Run ``action`` in a process that may die of it."""
+    pid = os.fork()
+    if pid == 0:
+        action()
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def crash_submit(hook: LocalStepHook, step: Step, number: int) -> None:
+    def submit() -> None:
+        die_at(number)
+        hook.submit(step.spec, step.payload)
+
+    in_fork(submit)
+
+
+def crash_wait(hook: LocalStepHook, step: Step, number: int) -> None:
+    """Let the submit die while it waits for the supervisor to start."""
+
+    def submit() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.004 * number)  # nobody handles SIGALRM
+        hook.submit(step.spec, step.payload)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    in_fork(submit)
+
+
+def crash_supervisor(hook: LocalStepHook, step: Step, number: int) -> None:
+    """Let the supervisor run in a fork of ours, instead of as a program, and die on the way."""
+    started = []
+    real = subprocess.run
+
+    def run(argv: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        started.append(argv[-1])
+        return subprocess.CompletedProcess(argv, supervisor.EXIT_SUPERVISED)
+
+    subprocess.run = run  # only so that submit prepares the folder and stops there
+    hook.submit(step.spec, step.payload)
+    subprocess.run = real
+
+    def supervise() -> None:
+        die_at(number)
+        os._exit(supervisor.main(started[0]))
+
+    in_fork(supervise)
+
+
+def main(what: str, count: int, folder: Path) -> None:
+    hook = LocalStepHook(folder=folder / "jobs")
+    hook.render(make_step(["true"]).spec)  # reads what is read once
+    runner_zipapp()
+    crash = {"submit": crash_submit, "wait": crash_wait, "supervisor": crash_supervisor}[what]
+    crashes = []
+    for number in range(1, count + 1):
+        marks = folder / f"marks-{number}"
+        step = make_step(["sh", "-c", f'echo started >> "{marks}"; sleep 0.05'])
+        crash(hook, step, number)
+        handle = hook.submit(step.spec, step.payload)
+        crashes.append({"marks": str(marks), "nonce": step.spec.nonce, "handle": handle.to_json()})
+    print(json.dumps(crashes))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
