@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 BENCH_VENV := .venv-bench
-SOURCES := airflow_stepop tests benchmarks dags_examples docs scripts
+SOURCES := airflow_stepop tests benchmarks dags_examples docs/snippets scripts
 ARGS ?=
 
 export PYTHON

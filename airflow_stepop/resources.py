@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from fractions import Fraction
 from functools import cache
 from numbers import Integral, Real
@@ -307,6 +306,8 @@ def _from_rendered(value: object, name: str) -> object:
 
 
 def _unknown(name: str) -> str:
+    from difflib import get_close_matches
+
     aliases = {
         "cpu": "cpu_count",
         "cpus": "cpu_count",

@@ -1,0 +1,76 @@
+"""Measuring processes: CPU seconds, modules and memory of a fresh interpreter, the median of several."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from statistics import median
+
+REPEATS = 7
+
+_PROBE = """
+import json, resource, sys, time
+{before}
+modules, cpu, rss = len(sys.modules), time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+{code}
+print(json.dumps([
+    time.process_time() - cpu,
+    len(sys.modules) - modules,
+    (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - rss) * 1024,
+]))
+"""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What some code costs in a fresh interpreter, on top of what was loaded before."""
+
+    cpu_s: float
+    modules: int = 0
+    memory_bytes: int = 0
+
+
+def is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def environment() -> dict[str, str]:
+    """Return the environment without switches of Python, such as the one that keeps no bytecode."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+
+
+def code_cost(code: str, before: str = "") -> Cost:
+    """Return the median cost of ``code`` after ``before`` has run; the first run warms the disk cache."""
+    program = _PROBE.format(code=code, before=before)
+    runs = []
+    for _ in range(REPEATS + 1):
+        argv = [sys.executable, "-c", program]
+        shown = subprocess.run(argv, capture_output=True, text=True, check=True, env=environment())
+        runs.append(json.loads(shown.stdout.splitlines()[-1]))
+    return Cost(*(median(column) for column in zip(*runs[1:], strict=True)))
+
+
+def process_cost(argv: list[str], env: dict[str, str] | None = None) -> Cost:
+    """Return the median CPU time of a whole process and its children.
+
+    :param env: variables on top of this process's
+    """
+    runs = [_cpu_of(argv, env or {}) for _ in range(REPEATS + 1)]
+    return Cost(median(runs[1:]))
+
+
+def _cpu_of(argv: list[str], env: dict[str, str]) -> float:
+    begin = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(argv, env=environment() | env, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{argv} ended with {done.returncode}:\n{done.stderr}")
+    end = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return end.ru_utime + end.ru_stime - begin.ru_utime - begin.ru_stime
