@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
+from pydantic import Field
+
 from airflow_stepop.exceptions import (
     OutcomeLostError,
     StepConfigError,
@@ -73,7 +75,7 @@ class LocalSettings(BackendSettings):
     """
 
     python: str | None = None
-    grace_period_s: float = 10.0
+    grace_period_s: float = Field(default=10.0, ge=0, allow_inf_nan=False)
 
 
 class LocalStepHook(StepHook):
@@ -159,6 +161,8 @@ class LocalStepHook(StepHook):
         :raises UnsupportedError: there is not enough room
         :raises StepConfigError: ``LocalSettings.python`` cannot be used
         """
+        if not sys.platform.startswith("linux"):
+            raise UnsupportedError(f"the local backend needs Linux, and this is {sys.platform}")
         python = _settings(spec).python
         if python is not None and not _is_program(python):
             raise StepConfigError(
@@ -183,8 +187,8 @@ class LocalStepHook(StepHook):
         if not files.is_over(state) and job.supervisor_pid() is None:
             # The supervisor writes its last state before it lets go of the lock: this reading is final.
             state = job.state() or state
-            if not files.is_over(state) and job.finish(_lost(state), _nonce(job)):
-                state = job.state() or _lost(state)
+            if not files.is_over(state) and job.finish(_lost(job, state), _nonce(job)):
+                state = job.state() or _lost(job, state)
         return JobStatus(
             STATES[state["state"]],
             failure=_failure(state["failure"]),
@@ -309,12 +313,13 @@ def _nonce(job: JobFolder) -> str:
     return request["nonce"] if request else ""
 
 
-def _lost(state: Mapping[str, Any]) -> dict[str, Any]:
+def _lost(job: JobFolder, state: Mapping[str, Any]) -> dict[str, Any]:
     is_same_boot = state["boot_id"] == boot_id()
     why = "the supervisor of the job was killed" if is_same_boot else "the host restarted during the job"
     failure = {
         "category": Category.INFRA.value,
         "summary": f"{why}; nothing of the step runs any more, and its outcome is lost",
+        "native_reason": job.supervisor_error(),
     }
     return {**state, "state": files.FAILED, "finished_at": time.time(), "failure": failure}
 

@@ -211,6 +211,13 @@ class JobFolder:
             return
         shutil.rmtree(trash, ignore_errors=True)
 
+    def supervisor_error(self) -> str:
+        """Return the last line that the supervisor itself has printed; it does so only when it fails."""
+        try:
+            return (self.path / files.SUPERVISOR_LOG).read_text(errors="replace").rstrip().rpartition("\n")[2]
+        except FileNotFoundError:
+            return ""
+
     # the log
 
     def read_log(self, cursor: Cursor, max_bytes: int) -> LogChunk | None:

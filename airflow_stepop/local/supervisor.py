@@ -18,6 +18,7 @@ import select
 import signal
 import sys
 import time
+from binascii import a2b_base64
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn
@@ -302,6 +303,7 @@ class Job:
             exit_code=self.state["exit_code"],
             signal=self.state["signal"],
             has_receipt=self.state["receipt"] is not None,
+            step_signal=signal_in(self.state["receipt"]),
             is_host_out_of_memory=kernel_oom_kills() > self.oom_kills,
             peak_memory_bytes=self.peak_bytes,
             memory_limit_bytes=self.limits["memory_bytes"],
@@ -314,6 +316,15 @@ class Job:
         except ValueError:
             return None  # none at all, or cut off when its writer was killed
         return receipt
+
+
+def signal_in(receipt: dict[str, Any] | None) -> str | None:
+    """Return the signal that killed the step, if the runner saw one and its receipt carries the outcome."""
+    try:
+        reason = json.loads(a2b_base64((receipt or {})["outcome"]))["failure"]["native_reason"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return str(reason)
 
 
 # -- becoming the supervisor
@@ -364,7 +375,7 @@ def run_in_background(answer_fd: int) -> None:
             answer_fd = -1
 
     try:
-        let_go_of_caller(answer_fd)
+        let_go_of_caller()
         answer(supervise(answer))
     except BaseException as error:  # the outermost frame: whoever waits must hear of it
         import traceback
@@ -373,16 +384,14 @@ def run_in_background(answer_fd: int) -> None:
         answer(EXIT_FAILED, f"{type(error).__name__}: {error}")
 
 
-def let_go_of_caller(answer_fd: int) -> None:
-    """Leave its session and close what it had open, except the pipe on which it waits."""
+def let_go_of_caller() -> None:
+    """Leave its session and its standard streams; it has passed nothing else on."""
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
     errors = os.open(SUPERVISOR_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(null, 0)
     os.dup2(errors, 1)
     os.dup2(errors, 2)
-    os.closerange(3, answer_fd)
-    os.closerange(answer_fd + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 def main(folder: str) -> int:

@@ -21,6 +21,7 @@ class Ending(NamedTuple):  # a dataclass would cost the supervisor 12 ms of impo
     :param stopped: why the supervisor ended it, if it did
     :param signal: the signal that killed the runner, or ``None``
     :param has_receipt: the runner has reported an outcome
+    :param step_signal: the signal that killed the step, as the runner saw it
     :param is_host_out_of_memory: the kernel has killed for memory during the job
     """
 
@@ -28,6 +29,7 @@ class Ending(NamedTuple):  # a dataclass would cost the supervisor 12 ms of impo
     exit_code: int | None
     signal: str | None
     has_receipt: bool
+    step_signal: str | None
     is_host_out_of_memory: bool
     peak_memory_bytes: int
     memory_limit_bytes: int | None
@@ -42,12 +44,18 @@ def judge(end: Ending) -> tuple[str, dict[str, Any] | None]:
         return SUCCEEDED, None  # also when it made it within the grace period
     if end.stopped is not None:
         return FAILED, _stopped(end)
+    if end.step_signal == "SIGKILL" and end.is_host_out_of_memory:
+        return FAILED, _killed(end, end.step_signal)  # the runner can only guess who it was
     if end.has_receipt:
         return FAILED, None  # the outcome says why
+    return FAILED, _ended_without_outcome(end)
+
+
+def _ended_without_outcome(end: Ending) -> dict[str, Any]:
     if end.signal is not None:
-        return FAILED, _killed(end, end.signal)
+        return _killed(end, end.signal)
     category = "infra" if end.exit_code == EXIT_NO_OUTCOME else "user_error"
-    return FAILED, failure(
+    return failure(
         category,
         f"the step's process ended with exit code {end.exit_code} and left no outcome",
         exit_code=end.exit_code,

@@ -1,5 +1,8 @@
 """Lets the assertions of the shipped suite explain themselves."""
 
+import sys
+
 import pytest
 
-pytest.register_assert_rewrite("airflow_stepop.testing")
+if "airflow_stepop.testing" not in sys.modules:
+    pytest.register_assert_rewrite("airflow_stepop.testing")

@@ -12,6 +12,7 @@ QUIET = Ending(
     exit_code=0,
     signal=None,
     has_receipt=True,
+    step_signal=None,
     is_host_out_of_memory=False,
     peak_memory_bytes=3 * 2**30,
     memory_limit_bytes=2 * 2**30,
@@ -22,6 +23,13 @@ CASES = [
     ({}, "succeeded", None, ""),
     ({"exit_code": 1}, "failed", None, ""),
     ({"stopped": "cancel"}, "cancelled", None, ""),
+    ({"exit_code": 1, "step_signal": "SIGKILL"}, "failed", None, ""),
+    (
+        {"exit_code": 1, "step_signal": "SIGKILL", "is_host_out_of_memory": True},
+        "failed",
+        "oom",
+        "the step was killed while this host was out of memory; it used 3 GiB at its peak",
+    ),
     ({"stopped": "timeout"}, "succeeded", None, ""),  # it made it within the grace period
     (
         {"stopped": "timeout", "exit_code": 1},
