@@ -15,14 +15,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from airflow_stepop.callkey import code_key, digest
-from airflow_stepop.exceptions import IntegrityError, PayloadError, StepConfigError
+from airflow_stepop.exceptions import IntegrityError, PayloadError, StepConfigError, StoreError
 from airflow_stepop.job import Failure, OutcomeReport, Part, Payload
 from airflow_stepop.results import StepResult, is_inline
 from airflow_stepop.runner import protocol
 from airflow_stepop.runner.values import Encoded, decode_entry, encode_value
-from airflow_stepop.store import Store, locate, part_path
+from airflow_stepop.store import Store, host_of, locate, part_path
 
 REFERENCE = "stepop-ref"  # persistent id of a result inside a pickled argument
+RECORD_BYTES = 60_000  # longest collected result inside the step's record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,8 +200,27 @@ def _advice(value: Any) -> str:
 
 
 def _as_list(value: Any) -> Any:
-    """Read the results of a mapped task here: Airflow's lazy sequence works in its own processes only."""
-    return list(value) if type(value).__name__ == "LazyXComSequence" else value
+    """A lazy sequence of Airflow (the results of a mapped task) reads from the supervisor: not from here."""
+    return list(value) if _is_lazy(value) else value
+
+
+def _is_lazy(value: Any) -> bool:
+    return type(value).__name__ == "LazyXComSequence"
+
+
+def _refuse_unresolved(value: Any) -> None:
+    """Refuse another task's output where Airflow has not replaced it by what that task returned.
+
+    :raises PayloadError: names the task
+    """
+    from airflow.sdk import XComArg
+
+    if isinstance(value, XComArg):
+        tasks = ", ".join(sorted({operator.task_id for operator, _ in value.iter_references()}))
+        raise PayloadError(
+            f"it holds the output of the task {tasks} in a place where Airflow does not look for one; "
+            "it looks in lists, tuples, dicts, and in the attributes that an object's template_fields name"
+        )
 
 
 def dumps(value: Any, keep: Callable[[Any], Any] | None, main_module: str, refs: list[StepResult]) -> bytes:
@@ -216,6 +236,12 @@ def dumps(value: Any, keep: Callable[[Any], Any] | None, main_module: str, refs:
             if obj not in refs:
                 refs.append(obj)
             return (REFERENCE, refs.index(obj))
+
+        def reducer_override(self, obj: Any) -> Any:
+            if _is_lazy(obj):
+                return list, (list(obj),)
+            _refuse_unresolved(obj)
+            return super().reducer_override(obj)
 
     buffer = io.BytesIO()
     module = sys.modules.get(main_module)
@@ -289,12 +315,16 @@ def read_outcome(report: OutcomeReport, job: str, nonce: str) -> dict[str, Any]:
         raise IntegrityError(f"it belongs to job {named[1]!r} (protocol {named[0]!r}) and not to {job!r}")
     if outcome["status"] != "success":
         return {"failure": Failure.from_json(outcome["failure"]).to_json()}
-    return {"result": _result_of(outcome, report)}
+    return {"result": _small(_result_of(outcome, report), report.base_uri, job)}
 
 
 def _result_of(outcome: Mapping[str, Any], report: OutcomeReport) -> dict[str, Any]:
     def keep(entry: Mapping[str, Any]) -> dict[str, Any]:
-        if entry["codec"] == "json" and is_inline(entry):
+        if (
+            entry["codec"] == "json"
+            and is_inline(entry)
+            and _is_plain(decode_entry(dict(entry), _no_segment))
+        ):
             return {"plain": dict(entry)}
         if report.digest is None and entry["codec"] not in protocol.DATA_CODECS:
             raise StepConfigError(
@@ -313,8 +343,37 @@ def _result_of(outcome: Mapping[str, Any], report: OutcomeReport) -> dict[str, A
     return {"value": keep(outcome["value"])} if outcome.get("value") is not None else {"nothing": True}
 
 
+def _small(result: dict[str, Any], base_uri: str, job: str) -> dict[str, Any]:
+    """Return ``result``, or where it is in the store: Airflow wants less than 64 KB in its task state."""
+    data = json.dumps(result, separators=(",", ":")).encode()
+    if len(data) <= RECORD_BYTES:
+        return result
+    sha256 = hashlib.sha256(data).hexdigest()
+    try:
+        store, path = locate(f"{base_uri}/{job}.collected-{sha256[:16]}.json")
+        store.put_new(path, data)
+    except StoreError:  # then Airflow has to hold it
+        return result
+    return {
+        "stored": {"uri": store.uri(path), "sha256": sha256, "size": len(data), "host": host_of(store.url)}
+    }
+
+
+def _stored(place: Mapping[str, Any]) -> dict[str, Any]:
+    store, path = locate(place["uri"], place["host"])
+    data = store.read(path, place["size"])
+    if hashlib.sha256(data).hexdigest() != place["sha256"]:
+        raise IntegrityError(f"{place['uri']} changed after it was written")
+    return dict(json.loads(data))
+
+
 def hand_over(result: Mapping[str, Any]) -> Any:
-    """Return what the task returns to Airflow: plain values, and references for the rest."""
+    """Return what the task returns to Airflow: plain values, and references for the rest.
+
+    :raises IntegrityError: the collected result changed in the store
+    """
+    if "stored" in result:
+        result = _stored(result["stored"])
 
     def give(kept: Mapping[str, Any]) -> Any:
         if "plain" in kept:
@@ -326,6 +385,23 @@ def hand_over(result: Mapping[str, Any]) -> Any:
     if "list" in result:
         return [give(kept) for kept in result["list"]]
     return give(result["value"]) if "value" in result else None
+
+
+# Keys with which Airflow marks what it encoded itself
+_RESERVED_KEYS = frozenset({"__classname__", "__id__", "__type"})
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether Airflow keeps ``value`` as it is: its messages and databases cannot hold all of JSON."""
+    if isinstance(value, str):
+        return "\0" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    if isinstance(value, Mapping):
+        return not _RESERVED_KEYS & set(value) and all(
+            _is_plain(k) and _is_plain(v) for k, v in value.items()
+        )
+    return all(map(_is_plain, value)) if isinstance(value, (list, tuple)) else True
 
 
 def _no_segment(segment: Mapping[str, Any]) -> bytearray:

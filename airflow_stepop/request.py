@@ -309,13 +309,14 @@ def context_arguments(function: Any, operator: Any, context: Context) -> dict[st
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
         return {}
-    given = set(operator.op_kwargs or {}) | set(list(parameters)[: len(operator.op_args or ())])
+    by_position = [name for name, p in parameters.items() if p.kind <= p.POSITIONAL_OR_KEYWORD]
+    given = set(operator.op_kwargs or {}) | set(by_position[: len(operator.op_args or ())])
     wanted = [
         name
         for name, p in parameters.items()
         if name in KNOWN_CONTEXT_KEYS
         and name not in given
-        and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY)
+        and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
     ]
     return {name: portable(name, context.get(name)) for name in wanted}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import inspect
 import io
 import json
 import os
@@ -18,9 +19,10 @@ from functools import cache
 from typing import Any
 
 from airflow_stepop.exceptions import IntegrityError, StepopError
+from airflow_stepop.runner.pickling import dag_class
 from airflow_stepop.runner.protocol import DATA_CODECS
 from airflow_stepop.runner.values import SegmentError, check_segment, decode_entry
-from airflow_stepop.store import airflow_folder, host_id, locate
+from airflow_stepop.store import airflow_folder, host_of, locate
 
 RUNNER_PACKAGE, HOST_PACKAGE = "stepop_runner", "airflow_stepop.runner"  # the same code on the two sides
 
@@ -48,7 +50,7 @@ class StepResult:
     @classmethod
     def signed(cls, entry: Mapping[str, Any], base_uri: str) -> StepResult:
         """Return a reference to a value whose digest was authenticated."""
-        host = host_id() if base_uri.startswith("file:") and not is_inline(entry) else ""
+        host = host_of(base_uri) if not is_inline(entry) else ""
         result = cls(entry, base_uri if not is_inline(entry) else "", host)
         result.mac = result._expected_mac()
         return result
@@ -127,8 +129,7 @@ class StepResult:
             task = get_current_context()["ti"].task
         except RuntimeError:  # triggerer, callbacks, API server: never load there
             return result
-        kind = getattr(task, "operator_class", None) or type(task)  # a mapped task is not its operator yet
-        return result if getattr(kind, "takes_step_results", False) else result.load()
+        return result if _takes_references(task) else result.load()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, StepResult) and self.serialize() == other.serialize()
@@ -141,6 +142,17 @@ class StepResult:
         return f"StepResult({self.codec}, {self.size:,} bytes, {place})"
 
 
+def _takes_references(task: Any) -> bool:
+    """Return whether ``task`` is a step, which reads results itself.
+
+    Airflow has to see the dicts that ``expand_kwargs`` maps over.
+    """
+    kind = getattr(task, "operator_class", None) or type(task)  # a mapped task is not its operator yet
+    inputs = [getattr(task, name, None) for name in ("expand_input", "op_kwargs_expand_input")]
+    is_over_kwargs = any(getattr(one, "EXPAND_INPUT_TYPE", "") == "list-of-dicts" for one in inputs)
+    return getattr(kind, "takes_step_results", False) and not is_over_kwargs
+
+
 def is_inline(entry: Mapping[str, Any]) -> bool:
     """Return whether the entry carries all of its bytes."""
     return all("data" in segment for segment in entry["segments"])
@@ -150,9 +162,35 @@ class _Unpickler(pickle.Unpickler):
     """Reads what the runner pickled: its own package has another name here."""
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == (f"{RUNNER_PACKAGE}.pickling", "dag_class"):
+            return _dag_class
         if module == RUNNER_PACKAGE or module.startswith(RUNNER_PACKAGE + "."):
             module = HOST_PACKAGE + module[len(RUNNER_PACKAGE) :]
         return super().find_class(module, name)
+
+
+def _dag_class(module: str, qualname: str, by_value: bytes) -> Any:
+    """Return the class that the running task's own function sees under that name.
+
+    ``airflow dags test`` reads the DAG file twice; what is in ``sys.modules`` then is not what the task runs.
+    """
+    name, *inner = qualname.split(".")
+    found = _globals_of_task(module).get(name)
+    for name in inner:
+        found = getattr(found, name, None)
+    return found if isinstance(found, type) else dag_class(module, qualname, by_value)
+
+
+def _globals_of_task(module: str) -> Mapping[str, Any]:
+    """Return what the running task's function sees, if it was defined in ``module``."""
+    from airflow.sdk import get_current_context
+
+    try:
+        task = get_current_context()["ti"].task
+    except RuntimeError:
+        return {}
+    function = inspect.unwrap(getattr(task, "python_callable", None) or _globals_of_task)
+    return getattr(function, "__globals__", {}) if function.__module__ == module else {}
 
 
 def loads(data: Any, buffers: list[Any]) -> Any:

@@ -160,6 +160,11 @@ def host_id() -> str:
     return f"{socket.gethostname()}-{machine}" if machine else socket.gethostname()
 
 
+def host_of(url: str) -> str:
+    """Return this host's name when ``url`` is a folder that another one may not have."""
+    return host_id() if url.startswith("file:") else ""
+
+
 def airflow_folder(name: str) -> Path:
     """Return ``$AIRFLOW_HOME/stepop/<name>``."""
     from airflow.sdk.configuration import conf

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from .segments import Segments
     from .values import Buffer, Encoded, Entry
 
-# bytes of values inside outcome.json; beyond this, only tiny ones are
-INLINE_BYTES = 1 << 20
-TINY_BYTES = 1024
+# What is inside outcome.json ends up in Airflow's database, more than once. Beyond one large value, or as many
+# bytes of small ones, only those stay inside that are not larger than a reference to them
+INLINE_BYTES = protocol.INLINE_VALUE_BYTES
+TINY_BYTES = 256
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -108,7 +109,7 @@ class Step:
 
         :raises StepError: there is no room for it
         """
-        is_roomy = self._inline_bytes < INLINE_BYTES
+        is_roomy = self._inline_bytes + encoded.size <= INLINE_BYTES
         limit = protocol.INLINE_VALUE_BYTES if is_roomy else TINY_BYTES
         self._inline_bytes += encoded.size if encoded.size <= limit else 0
         with guard_disk():
