@@ -102,9 +102,11 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     yield bench
     for step in bench.steps:
         handle = bench.hook.lookup(step.spec)
-        if handle is not None and not bench.status(handle).state.is_terminal:
+        if handle is not None:
             bench.hook.cancel(handle)
-        kill_marked(f"STEPOP_NONCE={step.spec.nonce}")
+            kill_marked(f"STEPOP_NONCE={step.spec.nonce}")
+            bench.wait(handle)
+            bench.hook.delete(handle)
 
 
 @pytest.fixture
