@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from .segments import Segments
     from .values import Buffer, Encoded, Entry
 
-# What is inside outcome.json ends up in Airflow's database, more than once. Beyond one large value, or as many
-# bytes of small ones, only those stay inside that are not larger than a reference to them
+# What is inside outcome.json ends up in Airflow's database, more than once. Beyond one large value, or as
+# many bytes of small ones, only what is not larger than a reference to it stays inside
 INLINE_BYTES = protocol.INLINE_VALUE_BYTES
 TINY_BYTES = 256
 
