@@ -26,6 +26,7 @@ COMPONENTS = {
     "dag-processor": ["dag-processor"],
     "triggerer": ["triggerer"],
 }
+ELSEWHERE = ["unshare", "--uts", "sh", "-c", 'hostname elsewhere && exec "$0" "$@"']  # a host of another name
 FINISHED = {"success", "failed", "skipped", "upstream_failed", "removed"}
 
 
@@ -118,10 +119,16 @@ class Deployment:
         return done.stdout
 
     def start(self, name: str) -> None:
-        """Start a component; ``triggerer-2`` is another triggerer."""
+        """Start a component; ``triggerer-2`` is one more on this host, ``triggerer-3`` on another host."""
         with (self.home / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "airflow", *COMPONENTS[name.removesuffix("-2")]],
+                [
+                    *(ELSEWHERE * name.endswith("-3")),
+                    sys.executable,
+                    "-m",
+                    "airflow",
+                    *COMPONENTS[name.rstrip("-23")],
+                ],
                 env=self.env,
                 stdout=log,
                 stderr=subprocess.STDOUT,

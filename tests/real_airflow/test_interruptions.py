@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
+
+import pytest
 
 
 def start(airflow, dag_id, mark, state):
@@ -52,3 +55,28 @@ def test_a_trigger_that_breaks_leaves_the_job_alone(airflow):
     assert airflow.count(f"broken.{run}") == 1
     assert airflow.xcom("user_broken", run, "step") == {"result.json": ["broken"]}
     assert "The trigger failed" in airflow.log("user_broken", run, "step")
+
+
+def can_unshare():
+    try:
+        return subprocess.run(["unshare", "--uts", "true"], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not can_unshare(), reason="needs unshare(1) and the right to make a UTS namespace")
+def test_a_triggerer_on_another_host_says_so(airflow):
+    """A local job can be seen from its own host only: it is neither called lost nor left running."""
+    airflow.kill("triggerer")
+    airflow.start("triggerer-3")
+    try:
+        run = start(airflow, "user_deferred", "deferred", "deferred")
+        assert airflow.wait_run("user_deferred", run) == {"step": "failed"}
+        log = airflow.log("user_deferred", run, "step", try_number=1)
+        assert "the triggerer cannot see local job" in log
+        assert "and this is elsewhere" in log
+        assert "Set deferrable=False" in log
+        airflow.wait_for(lambda: not airflow.alive(f"deferred.{run}"), "the job to be cancelled")
+    finally:
+        airflow.kill("triggerer-3")
+        airflow.start("triggerer")
