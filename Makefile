@@ -50,7 +50,7 @@ format: $(STAMPS)/lint
 	@$(BIN)/ruff check --fix $(SOURCES)
 	@$(BIN)/ruff format $(SOURCES)
 
-types: $(STAMPS)/lint
+types: $(STAMPS)/lint $(STAMPS)/test
 	@echo "==> mypy"
 	@$(BIN)/mypy $(ARGS)
 

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 import random
+import resource
+import socket
 from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import dag, task
 
 from airflow_stepop import ResourceSettings
+
+
+def whereabouts() -> dict[str, Any]:
+    """Say which process does the work, and how much memory it has needed so far."""
+    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"host": socket.gethostname(), "pid": os.getpid(), "peak_memory_bytes": peak_bytes}
 
 
 @dag(schedule=None, catchup=False, tags=["stepop"])
@@ -21,7 +29,8 @@ def quickstart() -> None:
         """Make points around the line y = 3x + 2."""
         source = random.Random(7)  # the same points every time
         x = [source.uniform(-1, 1) for _ in range(count)]
-        return {"x": x, "y": [3 * value + 2 + source.gauss(0, 0.1) for value in x], "pid": os.getpid()}
+        y = [3 * value + 2 + source.gauss(0, 0.1) for value in x]
+        return {"x": x, "y": y, "ran": whereabouts()}
 
     @task.remote_step(
         resource_settings=ResourceSettings(cpu_count=1, memory="1GiB"),
@@ -36,13 +45,14 @@ def quickstart() -> None:
             intercept -= rate * 2 * sum(errors) / len(errors)
             if epoch % 10 == 0:
                 print(f"epoch {epoch}: mean error {sum(map(abs, errors)) / len(errors):.4f}")
-        return {"slope": round(slope, 3), "intercept": round(intercept, 3), "pid": os.getpid()}
+        return {"slope": round(slope, 3), "intercept": round(intercept, 3), "ran": whereabouts()}
 
     @task
     def report(data: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
-        """Show the line, and which processes did the work."""
-        print(f"y = {model['slope']}x + {model['intercept']}")
-        return {"line": f"y = {model['slope']}x + {model['intercept']}", "pid": os.getpid()}
+        """Show the line that was found."""
+        line = f"y = {model['slope']}x + {model['intercept']}"
+        print(f"{line}, from {len(data['x'])} points, fitted by process {model['ran']['pid']}")
+        return {"line": line, "ran": whereabouts()}
 
     data = preprocess()
     report(data, train(data))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -66,15 +65,15 @@ def run_here(rows: Path) -> None:
 def describe(ti: Any) -> dict[str, Any]:
     """Return what is known of a finished task: where it ran, how long, how much memory, its value."""
     value = ti.xcom_pull(task_ids=ti.task_id) or {}
-    record = step_record(ti)
-    usage = (record.get("collected") or {}).get("usage") or {}
+    ran, record = value.get("ran", {}), step_record(ti)
     return {
         "task": ti.task_id,
-        "where": f"{record['backend']} step {record['name']}" if record else "Airflow's own process",
-        "pid": value.get("pid"),
+        "where": f"{record['backend']} step {record['name']}" if record else "Airflow",
+        "host": ran.get("host"),
+        "pid": ran.get("pid"),
         "seconds": ti.duration,
-        "peak_memory_bytes": usage.get("peak_memory_bytes"),
-        "value": {key: item for key, item in value.items() if key != "pid"},
+        "peak_memory_bytes": ran.get("peak_memory_bytes"),
+        "value": {key: item for key, item in value.items() if key != "ran"},
     }
 
 
@@ -93,18 +92,18 @@ def step_record(ti: Any) -> dict[str, Any]:
 
 
 def print_report(rows: list[dict[str, Any]]) -> None:
-    print(f"What ran where, on {socket.gethostname()}:\n")
-    print(f"  {'task':12} {'process':>8} {'seconds':>8} {'memory':>8}  where")
+    print(f"  {'task':11} {'host':12} {'process':>7} {'seconds':>8} {'memory':>8}  ran in")
     for row in rows:
         memory = row["peak_memory_bytes"]
+        shown = f"{memory / 2**20:.0f} MiB" if memory else "-"
         print(
-            f"  {row['task']:12} {row['pid'] or '-':>8} {row['seconds']:8.1f} "
-            f"{f'{memory / 2**20:.0f} MiB' if memory else '-':>8}  {row['where']}"
+            f"  {row['task']:11} {(row['host'] or '-')[:12]:12} {row['pid'] or '-':>7} "
+            f"{row['seconds']:8.1f} {shown:>8}  {row['where']}"
         )
     print("\nWhat they returned:\n")
     for row in rows:
         text = json.dumps(row["value"])
-        print(f"  {row['task']:12} {text if len(text) <= 90 else f'{text[:86]} ...'}")
+        print(f"  {row['task']:11} {text if len(text) <= 90 else f'{text[:86]} ...'}")
 
 
 if __name__ == "__main__":
