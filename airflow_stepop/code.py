@@ -66,6 +66,11 @@ class Project:
                 yield from found
                 return
 
+    def package_of(self, file: Path) -> str:
+        """Return the package that a module's file lies in: what its relative imports are relative to."""
+        root = next((root for root in self.roots if file.is_relative_to(root)), file.parent)
+        return ".".join(file.relative_to(root).parent.parts)
+
 
 def _installed() -> tuple[Path, ...]:
     folders = [*site.getsitepackages(), site.getusersitepackages(), *sysconfig.get_paths().values()]
@@ -95,7 +100,7 @@ def _imports(source: str, package: str) -> Iterator[str]:
 def project_modules(project: Project, start: Iterable[Path]) -> dict[str, Path]:
     """Return (path in the archive -> file) of all modules that the files of ``start`` need."""
     found: dict[str, Path] = {}
-    todo = [(file, "") for file in start]
+    todo = [(file, project.package_of(file)) for file in start]
     seen: set[Path] = set()
     while todo:
         file, package = todo.pop()
@@ -116,9 +121,11 @@ def included_files(project: Project, patterns: Sequence[str]) -> dict[str, Path]
 
     :raises PayloadError: a pattern matches nothing, or leads out of the project
     """
+    if isinstance(patterns, str):
+        raise PayloadError(f"include must be a list; write [{patterns!r}]")
     found: dict[str, Path] = {}
     for pattern in patterns:
-        if pattern.startswith("/") or ".." in Path(pattern).parts:
+        if not pattern or pattern.startswith("/") or ".." in Path(pattern).parts:
             raise PayloadError(
                 f"include={pattern!r} leads out of the project; name files below {project.roots[-1]}"
             )
@@ -130,6 +137,11 @@ def included_files(project: Project, patterns: Sequence[str]) -> dict[str, Path]
         else:
             places = " or ".join(str(root) for root in reversed(project.roots))
             raise PayloadError(f"include={pattern!r} matches no file below {places}")
+    for file in found.values():
+        if not any(file.resolve().is_relative_to(root) for root in project.roots):
+            raise PayloadError(
+                f"include: {file} is a link that leads out of the project, to {file.resolve()}"
+            )
     return found
 
 
@@ -140,16 +152,30 @@ def _files_of(path: Path) -> list[Path]:
 
 
 def command_files(project: Project, argv: Sequence[str]) -> dict[str, Path]:
-    """Return the words of a command that are files of the project: they are shipped unasked."""
+    """Return the words of a command that are files of the project, and the modules beside them that they
+    import: they are shipped unasked.
+    """
     found: dict[str, Path] = {}
-    for word in argv:
+    for before, word in zip(["", *argv], argv, strict=False):
         if not word or word.startswith(("/", "-")) or ".." in Path(word).parts or len(word) > 255:
             continue
+        if before == "-m":
+            found |= dict(project.find(word))
+            found |= project_modules(project, list(dict(project.find(word)).values()))
         for root in reversed(project.roots):
             if (root / word).is_file():
                 found[Path(word).as_posix()] = root / word
+                found |= _modules_of_script(root / word, Path(word).parent)
                 break
     return found
+
+
+def _modules_of_script(script: Path, folder: Path) -> dict[str, Path]:
+    """Return what a Python script imports from its own folder, which is where Python looks first."""
+    if script.suffix != ".py":
+        return {}
+    beside = project_modules(Project(script, (script.parent,)), [script])
+    return {(folder / name).as_posix(): file for name, file in beside.items()}
 
 
 def build_archive(files: dict[str, Path]) -> bytes | None:

@@ -273,14 +273,11 @@ def spill(payload: Payload, store: Callable[[], Store], limit: int) -> Payload:
 
 
 def call_key(call: Call, archive: bytes | None, extra: Sequence[Any]) -> str:
-    """Return the key that tells whether another try is the same call.
-
-    An argument without a data codec counts by its type only: its pickle differs from process to process.
-    """
+    """Return the key that tells whether another try is the same call."""
     arguments = {name: _argument_key(value, call, name) for name, value in call.arguments().items()}
     code: Any
     if isinstance(call, FunctionCall):
-        code = ["function", list(call.reference) if call.reference else code_key(call.function)]
+        code = ["function", list(call.reference or ()) or code_key(call.function, call.main_module)]
     else:
         code = ["command", list(call.argv), list(call.outputs), call.workdir]
     archived = hashlib.sha256(archive).hexdigest() if archive is not None else None
@@ -293,7 +290,7 @@ def _argument_key(value: Any, call: Call, name: str) -> Any:
     encoded = call.encode(name, value)
     if encoded.codec in protocol.DATA_CODECS:
         return [encoded.codec, *(sha256 for sha256, _ in encoded.digests())]
-    return f"{type(value).__module__}.{type(value).__qualname__}"
+    return code_key(value, call.main_module)  # a pickle differs from process to process
 
 
 # -- the way back
