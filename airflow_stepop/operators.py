@@ -146,7 +146,8 @@ class RemoteStepOperator(BaseOperator):
         self.job_url: str | None = None
         self._life: StepLife | None = None
         self._has_retry = False
-        self._is_ended = threading.Event()
+        self._is_ended = False  # by the user: a submit that is still under way cancels its own job
+        self._is_in_doubt = False  # asked to end, and Airflow could not be asked why
         self._check_arguments()
 
     # -- arguments
@@ -253,12 +254,21 @@ class RemoteStepOperator(BaseOperator):
         if life is None or record is None or record.collected is not None:
             return
         state = self._ask_state(life)
+        self._is_in_doubt = state is None
         if state in ("running", None) and self._has_retry:
             self.log.info("This worker is ending; the job goes on and the next try attaches to it")
             return
-        self._is_ended.set()  # a submit that is still under way cancels its own job
+        self._is_ended = True
         self.log.info("The task was ended: cancelling the job of %s", record.name)
         life.cancel()
+
+    def _settle_doubt(self, life: StepLife) -> None:
+        """Ask again what ``on_kill`` could not: it may have interrupted a question to Airflow."""
+        if self._is_in_doubt and (state := self._ask_state(life)) is not None:
+            self._is_in_doubt = False
+            if state != "running":
+                self.log.info("The task is %s: cancelling its job", state)
+                life.cancel()
 
     # -- between
 
@@ -270,7 +280,7 @@ class RemoteStepOperator(BaseOperator):
             StepRequest(self, context),
             context["task_state_store"],
             self.log,
-            was_killed=self._is_ended.is_set,
+            was_killed=lambda: self._is_ended,
         )
         return self._life
 
@@ -282,6 +292,7 @@ class RemoteStepOperator(BaseOperator):
             return self._hand_over(began, life)
         hook = life.request.hook(began.backend, began.conn_id)
         self.job_url = hook.link(began)
+        self._settle_doubt(life)
         if self._defers(hook):
             self._defer(life, began, context)
         return self._end(life, began, self._wait_here(life, began, context), context)
@@ -350,7 +361,13 @@ class RemoteStepOperator(BaseOperator):
                 continue
             if reason := deadlines.reason(status, time.time()):
                 return reason
-            time.sleep(pause_s)
+            self._pause(life, pause_s)
+
+    def _pause(self, life: StepLife, pause_s: float) -> None:
+        end = time.monotonic() + pause_s
+        while (left_s := end - time.monotonic()) > 0:
+            self._settle_doubt(life)
+            time.sleep(min(left_s, HOST_POLL_S))
 
     # -- when something goes wrong
 

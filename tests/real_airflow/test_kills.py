@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 POINTS = (
@@ -65,6 +67,20 @@ def test_marked_failed_before_the_handle_is_known(airflow, slow):
     airflow.wait_for(lambda: job_is_over(airflow, run), "the job to be cancelled", 30)
     assert_no_orphan(airflow, f"{mark}.{run}")
     assert airflow.state(f"user_{mark}", run, "step") == "failed"
+
+
+def test_marked_failed_in_the_middle_of_a_question_to_airflow(airflow):
+    """on_kill cannot ask why then: its channel is taken until the question is answered."""
+    run = airflow.trigger("user_asking")
+    airflow.wait_for((airflow.marks / f"asking.{run}.asking").exists, "the question")
+    airflow.wait_for(lambda: airflow.count(f"asking.{run}") == 1, "the step to start")
+    time.sleep(1)
+    airflow.patch("user_asking", run, "step", "failed")
+    assert_no_orphan(airflow, f"asking.{run}", 20)
+    log = airflow.log("user_asking", run, "step")
+    assert "the job goes on" in log, "on_kill must have got no answer"
+    assert "The task is failed: cancelling its job" in log
+    assert airflow.count(f"asking.{run}") == 1
 
 
 def job_is_over(airflow, run):

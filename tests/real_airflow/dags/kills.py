@@ -94,6 +94,18 @@ class SlowSubmit(Dying):
         return life
 
 
+class Asking(Dying):
+    """A step whose worker is in the middle of a question to Airflow when the user ends the task."""
+
+    def _wait_here(self, life, handle, context):
+        from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
+
+        with SUPERVISOR_COMMS._thread_lock:
+            (MARKS / f"{self.mark}.{context['run_id']}.asking").touch()
+            time.sleep(6)
+        return super()._wait_here(life, handle, context)
+
+
 class BrokenTrigger(Dying):
     """A step whose trigger cannot even be made in the triggerer."""
 
@@ -130,6 +142,9 @@ for name, arguments in {
 }.items():
     with DAG(f"user_{name}", schedule=None):
         Dying(task_id="step", mark=name, **arguments)
+
+with DAG("user_asking", schedule=None):
+    Asking(task_id="step", mark="asking", seconds=60)
 
 with DAG("user_broken", schedule=None):
     BrokenTrigger(task_id="step", mark="broken", seconds=8, deferrable=True)
