@@ -14,9 +14,11 @@ from airflow_stepop import RemoteStepOperator, ResourceSettings
 @dag(schedule=None, catchup=False, tags=["stepop"])
 def command_step() -> None:
     """Hand a model to ``score.py``, which lies beside this file, and read the metrics that it writes."""
+    small = ResourceSettings(cpu_count=1, memory="512MiB")
 
-    @task
+    @task.remote_step(resource_settings=small, timeout=timedelta(minutes=10))
     def train() -> bytes:
+        """Return bytes, which an ordinary task cannot: the next step gets them as a file."""
         return json.dumps({"slope": 3.0, "intercept": 2.0}).encode()
 
     score = RemoteStepOperator(
@@ -24,7 +26,7 @@ def command_step() -> None:
         command=["python3", "score.py"],
         inputs={"model.bin": train()},
         outputs=["metrics.json"],
-        resource_settings=ResourceSettings(cpu_count=1, memory="512MiB"),
+        resource_settings=small,
         timeout=timedelta(minutes=10),
     )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import json
+import os
 import re
 import subprocess
 import sys
@@ -150,9 +152,45 @@ def test_every_example_is_a_dag(path: Path) -> None:
 
 
 def environment(path: Path) -> dict[str, str]:
-    import os
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
+    return {**clean, "PYTHONPATH": str(path.parent), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
 
-    return {**os.environ, "PYTHONPATH": str(path.parent), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
+
+RUN = """
+import json, sys
+from airflow.dag_processing.dagbag import DagBag
+done = {}
+for path in sys.argv[2:]:
+    (dag,) = DagBag(path).dags.values()
+    run = dag.test()
+    last = max(run.get_task_instances(), key=lambda ti: ti.end_date)
+    done[dag.dag_id] = [str(run.state), last.xcom_pull(task_ids=last.task_id)]
+open(sys.argv[1], "w").write(json.dumps(done))
+"""
+
+
+@pytest.mark.timeout(300)
+def test_every_example_runs(tmp_path: Path) -> None:
+    """Each example runs to its end in Airflow on this host, and its last task has the promised value."""
+    folder = ROOT / "dags_examples"
+    env = environment(folder / "any") | {"AIRFLOW_HOME": str(tmp_path), "PYTHONWARNINGS": "ignore"}
+    env["AIRFLOW__CORE__DAGS_FOLDER"] = str(folder)
+    migrate = [sys.executable, "-m", "airflow", "db", "migrate"]
+    subprocess.run(migrate, env=env, check=True, capture_output=True)
+    paths = [str(path) for path in DAG_FILES if path.parent == folder]
+    report = tmp_path / "done.json"
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, str(report), *paths], env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads(report.read_text())
+    assert {name: state for name, (state, _) in results.items()} == dict.fromkeys(results, "success"), (
+        done.stdout[-5000:]
+    )
+    assert results["quickstart"][1]["line"].startswith("y = 2.99")
+    assert results["mapped"][1]["rate"] == 0.5
+    assert results["command_step"][1].startswith("largest error 0")
+    assert results["mixed_pipeline"][1]["is_good"] is True
 
 
 def test_every_example_is_in_the_readme() -> None:
