@@ -181,16 +181,17 @@ class StepLife:
 
     def _replace(self, record: StepRecord) -> JobHandle:
         """End what there is of an older generation, and start the next one."""
-        self._retire(record)
+        handle = self._stop(record)
+        if handle is not None:
+            self._tidy(record.with_handle(handle))
         return self._start(record.generation + 1)
 
-    def _retire(self, record: StepRecord) -> None:
-        """Cancel the job of ``record``, wait until it is terminal or gone, and delete it."""
+    def _stop(self, record: StepRecord) -> JobHandle | None:
+        """Cancel the job of ``record``, if there is one, and wait until it is terminal or gone."""
         handle = record.handle or self._lookup(record)
         if handle is None:
-            return
-        hook = self._hook_of(handle)
-        hook.cancel(handle)
+            return None
+        self._hook_of(handle).cancel(handle)
         if not self.wait_until_over(handle, STOP_LIMIT_S):
             raise StepFailedError(
                 Failure(
@@ -201,7 +202,7 @@ class StepLife:
                 ),
                 str(handle),
             )
-        hook.delete(handle)
+        return handle
 
     # -- waiting
 
@@ -255,7 +256,8 @@ class StepLife:
             return None
         count = record.resubmissions + 1
         self.log.warning("%s: resubmitting (%d of %d)", failure.summary, count, MAX_RESUBMISSIONS)
-        self._retire(record)
+        self._stop(record)
+        self._tidy(replace(record, collected=None))  # the step has not failed: it goes on elsewhere
         return self._start(record.generation + 1, count)
 
     def cancel(self, reason: Reason | None = None) -> None:

@@ -15,7 +15,7 @@ from airflow.sdk import RetryPolicy
 from airflow.sdk.configuration import conf
 from airflow.sdk.definitions.retry_policy import RetryDecision
 
-from airflow_stepop.exceptions import StepFailedError, StepInterruptedError
+from airflow_stepop.exceptions import IntegrityError, PayloadError, StepConfigError, StepFailedError
 from airflow_stepop.job import Category
 
 if TYPE_CHECKING:
@@ -27,18 +27,19 @@ RECOVERED = frozenset({Category.LOST, Category.INFRA, Category.PREEMPTED, Catego
 
 
 class RecoveryRetryPolicy(RetryPolicy):
-    """Retries what was not the step's doing, and fails everything else at once."""
+    """Fails the step's own error at once, and retries what was not its doing."""
 
     def evaluate(
         self, exception: BaseException, try_number: int, max_tries: int, context: Context | None = None
     ) -> RetryDecision:
-        if isinstance(exception, StepInterruptedError):
-            return RetryDecision.default()
-        if isinstance(exception, StepFailedError) and exception.failure.category in RECOVERED:
-            return RetryDecision.default()
-        return RetryDecision.fail(
-            "the step's own error; its only retry is kept for lost workers and machines"
-        )
+        failed = exception if isinstance(exception, StepFailedError) else exception.__cause__
+        if isinstance(failed, StepFailedError):
+            is_final = failed.failure.category not in RECOVERED
+        else:
+            is_final = isinstance(exception, (StepConfigError, PayloadError, IntegrityError))
+        if is_final:
+            return RetryDecision.fail("the step's own error; its only retry is for lost workers and machines")
+        return RetryDecision.default()
 
     def serialize(self) -> dict[str, Any]:
         return {}

@@ -146,6 +146,13 @@ def test_keep_says_what_stays(hook, new_try, keep, value, stays):
     assert (handle.id in hook.jobs) == stays
 
 
+def test_a_failed_job_that_is_kept_stays_when_the_task_is_tried_again(hook, new_try):
+    failure = {"failure": Failure(Category.USER_ERROR, "x").to_json()}
+    first, _ = finished(hook, new_try(), failure)
+    new_try().begin()
+    assert first.id in hook.jobs
+
+
 def test_a_deletion_that_was_missed_is_repeated(hook, new_try):
     life = new_try()
     handle = life.begin()

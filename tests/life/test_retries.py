@@ -9,15 +9,29 @@ from airflow.sdk import DAG, task
 from airflow.sdk.definitions.retry_policy import RetryAction
 
 from airflow_stepop import RemoteStepOperator
-from airflow_stepop.exceptions import PayloadError, StepFailedError, StepInterruptedError
+from airflow_stepop.exceptions import (
+    PayloadError,
+    StepConfigError,
+    StepFailedError,
+    StepInterruptedError,
+)
 from airflow_stepop.job import Category, Failure
+from airflow_stepop.reraise import to_exception
 from airflow_stepop.retries import RecoveryRetryPolicy
+
+RAISED = Failure(
+    Category.USER_ERROR,
+    "ValueError: the step's own",
+    exception={"module": "builtins", "qualname": "ValueError", "mro": ["ValueError"], "message": "own"},
+)
 
 
 @pytest.mark.parametrize(
     ("error", "action"),
     [
-        (ValueError("the step's own"), RetryAction.FAIL),
+        (to_exception(RAISED, "job 1"), RetryAction.FAIL),
+        (StepConfigError("no such setting"), RetryAction.FAIL),
+        (ConnectionError("Airflow's API, while the result was handed over"), RetryAction.DEFAULT),
         (PayloadError("cannot be sent"), RetryAction.FAIL),
         (StepFailedError(Failure(Category.USER_ERROR, "x")), RetryAction.FAIL),
         (StepFailedError(Failure(Category.OOM, "x")), RetryAction.FAIL),
