@@ -7,7 +7,7 @@ Called by the operator's request. The wire is described in ``runner/protocol.py`
 from __future__ import annotations
 
 import hashlib
-import io
+import inspect
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,12 +17,12 @@ from typing import Any
 from airflow_stepop.callkey import code_key, digest
 from airflow_stepop.exceptions import IntegrityError, PayloadError, StepConfigError, StoreError
 from airflow_stepop.job import Failure, OutcomeReport, Part, Payload
+from airflow_stepop.pickles import advice, as_list, dumps
 from airflow_stepop.results import StepResult, is_inline
 from airflow_stepop.runner import protocol
 from airflow_stepop.runner.values import Encoded, decode_entry, encode_value
 from airflow_stepop.store import Store, host_of, locate, part_path
 
-REFERENCE = "stepop-ref"  # persistent id of a result inside a pickled argument
 RECORD_BYTES = 60_000  # longest collected result inside the step's record
 
 
@@ -40,7 +40,7 @@ class _Call:
         :raises PayloadError: it cannot be sent; says which and why
         """
         if name not in self._encoded:
-            self._encoded[name] = self._encode(name, _as_list(value))
+            self._encoded[name] = self._encode(name, as_list(value))
         return self._encoded[name]
 
     def _encode(self, name: str, value: Any) -> Encoded:
@@ -49,7 +49,7 @@ class _Call:
         except Exception as error:
             kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
             raise PayloadError(
-                f"{name} (a {kind}) cannot be sent to the step: {error}. {_advice(value)}"
+                f"{name} (a {kind}) cannot be sent to the step: {error}. {advice(value)}"
             ) from error
 
 
@@ -67,7 +67,16 @@ class FunctionCall(_Call):
     reference: tuple[str, str] | None
 
     def arguments(self) -> dict[str, Any]:
-        return {f"argument {index + 1}": value for index, value in enumerate(self.args)} | dict(self.kwargs)
+        return dict(zip(self.argument_names(), self.args, strict=True)) | dict(self.kwargs)
+
+    def argument_names(self) -> list[str]:
+        """Return what the function calls its positional arguments."""
+        try:
+            parameters = inspect.signature(self.function).parameters.values()
+        except (TypeError, ValueError):
+            return [f"positional argument {index + 1}" for index in range(len(self.args))]
+        names = [p.name for p in parameters if p.kind <= p.POSITIONAL_OR_KEYWORD][: len(self.args)]
+        return names + [f"positional argument {index + 1}" for index in range(len(names), len(self.args))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,13 +168,14 @@ def build_payload(
 
 
 def _function_fields(call: FunctionCall, builder: PayloadBuilder) -> dict[str, Any]:
-    names = list(call.arguments())
+    names = call.argument_names()
     args = [builder.value(value, call, names[index]) for index, value in enumerate(call.args)]
     kwargs = {name: builder.value(value, call, name) for name, value in call.kwargs.items()}
     fields: dict[str, Any] = {
         "kind": "function",
         "main_module": call.main_module,
         "args": args,
+        "argument_names": names,
         "kwargs": kwargs,
     }
     if call.reference is not None:
@@ -184,76 +194,6 @@ def _function_fields(call: FunctionCall, builder: PayloadBuilder) -> dict[str, A
         "python": f"{sys.version_info[0]}.{sys.version_info[1]}",
         "function": {"by": "value", "entry": entry},
     }
-
-
-def _advice(value: Any) -> str:
-    import types
-    from threading import Lock
-
-    if isinstance(value, (types.GeneratorType, types.AsyncGeneratorType, range, map, filter, zip)):
-        return "Pass list(...) of it"
-    if isinstance(value, io.IOBase):
-        return "Pass the file's contents, or its path when the step can reach it"
-    if type(value) is type(Lock()):
-        return "Create the lock inside the step"
-    return "Pass plain data, and create what belongs to a process inside the step"
-
-
-def _as_list(value: Any) -> Any:
-    """A lazy sequence of Airflow (the results of a mapped task) reads from the supervisor: not from here."""
-    return list(value) if _is_lazy(value) else value
-
-
-def _is_lazy(value: Any) -> bool:
-    return type(value).__name__ == "LazyXComSequence"
-
-
-def _refuse_unresolved(value: Any) -> None:
-    """Refuse another task's output where Airflow has not replaced it by what that task returned.
-
-    :raises PayloadError: names the task
-    """
-    from airflow.sdk import XComArg
-
-    if isinstance(value, XComArg):
-        tasks = ", ".join(sorted({operator.task_id for operator, _ in value.iter_references()}))
-        raise PayloadError(
-            f"it holds the output of the task {tasks} in a place where Airflow does not look for one; "
-            "it looks in lists, tuples, dicts, and in the attributes that an object's template_fields name"
-        )
-
-
-def dumps(value: Any, keep: Callable[[Any], Any] | None, main_module: str, refs: list[StepResult]) -> bytes:
-    """Pickle with cloudpickle; what the DAG file defines goes by value, results go by reference."""
-    import cloudpickle
-
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-        """Adds a persistent id for each result."""
-
-        def persistent_id(self, obj: Any) -> Any:
-            if not isinstance(obj, StepResult):
-                return None
-            if obj not in refs:
-                refs.append(obj)
-            return (REFERENCE, refs.index(obj))
-
-        def reducer_override(self, obj: Any) -> Any:
-            if _is_lazy(obj):
-                return list, (list(obj),)
-            _refuse_unresolved(obj)
-            return super().reducer_override(obj)
-
-    buffer = io.BytesIO()
-    module = sys.modules.get(main_module)
-    is_registered = module is not None and module.__name__ in cloudpickle.list_registry_pickle_by_value()
-    if module is not None and not is_registered:
-        cloudpickle.register_pickle_by_value(module)
-    try:
-        Pickler(buffer, protocol=5, buffer_callback=keep).dump(value)
-    finally:
-        if module is not None and not is_registered:
-            cloudpickle.unregister_pickle_by_value(module)
-    return buffer.getvalue()
 
 
 def spill(payload: Payload, store: Callable[[], Store], limit: int) -> Payload:

@@ -332,9 +332,9 @@ def portable(name: str, value: Any) -> Any:
         value = value.dump()
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
-    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+    if type(value) is dict and all(isinstance(key, str) for key in value):
         return {key: portable(name, item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
+    if type(value) in (list, tuple):
         return [portable(name, item) for item in value]
     raise PayloadError(
         f"{name!r} exists only inside Airflow and cannot be sent to a step. Name what you need from it, "

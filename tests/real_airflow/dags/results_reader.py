@@ -9,23 +9,21 @@ from airflow.sdk import dag, get_current_context, task
 def results_reader():
     @task
     def check_other_dag():
-        ti = get_current_context()["ti"]
-        found = ti.xcom_pull(dag_id="results", task_ids="first", include_prior_dates=True)
+        context = get_current_context()
+        other = {"dag_id": "results", "run_id": context["dag_run"].conf["run_id"]}
+        found = context["ti"].xcom_pull(task_ids="first", **other)
         assert type(found).__name__ == "Point"
         assert found.x == 1
-        assert ti.xcom_pull(dag_id="results", task_ids="numbers", include_prior_dates=True) == [1, 2, 3]
-        return found
+        assert context["ti"].xcom_pull(task_ids="numbers", **other) == [1, 2, 3]
+        return found.x
 
     @task.remote_step
-    def check_passed_on(point):
-        assert (type(point).__name__, point.x) == ("Point", 1)
+    def check_argument(text):
+        assert text == "[1, 2, 3]"
 
-    @task
-    def pull():
-        return get_current_context()["ti"].xcom_pull(dag_id="results", task_ids="numbers", include_prior_dates=True)
-
-    check_passed_on(check_other_dag())
-    pull()
+    check_other_dag() >> check_argument(
+        "{{ ti.xcom_pull(dag_id='results', task_ids='numbers', run_id=dag_run.conf['run_id']) }}"
+    )
 
 
 results_reader()

@@ -1,0 +1,99 @@
+"""How the function and the arguments of a step are pickled on the host. Called by ``payload``.
+
+What the DAG file defines goes by value; results of other tasks go by reference and are never loaded here.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from airflow_stepop.exceptions import PayloadError
+from airflow_stepop.results import StepResult
+from airflow_stepop.runner.pickling import REF
+
+
+def dumps(value: Any, keep: Callable[[Any], Any] | None, main_module: str, refs: list[StepResult]) -> bytes:
+    """Pickle with cloudpickle; the results inside ``value`` are appended to ``refs``.
+
+    :raises Exception: it cannot be pickled
+    """
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        """Adds a persistent id for each result."""
+
+        def persistent_id(self, obj: Any) -> Any:
+            if not isinstance(obj, StepResult):
+                return None
+            if obj not in refs:
+                refs.append(obj)
+            return (REF, refs.index(obj))
+
+        def reducer_override(self, obj: Any) -> Any:
+            _refuse(obj)
+            return (list, (list(obj),)) if _is_lazy(obj) else super().reducer_override(obj)
+
+    buffer = io.BytesIO()
+    with _by_value(main_module):
+        Pickler(buffer, protocol=5, buffer_callback=keep).dump(value)
+    return buffer.getvalue()
+
+
+@contextmanager
+def _by_value(name: str) -> Iterator[None]:
+    import cloudpickle
+
+    module = sys.modules.get(name)
+    if module is None or name in cloudpickle.list_registry_pickle_by_value():
+        yield
+        return
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
+
+
+def _refuse(value: Any) -> None:
+    """Refuse what cloudpickle would send and the step could not use.
+
+    :raises PayloadError: another task's output where Airflow has not replaced it by what that task returned
+    :raises TypeError: an open file
+    """
+    from airflow.sdk import XComArg
+
+    if isinstance(value, XComArg):
+        tasks = ", ".join(sorted({operator.task_id for operator, _ in value.iter_references()}))
+        raise PayloadError(
+            f"it holds the output of the task {tasks} in a place where Airflow does not look for one; "
+            "it looks in lists, tuples, dicts, and in the attributes that an object's template_fields name"
+        )
+    if isinstance(value, io.TextIOWrapper) and value not in (sys.stdin, sys.stdout, sys.stderr):
+        raise TypeError("cannot pickle an open file")  # cloudpickle would read it to its end
+
+
+def as_list(value: Any) -> Any:
+    """Read the results of a mapped task here: Airflow's lazy sequence works in its own processes only."""
+    return list(value) if _is_lazy(value) else value
+
+
+def _is_lazy(value: Any) -> bool:
+    return type(value).__name__ == "LazyXComSequence"
+
+
+def advice(value: Any) -> str:
+    """Return what to do about a value that cannot be pickled."""
+    import types
+    from threading import Lock
+
+    if isinstance(value, (types.GeneratorType, types.AsyncGeneratorType, range, map, filter, zip)):
+        return "Pass list(...) of it"
+    if isinstance(value, io.IOBase):
+        return "Pass the file's contents, or its path when the step can reach it"
+    if type(value) is type(Lock()):
+        return "Create the lock inside the step"
+    return "Pass plain data, and create what belongs to a process inside the step"

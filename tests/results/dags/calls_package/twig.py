@@ -1,0 +1,3 @@
+"""Imported by leaf."""
+
+NAME = "twig"

@@ -1,0 +1,5 @@
+"""Of a package without __init__.py."""
+
+
+def value():
+    return "deep"

@@ -1,0 +1,5 @@
+"""Beside the script."""
+
+
+def fit():
+    return {"fitted": True}

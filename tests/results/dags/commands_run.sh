@@ -1,0 +1,2 @@
+# no Python, and not executable
+echo "ran with $1" > out.txt
