@@ -26,6 +26,7 @@ def _load(name: str) -> ModuleType:
 deployment = _load("deployment")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
