@@ -18,6 +18,7 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferred
 from airflow.sdk.serde import allow_class
 
+from airflow_stepop.arguments import check_arguments
 from airflow_stepop.exceptions import (
     IntegrityError,
     PayloadError,
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 
 allow_class(StepResult)
 
-KEEP = ("never", "failed", "always")
 ASK_S = 1.0  # longest question to Airflow while it kills this process
 DEFER_MARGIN_S = 300.0
 HOST_POLL_S = 0.5  # a job on this host is looked at this often: it costs nothing but a file
@@ -148,7 +148,7 @@ class RemoteStepOperator(BaseOperator):
         self._has_retry = False
         self._is_ended = False  # by the user: a submit that is still under way cancels its own job
         self._is_in_doubt = False  # asked to end, and Airflow could not be asked why
-        self._check_arguments()
+        check_arguments(self)
 
     # -- arguments
 
@@ -162,47 +162,6 @@ class RemoteStepOperator(BaseOperator):
         group = kwargs.get("task_group") or (TaskGroupContext.get_current(dag) if dag else None)
         defaults, _ = get_merged_defaults(dag, group, None, kwargs.get("default_args"))
         return partial(cls, **kwargs, **recovery_arguments(kwargs, defaults))
-
-    def _check_arguments(self) -> None:
-        """Say at parse time what is wrong already then.
-
-        :raises StepConfigError: naming the argument and what is valid
-        """
-        has_function = self.python_callable is not None
-        if (self.command is None) == (not has_function):
-            raise StepConfigError(
-                "a function takes no command" if has_function else
-                "RemoteStepOperator needs command=[...]; for a function use @task.remote_step"
-            )  # fmt: skip
-        if isinstance(self.command, str):
-            raise StepConfigError(
-                f"command must be a list; write {self.command.split()!r}, or ['sh', '-c', ...]"
-            )
-        for name in ("inputs", "outputs", "workdir"):
-            if has_function and getattr(self, name):
-                raise StepConfigError(
-                    f"{name}= belongs to a command; a function has arguments and a return value"
-                )
-        if self.keep not in KEEP:
-            raise StepConfigError(f"keep={self.keep!r} is not one of {', '.join(KEEP)}")
-        self._check_backend()
-
-    def _check_backend(self) -> None:
-        from airflow_stepop.registry import hook_class
-        from airflow_stepop.request import seconds
-        from airflow_stepop.settings import parse_settings
-
-        for duration in (self.timeout, self.start_timeout, self.poll_interval):
-            seconds(duration)
-        if (
-            not isinstance(self.backend, str)
-            or "{{" in self.backend
-            or conf.get("stepop", "backend_override", fallback="")
-        ):
-            return
-        model = hook_class(self.backend).settings_model
-        if self.settings is not None and "{{" not in str(self.settings):
-            parse_settings(model, self.settings, self.backend)
 
     # -- where Airflow calls in
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 
 from airflow_stepop import record
+from airflow_stepop.arguments import check_arguments, seconds
 from airflow_stepop.code import (
     Project,
     build_archive,
@@ -25,7 +26,7 @@ from airflow_stepop.code import (
     module_file,
     project_modules,
 )
-from airflow_stepop.exceptions import PayloadError, StepConfigError
+from airflow_stepop.exceptions import PayloadError
 from airflow_stepop.job import OutcomeReport, Payload, StepSpec
 from airflow_stepop.payload import (
     Call,
@@ -64,7 +65,7 @@ class StepRequest:
         self.context = context
         self.ti = context["ti"]
         self.keep = operator.keep
-        self.poll_interval_s = seconds(operator.poll_interval) or conf.getfloat(
+        self.poll_interval_s = seconds(operator.poll_interval, "poll_interval") or conf.getfloat(
             "stepop", "poll_interval", fallback=5.0
         )
         self._hooks: dict[tuple[str, str | None], StepHook] = {}
@@ -178,13 +179,16 @@ class StepRequest:
 
     @cached_property
     def timeout_s(self) -> float:
-        return seconds(self.operator.timeout) or conf.getfloat("stepop", "timeout", fallback=86400.0)
+        return seconds(self.operator.timeout, "timeout") or conf.getfloat(
+            "stepop", "timeout", fallback=86400.0
+        )
 
     @cached_property
     def start_timeout_s(self) -> float | None:
-        return seconds(self.operator.start_timeout)
+        return seconds(self.operator.start_timeout, "start_timeout")
 
     def build(self, name: str, nonce: str, labels: Mapping[str, str]) -> tuple[StepSpec, Payload]:
+        check_arguments(self.operator)
         payload = build_payload(
             self._call,
             job=name,
@@ -236,19 +240,6 @@ class StepRequest:
 
     def read(self, report: OutcomeReport, job: str, nonce: str) -> dict[str, Any]:
         return read_outcome(report, job, nonce)
-
-
-def seconds(value: timedelta | float | None) -> float | None:
-    """Return a duration in seconds; ``None`` stays ``None``.
-
-    :raises StepConfigError: it is not positive
-    """
-    if value is None:
-        return None
-    result = value.total_seconds() if isinstance(value, timedelta) else float(value)
-    if result <= 0:
-        raise StepConfigError(f"a duration must be positive, and this is {value!r}")
-    return result
 
 
 def _resources(value: ResourceSettings | Mapping[str, Any] | None) -> ResourceSettings:

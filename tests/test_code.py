@@ -141,7 +141,8 @@ def test_other_encodings_are_read(write):
 
 def test_relative_imports_of_the_function_s_own_module_are_followed(write):
     """A step that is imported by reference: its module is where the search starts, beside the DAG file."""
-    root = write({"d.py": "from pkg.steps import go\n", "pkg/__init__.py": "", "pkg/steps.py": "from .util import x\n",
+    root = write({"d.py": "from pkg.steps import go\n", "pkg/__init__.py": "",
+                  "pkg/steps.py": "from .util import x\n",
                   "pkg/util.py": ""})  # fmt: skip
     project = Project.of(root / "d.py", None)
     found = project_modules(project, [root / "d.py", root / "pkg/steps.py"])

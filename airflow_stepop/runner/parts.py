@@ -101,3 +101,6 @@ def extract(archive: bytearray, folder: str) -> None:
                     "bad_config", f"The member of the code archive {info.filename!r} is a link"
                 )
         code.extractall(folder)
+        for info in code.infolist():
+            if info.external_attr >> 16 & stat.S_IXUSR:  # extractall forgets it
+                os.chmod(os.path.join(folder, info.filename), 0o755)

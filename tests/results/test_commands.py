@@ -41,7 +41,7 @@ def test_outputs_become_values(run):
 
 
 def test_commands_run_where_they_should(run):
-    for task in ("nothing", "script", "workdir", "templated", "python_script"):
+    for task in ("nothing", "script", "executable", "workdir", "templated", "python_script"):
         run.assert_state(task)
     assert "return_value" not in run.xcoms["nothing"]
     assert run.xcoms["python_script"]["out.json"] == {"fitted": True}
@@ -59,7 +59,7 @@ def test_commands_run_where_they_should(run):
         ("climbing_input", "The input '../x' is not a path inside the step's folder"),
         ("climbing_workdir", "is not a path inside the step's folder"),
         ("bad_input", "x (a generator) cannot be sent to the step"),
-        ("not_executable", "The command '/etc/hostname' may not be executed"),
+        ("not_executable", "The command './commands_run.sh' may not be executed"),
     ],
 )
 def test_a_failed_command_says_why(run, task, text):

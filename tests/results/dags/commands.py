@@ -120,4 +120,5 @@ with DAG("commands", schedule=None, default_args={"retries": 0}):
     command("climbing_input", ["true"], inputs={"../x": "x"})
     command("climbing_workdir", ["true"], workdir="../../x")
     command("bad_input", ["true"], inputs={"x": (n for n in ())})
-    command("not_executable", ["/etc/hostname"])
+    command("not_executable", ["./commands_run.sh"])
+    command("executable", ["./commands_exec.sh"], outputs=["out.txt"])

@@ -1,0 +1,106 @@
+"""What is wrong with the arguments of a step, in words that say what to write.
+
+Checked while the DAG file is read, as far as they are known then, and again when everything was rendered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.configuration import conf
+
+from airflow_stepop.exceptions import StepConfigError
+from airflow_stepop.resources import ResourceSettings
+
+if TYPE_CHECKING:
+    from airflow_stepop.operators import RemoteStepOperator
+
+KEEP = ("never", "failed", "always")
+
+
+def check_arguments(operator: RemoteStepOperator) -> None:
+    """Check every argument that is known now.
+
+    :raises StepConfigError: naming the argument and what is valid
+    """
+    _check_kind(operator)
+    for name in ("command", "outputs", "include"):
+        _check_list(name, getattr(operator, name))
+    for name, what in {"inputs": "file names and values", "env": "names and values"}.items():
+        value = getattr(operator, name)
+        if not (value is None or is_later(value) or isinstance(value, Mapping)):
+            raise StepConfigError(f"{name} must be a dict of {what}, and this is {value!r}")
+    _check_env_names(operator.env)
+    if operator.keep not in KEEP:
+        raise StepConfigError(f"keep={operator.keep!r} is not one of {', '.join(KEEP)}")
+    for name in ("timeout", "start_timeout", "poll_interval"):
+        seconds(getattr(operator, name), name)
+    resources: Any = operator.resource_settings
+    if not (resources is None or is_later(resources) or isinstance(resources, ResourceSettings)):
+        ResourceSettings.from_dict(resources)
+    _check_backend(operator)
+
+
+def is_later(value: Any) -> bool:
+    """Return whether ``value`` is known only when the task runs: a template, or another task's output."""
+    return hasattr(value, "iter_references") or (isinstance(value, str) and ("{{" in value or "{%" in value))
+
+
+def seconds(value: object, name: str) -> float | None:
+    """Return a duration in seconds; ``None`` stays ``None``.
+
+    :raises StepConfigError: it is not positive, or no duration
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (timedelta, int, float)):
+        raise StepConfigError(f"{name} must be a number of seconds or a timedelta, and this is {value!r}")
+    result = value.total_seconds() if isinstance(value, timedelta) else float(value)
+    if not 0 < result < float("inf"):
+        raise StepConfigError(f"{name} must be positive, and this is {value!r}")
+    return result
+
+
+def _check_kind(operator: RemoteStepOperator) -> None:
+    has_function = operator.python_callable is not None
+    if has_function and operator.command is not None:
+        raise StepConfigError("a function takes no command")
+    for name in ("inputs", "outputs", "workdir"):
+        if has_function and getattr(operator, name):
+            raise StepConfigError(
+                f"{name}= belongs to a command; a function has arguments and a return value"
+            )
+    if isinstance(operator.command, str):
+        words = operator.command.split()
+        raise StepConfigError(f"command must be a list; write {words!r}, or ['sh', '-c', ...]")
+    if not has_function and not operator.command:
+        raise StepConfigError("RemoteStepOperator needs command=[...]; for a function use @task.remote_step")
+
+
+def _check_list(name: str, value: Any) -> None:
+    if value is None or is_later(value):
+        return
+    if isinstance(value, str):
+        raise StepConfigError(f"{name} must be a list; write [{value!r}]")
+    if not isinstance(value, Sequence) or isinstance(value, bytes):
+        raise StepConfigError(f"{name} must be a list, and this is {value!r}")
+
+
+def _check_env_names(env: Any) -> None:
+    for name in env if isinstance(env, Mapping) else ():
+        if not isinstance(name, str) or not name or "=" in name or "\0" in name:
+            raise StepConfigError(f"env has the name {name!r}; a name is not empty and has no '='")
+
+
+def _check_backend(operator: RemoteStepOperator) -> None:
+    from airflow_stepop.registry import hook_class
+    from airflow_stepop.settings import parse_settings
+
+    backend, settings = operator.backend, operator.settings
+    if backend is None or is_later(backend) or conf.get("stepop", "backend_override", fallback=""):
+        return
+    model = hook_class(backend).settings_model
+    if settings is not None and not is_later(settings) and "{{" not in str(settings):
+        parse_settings(model, settings, backend)

@@ -1,0 +1,228 @@
+"""The store: whole objects or none, only inside its folder, and what is wrong with it in words."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from airflow_stepop.exceptions import StepConfigError, StoreError, WrongHostError
+from airflow_stepop.names import job_name, slug
+from airflow_stepop.store import (
+    Store,
+    configured_store,
+    configured_stores,
+    default_store,
+    host_id,
+    locate,
+    part_path,
+    result_path,
+)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(str(tmp_path / "store"))
+
+
+@pytest.fixture(autouse=True)
+def configuration(tmp_path, monkeypatch):
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
+    monkeypatch.setenv("AIRFLOW__STEPOP__STORE", f"file://{tmp_path}/store")
+    monkeypatch.setenv("AIRFLOW__STEPOP__EXTRA_STORES", f"{tmp_path}/second, file://{tmp_path}/th%20ird")
+
+
+def test_objects_are_written_once_and_read_back_writable(store):
+    assert store.put_new("parts/a", b"first")
+    assert not store.put_new("parts/a", b"other")
+    data = store.read("parts/a", 5)
+    data[0] = 0
+    assert data == b"\0irst"
+    assert store.read("parts/a", 5) == b"first"
+
+
+def test_many_writers_of_one_object_leave_it_whole(store):
+    values = [bytes([number]) * 1_000_000 for number in range(6)]
+    won = []
+    threads = [threading.Thread(target=lambda v=v: won.append(store.put_new("x", v))) for v in values]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(won) == [False] * 5 + [True]
+    assert bytes(store.read("x", 1_000_000)) in values
+    assert list(store.list("")) == ["x"], "no half-written file is left"
+
+
+def test_a_size_that_differs_is_an_error(store):
+    store.put_new("a", b"12345")
+    for size in (4, 6):
+        with pytest.raises(StoreError, match=f"is not the {size} bytes"):
+            store.read("a", size)
+
+
+def test_what_is_gone_is_explained(store):
+    with pytest.raises(StoreError, match=r"could not be read: file://.*/store/gone: .*No such file"):
+        store.read("gone", 1)
+
+
+def test_names_survive_addresses(tmp_path):
+    store = Store(str(tmp_path / "a b%20ü#?"))
+    path = "results/ü #?%41/x"
+    store.put_new(path, b"x")
+    assert store.path_of(store.uri(path)) == path
+    assert store.read(store.path_of(store.uri(path)), 1) == b"x"
+    assert Store(store.url).folder == store.folder
+
+
+@pytest.mark.parametrize(
+    "path", ["../x", "a/../../x", "/etc/passwd", "a//b", "./x", "", "a/%2e%2e/%2e%2e/x", "..%2fx", "a/."]
+)
+def test_an_address_cannot_leave_the_store(store, path):
+    assert store.path_of(f"{store.url}/{path}") is None
+
+
+def test_a_folder_beside_the_store_is_not_in_it(store):
+    assert store.path_of(f"{store.url}-other/x") is None
+    assert store.path_of(store.url) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("s4://bucket", "unknown scheme 's4'"),
+        ("relative/folder", "unknown scheme ''"),
+        ("file://host/folder", "is not an absolute folder; write file:///srv/stepop"),
+        ("file:folder", "is not an absolute folder"),
+        ("", "unknown scheme ''"),
+    ],
+)
+def test_addresses_that_are_none(url, text):
+    with pytest.raises(StepConfigError, match=text.replace("(", r"\(")):
+        Store(url)
+
+
+def test_configured_stores(tmp_path):
+    assert [s.folder for s in configured_stores()] == [
+        tmp_path / "store",
+        tmp_path / "second",
+        tmp_path / "th ird",
+    ]
+    assert default_store().folder == tmp_path / "store"
+    assert configured_store(None).folder == tmp_path / "store"
+    assert configured_store(f"{tmp_path}/second").folder == tmp_path / "second"
+    with pytest.raises(
+        StepConfigError, match=r"store='/elsewhere' is not configured.*\[stepop\] extra_stores"
+    ):
+        configured_store("/elsewhere")
+
+
+def test_without_configuration_the_store_is_below_the_airflow_home(tmp_path, monkeypatch):
+    monkeypatch.delenv("AIRFLOW__STEPOP__STORE")
+    assert default_store().folder == tmp_path / "stepop" / "store"
+
+
+def test_references_are_looked_for_in_all_configured_stores(tmp_path):
+    store, path = locate(f"file://{tmp_path}/second/a/b")
+    assert (store.folder, path) == (tmp_path / "second", "a/b")
+    with pytest.raises(
+        StoreError, match="refused to read file:///etc/passwd: it lies outside the configured stores"
+    ):
+        locate("file:///etc/passwd")
+
+
+def test_a_file_of_another_host_is_explained(tmp_path):
+    with pytest.raises(WrongHostError, match=rf"was written on the host far-away, and this is {host_id()}"):
+        locate(f"file://{tmp_path}/store/x", "far-away")
+    Store(f"{tmp_path}/store").put_new("x", b"1")
+    assert locate(f"file://{tmp_path}/store/x", "far-away")[1] == "x", "a shared folder"
+
+
+def test_a_folder_is_deleted_and_nothing_beside_it(store):
+    for path in ("results/a/1", "results/a/2", "results/ab/1"):
+        store.put_new(path, b"")
+    store.delete_folder("results/a")
+    store.delete_folder("results/none")
+    assert list(store.list("")) == ["results/ab/1"]
+
+
+def test_a_store_that_cannot_be_made_is_explained(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"could not be opened: .*Check that the folder exists, has space"):
+        Store(str(tmp_path / "file" / "store")).put_new("x", b"")
+
+
+@pytest.fixture
+def mounted(tmp_path):
+    """A file system of our own; the root user does not mind file modes."""
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+
+    def mount(*options: str) -> Path:
+        done = subprocess.run(["mount", *options, str(folder)], capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"this host does not let us mount: {done.stderr.strip()}")
+        return folder
+
+    yield mount
+    subprocess.run(["umount", "-l", str(folder)], capture_output=True)
+
+
+def test_a_read_only_store_is_explained(mounted):
+    store = Store(str(mounted("-t", "tmpfs", "-o", "ro", "tmpfs")))
+    with pytest.raises(StoreError, match=r"could not be written: .*/x: .*Read-only file system"):
+        store.put_new("x", b"1")
+
+
+def test_a_full_store_is_explained_and_keeps_no_half_object(mounted):
+    store = Store(str(mounted("-t", "tmpfs", "-o", "size=64k", "tmpfs")))
+    with pytest.raises(StoreError, match=r"could not be written: .*/x: .*No space left"):
+        store.put_new("x", bytes(1_000_000))
+    assert list(store.list("")) == []
+    assert store.put_new("x", b"1"), "it does not count as written"
+
+
+# -- names
+
+
+def test_paths_are_readable_and_safe():
+    labels = {
+        "dag_id": "Träining/../x",
+        "run_id": "manual__2024-01-01T00:00:00+00:00",
+        "task_id": "t",
+        "map_index": "-1",
+    }
+    folders = result_path(labels, "s-job").split("/")
+    assert len(folders) == 6
+    assert folders[0] == "results"
+    assert all(set(folder) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") for folder in folders)
+    assert folders[1].startswith("training-x-")
+    assert part_path("ab") == "parts/ab"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "-", "ü" * 250, "漢字" * 125, "a" * 250, "a.b", "A", "\ud83e", "a/../b", "a\0b", " "]
+)
+def test_any_text_becomes_a_name(text):
+    made = slug(text, 60)
+    assert 0 < len(made) <= 60
+    assert set(made) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+    assert made[0] != "-"
+    name = job_name(text, text, "nonce")
+    assert 0 < len(name) <= 52
+    assert name[0].isalpha()
+    assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+    assert not name.endswith("-")
+
+
+def test_different_texts_have_different_names():
+    texts = ["a", "A", "a_", "a-", "a.b", "a-b", "ab", "ä", "a" * 60, "a" * 61, "a" * 62, "", "x", "漢", "字"]
+    assert len({slug(text, 60) for text in texts}) == len(texts)
+    assert job_name("d", "t", "1") != job_name("d", "t", "2")
+
+
+def test_names_that_are_fine_stay_as_they_are():
+    assert slug("train-model-7", 60) == "train-model-7"
+    assert job_name("dag", "task", "n").startswith("s-dag-task-")
