@@ -103,4 +103,4 @@ def extract(archive: bytearray, folder: str) -> None:
         code.extractall(folder)
         for info in code.infolist():
             if info.external_attr >> 16 & stat.S_IXUSR:  # extractall forgets it
-                os.chmod(os.path.join(folder, info.filename), 0o755)
+                os.chmod(os.path.join(folder, info.filename), 0o700)
