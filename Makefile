@@ -7,6 +7,7 @@ STAMPS := $(VENV)/stamps
 BENCH_VENV := .venv-bench
 SOURCES := airflow_stepop tests benchmarks dags_examples docs/snippets scripts
 ARGS ?=
+NONE_CHOSEN = test $$? = 5 -a -n "$(ARGS)"
 
 export PYTHON
 
@@ -39,7 +40,9 @@ airflow: $(STAMPS)/base
 
 test: $(STAMPS)/test
 	@echo "==> pytest"
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --ignore=tests/real_airflow $(ARGS) || $(NONE_CHOSEN)
+	@echo "==> pytest, in a real Airflow"
+	@$(BIN)/python -m pytest tests/real_airflow $(ARGS) || $(NONE_CHOSEN)
 
 lint: $(STAMPS)/lint
 	@echo "==> ruff"

@@ -1,4 +1,4 @@
-"""One real Airflow for all tests of this folder; under xdist (``--dist loadgroup``) one worker runs them."""
+"""One real Airflow for all tests of this folder. They take turns: ``make test`` runs them without xdist."""
 
 from __future__ import annotations
 
@@ -26,13 +26,10 @@ def _load(name: str) -> ModuleType:
 deployment = _load("deployment")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
-            item.add_marker(pytest.mark.airflow)
             item.add_marker(pytest.mark.timeout(300))
-            item.add_marker(pytest.mark.xdist_group("airflow"))
 
 
 @pytest.fixture(scope="session")

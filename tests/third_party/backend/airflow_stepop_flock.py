@@ -4,6 +4,7 @@ An example of how little a backend is; use ``local`` for work.
 """
 
 import base64
+import contextlib
 import json
 import os
 import shutil
@@ -152,7 +153,8 @@ class FlockStepHook(StepHook):
             return
         (job / "cancelled").touch()
         if (job / "pid").exists() and not (job / "exit").exists():
-            os.killpg(int((job / "pid").read_text()), signal.SIGTERM)  # timeout(1) leads a group
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and `exit` is not written yet
+                os.killpg(int((job / "pid").read_text()), signal.SIGTERM)  # timeout(1) leads a group
 
     def delete(self, handle):
         shutil.rmtree(self.root / handle.id, ignore_errors=True)

@@ -1,0 +1,19 @@
+"""Every test process has an Airflow home of its own: nothing is read from, or left in, the user's."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+
+import pytest
+
+pytest.register_assert_rewrite("airflow_stepop.testing")
+
+HOME = tempfile.mkdtemp(prefix="stepop-tests-")
+atexit.register(shutil.rmtree, HOME, ignore_errors=True)
+for name in [name for name in os.environ if name.startswith("AIRFLOW")]:
+    del os.environ[name]
+os.environ["AIRFLOW_HOME"] = HOME
+os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
