@@ -16,14 +16,13 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.definitions.retry_policy import RetryDecision
 
 from airflow_stepop.exceptions import IntegrityError, PayloadError, StepConfigError, StepFailedError
-from airflow_stepop.job import Category
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 RECOVERY_RETRIES = 1
 RECOVERY_DELAY = timedelta(seconds=5)
-RECOVERED = frozenset({Category.LOST, Category.INFRA, Category.PREEMPTED, Category.NO_CAPACITY})
+RECOVERED = frozenset({"lost", "infra", "preempted", "no_capacity"})  # values of job.Category
 
 
 class RecoveryRetryPolicy(RetryPolicy):

@@ -32,6 +32,20 @@ def emit(log: Logger, lines: Sequence[LogLine]) -> None:
         log.info(line.text, timestamp=when)
 
 
+def task_state(labels: Mapping[str, Any]) -> str | None:
+    """Return the state of a task instance as Airflow has it now; a blocking call.
+
+    :param labels: its dag_id, run_id, task_id and map_index
+    """
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+    task_id, run_id, map_index = labels["task_id"], labels["run_id"], int(labels["map_index"])
+    states: dict[str, dict[str, str | None]] = RuntimeTaskInstance.get_task_states(
+        dag_id=labels["dag_id"], task_ids=[task_id], run_ids=[run_id], map_index=map_index
+    )
+    return states.get(run_id, {}).get(task_id if map_index < 0 else f"{task_id}_{map_index}")
+
+
 class RemoteStepTrigger(BaseTrigger):
     """Waits until a job is over or a deadline has passed, streams its log, and fires once.
 
@@ -149,25 +163,13 @@ class RemoteStepTrigger(BaseTrigger):
         deferred, and the job must go on. (A cleared task is deferred no longer only after this; its next try
         cancels the job.)
         """
+        from asgiref.sync import sync_to_async
+
         if self._has_fired:
             return
-        state = await self._task_state()
+        state = await sync_to_async(task_state)(self.waiter)
         if state == "deferred":
             self.log.info("%s goes on: the task is still deferred (the trigger moves elsewhere)", self.handle)
             return
         self.log.info("The task is %s: cancelling %s", state, self.handle)
         await self._cancel()
-
-    async def _task_state(self) -> str | None:
-        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
-        from asgiref.sync import sync_to_async
-
-        task_id, map_index = self.waiter["task_id"], self.waiter["map_index"]
-        states = await sync_to_async(RuntimeTaskInstance.get_task_states)(
-            dag_id=self.waiter["dag_id"],
-            task_ids=[task_id],
-            run_ids=[self.waiter["run_id"]],
-            map_index=map_index,
-        )
-        of_run: dict[str, str | None] = states.get(self.waiter["run_id"], {})
-        return of_run.get(task_id if map_index < 0 else f"{task_id}_{map_index}")

@@ -39,7 +39,8 @@ class Dying(RemoteStepOperator):
         )
 
     def _open(self, context):
-        life = super()._open(context)
+        stint = super()._open(context)
+        life = stint.life
         mark = f"{self.mark}.{context['run_id']}"
         (MARKS / f"{mark}.worker").write_text(str(os.getpid()))
         if self.die_at == "intent":
@@ -49,13 +50,13 @@ class Dying(RemoteStepOperator):
             life._save = lambda record: die_once(mark) if record.handle else save(record)
             self._only_once(life, mark, _save=save)
         elif self.die_at == "waiting":
-            wait = self._wait_here
-            self._wait_here = lambda *a: (time.sleep(1), die_once(mark), wait(*a))[-1]
+            wait = stint.wait_here
+            stint.wait_here = lambda handle: (time.sleep(1), die_once(mark), wait(handle))[-1]
         elif self.die_at == "finishing":
             self._before(life, "finish", mark)
         elif self.die_at == "collected":
             self._before(life, "_tidy", mark)
-        return life
+        return stint
 
     @staticmethod
     def _before(life, name, mark):
@@ -77,8 +78,8 @@ class SlowSubmit(Dying):
         super().__init__(**kwargs)
 
     def _open(self, context):
-        life = super()._open(context)
-        hook = life.request.own_hook
+        stint = super()._open(context)
+        hook = stint.request.own_hook
         submit = hook.submit
 
         def slowly(spec, payload):
@@ -91,19 +92,26 @@ class SlowSubmit(Dying):
             return handle
 
         hook.submit = slowly
-        return life
+        return stint
 
 
 class Asking(Dying):
     """A step whose worker is in the middle of a question to Airflow when the user ends the task."""
 
-    def _wait_here(self, life, handle, context):
+    def _open(self, context):
         from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
 
-        with SUPERVISOR_COMMS._thread_lock:
-            (MARKS / f"{self.mark}.{context['run_id']}.asking").touch()
-            time.sleep(6)
-        return super()._wait_here(life, handle, context)
+        stint = super()._open(context)
+        wait = stint.wait_here
+
+        def ask_and_wait(handle):
+            with SUPERVISOR_COMMS._thread_lock:
+                (MARKS / f"{self.mark}.{context['run_id']}.asking").touch()
+                time.sleep(6)
+            return wait(handle)
+
+        stint.wait_here = ask_and_wait
+        return stint
 
 
 class BrokenTrigger(Dying):

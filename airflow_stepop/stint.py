@@ -1,0 +1,244 @@
+"""One stint of a task in a worker: from ``execute`` or ``resume`` until it returns, raises or defers.
+
+Between Airflow, which calls in through the operator, and the life of the step, which knows no Airflow.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferred
+
+from airflow_stepop.exceptions import (
+    IntegrityError,
+    PayloadError,
+    StepConfigError,
+    StepFailedError,
+    StepInterruptedError,
+)
+from airflow_stepop.job import JobHandle
+from airflow_stepop.life import Collected, StepLife
+from airflow_stepop.payload import hand_over
+from airflow_stepop.request import StepRequest
+from airflow_stepop.reraise import to_exception
+from airflow_stepop.triggers import RemoteStepTrigger, emit, task_state
+from airflow_stepop.waiting import Deadlines, Pace, Reason
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_stepop.hooks.base import StepHook
+    from airflow_stepop.operators import RemoteStepOperator
+
+ASK_S = 1.0  # longest question to Airflow while it kills this process
+DEFER_MARGIN_S = 300.0
+HOST_POLL_S = 0.5  # a job on this host is looked at this often: it costs nothing but a file
+# Errors that another try would meet again; anything else may be a service that comes back.
+FINAL_ERRORS = (StepConfigError, PayloadError, StepFailedError, IntegrityError)
+
+
+class Stint:
+    """What one process does for one task instance.
+
+    :param operator: the task, rendered
+    :param context: Airflow's context of this try
+    """
+
+    def __init__(self, operator: RemoteStepOperator, context: Context) -> None:
+        self.operator = operator
+        self.log = operator.log
+        self.request = StepRequest(operator, context)
+        self.life = StepLife(
+            self.request, context["task_state_store"], self.log, was_killed=lambda: self._is_ended
+        )
+        self._begun = context["ti"].start_date
+        self._has_retry = bool(context["ti"].try_number <= context["ti"].max_tries)
+        self._is_ended = False  # by the user: a submit that is still under way cancels its own job
+        self._is_in_doubt = False  # asked to end, and Airflow could not be asked why
+
+    # -- where Airflow calls in
+
+    def begin(self) -> Any:
+        with self._guarded():
+            return self._go_on(self.life.begin())
+
+    def resume(self, event: Mapping[str, Any]) -> Any:
+        with self._guarded():
+            handle = self.life.resume()
+            if event.get("job") not in (None, handle.name):
+                # The old trigger of a cleared task fired late; SQLite gives trigger ids out again.
+                self.log.info("This event is about the job %s of an earlier generation", event["job"])
+                return self._go_on(handle)
+            reason = Reason(event.get("reason", Reason.FINISHED))
+            if reason is Reason.UNREACHABLE:
+                raise StepConfigError(
+                    f"the triggerer cannot see {handle}: {event.get('error')}. Set deferrable=False"
+                )
+            if reason is Reason.FINISHED and not self.life.status(handle).state.is_terminal:
+                reason = self.wait_here(handle)
+            return self._end(handle, reason)
+
+    def recover(self, failure: Mapping[str, Any]) -> Any:
+        """Go on after a trigger that crashed or timed out."""
+        self.log.warning("The trigger failed (%s); waiting for the job here", failure.get("error"))
+        for line in failure.get("traceback") or ():
+            self.log.warning("%s", line.rstrip())
+        with self._guarded():
+            handle = self.life.resume()
+            return self._end(handle, self.wait_here(handle))
+
+    def on_kill(self) -> None:
+        """Ended by the user: cancel. This worker is going away and the task will be tried again: leave the
+        job to the next try.
+        """
+        record = self.life.record
+        if record is None or record.collected is not None:
+            return
+        state = self._ask_state()
+        self._is_in_doubt = state is None
+        if state in ("running", None) and self._has_retry:
+            self.log.info("This worker is ending; the job goes on and the next try attaches to it")
+            return
+        self._is_ended = True
+        self.log.info("The task was ended: cancelling the job of %s", record.name)
+        self.life.cancel()
+
+    # -- between
+
+    def _go_on(self, began: JobHandle | Collected) -> Any:
+        if isinstance(began, Collected):
+            self.log.info("An earlier try collected this result and was killed before it could return it")
+            return self._hand_over(began)
+        hook = self.request.hook(began.backend, began.conn_id)
+        self.operator.job_url = hook.link(began)
+        self._settle_doubt()
+        if self._defers(hook):
+            self._defer(began)
+        return self._end(began, self.wait_here(began))
+
+    def _end(self, handle: JobHandle, reason: Reason) -> Any:
+        self.operator.job_url = self.request.hook(handle.backend, handle.conn_id).link(handle)
+        collected = self.life.finish(handle, reason)
+        again = self.life.resubmission(collected)
+        return self._go_on(again) if again is not None else self._hand_over(collected)
+
+    def _hand_over(self, collected: Collected) -> Any:
+        failure = collected.failure
+        if failure is None:
+            return hand_over(collected.data["result"])
+        handle = self.life.record.handle if self.life.record else None
+        raise to_exception(failure, f"{handle} {self.operator.job_url or ''}".strip() if handle else "")
+
+    # -- waiting
+
+    def _defers(self, hook: StepHook) -> bool:
+        if self.operator.deferrable is not None:
+            return self.operator.deferrable
+        return conf.getboolean("stepop", "deferrable", fallback=True) and not hook.is_host_bound
+
+    def _deadlines(self) -> Deadlines:
+        """Airflow does not enforce ``execution_timeout`` while a task is deferred: we do."""
+        limit = self.operator.execution_timeout
+        if limit is None or self._begun is None:
+            return self.life.deadlines(None)
+        return self.life.deadlines(self._begun.timestamp() + limit.total_seconds())
+
+    def _defer(self, handle: JobHandle) -> NoReturn:
+        deadlines, labels = self._deadlines(), self.request.labels
+        trigger = RemoteStepTrigger(
+            handle=handle.to_json(),
+            deadlines=deadlines.to_json(),
+            poll_interval=self.request.poll_interval_s,
+            waiter={**labels, "map_index": int(labels["map_index"])},
+        )
+        left_s = deadlines.execution - time.time() if deadlines.execution is not None else None
+        timeout = timedelta(seconds=max(left_s, 0) + DEFER_MARGIN_S) if left_s is not None else None
+        self.operator.defer(trigger=trigger, method_name="resume", timeout=timeout)
+
+    def wait_here(self, handle: JobHandle) -> Reason:
+        """Wait in the worker, by the rules of the trigger."""
+        hook, deadlines = self.request.hook(handle.backend, handle.conn_id), self._deadlines()
+        poll_interval_s = self.request.poll_interval_s
+        pace = Pace(min(poll_interval_s, HOST_POLL_S) if hook.is_host_bound else poll_interval_s)
+        status, cursor = None, None
+        while True:
+            try:
+                status = hook.status([handle])[handle]
+                chunk = hook.logs({handle: cursor}).get(handle)
+                pause_s = pace.after_success()
+            except StepConfigError:
+                raise
+            except Exception as error:  # noqa: BLE001, RUF100 - an API error is never a job state
+                chunk, pause_s = None, pace.after_error()
+                self.log.warning("No news of %s (%s); asking again in %.0f s", handle, error, pause_s)
+            has_more = chunk is not None and bool(chunk.lines)
+            if chunk is not None:
+                emit(self.log, chunk.lines)
+                cursor = chunk.cursor
+            reason = deadlines.reason(status, time.time())
+            if reason is not None and not (has_more and reason is Reason.FINISHED):
+                return reason
+            self._pause(0 if reason else pause_s)
+
+    def _pause(self, pause_s: float) -> None:
+        end = time.monotonic() + pause_s
+        while (left_s := end - time.monotonic()) > 0:
+            self._settle_doubt()
+            time.sleep(min(left_s, HOST_POLL_S))
+
+    # -- when something goes wrong
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Leave no job behind: either it is cancelled, or a next try will attach to it."""
+        try:
+            yield
+        except TaskDeferred:
+            raise
+        except AirflowTaskTimeout:
+            self.life.cancel(Reason.EXECUTION_TIMEOUT)
+            raise
+        except KeyboardInterrupt:  # Ctrl-C in dag.test(), where nobody calls on_kill
+            self.life.cancel()
+            raise
+        except Exception as error:
+            record = self.life.record
+            if record is None or record.collected is not None:
+                raise
+            if not isinstance(error, FINAL_ERRORS) and self._has_retry:
+                raise StepInterruptedError(
+                    f"lost touch with {record.name}: {error}. It goes on, and the next try attaches to it"
+                ) from error
+            self._cancel_quietly()
+            raise
+
+    def _cancel_quietly(self) -> None:
+        try:
+            self.life.cancel()
+        except Exception as error:  # noqa: BLE001, RUF100 - the first error is the one to show
+            self.log.warning("The job may still be running and could not be cancelled: %s", error)
+
+    def _settle_doubt(self) -> None:
+        """Ask again what ``on_kill`` could not: it may have interrupted a question to Airflow."""
+        if self._is_in_doubt and (state := self._ask_state()) is not None:
+            self._is_in_doubt = False
+            if state != "running":
+                self.log.info("The task is %s: cancelling its job", state)
+                self.life.cancel()
+
+    def _ask_state(self) -> str | None:
+        """Return the task instance's state as Airflow has it, or ``None`` when it does not answer in time.
+
+        In a thread of its own: the signal may have interrupted a question, and the channel is not re-entrant.
+        """
+        answer: list[str | None] = []
+        thread = threading.Thread(target=lambda: answer.append(task_state(self.request.labels)), daemon=True)
+        thread.start()
+        thread.join(ASK_S)
+        return answer[0] if answer else None
