@@ -3,8 +3,6 @@
 ``results_reader.py`` reads some of them from another DAG.
 """
 
-# ruff: noqa: C901, PLR0915 - one DAG, so that one run of a real Airflow covers all of it
-
 from __future__ import annotations
 
 import datetime
@@ -427,8 +425,8 @@ def results():
     # -- the triggerer
 
     @task.remote_step(deferrable=True)
-    def deferred(point, *others, ds, text):
-        assert len(ds) == 10
+    def deferred(point, *others, run_id, text):
+        assert run_id.startswith("manual__")
         return Point(point.x + 1), text
 
     @task.remote_step(deferrable=True, multiple_outputs=True)

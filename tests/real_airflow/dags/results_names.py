@@ -1,0 +1,19 @@
+"""Names of any letters."""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG, task
+
+NAME = ("ünï-çødé.漢字_" * 30)[:100]  # Airflow makes a folder of it for the log: at most 255 bytes
+
+with DAG(NAME, schedule=None, default_args={"retries": 0}):
+
+    @task.remote_step(task_id=NAME)
+    def large():
+        return b"x" * 100_000
+
+    @task.remote_step(deferrable=True)
+    def check(found):
+        assert found == b"x" * 100_000
+
+    check(large())
