@@ -40,7 +40,7 @@ airflow: $(STAMPS)/base
 
 test: $(STAMPS)/test
 	@echo "==> pytest"
-	@$(BIN)/python -m pytest -n 2 --ignore=tests/real_airflow $(ARGS) || $(NONE_CHOSEN)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/real_airflow $(ARGS) || $(NONE_CHOSEN)
 	@echo "==> pytest, in a real Airflow"
 	@$(BIN)/python -m pytest tests/real_airflow $(ARGS) || $(NONE_CHOSEN)
 
