@@ -5,16 +5,12 @@ Everything is worked out when it is first needed: a resumed task needs the hook 
 
 from __future__ import annotations
 
-import inspect
-import sys
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.configuration import conf
-from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 
 from airflow_stepop import record
 from airflow_stepop.arguments import check_arguments, seconds
@@ -26,7 +22,7 @@ from airflow_stepop.code import (
     module_file,
     project_modules,
 )
-from airflow_stepop.exceptions import PayloadError
+from airflow_stepop.functions import context_arguments, dag_module, import_reference, plain_function
 from airflow_stepop.job import OutcomeReport, Payload, StepSpec
 from airflow_stepop.payload import (
     Call,
@@ -73,29 +69,31 @@ class StepRequest:
     # -- where
 
     @cached_property
-    def asked_backend(self) -> str:
-        """The backend of the task: its argument's, its connection's, or the configured default."""
-        if self.operator.backend:
-            return self.operator.backend
-        if self.operator.conn_id:
-            from airflow.sdk import BaseHook
-
-            connection = BaseHook.get_connection(self.operator.conn_id)
-            backend = connection.extra_dejson.get("backend") or BACKEND_OF_CONNECTION.get(
-                connection.conn_type or ""
-            )
-            if backend:
-                return str(backend)
-        return str(conf.get("stepop", "default_backend", fallback="local"))
+    def override(self) -> str:
+        """``[stepop] backend_override``: what every step runs on, whatever it was written for."""
+        return str(conf.get("stepop", "backend_override", fallback=""))
 
     @cached_property
     def is_overridden(self) -> bool:
-        override = conf.get("stepop", "backend_override", fallback="")
-        return bool(override) and override != self.asked_backend
+        if not self.override:
+            return False
+        # A connection of the replaced backend need not exist here, so it is not asked.
+        return self.operator.conn_id is not None or (self.operator.backend or self.override) != self.override
 
     @cached_property
     def backend(self) -> str:
-        return conf.get("stepop", "backend_override", fallback="") or self.asked_backend
+        """The override, the task's argument, the connection's backend, or the configured default."""
+        chosen = self.override or self.operator.backend or self._backend_of_connection()
+        return str(chosen or conf.get("stepop", "default_backend", fallback="local"))
+
+    def _backend_of_connection(self) -> str | None:
+        if self.operator.conn_id is None:
+            return None
+        from airflow.sdk import BaseHook
+
+        connection = BaseHook.get_connection(self.operator.conn_id)
+        of_type = BACKEND_OF_CONNECTION.get(connection.conn_type or "")
+        return connection.extra_dejson.get("backend") or of_type
 
     @cached_property
     def conn_id(self) -> str | None:
@@ -224,7 +222,7 @@ class StepRequest:
         if self.operator.settings:
             self.operator.log.warning(
                 "This step was written for %s and runs on %s: its settings are not used (%s)",
-                self.asked_backend,
+                self.operator.backend or f"the connection {self.operator.conn_id}",
                 self.backend,
                 ", ".join(_keys(self.operator.settings)),
             )
@@ -250,84 +248,3 @@ def _resources(value: ResourceSettings | Mapping[str, Any] | None) -> ResourceSe
 
 def _keys(settings: Any) -> Sequence[str]:
     return sorted(settings if isinstance(settings, Mapping) else settings.model_fields_set)
-
-
-# -- functions
-
-
-def plain_function(function: Any) -> Any:
-    """Return the function that the user wrote, without the decorators that Airflow put around it."""
-    from airflow.sdk.bases.decorator import unwrap_callable
-
-    return unwrap_callable(function) if hasattr(function, "_airflow_is_task_decorator") else function
-
-
-def import_reference(function: Any, project: Project) -> tuple[str, str] | None:
-    """Return (module, qualified name) when the step can import ``function``; else it goes by value."""
-    module, qualname = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
-    if not module or "<" in qualname or module == "__main__":
-        return None
-    file = module_file(module)
-    if file is None or file == project.dag_file or module.startswith("unusual_prefix_"):
-        return None
-    if project.contains(file) and not list(project.find(module)):
-        return None
-    found: Any = sys.modules[module]
-    for name in qualname.split("."):
-        found = getattr(found, name, None)
-    return (module, qualname) if found is function else None
-
-
-def dag_module(project: Project, function: Any) -> str:
-    """Return the name under which the DAG file was loaded."""
-    name = getattr(function, "__module__", "") or ""
-    if name and module_file(name) == project.dag_file:
-        return name
-    for loaded in list(sys.modules):
-        if (loaded.startswith("unusual_prefix_") or loaded == "__main__") and module_file(
-            loaded
-        ) == project.dag_file:
-            return loaded
-    return name
-
-
-def context_arguments(function: Any, operator: Any, context: Context) -> dict[str, Any]:
-    """Return the context values that the function's signature names and the caller did not give.
-
-    :raises PayloadError: one of them exists only inside Airflow
-    """
-    try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):
-        return {}
-    by_position = [name for name, p in parameters.items() if p.kind <= p.POSITIONAL_OR_KEYWORD]
-    given = set(operator.op_kwargs or {}) | set(by_position[: len(operator.op_args or ())])
-    wanted = [
-        name
-        for name, p in parameters.items()
-        if name in KNOWN_CONTEXT_KEYS
-        and name not in given
-        and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    ]
-    return {name: portable(name, context.get(name)) for name in wanted}
-
-
-def portable(name: str, value: Any) -> Any:
-    """Return a context value as plain data.
-
-    :raises PayloadError: it exists only inside Airflow
-    """
-    if isinstance(value, datetime):
-        return datetime.fromisoformat(value.isoformat())
-    if name == "params" and hasattr(value, "dump"):
-        value = value.dump()
-    if value is None or isinstance(value, (str, int, float, bool)):
-        return value
-    if type(value) is dict and all(isinstance(key, str) for key in value):
-        return {key: portable(name, item) for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return [portable(name, item) for item in value]
-    raise PayloadError(
-        f"{name!r} exists only inside Airflow and cannot be sent to a step. Name what you need from it, "
-        "such as ds, run_id, params or logical_date, or pass the value as an argument"
-    )

@@ -1,0 +1,94 @@
+"""What Airflow knows about a decorated function, and what a step may know: its module, and context values."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
+
+from airflow_stepop.code import Project, module_file
+from airflow_stepop.exceptions import PayloadError
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+def plain_function(function: Any) -> Any:
+    """Return the function that the user wrote, without the decorators that Airflow put around it."""
+    from airflow.sdk.bases.decorator import unwrap_callable
+
+    return unwrap_callable(function) if hasattr(function, "_airflow_is_task_decorator") else function
+
+
+def import_reference(function: Any, project: Project) -> tuple[str, str] | None:
+    """Return (module, qualified name) when the step can import ``function``; else it goes by value."""
+    module, qualname = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
+    if not module or "<" in qualname or module == "__main__":
+        return None
+    file = module_file(module)
+    if file is None or file == project.dag_file or module.startswith("unusual_prefix_"):
+        return None
+    if project.contains(file) and not list(project.find(module)):
+        return None
+    found: Any = sys.modules[module]
+    for name in qualname.split("."):
+        found = getattr(found, name, None)
+    return (module, qualname) if found is function else None
+
+
+def dag_module(project: Project, function: Any) -> str:
+    """Return the name under which the DAG file was loaded."""
+    name = getattr(function, "__module__", "") or ""
+    if name and module_file(name) == project.dag_file:
+        return name
+    for loaded in list(sys.modules):
+        if (loaded.startswith("unusual_prefix_") or loaded == "__main__") and module_file(
+            loaded
+        ) == project.dag_file:
+            return loaded
+    return name
+
+
+def context_arguments(function: Any, operator: Any, context: Context) -> dict[str, Any]:
+    """Return the context values that the function's signature names and the caller did not give.
+
+    :raises PayloadError: one of them exists only inside Airflow
+    """
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return {}
+    by_position = [name for name, p in parameters.items() if p.kind <= p.POSITIONAL_OR_KEYWORD]
+    given = set(operator.op_kwargs or {}) | set(by_position[: len(operator.op_args or ())])
+    wanted = [
+        name
+        for name, p in parameters.items()
+        if name in KNOWN_CONTEXT_KEYS
+        and name not in given
+        and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
+    return {name: portable(name, context.get(name)) for name in wanted}
+
+
+def portable(name: str, value: Any) -> Any:
+    """Return a context value as plain data.
+
+    :raises PayloadError: it exists only inside Airflow
+    """
+    if isinstance(value, datetime):
+        return datetime.fromisoformat(value.isoformat())
+    if name == "params" and hasattr(value, "dump"):
+        value = value.dump()
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    if type(value) is dict and all(isinstance(key, str) for key in value):
+        return {key: portable(name, item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return [portable(name, item) for item in value]
+    raise PayloadError(
+        f"{name!r} exists only inside Airflow and cannot be sent to a step. Name what you need from it, "
+        "such as ds, run_id, params or logical_date, or pass the value as an argument"
+    )
