@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
         return _finish(options, _own_outcome(options, identity, error, {}), protocol.EXIT_REFUSED)
 
     receiver, sender = os.pipe()
-    pid = os.fork()
+    pid = _fork()
     if pid == 0:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
         os.close(receiver)
@@ -178,6 +178,38 @@ def _wait(pid: int) -> tuple[int, Any, list[int]]:
     for signum in _FORWARDED:
         signal.signal(signum, signal.SIG_IGN)
     return status, rusage, forwarded
+
+
+def _fork() -> int:
+    """Fork a child that dies with this process; its parent keeps the other end of its lifeline."""
+    parent = os.getpid()
+    lifeline, other_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(other_end)
+        _die_with(parent, lifeline)
+    else:
+        os.close(lifeline)
+    return pid
+
+
+def _die_with(parent: int, lifeline: int) -> None:
+    """Have the kernel kill this process and its group when the parent is gone: nobody would wait for them.
+
+    ``lifeline`` is the reading end of a pipe that only the parent holds open. Its end is a signal (fcntl(2),
+    F_SETSIG); prctl(2) would do, and needs ctypes, which costs more than the rest of the start.
+    """
+    try:
+        import fcntl
+
+        os.setpgid(0, 0)
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpid())
+        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)  # type: ignore[attr-defined, unused-ignore]
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+    except (ImportError, AttributeError, OSError):
+        return  # not Linux
+    if os.getppid() != parent:
+        os.kill(0, signal.SIGKILL)
 
 
 def _child(

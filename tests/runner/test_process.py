@@ -359,3 +359,34 @@ def test_any_user_and_read_only_root(folder):
     uid, scratch_base = folder.finished(done.returncode).value()
     assert uid == 54321
     assert scratch_base in ("/tmp", "/var/tmp", "/mnt/out")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such signal")
+@pytest.mark.parametrize("kind", ["function", "command"])
+def test_a_step_dies_with_its_runner(folder, edge_python, tmp_path, kind):
+    """kill -9 of the runner leaves nothing behind: neither the step nor the program that it started."""
+    pids = tmp_path / "pids"
+    script = f"echo $$ >> {pids}; echo $PPID >> {pids}; sleep 60"
+    if kind == "function":
+        folder.reference(f"import subprocess\ndef f():\n    subprocess.run(['sh', '-c', {script!r}])\n", "f")
+    else:
+        folder.command("sh", "-c", script)
+    runner = subprocess.Popen(folder.argv(edge_python), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 20
+    while not pids.exists() or len(pids.read_text().split()) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    runner.kill()
+    runner.wait()
+    end = time.monotonic() + 5
+    while left := [pid for pid in pids.read_text().split() if is_running(pid)]:
+        assert time.monotonic() < end, left
+        time.sleep(0.02)
+
+
+def is_running(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
