@@ -223,11 +223,13 @@ def test_a_pid_that_was_used_again_is_not_the_supervisor(bench: Bench, running: 
     os.kill(bench.supervisor(running), signal.SIGKILL)
     bystander = subprocess.Popen(["sleep", "600"])
     path.write_text(json.dumps({**json.loads(path.read_text()), "pid": bystander.pid}))
-    bench.hook.cancel(running)
-    assert bench.status(running).state.is_terminal
-    assert bystander.poll() is None
-    bystander.kill()
-    bystander.wait()
+    try:
+        bench.hook.cancel(running)
+        until(lambda: bench.status(running).state.is_terminal, "the end")
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
 
 
 def test_a_restart_of_the_host_is_told_apart(bench: Bench, running: JobHandle) -> None:
