@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from secrets import token_hex
 from typing import Any, Protocol
@@ -65,14 +65,11 @@ class StepRecord:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> StepRecord:
-        handle = data.get("handle")
-        return cls(
-            **{
-                **data,
-                "call": Call(**data["call"]),
-                "handle": JobHandle.from_json(handle) if handle else None,
-            }
-        )
+        """Return the record; what a newer version added is left out, as a job of its may be under way."""
+        known = {field.name: data[field.name] for field in fields(cls) if field.name in data}
+        handle = known.get("handle")
+        known["handle"] = JobHandle.from_json(handle) if handle else None
+        return cls(**{**known, "call": Call(**data["call"])})
 
     def with_handle(self, handle: JobHandle) -> StepRecord:
         return replace(self, handle=handle, submitted_at=self.submitted_at or time.time())

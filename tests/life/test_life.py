@@ -34,6 +34,7 @@ def test_a_record_survives_its_json(new_try, hook, state):
     new_try().begin()
     record = load_record(state)
     assert StepRecord.from_json(record.to_json()) == record
+    assert StepRecord.from_json({**record.to_json(), "added_later": 1}) == record
 
 
 def test_a_lost_answer_is_looked_up_and_not_submitted_again(hook, new_try):
