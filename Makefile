@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 BENCH_VENV := .venv-bench
+ALL_VENV := .venv-all
 SOURCES := airflow_stepop tests benchmarks dags_examples docs/snippets scripts
 ARGS ?=
 NONE_CHOSEN = test $$? = 5 -a -n "$(ARGS)"
@@ -12,7 +13,7 @@ NONE_CHOSEN = test $$? = 5 -a -n "$(ARGS)"
 export PYTHON
 
 .NOTPARALLEL:
-.PHONY: help demo airflow test lint types docs bench resolve format clean
+.PHONY: help demo airflow test lint types docs bench resolve extras format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,6 +25,7 @@ help:
 	@echo "make docs     build the documentation into site/"
 	@echo "make bench    print the benchmarks"
 	@echo "make resolve  check that every extra resolves with Airflow on every Python (needs the package index)"
+	@echo "make extras   install every extra together, and import what it brings"
 	@echo "make clean    remove everything that these targets made"
 
 $(STAMPS)/base: pyproject.toml
@@ -71,6 +73,15 @@ $(BENCH_VENV)/stamps/bench: pyproject.toml
 resolve: $(STAMPS)/test
 	@STEPOP_INDEX=1 $(BIN)/python -m pytest -m index -n 2 $(ARGS)
 
+extras: $(ALL_VENV)/stamps/base
+	@echo "==> every extra, installed together"
+	@$(ALL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[all]'
+	@$(ALL_VENV)/bin/python -m pip check
+	@$(ALL_VENV)/bin/python -c "import airflow_stepop.decorators, azure.ai.ml, boto3, google.cloud.aiplatform_v1, kubernetes, modal"
+
+$(ALL_VENV)/stamps/base: pyproject.toml
+	@scripts/make_env $(ALL_VENV)
+
 clean:
-	rm -rf $(VENV) $(BENCH_VENV) .airflow .demo site dist build
+	rm -rf $(VENV) $(BENCH_VENV) $(ALL_VENV) .airflow .demo site dist build
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import RetryPolicy
 from airflow.sdk.configuration import conf
 from airflow.sdk.definitions.retry_policy import RetryDecision
+from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from airflow_stepop.exceptions import IntegrityError, PayloadError, StepConfigError, StepFailedError
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 RECOVERY_RETRIES = 1
 RECOVERY_DELAY = timedelta(seconds=5)
+FINAL_ERRORS = (StepConfigError, PayloadError, IntegrityError, AirflowTaskTimeout)
 RECOVERED = frozenset({"lost", "infra", "preempted", "no_capacity"})  # values of job.Category
 
 
@@ -35,7 +37,7 @@ class RecoveryRetryPolicy(RetryPolicy):
         if isinstance(failed, StepFailedError):
             is_final = failed.failure.category not in RECOVERED
         else:
-            is_final = isinstance(exception, (StepConfigError, PayloadError, IntegrityError))
+            is_final = isinstance(exception, FINAL_ERRORS)
         if is_final:
             return RetryDecision.fail("the step's own error; its only retry is for lost workers and machines")
         return RetryDecision.default()

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 from airflow.sdk import DAG, task
 from airflow.sdk.definitions.retry_policy import RetryAction
+from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from airflow_stepop import RemoteStepOperator
 from airflow_stepop.exceptions import (
@@ -31,6 +32,7 @@ RAISED = Failure(
     [
         (to_exception(RAISED, "job 1"), RetryAction.FAIL),
         (StepConfigError("no such setting"), RetryAction.FAIL),
+        (AirflowTaskTimeout("execution_timeout"), RetryAction.FAIL),
         (ConnectionError("Airflow's API, while the result was handed over"), RetryAction.DEFAULT),
         (PayloadError("cannot be sent"), RetryAction.FAIL),
         (StepFailedError(Failure(Category.USER_ERROR, "x")), RetryAction.FAIL),

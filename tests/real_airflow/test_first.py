@@ -1,5 +1,10 @@
 """A value leaves a real Airflow and comes back."""
 
+import json
+from datetime import datetime
+
+PRINTED = ("hello from the deferred step", "hello from its child", "two seconds later")
+
 
 def test_a_value_goes_out_and_comes_back(airflow):
     run = airflow.trigger("first")
@@ -7,4 +12,9 @@ def test_a_value_goes_out_and_comes_back(airflow):
     assert airflow.xcom("first", run, "here") == 6
     assert airflow.xcom("first", run, "deferred") == {"sum": 6}
     assert "REPORT 6 {'sum': 6}" in airflow.log("first", run, "report")
-    assert "hello from the deferred step" in airflow.log("first", run, "deferred")
+
+    lines = [line for line in map(json.loads, airflow.log("first", run, "deferred").splitlines())]
+    printed = {line["event"]: line["timestamp"] for line in lines if line["event"] in PRINTED}
+    assert list(printed) == list(PRINTED), "in the order in which the step printed them, a child's too"
+    times = [datetime.fromisoformat(time) for time in printed.values()]
+    assert 1.9 < (times[2] - times[1]).total_seconds() < 6, "with the times at which it printed them"

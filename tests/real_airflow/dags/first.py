@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import time
+
 from airflow.sdk import dag, task
 
 
@@ -18,7 +21,10 @@ def first():
 
     @task.remote_step(deferrable=True)
     def deferred(data):
-        print("hello from the deferred step")
+        print("hello from the deferred step", flush=True)
+        subprocess.run(["sh", "-c", "echo hello from its child >&2"], check=True)
+        time.sleep(2)
+        print("two seconds later")
         return {"sum": sum(data)}
 
     @task
