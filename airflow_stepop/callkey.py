@@ -2,7 +2,8 @@
 
 It is made of what the code does (bytecode, names, constants, defaults, referenced globals; no line numbers,
 no paths) and of the digests of the arguments. Pickle bytes never enter it: they differ from process to
-process. When in doubt two keys differ: that costs a job, and a wrong match would return a stale result.
+process. When in doubt two keys differ: that costs a job, and a wrong match would return a stale result. (From
+Python 3.13 on, breaking one expression over two lines is such a doubt: the compiler joins loads of one line.)
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def changed(old: str, new: str) -> str:
         ("import math", "\n\n\nimport math"),
         ("FACTOR = 2", "FACTOR = 2  # two"),
         ("def helper", "UNUSED = 5\ndef unused():\n    return 1\ndef helper"),
-        ("return x * scale", "return (x\n            * scale)"),
+        ("return x * scale", "return (\n        x * scale\n    )"),
     ],
 )
 def test_layout_does_not_change_the_key(old, new):
