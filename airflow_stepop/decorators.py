@@ -13,7 +13,7 @@ from airflow.sdk.bases.decorator import (
 )
 
 from airflow_stepop.operators import RemoteStepOperator
-from airflow_stepop.retries import recovery_arguments
+from airflow_stepop.retries import mapped_recovery_arguments
 
 if TYPE_CHECKING:
     from airflow.sdk import XComArg
@@ -36,13 +36,7 @@ class RemoteStepTaskDecorator(_TaskDecorator[Any, Any, Any]):
     """Gives mapped steps the same recovery retry that plain ones have."""
 
     def _expand(self, expand_input: ExpandInput, *, strict: bool) -> XComArg:
-        from airflow.sdk.bases.operator import get_merged_defaults
-        from airflow.sdk.definitions._internal.contextmanager import DagContext, TaskGroupContext
-
-        dag = self.kwargs.get("dag") or DagContext.get_current()
-        group = self.kwargs.get("task_group") or (TaskGroupContext.get_current(dag) if dag else None)
-        defaults, _ = get_merged_defaults(dag, group, None, self.kwargs.get("default_args"))
-        self.kwargs.update(recovery_arguments(self.kwargs, defaults))
+        self.kwargs.update(mapped_recovery_arguments(self.kwargs))
         return super()._expand(expand_input, strict=strict)
 
 

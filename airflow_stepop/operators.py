@@ -17,7 +17,7 @@ from airflow_stepop.arguments import check_arguments
 from airflow_stepop.links import StepLink
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.results import StepResult
-from airflow_stepop.retries import recovery_arguments
+from airflow_stepop.retries import mapped_recovery_arguments, recovery_arguments
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -129,13 +129,9 @@ class RemoteStepOperator(BaseOperator):
     @classmethod
     def partial(cls, **kwargs: Any) -> OperatorPartial:
         """Airflow fills in its own defaults for a mapped task; ours come first."""
-        from airflow.sdk.bases.operator import get_merged_defaults, partial
-        from airflow.sdk.definitions._internal.contextmanager import DagContext, TaskGroupContext
+        from airflow.sdk.bases.operator import partial
 
-        dag = kwargs.get("dag") or DagContext.get_current()
-        group = kwargs.get("task_group") or (TaskGroupContext.get_current(dag) if dag else None)
-        defaults, _ = get_merged_defaults(dag, group, None, kwargs.get("default_args"))
-        return partial(cls, **kwargs, **recovery_arguments(kwargs, defaults))
+        return partial(cls, **kwargs, **mapped_recovery_arguments(kwargs))
 
     # -- where Airflow calls in
 

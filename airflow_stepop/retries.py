@@ -64,3 +64,14 @@ def recovery_arguments(explicit: Mapping[str, Any], default_args: Mapping[str, A
     if explicit.get("retry_delay") is None and default_args.get("retry_delay") is None:
         arguments["retry_delay"] = RECOVERY_DELAY
     return arguments
+
+
+def mapped_recovery_arguments(explicit: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the same for a mapped task, whose defaults Airflow merges only when it makes the instances."""
+    from airflow.sdk.bases.operator import get_merged_defaults
+    from airflow.sdk.definitions._internal.contextmanager import DagContext, TaskGroupContext
+
+    dag = explicit.get("dag") or DagContext.get_current()
+    group = explicit.get("task_group") or (TaskGroupContext.get_current(dag) if dag else None)
+    defaults, _ = get_merged_defaults(dag, group, None, explicit.get("default_args"))
+    return recovery_arguments(explicit, defaults)

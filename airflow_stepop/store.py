@@ -2,8 +2,7 @@
 
 ::
 
-    code/<sha256>.zip                                code archives, by content, shared by all steps
-    parts/<sha256>                                   arguments too large for a job request, by content
+    parts/<sha256>                                   arguments and code too large for a job request, by content
     results/<dag>/<run>/<task>/<map>/<job>/<segment> results; they outlive the job that made them
 
 Called by the payload (parts in), the results (values out) and the life of a step (where results go).
@@ -26,10 +25,6 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 SCHEMES = ("file",)  # s3, gs and az come with their backends
-
-
-def code_path(sha256: str) -> str:
-    return f"code/{sha256}.zip"
 
 
 def part_path(sha256: str) -> str:
