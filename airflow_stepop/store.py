@@ -2,7 +2,7 @@
 
 ::
 
-    parts/<sha256>                                   arguments and code too large for a job request, by content
+    parts/<sha256>                                   arguments and code too large for a request, by content
     results/<dag>/<run>/<task>/<map>/<job>/<segment> results; they outlive the job that made them
 
 Called by the payload (parts in), the results (values out) and the life of a step (where results go).
