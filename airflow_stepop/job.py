@@ -122,6 +122,19 @@ class JobHandle:
 
 
 @dataclass(frozen=True)
+class FoundJob:
+    """A job of ours as its service lists it.
+
+    :param labels: every label that it was submitted with, unchanged: ``sweep`` compares them with the records
+    :param created_at: when it was submitted, seconds since the epoch
+    """
+
+    handle: JobHandle
+    labels: Mapping[str, str] = field(compare=False)
+    created_at: float = field(compare=False)
+
+
+@dataclass(frozen=True)
 class JobStatus:
     """One look at a job.
 

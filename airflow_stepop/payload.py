@@ -10,6 +10,7 @@ import hashlib
 import inspect
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -199,14 +200,14 @@ def _function_fields(call: FunctionCall, builder: PayloadBuilder) -> dict[str, A
 def spill(payload: Payload, store: Callable[[], Store], limit: int) -> Payload:
     """Return the payload with its largest parts in the store, until the rest fits into ``limit`` bytes.
 
-    Parts are named by their digest, so the same argument is stored once.
+    Parts are named by their digest, so the same argument is stored once a week.
     """
     parts = dict(payload.parts)
     for name, part in sorted(parts.items(), key=lambda item: -item[1].size):
         if replace(payload, parts=parts).inline_bytes <= limit:
             break
         if part.data is not None:
-            target, path = store(), part_path(part.sha256)
+            target, path = store(), part_path(part.sha256, time.time())
             target.put_new(path, part.data)
             parts[name] = Part(part.sha256, part.size, uri=target.uri(path))
     return replace(payload, parts=parts)

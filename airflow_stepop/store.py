@@ -2,8 +2,11 @@
 
 ::
 
-    parts/<sha256>                                   arguments and code too large for a request, by content
-    results/<dag>/<run>/<task>/<map>/<job>/<segment> results; they outlive the job that made them
+    parts/<week>/<sha256>    arguments and code too large for a request, by content
+    results/<deployment>/<dag>/<run>/<task>/<map>/<job>/<segment>
+                             results; they outlive the job that made them
+
+``cleaning.py`` deletes both when nothing needs them any more.
 
 Called by the payload (parts in), the results (values out) and the life of a step (where results go).
 """
@@ -13,6 +16,8 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,14 +32,39 @@ if TYPE_CHECKING:
 SCHEMES = ("file",)  # s3, gs and az come with their backends
 
 
-def part_path(sha256: str) -> str:
-    return f"parts/{sha256}"
+PARTS, RESULTS = "parts", "results"
+WEEK = timedelta(days=7)
+_MONDAY = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+def part_path(sha256: str, at: float) -> str:
+    """Return where a part that is submitted at ``at`` lies.
+
+    One that is needed again in another week is stored again. So what a week holds is never made young again,
+    and a week as a whole can be deleted while others submit: see decision 0004.
+    """
+    weeks = (datetime.fromtimestamp(at, UTC) - _MONDAY) // WEEK
+    return f"{PARTS}/{(_MONDAY + weeks * WEEK):%Y-%m-%d}/{sha256}"
 
 
 def result_path(labels: dict[str, str], job_name: str) -> str:
     """Return the folder for the results of one job: readable names first, uniqueness by the job's name."""
     folders = [slug(labels.get(key, ""), 60) for key in ("dag_id", "run_id", "task_id", "map_index")]
-    return "/".join(["results", *folders, job_name])
+    return "/".join([results_of(labels.get("deployment", "")), *folders, job_name])
+
+
+def results_of(deployment: str) -> str:
+    """Return the folder for the results of one Airflow deployment: several may have one store."""
+    return f"{RESULTS}/{slug(deployment, 60) if deployment else '_'}"  # no slug is an underscore
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """What a listing tells about one object; ``modified_at`` in seconds since the epoch."""
+
+    path: str
+    size: int
+    modified_at: float
 
 
 class Store:
@@ -126,11 +156,24 @@ class Store:
 
     def list(self, path: str) -> Iterator[str]:
         """Yield the path of every object below the folder ``path``."""
+        for found in self.objects(path):
+            yield found.path
+
+    def objects(self, path: str) -> Iterator[StoredObject]:
+        """Yield every object below the folder ``path``, with its size and its age.
+
+        :raises StoreError: the store cannot be listed
+        """
         import obstore
 
-        for chunk in obstore.list(self.client, prefix=path):
-            for entry in chunk:
-                yield entry["path"]
+        try:
+            for chunk in obstore.list(self.client, prefix=path):
+                for entry in chunk:
+                    yield StoredObject(entry["path"], entry["size"], entry["last_modified"].timestamp())
+        except StoreError:
+            raise
+        except Exception as error:
+            raise self._explain("listed", path, error) from error
 
     def _explain(self, verb: str, path: str, error: Exception) -> StoreError:
         place = self.uri(path) if path else self.url

@@ -155,6 +155,12 @@ class HookContract:
             assert time.monotonic() < deadline, f"{handle} did not print {text!r}"
             time.sleep(self.poll_s)
 
+    def found(self, hook: StepHook, **labels: str) -> set[JobHandle]:
+        """Return the jobs with these labels, of which none may be there twice."""
+        found = [job.handle for job in hook.find(labels)]
+        assert len(found) == len(set(found))
+        return set(found)
+
     def result(self, hook: StepHook, step: Step, handle: JobHandle) -> dict[str, Any]:
         """Return what the outcome says, checked as the operator checks it."""
         return read_outcome(hook.outcome(handle), step.spec.name, step.spec.nonce)
@@ -215,7 +221,7 @@ class HookContract:
         (handle,) = handles
         assert self.wait(hook, handle).state is JobState.SUCCEEDED
         assert self.lines(hook, handle) == ["started"]
-        assert list(hook.find({"nonce": step.spec.nonce})) == [handle]
+        assert self.found(hook, nonce=step.spec.nonce) == {handle}
         if self.shares_files:
             assert (tmp_path / "starts").read_text() == "started\n"
 
@@ -439,20 +445,26 @@ class HookContract:
         hook.delete(handle)
         hook.delete(handle)
         assert hook.status([handle])[handle].state is JobState.GONE
-        assert list(hook.find({"nonce": one.spec.nonce})) == []
+        assert self.found(hook, nonce=one.spec.nonce) == set()
         with pytest.raises(OutcomeLostError):
             hook.outcome(handle)
 
     def test_find(self, hook: StepHook, step: Callable[..., Step]) -> None:
-        """Jobs are found by their labels, finished and running ones, and no others."""
-        dag = f"dag-{secrets.token_hex(4)}"
-        finished = step(["true"], labels={"dag_id": dag, "task_id": "a"})
+        """Jobs are found by their labels, finished and running ones, and no others; the labels come back as
+        they were given.
+        """
+        dag, began = f"dag-{secrets.token_hex(4)}", time.time()
+        odd = {"run_id": "manual__2026-01-01T00:00:00+00:00", "deployment": "ü/é " + "x" * 200}
+        finished = step(["true"], labels={"dag_id": dag, "task_id": "a", **odd})
         running = step(["sleep", "600"], labels={"dag_id": dag, "task_id": "b"})
         first, _ = self.run(hook, finished)
         second = hook.submit(running.spec, running.payload)
-        assert set(hook.find({"dag_id": dag})) == {first, second}
-        assert list(hook.find({"dag_id": dag, "task_id": "b"})) == [second]
-        assert list(hook.find({"dag_id": f"{dag}-x"})) == []
+        assert self.found(hook, dag_id=dag) == {first, second}
+        assert self.found(hook, dag_id=dag, task_id="b") == {second}
+        assert self.found(hook, dag_id=f"{dag}-x") == set()
+        (found,) = hook.find({"dag_id": dag, **odd})
+        assert dict(found.labels) == dict(finished.spec.labels)
+        assert began - 60 < found.created_at < time.time() + 60
 
     def test_timeout(self, hook: StepHook, step: Callable[..., Step]) -> None:
         """The backend itself ends a job that runs too long, and says so."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import threading
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -195,11 +197,30 @@ def test_paths_are_readable_and_safe():
         "map_index": "-1",
     }
     folders = result_path(labels, "s-job").split("/")
-    assert len(folders) == 6
-    assert folders[0] == "results"
-    assert all(set(folder) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") for folder in folders)
-    assert folders[1].startswith("training-x-")
-    assert part_path("ab") == "parts/ab"
+    assert len(folders) == 7
+    assert folders[:2] == ["results", "_"]
+    assert all(set(folder) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") for folder in folders[2:])
+    assert folders[2].startswith("training-x-")
+    assert result_path({"deployment": "prod"}, "s-job").startswith("results/prod/")
+    assert result_path({"deployment": "_"}, "s-job").split("/")[1] != "_"
+
+
+def test_parts_lie_in_the_week_of_their_submission():
+    monday = datetime(2026, 11, 23, tzinfo=UTC).timestamp()
+    assert part_path("ab", monday) == "parts/2026-11-23/ab"
+    assert part_path("ab", monday + 7 * 86400 - 0.001) == "parts/2026-11-23/ab"
+    assert part_path("ab", monday + 7 * 86400) == "parts/2026-11-30/ab"
+    assert part_path("ab", monday - 0.001) == "parts/2026-11-16/ab"
+
+
+def test_a_listing_tells_size_and_age(tmp_path):
+    store = Store(str(tmp_path / "store"))
+    assert list(store.objects("results")) == []
+    store.put_new("results/a/1", b"abc")
+    store.put_new("parts/b", b"")
+    (found,) = store.objects("results")
+    assert (found.path, found.size) == ("results/a/1", 3)
+    assert abs(found.modified_at - time.time()) < 60
 
 
 @pytest.mark.parametrize(

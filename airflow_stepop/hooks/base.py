@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from airflow_stepop.job import (
         Cursor,
         Finding,
+        FoundJob,
         JobHandle,
         JobStatus,
         LogChunk,
@@ -115,8 +116,12 @@ class StepHook(BaseHook, ABC):
         """Remove what a terminal job leaves behind at the service. Idempotent."""
 
     @abstractmethod
-    def find(self, labels: Mapping[str, str]) -> Iterable[JobHandle]:
-        """Return every job of ours that carries all of ``labels``, finished or not."""
+    def find(self, labels: Mapping[str, str]) -> Iterable[FoundJob]:
+        """Return every job of ours that carries all of ``labels``, finished or not.
+
+        A service that takes only some characters in a label keeps the original elsewhere: what comes back
+        here is what was submitted.
+        """
 
     @abstractmethod
     def check(self) -> Iterable[Finding]:

@@ -35,6 +35,7 @@ from airflow_stepop.job import (
     Cursor,
     Failure,
     Finding,
+    FoundJob,
     JobHandle,
     JobState,
     JobStatus,
@@ -236,11 +237,11 @@ class LocalStepHook(StepHook):
             raise StepConfigError(f"{handle} is still running; cancel it before it is deleted")
         job.remove()
 
-    def find(self, labels: Mapping[str, str]) -> Iterator[JobHandle]:
+    def find(self, labels: Mapping[str, str]) -> Iterator[FoundJob]:
         for job in JobFolder.all(self.folder):
-            request = job.request()
+            request, created_at = job.request(), job.created_at()
             if request is not None and labels.items() <= request["labels"].items():
-                yield self._handle(job)
+                yield FoundJob(self._handle(job), request["labels"], created_at)
 
     def _job(self, handle: JobHandle) -> JobFolder:
         if handle.scope != self.scope():

@@ -99,6 +99,13 @@ class JobFolder:
         """Return what the supervisor has written down; ``None`` before the step has started."""
         return _read_json(self.path / files.STATE)
 
+    def created_at(self) -> float:
+        """Return when it was submitted, seconds since the epoch; 0 when there is no such job."""
+        try:
+            return (self.path / files.REQUEST).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
     # the supervisor
 
     def start(self, env: Mapping[str, str]) -> None:

@@ -47,7 +47,7 @@ class Attack:
 
 def segment_of(producer):
     context = get_current_context()
-    folder = HOME / "stepop" / "store" / "results" / "integrity"
+    folder = HOME / "stepop" / "store" / "results" / "_" / "integrity"
     producer = producer.replace("_", "-")
     found = [path for path in folder.rglob("*.bin") if f"/{producer}-" in str(path).split("/integrity/")[-1]]
     assert len(found) == 1, (producer, found, context["run_id"])

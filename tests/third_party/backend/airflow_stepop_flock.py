@@ -21,6 +21,7 @@ from airflow_stepop.job import (
     Category,
     Failure,
     Finding,
+    FoundJob,
     JobHandle,
     JobState,
     JobStatus,
@@ -161,8 +162,9 @@ class FlockStepHook(StepHook):
 
     def find(self, labels):
         for path in self.root.glob("s*/request.json"):
-            if labels.items() <= json.loads(path.read_text())["labels"].items():
-                yield self._handle(path.parent.name)
+            own = json.loads(path.read_text())["labels"]
+            if labels.items() <= own.items():
+                yield FoundJob(self._handle(path.parent.name), own, path.stat().st_mtime)
 
     def check(self):
         for program in ("flock", "timeout"):
