@@ -9,11 +9,12 @@ import io
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import CodeType
 from typing import Any
 
 from airflow_stepop.exceptions import PayloadError
 from airflow_stepop.results import StepResult
-from airflow_stepop.runner.pickling import REF
+from airflow_stepop.runner.pickling import REF, reduce_code
 
 
 def dumps(value: Any, keep: Callable[[Any], Any] | None, main_module: str, refs: list[StepResult]) -> bytes:
@@ -35,6 +36,8 @@ def dumps(value: Any, keep: Callable[[Any], Any] | None, main_module: str, refs:
 
         def reducer_override(self, obj: Any) -> Any:
             _refuse(obj)
+            if isinstance(obj, CodeType):
+                return reduce_code(self, obj)
             return (list, (list(obj),)) if _is_lazy(obj) else super().reducer_override(obj)
 
     buffer = io.BytesIO()

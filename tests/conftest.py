@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 
 import pytest
@@ -17,3 +18,6 @@ for name in [name for name in os.environ if name.startswith("AIRFLOW")]:
     del os.environ[name]
 os.environ["AIRFLOW_HOME"] = HOME
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+
+# A shell starts what runs in its background without Ctrl-C, and every process below inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
     receiver, sender = os.pipe()
     pid = _fork()
     if pid == 0:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+        _hear_signals()
         os.close(receiver)
         return _child(options, manifest, scratch, sender, started)
     os.close(sender)
@@ -191,6 +191,13 @@ def _fork() -> int:
     else:
         os.close(lifeline)
     return pid
+
+
+def _hear_signals() -> None:
+    """The step hears both signals, also when our caller ignores them (a shell in its background)."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
 
 
 def _die_with(parent: int, lifeline: int) -> None:

@@ -43,6 +43,15 @@ def _received_class(module: str, qualname: str) -> Any:
     return None
 
 
+def reduce_code(pickler: Any, code: Any) -> Any:
+    """Reduce a code object with the file that it came from, which tracebacks name.
+
+    cloudpickle leaves it out since 3.1.3, so that its pickles are the same wherever the file lies.
+    """
+    make, args = pickler.dispatch_table[type(code)](code)
+    return make, tuple(code.co_filename if arg == "<dynamic-code>" else arg for arg in args)
+
+
 def result_dumps(main_module: str | None) -> Callable[[Any, Callable[[Any], Any]], bytes]:
     """Return the ``dumps`` of results; ``main_module`` is the module name of the DAG file."""
 
@@ -57,6 +66,8 @@ def result_dumps(main_module: str | None) -> Callable[[Any, Callable[[Any], Any]
             def reducer_override(self, obj: Any) -> Any:
                 if isinstance(obj, io.TextIOWrapper):  # cloudpickle would read it to its end
                     raise TypeError("cannot pickle an open file")
+                if type(obj).__name__ == "code":
+                    return reduce_code(self, obj)
                 if (
                     isinstance(obj, type)
                     and obj.__module__ == main_module

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sys
 
 import pytest
@@ -55,6 +56,13 @@ def test_exception_of_a_pickled_function(folder):
 
     traceback = folder.function(f).run().failure["exception"]["traceback"]
     assert traceback[0].endswith(f'test_errors.py", line {f.__code__.co_firstlineno + 1}, in f')
+
+
+def test_a_returned_function_has_its_file(folder):
+    """Tracebacks name it where the result is used, too."""
+    done = folder.reference("def f(): return lambda: 1\n", "f").run()
+    returned = done.value(lambda data, buffers: pickle.loads(data, buffers=buffers))
+    assert returned.__code__.co_filename.endswith("/helpers.py")
 
 
 def test_traceback_of_a_coroutine(folder):

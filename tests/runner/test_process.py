@@ -66,12 +66,18 @@ WAIT = "import time, sys\ndef f():\n    print('ready', flush=True)\n    time.sle
 TRAP = "import signal, time\ndef f():\n    got = []\n    signal.signal(15, lambda *a: got.append(a))\n"
 
 
-def signalled(folder, signum, python=sys.executable):
+def signalled(folder, signum, python=sys.executable, caller=()):
     """Start the step, signal the runner once the step is ready, and return what it left."""
-    process = subprocess.Popen(folder.argv(python), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    argv = [*caller, *folder.argv(python)]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signum)
-    stdout, stderr = process.communicate(timeout=30)
+    try:
+        stdout, stderr = process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise
     return folder.finished(process.returncode, stdout, stderr)
 
 
@@ -90,6 +96,19 @@ def test_cancelled_command(folder, signum):
     done = signalled(folder, signum)
     assert done.failure["category"] == "cancelled"
     assert "was stopped by SIG" in done.failure["summary"]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("kind", ["function", "command"])
+def test_cancelled_where_the_signal_was_ignored(folder, signum, kind):
+    """A caller that ignores the signal (a shell in its background) does not make the step deaf to it."""
+    if kind == "function":
+        folder.reference(WAIT, "f")
+    else:
+        folder.command(sys.executable, "-c", "import time\nprint('ready', flush=True)\ntime.sleep(60)")
+    caller = ["sh", "-c", f"trap '' {signum:d}; exec \"$@\"", "sh"]
+    done = signalled(folder, signum, caller=caller)
+    assert done.failure["category"] == "cancelled"
 
 
 def test_step_that_survives_the_signal(folder):
@@ -165,13 +184,11 @@ import os, time
 def f():
     if os.fork() == 0:
         os.close(1); os.close(2)
-        time.sleep(3)
+        time.sleep(300)
         os._exit(0)
     return 1
 """
-    started = time.monotonic()
-    assert folder.reference(source, "f").run().value() == 1
-    assert time.monotonic() - started < 2.5
+    assert folder.reference(source, "f").run().value() == 1  # within its limit of a minute
 
 
 def test_orphans_are_reaped(folder):
@@ -187,17 +204,25 @@ def f():
             os._exit(0)
         os._exit(0)
     os.wait()
-    time.sleep(0.3)
-    states = []
+    end = time.monotonic() + 30
+    while orphans() and time.monotonic() < end:
+        time.sleep(0.01)
+    return [os.getppid(), orphans()]
+def orphans():
+    found = []
     for name in os.listdir("/proc"):
-        if name.isdigit():
-            with open(f"/proc/{name}/stat") as stream:
-                fields = stream.read().rsplit(")", 1)[1].split()
-            states.append((fields[0], fields[1]))
-    return [os.getppid(), ("Z", "1") in states]
+        if name.isdigit() and name != str(os.getpid()):
+            try:
+                with open(f"/proc/{name}/stat") as stream:
+                    fields = stream.read().rsplit(")", 1)[1].split()
+            except OSError:
+                continue  # reaped meanwhile
+            if fields[1] == "1":
+                found.append(fields)
+    return found
 """
     done = folder.reference(source, "f").run(f"{unshare} -pf --mount-proc {sys.executable}")
-    assert done.value() == [1, False]
+    assert done.value() == [1, []]
 
 
 def test_stale_outcome(folder):
