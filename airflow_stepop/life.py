@@ -53,7 +53,6 @@ class Request(Protocol):
     """What the operator asks for; the life of a step decides when."""
 
     keep: str
-    poll_interval_s: float
 
     @property
     def call(self) -> Call: ...
@@ -66,6 +65,9 @@ class Request(Protocol):
 
     @property
     def labels(self) -> Mapping[str, str]: ...
+
+    @property
+    def poll_interval_s(self) -> float: ...
 
     @property
     def timeout_s(self) -> float: ...

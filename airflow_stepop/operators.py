@@ -53,7 +53,8 @@ class RemoteStepOperator(BaseOperator):
         (templated)
     :param deferrable: wait in the triggerer. Default ``[stepop] deferrable``; ``local`` waits in the worker
     :param keep: whether the finished job stays at its service: ``never``, ``failed`` (default) or ``always``
-    :param poll_interval: time between two looks at the job. Default ``[stepop] poll_interval``
+    :param poll_interval: time between two looks at the job. Default ``[stepop] poll_interval``,
+        else the backend's
     """
 
     template_fields: Sequence[str] = (

@@ -61,9 +61,6 @@ class StepRequest:
         self.context = context
         self.ti = context["ti"]
         self.keep = operator.keep
-        self.poll_interval_s = seconds(operator.poll_interval, "poll_interval") or conf.getfloat(
-            "stepop", "poll_interval", fallback=5.0
-        )
         self._hooks: dict[tuple[str, str | None], StepHook] = {}
 
     # -- where
@@ -174,6 +171,13 @@ class StepRequest:
             files |= command_files(self.project, self._call.argv)
         files |= included_files(self.project, self.operator.include or ())
         return build_archive(files)
+
+    @cached_property
+    def poll_interval_s(self) -> float:
+        """The task's argument, the configured interval, or the backend's own."""
+        configured = conf.get("stepop", "poll_interval", fallback="")
+        said = seconds(self.operator.poll_interval, "poll_interval") or (configured and float(configured))
+        return said or self.own_hook.poll_interval_s
 
     @cached_property
     def timeout_s(self) -> float:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 ASK_S = 1.0  # longest question to Airflow while it kills this process
 DEFER_MARGIN_S = 300.0
-HOST_POLL_S = 0.5  # a job on this host is looked at this often: it costs nothing but a file
+DOUBT_S = 0.5  # between two looks whether a question to Airflow is open
 # Errors that another try would meet again; anything else may be a service that comes back.
 FINAL_ERRORS = (StepConfigError, PayloadError, StepFailedError, IntegrityError)
 
@@ -164,8 +164,7 @@ class Stint:
     def wait_here(self, handle: JobHandle) -> Reason:
         """Wait in the worker, by the rules of the trigger."""
         hook, deadlines = self.request.hook(handle.backend, handle.conn_id), self._deadlines()
-        poll_interval_s = self.request.poll_interval_s
-        pace = Pace(min(poll_interval_s, HOST_POLL_S) if hook.is_host_bound else poll_interval_s)
+        pace = Pace(self.request.poll_interval_s)
         status, cursor = None, None
         while True:
             try:
@@ -190,7 +189,7 @@ class Stint:
         end = time.monotonic() + pause_s
         while (left_s := end - time.monotonic()) > 0:
             self._settle_doubt()
-            time.sleep(min(left_s, HOST_POLL_S))
+            time.sleep(min(left_s, DOUBT_S))
 
     # -- when something goes wrong
 

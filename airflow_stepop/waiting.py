@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -79,14 +80,23 @@ class Pace:
     FIRST_S = 0.05
     GROWTH = 1.3
     LONGEST_S = 60.0
+    QUICK_EVERY_S = (
+        30.0  # when jobs come all the time, each would have all of them looked at in quick succession
+    )
 
     def __init__(self, poll_interval_s: float) -> None:
         self.poll_interval_s = poll_interval_s
         self._pause_s = min(self.FIRST_S, poll_interval_s)
+        self._quickened_at = time.monotonic()
         self.errors = 0
+
+    @property
+    def may_quicken(self) -> bool:
+        return time.monotonic() - self._quickened_at >= self.QUICK_EVERY_S
 
     def quicken(self) -> None:
         """Look often again: something new is being waited for."""
+        self._quickened_at = time.monotonic()
         self._pause_s = min(self.FIRST_S, self.poll_interval_s)
 
     def after_success(self) -> float:

@@ -127,13 +127,19 @@ class Watcher:
     async def _watch_status(self) -> None:
         pace = Pace(min(s.poll_interval_s for s in self._all()))
         while True:
-            if self._arrival.is_set():
-                self._arrival.clear()
+            if self._arrival.is_set() and pace.may_quicken:
                 pace.quicken()
+            self._arrival.clear()
             handles = [h for h in self._subscriptions if not self._is_over(h)]
             pause_s = await self._ask(handles, pace) if handles else pace.poll_interval_s
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._arrival.wait(), pause_s)
+            await self._pause(pause_s, may_end_early=pace.may_quicken)
+
+    async def _pause(self, pause_s: float, may_end_early: bool) -> None:
+        if not may_end_early:
+            await asyncio.sleep(pause_s)
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._arrival.wait(), pause_s)
 
     def _is_over(self, handle: JobHandle) -> bool:
         return handle in self._known and self._known[handle].state.is_terminal

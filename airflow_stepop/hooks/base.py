@@ -50,6 +50,8 @@ class StepHook(BaseHook, ABC):
     """Bytes of payload that travel inside the job request; 0: a store is needed for every step."""
     is_host_bound: ClassVar[bool] = False
     """Jobs can be seen only from the host that started them: the worker waits unless told otherwise."""
+    poll_interval_s: ClassVar[float] = 1.5
+    """Seconds between two looks at all jobs of one scope, unless the user says otherwise."""
 
     def __init__(self, conn_id: str | None = None, connection: Connection | None = None) -> None:
         super().__init__()

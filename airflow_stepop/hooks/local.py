@@ -89,6 +89,7 @@ class LocalStepHook(StepHook):
     settings_model = LocalSettings
     inline_limit: ClassVar[int] = 2**40  # the payload is a file; nothing else limits it
     is_host_bound: ClassVar[bool] = True
+    poll_interval_s: ClassVar[float] = 0.5  # a look is a file to read
 
     def __init__(self, *args: Any, folder: Path | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -165,3 +165,21 @@ async def _through_registry(hook):
 def test_the_status_is_asked_for_outside_the_event_loop(hook):
     asyncio.run(_through_registry(hook))
     assert "MainThread" not in hook.threads
+
+
+def test_jobs_that_come_all_the_time_do_not_multiply_the_calls(hook):
+    """A newcomer is looked at soon when it is alone; among many it waits for the next look at all."""
+
+    async def scenario():
+        watcher = Watcher(hook)
+        waiting = []
+        for n in range(100):
+            waiting.append(asyncio.create_task(until_over(watcher, hook.add(f"job-{n}"), 0.5)))
+            await asyncio.sleep(0.02)
+        for n in range(100):
+            hook.end(f"job-{n}")
+        await asyncio.gather(*waiting)
+
+    asyncio.run(scenario())
+    ramp = 10  # 0.05 s, growing by 1.3 to 0.5 s
+    assert hook.calls["status"] <= ramp + 2 / 0.5 + 4
