@@ -1,44 +1,120 @@
-"""``make bench``: print the tables. Nothing here fails because of a number."""
+"""``make bench``: print the tables. Nothing here fails because of a number.
+
+``make bench ARGS='import step'`` measures some of them; ``ARGS=--short`` measures little, to see that all of
+it runs; ``ARGS=--write`` puts the tables into the documentation.
+"""
 
 from __future__ import annotations
 
+import argparse
+import itertools
+import os
 import platform
-import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks.cases import Line, byte_lines, import_lines, step_lines
+from benchmarks.tables import Table, measure, to_markdown
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
+SHORT = {"STEPOP_BENCH_BYTES": str(1 << 24), "STEPOP_BENCH_SHORT": "1"}
+
+HEAD = """\
+# Benchmarks
+
+<!-- Made by `make bench ARGS=--write`: measure again instead of editing. -->
+
+What airflow-stepop costs, beside its peers and what is physically needed, all of it measured in one run:
+{machine}. Ratios are to the first line of each table. CPU times are medians of 7 fresh processes.
+"""
 
 
 def main() -> None:
-    python = f"Python {platform.python_version()} on {platform.machine()}"
-    print(f"{python}; CPU time, medians of 7 fresh processes\n")
-    print_table("Import in a DAG file", "ms", import_lines())
+    parser = argparse.ArgumentParser(prog="make bench ARGS=...", description="measure and print")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"some of: {', '.join(TABLES)} (default: all)"
+    )
+    parser.add_argument("--short", action="store_true", help="measure little, to see that all of it runs")
+    parser.add_argument("--write", action="store_true", help=f"write {PAGE.name} of the documentation")
+    options = parser.parse_args()
+    unknown = set(options.names) - set(TABLES)
+    if unknown:
+        parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}")
+    os.environ |= SHORT if options.short else {}
+    print(f"{_machine()}\n")
+    done = [measure(table) for name in options.names or TABLES for table in TABLES[name]()]
+    if options.write:
+        PAGE.write_text(HEAD.format(machine=_machine()) + "\n" + to_markdown(done))
+
+
+def _machine() -> str:
+    return f"Python {platform.python_version()} on {platform.machine()} with {os.cpu_count()} CPUs"
+
+
+def _imports() -> Iterator[Table]:
+    from benchmarks.cases import import_lines
+
+    yield Table("Import in a DAG file", "ms CPU", import_lines())
+
+
+def _step() -> Iterator[Table]:
+    from benchmarks.cases import step_lines
+
     with tempfile.TemporaryDirectory() as folder:
-        print_table("A no-op step", "ms", step_lines(Path(folder)))
-    print_table("Bytes shipped", "kB", byte_lines())
+        yield Table("A no-op step", "ms CPU", step_lines(Path(folder)))
 
 
-def print_table(title: str, unit: str, lines: Iterable[Line]) -> None:
-    """Print the lines as they are measured, each with its ratio to the first one."""
-    print(f"{title:52} {unit:>9} {'ratio':>7} {'goal':>8}")
-    first = None
-    for line in lines:
-        value = "-" if line.value is None else f"{line.value:.1f}"
-        first = first if first is not None else line.value
-        ratio = f"{line.value / first:.2f}" if line.value is not None and first else "-"
-        goal = "" if line.goal is None else f"<= {line.goal:g}"
-        mark = (
-            ""
-            if line.goal is None or line.value is None
-            else (" met" if line.value <= line.goal else " MISSED")
-        )
-        print(
-            f"  {line.name:50} {value:>9} {ratio:>7} {goal:>8}{mark}{f'  ({line.note})' if line.note else ''}"
-        )
-        sys.stdout.flush()
-    print()
+def _bytes() -> Iterator[Table]:
+    from benchmarks.cases import byte_lines
+
+    yield Table("Bytes shipped", "kB", byte_lines())
+
+
+def _data() -> Iterator[Table]:
+    from benchmarks.data import BYTES, MIB, folder_lines
+
+    with tempfile.TemporaryDirectory() as folder:
+        title = f"{BYTES // MIB} MiB of numpy there and back, in a folder"
+        yield Table(title, "MiB/s", folder_lines(Path(folder)), is_more_better=True)
+
+
+def _memory() -> Iterator[Table]:
+    from benchmarks.data import memory_lines
+
+    yield Table("Memory of a worker while a result passes by reference", "MiB", memory_lines())
+
+
+def _watcher() -> Iterator[Table]:
+    from benchmarks.watching import JOBS, watcher_lines
+
+    calls, shares = itertools.tee(watcher_lines())
+    yield Table(f"{JOBS} deferred steps: status calls", "a minute", (call for call, _ in calls))
+    yield Table(f"{JOBS} deferred steps: share of a core", "%", (share for _, share in shares))
+
+
+def _noticing() -> Iterator[Table]:
+    from benchmarks.watching import noticing_lines
+
+    with tempfile.TemporaryDirectory() as folder:
+        yield Table("An ended process is noticed after", "s", noticing_lines(Path(folder)))
+
+
+def _latency() -> Iterator[Table]:
+    from benchmarks.latency import latency_lines
+
+    yield Table("A task that does nothing, in a real Airflow", "s", latency_lines())
+
+
+TABLES: dict[str, Callable[[], Iterator[Table]]] = {
+    "import": _imports,
+    "step": _step,
+    "bytes": _bytes,
+    "data": _data,
+    "memory": _memory,
+    "watcher": _watcher,
+    "noticing": _noticing,
+    "latency": _latency,
+}
 
 
 if __name__ == "__main__":

@@ -6,11 +6,11 @@ import json
 import secrets
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import code_cost, is_installed, process_cost
+from benchmarks.tables import Line
 
 AIRFLOW = "from airflow.sdk import DAG, BaseOperator, dag, task"
 OURS = "from airflow_stepop import RemoteStepOperator, ResourceSettings; import airflow_stepop.decorators"
@@ -20,20 +20,6 @@ from dagster_pipes import open_dagster_pipes
 with open_dagster_pipes() as pipes:
     pipes.report_custom_message({"value": 1})
 """
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of a table.
-
-    :param value: in the unit of its table; ``None`` when it could not be measured
-    :param goal: what ``value`` should not exceed
-    """
-
-    name: str
-    value: float | None
-    note: str = ""
-    goal: float | None = None
 
 
 def import_lines() -> Iterator[Line]:

@@ -1,0 +1,27 @@
+"""A large result that one step makes and another one reads: the worker only passes the reference on."""
+
+from __future__ import annotations
+
+import os
+
+from airflow.sdk import dag, task
+
+SIZE = int(os.environ.get("STEPOP_BENCH_BYTES", "1024"))
+
+
+@dag(schedule=None, catchup=False)
+def gigabyte():
+    @task.remote_step
+    def make(size: int):
+        import numpy
+
+        return numpy.ones(size // 8)
+
+    @task.remote_step
+    def measure(array) -> int:
+        return array.nbytes
+
+    measure(make(SIZE))
+
+
+gigabyte()

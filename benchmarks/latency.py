@@ -1,0 +1,62 @@
+"""How long a task that does nothing takes in a real Airflow, by each way of running it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.tables import Line
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNS = 1 if os.environ.get("STEPOP_BENCH_SHORT") else 5
+NAMES = {
+    "defer_once": "a task of Airflow that defers once",
+    "step_deferred": "a no-op step that waits in the triggerer",
+    "plain": "a plain @task",
+    "step_in_worker": "a no-op step that waits in the worker",
+    "external_python": "@task.external_python",
+    "virtualenv": "@task.virtualenv, without requirements",
+}
+MARGIN_S = 0.3  # what a step may cost over Airflow's own deferral
+
+
+def latency_lines() -> Iterator[Line]:
+    """Yield the median duration of each task in seconds, as Airflow's own database has it."""
+    with tempfile.TemporaryDirectory(prefix="stepop-bench-") as home:
+        airflow = _deployment()(Path(home) / "airflow", ROOT / "benchmarks" / "dags")
+        try:
+            airflow.up()
+            durations = [_durations(airflow) for _ in range(RUNS)]
+        finally:
+            airflow.down()
+    medians = {name: median(run[name] for run in durations) for name in NAMES}
+    for name, text in NAMES.items():
+        goal = medians["defer_once"] + MARGIN_S if name == "step_deferred" else None
+        yield Line(text, medians[name], goal=goal)
+
+
+def _durations(airflow: Any) -> dict[str, float]:
+    run = airflow.trigger("latency")
+    states = airflow.wait_run("latency", run, 300)
+    failed = [name for name, state in states.items() if state != "success"]
+    if failed:
+        raise RuntimeError(f"{failed[0]} failed:\n{airflow.log('latency', run, failed[0])}")
+    return {name: float(airflow.instance("latency", run, name)["duration"]) for name in NAMES}
+
+
+def _deployment() -> Any:
+    """Return the class with which the tests start a real Airflow."""
+    path = ROOT / "tests" / "real_airflow" / "deployment.py"
+    spec = importlib.util.spec_from_file_location("stepop_bench_deployment", path)
+    if spec is None or spec.loader is None:
+        raise RuntimeError(f"{path} cannot be loaded")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module.Deployment

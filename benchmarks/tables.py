@@ -1,0 +1,85 @@
+"""What a benchmark yields, and how it is shown: as text while it is measured, as Markdown in the end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a table.
+
+    :param value: in the unit of its table; ``None`` when it could not be measured
+    :param goal: what ``value`` should not exceed; of a table with ``is_more_better``, what it should reach
+    """
+
+    name: str
+    value: float | None
+    note: str = ""
+    goal: float | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Lines of one unit; the first is what the others are compared with."""
+
+    title: str
+    unit: str
+    lines: Iterable[Line]
+    is_more_better: bool = False
+
+    def verdict(self, line: Line) -> str:
+        """Return whether the line meets its goal, in a word; empty without a goal."""
+        if line.goal is None or line.value is None:
+            return ""
+        is_met = line.value >= line.goal if self.is_more_better else line.value <= line.goal
+        return "met" if is_met else "MISSED"
+
+    def goal(self, line: Line) -> str:
+        sign = ">=" if self.is_more_better else "<="
+        return "" if line.goal is None else f"{sign} {line.goal:g}"
+
+
+def measure(table: Table) -> Table:
+    """Print the lines as they are measured, each with its ratio to the first; return the table with them."""
+    print(f"{table.title:58} {table.unit:>9} {'ratio':>7} {'goal':>9}")
+    done: list[Line] = []
+    for line in table.lines:
+        done.append(line)
+        note = f"  ({line.note})" if line.note else ""
+        print(
+            f"  {line.name:56} {_number(line.value):>9} {_ratio(line, done[0]):>7} {table.goal(line):>9} "
+            f"{table.verdict(line)}{note}"
+        )
+        sys.stdout.flush()
+    print()
+    return Table(table.title, table.unit, done, table.is_more_better)
+
+
+def to_markdown(tables: Sequence[Table]) -> str:
+    """Return the tables as they stand in the documentation."""
+    parts = []
+    for table in tables:
+        lines = list(table.lines)
+        rows = [
+            f"| {line.name} | {_number(line.value)} | {_ratio(line, lines[0])} | "
+            f"{' '.join(filter(None, [table.goal(line), table.verdict(line)]))} | {line.note} |"
+            for line in lines
+        ]
+        head = f"## {table.title}\n\n| | {table.unit} | ratio | goal | |\n|---|---:|---:|---|---|"
+        parts.append("\n".join([head, *rows]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _number(value: float | None) -> str:
+    return (
+        "-"
+        if value is None
+        else (f"{value:.0f}" if value >= 1000 else f"{value:.2f}" if value < 10 else f"{value:.1f}")
+    )
+
+
+def _ratio(line: Line, first: Line) -> str:
+    return f"{line.value / first.value:.2f}" if line.value is not None and first.value else "-"
