@@ -33,12 +33,14 @@ from airflow_stepop.record import (
     save_record,
     way_on,
 )
+from airflow_stepop.usage import usage_of
 from airflow_stepop.waiting import Deadlines, Pace, Reason
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
     from airflow_stepop.hooks.base import StepHook
+    from airflow_stepop.resources import ResourceSettings
 
 STOP_LIMIT_S = 180.0  # longest wait for a cancelled job to end; SageMaker gives a step 120 s to save its work
 MAX_RESUBMISSIONS = 3
@@ -75,11 +77,14 @@ class Request(Protocol):
     @property
     def start_timeout_s(self) -> float | None: ...
 
+    @property
+    def resources(self) -> ResourceSettings: ...
+
     def build(self, name: str, nonce: str, labels: Mapping[str, str]) -> tuple[StepSpec, Payload]:
         """Return the job request for one generation. May write arguments into the store."""
 
     def read(self, report: OutcomeReport, job: str, nonce: str) -> dict[str, Any]:
-        """Return ``{"result": ...}`` or ``{"failure": ...}`` from a verified outcome."""
+        """Return ``{"result": ...}`` or ``{"failure": ...}`` from a verified outcome, and its ``usage``."""
 
     def hook(self, backend: str, conn_id: str | None) -> StepHook: ...
 
@@ -93,6 +98,10 @@ class Collected:
     @property
     def failure(self) -> Failure | None:
         return Failure.from_json(self.data["failure"]) if "failure" in self.data else None
+
+    @property
+    def usage(self) -> Mapping[str, Any]:
+        return self.data.get("usage") or {}
 
 
 class StepLife:
@@ -241,7 +250,13 @@ class StepLife:
 
     def finish(self, handle: JobHandle, reason: Reason) -> Collected:
         """Collect what the step came to, save it, and delete what ``keep`` does not want."""
-        collected = self._give_up(handle, reason) if reason.is_deadline else self._collect(handle)
+        if reason.is_deadline:
+            collected, known = self._give_up(handle, reason), self._known_usage(handle)
+        else:
+            status = self.status(handle)
+            collected, known = self._collect(handle, status), status.usage
+        used = usage_of(collected.usage, known, self.request.resources, collected.failure is None)
+        collected = Collected({**collected.data, "usage": used})
         record = replace(self._own_record(), collected=collected.data)
         self._save(record)
         self._tidy(record)
@@ -298,8 +313,7 @@ class StepLife:
         failure = Failure(category, summary, hint=hint, log_tail=self._tail(handle))
         return Collected({"failure": failure.to_json()})
 
-    def _collect(self, handle: JobHandle) -> Collected:
-        status = self.status(handle)
+    def _collect(self, handle: JobHandle, status: JobStatus) -> Collected:
         try:
             record = self._own_record()
             data = self.request.read(self._hook_of(handle).outcome(handle), record.name, record.nonce)
@@ -316,8 +330,17 @@ class StepLife:
             failure = Failure.from_json(data["failure"])
             if status.failure is not None:  # the service knows better: the step saw only a signal
                 failure = replace(status.failure, exception=failure.exception)
-            data = {"failure": replace(failure, log_tail=failure.log_tail or self._tail(handle)).to_json()}
+            failure = replace(failure, log_tail=failure.log_tail or self._tail(handle))
+            data = {**data, "failure": failure.to_json()}
         return Collected(data)
+
+    def _known_usage(self, handle: JobHandle) -> Mapping[str, Any]:
+        """Return what the service measured; a step that was given up may have left nothing."""
+        try:
+            return self.status(handle).usage
+        except Exception as error:  # noqa: BLE001, RUF100
+            self.log.warning("The usage of %s could not be read: %s", handle, error)
+            return {}
 
     def _no_outcome(self, handle: JobHandle, status: JobStatus, error: OutcomeLostError) -> Failure:
         if status.failure is not None:

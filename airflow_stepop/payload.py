@@ -240,6 +240,8 @@ def _argument_key(value: Any, call: Call, name: str) -> Any:
 def read_outcome(report: OutcomeReport, job: str, nonce: str) -> dict[str, Any]:
     """Return ``{"result": ...}`` or ``{"failure": ...}``, both JSON, from an outcome; nothing is unpickled.
 
+    Beside it is ``usage``, as the runner measured it.
+
     :raises IntegrityError: the outcome is not the one that the control plane vouches for, or is another job's
     """
     if report.digest is not None and hashlib.sha256(report.data).hexdigest() != report.digest:
@@ -252,8 +254,10 @@ def read_outcome(report: OutcomeReport, job: str, nonce: str) -> dict[str, Any]:
     if named != (protocol.PROTOCOL, job, nonce):
         raise IntegrityError(f"it belongs to job {named[1]!r} (protocol {named[0]!r}) and not to {job!r}")
     if outcome["status"] != "success":
-        return {"failure": Failure.from_json(outcome["failure"]).to_json()}
-    return {"result": _small(_result_of(outcome, report), report.base_uri, job)}
+        found = {"failure": Failure.from_json(outcome["failure"]).to_json()}
+    else:
+        found = {"result": _small(_result_of(outcome, report), report.base_uri, job)}
+    return {**found, "usage": dict(outcome.get("usage") or {})}
 
 
 def _result_of(outcome: Mapping[str, Any], report: OutcomeReport) -> dict[str, Any]:

@@ -186,6 +186,10 @@ class StepRequest:
         )
 
     @cached_property
+    def resources(self) -> ResourceSettings:
+        return _resources(self.operator.resource_settings)
+
+    @cached_property
     def start_timeout_s(self) -> float | None:
         return seconds(self.operator.start_timeout, "start_timeout")
 
@@ -209,7 +213,7 @@ class StepRequest:
             nonce=nonce,
             labels=labels,
             digest=digest,
-            resources=_resources(operator.resource_settings),
+            resources=self.resources,
             settings=self._settings(),
             image=operator.image,
             env={key: str(value) for key, value in (operator.env or {}).items()},

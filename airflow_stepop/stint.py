@@ -28,6 +28,7 @@ from airflow_stepop.payload import hand_over
 from airflow_stepop.request import StepRequest
 from airflow_stepop.reraise import to_exception
 from airflow_stepop.triggers import RemoteStepTrigger, emit, task_state
+from airflow_stepop.usage import XCOM_KEY, describe
 from airflow_stepop.waiting import Deadlines, Pace, Reason
 
 if TYPE_CHECKING:
@@ -131,9 +132,28 @@ class Stint:
     def _hand_over(self, collected: Collected) -> Any:
         failure = collected.failure
         if failure is None:
-            return hand_over(collected.data["result"])
+            value = hand_over(collected.data["result"])
+            self._tell_usage(collected.usage)
+            return value
+        self._tell_usage(collected.usage)
         handle = self.life.record.handle if self.life.record else None
         raise to_exception(failure, f"{handle} {self.operator.job_url or ''}".strip() if handle else "")
+
+    def _tell_usage(self, used: Mapping[str, Any]) -> None:
+        """Log and push what the step used; the step has come to its end whatever becomes of that."""
+        from airflow.sdk.execution_time.xcom import XCom
+
+        if not used:
+            return
+        self.log.info("%s", describe(used))
+        if not self.operator.do_xcom_push:
+            return
+        labels = self.request.labels
+        keys = {name: labels[name] for name in ("dag_id", "run_id", "task_id")}
+        try:
+            XCom.set(key=XCOM_KEY, value=dict(used), **keys, map_index=int(labels["map_index"]))
+        except Exception as error:  # noqa: BLE001, RUF100 - nothing that the user's DAG depends on
+            self.log.warning("The usage of the step could not be pushed: %s", error)
 
     # -- waiting
 

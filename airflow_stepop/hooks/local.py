@@ -197,6 +197,7 @@ class LocalStepHook(StepHook):
             native=state["state"],
             started_at=state.get("started_at"),
             finished_at=state["finished_at"],
+            usage=state.get("usage") or {},
         )
 
     def logs(self, cursors: Mapping[JobHandle, Cursor]) -> Mapping[JobHandle, LogChunk]:

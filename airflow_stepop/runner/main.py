@@ -14,12 +14,12 @@ import json
 import os
 import signal
 import sys
-import time
 
 from . import protocol
 from .failures import RefusedError, StepError, ended
 from .files import make_scratch, quietly, remove_tree
 from .hashing import sha256
+from .meter import Meter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
     except ValueError as error:
         sys.stderr.write(f"stepop: {error}\nusage: {' '.join((__doc__ or '``').split('``')[1].split())}\n")
         return protocol.EXIT_REFUSED
-    started = time.monotonic()
+    meter = Meter()
     # Until there is a child to forward them to, signals wait: an outcome and a receipt are due in any case
     signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a caller that ignores it would leave us no exit status
@@ -54,17 +54,14 @@ def main(argv: list[str]) -> int:
     if pid == 0:
         _hear_signals()
         os.close(receiver)
-        return _child(options, manifest, scratch, sender, started)
+        return _child(options, manifest, scratch, sender, meter)
     os.close(sender)
+    meter.watch(pid)
     status, rusage, forwarded = _wait(pid)
+    meter.stop()
     found = _outcome(options, manifest["nonce"], receiver)
     if found is None:
-        used = {
-            "wall_s": round(time.monotonic() - started, 3),
-            "cpu_s": round(rusage.ru_utime + rusage.ru_stime, 3),
-            "peak_memory_bytes": rusage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
-        }
-        found = _own_outcome(options, identity, _death(status, forwarded), used)
+        found = _own_outcome(options, identity, _death(status, forwarded), meter.usage(rusage))
     code = _finish(options, found, os.WEXITSTATUS(status) if os.WIFEXITED(status) else None)
     remove_tree(scratch)  # last: it may take long, and whoever stopped us may not wait
     return code
@@ -219,9 +216,7 @@ def _die_with(parent: int, lifeline: int) -> None:
         os.kill(0, signal.SIGKILL)
 
 
-def _child(
-    options: dict[str, str], manifest: dict[str, Any], scratch: str, sender: int, started: float
-) -> int:
+def _child(options: dict[str, str], manifest: dict[str, Any], scratch: str, sender: int, meter: Meter) -> int:
     if options["receipt"].startswith("fd:"):
         os.close(int(options["receipt"][3:]))  # nothing that the step runs may write to it
 
@@ -232,7 +227,7 @@ def _child(
     sys.argv[1:] = []  # ours, not the step's
     from .step import Step, child_main
 
-    return child_main(Step(manifest, options, scratch), started, last_resort)
+    return child_main(Step(manifest, options, scratch), meter, last_resort)
 
 
 def _death(status: int, forwarded: list[int]) -> StepError:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from .meter import Meter
     from .parts import Parts
     from .segments import Segments
     from .values import Buffer, Encoded, Entry
@@ -128,20 +129,6 @@ class Step:
         return self.parts.read(segment)
 
 
-def usage(started: float) -> dict[str, Any]:
-    """Return what this process and its children have used so far."""
-    import resource
-    import time
-
-    own, others = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return {
-        "wall_s": round(time.monotonic() - started, 3),
-        "cpu_s": round(own.ru_utime + own.ru_stime + others.ru_utime + others.ru_stime, 3),
-        "peak_memory_bytes": max(own.ru_maxrss, others.ru_maxrss) * unit,
-    }
-
-
 class guard_disk:  # noqa: N801 - used like a function
     """Context in which an error of our own writing is an error of the infrastructure and not of the step."""
 
@@ -156,7 +143,7 @@ class guard_disk:  # noqa: N801 - used like a function
             ) from None
 
 
-def child_main(step: Step, started: float, last_resort: Callable[[dict[str, Any]], None]) -> int:
+def child_main(step: Step, meter: Meter, last_resort: Callable[[dict[str, Any]], None]) -> int:
     """Run the step, write its outcome, return the exit code.
 
     :param last_resort: takes a small outcome that could not be written to the output folder
@@ -166,7 +153,7 @@ def child_main(step: Step, started: float, last_resort: Callable[[dict[str, Any]
     outcome = step.run()
     failure = outcome["failure"]
     _restore_streams()
-    outcome["usage"] = usage(started)
+    outcome["usage"] = meter.usage()
     try:
         write_outcome(step.out, outcome)
     except OSError as error:

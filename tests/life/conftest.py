@@ -26,6 +26,7 @@ from airflow_stepop.job import (
 )
 from airflow_stepop.life import StepLife
 from airflow_stepop.record import Call
+from airflow_stepop.resources import ResourceSettings
 
 
 class MemoryHook(StepHook):
@@ -140,6 +141,7 @@ class Request:
     poll_interval_s = 0.01
     timeout_s = 60.0
     start_timeout_s = None
+    resources = ResourceSettings(cpu_count=2, memory="4GiB")
 
     def __init__(self, hook, call):
         self._hook = hook

@@ -90,7 +90,7 @@ def test_cleared_before_its_handle_was_saved_the_job_is_found_and_ended(hook, ne
 def test_a_collected_result_is_returned_again(hook, new_try):
     finished(hook, new_try())
     again = new_try().begin()
-    assert again == Collected(DONE)
+    assert again == Collected({**DONE, "usage": {}})
     assert hook.calls["submit"] == 1
 
 

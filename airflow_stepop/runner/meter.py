@@ -1,0 +1,132 @@
+"""What the step uses: measured by the parent while it waits, and by the child when it is done."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import resource
+import signal
+import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .gpu import GpuMeter
+
+FIRST_LOOK_S = 0.5  # most steps are over by then, and cost nothing
+LOOK_S = 1.0
+LOOK_SHARE = 0.01  # of one CPU, at most, for looking
+
+_OWN = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
+_PAGE_BYTES = mmap.PAGESIZE
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+_MEMORY, _GPU = 0, 8  # where the two peaks are in the memory that both processes see
+
+
+class Meter:
+    """The peaks that only somebody beside the step can see, and the times that the kernel keeps.
+
+    Parent and child share it: what the one has seen, the other writes into the outcome.
+    """
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._shared = mmap.mmap(-1, 16)
+        self._gpu: GpuMeter | None = None
+        self._pid = 0
+
+    def usage(self, ended: Any = None) -> dict[str, Any]:
+        """Return what was used so far: by this process and its children, or by the child that ``ended``."""
+        used = [ended] if ended else list(map(resource.getrusage, _OWN))
+        found = {
+            "wall_s": round(time.monotonic() - self._started, 3),
+            "cpu_s": round(sum(one.ru_utime + one.ru_stime for one in used), 3),
+            # the kernel knows the largest process exactly; several at a time are seen by looking
+            "peak_memory_bytes": max(self._peak(_MEMORY), *(one.ru_maxrss * _RSS_UNIT for one in used)),
+        }
+        gpu = self._peak(_GPU)
+        return {**found, "peak_gpu_memory_bytes": gpu} if gpu else found
+
+    # -- in the parent
+
+    def watch(self, pid: int) -> None:
+        """Look at ``pid`` and everything below it from time to time, until :meth:`stop`."""
+        self._pid = pid
+        if os.path.exists(f"/proc/{pid}/statm"):  # Linux
+            signal.signal(signal.SIGALRM, self._look)
+            signal.setitimer(signal.ITIMER_REAL, FIRST_LOOK_S)
+
+    def stop(self) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        if self._gpu is not None:
+            self._gpu.stop()
+
+    def _look(self, signum: int, frame: object) -> None:
+        began = time.monotonic()
+        try:
+            self._look_at_memory()
+            self._look_at_gpu()
+        except Exception:  # noqa: S110 - a measurement that fails must not end the step
+            pass
+        cost = time.monotonic() - began
+        signal.setitimer(signal.ITIMER_REAL, max(LOOK_S, cost / LOOK_SHARE))
+
+    def _look_at_memory(self) -> None:
+        pids = _tree(self._pid)
+        if len(pids) == 1:
+            return  # the kernel keeps its peak
+        peak = self._peak(_MEMORY)
+        # Shared pages are counted once, but only when that could matter: it takes long
+        if sum(map(_resident_bytes, pids)) > peak:
+            self._raise(_MEMORY, sum(map(_proportional_bytes, pids)))
+
+    def _look_at_gpu(self) -> None:
+        if self._gpu is None:
+            from .gpu import GpuMeter
+
+            self._gpu = GpuMeter()
+        self._raise(_GPU, self._gpu.look())
+
+    def _peak(self, at: int) -> int:
+        return int.from_bytes(self._shared[at : at + 8], "little")
+
+    def _raise(self, at: int, value: int) -> None:
+        if value > self._peak(at):
+            self._shared[at : at + 8] = value.to_bytes(8, "little")
+
+
+def _tree(pid: int) -> list[int]:
+    """Return ``pid`` and every process below it."""
+    found, pending = [], [pid]
+    while pending:
+        pid = pending.pop()
+        found.append(pid)
+        try:
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{thread}/children", "rb") as stream:
+                    pending += map(int, stream.read().split())
+        except OSError:
+            continue  # it ended meanwhile, or this kernel does not say
+    return found
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as stream:
+            return int(stream.read().split()[1]) * _PAGE_BYTES
+    except (OSError, IndexError):
+        return 0
+
+
+def _proportional_bytes(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", "rb") as stream:
+            for line in stream:
+                if line.startswith(b"Pss:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return _resident_bytes(pid)  # it ended meanwhile, or it is not ours to read

@@ -1,0 +1,137 @@
+"""What a step has used against what it asked for: one line for the log, JSON for XCom, and a hint.
+
+Pure functions over plain JSON. Numbers that are missing or make no sense are left out, never guessed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from airflow_stepop.resources import ResourceSettings
+
+XCOM_KEY = "usage"  # renaming breaks whoever reads it
+
+MEASURED = ("wall_s", "cpu_s", "peak_memory_bytes", "peak_gpu_memory_bytes")
+MIB, GIB = 2**20, 2**30
+
+# When a hint is worth its line
+LONG_ENOUGH_S = 60.0  # what a shorter step reserves is free again before anybody else could have it
+ROOM = 1.25  # what to ask for, over what was used
+CLOSE = 0.9  # share of the memory asked for
+MUCH_BYTES = GIB
+
+
+def usage_of(
+    measured: Mapping[str, Any], known: Mapping[str, Any], asked: ResourceSettings, is_success: bool
+) -> dict[str, Any]:
+    """Return a step's usage as JSON.
+
+    :param measured: by the runner; missing when the step was killed together with its runner
+    :param known: by the service; used where the runner has nothing to say
+    :param asked: the resources of the job
+    """
+    numbers = {name: _number(known, name) for name in MEASURED}
+    numbers |= {name: value for name in MEASURED if (value := _number(measured, name)) is not None}
+    found: dict[str, Any] = {name: value for name, value in numbers.items() if value is not None}
+    if not found:
+        return {}
+    wishes = {
+        "cpu_count": asked.cpu_count,
+        "memory_bytes": asked.memory_bytes,
+        "gpu_count": asked.gpu_count or None,
+    }
+    found["asked"] = {name: value for name, value in wishes.items() if value is not None}
+    advice = hint(found, is_success)
+    return {**found, "hint": advice} if advice else found
+
+
+def describe(usage: Mapping[str, Any]) -> str:
+    """Return one line; empty when nothing is known."""
+    asked = usage.get("asked") or {}
+    wall_s, cpu_s, memory, gpu = (_number(usage, name) for name in MEASURED)
+    parts = []
+    if wall_s is not None:
+        parts.append(f"{_time(wall_s)} wall")
+    if cpu_s is not None:
+        parts.append(f"{_time(cpu_s)} CPU{_share(cpu_s, wall_s, _number(asked, 'cpu_count'))}")
+    if memory is not None:
+        limit = _number(asked, "memory_bytes")
+        parts.append(f"peak {_size(memory)}" + (f" of {_size(limit)} asked" if limit else ""))
+    if gpu is not None:
+        parts.append(f"peak {_size(gpu)} of GPU memory")
+    if not parts:
+        return ""
+    advice = usage.get("hint")
+    return f"used {', '.join(parts)}" + (f"; {advice}" if advice else "")
+
+
+def hint(usage: Mapping[str, Any], is_success: bool) -> str:
+    """Return what to ask for instead, in words that name the argument; empty when that is not worth it."""
+    wall_s = _number(usage, "wall_s") or 0.0
+    is_telling = is_success and wall_s >= LONG_ENOUGH_S  # a failed step may have ended before it needed much
+    advice = [_memory_hint(usage, is_telling), _cpu_hint(usage, wall_s) if is_telling else ""]
+    return ", ".join(part for part in advice if part)
+
+
+def _memory_hint(usage: Mapping[str, Any], is_telling: bool) -> str:
+    asked, peak = _number(usage.get("asked") or {}, "memory_bytes"), _number(usage, "peak_memory_bytes")
+    if not asked or peak is None:
+        return ""
+    enough = _round_up(peak * ROOM)
+    if peak >= CLOSE * asked and enough > asked:
+        return f'that is close to its limit: memory="{_argument(enough)}" leaves room'
+    if is_telling and enough <= asked / 2 and asked - enough >= MUCH_BYTES:
+        return f'memory="{_argument(enough)}" would do'
+    return ""
+
+
+def _cpu_hint(usage: Mapping[str, Any], wall_s: float) -> str:
+    asked, cpu_s = _number(usage.get("asked") or {}, "cpu_count"), _number(usage, "cpu_s")
+    if asked is None or cpu_s is None:
+        return ""
+    enough = max(1, math.ceil(cpu_s / wall_s * ROOM))
+    return f"cpu_count={enough} would do" if enough <= asked / 2 else ""
+
+
+def _round_up(size: float) -> int:
+    """Return a size that a person would write, at least ``size``."""
+    for below, step in ((GIB, 128 * MIB), (4 * GIB, 512 * MIB), (64 * GIB, GIB)):
+        if size <= below:
+            return max(math.ceil(size / step), 1) * step
+    return math.ceil(size / (8 * GIB)) * 8 * GIB
+
+
+def _argument(size: int) -> str:
+    return f"{size / GIB:.10g}GiB" if size >= GIB else f"{size // MIB}MiB"
+
+
+def _number(values: Mapping[str, Any], name: str) -> float | None:
+    value = values.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return value if 0 <= value < 2**63 else None
+
+
+def _share(cpu_s: float, wall_s: float | None, cores: float | None) -> str:
+    if not wall_s or not cores:
+        return ""
+    return f" ({cpu_s / (wall_s * cores):.0%} of {cores:g} core{'' if cores == 1 else 's'} asked)".replace(
+        "%", " %"
+    )
+
+
+def _time(seconds: float) -> str:
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.3g} GiB" if count < 10000 else f"{count / 1024:.3g} TiB"
