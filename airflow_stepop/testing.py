@@ -382,10 +382,14 @@ class HookContract:
 
     # -- logs
 
-    def test_logs(self, make_hook: Callable[[], StepHook], step: Callable[..., Step]) -> None:
+    def test_logs(self, make_hook: Callable[[], StepHook], step: Callable[..., Step], tmp_path: Path) -> None:
         """Lines come once, in order, to whoever has the cursor, while the step runs and to the last one."""
-        hook = make_hook()
-        one = step(["sh", "-c", "for i in 1 2 3 4; do echo line $i; sleep 0.1; done; printf 'no end'"])
+        hook, go = make_hook(), tmp_path / "go"
+        is_told = self.shares_files and self.has_live_logs  # the step goes on when its first line was read
+        pause = f"until [ -e '{go}' ]; do sleep 0.05; done" if is_told else "sleep 2"
+        one = step(
+            ["sh", "-c", f"echo line 1; {pause}; for i in 2 3 4; do echo line $i; done; printf 'no end'"]
+        )
         handle = hook.submit(one.spec, one.payload)
         cursor: Cursor = None
         lines: list[str] = []
@@ -397,6 +401,8 @@ class HookContract:
                 lines += [line.text for line in chunk.lines]
                 cursor = json.loads(json.dumps(chunk.cursor))
             early = early or (0 if is_over else len(lines))
+            if lines:
+                go.touch()
             time.sleep(self.poll_s)
         assert lines == ["line 1", "line 2", "line 3", "line 4", "no end"]
         assert early > 0 or not self.has_live_logs

@@ -69,11 +69,18 @@ class Subscription:
 
     async def next(self, timeout_s: float | None = None) -> Update:
         """Return what is new as soon as there is something, or after ``timeout_s`` the last known status."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._news.wait(), timeout_s)
+        await _heard(self._news, timeout_s)
         self._news.clear()
         lines, self._lines = self._lines, []
         return Update(self._status, lines, self._error)
+
+
+async def _heard(event: asyncio.Event, timeout_s: float | None) -> None:
+    """Wait for ``event``, at most ``timeout_s``."""
+    # Not wait_for(): in Python 3.11 it forgets a cancellation that comes together with the event
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
 
 
 class Watcher:
@@ -138,8 +145,7 @@ class Watcher:
         if not may_end_early:
             await asyncio.sleep(pause_s)
             return
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._arrival.wait(), pause_s)
+        await _heard(self._arrival, pause_s)
 
     def _is_over(self, handle: JobHandle) -> bool:
         return handle in self._known and self._known[handle].state.is_terminal
