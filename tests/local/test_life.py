@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -37,7 +36,8 @@ def test_a_job_outlives_its_worker_and_lets_it_go(bench: Bench, tmp_path: Path) 
     """The worker's end and its killed session do not reach the job; the job does not hold its pipes."""
     import pickle
 
-    step = bench.step(["sh", "-c", "echo running; sleep 2; echo done"])
+    go = tmp_path / "go"
+    step = bench.step(["sh", "-c", f"echo running; until [ -e {go} ]; do sleep 0.05; done; echo done"])
     (tmp_path / "step").write_bytes(pickle.dumps(step))
     worker = subprocess.Popen(
         [sys.executable, "-c", SUBMIT + "import time; time.sleep(600)", bench.folder, tmp_path / "step"],
@@ -51,7 +51,9 @@ def test_a_job_outlives_its_worker_and_lets_it_go(bench: Bench, tmp_path: Path) 
     worker.communicate()  # returns when nobody holds its pipes any more
     handle = bench.hook.lookup(step.spec)
     assert handle is not None
+    bench.wait_for_line(handle, "running")
     assert bench.status(handle).state is JobState.RUNNING
+    go.touch()
     assert bench.wait(handle).state is JobState.SUCCEEDED
     assert bench.lines(handle) == ["running", "done"]
 
@@ -95,7 +97,7 @@ def test_cancel_returns_at_once_and_kills_after_the_grace_period(bench: Bench) -
     """A step that ignores SIGTERM is asked, waited for, and then killed."""
     step = bench.step(
         ["sh", "-c", "trap '' TERM; echo running; while :; do sleep 0.1; done"],
-        settings=LocalSettings(grace_period_s=1.0),
+        settings=LocalSettings(grace_period_s=3.0),
     )
     handle = bench.submit(step)
     bench.wait_for_line(handle, "running")
@@ -156,19 +158,19 @@ def test_the_timeout_needs_no_airflow(bench: Bench) -> None:
     """Nobody asks for the status; the job ends all the same, with what ignores SIGTERM in it."""
     step = bench.step(
         ["sh", "-c", "trap '' TERM; echo running; while :; do sleep 0.1; done"],
-        timeout_s=0.5,
+        timeout_s=4.0,
         settings=LocalSettings(grace_period_s=0.3),
     )
     handle = bench.submit(step)
     until(lambda: bench.state(handle)["finished_at"], "the end")
     state = bench.state(handle)
-    assert state["usage"]["wall_s"] < 3
+    assert state["usage"]["wall_s"] >= 4
     assert marked(step.spec.nonce) == []
     status = bench.status(handle)
     assert status.state is JobState.FAILED
     assert status.failure is not None
     assert status.failure.category is Category.TIMEOUT
-    assert status.failure.summary == "the step ran longer than its timeout of 0.5 s and was stopped"
+    assert status.failure.summary == "the step ran longer than its timeout of 4 s and was stopped"
     assert status.failure.log_tail == ("running",)
 
 
@@ -260,9 +262,7 @@ def test_nothing_survives_the_end_of_a_step(bench: Bench, how: str) -> None:
     """Whatever the step started is killed when it returns, and does not keep the job from ending."""
     code = f"{DAEMONS[how]} sleep 0.1; echo done"
     step = bench.step(["sh", "-c", code])
-    began = time.monotonic()
-    handle, status = bench.run(step)
-    assert time.monotonic() - began < 10
+    handle, status = bench.run(step)  # gives up after a minute, long before the sleepers end
     assert status.state is JobState.SUCCEEDED
     assert bench.lines(handle) == ["done"]
     assert sleepers(bench, handle) == []

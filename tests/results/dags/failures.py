@@ -160,7 +160,7 @@ with DAG("failures", schedule=None, default_args={"retries": 0}):
                 os._exit(0)
         return os.getpid()
 
-    @task.remote_step(timeout=1)
+    @task.remote_step(timeout=8)
     def too_long():
         print("started", flush=True)
         time.sleep(600)
