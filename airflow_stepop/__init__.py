@@ -23,10 +23,11 @@ if TYPE_CHECKING:
         UnsupportedError,
         WrongHostError,
     )
+    from airflow_stepop.oom import MoreMemory
     from airflow_stepop.operators import RemoteStepOperator
     from airflow_stepop.resources import ResourceSettings
     from airflow_stepop.results import StepResult
-    from airflow_stepop.retries import RecoveryRetryPolicy
+    from airflow_stepop.retries import RemoteStepRetryPolicy
 
 __version__ = "0.1.0"
 
@@ -34,10 +35,11 @@ _MODULES = {
     "BackendNotFoundError": "exceptions",
     "BackendNotInstalledError": "exceptions",
     "IntegrityError": "exceptions",
+    "MoreMemory": "oom",
     "OutcomeLostError": "exceptions",
     "PayloadError": "exceptions",
-    "RecoveryRetryPolicy": "retries",
     "RemoteStepOperator": "operators",
+    "RemoteStepRetryPolicy": "retries",
     "ResourceSettings": "resources",
     "StepConfigError": "exceptions",
     "StepFailedError": "exceptions",
@@ -53,10 +55,11 @@ __all__ = [
     "BackendNotFoundError",
     "BackendNotInstalledError",
     "IntegrityError",
+    "MoreMemory",
     "OutcomeLostError",
     "PayloadError",
-    "RecoveryRetryPolicy",
     "RemoteStepOperator",
+    "RemoteStepRetryPolicy",
     "ResourceSettings",
     "StepConfigError",
     "StepFailedError",

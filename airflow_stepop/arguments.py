@@ -37,9 +37,7 @@ def check_arguments(operator: RemoteStepOperator) -> None:
         raise StepConfigError(f"keep={operator.keep!r} is not one of {', '.join(KEEP)}")
     for name in ("timeout", "start_timeout", "poll_interval"):
         seconds(getattr(operator, name), name)
-    resources: Any = operator.resource_settings
-    if not (resources is None or is_later(resources) or isinstance(resources, ResourceSettings)):
-        ResourceSettings.from_dict(resources)
+    _check_resources(operator)
     _check_backend(operator)
 
 
@@ -92,6 +90,19 @@ def _check_env_names(env: Any) -> None:
     for name in env if isinstance(env, Mapping) else ():
         if not isinstance(name, str) or not name or "=" in name or "\0" in name:
             raise StepConfigError(f"env has the name {name!r}; a name is not empty and has no '='")
+
+
+def _check_resources(operator: RemoteStepOperator) -> None:
+    resources: Any = operator.resource_settings
+    is_known = not is_later(resources) or isinstance(resources, ResourceSettings)
+    if is_known and not (resources is None or isinstance(resources, ResourceSettings)):
+        resources = ResourceSettings.from_dict(resources)
+    if operator.on_oom != "fail":
+        from airflow_stepop.oom import check_on_oom, parse_on_oom
+
+        parse_on_oom(operator.on_oom)
+        if is_known:
+            check_on_oom(operator.on_oom, resources, operator.retries)
 
 
 def _check_backend(operator: RemoteStepOperator) -> None:

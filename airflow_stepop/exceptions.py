@@ -69,12 +69,16 @@ class StepInterruptedError(StepopError):
 
 
 class StepFailedError(StepopError):
-    """The step ran and failed; :attr:`failure` says how, and its text is what a person needs to read."""
+    """The step ran and failed; :attr:`failure` says how, and its text is what a person needs to read.
 
-    def __init__(self, failure: Failure, where: str = "") -> None:
+    :param next_memory: what the next try asks for, because the step ran out of memory and ``on_oom`` has more
+    """
+
+    def __init__(self, failure: Failure, where: str = "", next_memory: str | None = None) -> None:
         self.failure = failure
         self.where = where
+        self.next_memory = next_memory
         super().__init__(failure.describe(where))
 
-    def __reduce__(self) -> tuple[type[StepFailedError], tuple[Failure, str]]:
-        return type(self), (self.failure, self.where)
+    def __reduce__(self) -> tuple[type[StepFailedError], tuple[Failure, str, str | None]]:
+        return type(self), (self.failure, self.where, self.next_memory)

@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from airflow_stepop.endings import as_the_service_saw_it, given_up, refused, without_outcome
 from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, StepFailedError
 from airflow_stepop.job import (
     Category,
     Cursor,
     Failure,
     JobHandle,
-    JobState,
     JobStatus,
     OutcomeReport,
     Payload,
@@ -33,6 +33,7 @@ from airflow_stepop.record import (
     save_record,
     way_on,
 )
+from airflow_stepop.resources import ResourceSettings, format_size
 from airflow_stepop.usage import usage_of
 from airflow_stepop.waiting import Deadlines, Pace, Reason
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
     from airflow_stepop.hooks.base import StepHook
-    from airflow_stepop.resources import ResourceSettings
+    from airflow_stepop.oom import MoreMemory
 
 STOP_LIMIT_S = 180.0  # longest wait for a cancelled job to end; SageMaker gives a step 120 s to save its work
 MAX_RESUBMISSIONS = 3
@@ -80,8 +81,16 @@ class Request(Protocol):
     @property
     def resources(self) -> ResourceSettings: ...
 
-    def build(self, name: str, nonce: str, labels: Mapping[str, str]) -> tuple[StepSpec, Payload]:
-        """Return the job request for one generation. May write arguments into the store."""
+    @property
+    def on_oom(self) -> MoreMemory | None: ...
+
+    def build(
+        self, name: str, nonce: str, labels: Mapping[str, str], memory_bytes: int | None = None
+    ) -> tuple[StepSpec, Payload]:
+        """Return the job request for one generation. May write arguments into the store.
+
+        :param memory_bytes: ask for at least so much memory
+        """
 
     def read(self, report: OutcomeReport, job: str, nonce: str) -> dict[str, Any]:
         """Return ``{"result": ...}`` or ``{"failure": ...}`` from a verified outcome, and its ``usage``."""
@@ -137,7 +146,7 @@ class StepLife:
             return self._replace(record)
         return self._continue(record) if way is Way.CONTINUE else self._attach(record)
 
-    def _start(self, generation: int, resubmissions: int = 0) -> JobHandle:
+    def _start(self, generation: int, resubmissions: int = 0, memory_bytes: int | None = None) -> JobHandle:
         """Write ahead, then submit: a crash anywhere leaves a record that leads to whatever exists."""
         request = self.request
         record = first_record(
@@ -148,11 +157,12 @@ class StepLife:
             generation=generation,
             resubmissions=resubmissions,
         )
+        record = replace(record, memory_bytes=memory_bytes)
         self._save(record)
         return self._submit(record)
 
     def _submit(self, record: StepRecord) -> JobHandle:
-        spec, payload = self.request.build(record.name, record.nonce, record.labels)
+        spec, payload = self.request.build(record.name, record.nonce, record.labels, record.memory_bytes)
         hook = self._hook(record)
         self.log.info("Submitting %s to %s (%d bytes)", record.name, record.backend, payload.inline_bytes)
         handle = hook.submit(spec, payload)
@@ -195,7 +205,29 @@ class StepLife:
         handle = self._stop(record)
         if handle is not None:
             self._tidy(record.with_handle(handle))
-        return self._start(record.generation + 1)
+        return self._start(record.generation + 1, memory_bytes=self._next_memory(record))
+
+    def _next_memory(self, record: StepRecord) -> int | None:
+        """Return what the generation after ``record`` asks for, if not what the task asks for."""
+        if record.call != self.request.call:
+            return None  # cleared or changed: it begins anew
+        failure = Collected(record.collected).failure if record.collected else None
+        on_oom = self.request.on_oom
+        if on_oom is None or failure is None or failure.category is not Category.OOM:
+            return record.memory_bytes
+        before = self.memory_bytes(record)
+        more = on_oom.after(before)
+        if more is None:
+            return record.memory_bytes
+        self.log.warning(
+            "The last try ran out of memory with %s: this one asks for %s (on_oom: at most %s)",
+            *(format_size(before), format_size(more), on_oom.cap),
+        )
+        return more
+
+    def memory_bytes(self, record: StepRecord) -> int:
+        """Return what the generation asks for, 0 when that is left to the backend."""
+        return self.request.resources.at_least(record.memory_bytes).memory_bytes or 0
 
     def _stop(self, record: StepRecord) -> JobHandle | None:
         """Cancel the job of ``record``, if there is one, and wait until it is terminal or gone."""
@@ -255,7 +287,8 @@ class StepLife:
         else:
             status = self.status(handle)
             collected, known = self._collect(handle, status), status.usage
-        used = usage_of(collected.usage, known, self.request.resources, collected.failure is None)
+        asked = self.request.resources.at_least(self._own_record().memory_bytes)
+        used = usage_of(collected.usage, known, asked, collected.failure is None)
         collected = Collected({**collected.data, "usage": used})
         record = replace(self._own_record(), collected=collected.data)
         self._save(record)
@@ -275,7 +308,7 @@ class StepLife:
         self.log.warning("%s: resubmitting (%d of %d)", failure.summary, count, MAX_RESUBMISSIONS)
         self._stop(record)
         self._tidy(replace(record, collected=None))  # the step has not failed: it goes on elsewhere
-        return self._start(record.generation + 1, count)
+        return self._start(record.generation + 1, count, record.memory_bytes)
 
     def cancel(self, reason: Reason | None = None) -> None:
         """Stop the job of the record, wherever it stands, because the task was ended."""
@@ -291,48 +324,23 @@ class StepLife:
     def _give_up(self, handle: JobHandle, reason: Reason) -> Collected:
         self._hook_of(handle).cancel(handle)
         self.wait_until_over(handle, STOP_LIMIT_S)
-        summary, category, hint = {
-            Reason.START_TIMEOUT: (
-                "the step did not start within start_timeout and was cancelled",
-                Category.START_TIMEOUT,
-                "raise start_timeout, or ask for less so that there is room sooner",
-            ),
-            Reason.EXECUTION_TIMEOUT: (
-                "the task's execution_timeout passed and the step was cancelled",
-                Category.TIMEOUT,
-                "raise execution_timeout; timeout= limits the run time of the step alone",
-            ),
-        }.get(
-            reason,
-            (
-                "the step ran past its timeout, which its service should have enforced; it was cancelled",
-                Category.TIMEOUT,
-                "look at the job in the service's console",
-            ),
-        )
-        failure = Failure(category, summary, hint=hint, log_tail=self._tail(handle))
-        return Collected({"failure": failure.to_json()})
+        return Collected({"failure": self._with_tail(given_up(reason), handle)})
 
     def _collect(self, handle: JobHandle, status: JobStatus) -> Collected:
         try:
             record = self._own_record()
             data = self.request.read(self._hook_of(handle).outcome(handle), record.name, record.nonce)
         except OutcomeLostError as error:
-            return Collected({"failure": self._no_outcome(handle, status, error).to_json()})
+            return Collected({"failure": self._with_tail(without_outcome(status, error), handle)})
         except IntegrityError as error:
-            refused = Failure(
-                Category.INFRA,
-                f"the outcome of the step was refused: {error}",
-                hint="something changed it after the step wrote it; clear the task to run it again",
-            )
-            return Collected({"failure": refused.to_json()})
+            return Collected({"failure": refused(error).to_json()})
         if "failure" in data:
-            failure = Failure.from_json(data["failure"])
-            if status.failure is not None:  # the service knows better: the step saw only a signal
-                failure = replace(status.failure, exception=failure.exception)
-            failure = replace(failure, log_tail=failure.log_tail or self._tail(handle))
-            data = {**data, "failure": failure.to_json()}
+            failure = as_the_service_saw_it(Failure.from_json(data["failure"]), status)
+            data = {**data, "failure": self._with_tail(failure, handle)}
         return Collected(data)
+
+    def _with_tail(self, failure: Failure, handle: JobHandle) -> dict[str, Any]:
+        return replace(failure, log_tail=failure.log_tail or self._tail(handle)).to_json()
 
     def _known_usage(self, handle: JobHandle) -> Mapping[str, Any]:
         """Return what the service measured; a step that was given up may have left nothing."""
@@ -341,25 +349,6 @@ class StepLife:
         except Exception as error:  # noqa: BLE001, RUF100
             self.log.warning("The usage of %s could not be read: %s", handle, error)
             return {}
-
-    def _no_outcome(self, handle: JobHandle, status: JobStatus, error: OutcomeLostError) -> Failure:
-        if status.failure is not None:
-            return replace(status.failure, log_tail=status.failure.log_tail or self._tail(handle))
-        if status.state is JobState.CANCELLED:
-            failure = Failure(
-                Category.CANCELLED, "the step was cancelled", hint="clear the task to run it again"
-            )
-        elif status.state is JobState.GONE:
-            failure = Failure(
-                Category.LOST,
-                "the job is gone and its outcome with it",
-                hint="somebody deleted it; clear the task",
-            )
-        else:
-            failure = Failure(
-                Category.LOST, f"the job ended and left no outcome: {error}", native_reason=status.native
-            )
-        return replace(failure, log_tail=self._tail(handle))
 
     def _tail(self, handle: JobHandle, count: int = 40) -> tuple[str, ...]:
         """Return the last lines that the step printed; a failure without them is still a failure."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
+    from airflow_stepop.oom import MoreMemory
     from airflow_stepop.stint import Stint
 
 allow_class(StepResult)
@@ -53,6 +54,8 @@ class RemoteStepOperator(BaseOperator):
         (templated)
     :param deferrable: wait in the triggerer. Default ``[stepop] deferrable``; ``local`` waits in the worker
     :param keep: whether the finished job stays at its service: ``never``, ``failed`` (default) or ``always``
+    :param on_oom: what follows when the step runs out of memory: ``fail`` (default), or ``MoreMemory`` (or a
+        dict of its fields), by which the next try asks for more
     :param poll_interval: time between two looks at the job. Default ``[stepop] poll_interval``,
         else the backend's
     """
@@ -91,6 +94,7 @@ class RemoteStepOperator(BaseOperator):
         store: str | None = None,
         deferrable: bool | None = None,
         keep: str = "failed",
+        on_oom: MoreMemory | Mapping[str, Any] | str = "fail",
         poll_interval: timedelta | float | None = None,
         retries: int | None = None,
         retry_policy: Any = None,
@@ -118,6 +122,7 @@ class RemoteStepOperator(BaseOperator):
         self.store = store
         self.deferrable = deferrable
         self.keep = keep
+        self.on_oom = on_oom
         self.poll_interval = poll_interval
         if outputs and command is not None:
             self.multiple_outputs = True  # score.output["metrics.json"]

@@ -57,6 +57,7 @@ class StepRecord:
     submitted_at: float | None = None
     collected: Mapping[str, Any] | None = None
     resubmissions: int = 0
+    memory_bytes: int | None = None  # what on_oom asks for, instead of what the task asks for
 
     def to_json(self) -> dict[str, Any]:
         data = {**asdict(self), "labels": dict(self.labels)}

@@ -6,6 +6,7 @@ Everything is worked out when it is first needed: a resumed task needs the hook 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from airflow_stepop.code import (
 )
 from airflow_stepop.functions import context_arguments, dag_module, import_reference, plain_function
 from airflow_stepop.job import OutcomeReport, Payload, StepSpec
+from airflow_stepop.oom import MoreMemory, parse_on_oom
 from airflow_stepop.payload import (
     Call,
     CommandCall,
@@ -193,7 +195,13 @@ class StepRequest:
     def start_timeout_s(self) -> float | None:
         return seconds(self.operator.start_timeout, "start_timeout")
 
-    def build(self, name: str, nonce: str, labels: Mapping[str, str]) -> tuple[StepSpec, Payload]:
+    @cached_property
+    def on_oom(self) -> MoreMemory | None:
+        return parse_on_oom(self.operator.on_oom)
+
+    def build(
+        self, name: str, nonce: str, labels: Mapping[str, str], memory_bytes: int | None = None
+    ) -> tuple[StepSpec, Payload]:
         check_arguments(self.operator)
         payload = build_payload(
             self._call,
@@ -204,7 +212,8 @@ class StepRequest:
             is_result_wanted=bool(self.operator.do_xcom_push),
         )
         payload = spill(payload, lambda: self.store, self.own_hook.inline_limit)
-        return self.spec(name, nonce, labels, payload.digest), payload
+        spec = self.spec(name, nonce, labels, payload.digest)
+        return replace(spec, resources=spec.resources.at_least(memory_bytes)), payload
 
     def spec(self, name: str, nonce: str, labels: Mapping[str, str], digest: str) -> StepSpec:
         operator = self.operator

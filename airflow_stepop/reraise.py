@@ -12,16 +12,18 @@ from airflow_stepop.exceptions import StepFailedError
 from airflow_stepop.job import Category, Failure
 
 
-def to_exception(failure: Failure, where: str) -> Exception:
+def to_exception(failure: Failure, where: str, next_memory: str | None = None) -> Exception:
     """Return what to raise: the step's own exception where its class can be had here, else
     ``StepFailedError``.
 
     ``AirflowSkipException`` and ``AirflowFailException`` are told by name: the step needs no Airflow to raise
     them.
+
+    :param next_memory: see :class:`StepFailedError`
     """
     from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-    failed = StepFailedError(failure, where)
+    failed = StepFailedError(failure, where, next_memory)
     remote = failure.exception
     if remote is None or failure.category is not Category.USER_ERROR:
         return failed

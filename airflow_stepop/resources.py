@@ -233,6 +233,12 @@ class ResourceSettings:
     def shm_bytes(self) -> int | None:
         return self._bytes("shm")
 
+    def at_least(self, memory_bytes: int | None) -> ResourceSettings:
+        """Return these settings with at least so much memory; literal settings only."""
+        if memory_bytes is None or memory_bytes <= (self.memory_bytes or 0):
+            return self
+        return ResourceSettings(**{**self.serialize(), "memory": format_size(memory_bytes)})
+
     def _bytes(self, name: str) -> int | None:
         value = getattr(self, name)
         if value is None:

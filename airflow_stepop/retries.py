@@ -1,13 +1,13 @@
-"""The retry that exists for recovery only.
+"""When a failed step is tried again: Airflow's ``retry_policy`` for steps, and the retry that every step has.
 
 With Airflow's default of no retries, a killed worker would end the task while its job goes on. So a remote
-step has one retry unless the user says otherwise, and this policy keeps it for what it is meant for: an error
+step has one retry unless the user says otherwise, and the policy keeps it for what it is meant for: an error
 of the step itself fails at once, as it would have without the retry.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -23,46 +23,136 @@ if TYPE_CHECKING:
 
 RECOVERY_RETRIES = 1
 RECOVERY_DELAY = timedelta(seconds=5)
+LONGEST_DELAY = timedelta(minutes=5)
 FINAL_ERRORS = (StepConfigError, PayloadError, IntegrityError, AirflowTaskTimeout)
-RECOVERED = frozenset({"lost", "infra", "preempted", "no_capacity"})  # values of job.Category
+RECOVERED = ("lost", "infra", "preempted", "no_capacity")  # values of job.Category
 
 
-class RecoveryRetryPolicy(RetryPolicy):
-    """Fails the step's own error at once, and retries what was not its doing."""
+class RemoteStepRetryPolicy(RetryPolicy):
+    """Fails the step's own error at once, and tries again soon what was not its doing.
+
+    It decides within ``retries`` and never beyond. A step that ran out of memory is tried again when its
+    ``on_oom`` has more to give.
+
+    :param infra_delay: pause before the second try, twice as long before each further one; ``None``: the
+        task's own ``retry_delay``
+    :param max_delay: longest of these pauses
+    :param categories: failure categories that are tried again
+    :param exceptions: exceptions of the step that are tried again nevertheless, after the task's own
+        ``retry_delay``: classes, or names such as ``"requests.exceptions.ConnectionError"``, which need not
+        be installed here. Subclasses count
+    """
+
+    def __init__(
+        self,
+        *,
+        infra_delay: timedelta | None = RECOVERY_DELAY,
+        max_delay: timedelta = LONGEST_DELAY,
+        categories: Iterable[str] = RECOVERED,
+        exceptions: Iterable[type[BaseException] | str] = (),
+    ) -> None:
+        self.infra_delay = _delay(infra_delay, "infra_delay")
+        self.max_delay = _delay(max_delay, "max_delay") or LONGEST_DELAY
+        self.categories = _categories(categories)
+        self.exceptions = _names(exceptions)
 
     def evaluate(
         self, exception: BaseException, try_number: int, max_tries: int, context: Context | None = None
     ) -> RetryDecision:
         failed = exception if isinstance(exception, StepFailedError) else exception.__cause__
-        if isinstance(failed, StepFailedError):
-            is_final = failed.failure.category not in RECOVERED
-        else:
-            is_final = isinstance(exception, FINAL_ERRORS)
-        if is_final:
-            return RetryDecision.fail("the step's own error; its only retry is for lost workers and machines")
-        return RetryDecision.default()
+        if not isinstance(failed, StepFailedError):
+            if isinstance(exception, FINAL_ERRORS):
+                return RetryDecision.fail(f"{type(exception).__name__}: another try would meet it again")
+            return self._soon(try_number, max_tries, context, "not an error of the step")
+        category = failed.failure.category.value
+        if category in self.categories:
+            return self._soon(try_number, max_tries, context, f"{category}: not the step's doing")
+        if failed.next_memory is not None:
+            return self._soon(try_number, max_tries, context, f"the next try asks for {failed.next_memory}")
+        raised = (failed.failure.exception or {}).get("mro") or ()
+        if name := next((name for name in raised if name in self.exceptions), None):
+            return RetryDecision.retry(reason=f"the policy tries {name} again")
+        return RetryDecision.fail(f"{category}: the step's own failure is not tried again")
+
+    def _soon(self, try_number: int, max_tries: int, context: Context | None, reason: str) -> RetryDecision:
+        if self.infra_delay is None:
+            return RetryDecision.retry(reason=reason)
+        # Clearing a task raises both numbers, and begins anew
+        retries = getattr(context["task"], "retries", max_tries) if context else max_tries
+        doublings = min(max(retries - (max_tries - try_number) - 1, 0), 30)
+        return RetryDecision.retry(min(self.infra_delay * 2**doublings, self.max_delay), reason)
 
     def serialize(self) -> dict[str, Any]:
-        return {}
+        return {
+            "infra_delay": self.infra_delay.total_seconds() if self.infra_delay else None,
+            "max_delay": self.max_delay.total_seconds(),
+            "categories": list(self.categories),
+            "exceptions": list(self.exceptions),
+        }
 
     @classmethod
-    def deserialize(cls, data: dict[str, Any]) -> RecoveryRetryPolicy:
-        return cls()
+    def deserialize(cls, data: dict[str, Any]) -> RemoteStepRetryPolicy:
+        delay = data["infra_delay"]
+        return cls(
+            infra_delay=timedelta(seconds=delay) if delay is not None else None,
+            max_delay=timedelta(seconds=data["max_delay"]),
+            categories=data["categories"],
+            exceptions=data["exceptions"],
+        )
+
+
+def _delay(value: Any, name: str) -> timedelta | None:
+    if value is not None and (not isinstance(value, timedelta) or value <= timedelta(0)):
+        raise StepConfigError(f"{name}={value!r} is not a positive timedelta; write timedelta(seconds=30)")
+    return value
+
+
+def _categories(values: Iterable[str]) -> tuple[str, ...]:
+    if values is RECOVERED:
+        return RECOVERED
+    from airflow_stepop.job import Category
+
+    known = [category.value for category in Category]
+    names = (values,) if isinstance(values, str) else tuple(str(value) for value in values)
+    for name in names:
+        if name not in known:
+            raise StepConfigError(f"there is no failure category {name!r}; they are {', '.join(known)}")
+    return names
+
+
+def _names(values: Iterable[type[BaseException] | str]) -> tuple[str, ...]:
+    """Return full names as they are in a failure: ``builtins.ValueError``."""
+    names = []
+    for value in (values,) if isinstance(values, (str, type)) else values:
+        if isinstance(value, type) and issubclass(value, BaseException):
+            names.append(f"{value.__module__}.{value.__qualname__}")
+        elif isinstance(value, str) and value.strip("."):
+            names.append(value if "." in value else f"builtins.{value}")
+        else:
+            raise StepConfigError(f"exceptions has {value!r}; write a class, or its full name")
+    return tuple(names)
 
 
 def recovery_arguments(explicit: Mapping[str, Any], default_args: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments that give a task its recovery retry; none when the user decided about retries.
 
+    A policy of ours that the user chose keeps its pause also where no policy is asked: after ``kill -9``.
+
     :param explicit: what the user gave to the task
     :param default_args: the defaults of the DAG and the task group
     """
-    names = ("retries", "retry_policy")
-    is_decided = any(explicit.get(name) is not None or default_args.get(name) is not None for name in names)
-    if is_decided or conf.getint("core", "default_task_retries", fallback=0) > 0:
-        return {}
-    arguments: dict[str, Any] = {"retries": RECOVERY_RETRIES, "retry_policy": RecoveryRetryPolicy()}
-    if explicit.get("retry_delay") is None and default_args.get("retry_delay") is None:
-        arguments["retry_delay"] = RECOVERY_DELAY
+
+    def said(name: str) -> Any:
+        return explicit[name] if explicit.get(name) is not None else default_args.get(name)
+
+    policy, has_delay = said("retry_policy"), said("retry_delay") is not None
+    arguments: dict[str, Any] = {}
+    is_decided = policy is not None or said("retries") is not None
+    if not is_decided and conf.getint("core", "default_task_retries", fallback=0) == 0:
+        policy = RemoteStepRetryPolicy(infra_delay=None if has_delay else RECOVERY_DELAY)
+        arguments = {"retries": RECOVERY_RETRIES, "retry_policy": policy}
+    if isinstance(policy, RemoteStepRetryPolicy) and policy.infra_delay is not None and not has_delay:
+        arguments["retry_delay"] = policy.infra_delay
     return arguments
 
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -22,7 +23,7 @@ from airflow_stepop.exceptions import (
     StepFailedError,
     StepInterruptedError,
 )
-from airflow_stepop.job import JobHandle
+from airflow_stepop.job import Category, Failure, JobHandle
 from airflow_stepop.life import Collected, StepLife
 from airflow_stepop.payload import hand_over
 from airflow_stepop.request import StepRequest
@@ -135,9 +136,19 @@ class Stint:
             value = hand_over(collected.data["result"])
             self._tell_usage(collected.usage)
             return value
+        failure, next_memory = self._with_advice(failure)
         self._tell_usage(collected.usage)
         handle = self.life.record.handle if self.life.record else None
-        raise to_exception(failure, f"{handle} {self.operator.job_url or ''}".strip() if handle else "")
+        where = f"{handle} {self.operator.job_url or ''}".strip() if handle else ""
+        raise to_exception(failure, where, next_memory)
+
+    def _with_advice(self, failure: Failure) -> tuple[Failure, str | None]:
+        """Return the failure with what ``on_oom`` makes of it, and what the next try asks for."""
+        on_oom, record = self.request.on_oom, self.life.record
+        if on_oom is None or record is None or failure.category is not Category.OOM:
+            return failure, None
+        next_memory, advice = on_oom.advice(self.life.memory_bytes(record), self._has_retry)
+        return replace(failure, hint=advice), next_memory
 
     def _tell_usage(self, used: Mapping[str, Any]) -> None:
         """Log and push what the step used; the step has come to its end whatever becomes of that."""

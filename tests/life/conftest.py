@@ -148,8 +148,11 @@ class Request:
         self.call = call
         self.labels = {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": "-1", "deployment": ""}
 
-    def build(self, name, nonce, labels):
-        return StepSpec(name, nonce, labels), Payload(b"{}", "")
+    on_oom = None
+
+    def build(self, name, nonce, labels, memory_bytes=None):
+        resources = self.resources.at_least(memory_bytes)
+        return StepSpec(name, nonce, labels, resources=resources), Payload(b"{}", "")
 
     def read(self, report, job, nonce):
         return json.loads(report.data)

@@ -50,7 +50,7 @@ def test_a_step_that_ran_out_of_memory_is_told_what_to_ask_for(run):
 
 def test_a_step_that_was_stopped_has_its_usage(run):
     run.assert_state("too_long", "failed")
-    assert 0.9 < run.xcoms["too_long"]["usage"]["wall_s"] < 30
+    assert 0.2 < run.xcoms["too_long"]["usage"]["wall_s"] < 30
 
 
 def test_every_instance_of_a_mapped_task_has_its_own(run):

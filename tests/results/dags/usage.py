@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 
 from airflow.sdk import DAG, task
@@ -17,6 +18,7 @@ with DAG("usage", schedule=None, default_args={"retries": 0}):
         data = bytearray(mib * 1024 * 1024)
         for at in range(0, len(data), 4096):
             data[at] = 1
+        time.sleep(mib // 400)  # long enough to be seen
         if after.get("fails"):
             raise ValueError("after it held them")
         return len(data)

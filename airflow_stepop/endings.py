@@ -1,0 +1,62 @@
+"""How a step ended when no outcome of its own says so, in words for a person: pure functions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from airflow_stepop.exceptions import IntegrityError, OutcomeLostError
+from airflow_stepop.job import Category, Failure, JobState, JobStatus
+from airflow_stepop.waiting import Reason
+
+_DEADLINES = {
+    Reason.START_TIMEOUT: (
+        Category.START_TIMEOUT,
+        "the step did not start within start_timeout and was cancelled",
+        "raise start_timeout, or ask for less so that there is room sooner",
+    ),
+    Reason.EXECUTION_TIMEOUT: (
+        Category.TIMEOUT,
+        "the task's execution_timeout passed and the step was cancelled",
+        "raise execution_timeout; timeout= limits the run time of the step alone",
+    ),
+    Reason.OVERDUE: (
+        Category.TIMEOUT,
+        "the step ran past its timeout, which its service should have enforced; it was cancelled",
+        "look at the job in the service's console",
+    ),
+}
+
+
+def given_up(reason: Reason) -> Failure:
+    """Return the failure of a step that was cancelled at a deadline."""
+    category, summary, hint = _DEADLINES[reason]
+    return Failure(category, summary, hint=hint)
+
+
+def refused(error: IntegrityError) -> Failure:
+    """Return the failure of a step whose outcome is not the one that it wrote."""
+    return Failure(
+        Category.INFRA,
+        f"the outcome of the step was refused: {error}",
+        hint="something changed it after the step wrote it; clear the task to run it again",
+    )
+
+
+def without_outcome(status: JobStatus, error: OutcomeLostError) -> Failure:
+    """Return the failure of a step that left no outcome."""
+    if status.failure is not None:
+        return status.failure
+    if status.state is JobState.CANCELLED:
+        return Failure(Category.CANCELLED, "the step was cancelled", hint="clear the task to run it again")
+    if status.state is JobState.GONE:
+        return Failure(
+            Category.LOST,
+            "the job is gone and its outcome with it",
+            hint="somebody deleted it; clear the task",
+        )
+    return Failure(Category.LOST, f"the job ended and left no outcome: {error}", native_reason=status.native)
+
+
+def as_the_service_saw_it(failure: Failure, status: JobStatus) -> Failure:
+    """Return the failure as the service has it, if it knows better: the step saw only a signal."""
+    return replace(status.failure, exception=failure.exception) if status.failure is not None else failure

@@ -1,0 +1,120 @@
+"""More memory after a try that ran out of it: remembered in the record, and only there."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_stepop import MoreMemory
+from airflow_stepop.job import Category, Failure, JobState
+from airflow_stepop.record import load_record
+from airflow_stepop.resources import parse_size
+from airflow_stepop.waiting import Reason
+
+GIB = 2**30
+
+
+@pytest.fixture
+def new_try(new_try, hook):
+    """Tries of a task with ``on_oom``, and the memory that each job was submitted with."""
+    asked = []
+    submit = hook.submit
+
+    def note(spec, payload):
+        asked.append(spec.resources.memory_bytes)
+        return submit(spec, payload)
+
+    hook.submit = note
+
+    def start(**kwargs):
+        life = new_try(**kwargs)
+        life.request.on_oom = MoreMemory(cap="10GiB")
+        return life
+
+    start.asked = asked
+    return start
+
+
+def failed(hook, life, category, state=JobState.FAILED):
+    handle = life.begin()
+    hook.end(handle.id, state, failure=Failure(category, "x"))
+    return life.finish(handle, Reason.FINISHED)
+
+
+def test_every_try_that_ran_out_of_memory_is_followed_by_one_with_more(hook, state, new_try):
+    for _ in range(5):
+        failed(hook, new_try(), Category.OOM)
+    assert new_try.asked == [4 * GIB, 6 * GIB, 9 * GIB, 10 * GIB, 10 * GIB]
+    assert load_record(state).memory_bytes == 10 * GIB
+
+
+def test_the_log_and_the_usage_say_it(hook, new_try):
+    failed(hook, new_try(), Category.OOM)
+    life = new_try()
+    handle = life.begin()
+    line = "The last try ran out of memory with 4GiB: this one asks for 6GiB (on_oom: at most 10GiB)"
+    assert line in life.log.lines
+    hook.jobs[handle.id] = hook.jobs[handle.id].__class__(JobState.FAILED, usage={"wall_s": 1.0})
+    assert life.finish(handle, Reason.FINISHED).usage["asked"]["memory_bytes"] == 6 * GIB
+
+
+@pytest.mark.parametrize("category", [Category.USER_ERROR, Category.LOST, Category.TIMEOUT])
+def test_another_failure_keeps_what_the_last_try_had(hook, new_try, category):
+    failed(hook, new_try(), Category.OOM)
+    failed(hook, new_try(), category)
+    new_try().begin()
+    assert new_try.asked == [4 * GIB, 6 * GIB, 6 * GIB]
+
+
+@pytest.mark.parametrize("change", [{"max_tries": 2}, {"clear_number": 1}, {"key": "other"}])
+def test_a_cleared_or_changed_step_begins_anew(hook, new_try, change):
+    failed(hook, new_try(), Category.OOM)
+    failed(hook, new_try(), Category.OOM)
+    new_try(**change).begin()
+    assert new_try.asked == [4 * GIB, 6 * GIB, 4 * GIB]
+
+
+def test_a_resubmission_keeps_it(hook, new_try, preempted):
+    failed(hook, new_try(), Category.OOM)
+    life = new_try()
+    collected = failed(hook, life, Category.PREEMPTED)
+    assert life.resubmission(collected) is not None
+    assert new_try.asked == [4 * GIB, 6 * GIB, 6 * GIB]
+
+
+def test_a_job_that_was_lost_is_replaced_by_one_like_it(hook, new_try):
+    failed(hook, new_try(), Category.OOM)
+    handle = new_try().begin()
+    hook.end(handle.id, JobState.GONE)
+    new_try().begin()
+    assert new_try.asked == [4 * GIB, 6 * GIB, 6 * GIB]
+
+
+def test_a_submit_that_never_arrived_goes_on_with_it(hook, new_try):
+    failed(hook, new_try(), Category.OOM)
+    submit = hook.submit
+
+    def fail(spec, payload):
+        raise ConnectionError("down")
+
+    hook.submit = fail
+    with pytest.raises(ConnectionError):
+        new_try().begin()
+    hook.submit = submit
+    new_try().begin()
+    assert new_try.asked == [4 * GIB, 6 * GIB]
+
+
+def test_more_in_the_dag_file_wins(hook, new_try):
+    failed(hook, new_try(), Category.OOM)
+    life = new_try()
+    life.request.resources = life.request.resources.at_least(parse_size("32GiB"))
+    life.begin()
+    assert new_try.asked == [4 * GIB, 32 * GIB]
+
+
+def test_without_on_oom_nothing_changes(hook, new_try):
+    failed(hook, new_try(), Category.OOM)
+    life = new_try()
+    life.request.on_oom = None
+    life.begin()
+    assert new_try.asked == [4 * GIB, 4 * GIB]
