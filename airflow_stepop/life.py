@@ -157,7 +157,7 @@ class StepLife:
             generation=generation,
             resubmissions=resubmissions,
         )
-        record = replace(record, memory_bytes=memory_bytes)
+        record = replace(record, memory_bytes=memory_bytes, keep=request.keep)
         self._save(record)
         return self._submit(record)
 

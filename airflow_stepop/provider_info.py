@@ -69,6 +69,12 @@ def _options() -> dict[str, dict[str, Any]]:
             "Deployments that share an account need one each, so that none takes another's jobs for its own.",
             example="prod-eu",
         ),
+        "retention": _option(
+            "Days that finished jobs are kept which a task's keep spares, and stored results and checkpoints "
+            "that nothing refers to. Then airflow stepop sweep and gc delete them. 0: for ever.",
+            "30",
+            kind="float",
+        ),
         "signing_key": _option(
             "Key that signs references to results, so that a changed one is never loaded. "
             "Every host of this deployment needs the same one. "

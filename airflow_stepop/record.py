@@ -58,6 +58,7 @@ class StepRecord:
     collected: Mapping[str, Any] | None = None
     resubmissions: int = 0
     memory_bytes: int | None = None  # what on_oom asks for, instead of what the task asks for
+    keep: str = "failed"  # for sweep, which meets the job without its task
 
     def to_json(self) -> dict[str, Any]:
         data = {**asdict(self), "labels": dict(self.labels)}

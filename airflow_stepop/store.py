@@ -6,7 +6,7 @@
     results/<deployment>/<dag>/<run>/<task>/<map>/<job>/<segment>
                              results; they outlive the job that made them
 
-``cleaning.py`` deletes both when nothing needs them any more.
+``upkeep/garbage.py`` deletes both when nothing needs them any more.
 
 Called by the payload (parts in), the results (values out) and the life of a step (where results go).
 """
@@ -148,11 +148,27 @@ class Store:
             raise self._explain("read", path, error) from error
         return data
 
+    def delete(self, path: str) -> None:
+        """Delete one object; one that is not there is not an error."""
+        try:
+            self.client.delete(path)
+        except FileNotFoundError:
+            pass
+        except Exception as error:
+            raise self._explain("deleted from", path, error) from error
+
     def delete_folder(self, path: str) -> None:
-        """Delete everything below ``path``; nothing there is not an error."""
+        """Delete everything below ``path``; nothing there, or somebody who does the same, is not an error."""
         import shutil
 
-        shutil.rmtree(self.folder / path, ignore_errors=True)
+        folder = self.folder / path
+        while folder.exists():
+            try:
+                shutil.rmtree(folder)
+            except FileNotFoundError:  # somebody else was faster with a part of it
+                continue
+            except OSError as error:
+                raise self._explain("deleted from", path, error) from error
 
     def list(self, path: str) -> Iterator[str]:
         """Yield the path of every object below the folder ``path``."""

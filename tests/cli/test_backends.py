@@ -1,4 +1,4 @@
-"""``airflow stepop``: in this process where that is enough, and as a user would call it."""
+"""``airflow stepop list``, ``describe`` and ``render``: in this process, and as a user would call them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from airflow_stepop import cli
+from airflow_stepop.cli import backends, render
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.hooks.base import BackendSettings
 
@@ -60,7 +60,7 @@ class Sample(BackendSettings):
 
 def test_settings_are_described_from_the_model() -> None:
     """Every option shows its type, its default, and what its class says about it."""
-    assert list(cli.describe_settings(Sample)) == [
+    assert list(backends.describe_settings(Sample)) == [
         {
             "setting": "region",
             "type": "str",
@@ -77,7 +77,7 @@ def test_every_setting_of_every_backend_is_described() -> None:
 
     for backend in describe_backends():
         if backend.is_available:
-            rows = list(cli.describe_settings(hook_class(backend.name).settings_model))
+            rows = list(backends.describe_settings(hook_class(backend.name).settings_model))
             assert [row["setting"] for row in rows if not row["description"]] == []
 
 
@@ -85,7 +85,7 @@ def test_resources_say_what_is_honoured(tmp_path: Path) -> None:
     """Each resource is rendered for real; one that is refused says why."""
     from airflow_stepop.registry import create_hook
 
-    rows = {row["resource"]: row for row in cli.describe_resources(create_hook("local"))}
+    rows = {row["resource"]: row for row in backends.describe_resources(create_hook("local"))}
     assert list(rows) == ["cpu_count", "memory", "gpu_count", "gpu_type", "disk", "shm", "nodes"]
     assert rows["memory"]["honoured"] == "yes"
     assert rows["nodes"]["honoured"] == "no"
@@ -93,7 +93,7 @@ def test_resources_say_what_is_honoured(tmp_path: Path) -> None:
 
 
 def rendered(dag_file: Path, task_id: str, map_index: int = 0) -> dict[str, Any]:
-    return cli.render_request(cli.find_task("shapes", task_id, str(dag_file)), map_index)
+    return render.render_request(render.find_task("shapes", task_id, str(dag_file)), map_index)
 
 
 def test_render_shows_templates_as_values(dag_file: Path) -> None:
@@ -102,7 +102,7 @@ def test_render_shows_templates_as_values(dag_file: Path) -> None:
     assert request["limits"]["memory_bytes"] == 256 * 2**20
     assert request["env"]["WORD"] == "hello"
     assert request["labels"]["dag_id"] == "shapes"
-    assert cli.PLACEHOLDER in request["argv"]
+    assert render.PLACEHOLDER in request["argv"]
 
 
 def test_render_is_the_same_twice(dag_file: Path) -> None:
@@ -141,7 +141,7 @@ def test_render_of_a_broken_dag_file(tmp_path: Path) -> None:
     """A DAG that is not found because its file does not load says so."""
     (tmp_path / "broken.py").write_text("from airflow.sdk import DAG\nraise ValueError('no luck')\n")
     with pytest.raises(StepConfigError, match=r"no DAG 'broken'.*\n.*no luck"):
-        cli.find_task("broken", "t", str(tmp_path))
+        render.find_task("broken", "t", str(tmp_path))
 
 
 def test_errors_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,14 +149,14 @@ def test_errors_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(
         SystemExit, match=r"^airflow stepop: there is no backend 'locl'; did you mean 'local'\?"
     ):
-        cli.describe_command(Namespace(backend="locl", output="table", verbose=False))
+        backends.describe_command(Namespace(backend="locl", output="table", verbose=False))
 
 
 def test_describe_as_a_table_and_as_data(capsys: pytest.CaptureFixture[str]) -> None:
     """The table is for people, the rest is for programs."""
-    cli.describe_command(Namespace(backend="local", output="table", verbose=False))
+    backends.describe_command(Namespace(backend="local", output="table", verbose=False))
     assert "grace_period_s" in capsys.readouterr().out
-    cli.describe_command(Namespace(backend="local", output="json", verbose=False))
+    backends.describe_command(Namespace(backend="local", output="json", verbose=False))
     described = json.loads(capsys.readouterr().out)
     assert described["backend"] == "local"
     assert {"setting", "type", "default", "description"} == set(described["settings"][0])

@@ -1,0 +1,123 @@
+"""``airflow stepop list`` and ``describe``: which backends there are, and what one can do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from airflow_stepop.cli.output import Row, command, complain, print_rows, print_tree
+from airflow_stepop.cli.render import PLACEHOLDER
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from pydantic.fields import FieldInfo
+
+    from airflow_stepop.hooks.base import BackendSettings, StepHook
+    from airflow_stepop.job import StepSpec
+    from airflow_stepop.resources import ResourceSettings
+
+
+@command
+def list_command(args: Namespace) -> None:
+    """Print every backend: whether it can be used, else what to do, and its connections."""
+    from airflow_stepop.registry import describe_backends
+    from airflow_stepop.upkeep.places import connections
+
+    problems: list[str] = []
+    reached: dict[str, list[str]] = {}
+    for place in connections(problems.append):
+        reached.setdefault(place.backend, []).append(str(place.conn_id))
+    rows = [
+        {
+            "backend": backend.name,
+            "usable": "yes" if backend.is_available else "no",
+            "connections": reached.get(backend.name, []),
+            "from": backend.source,
+            "what to do": backend.problem,
+        }
+        for backend in describe_backends()
+    ]
+    print_rows(rows, args.output)
+    complain(problems)
+
+
+@command
+def describe_command(args: Namespace) -> None:
+    """Print what a task can say to one backend."""
+    from airflow_stepop.registry import create_hook
+
+    hook = create_hook(args.backend)
+    described: Row = {
+        "backend": hook.backend,
+        "inline_limit_bytes": hook.inline_limit,
+        "is_host_bound": hook.is_host_bound,
+        "settings": list(describe_settings(hook.settings_model)),
+        "resources": list(describe_resources(hook)),
+    }
+    if args.output == "table":
+        _print_description(described)
+    else:
+        print_tree(described, args.output)
+
+
+def describe_settings(model: type[BackendSettings]) -> Iterator[Row]:
+    """Yield every option of a backend, with its type, default and description."""
+    documented = dict(re.findall(r":param (\w+): (.+?)(?=\n\s*:|\n\s*\n|\Z)", model.__doc__ or "", re.DOTALL))
+    for name, field in model.model_fields.items():
+        text = field.description or documented.get(name, "")
+        yield {
+            "setting": name,
+            "type": _type_name(field),
+            "default": "(required)" if field.is_required() else field.get_default(call_default_factory=True),
+            "description": " ".join(text.split()),
+        }
+
+
+def _type_name(field: FieldInfo) -> str:
+    kind = field.annotation
+    return (
+        kind.__name__ if isinstance(kind, type) and "[" not in str(kind) else str(kind).replace("typing.", "")
+    )
+
+
+def describe_resources(hook: StepHook) -> Iterator[Row]:
+    """Yield every field of ResourceSettings, and whether the backend takes it: each is rendered."""
+    from airflow_stepop.exceptions import UnsupportedError
+    from airflow_stepop.resources import ResourceSettings
+
+    examples: Mapping[str, Row] = {
+        "cpu_count": {"cpu_count": 1},
+        "memory": {"memory": "512MiB"},
+        "gpu_count": {"gpu_count": 1},
+        "gpu_type": {"gpu_count": 1, "gpu_type": "A100"},
+        "disk": {"disk": "1GiB"},
+        "shm": {"shm": "64MiB"},
+        "nodes": {"nodes": 2},
+    }
+    for name, example in examples.items():
+        note = ""
+        try:
+            hook.render(_sample_spec(ResourceSettings(**example)))
+        except UnsupportedError as error:
+            note = str(error)
+        yield {"resource": name, "honoured": "no" if note else "yes", "note": note}
+
+
+def _sample_spec(resources: ResourceSettings) -> StepSpec:
+    from airflow_stepop.job import StepSpec
+
+    return StepSpec(name="s-sample", nonce="sample", digest=PLACEHOLDER, labels={}, resources=resources)
+
+
+def _print_description(described: Row) -> None:
+    print(f"Backend {described['backend']}")
+    limit = described["inline_limit_bytes"]
+    print(f"  payload inside the request: up to {limit:,} bytes, then a store is needed")
+    where = "the host that started them" if described["is_host_bound"] else "any host"
+    print(f"  its jobs can be seen from {where}\n")
+    print("Settings (settings=...)")
+    print_rows(described["settings"], "table")
+    print("\nResources (resource_settings=...)")
+    print_rows(described["resources"], "table")

@@ -1,0 +1,121 @@
+"""``airflow stepop check``: does what is configured work, from this host, with these credentials."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from secrets import token_hex
+from typing import TYPE_CHECKING
+
+from airflow_stepop.cli.output import Row, command, complain, print_rows
+from airflow_stepop.job import Finding
+from airflow_stepop.upkeep.places import Place, deployment, place_of, usable_places
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from airflow_stepop.store import Store
+
+
+@command
+def check_command(args: Namespace) -> None:
+    """Print what was found; end with 1 when something does not work."""
+    problems: list[str] = []
+    places = [place_of(args.conn_id)] if args.conn_id else usable_places(problems.append)
+    found = [(str(place), finding) for place in places for finding in check_place(place)]
+    if not args.conn_id:
+        found += [("configuration", finding) for finding in check_configuration(places)]
+    print_rows([_row(where, finding) for where, finding in found], args.output)
+    if complain(problems) or not all(finding.is_ok for _, finding in found):
+        raise SystemExit(1)
+
+
+def _row(where: str, finding: Finding) -> Row:
+    return {
+        "where": where,
+        "what": finding.subject,
+        "ok": "yes" if finding.is_ok else "NO",
+        "found": finding.message,
+        "what to do": finding.fix,
+    }
+
+
+def check_place(place: Place) -> Iterator[Finding]:
+    """Yield what the backend finds; an error while it looks is a finding too."""
+    try:
+        yield from place.hook.check()
+    except Exception as error:  # noqa: BLE001, RUF100 - whatever an SDK raises
+        message = f"the check itself failed: {error or type(error).__name__}"
+        yield Finding(False, "check", message, "see the traceback with --verbose, and the connection")
+
+
+def check_configuration(places: list[Place]) -> Iterator[Finding]:
+    """Yield whether every store works, and what several hosts or deployments must agree upon."""
+    from airflow_stepop.exceptions import StepopError
+    from airflow_stepop.store import configured_stores
+
+    try:
+        stores = configured_stores()
+    except StepopError as error:
+        yield Finding(False, "store", str(error), "correct [stepop] store and extra_stores")
+        stores = []
+    for store in stores:
+        yield check_store(store)
+    is_shared = _is_configured("store", "extra_stores", "local_folder") or any(
+        place.backend != "local" for place in places
+    )
+    yield _check_key(is_shared)
+    yield _check_deployment(is_shared)
+
+
+def check_store(store: Store) -> Finding:
+    """Write, list, read and delete an object."""
+    path, data = f"check/{token_hex(8)}", token_hex(16).encode()
+    try:
+        store.put_new(path, data)
+        was_listed = path in store.list("check")
+        was_read = store.read(path, len(data)) == data
+        store.delete(path)
+        was_deleted = path not in store.list("check")
+    except Exception as error:  # noqa: BLE001, RUF100 - whatever an SDK raises
+        return Finding(False, "store", str(error) or type(error).__name__, _STORE_FIX)
+    wrong = [
+        text
+        for is_right, text in (
+            (was_listed, "does not list what was written to it"),
+            (was_read, "gives back other bytes than were written"),
+            (was_deleted, "still lists what was deleted from it"),
+        )
+        if not is_right
+    ]
+    if wrong:
+        return Finding(False, "store", f"{store.url} {' and '.join(wrong)}", _STORE_FIX)
+    return Finding(True, "store", f"{store.url} can be written, listed, read and deleted from")
+
+
+_STORE_FIX = "check the address and the credentials of this store, and what they may do"
+
+
+def _check_key(is_shared: bool) -> Finding:
+    from airflow.sdk.configuration import conf
+
+    for section, option in (("stepop", "signing_key"), ("core", "fernet_key")):
+        if conf.get(section, option, fallback=""):
+            return Finding(True, "signing key", f"references to results are signed with [{section}] {option}")
+    message = "references to results are signed with a random key that only this host has"
+    fix = "set [stepop] signing_key to the same secret on every host, or other hosts cannot load results"
+    return Finding(not is_shared, "signing key", message, fix if is_shared else "")
+
+
+def _check_deployment(is_shared: bool) -> Finding:
+    name = deployment()
+    if name:
+        return Finding(True, "deployment", f"jobs and results are labelled {name!r}")
+    message = "[stepop] deployment is not set: jobs and results carry no name of this Airflow"
+    fix = "set it to a name that no other Airflow with these backends and stores has; sweep --yes needs it"
+    return Finding(not is_shared, "deployment", message, fix)
+
+
+def _is_configured(*options: str) -> bool:
+    from airflow.sdk.configuration import conf
+
+    return any(conf.get("stepop", option, fallback="") for option in options)

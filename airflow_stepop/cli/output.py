@@ -1,0 +1,118 @@
+"""How every command runs and prints: as Airflow's own do, with data that keeps its types."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+Row = dict[str, Any]
+_CONTEXT = "_AIRFLOW_PROCESS_CONTEXT"  # Airflow's: whether connections may be read from the database
+
+
+def command(function: Callable[[Namespace], None]) -> Callable[[Namespace], None]:
+    """Run a command without Airflow's log; what the user can mend is one line and not a traceback."""
+
+    @wraps(function)
+    def run(args: Namespace) -> None:
+        from airflow.utils.cli import suppress_logs_and_warning
+
+        from airflow_stepop.exceptions import StepopError
+
+        try:
+            with _database_of_airflow():
+                suppress_logs_and_warning(function)(args)
+                sys.stdout.flush()
+        except StepopError as error:
+            raise SystemExit(f"airflow stepop: {error}") from (error if args.verbose else None)
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
+        except BrokenPipeError:  # `| head` has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    return run
+
+
+@contextmanager
+def _database_of_airflow() -> Iterator[None]:
+    """Let connections be found in Airflow's database, as ``airflow connections`` does."""
+    before = os.environ.get(_CONTEXT)
+    os.environ[_CONTEXT] = "server"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_CONTEXT]
+        else:
+            os.environ[_CONTEXT] = before
+
+
+def complain(problems: Iterable[str]) -> bool:
+    """Print what went wrong beside the result; return whether there was anything."""
+    found = list(problems)
+    for problem in found:
+        print(f"airflow stepop: {problem}", file=sys.stderr)
+    return bool(found)
+
+
+def print_rows(rows: Sequence[Row], output: str) -> None:
+    if output != "table":
+        print_tree(list(rows), output)
+        return
+    from airflow.cli.simple_table import AirflowConsole
+
+    AirflowConsole().print_as(
+        data=rows, output="table", mapper=lambda row: {key: _cell(value) for key, value in row.items()}
+    )
+
+
+def _cell(value: object) -> str:
+    from rich.markup import escape
+
+    if isinstance(value, Mapping):
+        value = ", ".join(f"{key}={part}" for key, part in value.items())
+    elif isinstance(value, Iterable) and not isinstance(value, str):
+        value = ", ".join(map(str, value))
+    return escape("" if value is None else str(value))  # or "airflow-stepop[modal]" would lose its extra
+
+
+def print_tree(data: Row | list[Row], output: str) -> None:
+    from airflow.utils import yaml
+
+    text = json.dumps(data, indent=2, default=str)
+    print(text if output == "json" else yaml.dump(json.loads(text), sort_keys=False).rstrip())
+
+
+def shown_time(at: float | None) -> str | None:
+    """Return a time in UTC, to the second."""
+    return None if at is None else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def shown_duration(seconds: float | None) -> str | None:
+    """Return a duration as people say it: ``42s``, ``3m05s``, ``2h07m``, ``3d04h``."""
+    if seconds is None:
+        return None
+    minutes, left = divmod(round(seconds), 60)
+    if minutes < 1:
+        return f"{left}s"
+    if minutes < 60:
+        return f"{minutes}m{left:02}s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours < 48 else f"{hours // 24}d{hours % 24:02}h"
+
+
+def shown_bytes(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"

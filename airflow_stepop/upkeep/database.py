@@ -1,0 +1,129 @@
+"""What Airflow knows: task instances, runs, the records of steps. Through its models and its state backend.
+
+Every reader of this module runs beside the database. Nothing is written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_stepop.exceptions import StepConfigError, StepopError
+from airflow_stepop.record import STATE_KEY, StepRecord
+
+_REFERENCE = "__airflow_state_ref__"  # Airflow's mark: the value itself is in the workers' own backend
+
+
+@dataclass(frozen=True)
+class TaskKey:
+    """One task instance, whatever try it is in."""
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+
+    @classmethod
+    def of(cls, labels: Mapping[str, str]) -> TaskKey | None:
+        """Return the task instance that a job's labels name; ``None`` when they do not."""
+        try:
+            return cls(labels["dag_id"], labels["run_id"], labels["task_id"], int(labels["map_index"]))
+        except (KeyError, ValueError):
+            return None
+
+    def __str__(self) -> str:
+        index = f"[{self.map_index}]" if self.map_index >= 0 else ""
+        return f"{self.dag_id}.{self.task_id}{index} of {self.run_id}"
+
+
+def task_states(keys: Iterable[TaskKey]) -> dict[TaskKey, str | None]:
+    """Return the state of each task instance; one that is gone is not in the answer."""
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    wanted = set(keys)
+    states: dict[TaskKey, str | None] = {}
+    with create_session() as session:
+        for dag_id, run_id in sorted({(key.dag_id, key.run_id) for key in wanted}):
+            query = select(TaskInstance.task_id, TaskInstance.map_index, TaskInstance.state).where(
+                TaskInstance.dag_id == dag_id, TaskInstance.run_id == run_id
+            )
+            for task_id, map_index, state in session.execute(query):
+                states[TaskKey(dag_id, run_id, task_id, map_index)] = state
+    return {key: state for key, state in states.items() if key in wanted}
+
+
+def is_finished(state: str | None) -> bool:
+    """Return whether Airflow is through with a task instance: another try comes only when it is cleared."""
+    from airflow.utils.state import State
+
+    return state in State.finished
+
+
+def raw_record(key: TaskKey) -> Any:
+    """Return the record of a task instance as JSON; ``None`` when it has none.
+
+    :raises StepConfigError: it is kept by a backend of the workers that this host does not have
+    """
+    from airflow.state import TaskScope, get_state_backend
+
+    scope = TaskScope(dag_id=key.dag_id, run_id=key.run_id, task_id=key.task_id, map_index=key.map_index)
+    stored = get_state_backend().get(scope, STATE_KEY)
+    value = json.loads(stored) if stored is not None else None
+    if isinstance(value, Mapping) and _REFERENCE in value:
+        return _from_workers(value[_REFERENCE])
+    return value
+
+
+def _from_workers(reference: str) -> Any:
+    from airflow.sdk.execution_time.context import _get_worker_state_store_backend
+
+    backend = _get_worker_state_store_backend()
+    if backend is None:
+        raise StepConfigError(
+            f"the workers keep task state elsewhere ({reference}); "
+            "set [workers] state_store_backend here as it is set there"
+        )
+    return backend.deserialize_task_state_store_from_ref(reference)
+
+
+def record_of(key: TaskKey) -> StepRecord | None:
+    """Return the record of a task instance.
+
+    :raises StepopError: there is one, and it cannot be read
+    """
+    value = raw_record(key)
+    if value is None:
+        return None
+    try:
+        return StepRecord.from_json(value)
+    except (KeyError, TypeError, ValueError) as error:
+        raise StepopError(f"the record of {key} cannot be read: {error!r}") from error
+
+
+def task_instances() -> Iterator[tuple[TaskKey, str | None]]:
+    """Yield every task instance and its state."""
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    columns = (TaskInstance.dag_id, TaskInstance.run_id, TaskInstance.task_id, TaskInstance.map_index)
+    with create_session() as session:
+        query = select(*columns, TaskInstance.state).execution_options(yield_per=5000)
+        for dag_id, run_id, task_id, map_index, state in session.execute(query):
+            yield TaskKey(dag_id, run_id, task_id, map_index), state
+
+
+def unfinished_runs() -> set[tuple[str, str]]:
+    """Return the (dag_id, run_id) of every run that goes on."""
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+    from airflow.utils.state import State
+    from sqlalchemy import select
+
+    query = select(DagRun.dag_id, DagRun.run_id).where(DagRun.state.in_(State.unfinished_dr_states))
+    with create_session() as session:
+        return {(dag_id, run_id) for dag_id, run_id in session.execute(query)}

@@ -1,0 +1,167 @@
+"""Where jobs of ours may be: every backend that can be used here, with every connection that reaches it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+from airflow_stepop.exceptions import StepConfigError
+from airflow_stepop.job import FoundJob, JobHandle, JobStatus
+from airflow_stepop.registry import create_hook, describe_backends
+
+if TYPE_CHECKING:
+    from airflow_stepop.hooks.base import StepHook
+
+Complain = Callable[[str], None]
+ENV_PREFIX = "AIRFLOW_CONN_"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A backend as one connection reaches it, or without any."""
+
+    backend: str
+    conn_id: str | None = None
+
+    @cached_property
+    def hook(self) -> StepHook:
+        return create_hook(self.backend, self.conn_id)
+
+    def __str__(self) -> str:
+        return f"{self.backend} ({self.conn_id})" if self.conn_id else self.backend
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job of ours, where it was found, and how it stands."""
+
+    place: Place
+    found: FoundJob
+    status: JobStatus
+
+    @property
+    def handle(self) -> JobHandle:
+        return self.found.handle
+
+    @property
+    def hook(self) -> StepHook:
+        return self.place.hook
+
+    def label(self, name: str) -> str:
+        return self.found.labels.get(name, "")
+
+
+def deployment() -> str:
+    """Return ``[stepop] deployment``: jobs and results of another one are none of our business."""
+    from airflow.sdk.configuration import conf
+
+    return str(conf.get("stepop", "deployment", fallback=""))
+
+
+def connections(complain: Complain) -> list[Place]:
+    """Return the connections that lead to a backend, from the database and the environment.
+
+    One that cannot be read is complained about and does not hide the others.
+    """
+    found = set()
+    for conn_id, load in _stored_connections():
+        try:
+            backend = backend_of(load())
+        except Exception as error:  # noqa: BLE001, RUF100 - a wrong key, a broken URI: one connection's trouble
+            complain(f"the connection {conn_id!r} cannot be read: {error or type(error).__name__}")
+            continue
+        if backend is not None:
+            found.add(Place(backend, conn_id))
+    return sorted(found, key=str)
+
+
+def _stored_connections() -> Iterator[tuple[str, Callable[[], Any]]]:
+    from airflow.models.connection import Connection
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        stored = list(session.scalars(select(Connection)))
+        session.expunge_all()
+    for connection in stored:
+        yield connection.conn_id, partial(_same, connection)
+    for name in os.environ:
+        if name.startswith(ENV_PREFIX):
+            conn_id = name.removeprefix(ENV_PREFIX).lower()
+            yield conn_id, partial(Connection.get_connection_from_secrets, conn_id)
+
+
+def _same(connection: Any) -> Any:
+    return connection
+
+
+def backend_of(connection: Any) -> str | None:
+    """Return the backend that a connection leads to: what its extra says, else by its type."""
+    from airflow_stepop.request import BACKEND_OF_CONNECTION
+
+    return connection.extra_dejson.get("backend") or BACKEND_OF_CONNECTION.get(connection.conn_type)
+
+
+def place_of(conn_id: str) -> Place:
+    """Return where a connection leads.
+
+    :raises StepConfigError: there is none of that name, or it leads to no backend
+    """
+    from airflow.sdk import BaseHook
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    try:
+        connection = BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException as error:
+        raise StepConfigError(f"there is no connection {conn_id!r}; see airflow connections list") from error
+    backend = backend_of(connection)
+    if backend is None:
+        raise StepConfigError(
+            f"the connection {conn_id!r} is of type {connection.conn_type!r}, which leads to no backend; "
+            'name one in its extra: {"backend": "..."}'
+        )
+    return Place(backend, conn_id)
+
+
+def usable_places(complain: Complain, also: Iterable[str] = ()) -> list[Place]:
+    """Return ``local``, the default backend, and every connection whose backend is installed.
+
+    :param also: further connections: those of a secrets backend cannot be listed
+    """
+    from airflow.sdk.configuration import conf
+
+    usable = {backend.name for backend in describe_backends() if backend.is_available}
+    default = conf.get("stepop", "default_backend", fallback="local")
+    places = [Place("local"), *(Place(name) for name in (default,) if name in usable - {"local"})]
+    places += [place for place in connections(complain) if place.backend in usable]
+    return list(dict.fromkeys([*places, *map(place_of, also)]))
+
+
+def find_jobs(places: Iterable[Place], labels: Mapping[str, str], complain: Complain) -> list[Job]:
+    """Return the jobs of this deployment that carry ``labels``, each once, however many places show it.
+
+    A place that fails is complained about and does not hide the jobs of the others.
+    """
+    jobs: dict[tuple[str, str, str], Job] = {}
+    wanted = {"deployment": deployment(), **labels}
+    for place in places:
+        try:
+            found = list(place.hook.find(wanted))
+            states = place.hook.status([job.handle for job in found]) if found else {}
+        except Exception as error:  # noqa: BLE001, RUF100 - whatever an SDK raises
+            complain(f"the jobs of {place} cannot be listed: {error or type(error).__name__}")
+            continue
+        for job in found:
+            identity = (job.handle.backend, job.handle.scope, job.handle.id)
+            jobs.setdefault(identity, Job(place, job, states[job.handle]))
+    return sorted(jobs.values(), key=_order)
+
+
+def _order(job: Job) -> tuple[Any, ...]:
+    map_index = job.label("map_index")
+    number = int(map_index) if map_index.lstrip("-").isdigit() else -1
+    names = (job.label("dag_id"), job.label("run_id"), job.label("task_id"))
+    return (*names, number, job.found.created_at, job.handle.name)
