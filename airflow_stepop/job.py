@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from airflow_stepop.printable import printable
 from airflow_stepop.resources import ResourceSettings
 
 
@@ -79,7 +80,7 @@ class Failure:
         if self.log_tail:
             lines.append("  last lines of the step:")
             lines += [f"    {line}" for line in self.log_tail]
-        return "\n".join(lines)
+        return "\n".join(printable(part) for line in lines for part in line.split("\n"))
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "category": self.category.value, "log_tail": list(self.log_tail)}

@@ -15,7 +15,6 @@ from airflow_stepop.endings import as_the_service_saw_it, given_up, refused, wit
 from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, StepFailedError
 from airflow_stepop.job import (
     Category,
-    Cursor,
     Failure,
     JobHandle,
     JobStatus,
@@ -23,6 +22,7 @@ from airflow_stepop.job import (
     Payload,
     StepSpec,
 )
+from airflow_stepop.printable import printable
 from airflow_stepop.record import (
     Call,
     StateStore,
@@ -353,17 +353,11 @@ class StepLife:
     def _tail(self, handle: JobHandle, count: int = 40) -> tuple[str, ...]:
         """Return the last lines that the step printed; a failure without them is still a failure."""
         try:
-            hook = self._hook_of(handle)
-            cursor: Cursor = None
-            lines: list[str] = []
-            while chunk := hook.logs({handle: cursor}).get(handle):
-                if not chunk.lines:
-                    break
-                lines, cursor = [*lines, *(line.text for line in chunk.lines)][-count:], chunk.cursor
+            lines = self._hook_of(handle).tail(handle, count).lines
         except Exception as error:  # noqa: BLE001, RUF100
             self.log.warning("The last lines of %s could not be read: %s", handle, error)
             return ()
-        return tuple(lines)
+        return tuple(printable(line.text) for line in lines)
 
     def _tidy(self, record: StepRecord) -> None:
         """Delete the finished job, as ``keep`` says; what cannot be deleted now does not fail the task."""

@@ -64,6 +64,11 @@ def _options() -> dict[str, dict[str, Any]]:
             "Folder of the local backend's jobs. Empty: a folder below Airflow's home.",
             example="/var/lib/airflow/stepop",
         ),
+        "log_limit": _option(
+            "How much of a task's log in Airflow its step may take. Of a step that prints more, "
+            "the log has the first lines and the last 200; the job's own log has more.",
+            "16MB",
+        ),
         "deployment": _option(
             "Name of this Airflow deployment in the labels of its jobs. "
             "Deployments that share an account need one each, so that none takes another's jobs for its own.",

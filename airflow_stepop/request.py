@@ -39,6 +39,7 @@ from airflow_stepop.registry import create_hook, hook_class
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.settings import parse_settings
 from airflow_stepop.store import Store, configured_store, result_path
+from airflow_stepop.tasklog import configured_limit
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -64,6 +65,11 @@ class StepRequest:
         self.ti = context["ti"]
         self.keep = operator.keep
         self._hooks: dict[tuple[str, str | None], StepHook] = {}
+
+    @cached_property
+    def log_limit(self) -> int:
+        """Bytes of the task log that the step may take."""
+        return configured_limit()
 
     # -- where
 

@@ -28,7 +28,8 @@ from airflow_stepop.life import Collected, StepLife
 from airflow_stepop.payload import hand_over
 from airflow_stepop.request import StepRequest
 from airflow_stepop.reraise import to_exception
-from airflow_stepop.triggers import RemoteStepTrigger, emit, task_state
+from airflow_stepop.tasklog import TaskLog
+from airflow_stepop.triggers import RemoteStepTrigger, task_state
 from airflow_stepop.usage import XCOM_KEY, describe
 from airflow_stepop.waiting import Deadlines, Pace, Reason
 
@@ -36,11 +37,13 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_stepop.hooks.base import StepHook
+    from airflow_stepop.job import Cursor
     from airflow_stepop.operators import RemoteStepOperator
 
 ASK_S = 1.0  # longest question to Airflow while it kills this process
 DEFER_MARGIN_S = 300.0
 DOUBT_S = 0.5  # between two looks whether a question to Airflow is open
+LOG_POLL_S = 1.0  # a step that prints is asked for more this often
 # Errors that another try would meet again; anything else may be a service that comes back.
 FINAL_ERRORS = (StepConfigError, PayloadError, StepFailedError, IntegrityError)
 
@@ -68,6 +71,7 @@ class Stint:
 
     def begin(self) -> Any:
         with self._guarded():
+            _ = self.request.log_limit  # a mistake there shall not show only after the submit
             return self._go_on(self.life.begin())
 
     def resume(self, event: Mapping[str, Any]) -> Any:
@@ -187,6 +191,7 @@ class Stint:
             deadlines=deadlines.to_json(),
             poll_interval=self.request.poll_interval_s,
             waiter={**labels, "map_index": int(labels["map_index"])},
+            log_limit=self.request.log_limit,
         )
         left_s = deadlines.execution - time.time() if deadlines.execution is not None else None
         timeout = timedelta(seconds=max(left_s, 0) + DEFER_MARGIN_S) if left_s is not None else None
@@ -196,25 +201,35 @@ class Stint:
         """Wait in the worker, by the rules of the trigger."""
         hook, deadlines = self.request.hook(handle.backend, handle.conn_id), self._deadlines()
         pace = Pace(self.request.poll_interval_s)
+        task_log = TaskLog(self.log, hook, handle, self.request.log_limit)
         status, cursor = None, None
         while True:
             try:
                 status = hook.status([handle])[handle]
-                chunk = hook.logs({handle: cursor}).get(handle)
+                chunk = None if task_log.is_full else hook.logs({handle: cursor}).get(handle)
                 pause_s = pace.after_success()
             except StepConfigError:
                 raise
             except Exception as error:  # noqa: BLE001, RUF100 - an API error is never a job state
                 chunk, pause_s = None, pace.after_error()
                 self.log.warning("No news of %s (%s); asking again in %.0f s", handle, error, pause_s)
-            has_more = chunk is not None and bool(chunk.lines)
             if chunk is not None:
-                emit(self.log, chunk.lines)
+                task_log.write(chunk.lines)
                 cursor = chunk.cursor
-            reason = deadlines.reason(status, time.time())
-            if reason is not None and not (has_more and reason is Reason.FINISHED):
+                pause_s = min(pause_s, LOG_POLL_S) if chunk.lines else pause_s
+            if reason := deadlines.reason(status, time.time()):
+                if reason is Reason.FINISHED:
+                    self._write_rest(task_log, cursor)
                 return reason
-            self._pause(0 if reason else pause_s)
+            self._pause(pause_s)
+
+    def _write_rest(self, task_log: TaskLog, cursor: Cursor) -> None:
+        """Write what the job printed since the last look; missing lines do not change the result."""
+        try:
+            for lines in task_log.rest(cursor):
+                task_log.write(lines)
+        except Exception as error:  # noqa: BLE001, RUF100 - logs may fail in any way; the outcome must still be read
+            self.log.warning("The last lines of the step could not be read: %s", error)
 
     def _pause(self, pause_s: float) -> None:
         end = time.monotonic() + pause_s

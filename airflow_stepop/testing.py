@@ -414,6 +414,18 @@ class HookContract:
         handle, _ = self.run(hook, step(["sh", "-c", r"echo out; echo err >&2; printf 'caf\351\n'"]))
         assert sorted(self.lines(hook, handle)) == sorted(["out", "err", "caf\N{REPLACEMENT CHARACTER}"])
 
+    def test_last_lines(self, hook: StepHook, step: Callable[..., Step]) -> None:
+        """The end of a log can be read without what is before it, or before a cursor."""
+        handle, _ = self.run(hook, step(["sh", "-c", "for i in $(seq 60); do echo line $i; done"]))
+        chunk = hook.tail(handle, 3)
+        assert [line.text for line in chunk.lines] == ["line 58", "line 59", "line 60"]
+        assert self.lines(hook, handle, json.loads(json.dumps(chunk.cursor))) == []
+        assert len(hook.tail(handle, 100).lines) == 60
+        after = hook.tail(handle, 3, chunk.cursor)
+        assert list(after.lines) == []
+        assert self.lines(hook, handle, after.cursor) == []
+        assert list(hook.tail(self.unknown(handle), 3).lines) == []
+
     def test_no_logs(self, hook: StepHook, step: Callable[..., Step]) -> None:
         """A step that prints nothing, and a job that never was, have no lines."""
         handle, _ = self.run(hook, step(["true"]))

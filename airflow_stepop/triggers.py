@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -13,23 +12,17 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.job import JobHandle, LogLine
 from airflow_stepop.registry import create_hook
+from airflow_stepop.tasklog import TaskLog, configured_limit
 from airflow_stepop.waiting import Deadlines, Reason
 from airflow_stepop.watch import Subscription, watcher_for
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
-    from airflow.sdk.types import Logger
 
     from airflow_stepop.hooks.base import StepHook
 
 LONGEST_PAUSE_S = 30.0  # deadlines are looked at this often even when nothing is heard
-
-
-def emit(log: Logger, lines: Sequence[LogLine]) -> None:
-    """Write the step's lines to the task log, each with the time at which the step printed it."""
-    for line in lines:
-        when = datetime.fromtimestamp(line.time, UTC).isoformat().replace("+00:00", "Z")
-        log.info(line.text, timestamp=when)
+LINES_AT_ONCE = 50  # written to the log before another trigger of this triggerer gets its turn
 
 
 def task_state(labels: Mapping[str, Any]) -> str | None:
@@ -46,6 +39,13 @@ def task_state(labels: Mapping[str, Any]) -> str | None:
     return states.get(run_id, {}).get(task_id if map_index < 0 else f"{task_id}_{map_index}")
 
 
+async def _write(task_log: TaskLog, lines: Sequence[LogLine]) -> None:
+    """Write the lines; a thousand other triggers wait for the same event loop."""
+    for first in range(0, len(lines), LINES_AT_ONCE):
+        task_log.write(lines[first : first + LINES_AT_ONCE])
+        await asyncio.sleep(0)
+
+
 class RemoteStepTrigger(BaseTrigger):
     """Waits until a job is over or a deadline has passed, streams its log, and fires once.
 
@@ -55,6 +55,7 @@ class RemoteStepTrigger(BaseTrigger):
     :param deadlines: see :class:`airflow_stepop.waiting.Deadlines`
     :param poll_interval: seconds between two looks
     :param waiter: dag_id, run_id, task_id and map_index of the task instance that waits
+    :param log_limit: bytes of the task log that the step may take; by default as configured
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class RemoteStepTrigger(BaseTrigger):
         deadlines: Mapping[str, Any],
         poll_interval: float,
         waiter: Mapping[str, Any],
+        log_limit: int | None = None,
         **_: Any,  # arguments of a newer version: the triggerer may be older than the worker
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -70,6 +72,7 @@ class RemoteStepTrigger(BaseTrigger):
         self.deadlines = Deadlines.from_json(deadlines)
         self.poll_interval = poll_interval
         self.waiter = dict(waiter)
+        self.log_limit = log_limit
         self._hook: StepHook | None = None
         self._has_fired = False
 
@@ -81,6 +84,7 @@ class RemoteStepTrigger(BaseTrigger):
                 "deadlines": self.deadlines.to_json(),
                 "poll_interval": self.poll_interval,
                 "waiter": self.waiter,
+                "log_limit": self.log_limit,
             },
         )
 
@@ -98,38 +102,37 @@ class RemoteStepTrigger(BaseTrigger):
     async def _wait(self) -> tuple[Reason, str]:
         self._hook = hook = create_hook(self.handle.backend, self.handle.conn_id, await self._connection())
         key = (self.handle.backend, self.handle.conn_id, self.handle.scope)
+        limit = configured_limit() if self.log_limit is None else self.log_limit
+        task_log = TaskLog(self.log, hook, self.handle, limit)
         async with watcher_for(key, hook).subscribe(self.handle, self.poll_interval) as subscription:
-            reason, error = await self._until_over(subscription)
+            reason, error = await self._until_over(subscription, task_log)
             if reason.is_deadline:
                 self.log.warning("%s: %s; it is being cancelled", self.handle, reason.value)
                 await self._cancel()
             if reason is not Reason.UNREACHABLE:
-                await self._drain(subscription)
+                await self._drain(subscription, task_log)
         return reason, error
 
-    async def _until_over(self, subscription: Subscription) -> tuple[Reason, str]:
+    async def _until_over(self, subscription: Subscription, task_log: TaskLog) -> tuple[Reason, str]:
         while True:
             now = time.time()
             update = await subscription.next(
                 min(self.deadlines.next_after(now) or LONGEST_PAUSE_S, LONGEST_PAUSE_S)
             )
-            emit(self.log, update.lines)
+            await _write(task_log, update.lines)
+            subscription.wants_more = not task_log.is_full
             if update.error is not None:
                 return Reason.UNREACHABLE, str(update.error)
             if reason := self.deadlines.reason(update.status, time.time()):
                 return reason, ""
 
-    async def _drain(self, subscription: Subscription) -> None:
-        """Emit what the job printed since the last look; missing lines do not change the result."""
-        emit(self.log, (await subscription.next(0)).lines)
-        hook, cursor = self._hook, subscription.cursor
+    async def _drain(self, subscription: Subscription, task_log: TaskLog) -> None:
+        """Write what the job printed since the last look; missing lines do not change the result."""
+        await _write(task_log, (await subscription.next(0)).lines)
+        rest = task_log.rest(subscription.cursor)
         try:
-            while hook is not None:
-                chunk = (await asyncio.to_thread(hook.logs, {self.handle: cursor})).get(self.handle)
-                if chunk is None or not chunk.lines:
-                    return
-                emit(self.log, chunk.lines)
-                cursor = chunk.cursor
+            while lines := await asyncio.to_thread(next, rest, ()):
+                await _write(task_log, lines)
         except Exception as error:  # noqa: BLE001, RUF100 - logs may fail in any way; the outcome must still be read
             self.log.warning("The last lines of %s could not be read: %s", self.handle, error)
 

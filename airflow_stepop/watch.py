@@ -42,6 +42,7 @@ class Subscription:
         self.handle = handle
         self.poll_interval_s = poll_interval_s
         self.cursor: Cursor = None
+        self.wants_more = True  # of the log, whose reader may have enough
         self._status: JobStatus | None = None
         self._lines: list[LogLine] = []
         self._error: StepConfigError | None = None
@@ -50,7 +51,7 @@ class Subscription:
     @property
     def wants_logs(self) -> bool:
         """New lines are fetched only once the last ones were taken: nothing piles up in memory."""
-        return not self._lines
+        return self.wants_more and not self._lines
 
     def tell_status(self, status: JobStatus) -> None:
         if status != self._status:

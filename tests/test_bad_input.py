@@ -45,7 +45,8 @@ ARGUMENTS = {
     "no backend at all": ({"backend": ""}, "backend"),
     "unknown setting": (
         {"backend": "local", "settings": {"pyhton": "/usr/bin/python3"}},
-        "backend 'local' has no setting 'pyhton'; did you mean 'python'? (valid: grace_period_s, python)",
+        "backend 'local' has no setting 'pyhton'; did you mean 'python'? "
+        "(valid: grace_period_s, log_limit, python)",
     ),
     "setting of another kind": (
         {"backend": "local", "settings": {"grace_period_s": "soon"}},

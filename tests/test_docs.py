@@ -120,7 +120,7 @@ def test_every_verb_is_explained() -> None:
         name
         for name in re.findall(r"^\| `(\w+)\(", (DOCS / "backends" / "writing.md").read_text(), re.MULTILINE)
     }
-    assert verbs == set(StepHook.__abstractmethods__) | {"link"}
+    assert verbs == set(StepHook.__abstractmethods__) | {"link", "tail"}
 
 
 def test_the_configuration_page_is_current() -> None:

@@ -8,11 +8,14 @@ needs.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseHook
 from pydantic import BaseModel, ConfigDict
+
+from airflow_stepop.job import LogChunk
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
         FoundJob,
         JobHandle,
         JobStatus,
-        LogChunk,
+        LogLine,
         OutcomeReport,
         Payload,
         StepSpec,
@@ -101,6 +104,17 @@ class StepHook(BaseHook, ABC):
     @abstractmethod
     def logs(self, cursors: Mapping[JobHandle, Cursor]) -> Mapping[JobHandle, LogChunk]:
         """Return the lines since each cursor, bounded; a job with nothing new may be left out."""
+
+    def tail(self, handle: JobHandle, count: int, since: Cursor = None) -> LogChunk:
+        """Return the last ``count`` lines, none from before the cursor ``since``, and the cursor at the end.
+
+        A service that can read a log from its end overrides this: here all of it goes by.
+        """
+        last: deque[LogLine] = deque(maxlen=count)
+        while (chunk := self.logs({handle: since}).get(handle)) is not None and chunk.lines:
+            last.extend(chunk.lines)
+            since = chunk.cursor
+        return LogChunk(list(last), since)
 
     @abstractmethod
     def outcome(self, handle: JobHandle) -> OutcomeReport:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from airflow_stepop.exceptions import (
     OutcomeLostError,
@@ -48,13 +48,14 @@ from airflow_stepop.local import state as files
 from airflow_stepop.local.folder import JobFolder
 from airflow_stepop.local.host import MIB, HostFacts, impossible, no_room
 from airflow_stepop.local.processes import boot_id
-from airflow_stepop.resources import format_size
+from airflow_stepop.resources import format_size, parse_size
 from airflow_stepop.runner.protocol import ENV_JOB, ENV_NONCE, LOCATIONS, MANIFEST, OUTCOME, RUNNER
 from airflow_stepop.store import airflow_folder, host_id
 
 RECEIPT_LIMIT_BYTES = 256 * 1024
-LOG_BYTES_PER_JOB = 1024 * 1024
-LOG_BYTES_PER_CALL = 32 * 1024 * 1024
+LOG_BYTES_PER_JOB = 256 * 1024  # at a time: lines of a few bytes become thousands of objects
+LOG_BYTES_PER_CALL = 8 * 1024 * 1024
+LOG_LIMIT_LEAST_BYTES = 1024 * 1024
 
 # What belongs to Airflow on this host and not to the step.
 PRIVATE_ENV_PREFIXES = ("AIRFLOW", "_AIRFLOW", "__AIRFLOW", "STEPOP")
@@ -73,10 +74,19 @@ class LocalSettings(BackendSettings):
 
     :param python: interpreter that runs the step, an absolute path; by default the worker's own
     :param grace_period_s: seconds between asking the step to stop (SIGTERM) and killing it
+    :param log_limit: size of the job's log on disk; of a longer one the beginning and the end are kept
     """
 
     python: str | None = None
     grace_period_s: float = Field(default=10.0, ge=0, allow_inf_nan=False)
+    log_limit: str = "128MiB"
+
+    @field_validator("log_limit")
+    @classmethod
+    def _check_log_limit(cls, text: str) -> str:
+        if parse_size(text, "log_limit") < LOG_LIMIT_LEAST_BYTES:
+            raise ValueError(f"log_limit={text!r} is too little: write at least '1MiB'")
+        return text
 
 
 class LocalStepHook(StepHook):
@@ -130,6 +140,7 @@ class LocalStepHook(StepHook):
             "limits": {
                 "cpu_count": math.ceil(cpus) if 0 < cpus <= self.host.cpu_count else None,
                 "memory_bytes": memory if 0 < memory <= self.host.memory_bytes else None,
+                "log_bytes": parse_size(settings.log_limit),
                 "timeout_s": spec.timeout_s,
                 "grace_period_s": settings.grace_period_s,
             },
@@ -204,6 +215,9 @@ class LocalStepHook(StepHook):
         limit = min(LOG_BYTES_PER_JOB, LOG_BYTES_PER_CALL // max(1, len(cursors)))
         chunks = ((handle, self._job(handle).read_log(cursor, limit)) for handle, cursor in cursors.items())
         return {handle: chunk for handle, chunk in chunks if chunk is not None}
+
+    def tail(self, handle: JobHandle, count: int, since: Cursor = None) -> LogChunk:
+        return self._job(handle).read_tail(count, since)
 
     def outcome(self, handle: JobHandle) -> OutcomeReport:
         job = self._job(handle)

@@ -27,7 +27,7 @@ from airflow_stepop.exceptions import StepInterruptedError
 from airflow_stepop.job import LogChunk, LogLine
 from airflow_stepop.local import state as files
 from airflow_stepop.local import supervisor
-from airflow_stepop.local.log import read_records
+from airflow_stepop.local.log import Place, read_records, read_tail
 from airflow_stepop.local.processes import kill_marked
 from airflow_stepop.runner.protocol import ENV_NONCE
 
@@ -228,11 +228,14 @@ class JobFolder:
     # the log
 
     def read_log(self, cursor: Cursor, max_bytes: int) -> LogChunk | None:
-        """Return the lines since ``cursor``, a byte offset; ``None`` when there are none."""
-        records, offset = read_records(self.path / files.LOG, int(cursor or 0), max_bytes)
-        if not records:
-            return None
-        return LogChunk([LogLine(*record) for record in records], str(offset))
+        """Return the lines since ``cursor``, a place in the log; ``None`` when there are none."""
+        records, place = read_records(str(self.path / files.LOG), Place.parse(cursor), max_bytes)
+        return LogChunk([LogLine(*record) for record in records], str(place)) if records else None
+
+    def read_tail(self, count: int, since: Cursor) -> LogChunk:
+        """Return the last ``count`` lines since ``since``."""
+        records, place = read_tail(str(self.path / files.LOG), count, Place.parse(since))
+        return LogChunk([LogLine(*record) for record in records], str(place))
 
 
 def _lock_holder(fd: int) -> int | None:

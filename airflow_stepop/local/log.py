@@ -1,87 +1,263 @@
-"""The log file of a local job: the supervisor writes it, the hook reads it. Standard library only.
+"""The log of a local job: the supervisor writes it, the hook reads it. Standard library only.
 
-One record per line of the step: ``<epoch seconds> <line>``.
+One record per line of the step: ``<epoch seconds> <line>``, without the seconds if they are those of the
+record before. The log keeps its beginning, in the file ``log``, and its end, in files ``log.<position>`` of
+which the oldest go. A position counts what was ever written, so a cursor stays valid when the lines after it
+have gone; a line then says how much is missing.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from airflow_stepop.local.verdict import human_bytes
 
 LINE_MAX_BYTES = 16 * 1024
+NOTICE_MAX_BYTES = 256  # how much longer a line may be that says how much of it was left out
+LIMIT_BYTES = 128 * 1024 * 1024  # on disk, beginning and end together
+END_FILES = 4
+READ_BYTES = 1024 * 1024
+PROGRESS_S = 5.0  # between two looks at a line that overwrites itself
 TAIL_LINES = 20
 TAIL_LINE_CHARACTERS = 1000
 
+_LINE_END = re.compile(rb"\r+\n")
+_OVERWRITTEN = re.compile(rb"^[^\n]*\r(?=[^\r\n])", re.MULTILINE)
+
+Records = list[tuple[float, str]]
+
+
+class Place(NamedTuple):
+    """Where a reader is, and the time of the record before."""
+
+    position: int = 0
+    time: float = 0.0
+
+    @classmethod
+    def parse(cls, cursor: str | None) -> Place:
+        position, _, time_of_record = (cursor or "0").partition("@")
+        return cls(int(position), float(time_of_record or 0))
+
+    def __str__(self) -> str:
+        return f"{self.position}@{self.time:.6f}"
+
 
 class LogWriter:
-    """Appends the step's output as whole records. Never fails: on a full disk it counts what is lost."""
+    """Appends the step's output as whole records. Never fails: on a full disk it counts what is lost.
 
-    def __init__(self, path: str) -> None:
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    Works on blocks and hardly ever on single lines: a step may print faster than Python could look at each.
+    """
+
+    def __init__(self, path: str, limit_bytes: int = LIMIT_BYTES) -> None:
+        self._path = path
+        self._room = limit_bytes // 2  # in the file that is being written
+        self._end_room = limit_bytes // 2 // END_FILES
+        self._ends: deque[str] = deque()
+        self._begin = 0  # its position
+        self._fd = _open(path)
         self._size = os.fstat(self._fd).st_size
-        self._partial = b""
+        self._partial = b""  # the line that has no end yet: what a terminal would show of it
+        self._cut_bytes = 0  # how much of it was too long
+        self._is_progress = False  # it overwrites itself
+        self._shown = (-PROGRESS_S, b"")  # when, and what of it
         self._lost_lines = 0
-        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._last = b""
 
     def feed(self, data: bytes) -> None:
         """Take in what the step has written; its last line may go on."""
-        *lines, self._partial = (self._partial + data).split(b"\n")
-        pieces = [piece for line in lines for piece in split_line(line)]
-        if len(self._partial) > LINE_MAX_BYTES:
-            *more, self._partial = split_line(self._partial)
-            pieces += more
-        self._append(pieces)
+        if self._cut_bytes:
+            data = self._skip(data)
+        text = self._partial + data
+        end = text.rfind(b"\n") + 1
+        lines, partial = text[:end], text[end:]
+        self._is_progress = b"\r" in partial.rstrip(b"\r") or (self._is_progress and not lines)
+        self._partial = partial[partial.rstrip(b"\r").rfind(b"\r") + 1 :]
+        if b"\r" in lines:
+            lines = _OVERWRITTEN.sub(b"", _LINE_END.sub(b"\n", lines))
+        if len(self._partial) > LINE_MAX_BYTES + NOTICE_MAX_BYTES:
+            kept = _character_end(self._partial, LINE_MAX_BYTES)
+            self._cut_bytes, self._partial = len(self._partial) - kept, self._partial[:kept]
+        if lines:
+            self._append(_cut_long_lines(lines))
+        self.show_progress()
+
+    def show_progress(self) -> None:
+        """Write down how a line stands that overwrites itself, unless that was done a moment ago."""
+        now = time.monotonic()
+        shown_at, shown = self._shown
+        if self._is_progress and self._partial != shown and now - shown_at >= PROGRESS_S:
+            self._shown = now, self._partial
+            if line := self._partial.strip(b"\r"):
+                self._append(line + b"\n")
 
     def finish(self) -> None:
         """Write a last line that has no end, and what was lost."""
-        pieces, self._partial = split_line(self._partial) if self._partial else [], b""
-        if pieces or self._lost_lines:
-            self._append(pieces)
+        is_shown = self._is_progress and self._partial == self._shown[1]
+        line = b"" if is_shown else self._partial.rstrip(b"\r")
+        if self._cut_bytes:
+            line += _notice(self._cut_bytes)
+        self._partial, self._cut_bytes = b"", 0
+        if line or self._lost_lines:
+            self._append(line + b"\n" if line else b"")
 
-    def _append(self, lines: Sequence[bytes]) -> None:
-        self.tail.extend(
-            line[:TAIL_LINE_CHARACTERS].decode("utf-8", "replace") for line in lines[-TAIL_LINES:]
-        )
+    def tail(self) -> list[str]:
+        """Return the last lines."""
+        lines = self._last.split(b"\n")[-TAIL_LINES - 1 : -1]
+        return [line[:TAIL_LINE_CHARACTERS].decode("utf-8", "replace") for line in lines]
+
+    def _skip(self, data: bytes) -> bytes:
+        """Leave out the rest of a line that is too long; return what comes after it."""
+        ends = [at for at in (data.find(b"\n"), data.find(b"\r")) if at >= 0]
+        end = min(ends, default=len(data))
+        self._cut_bytes += end
+        if ends:
+            self._partial += _notice(self._cut_bytes)
+            self._cut_bytes = 0
+        return data[end:]
+
+    def _append(self, lines: bytes) -> None:
+        self._last = (self._last + lines)[-TAIL_LINES * TAIL_LINE_CHARACTERS :]
         lost = self._lost_lines
-        notice = [b"[stepop] %d lines are missing here: the disk was full" % lost] if lost else []
+        notice = b"[stepop] %d lines are missing here: the disk was full\n" % lost if lost else b""
         stamp = b"%.6f " % time.time()
-        data = b"".join(stamp + line + b"\n" for line in (*notice, *lines))
+        text = notice + lines
+        data = stamp + text[:-1].replace(b"\n", b"\n ") + b"\n"
         try:
+            if self._size >= self._room:
+                self._begin_file()
             view = memoryview(data)
             while view:
                 view = view[os.write(self._fd, view) :]
         except OSError:
-            self._lost_lines += len(lines)
+            self._lost_lines += lines.count(b"\n")
             os.ftruncate(self._fd, self._size)  # no half record
         else:
             self._size += len(data)
             self._lost_lines = 0
 
-
-def split_line(line: bytes) -> list[bytes]:
-    """Return ``line`` in pieces of at most ``LINE_MAX_BYTES``, cut between characters; at least one."""
-    pieces = []
-    while len(line) > LINE_MAX_BYTES:
-        cut = LINE_MAX_BYTES
-        while cut > LINE_MAX_BYTES - 4 and line[cut] & 0xC0 == 0x80:  # inside a UTF-8 character
-            cut -= 1
-        pieces.append(line[:cut])
-        line = line[cut:]
-    return [*pieces, line]
+    def _begin_file(self) -> None:
+        path = f"{self._path}.{self._begin + self._size}"
+        fd = _open(path)
+        os.close(self._fd)
+        self._fd = fd
+        self._begin, self._size, self._room = self._begin + self._size, 0, self._end_room
+        self._ends.append(path)
+        if len(self._ends) > END_FILES:
+            os.unlink(self._ends.popleft())
 
 
-def read_records(
-    path: str | os.PathLike[str], offset: int, max_bytes: int
-) -> tuple[list[tuple[float, str]], int]:
-    """Return the whole records (time, line) from ``offset`` on, and the offset after them."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(offset)
+def read_records(path: str, place: Place, max_bytes: int) -> tuple[Records, Place]:
+    """Return the whole records (time, line) from ``place`` on, and the place after them."""
+    while True:
+        try:
+            return _read_records(path, place, max_bytes)
+        except FileNotFoundError:  # the oldest end, which went meanwhile; or the whole log
+            if not os.path.exists(path):
+                return [], place
+
+
+def read_tail(path: str, count: int, since: Place) -> tuple[Records, Place]:
+    """Return the last ``count`` records, none from before ``since``, and the place after them."""
+    files = _files(path)
+    if not files:
+        return [], since
+    begin, name = files[-1]
+    end = os.stat(name)
+    end_position = begin + end.st_size
+    position = _record_begin(path, end_position - count * (LINE_MAX_BYTES + 2 * NOTICE_MAX_BYTES))
+    place = max(since, Place(position, end.st_mtime))
+    last: deque[tuple[float, str]] = deque(maxlen=count)
+    while place.position < end_position:
+        records, place = read_records(path, place, READ_BYTES)
+        if not records:
+            break
+        last.extend(records)
+    return list(last), place
+
+
+def _read_records(path: str, place: Place, max_bytes: int) -> tuple[Records, Place]:
+    files = _files(path)
+    followers = [begin for begin, _ in files[1:]]
+    position, missing = place.position, 0
+    for (begin, name), following in zip(files, [*followers, None], strict=False):
+        if following is not None and position >= following:
+            continue
+        if position < begin:
+            position, missing = begin, begin - position
+        with open(name, "rb") as file:
+            file.seek(position - begin)
             data = file.read(max(max_bytes, 2 * LINE_MAX_BYTES))
-    except FileNotFoundError:
-        return [], offset
-    data = data[: data.rfind(b"\n") + 1]
-    records = (record.partition(b" ") for record in data.split(b"\n")[:-1])
-    return [(float(stamp), line.decode("utf-8", "replace")) for stamp, _, line in records], offset + len(data)
+        data = data[: data.rfind(b"\n") + 1]
+        if data:
+            records = list(_parse(data, place.time))
+            after = Place(position + len(data), records[-1][0])
+            if missing:
+                text = f"[stepop] {human_bytes(missing)} of the log are missing here: the log was too long"
+                records.insert(0, (records[0][0], text))
+            return records, after
+    return [], place
+
+
+def _parse(data: bytes, when: float) -> Iterator[tuple[float, str]]:
+    for record in data[:-1].split(b"\n"):
+        stamp, _, line = record.partition(b" ")
+        when = float(stamp) if stamp else when
+        yield when, line.decode("utf-8", "replace")
+
+
+def _record_begin(path: str, position: int) -> int:
+    """Return where a record begins, at ``position`` or soon after it; 0 when that is before the log."""
+    for begin, name in reversed(_files(path)):
+        if position <= begin:
+            continue
+        with open(name, "rb") as file:
+            file.seek(position - 1 - begin)
+            data = file.read(2 * LINE_MAX_BYTES)
+        return position + data.find(b"\n")
+    return 0
+
+
+def _files(path: str) -> list[tuple[int, str]]:
+    """Return the files of the log, each with its position; none if there is no log."""
+    if not os.path.exists(path):
+        return []
+    folder, name = os.path.split(path)
+    ends = (entry[len(name) + 1 :] for entry in os.listdir(folder or ".") if entry.startswith(f"{name}."))
+    return [(0, path), *((at, f"{path}.{at}") for at in sorted(int(end) for end in ends if end.isdigit()))]
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+
+def _cut_long_lines(lines: bytes) -> bytes:
+    """Return ``lines`` with what is too long left out, cut between characters."""
+    pieces = []
+    done = begin = 0
+    while len(lines) - begin > LINE_MAX_BYTES:
+        newline = lines.rfind(b"\n", begin, begin + LINE_MAX_BYTES + 1)
+        if newline < 0:
+            newline = lines.index(b"\n", begin)
+            kept = _character_end(lines, begin + LINE_MAX_BYTES)
+            if newline - kept > NOTICE_MAX_BYTES:
+                pieces += [lines[done:kept], _notice(newline - kept)]
+                done = newline
+        begin = newline + 1
+    return b"".join([*pieces, lines[done:]])
+
+
+def _character_end(data: bytes, at: int) -> int:
+    """Return ``at``, or a little less where that is inside a UTF-8 character."""
+    least = at - 4
+    while at > least and data[at] & 0xC0 == 0x80:
+        at -= 1
+    return at
+
+
+def _notice(count: int) -> bytes:
+    return b" [stepop: %s of this line are left out]" % human_bytes(count).encode()

@@ -65,6 +65,7 @@ EXIT_NO_PERMISSION = 3  # `start` is gone: the job was looked up while it was no
 LOCK_TIMEOUT_S = 10.0
 DRAIN_TIMEOUT_S = 2.0
 RECEIPT_MAX_BYTES = 1024 * 1024
+LOG_PIPE_BYTES = 256 * 1024  # a step that prints fast waits for us less often
 
 LOOK_S = 0.5  # between two looks at the step's processes
 LOOK_WITH_LIMIT_S = 0.1
@@ -109,9 +110,11 @@ class Job:
         """Start the step, tell ``announce``, and return when the job's last state is written."""
         make_tmp(self.state["tmp"])
         write_state(".", self.state)
-        self.log = LogWriter(LOG)
+        self.log = LogWriter(LOG, self.limits["log_bytes"])
         wake_fd = self._catch_signals()
         self.log_fd, log_write_fd = os.pipe()
+        with suppress(AttributeError, OSError):  # other systems have no such call, and users have a limit
+            fcntl.fcntl(self.log_fd, fcntl.F_SETPIPE_SZ, LOG_PIPE_BYTES)
         self.receipt_fd, receipt_write_fd = os.pipe()
         self.runner, error = self._start(log_write_fd, receipt_write_fd)
         os.close(log_write_fd)
@@ -190,7 +193,7 @@ class Job:
     def _read(self, timeout_s: float) -> None:
         """Take in what the step has written; return early when something happens."""
         for fd in select.select(self.open_fds, [], [], timeout_s)[0]:
-            data = os.read(fd, 65536)
+            data = os.read(fd, LOG_PIPE_BYTES)
             if fd == self.log_fd:
                 self.log.feed(data)
             elif fd == self.receipt_fd and len(self.receipt) <= RECEIPT_MAX_BYTES:
@@ -214,6 +217,7 @@ class Job:
     def _look(self) -> float:
         """Apply the limits; return in how many seconds to look again."""
         began = time.monotonic()
+        self.log.show_progress()
         limit = self.limits["memory_bytes"]
         used = memory_bytes(descendants(), limit)
         self.peak_bytes = max(self.peak_bytes, used)
@@ -293,7 +297,7 @@ class Job:
         else:
             self.state["state"], self.state["failure"] = verdict.judge(self._ending())
         if self.state["failure"]:
-            self.state["failure"]["log_tail"] = list(self.log.tail)
+            self.state["failure"]["log_tail"] = self.log.tail()
         self.state["finished_at"] = time.time()
         write_state(".", self.state)
 

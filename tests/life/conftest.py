@@ -40,6 +40,7 @@ class MemoryHook(StepHook):
         self.jobs: dict[str, JobStatus] = {}
         self.outcomes: dict[str, OutcomeReport] = {}
         self.lines: dict[str, list[str]] = {}
+        self.chunk: int | None = None  # lines that one call gives out
         self.calls: Counter[str] = Counter()
         self.largest_batch = 0
         self.error: Exception | None = None
@@ -90,10 +91,16 @@ class MemoryHook(StepHook):
         chunks = {}
         for handle, cursor in cursors.items():
             start = int(cursor or 0)
-            lines = self.lines.get(handle.id, [])[start:]
+            lines = self.lines.get(handle.id, [])[start:][: self.chunk]
             if lines:
                 chunks[handle] = LogChunk([LogLine(0.0, line) for line in lines], str(start + len(lines)))
         return chunks
+
+    def tail_of_service(self, handle, count, since=None):
+        """Read from the end, as services can that are asked for it."""
+        lines, start = self.lines.get(handle.id, []), int(since or 0)
+        last = [LogLine(0.0, line) for line in lines[start:][-count:]]
+        return LogChunk(last, str(len(lines)))
 
     def outcome(self, handle):
         self._called("outcome")

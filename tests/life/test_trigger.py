@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from airflow_stepop.job import JobHandle
-from airflow_stepop.triggers import RemoteStepTrigger, emit
+from airflow_stepop.triggers import RemoteStepTrigger
 
 HANDLE = JobHandle("local", None, "host", "job-1", "job-1", {"folder": "/x"})
 WAITER = {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1}
@@ -27,16 +27,3 @@ def test_it_is_rebuilt_from_plain_json():
 
 def test_arguments_of_a_newer_version_are_accepted():
     assert make(something_new=1).handle == HANDLE
-
-
-def test_lines_keep_the_time_at_which_the_step_printed_them():
-    from airflow_stepop.job import LogLine
-
-    seen = []
-
-    class Log:
-        def info(self, text, **fields):
-            seen.append((text, fields))
-
-    emit(Log(), [LogLine(1700000000.25, "100 % done %s")])
-    assert seen == [("100 % done %s", {"timestamp": "2023-11-14T22:13:20.250000Z"})]

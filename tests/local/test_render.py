@@ -43,7 +43,7 @@ def test_render_is_the_golden_request(hook: LocalStepHook) -> None:
     """The request of a step that asks for everything that the backend has."""
     asked = spec(
         resources=ResourceSettings(cpu_count=2.5, memory="1.5GiB", nodes=1, gpu_count=0),
-        settings=LocalSettings(python="/opt/py/bin/python", grace_period_s=3),
+        settings=LocalSettings(python="/opt/py/bin/python", grace_period_s=3, log_limit="2MiB"),
         env={"A": "b"},
         timeout_s=60.0,
     )
@@ -59,6 +59,7 @@ def test_render_of_a_plain_step_limits_only_its_time(hook: LocalStepHook) -> Non
         "memory_bytes": None,
         "timeout_s": 86400.0,
         "grace_period_s": 10.0,
+        "log_bytes": 128 * 2**20,
     }
     assert request["argv"][:3] == ["/usr/bin/python3", "-u", "in/step.pyz"]
     assert "--segments" not in request["argv"]

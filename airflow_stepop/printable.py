@@ -1,0 +1,63 @@
+"""What a step printed, as a person may see it: one harmless line. Pure text; standard library only."""
+
+from __future__ import annotations
+
+import re
+
+LINE_LIMIT = 20_000  # characters
+SYMBOLS_FOR_CONTROLS = 0x2400  # U+2400 stands for NUL, and so on
+
+_ESCAPE = re.compile(
+    r"""
+    \x1b (?:
+        \[ [0-?]* [ -/]* [@-~]                      # CSI: colours, moves of the cursor
+      | [\]PX^_] [^\x07\x1b]* (?: \x07 | \x1b\\ )?  # OSC, DCS, SOS, PM, APC: titles, links, pictures
+      | [ -/]* [0-~]?                               # the others, and what was cut off
+    )
+    """,
+    re.VERBOSE,
+)
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+# All but tab and escape; what some reader of a file takes for the end of a line; halves of characters
+_CONTROL = re.compile("[\\x00-\\x08\\x0a-\\x1a\\x1c-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
+
+
+def printable(text: str) -> str:
+    """Return ``text`` as one line that cannot harm who shows it.
+
+    Of a line that overwrites itself the last state stays. Colours stay, which Airflow's pages show; other
+    escape sequences go. A control character becomes its symbol. A very long line is cut, and says so.
+    """
+    if len(text) <= LINE_LIMIT and text.isprintable():
+        return text
+    if "\r" in text:
+        text = text.rstrip("\r")
+        text = text[text.rfind("\r") + 1 :]
+    rest = len(text) - LINE_LIMIT
+    text = text[:LINE_LIMIT]
+    if "\b" in text:
+        text = _erased(text)
+    text = _CONTROL.sub(_symbol, _ESCAPE.sub(_colour, text))
+    return f"{text} [stepop: {rest} more characters of this line are left out]" if rest > 0 else text
+
+
+def _colour(match: re.Match[str]) -> str:
+    return match[0] if _COLOUR.fullmatch(match[0]) else ""
+
+
+def _symbol(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if code < 0x20:
+        return chr(SYMBOLS_FOR_CONTROLS + code)
+    return "\N{SYMBOL FOR DELETE}" if code == 0x7F else "\N{REPLACEMENT CHARACTER}"
+
+
+def _erased(text: str) -> str:
+    """Apply backspaces, as old progress bars print them."""
+    kept: list[str] = []
+    for character in text:
+        if character != "\b":
+            kept.append(character)
+        elif kept:
+            kept.pop()
+    return "".join(kept)
