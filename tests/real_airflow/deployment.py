@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ COMPONENTS = {
     "triggerer": ["triggerer"],
 }
 ELSEWHERE = ["unshare", "--uts", "sh", "-c", 'hostname elsewhere && exec "$0" "$@"']  # a host of another name
+PATIENCE_S = 300  # nothing takes a tenth of it on a quiet machine; one that is busy may take its time
 FINISHED = {"success", "failed", "skipped", "upstream_failed", "removed"}
 
 
@@ -99,7 +101,7 @@ class Deployment:
         self.run("db", "migrate")
         for name in COMPONENTS:
             self.start(name)
-        self.wait_for(self.answers, "the API server", 120)
+        self.wait_for(self.answers, "the API server")
         token = self.client.post("/auth/token", json={"username": "a", "password": "a"})
         if token.status_code >= 400:
             token = self.client.get("/auth/token")
@@ -113,7 +115,7 @@ class Deployment:
 
     def run(self, *arguments: str) -> str:
         command = [sys.executable, "-m", "airflow", *arguments]
-        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=300)
         if done.returncode != 0:
             raise AssertionError(f"airflow {' '.join(arguments)}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
         return done.stdout
@@ -153,28 +155,35 @@ class Deployment:
 
     # -- what Airflow says
 
-    def get(self, path: str, **params: Any) -> Any:
-        for _ in range(5):  # an API server that restarts, or a locked SQLite
+    def ask(self, method: str, path: str, **request: Any) -> httpx.Response:
+        """Ask again after an answer that an API server gives which restarts, or whose SQLite is locked."""
+        found: list[httpx.Response] = []
+
+        def is_answered() -> bool:
             with contextlib.suppress(httpx.TransportError):
-                answer = self.client.get(f"/api/v2/{path}", params=params)
-                if answer.status_code < 500:
-                    break
-            time.sleep(1)
-        answer.raise_for_status()
-        return answer.json()
+                found.append(self.client.request(method, f"/api/v2/{path}", **request))
+            return bool(found) and found[-1].status_code < 500
+
+        self.wait_for(is_answered, f"an answer to {method} {path}", explain=lambda: str(found[-1:]))
+        return found[-1]
+
+    def get(self, path: str, **params: Any) -> Any:
+        return self.ask("GET", path, params=params).raise_for_status().json()
 
     def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None, run_id: str | None = None) -> str:
-        self.wait_for(lambda: self.has_dag(dag_id), f"DAG {dag_id}", 60)
-        body = {"logical_date": None, "conf": dict(conf or {})} | ({"dag_run_id": run_id} if run_id else {})
-        answer = self.client.post(f"/api/v2/dags/{dag_id}/dagRuns", json=body)
-        answer.raise_for_status()
-        return str(answer.json()["dag_run_id"])
+        self.wait_for(lambda: self.has_dag(dag_id), f"DAG {dag_id}")
+        run_id = run_id or f"manual__{uuid.uuid4().hex[:12]}"
+        body = {"logical_date": None, "conf": dict(conf or {}), "dag_run_id": run_id}
+        answer = self.ask("POST", f"dags/{dag_id}/dagRuns", json=body)
+        if answer.status_code != 409:  # an earlier request was carried out, and its answer was lost
+            answer.raise_for_status()
+        return run_id
 
     def has_dag(self, dag_id: str) -> bool:
         errors = self.get("importErrors")["import_errors"]
         if errors:
             raise AssertionError("\n".join(error["stack_trace"] for error in errors))
-        return self.client.get(f"/api/v2/dags/{dag_id}").status_code == 200
+        return self.ask("GET", f"dags/{dag_id}").status_code == 200
 
     def instance(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> dict[str, Any]:
         path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"
@@ -183,7 +192,7 @@ class Deployment:
     def state(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> str | None:
         return self.instance(dag_id, run_id, task_id, map_index)["state"]
 
-    def wait_state(self, dag_id: str, run_id: str, task_id: str, *states: str, limit_s: float = 60) -> str:
+    def wait_state(self, dag_id: str, run_id: str, task_id: str, *states: str) -> str:
         """Wait until the task is in one of ``states`` (default: any final one) and return it."""
         wanted = set(states) or FINISHED
 
@@ -193,19 +202,16 @@ class Deployment:
         self.wait_for(
             is_there,
             f"{task_id} to be {' or '.join(sorted(wanted))}",
-            limit_s,
-            lambda: (
+            explain=lambda: (
                 f"it is {self.state(dag_id, run_id, task_id)}\n{self.log(dag_id, run_id, task_id)[-3000:]}"
             ),
         )
         return str(self.state(dag_id, run_id, task_id))
 
-    def wait_run(self, dag_id: str, run_id: str, limit_s: float = 120) -> dict[str, str]:
+    def wait_run(self, dag_id: str, run_id: str) -> dict[str, str]:
         """Wait until the run is over and return task id -> state."""
         path = f"dags/{dag_id}/dagRuns/{run_id}"
-        self.wait_for(
-            lambda: self.get(path)["state"] in ("success", "failed"), f"run {run_id} of {dag_id}", limit_s
-        )
+        self.wait_for(lambda: self.get(path)["state"] in ("success", "failed"), f"run {run_id} of {dag_id}")
         return self.states(dag_id, run_id)
 
     def states(self, dag_id: str, run_id: str) -> dict[str, str]:
@@ -233,8 +239,8 @@ class Deployment:
 
     def patch(self, dag_id: str, run_id: str, task_id: str, new_state: str) -> None:
         """Mark a task, as a user does in the UI."""
-        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"
-        self.client.patch(path, json={"new_state": new_state}).raise_for_status()
+        path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"
+        self.ask("PATCH", path, json={"new_state": new_state}).raise_for_status()
 
     def clear(self, dag_id: str, run_id: str, *task_ids: str) -> None:
         """Clear tasks, as a user does in the UI."""
@@ -246,7 +252,11 @@ class Deployment:
             "only_running": False,
             "reset_dag_runs": True,
         }
-        self.client.post(f"/api/v2/dags/{dag_id}/clearTaskInstances", json=body).raise_for_status()
+        self.ask("POST", f"dags/{dag_id}/clearTaskInstances", json=body).raise_for_status()
+
+    def let_go(self, mark: str) -> None:
+        """Let a step end that waits for this; see the test DAGs."""
+        (self.marks / f"{mark}.go").touch()
 
     # -- what really happened
 
@@ -276,17 +286,16 @@ class Deployment:
         self,
         is_there: Callable[[], bool],
         what: str,
-        limit_s: float = 60,
         explain: Callable[[], str] = lambda: "",
     ) -> None:
-        end = time.monotonic() + limit_s
+        end = time.monotonic() + PATIENCE_S
         while not is_there():
             for name, process in self.processes.items():
                 if process.poll() is not None:
                     tail = (self.home / f"{name}.log").read_text()[-3000:]
                     raise AssertionError(f"{name} ended with {process.returncode}:\n{tail}")
             if time.monotonic() > end:
-                raise AssertionError(f"waited {limit_s:.0f} s for {what}\n{explain()}")
+                raise AssertionError(f"waited {PATIENCE_S} s for {what}\n{explain()}")
             time.sleep(0.2)
 
 

@@ -17,4 +17,4 @@ def test_a_value_goes_out_and_comes_back(airflow):
     printed = {line["event"]: line["timestamp"] for line in lines if line["event"] in PRINTED}
     assert list(printed) == list(PRINTED), "in the order in which the step printed them, a child's too"
     times = [datetime.fromisoformat(time) for time in printed.values()]
-    assert 1.9 < (times[2] - times[1]).total_seconds() < 6, "with the times at which it printed them"
+    assert 1 < (times[2] - times[1]).total_seconds() < 30, "with the times at which it printed them"

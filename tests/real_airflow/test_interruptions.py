@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 
 import pytest
+
+STILL_DEFERRED = "goes on: the task is still deferred"
 
 
 def start(airflow, dag_id, mark, state):
@@ -19,30 +20,32 @@ def start(airflow, dag_id, mark, state):
 
 def test_a_worker_that_is_asked_to_end_leaves_the_job_alone(airflow):
     """A spot machine under the worker goes away: SIGTERM, while the task is still running for Airflow."""
-    run = start(airflow, "user_five_running", "five_running", "running")
-    worker = int((airflow.marks / f"five_running.{run}.worker").read_text())
+    run = start(airflow, "user_kept_running", "kept_running", "running")
+    worker = int((airflow.marks / f"kept_running.{run}.worker").read_text())
     os.kill(worker, signal.SIGTERM)
-    airflow.wait_for(lambda: "the job goes on" in airflow.log("user_five_running", run, "step"), "on_kill")
+    airflow.wait_for(lambda: "the job goes on" in airflow.log("user_kept_running", run, "step"), "on_kill")
     os.kill(worker, signal.SIGKILL)
-    assert airflow.wait_run("user_five_running", run) == {"step": "success"}
-    assert airflow.count(f"five_running.{run}") == 1
-    assert airflow.xcom("user_five_running", run, "step") == {"result.json": ["five_running"]}
+    airflow.let_go(f"kept_running.{run}")
+    assert airflow.wait_run("user_kept_running", run) == {"step": "success"}
+    assert airflow.count(f"kept_running.{run}") == 1
+    assert airflow.xcom("user_kept_running", run, "step") == {"result.json": ["kept_running"]}
 
 
 def test_a_trigger_that_moves_to_another_triggerer_leaves_the_job_alone(airflow):
     """Airflow calls on_kill for a trigger that another triggerer has adopted; the task is still deferred."""
-    run = start(airflow, "user_long", "long", "deferred")
-    airflow.wait_for(lambda: "starting" in airflow.log("user_long", run, "step"), "the trigger to start")
+    run = start(airflow, "user_moved", "moved", "deferred")
+    airflow.wait_for(lambda: "starting" in airflow.log("user_moved", run, "step"), "the trigger to start")
     first = airflow.processes["triggerer"].pid
     os.killpg(first, signal.SIGSTOP)
     airflow.start("triggerer-2")
     try:
-        airflow.wait_for(lambda: airflow.log("user_long", run, "step").count("starting") == 2, "adoption", 90)
+        airflow.wait_for(lambda: airflow.log("user_moved", run, "step").count("starting") == 2, "adoption")
         os.killpg(first, signal.SIGCONT)
-        time.sleep(3)
-        assert airflow.alive(f"long.{run}"), "the job was killed though its trigger only moved"
-        assert airflow.wait_run("user_long", run) == {"step": "success"}
-        assert airflow.count(f"long.{run}") == 1
+        airflow.wait_for(lambda: STILL_DEFERRED in airflow.log("user_moved", run, "step"), "on_kill")
+        assert airflow.alive(f"moved.{run}"), "the job was killed though its trigger only moved"
+        airflow.let_go(f"moved.{run}")
+        assert airflow.wait_run("user_moved", run) == {"step": "success"}
+        assert airflow.count(f"moved.{run}") == 1
     finally:
         airflow.kill("triggerer-2")
         airflow.kill("triggerer")

@@ -8,7 +8,7 @@ import pytest
 @pytest.fixture(scope="module")
 def run(airflow):
     run_id = airflow.trigger("results")
-    return run_id, airflow.wait_run("results", run_id, limit_s=280)
+    return run_id, airflow.wait_run("results", run_id)
 
 
 def place(task: str) -> tuple[str, int, int]:

@@ -26,12 +26,21 @@ def die_once(mark: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def wait_for(is_there) -> None:
+    """Wait until a signal handler has done its work, for a minute at most."""
+    end = time.monotonic() + 60
+    while not is_there() and time.monotonic() < end:
+        time.sleep(0.05)
+
+
 class Dying(RemoteStepOperator):
-    """A step whose worker dies at ``die_at``."""
+    """A step whose worker dies at ``die_at``. It runs for ``seconds``, or until the test lets it go."""
 
     def __init__(self, *, die_at: str = "", mark: str = "", seconds: float = 3, **kwargs):
         self.die_at, self.mark = die_at, mark
-        script = f'echo $$ >> "{MARKS}/{mark}.$STEPOP_TEST_RUN"; sleep {seconds}; '
+        here = f"{MARKS}/{mark}.$STEPOP_TEST_RUN"
+        script = f'echo $$ >> "{here}"; n={seconds * 10:.0f}; '
+        script += f'while [ $n -gt 0 ] && [ ! -e "{here}.go" ]; do sleep 0.1; n=$((n-1)); done; '
         script += f'echo "[\\"{mark}\\"]" > result.json'
         env = {"STEPOP_TEST_RUN": "{{ run_id }}"}
         super().__init__(
@@ -71,7 +80,7 @@ class Dying(RemoteStepOperator):
 
 
 class SlowSubmit(Dying):
-    """A step whose submit takes long, before or after the job was started."""
+    """A step whose submit takes until the user ended the task, before or after the job was started."""
 
     def __init__(self, *, slow: str, **kwargs):
         self.slow = slow
@@ -85,10 +94,10 @@ class SlowSubmit(Dying):
         def slowly(spec, payload):
             (MARKS / f"{self.mark}.{context['run_id']}.submitting").touch()
             if self.slow == "before":
-                time.sleep(3)
+                wait_for(lambda: stint._is_ended)
             handle = submit(spec, payload)
             if self.slow == "after":
-                time.sleep(3)
+                wait_for(lambda: stint._is_ended)
             return handle
 
         hook.submit = slowly
@@ -107,7 +116,7 @@ class Asking(Dying):
         def ask_and_wait(handle):
             with SUPERVISOR_COMMS._thread_lock:
                 (MARKS / f"{self.mark}.{context['run_id']}.asking").touch()
-                time.sleep(6)
+                wait_for(lambda: stint._is_in_doubt)
             return wait(handle)
 
         stint.wait_here = ask_and_wait
@@ -138,25 +147,25 @@ with DAG("kills", schedule=None):
         Dying(task_id=f"{point}_deferred", die_at=point, mark=f"{point}_deferred", deferrable=True)
 
 for name, arguments in {
-    "running": {"seconds": 60},
-    "deferred": {"seconds": 60, "deferrable": True},
+    "running": {"seconds": 240},
+    "deferred": {"seconds": 240, "deferrable": True},
     "quick": {"seconds": 0.5},
     "quick_deferred": {"seconds": 0.5, "deferrable": True},
-    "five": {"seconds": 8, "deferrable": True},
-    "five_running": {"seconds": 8},
-    "long": {"seconds": 40, "deferrable": True},
-    "late": {"seconds": 60, "deferrable": True, "execution_timeout": timedelta(seconds=6)},
-    "late_running": {"seconds": 60, "execution_timeout": timedelta(seconds=6)},
+    "kept": {"seconds": 240, "deferrable": True},
+    "kept_running": {"seconds": 240},
+    "moved": {"seconds": 240, "deferrable": True},
+    "late": {"seconds": 240, "deferrable": True, "execution_timeout": timedelta(seconds=15)},
+    "late_running": {"seconds": 240, "execution_timeout": timedelta(seconds=15)},
 }.items():
     with DAG(f"user_{name}", schedule=None):
         Dying(task_id="step", mark=name, **arguments)
 
 with DAG("user_asking", schedule=None):
-    Asking(task_id="step", mark="asking", seconds=60)
+    Asking(task_id="step", mark="asking", seconds=240)
 
 with DAG("user_broken", schedule=None):
     BrokenTrigger(task_id="step", mark="broken", seconds=8, deferrable=True)
 
 for slow in ("before", "after"):
     with DAG(f"user_slow_{slow}", schedule=None):
-        SlowSubmit(task_id="step", slow=slow, mark=f"slow_{slow}", seconds=60)
+        SlowSubmit(task_id="step", slow=slow, mark=f"slow_{slow}", seconds=240)
