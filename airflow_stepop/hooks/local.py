@@ -156,7 +156,7 @@ class LocalStepHook(StepHook):
 
     def lookup(self, spec: StepSpec) -> JobHandle | None:
         folder = JobFolder(self.folder / spec.name)
-        return self._handle(folder) if folder.is_started() else None
+        return None if folder.withdraw() else self._handle(folder)
 
     def _handle(self, folder: JobFolder) -> JobHandle:
         return JobHandle(
@@ -249,7 +249,7 @@ class LocalStepHook(StepHook):
 
     def delete(self, handle: JobHandle) -> None:
         job = self._job(handle)
-        if not self._status(job).state.is_terminal and job.is_started():
+        if not self._status(job).state.is_terminal and not job.withdraw():
             raise StepConfigError(f"{handle} is still running; cancel it before it is deleted")
         job.remove()
 

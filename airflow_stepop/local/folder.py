@@ -115,7 +115,7 @@ class JobFolder:
         """
         deadline = time.monotonic() + _START_TIMEOUT_S
         while not (self.path / files.STATE).exists():
-            (self.path / files.START).touch()
+            self._permit()
             result = subprocess.run(  # noqa: S603 - our own file, with this interpreter
                 [sys.executable, "-I", "-S", supervisor.__file__, str(self.path)],
                 env=dict(env),
@@ -133,6 +133,15 @@ class JobFolder:
                 raise StepInterruptedError(
                     f"the supervisor of the local job {self.name} did not start: {why}"
                 )
+
+    def _permit(self) -> None:
+        try:
+            (self.path / files.START).touch()
+        except FileNotFoundError as error:
+            raise StepInterruptedError(
+                f"the local job {self.name} was taken back while it was being submitted; "
+                "its task was ended or cleared, or another try has it"
+            ) from error
 
     def supervisor_pid(self) -> int | None:
         """Return who holds the lock: a pid, 0 for a process of another container, ``None`` for nobody."""
@@ -176,18 +185,22 @@ class JobFolder:
         finally:
             os.close(fd)
 
-    def is_started(self) -> bool:
-        """Return whether the step has started; when not, no supervisor that is on its way may start it."""
+    def withdraw(self) -> bool:
+        """Remove the job unless its step has started; return whether it has not.
+
+        No supervisor that is on its way may start it then. This also clears away what a killed submit left.
+        """
         deadline = time.monotonic() + supervisor.LOCK_TIMEOUT_S
         while self.path.exists() and time.monotonic() < deadline:
             with self.unsupervised() as is_ours:
                 if (self.path / files.STATE).exists():
-                    return True
+                    return False
                 if is_ours:
                     (self.path / files.START).unlink(missing_ok=True)
-                    return False
+                    self.remove()  # with the lock: else a submit could start the step in between
+                    return True
             time.sleep(0.005)
-        return False
+        return True
 
     # the end
 

@@ -30,7 +30,7 @@ from airflow.sdk import DAG
 from airflow.sdk.exceptions import TaskDeferred
 
 from airflow_stepop import RemoteStepOperator
-from airflow_stepop.retries import RecoveryRetryPolicy
+from airflow_stepop.retries import RemoteStepRetryPolicy
 from airflow_stepop.triggers import RemoteStepTrigger
 from airflow_stepop.zipapp import runner_zipapp
 
@@ -212,7 +212,7 @@ class World:
         except TaskDeferred as deferred:
             write(self.path("deferral"), deferred.trigger.serialize()[1])
         except Exception as error:
-            is_final = RecoveryRetryPolicy().evaluate(error, 1, MOST_TRIES).action.name == "FAIL"
+            is_final = RemoteStepRetryPolicy().evaluate(error, 1, MOST_TRIES).action.name == "FAIL"
             self.log(f"{'final' if is_final else 'passing'} {type(error).__name__}: {error}")
         else:
             write(self.path("xcom"), value)

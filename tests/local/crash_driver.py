@@ -1,7 +1,8 @@
 """Submits steps and is killed on the way; ``test_crashes.py`` runs this, as it forks and dies a lot.
 
-``python crash_driver.py submit|wait|supervisor COUNT FOLDER`` prints the jobs of which something was killed
-at its first operation (or moment), its second, and so on up to COUNT.
+``python crash_driver.py submit|wait|supervisor|lookup COUNT FOLDER`` prints the jobs of which something was
+killed at its first operation (or moment), its second, and so on up to COUNT. All are then submitted again;
+with ``lookup`` they are looked up, and nobody submits them any more.
 """
 
 from __future__ import annotations
@@ -91,14 +92,15 @@ def main(what: str, count: int, folder: Path) -> None:
     hook = LocalStepHook(folder=folder / "jobs")
     hook.render(make_step(["true"]).spec)  # reads what is read once
     runner_zipapp()
-    crash = {"submit": crash_submit, "wait": crash_wait, "supervisor": crash_supervisor}[what]
+    crash = {"wait": crash_wait, "supervisor": crash_supervisor}.get(what, crash_submit)
     crashes = []
     for number in range(1, count + 1):
         marks = folder / f"marks-{number}"
         step = make_step(["sh", "-c", f'echo started >> "{marks}"; sleep 0.05'])
         crash(hook, step, number)
-        handle = hook.submit(step.spec, step.payload)
-        crashes.append({"marks": str(marks), "nonce": step.spec.nonce, "handle": handle.to_json()})
+        handle = hook.lookup(step.spec) if what == "lookup" else hook.submit(step.spec, step.payload)
+        found = handle.to_json() if handle else None
+        crashes.append({"marks": str(marks), "nonce": step.spec.nonce, "handle": found})
     print(json.dumps(crashes))
 
 

@@ -55,6 +55,16 @@ def test_a_submit_that_is_killed_anywhere_is_finished_by_the_next(
     assert [path.name for path in bench.folder.iterdir()] == [".new"]
 
 
+def test_a_submit_that_is_killed_and_given_up_leaves_nothing(bench: Bench, tmp_path: Path) -> None:
+    """A lookup finds its job, or there is none and nothing of it stays: no folder, no process, no step."""
+    crashes = drive("lookup", 20, tmp_path)
+    found = [crash for crash in crashes if crash["handle"]]
+    assert 0 < len(found) < len(crashes)
+    assert {ends(bench, crash) for crash in found} == {(JobState.SUCCEEDED, 1)}
+    assert [path.name for path in bench.folder.iterdir()] == [".new"]
+    assert not [c for c in crashes if c not in found and (marked(c["nonce"]) or Path(c["marks"]).exists())]
+
+
 def test_a_supervisor_that_is_killed_anywhere_starts_at_most_once(bench: Bench, tmp_path: Path) -> None:
     """Killed before its first state, the next submit starts the step; killed after it, the job has failed."""
     crashes = drive("supervisor", 30, tmp_path)

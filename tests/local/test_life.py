@@ -11,7 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from airflow_stepop.exceptions import OutcomeLostError, StepConfigError, WrongHostError
+from airflow_stepop.exceptions import (
+    OutcomeLostError,
+    StepConfigError,
+    StepInterruptedError,
+    WrongHostError,
+)
 from airflow_stepop.hooks.local import LocalSettings, LocalStepHook
 from airflow_stepop.job import Category, JobHandle, JobState
 from airflow_stepop.local import supervisor
@@ -147,8 +152,10 @@ def test_a_lookup_that_found_nothing_stays_true(bench: Bench, tmp_path: Path) ->
     folder = prepared(bench, step)
     (folder.path / "start").touch()
     assert bench.hook.lookup(step.spec) is None
-    assert supervise(folder).returncode == supervisor.EXIT_NO_PERMISSION
-    assert not (folder.path / "state.json").exists()
+    assert supervise(folder).returncode == supervisor.EXIT_FAILED
+    assert not folder.path.exists()
+    with pytest.raises(StepInterruptedError, match="was taken back while it was being submitted"):
+        folder.start({})
     handle, status = bench.run(step)  # a submit gives the permission again
     assert status.state is JobState.SUCCEEDED
     assert bench.hook.lookup(step.spec) == handle
