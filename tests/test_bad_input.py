@@ -10,6 +10,7 @@ from airflow.sdk import DAG, task
 
 from airflow_stepop import ResourceSettings
 from airflow_stepop.exceptions import BackendNotFoundError, StepConfigError
+from airflow_stepop.names import job_name
 from airflow_stepop.operators import RemoteStepOperator
 
 MEMORY = {
@@ -176,8 +177,11 @@ def test_templates_are_checked_when_they_are_rendered():
     assert made.operator.backend == "{{ var.value.backend }}"
 
 
-@pytest.mark.parametrize("name", ["a" * 250, "x.y-z_0" * 30])
+@pytest.mark.parametrize("name", ["a" * 250, "x.y-z_0" * 30, "ü" * 250, "漢字" * 125, "Ünï-çødé.漢_" * 22])
 def test_long_names_are_fine(name):
+    """As many letters as Airflow takes, of any alphabet; every service takes the name of the job."""
     with DAG(name, schedule=None):
         made = RemoteStepOperator(task_id=name, command=["true"])
     assert made.task_id == name
+    assert re.fullmatch(r"s(-[a-z0-9]+)+", job_name(name, name, "nonce"))
+    assert len(job_name(name, name, "nonce")) <= 52

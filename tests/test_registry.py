@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from airflow_stepop import registry
-from airflow_stepop.exceptions import BackendNotFoundError
+from airflow_stepop.exceptions import BackendNotFoundError, BackendNotInstalledError
 from airflow_stepop.hooks.local import LocalStepHook
 
 
@@ -51,6 +51,20 @@ def test_a_name_like_no_other_gets_no_guess() -> None:
     """A wrong guess is worse than none."""
     with pytest.raises(BackendNotFoundError, match=r"there is no backend 'xyzzy'\. Backends: local"):
         registry.hook_class("xyzzy")
+
+
+@pytest.mark.parametrize("sdk", ["no_such_sdk", "no_such.sdk.at_all"])
+def test_a_backend_whose_extra_is_missing_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, sdk: str
+) -> None:
+    """There is a hook for it, and the library that it calls is not installed."""
+    there = registry.BUILTINS["local"].path
+    monkeypatch.setitem(registry.BUILTINS, "modal", registry.Builtin(there, "modal", sdk))
+    with pytest.raises(BackendNotInstalledError) as caught:
+        registry.hook_class("modal")
+    assert str(caught.value) == (
+        f"backend 'modal' needs the module {sdk}, which is not installed: pip install 'airflow-stepop[modal]'"
+    )
 
 
 def test_the_list_says_what_can_be_used() -> None:
