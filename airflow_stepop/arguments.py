@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from airflow_stepop.operators import RemoteStepOperator
 
 KEEP = ("never", "failed", "always")
+_EXAMPLE = '"{{ conn.NAME.password }}" or "{{ var.value.NAME }}"'
 
 
 def check_arguments(operator: RemoteStepOperator) -> None:
@@ -32,7 +33,9 @@ def check_arguments(operator: RemoteStepOperator) -> None:
         value = getattr(operator, name)
         if not (value is None or is_later(value) or isinstance(value, Mapping)):
             raise StepConfigError(f"{name} must be a dict of {what}, and this is {value!r}")
-    _check_env_names(operator.env)
+    for variable in operator.env if isinstance(operator.env, Mapping) else ():
+        _check_variable("env", variable)
+    check_secrets(operator.secrets, operator.env)
     if operator.keep not in KEEP:
         raise StepConfigError(f"keep={operator.keep!r} is not one of {', '.join(KEEP)}")
     for name in ("timeout", "start_timeout", "poll_interval"):
@@ -86,10 +89,37 @@ def _check_list(name: str, value: Any) -> None:
         raise StepConfigError(f"{name} must be a list, and this is {value!r}")
 
 
-def _check_env_names(env: Any) -> None:
-    for name in env if isinstance(env, Mapping) else ():
-        if not isinstance(name, str) or not name or "=" in name or "\0" in name:
-            raise StepConfigError(f"env has the name {name!r}; a name is not empty and has no '='")
+def _check_variable(argument: str, name: Any) -> None:
+    if not isinstance(name, str) or not name or "=" in name or "\0" in name:
+        raise StepConfigError(f"{argument} has the name {name!r}; a name is not empty and has no '='")
+
+
+def check_secrets(secrets: Any, env: Any) -> None:
+    """Check the names and the templates of ``secrets``. No message has a value in it.
+
+    :raises StepConfigError: naming the secret
+    """
+    if secrets is None:
+        return
+    if not isinstance(secrets, Mapping):
+        kind = type(secrets).__name__
+        raise StepConfigError(f"secrets must be a dict of names and templates, and this is of type {kind}")
+    for name, template in secrets.items():
+        _check_variable("secrets", name)
+        if name.startswith("STEPOP_"):
+            raise StepConfigError(f"secrets has the name {name!r}; names with STEPOP_ belong to the runner")
+        if isinstance(env, Mapping) and name in env:
+            raise StepConfigError(f"{name!r} is in secrets and in env; the step can have only one of them")
+        if not isinstance(template, str):
+            kind = type(template).__name__
+            raise StepConfigError(
+                f"the secret {name!r} must be a template (a str), and this is of type {kind}"
+            )
+        if not is_later(template):
+            raise StepConfigError(
+                f"the secret {name!r} is written in the DAG file, which Airflow shows; keep it in a "
+                f"connection or a variable, and write {_EXAMPLE}. What is no secret belongs into env"
+            )
 
 
 def _check_resources(operator: RemoteStepOperator) -> None:

@@ -12,6 +12,7 @@ from airflow.sdk.bases.decorator import (
     task_decorator_factory,
 )
 
+from airflow_stepop.arguments import check_secrets
 from airflow_stepop.operators import RemoteStepOperator
 from airflow_stepop.retries import mapped_recovery_arguments
 
@@ -36,6 +37,7 @@ class RemoteStepTaskDecorator(_TaskDecorator[Any, Any, Any]):
     """Gives mapped steps the same recovery retry that plain ones have."""
 
     def _expand(self, expand_input: ExpandInput, *, strict: bool) -> XComArg:
+        check_secrets(self.kwargs.get("secrets"), self.kwargs.get("env"))
         self.kwargs.update(mapped_recovery_arguments(self.kwargs))
         return super()._expand(expand_input, strict=strict)
 

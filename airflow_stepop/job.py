@@ -5,6 +5,7 @@ No vendor word and no I/O lives here. ``to_json`` and ``from_json`` are inverse 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -224,17 +225,28 @@ class Payload:
     """What goes into the step: the manifest, its digest, and the parts that it names.
 
     A backend puts ``manifest`` and every part with ``data`` where the runner's input folder will be, and
-    writes ``locations.json`` for parts that have a ``uri``.
+    writes ``locations.json`` for parts that have a ``uri``. If there are ``secrets``, it puts them there as
+    ``secrets.json``, where nobody but the step can read them: never into the request that it renders, a log,
+    a command line, or a store in clear.
+
+    :param secrets: environment variables of the step, by name; the manifest has the names alone
     """
 
     manifest: bytes
     digest: str
     parts: Mapping[str, Part] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def inline_bytes(self) -> int:
         """Bytes that must travel with the job request."""
-        return len(self.manifest) + sum(part.size for part in self.parts.values() if part.data is not None)
+        inline = sum(part.size for part in self.parts.values() if part.data is not None)
+        return len(self.manifest) + inline + (len(self.secrets_file) if self.secrets else 0)
+
+    @property
+    def secrets_file(self) -> bytes:
+        """The bytes of ``secrets.json``."""
+        return json.dumps(dict(self.secrets)).encode()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.sdk import BaseOperator
 from airflow.sdk.serde import allow_class
 
-from airflow_stepop.arguments import check_arguments
+from airflow_stepop.arguments import check_arguments, check_secrets
 from airflow_stepop.links import StepLink
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.results import StepResult
@@ -47,6 +47,8 @@ class RemoteStepOperator(BaseOperator):
     :param settings: the backend's own options, as its model or a dict (templated)
     :param image: container image; needs nothing but ``python3`` (templated)
     :param env: environment variables of the step (templated)
+    :param secrets: more of them, whose values nobody sees: templates such as
+        ``{"HF_TOKEN": "{{ conn.hf.password }}"}``, which are no template field, as Airflow shows those
     :param include: files or folders beside the DAG to ship, as glob patterns (templated)
     :param timeout: longest run time; enforced by the backend. Default ``[stepop] timeout``, 24 hours
     :param start_timeout: longest time until the step begins. Default: none
@@ -88,6 +90,7 @@ class RemoteStepOperator(BaseOperator):
         settings: Any = None,
         image: str | None = None,
         env: Mapping[str, str] | None = None,
+        secrets: Mapping[str, str] | None = None,
         include: Sequence[str] | None = None,
         timeout: timedelta | float | None = None,
         start_timeout: timedelta | float | None = None,
@@ -116,6 +119,7 @@ class RemoteStepOperator(BaseOperator):
         self.settings = settings
         self.image = image
         self.env = env
+        self.secrets = secrets
         self.include = include
         self.timeout = timeout
         self.start_timeout = start_timeout
@@ -137,6 +141,7 @@ class RemoteStepOperator(BaseOperator):
         """Airflow fills in its own defaults for a mapped task; ours come first."""
         from airflow.sdk.bases.operator import partial
 
+        check_secrets(kwargs.get("secrets"), kwargs.get("env"))  # Airflow stores the arguments as they are
         return partial(cls, **kwargs, **mapped_recovery_arguments(kwargs))
 
     # -- where Airflow calls in

@@ -96,6 +96,18 @@ class CommandCall(_Call):
 Call = FunctionCall | CommandCall
 
 
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What the runner prepares before it starts the step.
+
+    :param archive: the code archive, to unpack
+    :param secrets: environment variables whose values travel beside the manifest, which has their names
+    """
+
+    archive: bytes | None = None
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
 @dataclass
 class PayloadBuilder:
     """Collects the parts of one payload while its manifest is written."""
@@ -133,14 +145,20 @@ class PayloadBuilder:
 
 
 def build_payload(
-    call: Call, *, job: str, nonce: str, archive: bytes | None, split: str, is_result_wanted: bool
+    call: Call,
+    *,
+    job: str,
+    nonce: str,
+    setup: Setup | None = None,
+    split: str,
+    is_result_wanted: bool,
 ) -> Payload:
     """Return the payload of one job.
 
     :param split: ``dict`` for multiple outputs, ``auto`` when a mapped task maps over the result, else ``no``
     :raises PayloadError: the function or an argument cannot be sent; names it
     """
-    builder = PayloadBuilder()
+    builder, setup = PayloadBuilder(), setup or Setup()
     manifest: dict[str, Any] = {
         "protocol": protocol.PROTOCOL,
         "job": job,
@@ -149,8 +167,10 @@ def build_payload(
         "split": split,
         "discard_result": not is_result_wanted,
     }
-    if archive is not None:
-        builder.add(protocol.CODE, archive)
+    if setup.archive is not None:
+        builder.add(protocol.CODE, setup.archive)
+    if setup.secrets:
+        manifest["secrets"] = sorted(setup.secrets)
     if isinstance(call, FunctionCall):
         manifest |= _function_fields(call, builder)
     else:
@@ -165,7 +185,7 @@ def build_payload(
     manifest["refs"] = [builder.reference(result) for result in call.refs]
     manifest["parts"] = {name: {"sha256": p.sha256, "size": p.size} for name, p in builder.parts.items()}
     data = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
-    return Payload(data, hashlib.sha256(data).hexdigest(), builder.parts)
+    return Payload(data, hashlib.sha256(data).hexdigest(), builder.parts, dict(setup.secrets))
 
 
 def _function_fields(call: FunctionCall, builder: PayloadBuilder) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from airflow_stepop.payload import (
     Call,
     CommandCall,
     FunctionCall,
+    Setup,
     build_payload,
     call_key,
     read_outcome,
@@ -37,6 +38,7 @@ from airflow_stepop.payload import (
 )
 from airflow_stepop.registry import create_hook, hook_class
 from airflow_stepop.resources import ResourceSettings
+from airflow_stepop.secrets import render_secrets
 from airflow_stepop.settings import parse_settings
 from airflow_stepop.store import Store, configured_store, result_path
 from airflow_stepop.tasklog import configured_limit
@@ -133,7 +135,7 @@ class StepRequest:
     @cached_property
     def call(self) -> record.Call:
         """What makes this try the same as an earlier one."""
-        extra = [self.backend, self.conn_id, self.operator.image]
+        extra = [self.backend, self.conn_id, self.operator.image, sorted(self.operator.secrets or ())]
         return record.Call(
             key=call_key(self._call, self._archive, extra),
             max_tries=self.ti.max_tries,
@@ -213,7 +215,7 @@ class StepRequest:
             self._call,
             job=name,
             nonce=nonce,
-            archive=self._archive,
+            setup=Setup(archive=self._archive, secrets=render_secrets(self.operator, self.context)),
             split=self._split(),
             is_result_wanted=bool(self.operator.do_xcom_push),
         )

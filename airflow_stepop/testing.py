@@ -34,7 +34,15 @@ import pytest
 from airflow_stepop.exceptions import OutcomeLostError, StepConfigError, UnsupportedError
 from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.job import Category, Cursor, JobHandle, JobState, JobStatus, Payload, StepSpec
-from airflow_stepop.payload import Call, CommandCall, FunctionCall, build_payload, hand_over, read_outcome
+from airflow_stepop.payload import (
+    Call,
+    CommandCall,
+    FunctionCall,
+    Setup,
+    build_payload,
+    hand_over,
+    read_outcome,
+)
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.settings import parse_settings
 from airflow_stepop.store import Store, folder_uri
@@ -59,15 +67,16 @@ class Step:
 def make_step(call: Call | Sequence[str] | Callable[[], Any], **options: Any) -> Step:
     """Return a step without Airflow: of a command line, a function without arguments, or a whole call.
 
-    :param options: fields of :class:`StepSpec` other than the usual ones
+    :param options: fields of :class:`StepSpec` other than the usual ones, and ``secrets``
     """
+    setup = Setup(secrets=options.pop("secrets", {}))
     nonce = secrets.token_hex(16)
     name = options.pop("name", f"s-contract-{nonce[:12]}")
     if callable(call):
         call = FunctionCall(function=call, args=(), kwargs={}, reference=None)
     elif not isinstance(call, (CommandCall, FunctionCall)):
         call = CommandCall(argv=call, inputs={}, outputs=())
-    payload = build_payload(call, job=name, nonce=nonce, archive=None, split="no", is_result_wanted=True)
+    payload = build_payload(call, job=name, nonce=nonce, setup=setup, split="no", is_result_wanted=True)
     labels = {**TYPICAL_LABELS, "nonce": nonce, **options.pop("labels", {})}
     resources = options.pop("resources", ResourceSettings())
     spec = StepSpec(
@@ -379,6 +388,34 @@ class HookContract:
             *lines
         }
         assert not [line for line in lines if line.startswith("AIRFLOW__")]
+
+    # -- secrets
+
+    def test_secrets(self, hook: StepHook, step: Callable[..., Step]) -> None:
+        """A secret is in the step's environment, and not in the request, the log or the outcome."""
+        value = f"s3cr3t/{secrets.token_hex(8)}"
+        one = step(["sh", "-c", 'echo "token: $TOKEN"; test -n "$TOKEN"'], secrets={"TOKEN": value})
+        assert value not in json.dumps(hook.render(one.spec)) + repr(one.payload)
+        handle, status = self.run(hook, one)
+        assert status.state is JobState.SUCCEEDED, self.lines(hook, handle)
+        assert self.lines(hook, handle) == ["token: ***"]
+        assert value.encode() not in hook.outcome(handle).data
+
+    def test_secrets_of_a_step_that_fails(self, hook: StepHook, step: Callable[..., Step]) -> None:
+        """What a step raises does not tell a secret either."""
+        value = secrets.token_hex(16)
+
+        def fail() -> None:
+            import os
+
+            raise ValueError(f"cannot log in with {os.environ['TOKEN']}", {"token": os.environ["TOKEN"]})
+
+        one = step(fail, secrets={"TOKEN": value})
+        handle, status = self.run(hook, one)
+        assert status.state is JobState.FAILED
+        failure = self.result(hook, one, handle)["failure"]
+        assert failure["exception"]["args"] == ["cannot log in with ***", {"token": "***"}]
+        assert value not in json.dumps(failure) + "\n".join(self.lines(hook, handle))
 
     # -- logs
 

@@ -60,9 +60,7 @@ def byte_lines() -> Iterator[Line]:
     from airflow_stepop.zipapp import runner_zipapp
 
     call = FunctionCall(function=_small_function(), args=({"lr": 0.1},), kwargs={"epochs": 3}, reference=None)
-    payload = build_payload(
-        call, job="s-bench", nonce="0" * 16, archive=None, split="no", is_result_wanted=True
-    )
+    payload = build_payload(call, job="s-bench", nonce="0" * 16, split="no", is_result_wanted=True)
     runner = len(runner_zipapp())
     yield Line("the runner (step.pyz)", runner / 1e3)
     yield Line("manifest, function and arguments", payload.inline_bytes / 1e3)
@@ -87,7 +85,7 @@ def _step(folder: Path) -> list[str]:
 
     call = FunctionCall(function=_noop(), args=(), kwargs={}, reference=None)
     nonce = secrets.token_hex(8)
-    payload = build_payload(call, job="s-bench", nonce=nonce, archive=None, split="no", is_result_wanted=True)
+    payload = build_payload(call, job="s-bench", nonce=nonce, split="no", is_result_wanted=True)
     (folder / "in").mkdir()
     (folder / "out").mkdir()
     parts = {name: part.data for name, part in payload.parts.items() if part.data is not None}

@@ -16,6 +16,7 @@ from airflow_stepop.local.folder import JobFolder
 from airflow_stepop.payload import (
     CommandCall,
     FunctionCall,
+    Setup,
     build_payload,
     call_key,
     hand_over,
@@ -43,7 +44,7 @@ def function_call(function, *args, **kwargs):
 def build(call, **options):
     return build_payload(
         call,
-        **{"job": "s-job", "nonce": "n", "archive": None, "split": "no", "is_result_wanted": True, **options},
+        **{"job": "s-job", "nonce": "n", "split": "no", "is_result_wanted": True, **options},
     )
 
 
@@ -194,7 +195,7 @@ def submitted(home):
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("helper.py", "")
     hook = LocalStepHook(folder=home / "jobs")
-    payload = build(function_call(add, b"x" * 60_000, 1), archive=archive.getvalue())
+    payload = build(function_call(add, b"x" * 60_000, 1), setup=Setup(archive=archive.getvalue()))
     spec = StepSpec("s-job", "n", {}, digest=payload.digest, result_uri=f"file://{home}/store/results")
     folder = JobFolder(home / "jobs" / "s-job")
     start, JobFolder.start = JobFolder.start, lambda self, env: None

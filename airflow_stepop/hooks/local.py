@@ -49,7 +49,7 @@ from airflow_stepop.local.folder import JobFolder
 from airflow_stepop.local.host import MIB, HostFacts, impossible, no_room
 from airflow_stepop.local.processes import boot_id
 from airflow_stepop.resources import format_size, parse_size
-from airflow_stepop.runner.protocol import ENV_JOB, ENV_NONCE, LOCATIONS, MANIFEST, OUTCOME, RUNNER
+from airflow_stepop.runner.protocol import ENV_JOB, ENV_NONCE, LOCATIONS, MANIFEST, OUTCOME, RUNNER, SECRETS
 from airflow_stepop.store import airflow_folder, host_id
 
 RECEIPT_LIMIT_BYTES = 256 * 1024
@@ -322,6 +322,8 @@ def _input_files(payload: Payload) -> dict[str, bytes]:
     locations = {name: _file_path(part.uri) for name, part in payload.parts.items() if part.uri is not None}
     if locations:
         files[LOCATIONS] = json.dumps(locations).encode()
+    if payload.secrets:
+        files[SECRETS] = payload.secrets_file
     return {**files, MANIFEST: payload.manifest, RUNNER: runner_zipapp()}
 
 

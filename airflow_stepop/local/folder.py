@@ -81,7 +81,7 @@ class JobFolder:
             (draft / files.INPUT).mkdir()
             (draft / files.OUTPUT).mkdir()
             for name, data in inputs.items():
-                (draft / files.INPUT / name).write_bytes(data)
+                _write_private(draft / files.INPUT / name, data)
             (draft / files.LOCK).touch()
             (draft / files.REQUEST).write_text(json.dumps(request, indent=1))
             draft.rename(self.path)
@@ -249,6 +249,11 @@ class JobFolder:
         """Return the last ``count`` lines since ``since``."""
         records, place = read_tail(str(self.path / files.LOG), count, Place.parse(since))
         return LogChunk([LogLine(*record) for record in records], str(place))
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(data)
 
 
 def _lock_holder(fd: int) -> int | None:

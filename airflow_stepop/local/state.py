@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import stat
+from contextlib import suppress
 from typing import Any
+
+from airflow_stepop.runner.protocol import SECRETS
 
 # Renaming one breaks jobs in flight.
 REQUEST = "request.json"  # what to run, within which limits
@@ -25,7 +28,13 @@ RUNNING, SUCCEEDED, FAILED, CANCELLED = "running", "succeeded", "failed", "cance
 
 
 def write_state(folder: str, state: dict[str, Any]) -> None:
-    """Replace ``state.json``, durably; the last one goes into the space that was reserved for it."""
+    """Replace ``state.json``, durably; the last one goes into the space that was reserved for it.
+
+    With the last one the secrets go, should the runner never have come to read them.
+    """
+    if is_over(state):
+        with suppress(FileNotFoundError):
+            os.unlink(os.path.join(folder, INPUT, SECRETS))
     data = json.dumps(state, ensure_ascii=False).encode("utf-8", "surrogateescape")
     draft = os.path.join(folder, RESERVE if is_over(state) else STATE + ".new")
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT, 0o600)

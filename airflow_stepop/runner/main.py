@@ -25,6 +25,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from .secrets import Secrets
+
 _FORWARDED = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -45,8 +47,10 @@ def main(argv: list[str]) -> int:
         quietly(os.unlink, os.path.join(options["out"], protocol.OUTCOME))
         manifest = _manifest(options)
         identity = manifest["job"], manifest["nonce"]
+        secrets = _secrets(options, manifest)
         scratch = make_scratch(options["out"])
     except StepError as error:
+        quietly(os.unlink, os.path.join(options["in"], protocol.SECRETS))
         return _finish(options, _own_outcome(options, identity, error, {}), protocol.EXIT_REFUSED)
 
     receiver, sender = os.pipe()
@@ -54,10 +58,10 @@ def main(argv: list[str]) -> int:
     if pid == 0:
         _hear_signals()
         os.close(receiver)
-        return _child(options, manifest, scratch, sender, meter)
+        return _child(options, manifest, scratch, sender, meter, secrets)
     os.close(sender)
     meter.watch(pid)
-    status, rusage, forwarded = _wait(pid)
+    status, rusage, forwarded = _wait(pid, secrets)
     meter.stop()
     found = _outcome(options, manifest["nonce"], receiver)
     if found is None:
@@ -139,6 +143,15 @@ def _manifest(options: dict[str, str]) -> dict[str, Any]:
     return manifest
 
 
+def _secrets(options: dict[str, str], manifest: dict[str, Any]) -> Secrets | None:
+    names = manifest.get("secrets")
+    if not names:
+        return None
+    from .secrets import Secrets
+
+    return Secrets(options["in"], names)
+
+
 def _check_python(manifest: dict[str, Any]) -> None:
     wanted, here = manifest.get("python"), f"{sys.version_info[0]}.{sys.version_info[1]}"
     if wanted is None or wanted == here:
@@ -156,9 +169,11 @@ def _check_python(manifest: dict[str, Any]) -> None:
 # -- fork and wait -------------------------------------------------------------------------------------------
 
 
-def _wait(pid: int) -> tuple[int, Any, list[int]]:
+def _wait(pid: int, secrets: Secrets | None) -> tuple[int, Any, list[int]]:
     """Wait for the child and reap orphans; return its status, its usage, and the signals it was sent."""
     forwarded: list[int] = []
+    if secrets is not None:
+        secrets.start()
 
     def forward(signum: int, frame: object) -> None:
         forwarded.append(signum)
@@ -174,6 +189,8 @@ def _wait(pid: int) -> tuple[int, Any, list[int]]:
     # From here on we only write; being stopped half-way would leave no receipt
     for signum in _FORWARDED:
         signal.signal(signum, signal.SIG_IGN)
+    if secrets is not None:
+        secrets.finish()
     return status, rusage, forwarded
 
 
@@ -216,7 +233,14 @@ def _die_with(parent: int, lifeline: int) -> None:
         os.kill(0, signal.SIGKILL)
 
 
-def _child(options: dict[str, str], manifest: dict[str, Any], scratch: str, sender: int, meter: Meter) -> int:
+def _child(
+    options: dict[str, str],
+    manifest: dict[str, Any],
+    scratch: str,
+    sender: int,
+    meter: Meter,
+    secrets: Secrets | None,
+) -> int:
     if options["receipt"].startswith("fd:"):
         os.close(int(options["receipt"][3:]))  # nothing that the step runs may write to it
 
@@ -225,9 +249,11 @@ def _child(options: dict[str, str], manifest: dict[str, Any], scratch: str, send
         quietly(os.write, sender, json.dumps(outcome).encode())
 
     sys.argv[1:] = []  # ours, not the step's
+    if secrets is not None:
+        secrets.enter()
     from .step import Step, child_main
 
-    return child_main(Step(manifest, options, scratch), meter, last_resort)
+    return child_main(Step(manifest, options, scratch, secrets), meter, last_resort)
 
 
 def _death(status: int, forwarded: list[int]) -> StepError:

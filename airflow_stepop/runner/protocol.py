@@ -8,6 +8,7 @@ Input folder::
     step.pyz         the runner (this package and cloudpickle, as a zipapp)
     manifest.json    what to run; its SHA-256 travels in the job request itself
     locations.json   part name -> relative or absolute path, or URL; optional; not trusted: parts are checked
+    secrets.json     name -> value of each secret that the manifest names; removed before the step starts
     <part>           the parts the manifest names, each with its SHA-256 and size
 
 Output folder::
@@ -35,6 +36,7 @@ PROTOCOL = 1
 RUNNER = "step.pyz"
 MANIFEST = "manifest.json"
 LOCATIONS = "locations.json"
+SECRETS = "secrets.json"
 CODE = "code.zip"
 
 # files of the output folder

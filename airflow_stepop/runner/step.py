@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from .meter import Meter
     from .parts import Parts
+    from .secrets import Secrets
     from .segments import Segments
     from .values import Buffer, Encoded, Entry
 
@@ -37,11 +38,18 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class Step:
     """One step: its manifest, and the folders it reads and writes."""
 
-    def __init__(self, manifest: dict[str, Any], folders: dict[str, str], scratch: str) -> None:
+    def __init__(
+        self,
+        manifest: dict[str, Any],
+        folders: dict[str, str],
+        scratch: str,
+        secrets: Secrets | None = None,
+    ) -> None:
         self.manifest = manifest
         self.scratch = scratch
         self.out = folders["out"]
         self.folders = folders
+        self.secrets = secrets
         self.is_refused = False
         self._pid = os.getpid()
         self._inline_bytes = 0
@@ -80,6 +88,8 @@ class Step:
             self.discard_segments()
             self.is_refused = isinstance(error, RefusedError)
             outcome["failure"] = failure_of(error)
+            if self.secrets is not None:
+                outcome["failure"] = self.secrets.clean(outcome["failure"])
         return outcome
 
     def leave_if_forked(self, error: BaseException | None = None) -> None:

@@ -96,7 +96,8 @@ def main(what: str, count: int, folder: Path) -> None:
     crashes = []
     for number in range(1, count + 1):
         marks = folder / f"marks-{number}"
-        step = make_step(["sh", "-c", f'echo started >> "{marks}"; sleep 0.05'])
+        script = f'test "$TOKEN" = s3cret && echo started >> "{marks}" && sleep 0.05'
+        step = make_step(["sh", "-c", script], secrets={"TOKEN": "s3cret"})
         crash(hook, step, number)
         handle = hook.lookup(step.spec) if what == "lookup" else hook.submit(step.spec, step.payload)
         found = handle.to_json() if handle else None

@@ -40,6 +40,7 @@ def ends(bench: Bench, crash: dict) -> tuple[JobState, int]:
     handle = JobHandle.from_json(crash["handle"])
     state = bench.wait(handle).state
     assert marked(crash["nonce"]) == []
+    assert not (bench.folder / handle.id / "in" / "secrets.json").exists()
     bench.hook.delete(handle)
     marks = Path(crash["marks"])
     return state, len(marks.read_text().splitlines()) if marks.exists() else 0

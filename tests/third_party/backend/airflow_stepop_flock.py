@@ -89,6 +89,9 @@ class FlockStepHook(StepHook):
             "request.json": json.dumps(request).encode(),
         }.items():
             (draft / name).write_bytes(data)
+        if payload.secrets:  # nobody else may read them; the runner removes the file
+            (draft / protocol.SECRETS).touch(0o600)
+            (draft / protocol.SECRETS).write_bytes(payload.secrets_file)
         try:
             draft.rename(job)  # the folder is there with everything in it, or not at all
         except OSError:

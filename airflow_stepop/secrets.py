@@ -1,0 +1,62 @@
+"""``secrets=``: templates of the task become values, in the worker and only when a payload is built.
+
+Airflow renders template fields itself, and shows them. So these are not among them, and what goes wrong here
+is said without the text of the error: it may have a value in it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow_stepop.exceptions import StepConfigError
+
+if TYPE_CHECKING:
+    import jinja2
+    from airflow.sdk import Context
+
+    from airflow_stepop.operators import RemoteStepOperator
+
+
+def render_secrets(operator: RemoteStepOperator, context: Context) -> dict[str, str]:
+    """Return the values of ``operator.secrets``; Airflow masks them in this task's log from here on.
+
+    :raises StepConfigError: one of them has no value; names it
+    """
+    from airflow.sdk.log import mask_secret
+
+    if not operator.secrets:
+        return {}
+    environment = operator.dag.get_template_env(force_sandboxed=True)  # text, whatever the DAG wants
+    environment.finalize = _something
+    values = {name: _render(name, text, environment, context) for name, text in operator.secrets.items()}
+    for name, value in values.items():
+        for text in {value, *value.splitlines()} - {""}:
+            mask_secret(text, name)
+    return values
+
+
+class _UnsetError(ValueError):
+    """An expression in a template is ``None``."""
+
+
+def _something(value: Any) -> Any:
+    if value is None:
+        raise _UnsetError
+    return value
+
+
+def _render(name: str, template: str, environment: jinja2.Environment, context: Context) -> str:
+    try:
+        value: str = environment.from_string(template).render(context)
+    except _UnsetError:
+        raise StepConfigError(f"the secret {name!r} has no value: a part of {template!r} is None") from None
+    except Exception as error:  # a template runs foreign code, and its error may tell the value
+        raise StepConfigError(
+            f"the secret {name!r} has no value: {template!r} raised {type(error).__name__}. "
+            "Check that the connection or variable exists, and that this task may read it"
+        ) from None
+    if not value:
+        raise StepConfigError(f"the secret {name!r} has no value: {template!r} is empty")
+    if "\0" in value:
+        raise StepConfigError(f"the secret {name!r} has a NUL in it, which no environment variable can hold")
+    return value

@@ -1,0 +1,93 @@
+"""What is wrong with ``secrets=`` is said when the DAG file is read, and no message has a value in it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from airflow.sdk import DAG, task
+
+from airflow_stepop import RemoteStepOperator
+from airflow_stepop.exceptions import StepConfigError
+from airflow_stepop.payload import CommandCall, Setup, build_payload
+from airflow_stepop.secrets import render_secrets
+
+BAD = {
+    "a list": (["TOKEN=hunter2"], "secrets must be a dict of names and templates, and this is of type list"),
+    "text": ("hunter2", "secrets must be a dict of names and templates, and this is of type str"),
+    "no name": ({"": "{{ 1 }}"}, "secrets has the name ''"),
+    "a bad name": ({"A=B": "{{ 1 }}"}, "secrets has the name 'A=B'"),
+    "a number as name": ({1: "{{ 1 }}"}, "secrets has the name 1"),
+    "our name": ({"STEPOP_JOB": "{{ 1 }}"}, "names with STEPOP_ belong to the runner"),
+    "a number": ({"TOKEN": 5}, "the secret 'TOKEN' must be a template (a str), and this is of type int"),
+    "None": ({"TOKEN": None}, "the secret 'TOKEN' must be a template (a str), and this is of type NoneType"),
+    "bytes": ({"TOKEN": b"hunter2"}, "must be a template (a str), and this is of type bytes"),
+    "a literal": ({"TOKEN": "hunter2"}, "the secret 'TOKEN' is written in the DAG file, which Airflow shows"),
+    "a name of env": ({"LANG": "{{ 1 }}"}, "'LANG' is in secrets and in env"),
+}
+
+
+def function(**arguments):
+    @task.remote_step(env={"LANG": "C"}, **arguments)
+    def train(number=1):
+        return number
+
+    return train
+
+
+@pytest.mark.parametrize(("secrets", "text"), BAD.values(), ids=BAD)
+def test_what_is_wrong_is_said_at_once(secrets, text):
+    """For every form of a step, also the mapped ones, whose arguments Airflow stores as they are."""
+    command = {"task_id": "t", "command": ["true"], "env": {"LANG": "C"}}
+    forms = [
+        lambda: RemoteStepOperator(**command, secrets=secrets),
+        lambda: RemoteStepOperator.partial(**command, secrets=secrets),
+        lambda: function(secrets=secrets)(2),
+        lambda: function().override(secrets=secrets)(2),
+        lambda: function(secrets=secrets).expand(number=[1, 2]),
+        lambda: function().override(secrets=secrets).expand(number=[1, 2]),
+    ]
+    for form in forms:
+        with DAG("bad", schedule=None), pytest.raises(StepConfigError, match=re.escape(text)) as caught:
+            form()
+        assert "hunter2" not in str(caught.value)
+
+
+def test_another_task_is_no_secret():
+    with DAG("bad", schedule=None):
+        token = task(lambda: "x", task_id="up")()
+        with pytest.raises(StepConfigError, match="of type PlainXComArg"):
+            RemoteStepOperator(task_id="t", command=["true"], secrets={"TOKEN": token})
+
+
+def test_they_are_no_template_field():
+    for operator in (RemoteStepOperator, function(secrets={"T": "{{ 1 }}"}).operator_class):
+        assert "secrets" not in operator.template_fields
+
+
+def rendered(**secrets):
+    with DAG("d", schedule=None, user_defined_macros={"value": "a\nb" * 3, "nul": "a\0b"}):
+        operator = RemoteStepOperator(task_id="t", command=["true"], secrets=secrets)
+    return render_secrets(operator, {"params": {"n": 5}})
+
+
+def test_values_are_text():
+    assert rendered(A="{{ params.n }}", B="x{{ value }}") == {"A": "5", "B": "xa\nba\nba\nb"}
+
+
+def test_a_value_with_nul_is_refused():
+    with pytest.raises(StepConfigError, match="the secret 'A' has a NUL in it"):
+        rendered(A="{{ nul }}")
+
+
+def test_a_payload_does_not_show_them():
+    call = CommandCall(argv=["true"], inputs={}, outputs=())
+    options = {"job": "s-job", "nonce": "n", "split": "no", "is_result_wanted": True}
+    setup = Setup(secrets={"TOKEN": "hunter2"})
+    payload = build_payload(call, setup=setup, **options)
+    assert payload.secrets == {"TOKEN": "hunter2"}
+    assert b"hunter2" not in payload.manifest
+    assert b"TOKEN" in payload.manifest
+    assert "hunter2" not in repr(payload) + repr(setup)
+    plain = build_payload(call, **options)
+    assert payload.inline_bytes > plain.inline_bytes == len(plain.manifest)
