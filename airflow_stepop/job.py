@@ -230,12 +230,14 @@ class Payload:
     a command line, or a store in clear.
 
     :param secrets: environment variables of the step, by name; the manifest has the names alone
+    :param features: what the runner must bring for this step; for ``runner_zipapp``
     """
 
     manifest: bytes
     digest: str
     parts: Mapping[str, Part] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    features: frozenset[str] = frozenset()
 
     @property
     def inline_bytes(self) -> int:

@@ -107,6 +107,11 @@ class Setup:
     archive: bytes | None = None
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
+    def fields(self) -> dict[str, Any]:
+        """Return what the manifest says of it; a field that the step does not need is not there."""
+        fields = {"secrets": sorted(self.secrets)}
+        return {name: value for name, value in fields.items() if value}
+
 
 @dataclass
 class PayloadBuilder:
@@ -169,8 +174,7 @@ def build_payload(
     }
     if setup.archive is not None:
         builder.add(protocol.CODE, setup.archive)
-    if setup.secrets:
-        manifest["secrets"] = sorted(setup.secrets)
+    manifest |= setup.fields()
     if isinstance(call, FunctionCall):
         manifest |= _function_fields(call, builder)
     else:
@@ -185,7 +189,8 @@ def build_payload(
     manifest["refs"] = [builder.reference(result) for result in call.refs]
     manifest["parts"] = {name: {"sha256": p.sha256, "size": p.size} for name, p in builder.parts.items()}
     data = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
-    return Payload(data, hashlib.sha256(data).hexdigest(), builder.parts, dict(setup.secrets))
+    sha256, features = hashlib.sha256(data).hexdigest(), frozenset(setup.fields())
+    return Payload(data, sha256, builder.parts, dict(setup.secrets), features)
 
 
 def _function_fields(call: FunctionCall, builder: PayloadBuilder) -> dict[str, Any]:

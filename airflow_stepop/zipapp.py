@@ -37,14 +37,23 @@ _REBUILDERS = (
     "subimport",
 )
 
+# modules that travel only with a step that needs them, by the field of the manifest that asks for them
+OPTIONAL = {"secrets": "secrets.py"}
+
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date that the format knows
 
 
 @functools.cache
-def runner_zipapp() -> bytes:
-    """Return the bytes of ``step.pyz``."""
+def runner_zipapp(features: frozenset[str] = frozenset(OPTIONAL)) -> bytes:
+    """Return the bytes of ``step.pyz``.
+
+    :param features: what the step needs of :data:`OPTIONAL` (``Payload.features``); everything by default
+    """
     members = {"__main__.py": MAIN}
+    left_out = {file for name, file in OPTIONAL.items() if name not in features}
     for path in (Path(__file__).parent / "runner").glob("*.py"):
+        if path.name in left_out:
+            continue
         members[f"{PACKAGE}/{path.name}"] = _stripped(
             path.read_text("utf-8"), keep_head=path.name == "main.py"
         )

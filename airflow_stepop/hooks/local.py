@@ -324,7 +324,7 @@ def _input_files(payload: Payload) -> dict[str, bytes]:
         files[LOCATIONS] = json.dumps(locations).encode()
     if payload.secrets:
         files[SECRETS] = payload.secrets_file
-    return {**files, MANIFEST: payload.manifest, RUNNER: runner_zipapp()}
+    return {**files, MANIFEST: payload.manifest, RUNNER: runner_zipapp(payload.features)}
 
 
 def _nonce(job: JobFolder) -> str:

@@ -60,9 +60,7 @@ def main(argv: list[str]) -> int:
         os.close(receiver)
         return _child(options, manifest, scratch, sender, meter, secrets)
     os.close(sender)
-    meter.watch(pid)
-    status, rusage, forwarded = _wait(pid, secrets)
-    meter.stop()
+    status, rusage, forwarded = _wait(pid, meter, secrets)
     found = _outcome(options, manifest["nonce"], receiver)
     if found is None:
         found = _own_outcome(options, identity, _death(status, forwarded), meter.usage(rusage))
@@ -169,9 +167,10 @@ def _check_python(manifest: dict[str, Any]) -> None:
 # -- fork and wait -------------------------------------------------------------------------------------------
 
 
-def _wait(pid: int, secrets: Secrets | None) -> tuple[int, Any, list[int]]:
+def _wait(pid: int, meter: Meter, secrets: Secrets | None) -> tuple[int, Any, list[int]]:
     """Wait for the child and reap orphans; return its status, its usage, and the signals it was sent."""
     forwarded: list[int] = []
+    meter.watch(pid)
     if secrets is not None:
         secrets.start()
 
@@ -189,6 +188,7 @@ def _wait(pid: int, secrets: Secrets | None) -> tuple[int, Any, list[int]]:
     # From here on we only write; being stopped half-way would leave no receipt
     for signum in _FORWARDED:
         signal.signal(signum, signal.SIG_IGN)
+    meter.stop()
     if secrets is not None:
         secrets.finish()
     return status, rusage, forwarded

@@ -85,7 +85,7 @@ class FlockStepHook(StepHook):
             **{name: part.data for name, part in payload.parts.items() if part.data is not None},
             protocol.MANIFEST: payload.manifest,
             protocol.LOCATIONS: json.dumps(located).encode(),
-            protocol.RUNNER: runner_zipapp(),
+            protocol.RUNNER: runner_zipapp(payload.features),
             "request.json": json.dumps(request).encode(),
         }.items():
             (draft / name).write_bytes(data)
