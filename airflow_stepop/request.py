@@ -236,7 +236,7 @@ class StepRequest:
             env={key: str(value) for key, value in (operator.env or {}).items()},
             timeout_s=self.timeout_s,
             start_timeout_s=self.start_timeout_s,
-            result_uri=self.store.uri(result_path(dict(labels), name)),
+            result_uri=self.store.uri(result_path(labels, name)),
             is_overridden=self.is_overridden,
         )
 

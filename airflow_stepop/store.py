@@ -5,8 +5,10 @@
     parts/<week>/<sha256>    arguments and code too large for a request, by content
     results/<deployment>/<dag>/<run>/<task>/<map>/<job>/<segment>
                              results; they outlive the job that made them
+    checkpoints/<deployment>/<dag>/<run>/<task>/<map>/...
+                             what a step left for its next try
 
-``upkeep/garbage.py`` deletes both when nothing needs them any more.
+``upkeep/garbage.py`` deletes them when nothing needs them any more.
 
 Called by the payload (parts in), the results (values out) and the life of a step (where results go).
 """
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 SCHEMES = ("file",)  # s3, gs and az come with their backends
 
 
-PARTS, RESULTS = "parts", "results"
+PARTS, RESULTS, CHECKPOINTS = "parts", "results", "checkpoints"
 WEEK = timedelta(days=7)
 _MONDAY = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -47,15 +49,24 @@ def part_path(sha256: str, at: float) -> str:
     return f"{PARTS}/{(_MONDAY + weeks * WEEK):%Y-%m-%d}/{sha256}"
 
 
-def result_path(labels: dict[str, str], job_name: str) -> str:
+def result_path(labels: Mapping[str, str], job_name: str) -> str:
     """Return the folder for the results of one job: readable names first, uniqueness by the job's name."""
+    return f"{_task_path(RESULTS, labels)}/{job_name}"
+
+
+def checkpoint_path(labels: Mapping[str, str]) -> str:
+    """Return the folder for the checkpoints of one task instance, whatever try it is in."""
+    return _task_path(CHECKPOINTS, labels)
+
+
+def _task_path(top: str, labels: Mapping[str, str]) -> str:
     folders = [slug(labels.get(key, ""), 60) for key in ("dag_id", "run_id", "task_id", "map_index")]
-    return "/".join([results_of(labels.get("deployment", "")), *folders, job_name])
+    return "/".join([of_deployment(top, labels.get("deployment", "")), *folders])
 
 
-def results_of(deployment: str) -> str:
-    """Return the folder for the results of one Airflow deployment: several may have one store."""
-    return f"{RESULTS}/{slug(deployment, 60) if deployment else '_'}"  # no slug is an underscore
+def of_deployment(top: str, deployment: str) -> str:
+    """Return the folder of one Airflow deployment below ``top``: several may have one store."""
+    return f"{top}/{slug(deployment, 60) if deployment else '_'}"  # no slug is an underscore
 
 
 @dataclass(frozen=True)
@@ -147,15 +158,6 @@ class Store:
         except OSError as error:
             raise self._explain("read", path, error) from error
         return data
-
-    def delete(self, path: str) -> None:
-        """Delete one object; one that is not there is not an error."""
-        try:
-            self.client.delete(path)
-        except FileNotFoundError:
-            pass
-        except Exception as error:
-            raise self._explain("deleted from", path, error) from error
 
     def delete_folder(self, path: str) -> None:
         """Delete everything below ``path``; nothing there, or somebody who does the same, is not an error."""

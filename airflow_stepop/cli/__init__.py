@@ -20,6 +20,7 @@ DOCS = {
     "logs": "Print what a job has printed",
     "cancel": "Cancel a job",
     "sweep": "Find jobs that no live task owns; with --yes cancel and delete them",
+    "gc": "Find stored data that nothing needs any more; with --yes delete it",
 }
 MODULES = {
     "list": "backends",
@@ -30,6 +31,7 @@ MODULES = {
     "logs": "jobs",
     "cancel": "jobs",
     "sweep": "cleaning",
+    "gc": "cleaning",
 }
 
 
@@ -94,6 +96,7 @@ def _arguments() -> dict[str, tuple[Any, ...]]:
     retention = Arg(
         ("--retention",), help="Days, instead of [stepop] retention; 0 keeps everything", type=float
     )
+    each = Arg(("--each",), help="One line for each thing, and not for each kind", action="store_true")
     runs = (
         Arg(("--dag-id",), help="Only jobs of this DAG"),
         Arg(("--run-id",), help="Only jobs of this run"),
@@ -107,4 +110,5 @@ def _arguments() -> dict[str, tuple[Any, ...]]:
         "logs": (job, follow, also, verbose),
         "cancel": (job, also, verbose),
         "sweep": (yes, age, retention, also, table, verbose),
+        "gc": (yes, retention, each, table, verbose),
     }

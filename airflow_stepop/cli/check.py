@@ -69,13 +69,14 @@ def check_configuration(places: list[Place]) -> Iterator[Finding]:
 
 def check_store(store: Store) -> Finding:
     """Write, list, read and delete an object."""
-    path, data = f"check/{token_hex(8)}", token_hex(16).encode()
+    folder, data = f"check/{token_hex(8)}", token_hex(16).encode()
+    path = f"{folder}/object"
     try:
         store.put_new(path, data)
-        was_listed = path in store.list("check")
+        was_listed = path in store.list(folder)
         was_read = store.read(path, len(data)) == data
-        store.delete(path)
-        was_deleted = path not in store.list("check")
+        store.delete_folder(folder)
+        was_deleted = path not in store.list(folder)
     except Exception as error:  # noqa: BLE001, RUF100 - whatever an SDK raises
         return Finding(False, "store", str(error) or type(error).__name__, _STORE_FIX)
     wrong = [

@@ -7,16 +7,26 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from airflow_stepop.cli.output import Row, command, complain, print_rows, shown_duration
+from airflow_stepop.cli.output import (
+    Row,
+    command,
+    complain,
+    print_rows,
+    shown_bytes,
+    shown_duration,
+    shown_time,
+)
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.upkeep.orphans import Action, Orphan, find_orphans, retention_s
 from airflow_stepop.upkeep.places import deployment, find_jobs, usable_places
 
 if TYPE_CHECKING:
     from argparse import Namespace
+
+    from airflow_stepop.upkeep.garbage import Garbage
 
 
 @command
@@ -86,3 +96,74 @@ def _sum_up(orphans: Sequence[Orphan], *, is_done: bool) -> None:
         said += f", {count[Action.KEEP]} finished and kept"
     is_left = not is_done and count[Action.CANCEL] + count[Action.DELETE]
     print(f"{said}. Nothing was done: add --yes" if is_left else said)
+
+
+# --- gc
+
+
+@command
+def gc_command(args: Namespace) -> None:
+    """Print what nothing needs any more; with ``--yes``, delete it."""
+    from airflow_stepop.upkeep.garbage import delete, find_garbage
+
+    if args.yes:
+        _check_own_stores()
+    kept_s = retention_s(args.retention)
+    if kept_s is None:
+        print_rows([], args.output)
+        complain(["[stepop] retention is 0: everything is kept for ever"])
+        return
+    problems: list[str] = []
+    garbage = find_garbage(now=time.time(), retention_s=kept_s, complain=problems.append)
+    if args.yes:
+        garbage = delete(garbage, problems.append)
+    rows = [_line(one, args.output) for one in garbage] if args.each else _sums(garbage, args.output)
+    print_rows(rows, args.output)
+    if args.output == "table" and garbage:
+        size = shown_bytes(sum(one.size for one in garbage))
+        print(f"{size} deleted" if args.yes else f"{size} to delete. Nothing was done: add --yes")
+    if complain(problems):
+        raise SystemExit(1)
+
+
+def _check_own_stores() -> None:
+    """Refuse to judge what may be another Airflow's."""
+    from airflow.sdk.configuration import conf
+
+    options = ("store", "extra_stores", "local_folder")
+    named = [option for option in options if conf.get("stepop", option, fallback="")]
+    if named and not deployment():
+        raise StepConfigError(
+            f"[stepop] {named[0]} is set and deployment is not, so the results of another Airflow without a "
+            "name could not be told from ours. Give every Airflow a name of its own before gc --yes"
+        )
+
+
+def _line(one: Garbage, output: str) -> Row:
+    return {
+        "kind": one.kind.value,
+        "where": one.place,
+        "name": one.name,
+        "objects": one.count,
+        "bytes": shown_bytes(one.size) if output == "table" else one.size,
+        "last written": shown_time(one.newest_at),
+    }
+
+
+def _sums(garbage: Iterable[Garbage], output: str) -> list[Row]:
+    """Return a row for each kind in each place."""
+    sums: dict[tuple[str, str], list[Garbage]] = {}
+    for one in garbage:
+        sums.setdefault((one.kind.value, one.place), []).append(one)
+    return [
+        {
+            "kind": kind,
+            "where": place,
+            "count": len(ones),
+            "objects": sum(one.count for one in ones),
+            "bytes": shown_bytes(size) if output == "table" else size,
+            "oldest": shown_time(min(one.newest_at for one in ones)),
+        }
+        for (kind, place), ones in sorted(sums.items())
+        for size in [sum(one.size for one in ones)]
+    ]
