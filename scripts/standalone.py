@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +17,7 @@ from pathlib import Path
 from airflow_home import EXAMPLES, use_home
 
 HOME = ".airflow"
+END_LIMIT_S = 30
 PORT = os.environ.get("PORT", "8080")
 
 
@@ -26,15 +29,36 @@ def main() -> None:
     }
     log = home / "standalone.log"
     print(f"==> starting Airflow with {EXAMPLES} (log: {HOME}/{log.name}; Ctrl-C ends it)", flush=True)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal is a Ctrl-C, too
+        signal.signal(number, signal.default_int_handler)
     with log.open("w") as file:
-        airflow = subprocess.Popen([sys.executable, "-m", "airflow", "standalone"], stdout=file, stderr=file)
+        airflow = subprocess.Popen(
+            [sys.executable, "-m", "airflow", "standalone"], stdout=file, stderr=file, start_new_session=True
+        )
     threading.Thread(target=announce, args=(airflow, home), daemon=True).start()
     try:
         code = airflow.wait()
     except KeyboardInterrupt:
-        code = airflow.wait()
-        sys.exit(0 if code in (0, -2, 130) else code)
+        end(airflow)
+        return
     sys.exit(f"Airflow ended with {code}; see {log}")
+
+
+def end(airflow: subprocess.Popen[bytes]) -> None:
+    """End Airflow and everything that it started.
+
+    It has a session of its own, so that Ctrl-C reaches it once: a triggerer that is interrupted by the terminal
+    and terminated by ``airflow standalone`` at the same time may hang for ever.
+    """
+    print("==> ending Airflow", flush=True)
+    try:
+        airflow.send_signal(signal.SIGINT)
+        airflow.wait(END_LIMIT_S)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        pass  # what is left is killed
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(airflow.pid, signal.SIGKILL)
 
 
 def announce(airflow: subprocess.Popen[bytes], home: Path) -> None:

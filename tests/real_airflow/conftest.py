@@ -41,3 +41,8 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
         yield running
     finally:
         running.down()
+
+
+@pytest.fixture
+def free_port() -> int:
+    return int(deployment.free_port())
