@@ -47,8 +47,8 @@ def main() -> None:
 def end(airflow: subprocess.Popen[bytes]) -> None:
     """End Airflow and everything that it started.
 
-    It has a session of its own, so that Ctrl-C reaches it once: a triggerer that is interrupted by the terminal
-    and terminated by ``airflow standalone`` at the same time may hang for ever.
+    It has a session of its own, so that Ctrl-C reaches it once. A triggerer may hang for ever when the
+    terminal interrupts it while ``airflow standalone`` terminates it.
     """
     print("==> ending Airflow", flush=True)
     try:
