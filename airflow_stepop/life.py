@@ -129,6 +129,7 @@ class StepLife:
         self.was_killed = was_killed
         self._state = state
         self.record: StepRecord | None = None
+        self.has_found_end = False  # the job of an earlier try had ended when this one attached to it
 
     # -- beginning
 
@@ -191,6 +192,7 @@ class StepLife:
             )
             return self._replace(record)
         self.log.info("Attached to %s, which is %s", handle, status.state.value)
+        self.has_found_end = status.state.is_terminal
         return handle
 
     def _has_answer(self, handle: JobHandle, status: JobStatus) -> bool:

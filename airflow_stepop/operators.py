@@ -105,7 +105,7 @@ class RemoteStepOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         said = {"retries": retries, "retry_policy": retry_policy, "retry_delay": retry_delay}
-        said |= recovery_arguments(said, kwargs.get("default_args") or {})
+        said |= recovery_arguments({**said, **kwargs}, kwargs.get("default_args") or {})
         super().__init__(**{name: value for name, value in said.items() if value is not None}, **kwargs)
         self.command = command
         self.inputs = inputs

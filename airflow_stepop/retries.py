@@ -1,8 +1,8 @@
 """When a failed step is tried again: Airflow's ``retry_policy`` for steps, and the retry that every step has.
 
 With Airflow's default of no retries, a killed worker would end the task while its job goes on. So a remote
-step has one retry unless the user says otherwise, and the policy keeps it for what it is meant for: an error
-of the step itself fails at once, as it would have without the retry.
+step has retries unless the user says otherwise, and the policy keeps them for what they are meant for: an
+error of the step itself fails at once, as it would have without them.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ from airflow_stepop.exceptions import IntegrityError, PayloadError, StepConfigEr
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-RECOVERY_RETRIES = 1
+RECOVERY_RETRIES = 3
 RECOVERY_DELAY = timedelta(seconds=5)
+# Where Airflow does not ask the policy, as when a worker could not even start: 5, 15 and 45 seconds. One
+# pause of 5 seconds was over before a killed API server was back, and a finished result was lost.
+RECOVERY_BACKOFF = 3.0
 LONGEST_DELAY = timedelta(minutes=5)
 FINAL_ERRORS = (StepConfigError, PayloadError, IntegrityError, AirflowTaskTimeout)
 RECOVERED = ("lost", "infra", "preempted", "no_capacity")  # values of job.Category
@@ -134,7 +137,7 @@ def _names(values: Iterable[type[BaseException] | str]) -> tuple[str, ...]:
 
 
 def recovery_arguments(explicit: Mapping[str, Any], default_args: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that give a task its recovery retry; none when the user decided about retries.
+    """Return the arguments that give a task its recovery retries; none when the user decided about retries.
 
     A policy of ours that the user chose keeps its pause also where no policy is asked: after ``kill -9``.
 
@@ -151,6 +154,8 @@ def recovery_arguments(explicit: Mapping[str, Any], default_args: Mapping[str, A
     if not is_decided and conf.getint("core", "default_task_retries", fallback=0) == 0:
         policy = RemoteStepRetryPolicy(infra_delay=None if has_delay else RECOVERY_DELAY)
         arguments = {"retries": RECOVERY_RETRIES, "retry_policy": policy}
+        if not has_delay and said("retry_exponential_backoff") is None and said("max_retry_delay") is None:
+            arguments |= {"retry_exponential_backoff": RECOVERY_BACKOFF, "max_retry_delay": LONGEST_DELAY}
     if isinstance(policy, RemoteStepRetryPolicy) and policy.infra_delay is not None and not has_delay:
         arguments["retry_delay"] = policy.infra_delay
     return arguments

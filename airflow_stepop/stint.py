@@ -173,6 +173,8 @@ class Stint:
     # -- waiting
 
     def _defers(self, hook: StepHook) -> bool:
+        if self.life.has_found_end:
+            return False  # a trigger that fires at once can overtake its own deferral, which costs a try
         if self.operator.deferrable is not None:
             return self.operator.deferrable
         return conf.getboolean("stepop", "deferrable", fallback=True) and not hook.is_host_bound

@@ -171,12 +171,22 @@ MAKERS = {
 class TestDefaults:
     """The same for a plain and a mapped task, for a command and a function."""
 
-    def test_one_retry_for_recovery(self, make):
+    def test_retries_for_recovery(self, make):
+        """They outlast an API server that restarts: 5, 15 and 45 seconds, and the starts of workers."""
         with DAG("d", schedule=None):
             made = make()
-        assert made.retries == 1
+        assert made.retries == 3
         assert isinstance(made.retry_policy, RemoteStepRetryPolicy)
         assert made.retry_delay == timedelta(seconds=5)
+        assert made.retry_exponential_backoff == 3
+        assert made.max_retry_delay == timedelta(minutes=5)
+
+    @pytest.mark.parametrize("default_args", [{}, {"retry_exponential_backoff": 1.5}])
+    def test_the_users_backoff_stays(self, make, default_args):
+        said = {} if default_args else {"retry_exponential_backoff": 1.5}
+        with DAG("d", schedule=None, default_args=default_args):
+            made = make(**said)
+        assert (made.retries, made.retry_exponential_backoff) == (3, 1.5)
 
     @pytest.mark.parametrize("retries", [0, 1, 3])
     def test_the_argument_wins(self, make, retries):
