@@ -70,8 +70,9 @@ def _options() -> dict[str, dict[str, Any]]:
             "16MB",
         ),
         "deployment": _option(
-            "Name of this Airflow deployment in the labels of its jobs. "
-            "Deployments that share an account need one each, so that none takes another's jobs for its own.",
+            "Name of this Airflow deployment in the labels of its jobs and in the paths of its results. "
+            "Deployments that share an account or a store need one each, so that none takes another's jobs "
+            "and results for its own. airflow stepop sweep --yes needs it.",
             example="prod-eu",
         ),
         "retention": _option(
