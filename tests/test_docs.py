@@ -170,7 +170,7 @@ open(sys.argv[1], "w").write(json.dumps(done))
 """
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_every_example_runs(tmp_path: Path) -> None:
     """Each example runs to its end in Airflow on this host, and its last task has the promised value."""
     folder = ROOT / "dags_examples"

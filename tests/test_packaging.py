@@ -97,7 +97,7 @@ def index() -> None:
 
 
 @pytest.mark.index
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("index")
 @pytest.mark.parametrize("python", PYTHONS)
 def test_all_extras_resolve_together(tmp_path: Path, python: str) -> None:
@@ -110,7 +110,7 @@ def test_all_extras_resolve_together(tmp_path: Path, python: str) -> None:
 
 
 @pytest.mark.index
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("index")
 def test_the_floors_resolve(tmp_path: Path) -> None:
     """The lowest versions that we promise to work with exist, and fit together."""
@@ -119,7 +119,7 @@ def test_the_floors_resolve(tmp_path: Path) -> None:
 
 
 @pytest.mark.index
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("index")
 def test_the_sagemaker_sdk_resolves_on_311(tmp_path: Path) -> None:
     """The training-image catalogue can be added to everything else where its own pins allow it."""

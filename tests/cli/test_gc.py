@@ -20,7 +20,7 @@ from airflow_stepop.store import checkpoint_path, default_store, part_path, resu
 from airflow_stepop.upkeep import garbage
 from airflow_stepop.upkeep.garbage import DAY_S, Kind, find_garbage
 
-pytestmark = [pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.timeout(900)]
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC).timestamp()  # a Wednesday
 

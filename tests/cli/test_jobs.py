@@ -11,7 +11,7 @@ import pytest
 
 from airflow_stepop.job import JobState
 
-pytestmark = [pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.timeout(900)]
 
 
 def test_jobs_of_a_run(stepop, ran):

@@ -13,7 +13,7 @@ import pytest
 
 from airflow_stepop.job import JobState
 
-pytestmark = [pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.timeout(900)]
 
 DEPLOYMENT = "sweep-tests"
 ALL = ("sweep", "-o", "json", "--min-age", "0")

@@ -16,6 +16,7 @@ from airflow_stepop.testing import HookContract
 class TestLocal(HookContract):
     """Real processes on this host."""
 
+    patience_s = 200.0
     unsupported: ClassVar = {
         "cpu_count": ResourceSettings(cpu_count=10_000),
         "memory": ResourceSettings(memory="1PB"),

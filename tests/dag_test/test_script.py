@@ -125,7 +125,7 @@ def test_ctrl_c_cancels_the_job(script, deferrable):
     """dag.test() calls no on_kill: the interruption itself must end the job."""
     process = script(SLOW.format(deferrable=deferrable))
     printed = re.compile(r"the sleeper is (\d+)\b")  # the step's line in the task log: it is being waited for
-    wait_for(lambda: printed.search(script.log()), 90, script.log)
+    wait_for(lambda: printed.search(script.log()), 200, script.log)
     sleeper = int(printed.search(script.log())[1])
     assert is_alive(sleeper)
     process.send_signal(signal.SIGINT)
@@ -134,7 +134,7 @@ def test_ctrl_c_cancels_the_job(script, deferrable):
 
 def test_a_dag_written_for_another_backend_runs_here_unchanged(script):
     process = script(ELSEWHERE, AIRFLOW__STEPOP__BACKEND_OVERRIDE="local")
-    assert process.wait(90) == 0, script.log()
+    assert process.wait(240) == 0, script.log()
     log = script.log()
     assert "written for kubernetes and runs on local: its settings are not used (node_selector)" in log
     assert log.count("runs on this host without what it asks for") == 1
@@ -144,5 +144,5 @@ def test_a_dag_written_for_another_backend_runs_here_unchanged(script):
 
 def test_without_the_override_it_is_refused_when_the_file_is_read(script):
     process = script(ELSEWHERE)
-    assert process.wait(60) != 0
+    assert process.wait(240) != 0
     assert "backend 'kubernetes' is known, and airflow-stepop 0.1.0 has no hook for it yet" in script.log()

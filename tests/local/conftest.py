@@ -16,7 +16,7 @@ from airflow_stepop.job import JobHandle, JobState, JobStatus
 from airflow_stepop.local.processes import kill_marked
 from airflow_stepop.testing import Step, make_step
 
-PATIENCE_S = 60.0
+PATIENCE_S = 200.0
 
 
 class Bench:

@@ -206,7 +206,7 @@ class StepFolder:
         self, python: str = sys.executable, *, env: Mapping[str, str] | None = None, **options: str
     ) -> Finished:
         done = subprocess.run(
-            self.argv(python, **options), capture_output=True, text=True, timeout=60, env=env
+            self.argv(python, **options), capture_output=True, text=True, timeout=240, env=env
         )
         return self.finished(done.returncode, done.stdout, done.stderr)
 

@@ -73,7 +73,7 @@ def signalled(folder, signum, python=sys.executable, caller=()):
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signum)
     try:
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, stderr = process.communicate(timeout=240)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
