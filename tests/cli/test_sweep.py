@@ -107,6 +107,72 @@ def test_a_record_that_cannot_be_read_may_be_the_owner(stepop, instance, submit,
     assert jobs.state(handle) is JobState.RUNNING
 
 
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """Airflow's object storage backend for task state, over a folder."""
+    from airflow.providers.common.io.state_store import backend
+
+    monkeypatch.setenv("AIRFLOW__COMMON_IO__STATE_STORE_OBJECTSTORAGE_PATH", f"file://{tmp_path}/state")
+    backend._get_base_path.cache_clear()
+    yield backend.StateStoreObjectStorageBackend()
+    backend._get_base_path.cache_clear()
+
+
+def in_a_dict():
+    """Return a state backend of somebody's own for the server."""
+    from airflow.state import BaseStoreBackend
+
+    class InADict(BaseStoreBackend):
+        def __init__(self):
+            self.values = {}
+
+        def get(self, scope, key, *, session=None):
+            return self.values.get((scope, key))
+
+        def set(self, scope, key, value, *, expires_at=None, session=None):
+            self.values[scope, key] = value
+
+        def delete(self, scope, key, *, session=None):
+            self.values.pop((scope, key), None)
+
+        clear = aget = aset = adelete = aclear = None  # not for us
+
+    return InADict()
+
+
+def test_records_in_a_state_backend_of_the_server(stepop, instance, submit, monkeypatch):
+    """Records are read through Airflow's own class, whichever it is."""
+    one = instance("quiet")
+    with monkeypatch.context() as patch:
+        patch.setattr("airflow.state._backend_instance", in_a_dict())
+        old, new = submit(one), submit(one)
+        assert list(found(stepop(*ALL))) == [old.name]
+        one.set_record(None)
+        assert sorted(found(stepop(*ALL))) == sorted([old.name, new.name])
+
+
+def test_records_in_a_state_backend_of_the_workers(stepop, instance, submit, jobs, elsewhere, monkeypatch):
+    """The database has a reference then, and the value is read where the workers keep it."""
+    from airflow.sdk.execution_time import context
+    from airflow.state import TaskScope
+
+    one = instance("quiet")
+    record = one.new_record()
+    scope = TaskScope(one.dag_id, one.run_id, one.task_id, one.map_index)
+    reference = elsewhere.serialize_task_state_store_to_ref(value=record.to_json(), key="stepop", scope=scope)
+    handle = submit(one, is_recorded=False, nonce=record.nonce)
+    other = submit(one, is_recorded=False)
+    one.set_record({"__airflow_state_ref__": reference})
+    name = f"{type(elsewhere).__module__}.{type(elsewhere).__qualname__}"
+    monkeypatch.setenv("AIRFLOW__WORKERS__STATE_STORE_BACKEND", name)
+    context._get_worker_state_store_backend.cache_clear()
+    try:
+        assert list(found(stepop(*ALL))) == [other.name]
+    finally:
+        context._get_worker_state_store_backend.cache_clear()
+    assert jobs.state(handle) is JobState.RUNNING
+
+
 def test_yes_needs_a_name_of_the_deployment(stepop, instance, jobs, monkeypatch):
     """Without a name, the jobs of another Airflow without one would look like ours."""
     monkeypatch.delenv("AIRFLOW__STEPOP__DEPLOYMENT")

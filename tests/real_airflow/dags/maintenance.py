@@ -1,0 +1,15 @@
+"""The example DAG, in a deployment that has a name; and a DAG that does not ask Airflow for the database."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from airflow.providers.standard.operators.bash import BashOperator
+from airflow.sdk import DAG
+
+os.environ["AIRFLOW__STEPOP__DEPLOYMENT"] = "maintenance-tests"  # the tasks inherit it
+exec((Path(__file__).parents[3] / "dags_examples" / "maintenance.py").read_text())
+
+with DAG("no_database", schedule=None):
+    BashOperator(task_id="sweep", bash_command="airflow stepop sweep 2>&1; echo exit code $?")
