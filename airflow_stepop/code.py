@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from airflow_stepop.exceptions import PayloadError
+from airflow_stepop.runner.protocol import CODE_BYTES
 
-MAX_ARCHIVE_BYTES = 64 * 1024 * 1024
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date that a zip can hold: same files, same bytes
 
 
@@ -81,11 +81,14 @@ def _installed() -> tuple[Path, ...]:
     return (*inside, standard)
 
 
-def _imports(source: str, package: str) -> Iterator[str]:
-    """Yield every module name that ``source`` may import, also inside functions; all of them absolute."""
+def _imports(source: bytes, package: str) -> Iterator[str]:
+    """Yield every module name that ``source`` may import, also inside functions; all of them absolute.
+
+    :param source: bytes, so that it is read in the encoding that it declares
+    """
     try:
         tree = ast.parse(source)
-    except SyntaxError:
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return  # not for us to report: importing it will
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -107,7 +110,7 @@ def project_modules(project: Project, start: Iterable[Path]) -> dict[str, Path]:
         if file in seen:
             continue
         seen.add(file)
-        for module in _imports(file.read_text(encoding="utf-8", errors="replace"), package):
+        for module in _imports(file.read_bytes(), package):
             for name, path in project.find(module) if module else ():
                 found[name] = path
                 todo.append((path, ".".join(Path(name).parent.parts)))
@@ -187,9 +190,9 @@ def build_archive(files: dict[str, Path]) -> bytes | None:
         for name in sorted(files):
             data = files[name].read_bytes()
             total += len(data)
-            if total > MAX_ARCHIVE_BYTES:
+            if total > CODE_BYTES:
                 raise PayloadError(
-                    f"the code of this step is larger than {MAX_ARCHIVE_BYTES >> 20} MiB (at {name}); "
+                    f"the code of this step is larger than {CODE_BYTES >> 20} MiB (at {name}); "
                     "pass large data as an argument or keep it in the store"
                 )
             info = zipfile.ZipInfo(name, _EPOCH)

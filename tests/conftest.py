@@ -21,3 +21,15 @@ os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 
 # A shell starts what runs in its background without Ctrl-C, and every process below inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print how many cases of the bad input corpus ran; reports know it in every process of xdist."""
+    counts = {
+        outcome: sum("corpus" in report.keywords and report.when == "call" for report in reports)
+        for outcome, reports in terminalreporter.stats.items()
+        if outcome in ("passed", "failed")
+    }
+    if any(counts.values()):
+        told = ", ".join(f"{count:,} {outcome}" for outcome, count in counts.items())
+        terminalreporter.write_line(f"bad input corpus: {told}")

@@ -253,7 +253,7 @@ def test_archive_keeps_names_contents_and_execute_bits(write):
 
 
 def test_too_much_code_is_refused(write, monkeypatch):
-    monkeypatch.setattr("airflow_stepop.code.MAX_ARCHIVE_BYTES", 1024)
+    monkeypatch.setattr("airflow_stepop.code.CODE_BYTES", 1024)
     root = write({"a.txt": "x" * 1000, "b.txt": "y" * 1000})
     with pytest.raises(PayloadError, match=r"larger than .* \(at b\.txt\)"):
         build_archive({"a.txt": root / "a.txt", "b.txt": root / "b.txt"})

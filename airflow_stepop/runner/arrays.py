@@ -41,7 +41,15 @@ def encode_arrow(value: Any) -> Encoded | None:
     sink = pyarrow.BufferOutputStream()
     with pyarrow.ipc.new_stream(sink, value.schema) as writer:
         writer.write(value)
-    return Encoded(codec, [[memoryview(sink.getvalue())]])
+    data = memoryview(sink.getvalue())
+    return None if _is_pickled(data) else Encoded(codec, [[data]])
+
+
+def _is_pickled(data: Any) -> bool:
+    """Return whether the schema holds a pickle: pyarrow before 14.0.1 loads it while it reads the schema."""
+    start = 4 if data[:4] == b"\xff" * 4 else 0  # the mark of a message; there was none in the oldest format
+    size = int.from_bytes(data[start : start + 4], "little")  # of the first message, which is the schema
+    return b"arrow.py_extension_type" in bytes(data[: start + 4 + size])
 
 
 def _decode_numpy(data: bytearray) -> Any:
@@ -61,5 +69,7 @@ def decode_array(codec: str, data: bytearray) -> Any:
         return _decode_numpy(data)
     import pyarrow
 
+    if _is_pickled(data):
+        raise ValueError("a table whose schema holds a pickle is not data")
     stream = pyarrow.ipc.open_stream(pyarrow.py_buffer(data))
     return stream.read_next_batch() if codec == "arrow_batch" else stream.read_all()

@@ -7,8 +7,8 @@ import os
 from . import protocol
 from .failures import RefusedError, StepError, ended
 from .files import inside
-from .step import guard_disk
-from .values import Encoded, decode, encode_json, read_segments
+from .step import FULL, guard_disk
+from .values import Encoded, SegmentError, check_entry, decode, encode_json, read_segments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,17 +27,39 @@ def run_command(step: Step) -> dict[str, Entry]:
     spec = step.manifest["command"]
     folder = _workdir(step.scratch, spec["workdir"])
     outputs = {name: inside(folder, name, "output") for name in spec["outputs"]}
-    inputs = {name: inside(folder, name, "input") for name in spec["inputs"]}
-    for name, path in inputs.items():
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "wb") as stream:
-            for data in _file_bytes(step, spec["inputs"][name], name):
-                stream.write(data)
+    _write_inputs(step, folder, spec["inputs"])
     _run(spec["argv"], folder)
     missing = [name for name, path in outputs.items() if not os.path.exists(path)]
     if missing:
         raise _missing(missing, folder, set(spec["inputs"]))
     return {name: _collect(step, name, path) for name, path in outputs.items()}
+
+
+def _write_inputs(step: Step, folder: str, inputs: dict[str, Entry]) -> None:
+    written: dict[str, str] = {}
+    for name, entry in inputs.items():
+        path = inside(folder, name, "input")
+        if path in written:
+            raise RefusedError(
+                "bad_config", f"The inputs {written[path]!r} and {name!r} are one file", _NAMES
+            )
+        written[path] = name
+        data = _file_bytes(step, entry, name)
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "wb") as stream:
+                stream.writelines(data)
+        except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+            summary = (
+                f"The input {name!r} needs a folder where another file is, or the other way round: {error}"
+            )
+            raise RefusedError("bad_config", summary, _NAMES) from None
+        except (OSError, ValueError) as error:
+            category = "infra" if getattr(error, "errno", None) in FULL else "bad_config"
+            raise RefusedError(category, f"The input {name!r} cannot be written: {error}", _NAMES) from None
+
+
+_NAMES = "give every input a file name of its own, and look whether the step has room on its disk"
 
 
 def _workdir(scratch: str, workdir: str | None) -> str:
@@ -47,16 +69,26 @@ def _workdir(scratch: str, workdir: str | None) -> str:
     if not workdir or os.path.normpath(workdir) == os.curdir:
         return scratch
     folder = inside(scratch, workdir, "workdir")
-    os.makedirs(folder, exist_ok=True)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        hint = "name a folder; the files shipped with the step are there already"
+        raise RefusedError("bad_config", f"The workdir {workdir!r} is not a folder: {error}", hint) from None
     return folder
 
 
 def _file_bytes(step: Step, entry: Entry, name: str) -> list[Any]:
-    codec, segments = entry["codec"], read_segments(entry, step.read_segment)
+    try:
+        check_entry(entry)
+        codec, segments = entry["codec"], read_segments(entry, step.read_segment)
+        value = decode(codec, segments) if codec == "json" else None
+    except SegmentError as error:
+        raise RefusedError(
+            "infra", f"The step was not started: the input {name!r} is damaged: {error}"
+        ) from None
     if codec == "json":
         import json
 
-        value = decode(codec, segments)
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         return [text.encode("utf-8", "surrogatepass")]
     if codec != "pickle":
@@ -110,7 +142,7 @@ def _start(argv: list[str], folder: str) -> Popen[bytes]:
         ) from None
     except PermissionError:
         raise StepError("user_error", f"The command {argv[0]!r} may not be executed", exit_code=126) from None
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise StepError(
             "user_error", f"The command {argv[0]!r} did not start: {error}", exit_code=126
         ) from None
@@ -137,7 +169,7 @@ def _collect(step: Step, name: str, path: str) -> Entry:
     if size > protocol.INLINE_VALUE_BYTES:
         with guard_disk():
             return {"codec": "file", "segments": [step.segments.save_file(path)]}
-    with open(path, "rb") as stream:
+    with guard_disk(), open(path, "rb") as stream:
         data = stream.read()
     encoded = _parsed(data) if name.endswith(".json") else None
     return step.to_entry(encoded or Encoded("file", [[data]]))

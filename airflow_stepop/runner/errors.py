@@ -18,6 +18,7 @@ MESSAGE_CHARS = 16 * 1024
 ARGS_CHARS = 8 * 1024
 CHAIN_DEPTH = 8
 GROUP_SIZE = 8
+EXCEPTIONS = 64  # in all: groups of groups multiply
 NOTES = 20
 
 _HERE = __file__.rpartition("/")[0] + "/"
@@ -51,13 +52,15 @@ def _exited(code: Any) -> StepError:
     return StepError("user_error", f"The step called sys.exit: {_text(code)}", exit_code=1)
 
 
-def describe(error: BaseException, depth: int = CHAIN_DEPTH, seen: frozenset[int] = frozenset()) -> Data:
-    """Return an exception as JSON-able data, bounded, whatever the exception does."""
-    kind, seen = type(error), seen | {id(error)}
+def describe(error: BaseException, depth: int = CHAIN_DEPTH, seen: set[int] | None = None) -> Data:
+    """Return an exception as JSON-able data, bounded, whatever the exception does; each is described once."""
+    seen = set() if seen is None else seen
+    seen.add(id(error))
+    kind = type(error)
     notes = error.__dict__.get("__notes__")  # its __getattr__ is not to be trusted
 
     def chained(other: Any) -> Data | None:
-        if not isinstance(other, BaseException) or depth <= 1 or id(other) in seen:
+        if not isinstance(other, BaseException) or depth <= 1 or id(other) in seen or len(seen) >= EXCEPTIONS:
             return None
         return describe(other, depth - 1, seen)
 

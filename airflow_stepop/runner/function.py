@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .step import Step
     from .values import Entry
 
+XCOM_KEY_CHARS = 512  # Airflow's
+
 
 def run_function(step: Step) -> dict[str, Any]:
     """Return the outcome's ``value``, ``split`` and ``values``."""
@@ -132,7 +134,7 @@ def _split_of(mode: str, result: Any) -> str | None:
     if mode == "auto":
         if type(result) is list:
             return "list"
-        return "dict" if type(result) is dict and all(type(key) is str for key in result) else None
+        return "dict" if type(result) is dict and all(map(_is_key, result)) else None
     if mode == "dict":
         from collections.abc import Mapping
 
@@ -144,14 +146,22 @@ def _split_of(mode: str, result: Any) -> str | None:
                 hint,
             )
         for key in result:
-            if not isinstance(key, str):
+            if not _is_key(key):
+                what = "is no str" if not isinstance(key, str) else "cannot name an XCom"
                 raise StepError(
-                    "user_error", f"multiple_outputs is set, but {key!r} is a key that is no str", hint
+                    "user_error", f"multiple_outputs is set, but {repr(key)[:200]} is a key that {what}", hint
                 )
         return "dict"
     if mode == "list" and type(result) is not list:
         raise StepError("user_error", f"The step must return a list and returned {_kind(result)}")
     return None if mode == "no" else mode
+
+
+def _is_key(key: Any) -> bool:
+    """Return whether Airflow can keep an XCom under this key."""
+    if not isinstance(key, str) or not 0 < len(key) <= XCOM_KEY_CHARS:
+        return False
+    return "\0" not in key and not any("\ud800" <= letter <= "\udfff" for letter in key)
 
 
 def _kind(value: Any) -> str:

@@ -129,16 +129,47 @@ def _manifest(options: dict[str, str]) -> dict[str, Any]:
             "that the job asked for",
             "somebody changed the stored input after it was written; clear the task to write it anew",
         )
-    manifest: dict[str, Any] = json.loads(data)
-    if manifest.get("protocol") != protocol.PROTOCOL:
+    try:
+        manifest: Any = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise _malformed(f"it is not JSON ({error})") from None
+    version = manifest.get("protocol") if isinstance(manifest, dict) else None
+    if version != protocol.PROTOCOL:
         raise RefusedError(
             "bad_config",
-            f"The step was not started: its manifest has protocol {manifest.get('protocol')}, this runner "
+            f"The step was not started: its manifest has protocol {str(version)[:80]}, this runner "
             f"has {protocol.PROTOCOL}",
-            "both come from one airflow-stepop: use the step.pyz that was sent with the job",
+            _VERSIONS,
         )
+    for name, kinds in _MANIFEST.items():
+        if not isinstance(manifest.get(name, ...), kinds):
+            raise _malformed(f"it has no {name}, or one of another kind")
+    if manifest["kind"] not in ("function", "command") or not isinstance(
+        manifest.get(manifest["kind"]), dict
+    ):
+        raise _malformed("it has neither a function nor a command")
     _check_python(manifest)
-    return manifest
+    return dict(manifest)
+
+
+_VERSIONS = "both come from one airflow-stepop: use the step.pyz that was sent with the job"
+_NONE = type(None)
+_MANIFEST: dict[str, Any] = {
+    "job": str,
+    "nonce": str,
+    "kind": str,
+    "python": (str, _NONE),
+    "parts": dict,
+    "split": str,
+    "discard_result": bool,
+    "refs": list,
+}
+
+
+def _malformed(why: str) -> RefusedError:
+    return RefusedError(
+        "bad_config", f"The step was not started: its manifest is malformed: {why}", _VERSIONS
+    )
 
 
 def _secrets(options: dict[str, str], manifest: dict[str, Any]) -> Secrets | None:

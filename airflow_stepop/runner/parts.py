@@ -34,10 +34,9 @@ class Parts:
             location = self._location(name)
             if location.startswith(("http://", "https://")):
                 return _fetch(location, segment)
-            with open(os.path.join(self.folder, location), "rb", buffering=0) as stream:
-                return read_checked(stream, segment, f"part {name}")
+            return _read_file(os.path.join(self.folder, location), segment)
         except SegmentError as error:
-            raise RefusedError("infra", f"The step was not started: {error}", _CHANGED) from None
+            raise RefusedError("infra", f"The step was not started: {error}", _changed(location)) from None
         except (OSError, ValueError) as error:
             raise RefusedError(
                 "infra", f"The step was not started: part {name} cannot be read: {error}"
@@ -49,14 +48,28 @@ class Parts:
 
             try:
                 with open(os.path.join(self.folder, protocol.LOCATIONS), "rb") as stream:
-                    self._locations = json.load(stream)
+                    found = json.load(stream)
             except FileNotFoundError:
-                self._locations = {}
+                found = {}
+            except RecursionError:
+                found = None
+            if not isinstance(found, dict):
+                raise ValueError(f"{protocol.LOCATIONS} is not a JSON object of names and places")
+            self._locations = found
         location = self._locations.get(name)
         return inside(".", name, "part") if location is None else str(location)
 
 
-_CHANGED = "somebody changed the stored input after it was written; clear the task to write it anew"
+def _changed(location: str) -> str:
+    where = location.partition("?")[0]  # what follows is a signature
+    return f"somebody changed the stored input after it was written: delete {where}, then clear the task"
+
+
+def _read_file(path: str, segment: dict[str, Any]) -> bytearray:
+    # Not blocking: a pipe that nobody writes to must not hold the step up
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as stream:
+        there = os.fstat(stream.fileno()).st_size
+        return read_checked(stream, segment, f"part {segment['name']}", there)
 
 
 def _fetch(url: str, segment: dict[str, Any]) -> bytearray:
@@ -69,7 +82,7 @@ def _fetch(url: str, segment: dict[str, Any]) -> bytearray:
     for attempt in range(FETCH_TRIES):
         try:
             with urllib.request.urlopen(url, timeout=60) as stream:  # noqa: S310 - http(s) only, see caller
-                return read_checked(stream, segment, f"part {segment['name']}")
+                return read_checked(stream, segment, f"part {segment['name']}", stream.length)
         except urllib.error.HTTPError as error:
             problem: Exception = OSError(f"HTTP {error.code} {error.reason} for {where}")
             error.close()
@@ -87,20 +100,44 @@ def _fetch(url: str, segment: dict[str, Any]) -> bytearray:
 def extract(archive: bytearray, folder: str) -> None:
     """Unpack the code archive.
 
-    :raises RefusedError: a member would leave the folder, or is a link
+    :raises RefusedError: a member would leave the folder, or is a link; it is too large, or no archive
     """
     import io
-    import stat
     import zipfile
 
-    with zipfile.ZipFile(io.BytesIO(archive)) as code:
-        for info in code.infolist():
-            inside(folder, info.filename, "member of the code archive")
-            if stat.S_ISLNK(info.external_attr >> 16):
-                raise RefusedError(
-                    "bad_config", f"The member of the code archive {info.filename!r} is a link"
-                )
-        code.extractall(folder)
-        for info in code.infolist():
-            if info.external_attr >> 16 & stat.S_IXUSR:  # extractall forgets it
-                os.chmod(os.path.join(folder, info.filename), 0o700)
+    try:
+        with zipfile.ZipFile(io.BytesIO(archive)) as code:
+            members = code.infolist()
+            _check_members(folder, members)
+            code.extractall(folder)
+            for info in members:
+                if info.external_attr >> 16 & 0o100:  # extractall forgets it
+                    os.chmod(os.path.join(folder, info.filename), 0o700)
+    except RefusedError:
+        raise
+    except Exception as error:  # zipfile has many, and the disk may be full
+        raise RefusedError(
+            "infra",
+            f"The step was not started: its code archive cannot be unpacked: {type(error).__name__}: {error}",
+            "look whether the step has room on its disk; clear the task to make the archive anew",
+        ) from None
+
+
+def _check_members(folder: str, members: list[Any]) -> None:
+    import stat
+
+    names = set()
+    for info in members:
+        path = inside(folder, info.filename, "member of the code archive")
+        if stat.S_ISLNK(info.external_attr >> 16):
+            raise RefusedError("bad_config", f"The member of the code archive {info.filename!r} is a link")
+        if path in names:
+            raise RefusedError("bad_config", f"The code archive has {info.filename!r} twice")
+        names.add(path)
+    size = sum(info.file_size for info in members)
+    if size > protocol.CODE_BYTES:
+        raise RefusedError(
+            "bad_config",
+            f"The code archive unpacks to {size:,} bytes; more than {protocol.CODE_BYTES:,} are refused",
+            "pass large data as an argument or keep it in the store",
+        )

@@ -65,5 +65,8 @@ EXIT_NO_OUTCOME = 74  # the outcome could not be written anywhere but, perhaps, 
 # values at most this large (encoded) are carried inside outcome.json instead of a segment file
 INLINE_VALUE_BYTES = 48 * 1024
 
+# the code archive unpacks to no more than this
+CODE_BYTES = 64 * 1024 * 1024
+
 # codecs that can be read without running anybody's code
 DATA_CODECS = frozenset({"json", "bytes", "bytearray", "numpy", "arrow", "arrow_batch", "file"})

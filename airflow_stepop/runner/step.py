@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 INLINE_BYTES = protocol.INLINE_VALUE_BYTES
 TINY_BYTES = 256
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Step:
@@ -147,7 +147,7 @@ class guard_disk:  # noqa: N801 - used like a function
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError):
-            hint = "give the step more disk, or return less" if error.errno in _FULL else ""
+            hint = "give the step more disk, or return less" if error.errno in FULL else ""
             raise StepError(
                 "infra", f"The step ran, but its result could not be written: {error}", hint
             ) from None
@@ -202,7 +202,7 @@ def _small(outcome: dict[str, Any], error: OSError) -> dict[str, Any]:
     """Return a failure that needs little room: the outcome itself could not be written."""
     failure = outcome["failure"]
     if failure is None:
-        hint = "give the step more disk, or return less" if error.errno in _FULL else ""
+        hint = "give the step more disk, or return less" if error.errno in FULL else ""
         failure = StepError(
             "infra", f"The step ran, but its outcome could not be written: {error}", hint
         ).to_json()

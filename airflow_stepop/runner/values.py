@@ -49,6 +49,9 @@ TAG = "()"
 JSON_DEPTH = 100
 # Python refuses to print larger integers in decimal (4,300 digits)
 JSON_INT_BITS = 14000
+# JSON writes a list that is in several places as often as it is met, which may be more often than time allows
+# (ten lists of ten, ten deep). From this many repeated items on: pickled instead, which writes it once
+JSON_REPEATS = 1_000_000
 
 # smaller buffers stay inside the pickle; after the first hundred only very large ones get their own segment
 BUFFER_BYTES = 256 * 1024
@@ -58,6 +61,10 @@ LARGE_BUFFER_BYTES = 64 * 1024 * 1024
 
 class SegmentError(Exception):
     """Bytes are not those that were recorded: size or SHA-256 differ. Nothing was decoded."""
+
+
+class EntryError(SegmentError):
+    """What should describe a value does not, or the bytes are not data of its codec. Nothing was loaded."""
 
 
 class UntrustedPickleError(Exception):
@@ -148,7 +155,7 @@ def encode_data(value: Any) -> Encoded | None:
 
 def encode_json(value: Any) -> Encoded | None:
     try:
-        plain = _to_plain(value, 0)
+        plain = _Plain().of(value)
     except _NotJson:
         return None
     # Not escaped, so that lone surrogates stay what they are: two escaped ones would come back as one letter
@@ -160,24 +167,37 @@ class _NotJson(Exception):  # noqa: N818 - control flow, never seen outside
     """The value, or something inside it, is of another type."""
 
 
-def _to_plain(value: Any, depth: int) -> Any:
-    kind = type(value)
-    if value is None or kind is str or kind is bool:
-        return value
-    if kind is int and value.bit_length() <= JSON_INT_BITS:
-        return value
-    if kind is float and value - value == 0:  # finite
-        return value
-    if depth < JSON_DEPTH:
-        depth += 1
-        if kind is list:
-            return [_to_plain(item, depth) for item in value]
-        if kind is tuple:
-            return {TAG: [_to_plain(item, depth) for item in value]}
-        if kind is dict and all(type(key) is str for key in value):
-            plain = {key: _to_plain(item, depth) for key, item in value.items()}
-            return {TAG: plain} if len(plain) == 1 and TAG in plain else plain
-    raise _NotJson
+class _Plain:
+    """Turns a value into what JSON can hold, and gives up when that is not the same value."""
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+        self._repeats = 0
+
+    def of(self, value: Any, depth: int = 0) -> Any:
+        kind = type(value)
+        if value is None or kind is str or kind is bool:
+            return value
+        if kind is int and value.bit_length() <= JSON_INT_BITS:
+            return value
+        if kind is float and value - value == 0:  # finite
+            return value
+        if depth < JSON_DEPTH and kind in (list, tuple, dict) and self._may_repeat(value):
+            depth += 1
+            if kind is list:
+                return [self.of(item, depth) for item in value]
+            if kind is tuple:
+                return {TAG: [self.of(item, depth) for item in value]}
+            if all(type(key) is str for key in value):
+                plain = {key: self.of(item, depth) for key, item in value.items()}
+                return {TAG: plain} if len(plain) == 1 and TAG in plain else plain
+        raise _NotJson
+
+    def _may_repeat(self, value: Any) -> bool:
+        if id(value) in self._seen:
+            self._repeats += len(value)
+        self._seen.add(id(value))
+        return self._repeats <= JSON_REPEATS
 
 
 # -- reading -------------------------------------------------------------------------------------------------
@@ -189,10 +209,38 @@ def decode_entry(entry: Entry, read_segment: ReadSegment, loads: Loads | None = 
     :raises SegmentError: bytes are not those that the entry recorded
     :raises UntrustedPickleError: a pickle, and no ``loads``
     """
+    check_entry(entry)
     codec = entry["codec"]
     if codec == "pickle" and loads is None:
         raise UntrustedPickleError("a pickled value was not loaded: nobody vouches for its bytes")
     return decode(codec, read_segments(entry, read_segment), loads)
+
+
+def check_entry(entry: Any) -> None:
+    """Refuse what is not a value entry, before anything of it is believed.
+
+    :raises EntryError: says what is wrong with it
+    """
+    segments = entry.get("segments") if isinstance(entry, dict) else None
+    if not isinstance(segments, list) or not segments:
+        raise EntryError("it is not a value entry: an object with a codec and segments")
+    codec = entry.get("codec")
+    if not isinstance(codec, str) or (codec != "pickle" and codec not in protocol.DATA_CODECS):
+        known = ", ".join(sorted(protocol.DATA_CODECS))
+        raise EntryError(f"unknown codec {str(codec)[:80]!r}; known are {known} and pickle")
+    if codec != "pickle" and len(segments) != 1:
+        raise EntryError(f"a value of codec {codec} has one segment and not {len(segments)}")
+    for segment in segments:
+        _check_shape(segment)
+
+
+def _check_shape(segment: Any) -> None:
+    shape = {"sha256": str, "size": int}
+    if isinstance(segment, dict):
+        shape["data" if "data" in segment else "name"] = str
+        if all(type(segment.get(name)) is kind for name, kind in shape.items()) and segment["size"] >= 0:
+            return
+    raise EntryError("a segment of it has no SHA-256, no size, or neither data nor a name")
 
 
 def read_segments(entry: Entry, read_segment: ReadSegment) -> list[bytearray]:
@@ -201,7 +249,10 @@ def read_segments(entry: Entry, read_segment: ReadSegment) -> list[bytearray]:
 
 
 def _inline(segment: dict[str, Any]) -> bytearray:
-    data = bytearray(binascii.a2b_base64(segment["data"]))
+    try:
+        data = bytearray(binascii.a2b_base64(segment["data"]))
+    except ValueError as error:
+        raise EntryError(f"a value inside the entry is not base64: {error}") from None
     check_segment(data, segment, "a value inside the entry")
     return data
 
@@ -215,11 +266,14 @@ def check_segment(data: Buffer, segment: dict[str, Any], what: str = "") -> None
     _compare(what or str(segment.get("name", "segment")), segment, size, found)
 
 
-def read_checked(stream: Any, segment: dict[str, Any], what: str = "") -> bytearray:
+def read_checked(stream: Any, segment: dict[str, Any], what: str = "", there: int | None = None) -> bytearray:
     """Read from a binary stream (``readinto``) exactly the bytes that ``segment`` records, and hash them.
 
+    :param there: how many bytes the stream has, when that is known: a wrong size takes no memory then
     :raises SegmentError: size or SHA-256 differ
     """
+    if there is not None and there < segment["size"]:
+        _compare(what or str(segment.get("name", "segment")), segment, there, "")
     data = bytearray(segment["size"])
     found, size = sha256(segment["size"]), 0
     with memoryview(data) as view:
@@ -248,11 +302,15 @@ def decode(codec: str, segments: list[bytearray], loads: Loads | None = None) ->
         if loads is None:
             raise UntrustedPickleError("a pickled value was not loaded: nobody vouches for its bytes")
         return loads(segments[0], list(segments[1:]))
-    if codec not in protocol.DATA_CODECS:
-        raise ValueError(
-            f"unknown codec {codec!r}; known are {', '.join(sorted(protocol.DATA_CODECS))} and pickle"
-        )
-    (data,) = segments
+    try:
+        return _decode_data(codec, *segments)
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # numpy and pyarrow have errors of their own
+        raise EntryError(f"its bytes are not {codec} data: {type(error).__name__}: {error}") from error
+
+
+def _decode_data(codec: str, data: bytearray) -> Any:
     if codec == "json":
         return decode_json(data)
     if codec in ("bytes", "bytearray", "file"):
@@ -276,5 +334,7 @@ def _from_plain(value: Any) -> Any:
         inner = value[TAG]
         if type(inner) is list:
             return tuple(_from_plain(item) for item in inner)
+        if type(inner) is not dict:
+            raise ValueError(f"{TAG!r} marks a list or an object")
         value = inner
     return {key: _from_plain(item) for key, item in value.items()}

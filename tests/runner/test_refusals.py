@@ -13,6 +13,8 @@ import pytest
 
 from airflow_stepop.runner import protocol
 
+pytestmark = pytest.mark.corpus
+
 BOMB = "def f(*a): raise SystemExit('it ran')\n"
 
 

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 
 from airflow_stepop.runner import protocol
 from airflow_stepop.runner.values import (
+    EntryError,
     SegmentError,
     UntrustedPickleError,
     decode_entry,
@@ -200,7 +201,7 @@ def test_array_of_objects_is_never_loaded():
         "size": len(data),
         "data": base64.b64encode(data).decode(),
     }
-    with pytest.raises(ValueError, match="objects"):
+    with pytest.raises(EntryError, match="objects"):
         decode_entry({"codec": "numpy", "segments": [segment]}, None)
 
 
@@ -249,8 +250,8 @@ def test_damage():
 
 def test_unknown_codec():
     """A codec of a later version is named."""
-    entry = {"codec": "parquet", "segments": []}
-    with pytest.raises(ValueError, match="unknown codec 'parquet'; known are arrow, "):
+    entry = {"codec": "parquet", "segments": [{"sha256": "", "size": 0, "data": ""}]}
+    with pytest.raises(EntryError, match="unknown codec 'parquet'; known are arrow, "):
         decode_entry(entry, None)
 
 
