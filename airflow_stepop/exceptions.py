@@ -10,7 +10,7 @@
     │   └── WrongHostError           a local job or a folder store of another host
     ├── PayloadError                 the function or an argument cannot be sent
     ├── StoreError                   the store cannot be read or written
-    ├── IntegrityError               bytes are not those that were recorded: nothing was loaded
+    ├── IntegrityError               what is stored is not what was written: nothing was loaded
     ├── OutcomeLostError             the job ended and left no outcome
     ├── StepFailedError              the step ran and failed; carries a Failure
     └── StepInterruptedError         we lost touch with a job that may go on; the next try attaches to it
@@ -57,7 +57,9 @@ class StoreError(StepopError):
 
 
 class IntegrityError(StepopError):
-    """Stored bytes differ from the digest that was recorded for them; nothing was loaded from them."""
+    """Stored bytes differ from the digest that was recorded for them, or stored JSON from the form in which
+    it is written; nothing was loaded from them.
+    """
 
 
 class OutcomeLostError(StepopError):

@@ -1,6 +1,7 @@
 """What Airflow and a backend say to each other about a step: plain, frozen, JSON-able data.
 
-No vendor word and no I/O lives here. ``to_json`` and ``from_json`` are inverse to each other.
+No vendor word and no I/O lives here. ``to_json`` and ``from_json`` are inverse to each other; ``from_json``
+leaves out what a newer version added, and refuses what was never written.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from airflow_stepop.exceptions import IntegrityError
 from airflow_stepop.printable import printable
 from airflow_stepop.resources import ResourceSettings
+from airflow_stepop.shapes import LIST, OBJECT, TEXT, TEXTS, known_fields, or_nothing
 
 
 class JobState(StrEnum):
@@ -87,10 +90,42 @@ class Failure:
         return {**asdict(self), "category": self.category.value, "log_tail": list(self.log_tail)}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Failure:
-        return cls(
-            **{**data, "category": Category(data["category"]), "log_tail": tuple(data.get("log_tail", ()))}
-        )
+    def from_json(cls, data: Any) -> Failure:
+        """Return the failure.
+
+        :raises IntegrityError: this is none
+        """
+        required = {"category": TEXT, "summary": TEXT}
+        known = known_fields(data, "a failure", required, _FAILURE_FIELDS)
+        try:
+            known["category"] = Category(known["category"])
+        except ValueError:
+            names = ", ".join(Category)
+            raise IntegrityError(
+                f"a failure has category={known['category'][:80]!r}, which is not one of {names}"
+            ) from None
+        if known.get("exception") is not None:
+            known_fields(known["exception"], "the exception of a failure", {}, _EXCEPTION_FIELDS)
+        return cls(**{**known, "log_tail": tuple(known.get("log_tail", ()))})
+
+
+_WHOLE_OR_NOTHING = ("a whole number or nothing", lambda value: value is None or type(value) is int)
+_FAILURE_FIELDS = {
+    "native_reason": TEXT,
+    "exit_code": _WHOLE_OR_NOTHING,
+    "hint": TEXT,
+    "log_tail": TEXTS,
+    "exception": or_nothing(OBJECT),
+}
+# what the host reads of it; see runner/errors.py
+_EXCEPTION_FIELDS = {
+    "module": TEXT,
+    "qualname": TEXT,
+    "message": TEXT,
+    "traceback": TEXTS,
+    "mro": TEXTS,
+    "args": or_nothing(LIST),
+}
 
 
 @dataclass(frozen=True)
@@ -116,11 +151,18 @@ class JobHandle:
         return {**asdict(self), "detail": dict(self.detail)}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> JobHandle:
-        return cls(**data)
+    def from_json(cls, data: Any) -> JobHandle:
+        """Return the handle.
+
+        :raises IntegrityError: this is none
+        """
+        return cls(**known_fields(data, "a job's handle", _HANDLE_FIELDS, {"detail": OBJECT}))
 
     def __str__(self) -> str:
         return f"{self.backend} job {self.id}"
+
+
+_HANDLE_FIELDS = {"backend": TEXT, "conn_id": or_nothing(TEXT), "scope": TEXT, "id": TEXT, "name": TEXT}
 
 
 @dataclass(frozen=True)

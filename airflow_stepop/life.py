@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from airflow_stepop.bounds import storable
 from airflow_stepop.endings import as_the_service_saw_it, given_up, refused, without_outcome
 from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, StepFailedError
 from airflow_stepop.job import (
@@ -291,7 +292,10 @@ class StepLife:
             collected, known = self._collect(handle, status), status.usage
         asked = self.request.resources.at_least(self._own_record().memory_bytes)
         used = usage_of(collected.usage, known, asked, collected.failure is None)
-        collected = Collected({**collected.data, "usage": used})
+        data = {**collected.data, "usage": used}
+        if collected.failure is not None:
+            data["failure"] = storable(collected.failure).to_json()
+        collected = Collected(data)
         record = replace(self._own_record(), collected=collected.data)
         self._save(record)
         self._tidy(record)

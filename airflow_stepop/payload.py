@@ -21,7 +21,15 @@ from airflow_stepop.job import Failure, OutcomeReport, Part, Payload
 from airflow_stepop.pickles import advice, as_list, dumps
 from airflow_stepop.results import StepResult, is_inline
 from airflow_stepop.runner import protocol
-from airflow_stepop.runner.values import Encoded, decode_entry, encode_value
+from airflow_stepop.runner.values import (
+    Encoded,
+    SegmentError,
+    UntrustedPickleError,
+    check_entry,
+    decode_entry,
+    encode_value,
+)
+from airflow_stepop.shapes import COUNT, LIST, OBJECT, TEXT, TRUTH, known_fields, or_nothing
 from airflow_stepop.store import Store, host_of, locate, part_path
 
 RECORD_BYTES = 60_000  # longest collected result inside the step's record
@@ -271,22 +279,54 @@ def read_outcome(report: OutcomeReport, job: str, nonce: str) -> dict[str, Any]:
     """
     if report.digest is not None and hashlib.sha256(report.data).hexdigest() != report.digest:
         raise IntegrityError(f"its bytes changed after the step wrote it (expected SHA-256 {report.digest})")
+    outcome = _parsed(report.data)
+    if outcome["protocol"] != protocol.PROTOCOL:
+        raise IntegrityError(
+            f"it has protocol {outcome['protocol']!r} and this airflow-stepop has {protocol.PROTOCOL}: "
+            "another version started the step; run the task again, and let steps end before you upgrade"
+        )
+    if (outcome["job"], outcome["nonce"]) != (job, nonce):
+        raise IntegrityError(
+            f"it belongs to job {outcome['job']!r} (nonce {outcome['nonce']!r}) "
+            f"and not to {job!r} (nonce {nonce!r})"
+        )
     try:
-        outcome = json.loads(report.data)
-        named = (outcome["protocol"], outcome["job"], outcome["nonce"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise IntegrityError(f"it is not an outcome ({error})") from error
-    if named != (protocol.PROTOCOL, job, nonce):
-        raise IntegrityError(f"it belongs to job {named[1]!r} (protocol {named[0]!r}) and not to {job!r}")
-    if outcome["status"] != "success":
-        found = {"failure": Failure.from_json(outcome["failure"]).to_json()}
-    else:
-        found = {"result": _small(_result_of(outcome, report), report.base_uri, job)}
+        if outcome["status"] != "success":
+            found = {"failure": Failure.from_json(outcome.get("failure")).to_json()}
+        else:
+            found = {"result": _small(_result_of(outcome, report), report.base_uri, job)}
+    except SegmentError as error:
+        raise IntegrityError(f"a value in it is damaged: {error}") from error
     return {**found, "usage": dict(outcome.get("usage") or {})}
 
 
+_STATUS = ("success or failure", lambda value: value in ("success", "failure"))
+_OUTCOME_FIELDS = {"protocol": COUNT, "job": TEXT, "nonce": TEXT, "status": _STATUS}
+_OUTCOME_VALUES = {
+    "value": or_nothing(OBJECT),
+    "values": ("an object or a list", lambda value: value is None or isinstance(value, (Mapping, list))),
+    "outputs": or_nothing(OBJECT),
+    "split": or_nothing(TEXT),
+    "failure": or_nothing(OBJECT),
+    "usage": or_nothing(OBJECT),
+}
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    """Return the fields of an outcome; what is printed in them can be printed again, and stored."""
+    try:
+        outcome = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"it is not an outcome ({error})") from error
+    known = known_fields(outcome, "the outcome", _OUTCOME_FIELDS)
+    if known["protocol"] == protocol.PROTOCOL:  # another one may have any other form
+        known |= known_fields(outcome, "the outcome", {}, _OUTCOME_VALUES)
+    return known
+
+
 def _result_of(outcome: Mapping[str, Any], report: OutcomeReport) -> dict[str, Any]:
-    def keep(entry: Mapping[str, Any]) -> dict[str, Any]:
+    def keep(entry: dict[str, Any]) -> dict[str, Any]:
+        check_entry(entry)
         if (
             entry["codec"] == "json"
             and is_inline(entry)
@@ -326,7 +366,9 @@ def _small(result: dict[str, Any], base_uri: str, job: str) -> dict[str, Any]:
     }
 
 
-def _stored(place: Mapping[str, Any]) -> dict[str, Any]:
+def _stored(place: Any) -> dict[str, Any]:
+    fields = {"uri": TEXT, "sha256": TEXT, "size": COUNT, "host": TEXT}
+    place = known_fields(place, "the place of the collected result", fields)
     store, path = locate(place["uri"], place["host"])
     data = store.read(path, place["size"])
     if hashlib.sha256(data).hexdigest() != place["sha256"]:
@@ -334,24 +376,34 @@ def _stored(place: Mapping[str, Any]) -> dict[str, Any]:
     return dict(json.loads(data))
 
 
+_RESULT_FIELDS = {"dict": OBJECT, "list": LIST, "value": OBJECT}
+
+
 def hand_over(result: Mapping[str, Any]) -> Any:
     """Return what the task returns to Airflow: plain values, and references for the rest.
 
-    :raises IntegrityError: the collected result changed in the store
+    :raises IntegrityError: the collected result changed in the store, or in the task's state
     """
     if "stored" in result:
         result = _stored(result["stored"])
-
-    def give(kept: Mapping[str, Any]) -> Any:
-        if "plain" in kept:
-            return decode_entry(kept["plain"], _no_segment)
-        return StepResult(**kept["reference"])
-
+    result = known_fields(result, "the collected result", {}, {**_RESULT_FIELDS, "nothing": TRUTH})
+    if len(result) != 1:
+        raise IntegrityError(f"the collected result is not one of {', '.join(_RESULT_FIELDS)} and nothing")
     if "dict" in result:
-        return {key: give(kept) for key, kept in result["dict"].items()}
+        return {key: _given(kept) for key, kept in result["dict"].items()}
     if "list" in result:
-        return [give(kept) for kept in result["list"]]
-    return give(result["value"]) if "value" in result else None
+        return [_given(kept) for kept in result["list"]]
+    return _given(result["value"]) if "value" in result else None
+
+
+def _given(kept: Any) -> Any:
+    known = known_fields(kept, "a collected value", {}, {"plain": OBJECT, "reference": OBJECT})
+    if "reference" in known:
+        return StepResult.from_json(known["reference"])
+    try:
+        return decode_entry(dict(known.get("plain") or {}), _no_segment)
+    except (SegmentError, UntrustedPickleError) as error:
+        raise IntegrityError(f"a collected value is damaged: {error}") from error
 
 
 # Keys with which Airflow marks what it encoded itself

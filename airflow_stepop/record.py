@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from secrets import token_hex
 from typing import Any, Protocol
 
-from airflow_stepop.job import JobHandle
+from airflow_stepop.exceptions import IntegrityError
+from airflow_stepop.job import Failure, JobHandle
 from airflow_stepop.names import job_name
+from airflow_stepop.shapes import COUNT, NUMBER, OBJECT, TEXT, known_fields, or_nothing
 
 STATE_KEY = "stepop"  # renaming breaks steps in flight
 
@@ -67,14 +69,52 @@ class StepRecord:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> StepRecord:
-        """Return the record; what a newer version added is left out, as a job of its may be under way."""
-        known = {field.name: data[field.name] for field in fields(cls) if field.name in data}
+        """Return the record; what a newer version added is left out, as a job of its may be under way.
+
+        :raises IntegrityError: this is none
+        """
+        known = known_fields(data, "the record", _FIELDS, _LATER_FIELDS)
+        labels = known.get("labels", {})
+        known_fields(labels, "the record's labels", {}, dict.fromkeys(labels, TEXT))
+        if known.get("collected") is not None:
+            _check_collected(known["collected"])
         handle = known.get("handle")
-        known["handle"] = JobHandle.from_json(handle) if handle else None
-        return cls(**{**known, "call": Call(**data["call"])})
+        known["handle"] = JobHandle.from_json(handle) if handle is not None else None
+        known["call"] = Call(**known_fields(known["call"], "the record's call", _CALL_FIELDS))
+        return cls(**known)
 
     def with_handle(self, handle: JobHandle) -> StepRecord:
         return replace(self, handle=handle, submitted_at=self.submitted_at or time.time())
+
+
+_CALL_FIELDS = {"key": TEXT, "max_tries": COUNT, "clear_number": COUNT}
+_FIELDS = {
+    "generation": COUNT,
+    "nonce": TEXT,
+    "call": OBJECT,
+    "backend": TEXT,
+    "conn_id": or_nothing(TEXT),
+    "name": TEXT,
+    "started_at": NUMBER,
+}
+_LATER_FIELDS = {
+    "labels": OBJECT,
+    "handle": or_nothing(OBJECT),
+    "submitted_at": or_nothing(NUMBER),
+    "collected": or_nothing(OBJECT),
+    "resubmissions": COUNT,
+    "memory_bytes": or_nothing(COUNT),
+    "keep": TEXT,
+}
+
+
+def _check_collected(collected: Mapping[str, Any]) -> None:
+    usage = known_fields(collected, "what the record has collected", {}, {"usage": OBJECT}).get("usage", {})
+    known_fields(usage, "the record's usage", {}, {"asked": OBJECT, "hint": TEXT})
+    if "failure" in collected:
+        Failure.from_json(collected["failure"])
+    else:
+        known_fields(collected, "what the record has collected", {"result": OBJECT})
 
 
 def first_record(
@@ -123,9 +163,22 @@ def way_on(record: StepRecord | None, call: Call) -> Way:
 
 
 def load_record(state: StateStore) -> StepRecord | None:
-    """Return the record of this task instance, if there is one that this version can read."""
+    """Return the record of this task instance, if there is one.
+
+    :raises IntegrityError: there is one and it is damaged. A job of it may run, so it is not taken for none
+    """
     data = state.get(STATE_KEY)
-    return StepRecord.from_json(data) if isinstance(data, Mapping) else None
+    if data is None:
+        return None
+    try:
+        return StepRecord.from_json(data)
+    except IntegrityError as error:
+        raise IntegrityError(
+            f"the record of this step in the task's state (key {STATE_KEY!r}) is damaged: {error}. "
+            "Nothing was started, because a job of this task may be running: look for it with "
+            "'airflow stepop jobs' and stop it, delete that key of the task's state "
+            "(.../taskInstances/<task>/state-store/stepop of Airflow's REST API), then clear the task"
+        ) from error
 
 
 def save_record(state: StateStore, record: StepRecord) -> None:

@@ -61,7 +61,7 @@ def _find(module: str, qualname: str) -> type[Exception] | None:
     else:
         try:
             found = sys.modules.get(module) or importlib.import_module(module)
-        except Exception:  # noqa: BLE001, RUF100 - importing a module of the user's may fail in any way
+        except (Exception, SystemExit):  # noqa: BLE001, RUF100 - importing a module of the user's may do anything
             return None
         for name in qualname.split("."):
             found = getattr(found, name, None)

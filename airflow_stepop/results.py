@@ -21,7 +21,8 @@ from typing import Any
 from airflow_stepop.exceptions import IntegrityError, StepopError
 from airflow_stepop.runner.pickling import dag_class
 from airflow_stepop.runner.protocol import DATA_CODECS
-from airflow_stepop.runner.values import SegmentError, check_segment, decode_entry
+from airflow_stepop.runner.values import SegmentError, check_entry, check_segment, decode_entry
+from airflow_stepop.shapes import OBJECT, TEXT, known_fields
 from airflow_stepop.store import airflow_folder, host_of, locate
 
 RUNNER_PACKAGE, HOST_PACKAGE = "stepop_runner", "airflow_stepop.runner"  # the same code on the two sides
@@ -41,14 +42,28 @@ class StepResult:
 
     __version__ = 1
 
-    def __init__(self, entry: Mapping[str, Any], base_uri: str, host: str = "", mac: str = "") -> None:
+    def __init__(self, entry: dict[str, Any], base_uri: str, host: str = "", mac: str = "") -> None:
         self.entry = entry
         self.base_uri = base_uri
         self.host = host
         self.mac = mac
 
     @classmethod
-    def signed(cls, entry: Mapping[str, Any], base_uri: str) -> StepResult:
+    def from_json(cls, data: Any) -> StepResult:
+        """Return the reference that :meth:`serialize` wrote.
+
+        :raises IntegrityError: this is none
+        """
+        required = {"entry": OBJECT, "base_uri": TEXT}
+        known = known_fields(data, "the reference to a result", required, {"host": TEXT, "mac": TEXT})
+        try:
+            check_entry(known["entry"])
+        except SegmentError as error:
+            raise IntegrityError(f"the reference to a result is damaged: {error}") from error
+        return cls(**known)
+
+    @classmethod
+    def signed(cls, entry: dict[str, Any], base_uri: str) -> StepResult:
         """Return a reference to a value whose digest was authenticated."""
         host = host_of(base_uri) if not is_inline(entry) else ""
         result = cls(entry, base_uri if not is_inline(entry) else "", host)
@@ -82,7 +97,7 @@ class StepResult:
         """
         self.verify()
         try:
-            return decode_entry(dict(self.entry), self._read_segment, loads)
+            return decode_entry(self.entry, self._read_segment, loads)
         except SegmentError as error:
             raise IntegrityError(f"refused to load {self!r}: {error}") from error
         except StepopError:
@@ -96,7 +111,8 @@ class StepResult:
 
         :raises IntegrityError: the reference was changed, or signed with another key
         """
-        if self.codec not in DATA_CODECS and not hmac.compare_digest(self.mac, self._expected_mac()):
+        is_signed = hmac.compare_digest(self.mac.encode(errors="replace"), self._expected_mac().encode())
+        if self.codec not in DATA_CODECS and not is_signed:
             raise IntegrityError(
                 f"refused to load {self!r}: the reference was not signed by this deployment. It was changed, "
                 "or this host has another [stepop] signing_key (or [core] fernet_key)"
@@ -120,11 +136,16 @@ class StepResult:
         """Return the value itself inside an ordinary task, the reference everywhere else."""
         from airflow.sdk import get_current_context
 
-        if version > StepResult.__version__:
+        if version != StepResult.__version__:
             raise StepopError(
-                f"a result of version {version} was written by a newer airflow-stepop; upgrade this one"
+                f"a result of version {version!r} was written by a newer airflow-stepop; upgrade this one"
             )
-        result = StepResult(**data)
+        try:
+            result = StepResult.from_json(data)
+        except IntegrityError as error:
+            raise IntegrityError(
+                f"{error}. Somebody changed the XCom; clear the task that left it"
+            ) from error
         try:
             task = get_current_context()["ti"].task
         except RuntimeError:  # triggerer, callbacks, API server: never load there

@@ -265,13 +265,13 @@ def test_a_changed_outcome_is_refused_before_it_is_read():
 @pytest.mark.parametrize(("job", "nonce"), [("s-other", "n"), ("s-job", "other")])
 def test_the_outcome_of_another_job_is_refused(job, nonce):
     """Replayed, with a digest that is right."""
-    with pytest.raises(IntegrityError, match=r"it belongs to job 's-job' .* and not to 's-"):
+    with pytest.raises(IntegrityError, match=r"it belongs to job 's-job' \(nonce 'n'\) and not to 's-"):
         read_outcome(report(outcome(value=entry_of(1))), job, nonce)
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"{}", b"\xff", b'"text"', b"1"])
 def test_what_is_no_outcome_is_refused(data):
-    with pytest.raises(IntegrityError, match="it is not an outcome"):
+    with pytest.raises(IntegrityError, match=r"not an outcome|the outcome (is|has no)"):
         read_outcome(report(data), "s-job", "n")
 
 

@@ -133,7 +133,7 @@ class MemoryState(dict):
     """Airflow's ``task_state_store`` as a dictionary that holds JSON only."""
 
     def get(self, key, default=None):
-        return json.loads(super().get(key, "null")) or default
+        return json.loads(self[key]) if key in self else default
 
     def set(self, key, value):
         self[key] = json.dumps(value)

@@ -1,0 +1,77 @@
+"""What Airflow can keep of a failure: texts without half characters, and less than 64 KB in all.
+
+The step's log has the whole of it. Called by the life of a step before a failure is recorded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from airflow_stepop.job import Failure
+
+FAILURE_BYTES = 48_000  # as JSON; the record has other fields, and Airflow wants less than 64 KB in all
+_LEFT_OUT = "… left out here; see the log of the step …"
+
+
+def storable(failure: Failure) -> Failure:
+    """Return ``failure`` as Airflow can store it; what does not fit is left out, the least telling first."""
+    failure = Failure.from_json(escaped(failure.to_json()))
+    for shorter in _shorter(failure):
+        failure = shorter(failure)
+        if len(json.dumps(failure.to_json())) <= FAILURE_BYTES:
+            break
+    return failure
+
+
+def escaped(value: Any) -> Any:
+    """Return JSON without lone surrogates, which Airflow's messages cannot carry; they are written as
+    escapes.
+    """
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, Mapping):
+        return {escaped(key): escaped(item) for key, item in value.items()}
+    return [escaped(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _shorter(failure: Failure) -> Iterator[Callable[[Failure], Failure]]:
+    yield lambda failure: failure
+    yield lambda failure: _with_exception(failure, cause=None, context=None, exceptions=[])
+    for lines, characters in ((100, 400), (40, 200), (20, 100), (5, 50)):
+        yield lambda failure, lines=lines, characters=characters: _cut(failure, lines, characters)  # type: ignore[misc]
+
+
+def _with_exception(failure: Failure, **fields: Any) -> Failure:
+    return replace(failure, exception={**failure.exception, **fields} if failure.exception else None)
+
+
+def _cut(failure: Failure, lines: int, characters: int) -> Failure:
+    """Return ``failure`` with the last lines only, and every text cut."""
+    exception = failure.exception or {}
+    shorter = _with_exception(
+        failure,
+        message=_text(str(exception.get("message", "")), 10 * characters),
+        traceback=_last(exception.get("traceback", ()), lines, characters),
+        mro=list(exception.get("mro", ()))[:20],
+        args=None,
+        notes=[],
+    )
+    return replace(
+        shorter,
+        summary=_text(failure.summary, 10 * characters),
+        hint=_text(failure.hint, 10 * characters),
+        native_reason=_text(failure.native_reason, 10 * characters),
+        log_tail=tuple(_last(failure.log_tail, lines, characters)),
+    )
+
+
+def _last(texts: Any, count: int, characters: int) -> list[str]:
+    left_out = [_LEFT_OUT] if len(texts) > count else []
+    return [*left_out, *(_text(text, characters) for text in texts[-count:])]
+
+
+def _text(text: str, characters: int) -> str:
+    return text if len(text) <= characters else text[: characters - 1] + "…"

@@ -1,0 +1,59 @@
+"""The form of JSON that we wrote down and that may have changed since: by hand, on a disk, elsewhere.
+
+Every reader of stored JSON asks here before it believes a field, so that damage is one error with a name and
+not whatever Python says about it later.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Callable, Mapping
+from math import isfinite
+from typing import Any
+
+from airflow_stepop.exceptions import IntegrityError
+
+Kind = tuple[str, Callable[[Any], bool]]  # what it is called in an error, and whether a value is one
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 2**63
+
+
+TEXT: Kind = ("a text", lambda value: isinstance(value, str))
+COUNT: Kind = ("a whole number", lambda value: type(value) is int and 0 <= value < 2**63)
+NUMBER: Kind = ("a number", lambda value: _is_number(value) and isfinite(value))
+OBJECT: Kind = ("an object", lambda value: isinstance(value, Mapping))
+TEXTS: Kind = (
+    "a list of texts",
+    lambda value: isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value),
+)
+TRUTH: Kind = ("true or false", lambda value: isinstance(value, bool))
+LIST: Kind = ("a list", lambda value: isinstance(value, (list, tuple)))
+
+
+def or_nothing(kind: Kind) -> Kind:
+    name, is_one = kind
+    return f"{name} or nothing", lambda value: value is None or is_one(value)
+
+
+def known_fields(
+    data: Any, what: str, required: Mapping[str, Kind], optional: Mapping[str, Kind] | None = None
+) -> dict[str, Any]:
+    """Return the known fields of ``data``; what a newer version added is left out.
+
+    :param what: what ``data`` is, for the error
+    :raises IntegrityError: a field is missing or of another kind
+    """
+    if not isinstance(data, Mapping):
+        raise IntegrityError(f"{what} is {reprlib.repr(data)} and not an object")
+    found = {}
+    for name, (kind, is_one) in {**required, **(optional or {})}.items():
+        if name not in data:
+            if name in required:
+                raise IntegrityError(f"{what} has no {name!r}")
+            continue
+        if not is_one(data[name]):
+            raise IntegrityError(f"{what} has {name}={reprlib.repr(data[name])}, which is not {kind}")
+        found[name] = data[name]
+    return found
