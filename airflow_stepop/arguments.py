@@ -5,6 +5,8 @@ Checked while the DAG file is read, as far as they are known then, and again whe
 
 from __future__ import annotations
 
+import os
+import reprlib
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from airflow_stepop.operators import RemoteStepOperator
 
 KEEP = ("never", "failed", "always")
+LONGEST_S = 100 * 365 * 86400.0  # calendars and timers end soon after it; whoever wants no limit is served
+OUR_ENV = ("STEPOP_JOB", "STEPOP_NONCE", "STEPOP_WORK")
 _EXAMPLE = '"{{ conn.NAME.password }}" or "{{ var.value.NAME }}"'
 
 
@@ -33,9 +37,9 @@ def check_arguments(operator: RemoteStepOperator) -> None:
         value = getattr(operator, name)
         if not (value is None or is_later(value) or isinstance(value, Mapping)):
             raise StepConfigError(f"{name} must be a dict of {what}, and this is {value!r}")
-    for variable in operator.env if isinstance(operator.env, Mapping) else ():
-        _check_variable("env", variable)
+    _check_env(operator.env)
     check_secrets(operator.secrets, operator.env)
+    _check_words(operator)
     if operator.keep not in KEEP:
         raise StepConfigError(f"keep={operator.keep!r} is not one of {', '.join(KEEP)}")
     for name in ("timeout", "start_timeout", "poll_interval"):
@@ -58,9 +62,14 @@ def seconds(value: object, name: str) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, (timedelta, int, float)):
         raise StepConfigError(f"{name} must be a number of seconds or a timedelta, and this is {value!r}")
-    result = value.total_seconds() if isinstance(value, timedelta) else float(value)
+    try:
+        result = value.total_seconds() if isinstance(value, timedelta) else float(value)
+    except OverflowError:
+        result = LONGEST_S + 1
     if not 0 < result < float("inf"):
         raise StepConfigError(f"{name} must be positive, and this is {value!r}")
+    if result > LONGEST_S:
+        raise StepConfigError(f"{name} must be at most 100 years, and this is {reprlib.repr(value)}")
     return result
 
 
@@ -90,7 +99,7 @@ def _check_list(name: str, value: Any) -> None:
 
 
 def _check_variable(argument: str, name: Any) -> None:
-    if not isinstance(name, str) or not name or "=" in name or "\0" in name:
+    if not isinstance(name, str) or not name or "=" in name or _is_no_word(name):
         raise StepConfigError(f"{argument} has the name {name!r}; a name is not empty and has no '='")
 
 
@@ -133,6 +142,45 @@ def _check_resources(operator: RemoteStepOperator) -> None:
         parse_on_oom(operator.on_oom)
         if is_known:
             check_on_oom(operator.on_oom, resources, operator.retries)
+
+
+def _check_env(env: Any) -> None:
+    for name, value in env.items() if isinstance(env, Mapping) else ():
+        _check_variable("env", name)
+        if name in OUR_ENV:
+            raise StepConfigError(f"env has the name {name!r}, which is set for every step; choose another")
+        if not is_later(value) and _is_no_word(value):
+            raise StepConfigError(
+                f"env[{name!r}]={reprlib.repr(value)} cannot be an environment variable; "
+                "write a text without NUL characters"
+            )
+
+
+def _check_words(operator: RemoteStepOperator) -> None:
+    """Check what becomes a word of a command line, or the name of a file."""
+    words: dict[str, Any] = {
+        "command": operator.command,
+        "outputs": operator.outputs,
+        "inputs": operator.inputs,
+    }
+    for name, given in words.items():
+        for word in given if isinstance(given, (Mapping, Sequence)) and not is_later(given) else ():
+            if not is_later(word) and (_is_no_word(word) or (name != "command" and word == "")):
+                raise StepConfigError(
+                    f"{name} has {reprlib.repr(word)}, which is neither a word nor a path; "
+                    "write a text without NUL characters"
+                )
+    if operator.command and not is_later(operator.command) and operator.command[0] == "":
+        raise StepConfigError("command begins with an empty word; its first word is the program")
+
+
+def _is_no_word(value: Any) -> bool:
+    """Return whether ``value`` cannot be a word of a command line; a number can, written out."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, str):
+        return "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value)
+    return value is None or isinstance(value, (bytes, bytearray, Mapping, Sequence, set, frozenset))
 
 
 def _check_backend(operator: RemoteStepOperator) -> None:

@@ -24,6 +24,7 @@ from airflow_stepop.code import (
     project_modules,
 )
 from airflow_stepop.functions import context_arguments, dag_module, import_reference, plain_function
+from airflow_stepop.hooks.base import StepHook, extra_of
 from airflow_stepop.job import OutcomeReport, Payload, StepSpec
 from airflow_stepop.oom import MoreMemory, parse_on_oom
 from airflow_stepop.payload import (
@@ -46,7 +47,6 @@ from airflow_stepop.tasklog import configured_limit
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_stepop.hooks.base import StepHook
     from airflow_stepop.operators import RemoteStepOperator
 
 BACKEND_OF_CONNECTION = {
@@ -100,7 +100,7 @@ class StepRequest:
 
         connection = BaseHook.get_connection(self.operator.conn_id)
         of_type = BACKEND_OF_CONNECTION.get(connection.conn_type or "")
-        return connection.extra_dejson.get("backend") or of_type
+        return extra_of(connection).get("backend") or of_type
 
     @cached_property
     def conn_id(self) -> str | None:

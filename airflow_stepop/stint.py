@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferred
 
+from airflow_stepop.arguments import LONGEST_S
 from airflow_stepop.exceptions import (
     IntegrityError,
     PayloadError,
@@ -195,8 +196,8 @@ class Stint:
             waiter={**labels, "map_index": int(labels["map_index"])},
             log_limit=self.request.log_limit,
         )
-        left_s = deadlines.execution - time.time() if deadlines.execution is not None else None
-        timeout = timedelta(seconds=max(left_s, 0) + DEFER_MARGIN_S) if left_s is not None else None
+        left_s = deadlines.execution - time.time() if deadlines.execution is not None else LONGEST_S
+        timeout = timedelta(seconds=max(left_s, 0) + DEFER_MARGIN_S) if left_s < LONGEST_S else None
         self.operator.defer(trigger=trigger, method_name="resume", timeout=timeout)
 
     def wait_here(self, handle: JobHandle) -> Reason:

@@ -17,19 +17,24 @@ from __future__ import annotations
 
 import os
 import socket
+import urllib.parse
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import urlsplit
 
 from airflow_stepop.exceptions import StepConfigError, StoreError, WrongHostError
 from airflow_stepop.names import slug
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
+
+# Names of files need not be UTF-8
+quote = partial(urllib.parse.quote, errors="surrogateescape")
+unquote = partial(urllib.parse.unquote, errors="surrogateescape")
 
 SCHEMES = ("file",)  # s3, gs and az come with their backends
 
@@ -97,6 +102,11 @@ class Store:
             )
         if parts.netloc or not parts.path.startswith("/"):
             raise StepConfigError(f"store {url!r} is not an absolute folder; write file:///srv/stepop")
+        if parts.query or parts.fragment or url != parts.geturl():
+            raise StepConfigError(
+                f"store {url!r} has a character that means something else in an address; write the folder "
+                f"as a path, or as {folder_uri(Path(unquote(url.partition(':')[2].removeprefix('//'))))}"
+            )
         self.folder = Path(unquote(parts.path))
         self.url = folder_uri(self.folder)
         self._client: ObjectStore | None = None
@@ -123,9 +133,9 @@ class Store:
         """Return the path inside this store that ``uri`` means; ``None`` when it points elsewhere."""
         prefix = self.url + "/"
         path = unquote(uri.removeprefix(prefix))
-        if not uri.startswith(prefix) or any(piece in ("", ".", "..") for piece in path.split("/")):
-            return None
-        return path
+        is_name = "\0" not in path and not any("\ud800" <= letter < "\udc80" for letter in path)
+        is_inside = uri.startswith(prefix) and not {"", ".", ".."} & set(path.split("/"))
+        return path if is_name and is_inside else None
 
     def put_new(self, path: str, data: bytes | memoryview) -> bool:
         """Write ``data`` unless the object is there already; return whether it was written.
@@ -149,13 +159,14 @@ class Store:
             host
         :raises StoreError: the object is gone or cannot be read
         """
-        data = bytearray(size)
         try:
-            with (self.folder / path).open("rb") as file:
-                got = file.readinto(data)
-                if got != size or file.read(1):
+            # Not blocking: whoever may write here could leave a pipe that nobody ever writes to
+            with open(os.open(self.folder / path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+                there = os.fstat(file.fileno()).st_size  # first: a size that is wrong must not take memory
+                data = bytearray(size if there == size else 0)
+                if there != size or file.readinto(data) != size:
                     raise StoreError(f"{self.uri(path)} is not the {size} bytes that were recorded for it")
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
             raise self._explain("read", path, error) from error
         return data
 

@@ -13,6 +13,8 @@ from airflow_stepop.exceptions import BackendNotFoundError, StepConfigError
 from airflow_stepop.names import job_name
 from airflow_stepop.operators import RemoteStepOperator
 
+pytestmark = pytest.mark.corpus
+
 MEMORY = {
     "16": "memory='16' has no unit; write '16GB' or '16GiB'",
     16: "memory=16 has no unit; write a string with one",

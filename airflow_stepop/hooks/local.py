@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
@@ -50,7 +50,7 @@ from airflow_stepop.local.host import MIB, HostFacts, impossible, no_room
 from airflow_stepop.local.processes import boot_id
 from airflow_stepop.resources import format_size, parse_size
 from airflow_stepop.runner.protocol import ENV_JOB, ENV_NONCE, LOCATIONS, MANIFEST, OUTCOME, RUNNER, SECRETS
-from airflow_stepop.store import airflow_folder, host_id
+from airflow_stepop.store import airflow_folder, host_id, unquote
 
 RECEIPT_LIMIT_BYTES = 256 * 1024
 LOG_BYTES_PER_JOB = 256 * 1024  # at a time: lines of a few bytes become thousands of objects
