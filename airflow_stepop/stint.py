@@ -32,7 +32,7 @@ from airflow_stepop.reraise import to_exception
 from airflow_stepop.tasklog import TaskLog
 from airflow_stepop.triggers import RemoteStepTrigger, task_state
 from airflow_stepop.usage import XCOM_KEY, describe
-from airflow_stepop.waiting import Deadlines, Pace, Reason
+from airflow_stepop.waiting import Clock, Deadlines, Pace, Reason
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -205,13 +205,13 @@ class Stint:
         hook, deadlines = self.request.hook(handle.backend, handle.conn_id), self._deadlines()
         pace = Pace(self.request.poll_interval_s)
         task_log = TaskLog(self.log, hook, handle, self.request.log_limit)
-        status, cursor = None, None
+        status, cursor, clock = None, None, Clock()
         while True:
             try:
                 status = hook.status([handle])[handle]
                 chunk = None if task_log.is_full else hook.logs({handle: cursor}).get(handle)
                 pause_s = pace.after_success()
-            except StepConfigError:
+            except (StepConfigError, IntegrityError):  # asking again cannot help
                 raise
             except Exception as error:  # noqa: BLE001, RUF100 - an API error is never a job state
                 chunk, pause_s = None, pace.after_error()
@@ -220,7 +220,7 @@ class Stint:
                 task_log.write(chunk.lines)
                 cursor = chunk.cursor
                 pause_s = min(pause_s, LOG_POLL_S) if chunk.lines else pause_s
-            if reason := deadlines.reason(status, time.time()):
+            if reason := deadlines.reason(status, clock.now()):
                 if reason is Reason.FINISHED:
                     self._write_rest(task_log, cursor)
                 return reason

@@ -84,8 +84,12 @@ class TaskLog:
             yield [LogLine(lines[0].time, title), *lines]
 
     def _write(self, text: str, time: float) -> None:
-        when = datetime.fromtimestamp(time, UTC).isoformat().replace("+00:00", "Z")
-        self._log.info(text, timestamp=when)
+        try:
+            when = datetime.fromtimestamp(time, UTC).isoformat().replace("+00:00", "Z")
+        except (ValueError, OverflowError, OSError):  # a time that no calendar has; the line matters more
+            self._log.info(text)
+        else:
+            self._log.info(text, timestamp=when)
 
     def _full(self) -> str:
         place = self._hook.link(self._handle)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.job import JobHandle, LogLine
 from airflow_stepop.registry import create_hook
 from airflow_stepop.tasklog import TaskLog, configured_limit
-from airflow_stepop.waiting import Deadlines, Reason
+from airflow_stepop.waiting import Clock, Deadlines, Reason
 from airflow_stepop.watch import Subscription, watcher_for
 
 if TYPE_CHECKING:
@@ -114,8 +113,9 @@ class RemoteStepTrigger(BaseTrigger):
         return reason, error
 
     async def _until_over(self, subscription: Subscription, task_log: TaskLog) -> tuple[Reason, str]:
+        clock = Clock()
         while True:
-            now = time.time()
+            now = clock.now()
             update = await subscription.next(
                 min(self.deadlines.next_after(now) or LONGEST_PAUSE_S, LONGEST_PAUSE_S)
             )
@@ -123,7 +123,7 @@ class RemoteStepTrigger(BaseTrigger):
             subscription.wants_more = not task_log.is_full
             if update.error is not None:
                 return Reason.UNREACHABLE, str(update.error)
-            if reason := self.deadlines.reason(update.status, time.time()):
+            if reason := self.deadlines.reason(update.status, clock.now()):
                 return reason, ""
 
     async def _drain(self, subscription: Subscription, task_log: TaskLog) -> None:

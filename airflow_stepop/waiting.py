@@ -71,6 +71,21 @@ class Deadlines:
         return min(ahead, default=None)
 
 
+class Clock:
+    """Seconds since the epoch for whoever waits: nothing is late because somebody set the clock meanwhile."""
+
+    def __init__(self) -> None:
+        self._offset = time.time() - _elapsed()
+
+    def now(self) -> float:
+        return self._offset + _elapsed()
+
+
+def _elapsed() -> float:
+    """Return seconds on a clock that nobody can set; it goes on while the host sleeps, where there is one."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 class Pace:
     """Pauses between two looks: short at first, then the poll interval; longer, with jitter, after errors.
 

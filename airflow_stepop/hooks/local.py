@@ -13,7 +13,6 @@ import math
 import os
 import sys
 import tempfile
-import time
 from base64 import b64decode
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -24,6 +23,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from airflow_stepop.exceptions import (
+    IntegrityError,
     OutcomeLostError,
     StepConfigError,
     UnsupportedError,
@@ -50,6 +50,7 @@ from airflow_stepop.local.host import MIB, HostFacts, impossible, no_room
 from airflow_stepop.local.processes import boot_id
 from airflow_stepop.resources import format_size, parse_size
 from airflow_stepop.runner.protocol import ENV_JOB, ENV_NONCE, LOCATIONS, MANIFEST, OUTCOME, RUNNER, SECRETS
+from airflow_stepop.shapes import TEXT, known_fields
 from airflow_stepop.store import airflow_folder, host_id, unquote
 
 RECEIPT_LIMIT_BYTES = 256 * 1024
@@ -194,14 +195,31 @@ class LocalStepHook(StepHook):
         return {handle: self._status(self._job(handle)) for handle in handles}
 
     def _status(self, job: JobFolder) -> JobStatus:
-        state = job.state()
+        try:
+            state = job.state()
+        except IntegrityError as error:
+            return self._damaged(job, error)
         if state is None:
             return JobStatus(JobState.PENDING if job.path.exists() else JobState.GONE)
         if not files.is_over(state) and job.supervisor_pid() is None:
             # The supervisor writes its last state before it lets go of the lock: this reading is final.
             state = job.state() or state
-            if not files.is_over(state) and job.finish(_lost(job, state), _nonce(job)):
-                state = job.state() or _lost(job, state)
+            if not files.is_over(state) and job.finish(_lost(job, state)):
+                state = job.state() or state
+        return self._said(state)
+
+    def _damaged(self, job: JobFolder, error: IntegrityError) -> JobStatus:
+        """Return the status of a job whose state cannot be read; a supervisor that lives writes it again."""
+        if job.supervisor_pid() is None:
+            summary = f"{error}; whoever changed it took the outcome of the step with it"
+            failure = {"category": Category.INFRA.value, "summary": summary}
+            job.finish({"state": files.FAILED, "failure": failure})
+            if (state := job.state()) is not None:
+                return self._said(state)
+        return JobStatus(JobState.RUNNING, native="damaged")
+
+    @staticmethod
+    def _said(state: Mapping[str, Any]) -> JobStatus:
         return JobStatus(
             STATES[state["state"]],
             failure=_failure(state["failure"]),
@@ -230,13 +248,18 @@ class LocalStepHook(StepHook):
             data = b64decode(receipt["outcome"]) if "outcome" in receipt else path.read_bytes()
         except FileNotFoundError:
             raise OutcomeLostError(f"{handle} wrote an outcome that is gone: {path}") from None
+        except ValueError as error:
+            raise IntegrityError(f"the receipt of {handle} is damaged: {error}") from error
         return OutcomeReport(receipt["digest"], data, request["result_uri"])
 
     # --- end
 
     def cancel(self, handle: JobHandle) -> None:
         job = self._job(handle)
-        state = job.state()
+        try:
+            state = job.state()
+        except IntegrityError:
+            state = None  # it may run
         if not job.path.exists() or (state is not None and files.is_over(state)):
             return
         try:
@@ -245,7 +268,7 @@ class LocalStepHook(StepHook):
             return  # it was deleted meanwhile
         job.terminate_supervisor()
         if job.supervisor_pid() is None:
-            job.finish({"state": files.CANCELLED, "finished_at": time.time()}, _nonce(job))
+            job.finish({"state": files.CANCELLED})
 
     def delete(self, handle: JobHandle) -> None:
         job = self._job(handle)
@@ -255,7 +278,11 @@ class LocalStepHook(StepHook):
 
     def find(self, labels: Mapping[str, str]) -> Iterator[FoundJob]:
         for job in JobFolder.all(self.folder):
-            request, created_at = job.request(), job.created_at()
+            try:
+                request, created_at = job.request(), job.created_at()
+            except IntegrityError as error:
+                self.log.warning("Nobody can tell whose job this is: %s", error)
+                continue
             if request is not None and labels.items() <= request["labels"].items():
                 yield FoundJob(self._handle(job), request["labels"], created_at)
 
@@ -266,7 +293,16 @@ class LocalStepHook(StepHook):
                 "seen only from its own host. Use deferrable=False, so that the worker which started it "
                 "waits for it, or a remote backend"
             )
-        return JobFolder(Path(handle.detail["folder"]) / handle.id)
+        folder = known_fields(handle.detail, "the handle of a local job", {"folder": TEXT})["folder"]
+        try:
+            job = JobFolder(Path(folder) / handle.id)
+        except ValueError as error:
+            raise IntegrityError(f"the handle of a local job is damaged: {error}") from error
+        if job.name != handle.id:  # it leads elsewhere
+            raise IntegrityError(
+                f"the handle of a local job is damaged: {handle.id!r} is not the name of a job"
+            )
+        return job
 
     # --- check
 
@@ -327,20 +363,15 @@ def _input_files(payload: Payload) -> dict[str, bytes]:
     return {**files, MANIFEST: payload.manifest, RUNNER: runner_zipapp(payload.features)}
 
 
-def _nonce(job: JobFolder) -> str:
-    request = job.request()
-    return request["nonce"] if request else ""
-
-
 def _lost(job: JobFolder, state: Mapping[str, Any]) -> dict[str, Any]:
-    is_same_boot = state["boot_id"] == boot_id()
+    is_same_boot = state.get("boot_id") == boot_id()
     why = "the supervisor of the job was killed" if is_same_boot else "the host restarted during the job"
     failure = {
         "category": Category.INFRA.value,
         "summary": f"{why}; nothing of the step runs any more, and its outcome is lost",
         "native_reason": job.supervisor_error(),
     }
-    return {**state, "state": files.FAILED, "finished_at": time.time(), "failure": failure}
+    return {**state, "state": files.FAILED, "failure": failure}
 
 
 def _failure(data: Mapping[str, Any] | None) -> Failure | None:

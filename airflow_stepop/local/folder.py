@@ -23,13 +23,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_stepop.exceptions import StepInterruptedError
-from airflow_stepop.job import LogChunk, LogLine
+from airflow_stepop.exceptions import IntegrityError, StepInterruptedError
+from airflow_stepop.job import Failure, LogChunk, LogLine
 from airflow_stepop.local import state as files
 from airflow_stepop.local import supervisor
 from airflow_stepop.local.log import Place, read_records, read_tail
 from airflow_stepop.local.processes import kill_marked
-from airflow_stepop.runner.protocol import ENV_NONCE
+from airflow_stepop.runner.protocol import ENV_JOB
+from airflow_stepop.shapes import COUNT, NUMBER, OBJECT, TEXT, Kind, known_fields, or_nothing
 
 if TYPE_CHECKING:
     from airflow_stepop.job import Cursor
@@ -44,6 +45,15 @@ _NEVER_STARTED: dict[str, Any] = {
     "receipt": None,
     "usage": {},
 }
+_REQUEST_FIELDS = {"nonce": TEXT, "labels": OBJECT, "result_uri": TEXT}
+_STATE_FIELDS = {
+    "state": ("a state", lambda value: value in files.STATES),
+    "finished_at": or_nothing(NUMBER),
+    "failure": or_nothing(OBJECT),
+    "receipt": or_nothing(OBJECT),
+}
+_STATE_OPTIONAL = {"started_at": NUMBER, "tmp": TEXT, "boot_id": TEXT, "usage": OBJECT, "pid": COUNT}
+_RECEIPT_FIELDS, _RECEIPT_OPTIONAL = {"digest": TEXT}, {"outcome": TEXT}
 _TRASH_AGE_S = 3600.0
 _START_TIMEOUT_S = 60.0
 
@@ -92,12 +102,28 @@ class JobFolder:
             shutil.rmtree(draft, ignore_errors=True)
 
     def request(self) -> dict[str, Any] | None:
-        """Return what was submitted; ``None`` when there is no such job."""
-        return _read_json(self.path / files.REQUEST)
+        """Return what was submitted; ``None`` when there is no such job.
+
+        :raises IntegrityError: it is damaged
+        """
+        return _read_json(self.path / files.REQUEST, _REQUEST_FIELDS)
 
     def state(self) -> dict[str, Any] | None:
-        """Return what the supervisor has written down; ``None`` before the step has started."""
-        return _read_json(self.path / files.STATE)
+        """Return what the supervisor has written down; ``None`` before the step has started.
+
+        :raises IntegrityError: it is damaged
+        """
+        found = _read_json(self.path / files.STATE, _STATE_FIELDS, _STATE_OPTIONAL)
+        if found is not None and found["receipt"] is not None:
+            known_fields(
+                found["receipt"], f"receipt in {self.path / files.STATE}", _RECEIPT_FIELDS, _RECEIPT_OPTIONAL
+            )
+        if found is not None and found["failure"] is not None:
+            try:
+                Failure.from_json(found["failure"])
+            except IntegrityError as error:
+                raise IntegrityError(f"failure in {self.path / files.STATE}: {error}") from error
+        return found
 
     def created_at(self) -> float:
         """Return when it was submitted, seconds since the epoch; 0 when there is no such job."""
@@ -131,7 +157,7 @@ class JobFolder:
             if result.returncode != supervisor.EXIT_NO_PERMISSION or time.monotonic() > deadline:
                 why = result.stderr.decode(errors="replace").strip() or f"exit code {result.returncode}"
                 raise StepInterruptedError(
-                    f"the supervisor of the local job {self.name} did not start: {why}"
+                    f"the supervisor of the local job {self.name} did not start: {why} (in {self.path})"
                 )
 
     def _permit(self) -> None:
@@ -204,7 +230,7 @@ class JobFolder:
 
     # the end
 
-    def finish(self, state: Mapping[str, Any], nonce: str) -> bool:
+    def finish(self, state: Mapping[str, Any]) -> bool:
         """Write the last state in place of a supervisor that is dead or never was; ``False`` when one lives.
 
         Whatever the dead one has left running is killed first.
@@ -212,19 +238,26 @@ class JobFolder:
         with self.unsupervised() as is_ours:
             if not is_ours:
                 return False
-            kill_marked(f"{ENV_NONCE}={nonce}")
-            current = self.state()
-            if current is None or not files.is_over(current):
-                files.remove_tmp(current or {})
-                files.write_state(str(self.path), {**_NEVER_STARTED, **(current or {}), **state})
+            kill_marked(f"{ENV_JOB}={self.name}")
+            current = self._state_or_nothing()
+            if not current or not files.is_over(current):
+                files.remove_tmp(current)
+                end = max(time.time(), current.get("started_at") or 0)  # the clock may have been set
+                files.write_state(str(self.path), {**_NEVER_STARTED, **current, **state, "finished_at": end})
             return True
+
+    def _state_or_nothing(self) -> dict[str, Any]:
+        try:
+            return self.state() or {}
+        except IntegrityError:
+            return {}
 
     def remove(self) -> None:
         """Remove the folder; a crash in the middle leaves a job that is gone."""
         nursery = self.path.parent / _UNFINISHED
         nursery.mkdir(mode=0o700, exist_ok=True)
         trash = nursery / f"{self.name}.{secrets.token_hex(4)}"
-        files.remove_tmp(self.state() or {})  # if a supervisor died after its last state
+        files.remove_tmp(self._state_or_nothing())  # if a supervisor died after its last state
         try:
             self.path.rename(trash)
         except FileNotFoundError:
@@ -264,12 +297,21 @@ def _lock_holder(fd: int) -> int | None:
     return int(pid)
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def _read_json(
+    path: Path, required: Mapping[str, Kind], optional: Mapping[str, Kind] | None = None
+) -> dict[str, Any] | None:
+    """Return what is in a file of ours; ``None`` when it is not there.
+
+    :raises IntegrityError: it is not what was written
+    """
     try:
-        value: dict[str, Any] = json.loads(path.read_bytes())
+        value: Any = json.loads(path.read_bytes().decode("utf-8", "surrogateescape"))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return value
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{path} is damaged: {error}") from error
+    known_fields(value, str(path), required, optional)
+    return dict(value)
 
 
 def _remove_old(nursery: Path) -> None:

@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from airflow_stepop.local.verdict import human_bytes
@@ -23,6 +23,7 @@ LIMIT_BYTES = 128 * 1024 * 1024  # on disk, beginning and end together
 END_FILES = 4
 READ_BYTES = 1024 * 1024
 PROGRESS_S = 5.0  # between two looks at a line that overwrites itself
+END_OF_TIME = 253402300800.0  # calendars end with the year 9999
 TAIL_LINES = 20
 TAIL_LINE_CHARACTERS = 1000
 
@@ -50,10 +51,15 @@ class Place(NamedTuple):
 class LogWriter:
     """Appends the step's output as whole records. Never fails: on a full disk it counts what is lost.
 
+    :param now: seconds since the epoch; a clock that never goes back keeps the lines in their order
+
     Works on blocks and hardly ever on single lines: a step may print faster than Python could look at each.
     """
 
-    def __init__(self, path: str, limit_bytes: int = LIMIT_BYTES) -> None:
+    def __init__(
+        self, path: str, limit_bytes: int = LIMIT_BYTES, now: Callable[[], float] = time.time
+    ) -> None:
+        self._now = now
         self._path = path
         self._room = limit_bytes // 2  # in the file that is being written
         self._end_room = limit_bytes // 2 // END_FILES
@@ -124,7 +130,7 @@ class LogWriter:
         self._last = (self._last + lines)[-TAIL_LINES * TAIL_LINE_CHARACTERS :]
         lost = self._lost_lines
         notice = b"[stepop] %d lines are missing here: the disk was full\n" % lost if lost else b""
-        stamp = b"%.6f " % time.time()
+        stamp = b"%.6f " % self._now()
         text = notice + lines
         data = stamp + text[:-1].replace(b"\n", b"\n ") + b"\n"
         try:
@@ -192,10 +198,12 @@ def _read_records(path: str, place: Place, max_bytes: int) -> tuple[Records, Pla
         with open(name, "rb") as file:
             file.seek(position - begin)
             data = file.read(max(max_bytes, 2 * LINE_MAX_BYTES))
-        data = data[: data.rfind(b"\n") + 1]
-        if data:
-            records = list(_parse(data, place.time))
-            after = Place(position + len(data), records[-1][0])
+        end = data.rfind(b"\n") + 1
+        if not end and len(data) >= 2 * LINE_MAX_BYTES:  # no record is so long: this part is damaged
+            end = len(data)
+        if end:
+            records = list(_parse(data[:end].removesuffix(b"\n"), place.time))
+            after = Place(position + end, records[-1][0])
             if missing:
                 text = f"[stepop] {human_bytes(missing)} of the log are missing here: the log was too long"
                 records.insert(0, (records[0][0], text))
@@ -204,10 +212,21 @@ def _read_records(path: str, place: Place, max_bytes: int) -> tuple[Records, Pla
 
 
 def _parse(data: bytes, when: float) -> Iterator[tuple[float, str]]:
-    for record in data[:-1].split(b"\n"):
+    for record in data.split(b"\n"):
         stamp, _, line = record.partition(b" ")
-        when = float(stamp) if stamp else when
+        if stamp:
+            at = _time_of(stamp)
+            when, line = (when, record) if at is None else (at, line)
         yield when, line.decode("utf-8", "replace")
+
+
+def _time_of(stamp: bytes) -> float | None:
+    """Return the time; ``None`` when it is none: the record is damaged, and all of it counts as the line."""
+    try:
+        when = float(stamp)
+    except ValueError:
+        return None
+    return when if 0 <= when < END_OF_TIME else None
 
 
 def _record_begin(path: str, position: int) -> int:

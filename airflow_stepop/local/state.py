@@ -24,7 +24,7 @@ OUTPUT = "out"
 
 RESERVE_BYTES = 640 * 1024  # the largest receipt, escaped, and the rest
 
-RUNNING, SUCCEEDED, FAILED, CANCELLED = "running", "succeeded", "failed", "cancelled"
+STATES = RUNNING, SUCCEEDED, FAILED, CANCELLED = "running", "succeeded", "failed", "cancelled"
 
 
 def write_state(folder: str, state: dict[str, Any]) -> None:

@@ -101,6 +101,10 @@ class Job:
         self.stopped: str | None = None
         self.kill_at: float | None = None
 
+    def now(self) -> float:
+        """Return seconds since the epoch by the clock as it was at the start: it may be set meanwhile."""
+        return float(self.state["started_at"]) + boot_clock() - self.began
+
     def _tmp_folder(self) -> str:
         """Return a folder for temporary files that ends with the job; short, as paths of sockets must be."""
         base = self.request["env"].get("TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - see make_tmp
@@ -110,7 +114,7 @@ class Job:
         """Start the step, tell ``announce``, and return when the job's last state is written."""
         make_tmp(self.state["tmp"])
         write_state(".", self.state)
-        self.log = LogWriter(LOG, self.limits["log_bytes"])
+        self.log = LogWriter(LOG, self.limits["log_bytes"], self.now)
         wake_fd = self._catch_signals()
         self.log_fd, log_write_fd = os.pipe()
         with suppress(AttributeError, OSError):  # other systems have no such call, and users have a limit
@@ -298,7 +302,7 @@ class Job:
             self.state["state"], self.state["failure"] = verdict.judge(self._ending())
         if self.state["failure"]:
             self.state["failure"]["log_tail"] = self.log.tail()
-        self.state["finished_at"] = time.time()
+        self.state["finished_at"] = self.now()
         write_state(".", self.state)
 
     def _ending(self) -> verdict.Ending:

@@ -15,6 +15,7 @@ import pytest
 
 from airflow_stepop.job import OutcomeReport
 from airflow_stepop.store import Store
+from tests.local.conftest import bench, running  # noqa: F401 - fixtures
 
 MARK = Path(tempfile.gettempdir()) / f"stepop-corpus-{os.getpid()}"
 

@@ -213,7 +213,7 @@ def _payload(*args, **kwargs):
 
     call = FunctionCall(function=f, args=args, kwargs=kwargs, reference=None)
     call_key(call, None, [])
-    return build_payload(call, job="s-job", nonce="n", archive=None, split="no", is_result_wanted=True)
+    return build_payload(call, job="s-job", nonce="n", split="no", is_result_wanted=True)
 
 
 def _recursive():
@@ -264,7 +264,7 @@ def test_an_argument_deeper_than_any_stack_is_refused():
 def test_an_input_deeper_than_any_stack_is_refused():
     call = CommandCall(argv=["true"], inputs={"x.json": _deep(100_000)}, outputs=())
     with pytest.raises(PayloadError, match=r"x.json \(a list\) cannot be sent to the step"):
-        build_payload(call, job="s-job", nonce="n", archive=None, split="no", is_result_wanted=True)
+        build_payload(call, job="s-job", nonce="n", split="no", is_result_wanted=True)
 
 
 def test_a_function_whose_source_is_gone():
@@ -273,7 +273,7 @@ def test_a_function_whose_source_is_gone():
     exec(compile("def f(): return 42", "/gone/dag.py", "exec"), {"__name__": "gone"}, names)
     call = FunctionCall(function=names["f"], args=(), kwargs={}, reference=None)
     assert call_key(call, None, []) == call_key(call, None, [])
-    assert build_payload(call, job="s", nonce="n", archive=None, split="no", is_result_wanted=True).digest
+    assert build_payload(call, job="s", nonce="n", split="no", is_result_wanted=True).digest
 
 
 # -- outcomes: older, newer, other, damaged
