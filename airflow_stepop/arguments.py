@@ -40,6 +40,7 @@ def check_arguments(operator: RemoteStepOperator) -> None:
     _check_env(operator.env)
     check_secrets(operator.secrets, operator.env)
     _check_words(operator)
+    _check_requirements(operator.requirements)
     if operator.keep not in KEEP:
         raise StepConfigError(f"keep={operator.keep!r} is not one of {', '.join(KEEP)}")
     for name in ("timeout", "start_timeout", "poll_interval"):
@@ -181,6 +182,24 @@ def _is_no_word(value: Any) -> bool:
     if isinstance(value, str):
         return "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value)
     return value is None or isinstance(value, (bytes, bytearray, Mapping, Sequence, set, frozenset))
+
+
+def _check_requirements(value: Any) -> None:
+    if not value or is_later(value):
+        return
+    from airflow_stepop.requirements import check_requirement
+
+    if isinstance(value, str):
+        if not value.endswith(".txt"):
+            raise StepConfigError(
+                f"requirements={value!r} is not the path of a requirements file (.txt); for one package "
+                f"write [{value!r}]"
+            )
+        return
+    _check_list("requirements", value)
+    for line in value:
+        if not is_later(line):
+            check_requirement(line)
 
 
 def _check_backend(operator: RemoteStepOperator) -> None:

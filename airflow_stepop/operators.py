@@ -47,6 +47,8 @@ class RemoteStepOperator(BaseOperator):
     :param settings: the backend's own options, as its model or a dict (templated)
     :param image: container image; needs nothing but ``python3`` (templated)
     :param env: environment variables of the step (templated)
+    :param requirements: Python packages to install before the step starts: a list such as
+        ``["scikit-learn==1.5"]``, or the path of a requirements file beside the DAG (templated)
     :param secrets: more of them, whose values nobody sees: templates such as
         ``{"HF_TOKEN": "{{ conn.hf.password }}"}``, which are no template field, as Airflow shows those
     :param include: files or folders beside the DAG to ship, as glob patterns (templated)
@@ -64,7 +66,7 @@ class RemoteStepOperator(BaseOperator):
 
     template_fields: Sequence[str] = (
         "command", "inputs", "outputs", "workdir", "backend", "conn_id", "resource_settings", "settings",
-        "image", "env", "include", "store",
+        "image", "env", "include", "requirements", "store",
     )  # fmt: skip
     template_fields_renderers: ClassVar[dict[str, str]] = {
         "command": "bash", "env": "json", "settings": "json", "resource_settings": "json", "inputs": "py",
@@ -90,6 +92,7 @@ class RemoteStepOperator(BaseOperator):
         settings: Any = None,
         image: str | None = None,
         env: Mapping[str, str] | None = None,
+        requirements: Sequence[str] | str | None = None,
         secrets: Mapping[str, str] | None = None,
         include: Sequence[str] | None = None,
         timeout: timedelta | float | None = None,
@@ -119,6 +122,7 @@ class RemoteStepOperator(BaseOperator):
         self.settings = settings
         self.image = image
         self.env = env
+        self.requirements = requirements
         self.secrets = secrets
         self.include = include
         self.timeout = timeout

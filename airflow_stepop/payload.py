@@ -110,14 +110,16 @@ class Setup:
 
     :param archive: the code archive, to unpack
     :param secrets: environment variables whose values travel beside the manifest, which has their names
+    :param requirements: lines of a requirements file, to install
     """
 
     archive: bytes | None = None
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    requirements: Sequence[str] = ()
 
     def fields(self) -> dict[str, Any]:
         """Return what the manifest says of it; a field that the step does not need is not there."""
-        fields = {"secrets": sorted(self.secrets)}
+        fields = {"secrets": sorted(self.secrets), "requirements": list(self.requirements)}
         return {name: value for name, value in fields.items() if value}
 
 

@@ -38,6 +38,7 @@ from airflow_stepop.payload import (
     spill,
 )
 from airflow_stepop.registry import create_hook, hook_class
+from airflow_stepop.requirements import read_requirements
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.secrets import render_secrets
 from airflow_stepop.settings import parse_settings
@@ -135,7 +136,8 @@ class StepRequest:
     @cached_property
     def call(self) -> record.Call:
         """What makes this try the same as an earlier one."""
-        extra = [self.backend, self.conn_id, self.operator.image, sorted(self.operator.secrets or ())]
+        names = sorted(self.operator.secrets or ())
+        extra = [self.backend, self.conn_id, self.operator.image, names, self._requirements]
         return record.Call(
             key=call_key(self._call, self._archive, extra),
             max_tries=self.ti.max_tries,
@@ -190,6 +192,10 @@ class StepRequest:
         return said or self.own_hook.poll_interval_s
 
     @cached_property
+    def _requirements(self) -> list[str]:
+        return read_requirements(self.operator.requirements, self.project.dag_file.parent)
+
+    @cached_property
     def timeout_s(self) -> float:
         return seconds(self.operator.timeout, "timeout") or conf.getfloat(
             "stepop", "timeout", fallback=86400.0
@@ -215,7 +221,11 @@ class StepRequest:
             self._call,
             job=name,
             nonce=nonce,
-            setup=Setup(archive=self._archive, secrets=render_secrets(self.operator, self.context)),
+            setup=Setup(
+                archive=self._archive,
+                secrets=render_secrets(self.operator, self.context),
+                requirements=self._requirements,
+            ),
             split=self._split(),
             is_result_wanted=bool(self.operator.do_xcom_push),
         )

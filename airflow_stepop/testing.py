@@ -67,9 +67,9 @@ class Step:
 def make_step(call: Call | Sequence[str] | Callable[[], Any], **options: Any) -> Step:
     """Return a step without Airflow: of a command line, a function without arguments, or a whole call.
 
-    :param options: fields of :class:`StepSpec` other than the usual ones, and ``secrets``
+    :param options: fields of :class:`StepSpec` other than the usual ones, and of :class:`Setup`
     """
-    setup = Setup(secrets=options.pop("secrets", {}))
+    setup = Setup(**{name: options.pop(name) for name in ("secrets", "requirements") if name in options})
     nonce = secrets.token_hex(16)
     name = options.pop("name", f"s-contract-{nonce[:12]}")
     if callable(call):

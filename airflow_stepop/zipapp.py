@@ -38,7 +38,7 @@ _REBUILDERS = (
 )
 
 # modules that travel only with a step that needs them, by the field of the manifest that asks for them
-OPTIONAL = {"secrets": "secrets.py"}
+OPTIONAL = {"secrets": "secrets.py", "requirements": "requirements.py"}
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date that the format knows
 

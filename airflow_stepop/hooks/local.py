@@ -49,7 +49,16 @@ from airflow_stepop.local.folder import JobFolder
 from airflow_stepop.local.host import MIB, HostFacts, impossible, no_room
 from airflow_stepop.local.processes import boot_id
 from airflow_stepop.resources import format_size, parse_size
-from airflow_stepop.runner.protocol import ENV_JOB, ENV_NONCE, LOCATIONS, MANIFEST, OUTCOME, RUNNER, SECRETS
+from airflow_stepop.runner.protocol import (
+    ENV_CACHE,
+    ENV_JOB,
+    ENV_NONCE,
+    LOCATIONS,
+    MANIFEST,
+    OUTCOME,
+    RUNNER,
+    SECRETS,
+)
 from airflow_stepop.shapes import TEXT, known_fields
 from airflow_stepop.store import airflow_folder, host_id, unquote
 
@@ -321,7 +330,7 @@ def step_environment(environ: Mapping[str, str], *, is_own_python: bool) -> dict
     return {
         name: value
         for name, value in environ.items()
-        if not name.startswith(PRIVATE_ENV_PREFIXES)
+        if (name == ENV_CACHE or not name.startswith(PRIVATE_ENV_PREFIXES))
         and name not in PRIVATE_ENV
         and (is_own_python or name != "PYTHONPATH")
     }

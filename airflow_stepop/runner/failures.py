@@ -27,9 +27,11 @@ class StepError(Exception):
         self.native_reason = native_reason
         self.exit_code = exit_code
         self.exception: dict[str, Any] | None = None
+        self.log_tail: list[str] = []  # when other lines than the step's last ones say why
 
     def to_json(self) -> dict[str, Any]:
         return {
+            **({"log_tail": self.log_tail} if self.log_tail else {}),
             "category": self.category,
             "summary": cut(self.summary, 4 * SUMMARY_CHARS),
             "native_reason": self.native_reason,

@@ -24,7 +24,7 @@ CHUNK_BYTES = 1 << 16
 DRAIN_CHUNKS = 64  # read at most, when the step is over and something that it left behind still prints
 
 # what a failure says in words that may come from the step, and where more of it are inside
-_TEXTS = frozenset({"summary", "hint", "message", "traceback", "notes", "args"})
+_TEXTS = frozenset({"summary", "hint", "message", "traceback", "notes", "args", "log_tail"})
 _NESTED = frozenset({"exception", "cause", "context"})
 
 

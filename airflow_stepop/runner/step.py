@@ -114,6 +114,10 @@ class Step:
         os.environ[protocol.ENV_WORK] = self.scratch
         os.environ.setdefault(protocol.ENV_JOB, self.manifest["job"])
         os.environ.setdefault(protocol.ENV_NONCE, self.manifest["nonce"])
+        if "requirements" in self.manifest:
+            from .requirements import provide
+
+            provide(self.manifest["requirements"], self.scratch)
 
     def to_entry(self, encoded: Encoded) -> Entry:
         """Write an encoded value down.

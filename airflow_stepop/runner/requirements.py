@@ -1,0 +1,231 @@
+"""Installs what the step asks for, once per host, into a folder of its own. Imported only when it asks.
+
+::
+
+    <cache>/requirements/<digest>           ready to use: it appears by one rename, and never changes
+    <cache>/requirements/<digest>.lock      held by whoever installs it; the others wait
+    <cache>/requirements/<digest>.<random>  a draft; whoever gets the lock removes what others have left
+
+The packages of the image do not count: what the folder needs is in it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from . import protocol
+from .failures import RefusedError
+from .files import quietly, remove_tree
+from .hashing import sha256
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+TAIL_LINES = 20
+LINE_CHARS = 500
+
+# pip reads these itself; uv knows them as lines of a requirements file. Never on a command line: everybody
+# could read them there, and an address may have a password in it.
+_PIP_OPTIONS = {
+    "PIP_INDEX_URL": "--index-url",
+    "PIP_EXTRA_INDEX_URL": "--extra-index-url",
+    "PIP_FIND_LINKS": "--find-links",
+}
+_UV_OPTIONS = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS")
+
+
+def provide(lines: list[str], scratch: str) -> None:
+    """Make the requirements importable for this process, and for what it starts.
+
+    :raises RefusedError: they cannot be installed
+    """
+    base = _cache(scratch)
+    folder = os.path.join(base, _digest(lines))
+    if not os.path.isdir(folder):
+        _install(lines, folder)
+    _use(folder)
+
+
+def _digest(lines: list[str]) -> str:
+    import sysconfig
+
+    abi = str(sysconfig.get_config_var("SOABI"))
+    key = "\n".join(
+        [*sorted(lines), sys.version.split()[0].rpartition(".")[0], sysconfig.get_platform(), abi]
+    )
+    return sha256(len(key), key.encode()).hexdigest()[:32]
+
+
+def _cache(scratch: str) -> str:
+    """Return the folder for installed requirements.
+
+    :raises RefusedError: ``STEPOP_CACHE`` names one that cannot be written
+    """
+    chosen, home = os.environ.get(protocol.ENV_CACHE), os.environ.get("HOME") or ""
+    if chosen:
+        problem = _make(os.path.join(chosen, "requirements"))
+        if problem is None:
+            return os.path.abspath(os.path.join(chosen, "requirements"))
+        hint = f"set {protocol.ENV_CACHE} to a folder that the step may write, or leave it out"
+        raise RefusedError("bad_config", f"The folder {chosen} of {protocol.ENV_CACHE}: {problem}", hint)
+    for base in (os.environ.get("XDG_CACHE_HOME"), os.path.join(home, ".cache") if home else None, scratch):
+        if base and os.path.isabs(base):
+            path = os.path.join(base, "stepop", "requirements")
+            if _make(path) is None:
+                return path
+    raise RefusedError("infra", "No folder is writable for the requirements")
+
+
+def _make(path: str) -> OSError | None:
+    try:
+        os.makedirs(path, 0o700, exist_ok=True)
+        probe = os.path.join(path, f".probe-{os.urandom(4).hex()}")
+        os.mkdir(probe)
+        os.rmdir(probe)
+    except OSError as error:
+        return error
+    return None
+
+
+def _install(lines: list[str], folder: str) -> None:
+    lock = _lock(f"{folder}.lock")
+    try:
+        if os.path.isdir(folder):  # by whoever had the lock before
+            return
+        _remove_drafts(folder)
+        draft = f"{folder}.{os.urandom(4).hex()}"
+        os.mkdir(draft, 0o700)
+        try:
+            _run(lines, draft)
+            os.rename(os.path.join(draft, "packages"), folder)
+        except OSError as error:
+            if not os.path.isdir(folder):  # else somebody was faster, where files cannot be locked
+                text = f"The requirements could not be installed: {error}"
+                raise RefusedError("infra", text, "give the step more disk") from None
+        finally:
+            remove_tree(draft)
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(path: str) -> int | None:
+    """Return a descriptor that holds the lock; ``None`` where files cannot be locked."""
+    try:
+        import fcntl
+
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except (ImportError, OSError):
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("stepop: waiting for another step that installs the same requirements", flush=True)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _remove_drafts(folder: str) -> None:
+    """Remove what was left by an install that was killed: we have the lock, so nobody works on it."""
+    parent, name = os.path.split(folder)
+    for entry in os.listdir(parent):
+        if entry.startswith(f"{name}.") and not entry.endswith(".lock"):
+            remove_tree(os.path.join(parent, entry))
+
+
+def _run(lines: list[str], draft: str) -> None:
+    import subprocess
+    from collections import deque
+
+    installer, argv = _installer()
+    target, tmp, listed = (os.path.join(draft, name) for name in ("packages", "tmp", "requirements.txt"))
+    for path in (target, tmp):
+        os.mkdir(path)
+    with open(listed, "w", encoding="utf-8") as stream:
+        stream.write("\n".join([*(_index_options() if installer == "uv" else ()), *lines, ""]))
+    env = {**os.environ, "TMPDIR": tmp, "PYTHONUNBUFFERED": "1"}
+    env.update(PIP_USER="0", PIP_REQUIRE_VIRTUALENV="0")  # what somebody wants elsewhere
+    default = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.environ.get("HOME") or "/", ".cache")
+    if installer == "uv" and _make(os.path.join(default, "uv")):
+        env.setdefault("UV_CACHE_DIR", tmp)
+    print(f"stepop: installing {', '.join(lines)} with {installer}", flush=True)
+    tail: deque[str] = deque(maxlen=TAIL_LINES)
+    with subprocess.Popen(  # noqa: S603 - our own command line
+        [*argv, "--target", target, "-r", listed],
+        cwd=draft,  # not where a file of the user's could configure it
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        for line in process.stdout or ():
+            quietly(os.write, 1, line)
+            tail.append(line.decode("utf-8", "replace").rstrip()[:LINE_CHARS])
+    if process.returncode:
+        raise _failed(installer, process.returncode, [line for line in tail if line])
+
+
+def _installer() -> tuple[str, list[str]]:
+    """Return the name of what installs, and its command line.
+
+    :raises RefusedError: there is none
+    """
+    from importlib.util import find_spec
+    from shutil import which
+
+    uv = which("uv")
+    if uv:
+        return "uv", [uv, "pip", "install", "--no-progress", "--python", sys.executable]
+    if find_spec("pip"):
+        quiet = [
+            "--disable-pip-version-check",
+            "--no-input",
+            "--no-warn-script-location",
+            "--progress-bar",
+            "off",
+        ]
+        return "pip", [sys.executable, "-m", "pip", "install", *quiet]
+    raise RefusedError(
+        "requirements",
+        f"The requirements cannot be installed: there is no uv in PATH, and {sys.executable} has no pip",
+        "use an image that has uv or pip, or one that has the packages and no requirements=",
+    )
+
+
+def _index_options() -> list[str]:
+    if any(os.environ.get(name) for name in _UV_OPTIONS):
+        return []
+    no_index = os.environ.get("PIP_NO_INDEX", "").lower() in ("1", "true", "yes", "on")
+    options = ["--no-index"] if no_index else []
+    for name, option in _PIP_OPTIONS.items():
+        options += [f"{option} {value}" for value in os.environ.get(name, "").split()]
+    return options
+
+
+def _failed(installer: str, code: int, tail: list[str]) -> RefusedError:
+    errors = [line for line in tail if "error" in line.lower()] or tail
+    why = f": {errors[-1].strip()}" if errors else ""
+    failed = RefusedError(
+        "requirements",
+        f"The requirements could not be installed; {installer} ended with exit code {code}{why}",
+        "look at its last lines; PIP_INDEX_URL or UV_DEFAULT_INDEX (in env= or secrets=) names another index",
+        exit_code=code if code > 0 else None,
+    )
+    failed.log_tail = tail
+    return failed
+
+
+def _use(folder: str) -> None:
+    import site
+
+    sys.path.insert(1, folder)
+    site.addsitedir(folder, {*sys.path})  # for its .pth files
+    quietly(os.utime, folder)  # when it was last used
+    for name, path in (("PYTHONPATH", folder), ("PATH", os.path.join(folder, "bin"))):
+        others: Any = os.environ.get(name)
+        os.environ[name] = f"{path}{os.pathsep}{others}" if others else path
