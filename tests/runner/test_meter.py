@@ -72,13 +72,20 @@ def test_processes_at_the_same_time_add_up(folder, edge_python):
         folder,
         """
 def f():
+    ready, tell = os.pipe()
+    children = []
     for _ in range(3):
-        if os.fork() == 0:
+        children.append(os.fork())
+        if children[-1] == 0:
             data = hold(60)
-            time.sleep(2.5)
-            os._exit(0)
-    for _ in range(3):
-        os.wait()
+            os.write(tell, b"x")
+            time.sleep(600)
+    for _ in children:
+        os.read(ready, 1)
+    time.sleep(5)  # several looks, from the moment at which all of it is held
+    for pid in children:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
 """,
         edge_python,
     )
@@ -138,7 +145,7 @@ def nvidia_smi(tmp_path):
     def make(script: str, **env: str) -> dict[str, str]:
         path = tmp_path / "bin" / "nvidia-smi"
         path.parent.mkdir()
-        path.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n{script}\n')
+        path.write_text(f'#!/bin/sh\necho $$ "$@" >> {tmp_path}/asked\n{script}\n')
         path.chmod(0o755)
         inherited = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
         return {**inherited, "PATH": f"{path.parent}:{os.environ['PATH']}", **env}
@@ -148,6 +155,15 @@ def nvidia_smi(tmp_path):
 
 TWO = "printf '0, GPU-aa, 1024\\n1, GPU-bb, 2048\\n'"
 SLEEP = "\ndef f():\n    time.sleep(2.2)\n"
+# until it was asked, and several looks longer: the answer is read at the next one
+ASKED = """
+def f():
+    asked = os.path.join(os.path.dirname(os.environ["PATH"].split(":")[0]), "asked")
+    end = time.monotonic() + 60
+    while not os.path.exists(asked) and time.monotonic() < end:
+        time.sleep(0.05)
+    time.sleep(4)
+"""
 
 
 @pytest.mark.parametrize(
@@ -161,31 +177,33 @@ SLEEP = "\ndef f():\n    time.sleep(2.2)\n"
 )
 def test_memory_of_the_gpus_that_the_step_sees(folder, nvidia_smi, visible, mib):
     env = nvidia_smi(TWO, **({"CUDA_VISIBLE_DEVICES": visible} if visible else {}))
-    assert usage(folder, SLEEP, env=env)["peak_gpu_memory_bytes"] == mib * MIB
+    assert usage(folder, ASKED, env=env)["peak_gpu_memory_bytes"] == mib * MIB
 
 
 @linux
 @pytest.mark.parametrize(
-    "script", [TWO, "exit 9", "echo 'NVIDIA-SMI has failed'", "exec sleep 613.25", "kill -9 $$"]
+    "script", [TWO, "exit 9", "echo 'NVIDIA-SMI has failed'", "exec sleep 600", "kill -9 $$"]
 )
 def test_a_step_goes_on_whatever_nvidia_smi_does(folder, nvidia_smi, tmp_path, script):
     """It is asked once in a while, and a hanging one does not outlive the runner."""
-    done = folder.reference(HOLD + SLEEP, "f").run(env=nvidia_smi(script))
+    done = folder.reference(HOLD + ASKED, "f").run(env=nvidia_smi(script))
     assert done.outcome["status"] == "success"
     assert ("peak_gpu_memory_bytes" in done.outcome["usage"]) == (script == TWO)
-    assert (tmp_path / "asked").read_text().count("--query-gpu") == 1
-    end = time.monotonic() + 10
-    while left := [pid for pid in os.listdir("/proc") if pid.isdigit() and "613.25" in command_line(pid)]:
-        assert time.monotonic() < end, left
+    (asked,) = (tmp_path / "asked").read_text().splitlines()
+    pid, _, query = asked.partition(" ")
+    assert "--query-gpu" in query
+    end = time.monotonic() + 60
+    while is_running(pid):
+        assert time.monotonic() < end, "nvidia-smi is still there"
         time.sleep(0.05)
 
 
-def command_line(pid):
+def is_running(pid):
     try:
-        with open(f"/proc/{pid}/cmdline") as file:
-            return file.read()
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
     except OSError:
-        return ""
+        return False
 
 
 @pytest.mark.parametrize("visible", ["", "-1"])
