@@ -94,7 +94,7 @@ def _arguments() -> dict[str, tuple[Any, ...]]:
         default=10.0,
     )
     retention = Arg(
-        ("--retention",), help="Days, instead of [stepop] retention; 0 keeps everything", type=float
+        ("--retention",), help="Days, instead of the configured retention; 0 keeps everything", type=float
     )
     each = Arg(("--each",), help="One line for each thing, and not for each kind", action="store_true")
     runs = (

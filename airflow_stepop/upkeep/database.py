@@ -13,6 +13,7 @@ from typing import Any
 from airflow_stepop.exceptions import StepConfigError, StepopError
 from airflow_stepop.record import STATE_KEY, StepRecord
 
+ROWS = 1000  # read at once
 _REFERENCE = "__airflow_state_ref__"  # Airflow's mark: the value itself is in the workers' own backend
 
 
@@ -111,8 +112,9 @@ def task_instances() -> Iterator[tuple[TaskKey, str | None]]:
     from sqlalchemy import select
 
     columns = (TaskInstance.dag_id, TaskInstance.run_id, TaskInstance.task_id, TaskInstance.map_index)
-    with create_session() as session:
-        query = select(*columns, TaskInstance.state).execution_options(yield_per=5000)
+    # A session of its own: the thread's one is used, and ended, by whoever looks up records meanwhile.
+    with create_session(scoped=False) as session:
+        query = select(*columns, TaskInstance.state).execution_options(yield_per=ROWS)
         for dag_id, run_id, task_id, map_index, state in session.execute(query):
             yield TaskKey(dag_id, run_id, task_id, map_index), state
 

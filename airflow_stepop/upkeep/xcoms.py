@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from airflow_stepop.exceptions import StepConfigError
+from airflow_stepop.upkeep.database import ROWS
 
 _READERS = ("store_value", "serialize_value", "deserialize_value")
 
@@ -60,8 +61,8 @@ def _plain_texts() -> Iterator[str]:
     from sqlalchemy import Text, cast, select
 
     text = cast(XComModel.value, Text)
-    query = select(text).where(text.like("%results/%")).execution_options(yield_per=500)
-    with create_session() as session:
+    query = select(text).where(text.like("%results/%")).execution_options(yield_per=ROWS)
+    with create_session(scoped=False) as session:
         for value in session.scalars(query):
             yield str(value)
 
@@ -72,8 +73,8 @@ def _rows() -> Iterator[Any]:
     from sqlalchemy import select
 
     columns = (XComModel.dag_id, XComModel.run_id, XComModel.task_id, XComModel.map_index, XComModel.key)
-    query = select(*columns, XComModel.value).execution_options(yield_per=500)
-    with create_session() as session:
+    query = select(*columns, XComModel.value).execution_options(yield_per=ROWS)
+    with create_session(scoped=False) as session:
         yield from session.execute(query)
 
 

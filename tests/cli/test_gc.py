@@ -379,6 +379,17 @@ def test_a_gc_that_was_killed(stepop, ran):
     assert list(store.list(folder)) == []
 
 
+def test_more_rows_than_are_read_at_once(stepop, ran, monkeypatch):
+    """Records are looked up while task instances are still being read, and neither disturbs the other."""
+    monkeypatch.setattr("airflow_stepop.upkeep.database.ROWS", 1)
+    run = {"dag_id": "upkeep", "run_id": ran["run_id"]}
+    tasks = ("fails", "large", "quiet", "outputs", "several", "takes")
+    for number, task_id in enumerate(tasks):
+        put(result(f"s-upkeep-x-{number:012x}", **run, task_id=task_id))
+    with _xcom(ran, ["results/s-upkeep-x-000000000005"]):
+        assert kinds(stepop("gc", "--yes", "-o", "json")) == {"results": (5, 5, 25)}
+
+
 def test_a_store_that_fails_does_not_hide_the_others(stepop, monkeypatch):
     """Its error is shown, the others are collected, and the exit code is 1."""
     monkeypatch.setenv("AIRFLOW__STEPOP__EXTRA_STORES", "/proc/no/such/folder")
