@@ -13,13 +13,14 @@ NONE_CHOSEN = test $$? = 5 -a -n "$(ARGS)"
 export PYTHON
 
 .NOTPARALLEL:
-.PHONY: help demo airflow test lint types docs bench fuzz resolve extras format clean
+.PHONY: help demo airflow test lint types docs bench fuzz fuzz-readers resolve extras format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo     run dags_examples/quickstart.py in Airflow, on this host"
 	@echo "make airflow  start Airflow with the examples in it"
 	@echo "make test     run every test                     (ARGS='-k resources')"
+	@echo "make fuzz-readers  feed damage to every reader of stored bytes (STEPOP_FUZZ_EXAMPLES=5000 for each)"
 	@echo "make fuzz     kill everything around 200 steps at random (STEPOP_FUZZ=1000 for more)"
 	@echo "make lint     check the code with ruff           (make format: write the fixes)"
 	@echo "make types    check the types with mypy"
@@ -46,6 +47,9 @@ test: $(STAMPS)/test
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/real_airflow $(ARGS) || $(NONE_CHOSEN)
 	@echo "==> pytest, in a real Airflow"
 	@$(BIN)/python -m pytest tests/real_airflow $(ARGS) || $(NONE_CHOSEN)
+
+fuzz-readers: $(STAMPS)/test
+	@STEPOP_FUZZ_EXAMPLES=$${STEPOP_FUZZ_EXAMPLES:-5000} $(BIN)/python -m pytest -n 2 --timeout 3600 tests/fuzz $(ARGS)
 
 fuzz: $(STAMPS)/test
 	@STEPOP_FUZZ=$${STEPOP_FUZZ:-200} $(BIN)/python -m pytest tests/life/test_fuzz.py $(ARGS)

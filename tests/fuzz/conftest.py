@@ -1,0 +1,3 @@
+"""The fixtures of the corpus serve here too."""
+
+from tests.corpus.conftest import mark  # noqa: F401
