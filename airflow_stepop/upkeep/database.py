@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_stepop.exceptions import StepConfigError, StepopError
+from airflow_stepop.exceptions import IntegrityError, StepConfigError
 from airflow_stepop.record import STATE_KEY, StepRecord
 
 ROWS = 1000  # read at once
@@ -94,15 +94,15 @@ def _from_workers(reference: str) -> Any:
 def record_of(key: TaskKey) -> StepRecord | None:
     """Return the record of a task instance.
 
-    :raises StepopError: there is one, and it cannot be read
+    :raises IntegrityError: there is one, and it cannot be read
     """
     value = raw_record(key)
     if value is None:
         return None
     try:
         return StepRecord.from_json(value)
-    except (KeyError, TypeError, ValueError) as error:
-        raise StepopError(f"the record of {key} cannot be read: {error!r}") from error
+    except IntegrityError as error:
+        raise IntegrityError(f"the record of {key} cannot be read: {error}") from error
 
 
 def task_instances() -> Iterator[tuple[TaskKey, str | None]]:

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from airflow_stepop.job import JobState
+from airflow_stepop.job import Category, Failure, JobState
 
 pytestmark = [pytest.mark.timeout(900)]
 
@@ -191,11 +191,12 @@ def test_jobs_of_another_deployment_are_left_alone(stepop, instance, jobs):
     assert jobs.state(handle) is JobState.RUNNING
 
 
+FAILURE = Failure(Category.USER_ERROR, "it failed").to_json()
 KEPT = [
     ("never", {"result": {}}, "delete"),
-    ("never", {"failure": {}}, "delete"),
+    ("never", {"failure": FAILURE}, "delete"),
     ("failed", {"result": {}}, "delete"),
-    ("failed", {"failure": {}}, "keep"),
+    ("failed", {"failure": FAILURE}, "keep"),
     ("always", {"result": {}}, "keep"),
     ("failed", None, "keep"),
 ]
