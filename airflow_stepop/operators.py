@@ -57,7 +57,8 @@ class RemoteStepOperator(BaseOperator):
     :param store: one of the configured stores, for arguments and results that are too large for the request
         (templated)
     :param deferrable: wait in the triggerer. Default ``[stepop] deferrable``; ``local`` waits in the worker
-    :param keep: whether the finished job stays at its service: ``never``, ``failed`` (default) or ``always``
+    :param keep: whether the finished job stays at its service: ``never``, ``failed`` (default) or ``always``;
+        ``airflow stepop sweep`` deletes what stayed, ``[stepop] retention`` days after its end
     :param on_oom: what follows when the step runs out of memory: ``fail`` (default), or ``MoreMemory`` (or a
         dict of its fields), by which the next try asks for more
     :param poll_interval: time between two looks at the job. Default ``[stepop] poll_interval``,
