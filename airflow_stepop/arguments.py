@@ -45,6 +45,8 @@ def check_arguments(operator: RemoteStepOperator) -> None:
         raise StepConfigError(f"keep={operator.keep!r} is not one of {', '.join(KEEP)}")
     for name in ("timeout", "start_timeout", "poll_interval"):
         seconds(getattr(operator, name), name)
+    if operator.debug not in (True, False, None):
+        raise StepConfigError(f"debug must be True or False, and this is {operator.debug!r}")
     _check_resources(operator)
     _check_backend(operator)
 

@@ -23,6 +23,8 @@ from airflow_stepop.job import (
     Payload,
     StepSpec,
 )
+from airflow_stepop.observe import Observer
+from airflow_stepop.payload import outcome_size
 from airflow_stepop.printable import printable
 from airflow_stepop.record import (
     Call,
@@ -120,12 +122,19 @@ class StepLife:
     :param request: what to run
     :param state: Airflow's ``task_state_store``
     :param was_killed: whether the user ended the task meanwhile
+    :param observer: hears of what happens
     """
 
     def __init__(
-        self, request: Request, state: StateStore, log: Logger, was_killed: Callable[[], bool] = lambda: False
+        self,
+        request: Request,
+        state: StateStore,
+        log: Logger,
+        was_killed: Callable[[], bool] = lambda: False,
+        observer: Observer | None = None,
     ) -> None:
         self.request = request
+        self.observer = observer or Observer(request.labels)
         self.log = log
         self.was_killed = was_killed
         self._state = state
@@ -164,6 +173,7 @@ class StepLife:
         return self._submit(record)
 
     def _submit(self, record: StepRecord) -> JobHandle:
+        self.observer.phase("the record of generation %d saved", record.generation)
         spec, payload = self.request.build(record.name, record.nonce, record.labels, record.memory_bytes)
         hook = self._hook(record)
         self.log.info("Submitting %s to %s (%d bytes)", record.name, record.backend, payload.inline_bytes)
@@ -171,6 +181,8 @@ class StepLife:
         if self.was_killed():
             hook.cancel(handle)
         self._save(record.with_handle(handle))
+        self.observer.submitted(record, payload)
+        self.observer.phase("submitted, and the handle saved")
         self.log.info("Submitted: %s", handle)
         return handle
 
@@ -194,6 +206,7 @@ class StepLife:
             return self._replace(record)
         self.log.info("Attached to %s, which is %s", handle, status.state.value)
         self.has_found_end = status.state.is_terminal
+        self.observer.attached(record)
         return handle
 
     def _has_answer(self, handle: JobHandle, status: JobStatus) -> bool:
@@ -285,19 +298,23 @@ class StepLife:
 
     def finish(self, handle: JobHandle, reason: Reason) -> Collected:
         """Collect what the step came to, save it, and delete what ``keep`` does not want."""
+        began = time.monotonic()
         if reason.is_deadline:
-            collected, known = self._give_up(handle, reason), self._known_usage(handle)
+            collected, status = self._give_up(handle, reason), self._last_status(handle)
         else:
             status = self.status(handle)
-            collected, known = self._collect(handle, status), status.usage
+            collected = self._collect(handle, status)
+        failure = collected.failure
         asked = self.request.resources.at_least(self._own_record().memory_bytes)
-        used = usage_of(collected.usage, known, asked, collected.failure is None)
+        used = usage_of(collected.usage, status.usage if status else {}, asked, failure is None)
         data = {**collected.data, "usage": used}
-        if collected.failure is not None:
-            data["failure"] = storable(collected.failure).to_json()
+        if failure is not None:
+            data["failure"] = storable(failure).to_json()
         collected = Collected(data)
         record = replace(self._own_record(), collected=collected.data)
         self._save(record)
+        category = failure.category.value if failure else ""
+        self.observer.finished(record, status, category, time.monotonic() - began)
         self._tidy(record)
         return collected
 
@@ -312,6 +329,7 @@ class StepLife:
             return None
         count = record.resubmissions + 1
         self.log.warning("%s: resubmitting (%d of %d)", failure.summary, count, MAX_RESUBMISSIONS)
+        self.observer.resubmitted(record, failure.category.value)
         self._stop(record)
         self._tidy(replace(record, collected=None))  # the step has not failed: it goes on elsewhere
         return self._start(record.generation + 1, count, record.memory_bytes)
@@ -335,7 +353,9 @@ class StepLife:
     def _collect(self, handle: JobHandle, status: JobStatus) -> Collected:
         try:
             record = self._own_record()
-            data = self.request.read(self._hook_of(handle).outcome(handle), record.name, record.nonce)
+            report = self._hook_of(handle).outcome(handle)
+            data = self.request.read(report, record.name, record.nonce)
+            self.observer.outcome_read(record, outcome_size(report))
         except OutcomeLostError as error:
             return Collected({"failure": self._with_tail(without_outcome(status, error), handle)})
         except IntegrityError as error:
@@ -348,13 +368,13 @@ class StepLife:
     def _with_tail(self, failure: Failure, handle: JobHandle) -> dict[str, Any]:
         return replace(failure, log_tail=failure.log_tail or self._tail(handle)).to_json()
 
-    def _known_usage(self, handle: JobHandle) -> Mapping[str, Any]:
-        """Return what the service measured; a step that was given up may have left nothing."""
+    def _last_status(self, handle: JobHandle) -> JobStatus | None:
+        """Return how a step that was given up stands; only its usage and its times depend on it."""
         try:
-            return self.status(handle).usage
+            return self.status(handle)
         except Exception as error:  # noqa: BLE001, RUF100
-            self.log.warning("The usage of %s could not be read: %s", handle, error)
-            return {}
+            self.log.warning("The last status of %s could not be read: %s", handle, error)
+            return None
 
     def _tail(self, handle: JobHandle, count: int = 40) -> tuple[str, ...]:
         """Return the last lines that the step printed; a failure without them is still a failure."""

@@ -63,6 +63,7 @@ class RemoteStepOperator(BaseOperator):
         dict of its fields), by which the next try asks for more
     :param poll_interval: time between two looks at the job. Default ``[stepop] poll_interval``,
         else the backend's
+    :param debug: log every phase with its time, here and in the step. Default ``[stepop] debug``
     """
 
     template_fields: Sequence[str] = (
@@ -80,7 +81,7 @@ class RemoteStepOperator(BaseOperator):
     op_args: Any = ()
     op_kwargs: Any = MappingProxyType({})
 
-    def __init__(  # noqa: PLR0913 - one argument per thing a user may say; the docstring is their reference
+    def __init__(  # noqa: PLR0913, PLR0915 - one argument per thing a user may say; see the docstring
         self,
         *,
         command: Sequence[str] | None = None,
@@ -103,6 +104,7 @@ class RemoteStepOperator(BaseOperator):
         keep: str = "failed",
         on_oom: MoreMemory | Mapping[str, Any] | str = "fail",
         poll_interval: timedelta | float | None = None,
+        debug: bool | None = None,
         retries: int | None = None,
         retry_policy: Any = None,
         retry_delay: timedelta | float | None = None,
@@ -133,6 +135,7 @@ class RemoteStepOperator(BaseOperator):
         self.keep = keep
         self.on_oom = on_oom
         self.poll_interval = poll_interval
+        self.debug = debug
         if outputs and command is not None:
             self.multiple_outputs = True  # score.output["metrics.json"]
         self.job_url: str | None = None

@@ -326,6 +326,19 @@ def _parsed(data: bytes) -> dict[str, Any]:
     return known
 
 
+def outcome_size(report: OutcomeReport) -> int:
+    """Return the bytes of an outcome that was read, with those of its result that lie in the store."""
+    try:
+        outcome = json.loads(report.data)
+        several = outcome.get("outputs") or outcome.get("values") or []
+        entries = list(several.values()) if isinstance(several, Mapping) else list(several)
+        entries += [outcome["value"]] if outcome.get("value") else []
+        stored = [s["size"] for entry in entries for s in entry["segments"] if "data" not in s]
+        return len(report.data) + int(sum(stored))
+    except (AttributeError, KeyError, TypeError, ValueError):  # the step can write there what it likes
+        return len(report.data)
+
+
 def _result_of(outcome: Mapping[str, Any], report: OutcomeReport) -> dict[str, Any]:
     def keep(entry: dict[str, Any]) -> dict[str, Any]:
         check_entry(entry)

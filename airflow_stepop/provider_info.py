@@ -69,6 +69,12 @@ def _options() -> dict[str, dict[str, Any]]:
             "the log has the first lines and the last 200; the job's own log has more.",
             "16MB",
         ),
+        "debug": _option(
+            "Log every phase of a step with its time, in Airflow and in the step, unless the task says "
+            "otherwise. No value of the step is in these lines.",
+            "False",
+            kind="boolean",
+        ),
         "deployment": _option(
             "Name of this Airflow deployment in the labels of its jobs and in the paths of its results. "
             "Deployments that share an account or a store need one each, so that none takes another's jobs "

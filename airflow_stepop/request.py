@@ -26,6 +26,7 @@ from airflow_stepop.code import (
 from airflow_stepop.functions import context_arguments, dag_module, import_reference, plain_function
 from airflow_stepop.hooks.base import StepHook, extra_of
 from airflow_stepop.job import OutcomeReport, Payload, StepSpec
+from airflow_stepop.observe import Observer, trace_environment
 from airflow_stepop.oom import MoreMemory, parse_on_oom
 from airflow_stepop.payload import (
     Call,
@@ -40,6 +41,7 @@ from airflow_stepop.payload import (
 from airflow_stepop.registry import create_hook, hook_class
 from airflow_stepop.requirements import read_requirements
 from airflow_stepop.resources import ResourceSettings
+from airflow_stepop.runner.protocol import ENV_DEBUG
 from airflow_stepop.secrets import render_secrets
 from airflow_stepop.settings import parse_settings
 from airflow_stepop.store import Store, configured_store, result_path
@@ -229,7 +231,9 @@ class StepRequest:
             split=self._split(),
             is_result_wanted=bool(self.operator.do_xcom_push),
         )
+        self.observer.built(payload)
         payload = spill(payload, lambda: self.store, self.own_hook.inline_limit)
+        self.observer.stored(payload)
         spec = self.spec(name, nonce, labels, payload.digest)
         return replace(spec, resources=spec.resources.at_least(memory_bytes)), payload
 
@@ -243,12 +247,29 @@ class StepRequest:
             resources=self.resources,
             settings=self._settings(),
             image=operator.image,
-            env={key: str(value) for key, value in (operator.env or {}).items()},
+            env=self._env(),
             timeout_s=self.timeout_s,
             start_timeout_s=self.start_timeout_s,
             result_uri=self.store.uri(result_path(labels, name)),
             is_overridden=self.is_overridden,
         )
+
+    def _env(self) -> dict[str, str]:
+        """Return the step's environment: what the user says wins."""
+        ours = trace_environment(getattr(self.ti, "context_carrier", None))
+        if self.is_debugged:
+            ours[ENV_DEBUG] = "1"
+        return {**ours, **{name: str(value) for name, value in (self.operator.env or {}).items()}}
+
+    @cached_property
+    def observer(self) -> Observer:
+        return Observer(self.labels, self.operator.log if self.is_debugged else None)
+
+    @cached_property
+    def is_debugged(self) -> bool:
+        if self.operator.debug is not None:
+            return bool(self.operator.debug)
+        return bool(conf.getboolean("stepop", "debug", fallback=False))
 
     def _settings(self) -> Any:
         model = hook_class(self.backend).settings_model

@@ -60,8 +60,13 @@ class Stint:
         self.operator = operator
         self.log = operator.log
         self.request = StepRequest(operator, context)
+        self.observer = self.request.observer
         self.life = StepLife(
-            self.request, context["task_state_store"], self.log, was_killed=lambda: self._is_ended
+            self.request,
+            context["task_state_store"],
+            self.log,
+            was_killed=lambda: self._is_ended,
+            observer=self.observer,
         )
         self._begun = context["ti"].start_date
         self._has_retry = bool(context["ti"].try_number <= context["ti"].max_tries)
@@ -71,6 +76,7 @@ class Stint:
     # -- where Airflow calls in
 
     def begin(self) -> Any:
+        self.observer.phase("templates rendered: try %d begins", self.request.ti.try_number)
         with self._guarded():
             _ = self.request.log_limit  # a mistake there shall not show only after the submit
             return self._go_on(self.life.begin())
@@ -78,6 +84,7 @@ class Stint:
     def resume(self, event: Mapping[str, Any]) -> Any:
         with self._guarded():
             handle = self.life.resume()
+            self.observer.phase("resumed: %s", event.get("reason"))
             if event.get("job") not in (None, handle.name):
                 # The old trigger of a cleared task fired late; SQLite gives trigger ids out again.
                 self.log.info("This event is about the job %s of an earlier generation", event["job"])
@@ -139,6 +146,7 @@ class Stint:
         failure = collected.failure
         if failure is None:
             value = hand_over(collected.data["result"])
+            self.observer.phase("result handed over")
             self._tell_usage(collected.usage)
             return value
         failure, next_memory = self._with_advice(failure)
@@ -189,12 +197,14 @@ class Stint:
 
     def _defer(self, handle: JobHandle) -> NoReturn:
         deadlines, labels = self._deadlines(), self.request.labels
+        self.observer.phase("deferring")
         trigger = RemoteStepTrigger(
             handle=handle.to_json(),
             deadlines=deadlines.to_json(),
             poll_interval=self.request.poll_interval_s,
             waiter={**labels, "map_index": int(labels["map_index"])},
             log_limit=self.request.log_limit,
+            debug=self.request.is_debugged,
         )
         left_s = deadlines.execution - time.time() if deadlines.execution is not None else LONGEST_S
         timeout = timedelta(seconds=max(left_s, 0) + DEFER_MARGIN_S) if left_s < LONGEST_S else None
@@ -220,6 +230,7 @@ class Stint:
                 task_log.write(chunk.lines)
                 cursor = chunk.cursor
                 pause_s = min(pause_s, LOG_POLL_S) if chunk.lines else pause_s
+            self.observer.saw(status)
             if reason := deadlines.reason(status, clock.now()):
                 if reason is Reason.FINISHED:
                     self._write_rest(task_log, cursor)

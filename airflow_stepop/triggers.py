@@ -10,6 +10,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.job import JobHandle, LogLine
+from airflow_stepop.observe import Observer
 from airflow_stepop.registry import create_hook
 from airflow_stepop.tasklog import TaskLog, configured_limit
 from airflow_stepop.waiting import Clock, Deadlines, Reason
@@ -53,6 +54,7 @@ class RemoteStepTrigger(BaseTrigger):
     :param handle: the job, as JSON
     :param deadlines: see :class:`airflow_stepop.waiting.Deadlines`
     :param poll_interval: seconds between two looks
+    :param debug: log every state of the job
     :param waiter: dag_id, run_id, task_id and map_index of the task instance that waits
     :param log_limit: bytes of the task log that the step may take; by default as configured
     """
@@ -64,6 +66,7 @@ class RemoteStepTrigger(BaseTrigger):
         poll_interval: float,
         waiter: Mapping[str, Any],
         log_limit: int | None = None,
+        debug: bool = False,
         **_: Any,  # arguments of a newer version: the triggerer may be older than the worker
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -72,20 +75,20 @@ class RemoteStepTrigger(BaseTrigger):
         self.poll_interval = poll_interval
         self.waiter = dict(waiter)
         self.log_limit = log_limit
+        self.debug = debug
         self._hook: StepHook | None = None
         self._has_fired = False
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        return (
-            f"{type(self).__module__}.{type(self).__qualname__}",
-            {
-                "handle": self.handle.to_json(),
-                "deadlines": self.deadlines.to_json(),
-                "poll_interval": self.poll_interval,
-                "waiter": self.waiter,
-                "log_limit": self.log_limit,
-            },
-        )
+        arguments = {
+            "handle": self.handle.to_json(),
+            "deadlines": self.deadlines.to_json(),
+            "poll_interval": self.poll_interval,
+            "waiter": self.waiter,
+            "log_limit": self.log_limit,
+            **({"debug": True} if self.debug else {}),
+        }
+        return f"{type(self).__module__}.{type(self).__qualname__}", arguments
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         try:
@@ -114,6 +117,7 @@ class RemoteStepTrigger(BaseTrigger):
 
     async def _until_over(self, subscription: Subscription, task_log: TaskLog) -> tuple[Reason, str]:
         clock = Clock()
+        observer = Observer(self.waiter, self.log if self.debug else None)
         while True:
             now = clock.now()
             update = await subscription.next(
@@ -121,6 +125,7 @@ class RemoteStepTrigger(BaseTrigger):
             )
             await _write(task_log, update.lines)
             subscription.wants_more = not task_log.is_full
+            observer.saw(update.status)
             if update.error is not None:
                 return Reason.UNREACHABLE, str(update.error)
             if reason := self.deadlines.reason(update.status, clock.now()):

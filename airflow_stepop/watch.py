@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.job import Cursor, JobHandle, JobStatus, LogLine
+from airflow_stepop.observe import WATCHER_CALLS, WATCHER_ERRORS, WATCHER_JOBS, count, gauge
 from airflow_stepop.waiting import Pace
 
 log = logging.getLogger(__name__)
@@ -155,6 +156,9 @@ class Watcher:
         """Ask for the status of ``handles`` and tell the subscribers; return the pause before the next
         question.
         """
+        tags = {"backend": self._hook.backend}
+        count(WATCHER_CALLS, 1, tags)
+        gauge(WATCHER_JOBS, len(handles), tags)
         try:
             statuses = await asyncio.to_thread(self._hook.status, handles)
         except StepConfigError as error:
@@ -163,6 +167,7 @@ class Watcher:
             return pace.after_error()
         except Exception as error:  # noqa: BLE001, RUF100 - an API error is never a job state, whatever its class
             pause_s = pace.after_error()
+            count(WATCHER_ERRORS, 1, tags)
             log.warning("%s: no status (%s); asking again in %.0f s", self._hook.backend, error, pause_s)
             return pause_s
         for handle, status in statuses.items():

@@ -76,6 +76,18 @@ def test_every_category_is_explained() -> None:
     assert first_cells("failures.md", "Categories") == [category.value for category in Category]
 
 
+def test_every_metric_is_explained() -> None:
+    """The table of metrics is what the package tells."""
+    from airflow_stepop import observe
+
+    told = {
+        value for value in vars(observe).values() if isinstance(value, str) and value.startswith("stepop.")
+    }
+    listed = re.findall(r"^\| `(stepop\.[\w.]+)` \|", (DOCS / "observability.md").read_text(), re.MULTILINE)
+    assert len(listed) == len(set(listed))
+    assert set(listed) == told
+
+
 def test_every_error_is_explained() -> None:
     """The table of errors is what the package raises, but for the step's own failure."""
     from airflow_stepop import exceptions

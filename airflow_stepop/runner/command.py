@@ -7,6 +7,7 @@ import os
 from . import protocol
 from .failures import RefusedError, StepError, ended
 from .files import inside
+from .phases import phase
 from .step import FULL, guard_disk
 from .values import Encoded, SegmentError, check_entry, decode, encode_json, read_segments
 
@@ -28,7 +29,9 @@ def run_command(step: Step) -> dict[str, Entry]:
     folder = _workdir(step.scratch, spec["workdir"])
     outputs = {name: inside(folder, name, "output") for name in spec["outputs"]}
     _write_inputs(step, folder, spec["inputs"])
+    phase("inputs written")
     _run(spec["argv"], folder)
+    phase("command ran")
     missing = [name for name, path in outputs.items() if not os.path.exists(path)]
     if missing:
         raise _missing(missing, folder, set(spec["inputs"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from .failures import RefusedError, StepError
+from .phases import phase
 from .values import Encoded, decode_entry, encode_value
 
 TYPE_CHECKING = False
@@ -22,13 +23,17 @@ def run_function(step: Step) -> dict[str, Any]:
     """Return the outcome's ``value``, ``split`` and ``values``."""
     sys.path.insert(1, step.scratch)
     function, args, kwargs = _call_of(step)
+    phase("arguments decoded")
     result = function(*args, **kwargs)
     if type(result).__name__ == "coroutine":
         import asyncio
 
         result = asyncio.run(result)
     step.leave_if_forked()
-    return {} if step.manifest["discard_result"] else _encode_result(step, result)
+    phase("step ran")
+    encoded = {} if step.manifest["discard_result"] else _encode_result(step, result)
+    phase("result encoded")
+    return encoded
 
 
 # -- decoding ------------------------------------------------------------------------------------------------
@@ -57,6 +62,7 @@ def _call_of(step: Step) -> tuple[Callable[..., Any], list[Any], dict[str, Any]]
 
     # The function comes first: it brings the DAG file's classes, which results of earlier steps then find
     function = _function(manifest["function"], decode)
+    phase("function loaded")
     names = manifest.get("argument_names") or []
     args = [
         decode(

@@ -20,6 +20,7 @@ from .failures import RefusedError, StepError, ended
 from .files import make_scratch, quietly, remove_tree
 from .hashing import sha256
 from .meter import Meter
+from .phases import phase
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def _options(argv: list[str]) -> dict[str, str]:
 
 
 def _manifest(options: dict[str, str]) -> dict[str, Any]:
+    phase("runner started")
     path = os.path.join(options["in"], protocol.MANIFEST)
     try:
         with open(path, "rb") as stream:
@@ -149,6 +151,7 @@ def _manifest(options: dict[str, str]) -> dict[str, Any]:
     ):
         raise _malformed("it has neither a function nor a command")
     _check_python(manifest)
+    phase("manifest checked")
     return dict(manifest)
 
 
@@ -235,6 +238,7 @@ def _fork() -> int:
         _die_with(parent, lifeline)
     else:
         os.close(lifeline)
+        phase("step's process forked")
     return pid
 
 
@@ -360,6 +364,7 @@ def _finish(options: dict[str, str], found: tuple[bytes, bool], code: int | None
     except OSError as error:
         sys.stderr.write(f"stepop: the receipt cannot be written to {options['receipt']}: {error}\n")
         return protocol.EXIT_NO_OUTCOME
+    phase("receipt written")
     return code
 
 

@@ -15,6 +15,7 @@ from functools import cached_property
 from . import protocol
 from .failures import RefusedError, StepError
 from .outcome import empty_outcome, write_outcome
+from .phases import phase
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Step:
                 from .command import run_command
 
                 outcome["outputs"] = run_command(self)
+                phase("outputs encoded")
             else:
                 from .function import run_function
 
@@ -90,6 +92,7 @@ class Step:
             outcome["failure"] = failure_of(error)
             if self.secrets is not None:
                 outcome["failure"] = self.secrets.clean(outcome["failure"])
+            phase("step failed")
         return outcome
 
     def leave_if_forked(self, error: BaseException | None = None) -> None:
@@ -110,6 +113,7 @@ class Step:
             from .parts import extract
 
             extract(self.parts.read({**code, "name": protocol.CODE}), self.scratch)
+            phase("code extracted")
         os.chdir(self.scratch)
         os.environ[protocol.ENV_WORK] = self.scratch
         os.environ.setdefault(protocol.ENV_JOB, self.manifest["job"])
@@ -170,6 +174,7 @@ def child_main(step: Step, meter: Meter, last_resort: Callable[[dict[str, Any]],
     outcome["usage"] = meter.usage()
     try:
         write_outcome(step.out, outcome)
+        phase("outcome written")
     except OSError as error:
         step.discard_segments()
         outcome = _small(outcome, error)

@@ -11,6 +11,8 @@ from types import ModuleType
 import pytest
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+from statsd_server import StatsdServer  # noqa: E402 - beside this folder, for other tests too
 
 
 def _load(name: str) -> ModuleType:
@@ -33,9 +35,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+def statsd() -> Iterator[StatsdServer]:
+    """The server that the deployment sends its metrics to."""
+    server = StatsdServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def airflow(tmp_path_factory: pytest.TempPathFactory, statsd: StatsdServer) -> Iterator[object]:
     """A running deployment."""
-    running = deployment.Deployment(tmp_path_factory.mktemp("airflow"), HERE / "dags")
+    folder = tmp_path_factory.mktemp("airflow")
+    running = deployment.Deployment(folder, HERE / "dags", extra_env=statsd.env)
     try:
         running.up()
         yield running

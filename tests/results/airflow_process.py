@@ -17,10 +17,16 @@ from typing import Any
 
 
 def prepare() -> None:
-    """Make the database; the models' tables, not fifteen years of migrations."""
+    """Make the database (the models' tables, not fifteen years of migrations), and start the metrics as a
+    worker does.
+    """
+    from airflow.sdk.configuration import conf
+    from airflow.sdk.observability.metrics.stats_utils import get_stats_factory
+    from airflow.sdk.observability.stats import initialize
     from airflow.utils import db
 
     db.initdb()
+    initialize(factory=get_stats_factory(), export_legacy_names=conf.getboolean("metrics", "legacy_names_on"))
 
 
 def describe(error: BaseException | None) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -68,7 +68,8 @@ class Run:
 class AirflowProcess:
     """One Airflow home, one process, any number of DAGs."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, env: Mapping[str, str] | None = None) -> None:
+        self.extra = dict(env or {})
         self.home = folder / "home"
         self.dags = folder / "dags"
         self.marks = folder / "marks"
@@ -88,6 +89,7 @@ class AirflowProcess:
             "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
             "STEPOP_TEST_MARKS": str(self.marks),
             "PYTHONWARNINGS": "ignore",
+            **self.extra,
         }
 
     @cached_property
@@ -127,6 +129,20 @@ class AirflowProcess:
             self.process.kill()
             self.process.communicate()
             os.close(self._answers)
+
+
+@pytest.fixture(scope="module")
+def start_airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., AirflowProcess]]:
+    """Return a function that starts another Airflow, with an environment of its own."""
+    started: list[AirflowProcess] = []
+
+    def start(**env: str) -> AirflowProcess:
+        started.append(AirflowProcess(tmp_path_factory.mktemp("airflow"), env))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.end()
 
 
 @pytest.fixture(scope="session")

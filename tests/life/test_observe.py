@@ -1,0 +1,124 @@
+"""Metrics never cost a task anything, and phases say no more than they may."""
+
+from __future__ import annotations
+
+import pytest
+from airflow.sdk.observability import stats
+
+from airflow_stepop import observe
+from airflow_stepop.job import Category, Failure, JobState
+from airflow_stepop.life import StepLife
+from airflow_stepop.observe import Observer, trace_environment
+from airflow_stepop.waiting import Reason
+
+
+class Recorder:
+    """A backend of Airflow's metrics: remembers, or fails at everything."""
+
+    def __init__(self, error=None):
+        self.told = []
+        self.error = error
+
+    def note(self, name, *values, tags=None, **more):
+        if self.error:
+            raise self.error
+        self.told.append((name, tags))
+
+    def __getattr__(self, kind):
+        return self.note
+
+
+@pytest.fixture
+def backend(monkeypatch):
+    """Return a function that makes a recorder the backend of Airflow's metrics."""
+
+    def use(recorder):
+        monkeypatch.setattr("airflow.sdk._shared.observability.metrics.stats._backend", recorder)
+        return recorder
+
+    return use
+
+
+def failed(hook, life, category):
+    handle = life.begin()
+    hook.end(handle.id, JobState.FAILED, failure=Failure(category, "x"))
+    return life.finish(handle, Reason.FINISHED)
+
+
+def test_attaching_and_resubmitting_are_counted(hook, new_try, backend):
+    told = backend(Recorder()).told
+    new_try().begin()
+    life = new_try()
+    life.resubmission(failed(hook, life, Category.PREEMPTED))
+    tags = {"backend": "memory", "dag_id": "d", "task_id": "t"}
+    counted = [(name, found) for name, found in told if "time" not in name and "bytes" not in name]
+    assert counted == [
+        (observe.SUBMITTED, tags),
+        (observe.ATTACHED, tags),
+        (observe.FINISHED, {**tags, "state": "failed", "category": "preempted"}),
+        (observe.RESUBMITTED, {**tags, "category": "preempted"}),
+        (observe.SUBMITTED, tags),
+    ]
+
+
+@pytest.mark.parametrize("error", [OSError("no route"), ValueError("a name"), RuntimeError("whatever")])
+def test_a_backend_of_metrics_that_fails_changes_nothing(hook, new_try, backend, error):
+    backend(Recorder(error))
+    assert failed(hook, new_try(), Category.OOM).failure.category is Category.OOM
+
+
+def test_a_deadline_is_counted_though_the_service_is_silent(hook, new_try, backend):
+    told = backend(Recorder()).told
+    life = new_try()
+    handle = life.begin()
+    life.finish(handle, Reason.EXECUTION_TIMEOUT)
+    assert ("stepop.finished", "timeout") in [(name, tags.get("category")) for name, tags in told]
+
+
+def test_the_clock_of_a_service_may_be_wrong(backend):
+    """A duration below zero is zero."""
+    recorder = backend(Recorder())
+    observe.timing(observe.PENDING_TIME, -5.0, {})
+    assert recorder.told == [(observe.PENDING_TIME, None)]
+
+
+def test_without_metrics_there_is_nothing_to_do(hook, new_try):
+    assert stats.Stats is not None
+    failed(hook, new_try(), Category.INFRA)
+
+
+class Lines(list):
+    def info(self, text, *args):
+        self.append(text % args)
+
+
+def test_phases_count_from_the_beginning(hook, new_try, state):
+    lines = Lines()
+    request = new_try().request
+    life = StepLife(request, state, new_try().log, observer=Observer(request.labels, lines))
+    failed(hook, life, Category.OOM)
+    assert [line.partition(" s: ")[2] for line in lines] == [
+        "the record of generation 1 saved",
+        "submitted, and the handle saved",
+        "collected: oom",
+    ]
+    times = [float(line.split()[2].removeprefix("+")) for line in lines]
+    assert times == sorted(times)
+
+
+@pytest.mark.parametrize(
+    ("carrier", "env"),
+    [
+        (
+            {"traceparent": "00-1-2-01", "tracestate": "a=b"},
+            {"TRACEPARENT": "00-1-2-01", "TRACESTATE": "a=b"},
+        ),
+        ({"traceparent": "00-1-2-01"}, {"TRACEPARENT": "00-1-2-01"}),
+        ({"traceparent": None, "other": "x"}, {}),
+        ({}, {}),
+        (None, {}),
+        ("text", {}),
+    ],
+)
+def test_the_trace_of_the_task(carrier, env):
+    assert trace_environment(carrier) == env
