@@ -28,5 +28,7 @@ with DAG("memory", schedule=None):
     holds.override(task_id="twice", **often)(300)
     holds.override(task_id="capped", **often)(700)
     holds.override(task_id="fails", retries=5, retry_policy=SOON)(700)
-    holds.override(task_id="no_more_tries", on_oom={"cap": "1GiB", "factor": 1.1})(700)
+    holds.override(
+        task_id="no_more_tries", **{**often, "on_oom": {"cap": "1GiB", "factor": 1.1}, "retries": 1}
+    )(700)
     holds.override(task_id="mapped", **once).expand(mib=[1, 200])
