@@ -28,15 +28,25 @@ def test_only_its_owner_can_read_it(bench: Bench) -> None:
 
 
 def test_a_submit_that_was_interrupted_still_finds_it(bench: Bench) -> None:
-    """Also after a lookup, and when the next submit brings another value: the job is the first one's."""
+    """Also when the next submit brings another value: the job is the first one's."""
     step = bench.step(ECHO, secrets={"TOKEN": "s3cret"})
     folder = prepared(bench, step)
-    assert bench.hook.lookup(step.spec) is None
     handle, status = bench.run(replace(step, payload=replace(step.payload, secrets={"TOKEN": "another"})))
     assert status.state is JobState.SUCCEEDED
     assert bench.lines(handle) == ["got ***"]
     assert not file_of(folder).exists()
     assert not [path for path in folder.path.rglob("*") if path.is_file() and b"s3cret" in path.read_bytes()]
+
+
+def test_it_goes_with_a_submit_that_was_taken_back(bench: Bench) -> None:
+    """A lookup that finds nothing leaves nothing; the next submit brings its own value."""
+    step = bench.step(ECHO, secrets={"TOKEN": "too long"})
+    folder = prepared(bench, step)
+    assert bench.hook.lookup(step.spec) is None
+    assert not folder.path.exists()
+    handle, status = bench.run(replace(step, payload=replace(step.payload, secrets={"TOKEN": "s3cret"})))
+    assert status.state is JobState.SUCCEEDED
+    assert bench.lines(handle) == ["got ***"]
 
 
 @pytest.mark.parametrize("how", ["cancelled", "cancelled late", "no such interpreter"])
