@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 KEEP = ("never", "failed", "always")
 LONGEST_S = 100 * 365 * 86400.0  # calendars and timers end soon after it; whoever wants no limit is served
-OUR_ENV = ("STEPOP_JOB", "STEPOP_NONCE", "STEPOP_WORK")
+OUR_ENV = ("STEPOP_JOB", "STEPOP_NONCE", "STEPOP_WORK", "STEPOP_CHECKPOINT_DIR")
 _EXAMPLE = '"{{ conn.NAME.password }}" or "{{ var.value.NAME }}"'
 
 
@@ -41,6 +41,8 @@ def check_arguments(operator: RemoteStepOperator) -> None:
     check_secrets(operator.secrets, operator.env)
     _check_words(operator)
     _check_requirements(operator.requirements)
+    if not isinstance(operator.checkpoint, bool):
+        raise StepConfigError(f"checkpoint must be True or False, and this is {operator.checkpoint!r}")
     if operator.keep not in KEEP:
         raise StepConfigError(f"keep={operator.keep!r} is not one of {', '.join(KEEP)}")
     for name in ("timeout", "start_timeout", "poll_interval"):

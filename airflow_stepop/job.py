@@ -234,6 +234,7 @@ class StepSpec:
     :param timeout_s: longest run time; the backend enforces it even when Airflow is dead
     :param start_timeout_s: longest time in PENDING; enforced by whoever waits for the job
     :param result_uri: folder in the store for segments of the outcome that do not fit inline
+    :param checkpoint_uri: folder in the store that the next job of the same task finds again, if it wants one
     :param is_overridden: written for another backend (``[stepop] backend_override``): what this one cannot
         honour is a warning and not an error
     """
@@ -249,6 +250,7 @@ class StepSpec:
     timeout_s: float = 86400.0
     start_timeout_s: float | None = None
     result_uri: str = ""
+    checkpoint_uri: str = ""
     is_overridden: bool = False
 
 

@@ -98,6 +98,9 @@ class Request(Protocol):
     def read(self, report: OutcomeReport, job: str, nonce: str) -> dict[str, Any]:
         """Return ``{"result": ...}`` or ``{"failure": ...}`` from a verified outcome, and its ``usage``."""
 
+    def forget_checkpoints(self) -> None:
+        """Delete what earlier tries have left for the next one. Idempotent."""
+
     def hook(self, backend: str, conn_id: str | None) -> StepHook: ...
 
 
@@ -387,6 +390,11 @@ class StepLife:
 
     def _tidy(self, record: StepRecord) -> None:
         """Delete the finished job, as ``keep`` says; what cannot be deleted now does not fail the task."""
+        if "result" in (record.collected or {}):
+            try:
+                self.request.forget_checkpoints()
+            except Exception as error:  # noqa: BLE001, RUF100
+                self.log.warning("The checkpoints of this task stay behind: %s", error)
         handle, is_failed = record.handle, "failure" in (record.collected or {})
         if handle is None or self.request.keep == "always" or (self.request.keep == "failed" and is_failed):
             return

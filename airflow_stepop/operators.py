@@ -49,6 +49,8 @@ class RemoteStepOperator(BaseOperator):
     :param env: environment variables of the step (templated)
     :param requirements: Python packages to install before the step starts: a list such as
         ``["scikit-learn==1.5"]``, or the path of a requirements file beside the DAG (templated)
+    :param checkpoint: give the step a folder, ``STEPOP_CHECKPOINT_DIR``, that its next try finds again, also
+        after preemption or a clear; it is deleted when the step succeeds
     :param secrets: more of them, whose values nobody sees: templates such as
         ``{"HF_TOKEN": "{{ conn.hf.password }}"}``, which are no template field, as Airflow shows those
     :param include: files or folders beside the DAG to ship, as glob patterns (templated)
@@ -95,6 +97,7 @@ class RemoteStepOperator(BaseOperator):
         image: str | None = None,
         env: Mapping[str, str] | None = None,
         requirements: Sequence[str] | str | None = None,
+        checkpoint: bool = False,
         secrets: Mapping[str, str] | None = None,
         include: Sequence[str] | None = None,
         timeout: timedelta | float | None = None,
@@ -126,6 +129,7 @@ class RemoteStepOperator(BaseOperator):
         self.image = image
         self.env = env
         self.requirements = requirements
+        self.checkpoint = checkpoint
         self.secrets = secrets
         self.include = include
         self.timeout = timeout

@@ -111,15 +111,21 @@ class Setup:
     :param archive: the code archive, to unpack
     :param secrets: environment variables whose values travel beside the manifest, which has their names
     :param requirements: lines of a requirements file, to install
+    :param checkpoint: whether the step gets a folder that its next try finds again
     """
 
     archive: bytes | None = None
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     requirements: Sequence[str] = ()
+    checkpoint: bool = False
 
     def fields(self) -> dict[str, Any]:
         """Return what the manifest says of it; a field that the step does not need is not there."""
-        fields = {"secrets": sorted(self.secrets), "requirements": list(self.requirements)}
+        fields = {
+            "secrets": sorted(self.secrets),
+            "requirements": list(self.requirements),
+            "checkpoint": self.checkpoint,
+        }
         return {name: value for name, value in fields.items() if value}
 
 
@@ -258,6 +264,13 @@ def call_key(call: Call, archive: bytes | None, extra: Sequence[Any]) -> str:
         code = ["command", list(call.argv), list(call.outputs), call.workdir]
     archived = hashlib.sha256(archive).hexdigest() if archive is not None else None
     return digest([code, archived, arguments, [result.digest for result in call.refs], list(extra)])
+
+
+def arguments_key(call: Call) -> str:
+    """Return a digest of the arguments alone: the same for a step whose code was put right."""
+    arguments = {name: _argument_key(value, call, name) for name, value in call.arguments().items()}
+    argv = list(call.argv) if isinstance(call, CommandCall) else None
+    return digest([arguments, [result.digest for result in call.refs], argv])
 
 
 def _argument_key(value: Any, call: Call, name: str) -> Any:

@@ -33,6 +33,7 @@ from airflow_stepop.payload import (
     CommandCall,
     FunctionCall,
     Setup,
+    arguments_key,
     build_payload,
     call_key,
     read_outcome,
@@ -44,7 +45,7 @@ from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.runner.protocol import ENV_DEBUG
 from airflow_stepop.secrets import render_secrets
 from airflow_stepop.settings import parse_settings
-from airflow_stepop.store import Store, configured_store, result_path
+from airflow_stepop.store import Store, checkpoint_path, configured_store, result_path
 from airflow_stepop.tasklog import configured_limit
 
 if TYPE_CHECKING:
@@ -227,6 +228,7 @@ class StepRequest:
                 archive=self._archive,
                 secrets=render_secrets(self.operator, self.context),
                 requirements=self._requirements,
+                checkpoint=self.operator.checkpoint,
             ),
             split=self._split(),
             is_result_wanted=bool(self.operator.do_xcom_push),
@@ -251,6 +253,7 @@ class StepRequest:
             timeout_s=self.timeout_s,
             start_timeout_s=self.start_timeout_s,
             result_uri=self.store.uri(result_path(labels, name)),
+            checkpoint_uri=self._checkpoint_uri(labels),
             is_overridden=self.is_overridden,
         )
 
@@ -270,6 +273,16 @@ class StepRequest:
         if self.operator.debug is not None:
             return bool(self.operator.debug)
         return bool(conf.getboolean("stepop", "debug", fallback=False))
+
+    def _checkpoint_uri(self, labels: Mapping[str, str]) -> str:
+        if not self.operator.checkpoint:
+            return ""
+        return self.store.uri(f"{checkpoint_path(labels)}/{arguments_key(self._call)[:32]}")
+
+    def forget_checkpoints(self) -> None:
+        """Delete what the tries of this task have left for the next one: there will be none."""
+        if self.operator.checkpoint:
+            self.store.delete_folder(checkpoint_path(self.labels))
 
     def _settings(self) -> Any:
         model = hook_class(self.backend).settings_model

@@ -5,7 +5,7 @@
     parts/<week>/<sha256>    arguments and code too large for a request, by content
     results/<deployment>/<dag>/<run>/<task>/<map>/<job>/<segment>
                              results; they outlive the job that made them
-    checkpoints/<deployment>/<dag>/<run>/<task>/<map>/...
+    checkpoints/<deployment>/<dag>/<run>/<task>/<map>/<digest of the arguments>/...
                              what a step left for its next try
 
 ``upkeep/garbage.py`` deletes them when nothing needs them any more.

@@ -69,7 +69,8 @@ def make_step(call: Call | Sequence[str] | Callable[[], Any], **options: Any) ->
 
     :param options: fields of :class:`StepSpec` other than the usual ones, and of :class:`Setup`
     """
-    setup = Setup(**{name: options.pop(name) for name in ("secrets", "requirements") if name in options})
+    given = {name: options.pop(name) for name in ("secrets", "requirements") if name in options}
+    setup = Setup(**given, checkpoint="checkpoint_uri" in options)
     nonce = secrets.token_hex(16)
     name = options.pop("name", f"s-contract-{nonce[:12]}")
     if callable(call):
@@ -388,6 +389,21 @@ class HookContract:
             *lines
         }
         assert not [line for line in lines if line.startswith("AIRFLOW__")]
+
+    # -- checkpoints
+
+    def test_checkpoint(self, hook: StepHook, step: Callable[..., Step], tmp_path: Path) -> None:
+        """A job finds what an earlier job of the same task has left, however that one ended."""
+        uri = folder_uri(tmp_path / "checkpoint")
+        leave = ["sh", "-c", 'ls "$STEPOP_CHECKPOINT_DIR"; echo 7 > "$STEPOP_CHECKPOINT_DIR/epoch"; exit 3']
+        handle, status = self.run(hook, step(leave, checkpoint_uri=uri))
+        assert status.state is JobState.FAILED
+        assert "epoch" not in self.lines(hook, handle)
+        hook.delete(handle)
+        find = ["sh", "-c", 'cat "$STEPOP_CHECKPOINT_DIR/epoch"']
+        handle, status = self.run(hook, step(find, checkpoint_uri=uri))
+        assert status.state is JobState.SUCCEEDED, self.lines(hook, handle)
+        assert self.lines(hook, handle) == ["7"]
 
     # -- secrets
 

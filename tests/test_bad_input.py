@@ -60,6 +60,7 @@ ARGUMENTS = {
         "must be a LocalSettings or a dict, not list",
     ),
     "keep": ({"keep": "sometimes"}, "keep='sometimes' is not one of never, failed, always"),
+    "checkpoint": ({"checkpoint": "yes"}, "checkpoint must be True or False, and this is 'yes'"),
     "keep as bool": ({"keep": True}, "keep=True is not one of never, failed, always"),
     "timeout": ({"timeout": -1}, "timeout must be positive, and this is -1"),
     "no time": ({"timeout": 0}, "timeout must be positive, and this is 0"),

@@ -206,6 +206,7 @@ def test_every_example_runs(tmp_path: Path) -> None:
     assert results["mapped"][1]["rate"] == 0.5
     assert results["command_step"][1].startswith("largest error 0")
     assert results["mixed_pipeline"][1]["is_good"] is True
+    assert results["checkpoint"][1].startswith("w = 3.976 after 10 epochs, 0 of them before")
     assert "maintenance" in results
 
 

@@ -17,6 +17,7 @@ from airflow_stepop.payload import (
     CommandCall,
     FunctionCall,
     Setup,
+    arguments_key,
     build_payload,
     call_key,
     hand_over,
@@ -72,6 +73,16 @@ def add(a, b=1, *rest, c=0):
 
 def keyed(call, archive=None, extra=()):
     return call_key(call, archive, extra)
+
+
+def test_the_key_of_arguments_does_not_count_the_code():
+    """A checkpoint is found again by code that was put right."""
+    keys = [arguments_key(function_call(f, 1, {"x": [1.5]})) for f in (add, lambda a, b: b)]
+    assert keys[0] == keys[1]
+    assert keys[0] != arguments_key(function_call(add, 2, {"x": [1.5]}))
+    commands = [CommandCall(argv=["train", n], inputs={}, outputs=()) for n in "112"]
+    one, same, other = map(arguments_key, commands)
+    assert one == same != other
 
 
 def test_key_of_the_same_call_is_the_same():

@@ -139,6 +139,8 @@ class LocalStepHook(StepHook):
         argv += ["--receipt-limit", str(RECEIPT_LIMIT_BYTES)]
         if spec.result_uri:
             argv += ["--segments", _file_path(spec.result_uri)]
+        if spec.checkpoint_uri:
+            argv += ["--checkpoint", _file_path(spec.checkpoint_uri)]
         cpus, memory = resources.cpu_count or 0, resources.memory_bytes or 0
         return {
             "name": spec.name,

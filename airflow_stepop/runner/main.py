@@ -1,7 +1,7 @@
 """The parent process: checks the manifest, forks, waits, leaves a receipt whatever becomes of the child.
 
 ``python3 -u step.pyz run --in DIR --out DIR --digest SHA256 --receipt (FILE | fd:N | -)
-[--receipt-limit BYTES] [--segments DIR]``
+[--receipt-limit BYTES] [--segments DIR] [--checkpoint DIR]``
 
 It imports little, does nothing that the step can break, and may be process 1 of a container.
 """
@@ -88,7 +88,7 @@ def leave(code: int) -> None:
 
 
 def _options(argv: list[str]) -> dict[str, str]:
-    known = {"--in", "--out", "--digest", "--receipt", "--receipt-limit", "--segments"}
+    known = {"--in", "--out", "--digest", "--receipt", "--receipt-limit", "--segments", "--checkpoint"}
     if argv[:1] != ["run"] or len(argv) % 2 == 0:
         raise ValueError("expected 'run' and options with values")
     options = {}
@@ -100,7 +100,7 @@ def _options(argv: list[str]) -> dict[str, str]:
     if missing:
         raise ValueError(f"missing --{', --'.join(sorted(missing))}")
     options.setdefault("segments", options["out"])
-    for name in ("in", "out", "segments"):  # the step may change the current directory
+    for name in {"in", "out", "segments", "checkpoint"} & set(options):  # the step may change its folder
         options[name] = os.path.abspath(options[name])
     int(options.setdefault("receipt-limit", str(protocol.RECEIPT_LIMIT)))
     if options["receipt"].startswith("fd:"):

@@ -53,6 +53,7 @@ RECEIPT_LIMIT = 4096
 ENV_JOB = "STEPOP_JOB"  # the job's name
 ENV_NONCE = "STEPOP_NONCE"  # secret-free random id of this generation; also how leftover processes are found
 ENV_CACHE = "STEPOP_CACHE"  # set by whoever makes the image, or by env=: where requirements are kept
+ENV_CHECKPOINT = "STEPOP_CHECKPOINT_DIR"  # what an earlier try of the step has left; ``--checkpoint DIR``
 ENV_DEBUG = "STEPOP_DEBUG"  # not empty and not 0: every phase is logged with its time
 ENV_WORK = "STEPOP_WORK"  # the step's scratch folder: code, inputs, current directory
 

@@ -118,10 +118,24 @@ class Step:
         os.environ[protocol.ENV_WORK] = self.scratch
         os.environ.setdefault(protocol.ENV_JOB, self.manifest["job"])
         os.environ.setdefault(protocol.ENV_NONCE, self.manifest["nonce"])
+        if self.manifest.get("checkpoint"):
+            self._open_checkpoint()
         if "requirements" in self.manifest:
             from .requirements import provide
 
             provide(self.manifest["requirements"], self.scratch)
+
+    def _open_checkpoint(self) -> None:
+        folder = self.folders.get("checkpoint")
+        if folder is None:
+            hint = "run it on a backend that has: its hook must pass StepSpec.checkpoint_uri on to the runner"
+            raise RefusedError("bad_config", "The backend has no place for the step's checkpoints", hint)
+        try:
+            os.makedirs(folder, 0o700, exist_ok=True)
+        except OSError as error:
+            text = f"The step was not started: its folder for checkpoints cannot be made: {error}"
+            raise RefusedError("infra", text) from None
+        os.environ[protocol.ENV_CHECKPOINT] = folder
 
     def to_entry(self, encoded: Encoded) -> Entry:
         """Write an encoded value down.

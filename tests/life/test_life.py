@@ -245,5 +245,33 @@ def test_cancel_finds_a_job_whose_handle_was_never_saved(hook, new_try):
     assert hook.running == []
 
 
+def test_checkpoints_go_when_there_is_a_result(hook, new_try, preempted):
+    """Not after a failure or preemption; and again when the try that should have deleted them was killed."""
+    failed = Failure(Category.USER_ERROR, "it raised")
+    finished(hook, new_try(), {"failure": failed.to_json()})
+    life = new_try()
+    handle = life.begin()
+    hook.end(handle.id, JobState.FAILED, failure=preempted)
+    assert life.resubmission(life.finish(handle, Reason.FINISHED)) is not None
+    assert hook.calls["forget_checkpoints"] == 0
+    hook.end(next(iter(hook.running)), value=DONE)
+    life.finish(life.resume(), Reason.FINISHED)
+    assert hook.calls["forget_checkpoints"] == 1
+    assert isinstance(new_try().begin(), Collected)
+    assert hook.calls["forget_checkpoints"] == 2
+
+
+def test_checkpoints_that_cannot_be_deleted_do_not_fail_the_task(hook, new_try):
+    life = new_try()
+
+    def fail():
+        raise OSError("the store is down")
+
+    life.request.forget_checkpoints = fail
+    _, collected = finished(hook, life)
+    assert collected.failure is None
+    assert "The checkpoints of this task stay behind: the store is down" in life.log.lines
+
+
 def test_way_on_without_a_record():
     assert way_on(None, None) is Way.START
