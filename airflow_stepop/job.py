@@ -17,6 +17,8 @@ from airflow_stepop.printable import printable
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.shapes import LIST, OBJECT, TEXT, TEXTS, known_fields, or_nothing
 
+Buffer = bytes | bytearray | memoryview
+
 
 class JobState(StrEnum):
     """Where a job stands. Every native state of a service maps to one of these."""
@@ -255,23 +257,38 @@ class StepSpec:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Bytes of one object in a store, from ``offset`` on; without one, all of the object."""
+
+    uri: str
+    size: int
+    offset: int | None = None
+
+
+@dataclass(frozen=True)
 class Part:
-    """One named blob of the payload: in memory (``data``), or already in the store (``uri``)."""
+    """One named blob of the payload: in memory (``buffers``, in a row), or already in the store (``places``,
+    in a row).
+    """
 
     sha256: str
     size: int
-    data: bytes | None = None
-    uri: str | None = None
+    buffers: Sequence[Buffer] | None = None
+    places: Sequence[Place] = ()
+
+    @property
+    def data(self) -> bytes | None:
+        """The bytes in memory, copied into one; ``None`` when they are in the store."""
+        return None if self.buffers is None else b"".join(self.buffers)
 
 
 @dataclass(frozen=True)
 class Payload:
     """What goes into the step: the manifest, its digest, and the parts that it names.
 
-    A backend puts ``manifest`` and every part with ``data`` where the runner's input folder will be, and
-    writes ``locations.json`` for parts that have a ``uri``. If there are ``secrets``, it puts them there as
-    ``secrets.json``, where nobody but the step can read them: never into the request that it renders, a log,
-    a command line, or a store in clear.
+    ``transfer.input_files`` turns it into the files of the runner's input folder. Some of them hold secrets:
+    they belong where nobody but the step can read them, and never into the request that a backend renders, a
+    log, a command line, or a store in clear.
 
     :param secrets: environment variables of the step, by name; the manifest has the names alone
     :param features: what the runner must bring for this step; for ``runner_zipapp``
@@ -286,7 +303,7 @@ class Payload:
     @property
     def inline_bytes(self) -> int:
         """Bytes that must travel with the job request."""
-        inline = sum(part.size for part in self.parts.values() if part.data is not None)
+        inline = sum(part.size for part in self.parts.values() if part.buffers is not None)
         return len(self.manifest) + inline + (len(self.secrets_file) if self.secrets else 0)
 
     @property

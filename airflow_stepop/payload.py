@@ -10,7 +10,6 @@ import hashlib
 import inspect
 import json
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -30,7 +29,8 @@ from airflow_stepop.runner.values import (
     encode_value,
 )
 from airflow_stepop.shapes import COUNT, LIST, OBJECT, TEXT, TRUTH, known_fields, or_nothing
-from airflow_stepop.store import Store, host_of, locate, part_path
+from airflow_stepop.store import Store, host_of, locate, places_of
+from airflow_stepop.transfer import put_parts
 
 RECORD_BYTES = 60_000  # longest collected result inside the step's record
 
@@ -136,27 +136,29 @@ class PayloadBuilder:
     parts: dict[str, Part] = field(default_factory=dict)
 
     def add(self, name: str, data: bytes) -> str:
-        self.parts[name] = Part(hashlib.sha256(data).hexdigest(), len(data), data=data)
+        self.parts[name] = Part(hashlib.sha256(data).hexdigest(), len(data), buffers=(data,))
         return name
 
     def entry(self, encoded: Encoded) -> dict[str, Any]:
         return encoded.to_entry(self._save)
 
-    def _save(self, buffers: Sequence[Any], sha256: str, size: int) -> str:
+    def _save(self, buffers: Sequence[Any], sha256: str, size: int) -> dict[str, Any]:
         name = f"{sha256[:16]}.bin"
-        self.parts[name] = Part(sha256, size, data=b"".join(buffers))
-        return name
+        self.parts[name] = Part(sha256, size, buffers=tuple(buffers))
+        return {"name": name}
 
     def reference(self, result: StepResult) -> dict[str, Any]:
         """Return the entry of a result that the step reads itself; its bytes never come here."""
         result.verify()
         entry = json.loads(json.dumps(result.entry))
         for segment in entry["segments"]:
-            if "name" in segment:
-                uri = f"{result.base_uri}/{segment['name']}"
-                locate(uri, result.host)
+            places = places_of(segment, result.base_uri)
+            if places:
+                for place in places:
+                    locate(place.uri, result.host)
+                segment.pop("pieces", None)
                 segment["name"] = f"{segment['sha256'][:16]}.ref"
-                self.parts[segment["name"]] = Part(segment["sha256"], segment["size"], uri=uri)
+                self.parts[segment["name"]] = Part(segment["sha256"], segment["size"], places=places)
         return dict(entry)
 
     def value(self, value: Any, call: Call, name: str) -> dict[str, Any]:
@@ -243,15 +245,12 @@ def spill(payload: Payload, store: Callable[[], Store], limit: int) -> Payload:
 
     Parts are named by their digest, so the same argument is stored once a week.
     """
-    parts = dict(payload.parts)
-    for name, part in sorted(parts.items(), key=lambda item: -item[1].size):
-        if replace(payload, parts=parts).inline_bytes <= limit:
-            break
-        if part.data is not None:
-            target, path = store(), part_path(part.sha256, time.time())
-            target.put_new(path, part.data)
-            parts[name] = Part(part.sha256, part.size, uri=target.uri(path))
-    return replace(payload, parts=parts)
+    excess, chosen = payload.inline_bytes - limit, {}
+    for name, part in sorted(payload.parts.items(), key=lambda item: -item[1].size):
+        if excess > 0 and part.buffers is not None:
+            chosen[name] = part
+            excess -= part.size
+    return replace(payload, parts={**payload.parts, **put_parts(chosen, store())}) if chosen else payload
 
 
 def call_key(call: Call, archive: bytes | None, extra: Sequence[Any]) -> str:

@@ -51,9 +51,10 @@ def _options() -> dict[str, dict[str, Any]]:
             example="5",
         ),
         "store": _option(
-            "Address of the store for arguments and results that are too large for a job request. "
-            "In this release a folder. Empty: a folder below Airflow's home, which only this host can read.",
-            example="file:///mnt/shared/stepop",
+            "Address of the store for arguments and results that are too large for a job request: a folder "
+            "(file:///folder), or a bucket (s3://conn_id@bucket/prefix, with a connection of type aws). "
+            "Empty: a folder below Airflow's home, which only this host can read.",
+            example="s3://my_aws@my-bucket/stepop",
         ),
         "extra_stores": _option(
             "Further stores, separated by commas, that tasks may name and whose results may be read. "

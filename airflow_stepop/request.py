@@ -47,6 +47,7 @@ from airflow_stepop.secrets import render_secrets
 from airflow_stepop.settings import parse_settings
 from airflow_stepop.store import Store, checkpoint_path, configured_store, result_path
 from airflow_stepop.tasklog import configured_limit
+from airflow_stepop.transfer import bring
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -235,6 +236,8 @@ class StepRequest:
         )
         self.observer.built(payload)
         payload = spill(payload, lambda: self.store, self.own_hook.inline_limit)
+        if not self.own_hook.is_host_bound:
+            payload = bring(payload, self.store)
         self.observer.stored(payload)
         spec = self.spec(name, nonce, labels, payload.digest)
         return replace(spec, resources=spec.resources.at_least(memory_bytes)), payload

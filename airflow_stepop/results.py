@@ -19,11 +19,12 @@ from functools import cache
 from typing import Any
 
 from airflow_stepop.exceptions import IntegrityError, StepopError
+from airflow_stepop.job import Place
 from airflow_stepop.runner.pickling import dag_class
 from airflow_stepop.runner.protocol import DATA_CODECS
-from airflow_stepop.runner.values import SegmentError, check_entry, check_segment, decode_entry
+from airflow_stepop.runner.values import SegmentError, check_entry, decode_entry
 from airflow_stepop.shapes import OBJECT, TEXT, known_fields
-from airflow_stepop.store import airflow_folder, host_of, locate
+from airflow_stepop.store import airflow_folder, host_of, places_of, read_places
 
 RUNNER_PACKAGE, HOST_PACKAGE = "stepop_runner", "airflow_stepop.runner"  # the same code on the two sides
 
@@ -85,9 +86,9 @@ class StepResult:
         parts = [self.codec, *(segment["sha256"] for segment in self.entry["segments"])]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
-    def uris(self) -> dict[str, str]:
-        """Return (segment name -> URI) of every segment in the store."""
-        return {s["name"]: f"{self.base_uri}/{s['name']}" for s in self.entry["segments"] if "name" in s}
+    def places(self) -> list[Place]:
+        """Return where in the store its bytes lie."""
+        return [place for segment in self.entry["segments"] for place in places_of(segment, self.base_uri)]
 
     def load(self) -> Any:
         """Return the value.
@@ -119,10 +120,7 @@ class StepResult:
             )
 
     def _read_segment(self, segment: Mapping[str, Any]) -> bytearray:
-        store, path = locate(f"{self.base_uri}/{segment['name']}", self.host)
-        data = store.read(path, segment["size"])
-        check_segment(data, dict(segment))
-        return data
+        return read_places(places_of(segment, self.base_uri), segment, self.host)
 
     def _expected_mac(self) -> str:
         message = json.dumps([self.entry, self.base_uri, self.host], sort_keys=True).encode()

@@ -10,7 +10,8 @@
 
 ``upkeep/garbage.py`` deletes them when nothing needs them any more.
 
-Called by the payload (parts in), the results (values out) and the life of a step (where results go).
+Called by the payload (parts in), the results (values out) and the life of a step (where results go). A folder
+is here; object stores are in ``buckets``.
 """
 
 from __future__ import annotations
@@ -18,26 +19,32 @@ from __future__ import annotations
 import os
 import socket
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from airflow_stepop.exceptions import StepConfigError, StoreError, WrongHostError
+from airflow_stepop.job import Buffer, Place
 from airflow_stepop.names import slug
+from airflow_stepop.runner.hashing import sha256
+from airflow_stepop.runner.values import CHUNK_BYTES, SegmentError, check
 
 if TYPE_CHECKING:
-    from obstore.store import ObjectStore
+    from obstore.store import LocalStore
 
 # Names of files need not be UTF-8
 quote = partial(urllib.parse.quote, errors="surrogateescape")
 unquote = partial(urllib.parse.unquote, errors="surrogateescape")
 
-SCHEMES = ("file",)  # s3, gs and az come with their backends
 
+# memory that a size takes which nobody has checked
+TRUSTED_BYTES = 16 << 20
 
 PARTS, RESULTS, CHECKPOINTS = "parts", "results", "checkpoints"
 WEEK = timedelta(days=7)
@@ -83,48 +90,34 @@ class StoredObject:
     modified_at: float
 
 
-class Store:
-    """One object store or folder.
+class Span(NamedTuple):
+    """Bytes of one object, from ``offset`` on; without one, all of the object."""
+
+    path: str
+    size: int
+    offset: int | None = None
+
+
+class Store(ABC):
+    """One object store or folder; :func:`open_store` makes one from an address.
 
     Writes are atomic and create-only: an object is there whole or not at all, and never changes.
 
-    :param url: ``file:///folder``; an absolute path is taken for one
-    :raises StepConfigError: the scheme is unknown, or the path is not absolute
+    :param url: the address, without a slash at its end
     """
 
     def __init__(self, url: str) -> None:
-        if url.startswith("/"):
-            url = folder_uri(Path(url))
-        parts = urlsplit(url)
-        if parts.scheme not in SCHEMES:
-            raise StepConfigError(
-                f"store {url!r}: unknown scheme {parts.scheme!r}; use a folder, such as file:///srv/stepop"
-            )
-        if parts.netloc or not parts.path.startswith("/"):
-            raise StepConfigError(f"store {url!r} is not an absolute folder; write file:///srv/stepop")
-        if parts.query or parts.fragment or url != parts.geturl():
-            raise StepConfigError(
-                f"store {url!r} has a character that means something else in an address; write the folder "
-                f"as a path, or as {folder_uri(Path(unquote(url.partition(':')[2].removeprefix('//'))))}"
-            )
-        self.folder = Path(unquote(parts.path))
-        self.url = folder_uri(self.folder)
-        self._client: ObjectStore | None = None
+        self.url = url
 
     def __repr__(self) -> str:
-        return f"Store({self.url!r})"
+        return f"{type(self).__name__}({self.url!r})"
 
-    @property
-    def client(self) -> ObjectStore:
-        """The obstore client, made on first use."""
-        if self._client is None:
-            from obstore.store import LocalStore
+    def __str__(self) -> str:
+        return self.url
 
-            try:
-                self._client = LocalStore(self.folder, mkdir=True)
-            except Exception as error:
-                raise self._explain("opened", "", error) from error
-        return self._client
+    def is_same(self, configured: Store) -> bool:
+        """Return whether this is another name of a configured store."""
+        return self.url == configured.url
 
     def uri(self, path: str) -> str:
         return f"{self.url}/{quote(path)}"
@@ -137,13 +130,103 @@ class Store:
         is_inside = uri.startswith(prefix) and not {"", ".", ".."} & set(path.split("/"))
         return path if is_name and is_inside else None
 
-    def put_new(self, path: str, data: bytes | memoryview) -> bool:
-        """Write ``data`` unless the object is there already; return whether it was written.
+    @abstractmethod
+    def put_new(self, path: str, *buffers: Buffer) -> bool:
+        """Write the buffers in a row unless the object is there already; return whether it was written.
 
         :raises StoreError: the store cannot be written
         """
+
+    @abstractmethod
+    def fill(self, spans: Sequence[Span], view: memoryview) -> Iterator[memoryview]:
+        """Read the spans in a row into ``view``; yield each part of it once it is filled, in order.
+
+        :raises StoreError: an object is gone, cannot be read, or has not the bytes that are asked for
+        """
+
+    @abstractmethod
+    def delete_folder(self, path: str) -> None:
+        """Delete everything below ``path``; nothing there is not an error."""
+
+    @abstractmethod
+    def objects(self, path: str) -> Iterator[StoredObject]:
+        """Yield every object below the folder ``path``, with its size and its age.
+
+        :raises StoreError: the store cannot be listed
+        """
+
+    def list(self, path: str) -> Iterator[str]:
+        """Yield the path of every object below the folder ``path``."""
+        for found in self.objects(path):
+            yield found.path
+
+    def read(self, path: str, size: int) -> bytearray:
+        """Return the object's bytes, writable.
+
+        :raises StoreError: the object is gone, cannot be read, or has another size
+        """
+        span = Span(path, size)
+        self.check_sizes([span])
+        data = bytearray(size)
+        for _ in self.fill([span], memoryview(data)):
+            pass
+        return data
+
+    def check_sizes(self, spans: Sequence[Span]) -> None:
+        """Look whether objects are as large as somebody says, before memory is taken for them.
+
+        :raises StoreError: one is smaller
+        """
+        for span in spans:
+            if span.size > TRUSTED_BYTES and self.size_of(span.path) < (span.offset or 0) + span.size:
+                raise self.wrong_size(span.path, span.size)
+
+    @abstractmethod
+    def size_of(self, path: str) -> int:
+        """Return how many bytes an object has.
+
+        :raises StoreError: it is gone or cannot be read
+        """
+
+    def wrong_size(self, path: str, size: int) -> StoreError:
+        return StoreError(f"{self.uri(path)} is not the {size} bytes that were recorded for it")
+
+
+class FolderStore(Store):
+    """A folder of this host, or one that several hosts mount.
+
+    :raises StepConfigError: the address is not that of an absolute folder
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.netloc or not parts.path.startswith("/"):
+            raise StepConfigError(f"store {url!r} is not an absolute folder; write file:///srv/stepop")
+        if parts.query or parts.fragment or url != parts.geturl():
+            raise StepConfigError(
+                f"store {url!r} has a character that means something else in an address; write the folder "
+                f"as a path, or as {folder_uri(Path(unquote(url.partition(':')[2].removeprefix('//'))))}"
+            )
+        self.folder = Path(unquote(parts.path))
+        super().__init__(folder_uri(self.folder))
+        self._client: LocalStore | None = None
+
+    @property
+    def client(self) -> LocalStore:
+        """The obstore client, made on first use."""
+        if self._client is None:
+            from obstore.store import LocalStore
+
+            try:
+                self._client = LocalStore(self.folder, mkdir=True)
+            except Exception as error:
+                raise self._explain("opened", "", error) from error
+        return self._client
+
+    def put_new(self, path: str, *buffers: Buffer) -> bool:
         from obstore.exceptions import AlreadyExistsError
 
+        data = buffers[0] if len(buffers) == 1 else b"".join(buffers)
         try:
             self.client.put(path, data, mode="create")
         except AlreadyExistsError:
@@ -152,26 +235,33 @@ class Store:
             raise self._explain("written", path, error) from error
         return True
 
-    def read(self, path: str, size: int) -> bytearray:
-        """Return the object's bytes, writable.
-
-        :raises WrongHostError: the object is not in this folder, and the folder is the default one of each
-            host
-        :raises StoreError: the object is gone or cannot be read
-        """
+    def size_of(self, path: str) -> int:
         try:
-            # Not blocking: whoever may write here could leave a pipe that nobody ever writes to
-            with open(os.open(self.folder / path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-                there = os.fstat(file.fileno()).st_size  # first: a size that is wrong must not take memory
-                data = bytearray(size if there == size else 0)
-                if there != size or file.readinto(data) != size:
-                    raise StoreError(f"{self.uri(path)} is not the {size} bytes that were recorded for it")
+            return os.stat(self.folder / path).st_size
         except (OSError, ValueError) as error:  # ValueError: a name that no file can have
             raise self._explain("read", path, error) from error
-        return data
+
+    def fill(self, spans: Sequence[Span], view: memoryview) -> Iterator[memoryview]:
+        at = 0
+        for path, size, offset in spans:
+            try:
+                # Not blocking: whoever may write here could leave a pipe that nobody ever writes to
+                opened = os.open(self.folder / path, os.O_RDONLY | os.O_NONBLOCK)
+                with open(opened, "rb", buffering=0) as file:
+                    file.seek(offset or 0)
+                    end = at + size
+                    while at < end:
+                        count = file.readinto(view[at : min(at + CHUNK_BYTES, end)])
+                        if not count:
+                            raise self.wrong_size(path, size)
+                        yield view[at : at + count]
+                        at += count
+                    if offset is None and file.read(1):
+                        raise self.wrong_size(path, size)
+            except (OSError, ValueError) as error:
+                raise self._explain("read", path, error) from error
 
     def delete_folder(self, path: str) -> None:
-        """Delete everything below ``path``; nothing there, or somebody who does the same, is not an error."""
         import shutil
 
         folder = self.folder / path
@@ -183,16 +273,7 @@ class Store:
             except OSError as error:
                 raise self._explain("deleted from", path, error) from error
 
-    def list(self, path: str) -> Iterator[str]:
-        """Yield the path of every object below the folder ``path``."""
-        for found in self.objects(path):
-            yield found.path
-
     def objects(self, path: str) -> Iterator[StoredObject]:
-        """Yield every object below the folder ``path``, with its size and its age.
-
-        :raises StoreError: the store cannot be listed
-        """
         import obstore
 
         try:
@@ -213,8 +294,35 @@ class Store:
         )
 
 
+def open_store(url: str) -> Store:
+    """Return the store at an address: ``file:///folder``, an absolute path, or ``s3://bucket/prefix``.
+
+    :raises StepConfigError: the address is not one of these
+    """
+    url = url.rstrip("/") or url
+    if url.startswith("/"):
+        return FolderStore(folder_uri(Path(url)))
+    scheme = urlsplit(url).scheme
+    if scheme == "file":
+        return FolderStore(url)
+    from airflow_stepop.buckets import SCHEMES, open_bucket
+
+    if scheme not in SCHEMES:
+        raise StepConfigError(
+            f"store {url!r}: unknown scheme {scheme!r}; use a folder, such as file:///srv/stepop, "
+            f"or a bucket ({', '.join(f'{name}://bucket/prefix' for name in SCHEMES)})"
+        )
+    return open_bucket(url)
+
+
 def folder_uri(folder: Path) -> str:
     return "file://" + quote(str(folder))
+
+
+def folder_of(uri: str) -> Path | None:
+    """Return the folder or file that ``uri`` is; ``None`` when it is none."""
+    parts = urlsplit(uri)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
 
 
 @cache
@@ -245,7 +353,7 @@ def default_store() -> Store:
     from airflow.sdk.configuration import conf
 
     url = conf.get("stepop", "store", fallback="")
-    return Store(url) if url else Store(folder_uri(airflow_folder("store")))
+    return open_store(url or folder_uri(airflow_folder("store")))
 
 
 def configured_stores() -> list[Store]:
@@ -253,7 +361,7 @@ def configured_stores() -> list[Store]:
     from airflow.sdk.configuration import conf
 
     extra = conf.get("stepop", "extra_stores", fallback="")
-    return [default_store(), *(Store(url.strip()) for url in extra.split(",") if url.strip())]
+    return [default_store(), *(open_store(url.strip()) for url in extra.split(",") if url.strip())]
 
 
 def configured_store(url: str | None) -> Store:
@@ -263,13 +371,14 @@ def configured_store(url: str | None) -> Store:
     """
     if not url:
         return default_store()
-    wanted, known = Store(url), configured_stores()
-    if wanted.url not in {store.url for store in known}:
-        raise StepConfigError(
-            f"store={url!r} is not configured, so nobody could read results from it; "
-            f"add it to [stepop] extra_stores (configured: {', '.join(store.url for store in known)})"
-        )
-    return wanted
+    wanted, known = open_store(url), configured_stores()
+    for store in known:
+        if wanted.is_same(store):
+            return store
+    raise StepConfigError(
+        f"store={url!r} is not configured, so nobody could read results from it; "
+        f"add it to [stepop] extra_stores (configured: {', '.join(map(str, known))})"
+    )
 
 
 def locate(uri: str, host: str = "") -> tuple[Store, str]:
@@ -279,15 +388,61 @@ def locate(uri: str, host: str = "") -> tuple[Store, str]:
     :raises StoreError: it points outside the configured stores
     :raises WrongHostError: it is a file that only another host has
     """
-    for store in configured_stores():
+    known = configured_stores()
+    for store in known:
         path = store.path_of(uri)
         if path is None:
             continue
-        if host and host != host_id() and not (store.folder / path).exists():
+        if (
+            host
+            and host != host_id()
+            and isinstance(store, FolderStore)
+            and not (store.folder / path).exists()
+        ):
             raise WrongHostError(
                 f"{uri} was written on the host {host}, and this is {host_id()}; "
                 "set [stepop] store to a place that every host can reach"
             )
         return store, path
-    known = ", ".join(store.url for store in configured_stores())
-    raise StoreError(f"refused to read {uri}: it lies outside the configured stores ({known})")
+    raise StoreError(
+        f"refused to read {uri}: it lies outside the configured stores ({', '.join(map(str, known))})"
+    )
+
+
+def places_of(segment: Mapping[str, Any], base_uri: str) -> list[Place]:
+    """Return where the bytes of an entry's segment lie; none for one that carries them."""
+    if "pieces" in segment:
+        return [
+            Place(f"{base_uri}/{piece['name']}", piece["size"], piece["offset"])
+            for piece in segment["pieces"]
+        ]
+    return [Place(f"{base_uri}/{segment['name']}", segment["size"])] if "name" in segment else []
+
+
+def read_places(places: Sequence[Place], segment: Mapping[str, Any], host: str = "") -> bytearray:
+    """Return the checked bytes of a segment, wherever its places are; they are hashed as they arrive.
+
+    :raises SegmentError: they are not those that were recorded
+    :raises StoreError: they cannot be read, or lie outside the configured stores
+    """
+    found_at = [(*locate(place.uri, host), place) for place in places]
+    size, at = segment["size"], sum(place.size for place in places)
+    if at != size:
+        raise SegmentError(
+            f"the value at {places[0].uri} has {at} bytes and not the {size} that were recorded"
+        )
+    groups = [
+        (store, [Span(path, place.size, place.offset) for _, path, place in group])
+        for store, group in groupby(found_at, key=lambda one: one[0])
+    ]
+    for store, spans in groups:
+        store.check_sizes(spans)
+    data, found, at = bytearray(size), sha256(size), 0
+    view = memoryview(data)
+    for store, spans in groups:
+        end = at + sum(span.size for span in spans)
+        for part in store.fill(spans, view[at:end]):
+            found.update(part)
+        at = end
+    check(f"the value at {places[0].uri}", dict(segment), at, found.hexdigest())
+    return data

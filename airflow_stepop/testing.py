@@ -45,7 +45,7 @@ from airflow_stepop.payload import (
 )
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.settings import parse_settings
-from airflow_stepop.store import Store, folder_uri
+from airflow_stepop.store import folder_uri, open_store
 
 TYPICAL_LABELS = {
     "deployment": "contract",
@@ -338,7 +338,7 @@ class HookContract:
         assert report.base_uri == one.spec.result_uri
         hook.delete(handle)
         (segment,) = json.loads(report.data)["value"]["segments"]
-        assert Store(report.base_uri).read(segment["name"], segment["size"]) == bytes(1_000_000)
+        assert open_store(report.base_uri).read(segment["name"], segment["size"]) == bytes(1_000_000)
 
     def test_large_argument(self, hook: StepHook, step: Callable[..., Step]) -> None:
         """A part that travels with the job arrives."""

@@ -37,8 +37,13 @@ _REBUILDERS = (
     "subimport",
 )
 
-# modules that travel only with a step that needs them, by the field of the manifest that asks for them
-OPTIONAL = {"secrets": "secrets.py", "requirements": "requirements.py"}
+# modules that travel only with a step that needs them: "network" is for pre-signed addresses, the others are
+# asked for by the field of the manifest
+OPTIONAL = {
+    "secrets": ("secrets.py",),
+    "requirements": ("requirements.py",),
+    "network": ("threads.py", "uploads.py", "urls.py"),
+}
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date that the format knows
 
@@ -47,10 +52,10 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date that the format knows
 def runner_zipapp(features: frozenset[str] = frozenset(OPTIONAL)) -> bytes:
     """Return the bytes of ``step.pyz``.
 
-    :param features: what the step needs of :data:`OPTIONAL` (``Payload.features``); everything by default
+    :param features: what the step needs of :data:`OPTIONAL`; everything by default
     """
     members = {"__main__.py": MAIN}
-    left_out = {file for name, file in OPTIONAL.items() if name not in features}
+    left_out = {file for name, files in OPTIONAL.items() if name not in features for file in files}
     for path in (Path(__file__).parent / "runner").glob("*.py"):
         if path.name in left_out:
             continue

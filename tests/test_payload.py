@@ -11,7 +11,7 @@ import pytest
 
 from airflow_stepop.exceptions import IntegrityError, PayloadError, StepConfigError, StoreError
 from airflow_stepop.hooks.local import LocalStepHook
-from airflow_stepop.job import Category, OutcomeReport, StepSpec
+from airflow_stepop.job import Category, OutcomeReport, Place, StepSpec
 from airflow_stepop.local.folder import JobFolder
 from airflow_stepop.payload import (
     CommandCall,
@@ -27,7 +27,7 @@ from airflow_stepop.payload import (
 from airflow_stepop.results import StepResult, loads
 from airflow_stepop.runner.outcome import empty_outcome
 from airflow_stepop.runner.values import Encoded, encode_value
-from airflow_stepop.store import Store
+from airflow_stepop.store import open_store
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,9 @@ def entry_of(value: Any, limit: int = 48 * 1024) -> dict[str, Any]:
     def dumps(obj, keep):
         return pickle.dumps(obj, protocol=5, buffer_callback=keep)
 
-    return encode_value(value, dumps).to_entry(lambda buffers, sha256, size: f"{sha256[:8]}.bin", limit)
+    return encode_value(value, dumps).to_entry(
+        lambda buffers, sha256, size: {"name": f"{sha256[:8]}.bin"}, limit
+    )
 
 
 def outcome(**fields: Any) -> bytes:
@@ -153,7 +155,7 @@ def test_a_large_argument_is_one_part_and_is_stored_once(home):
     data = b"x" * 100_000
     payload = build(function_call(add, data, data))
     assert len(payload.parts) == 1
-    store = Store(f"file://{home}/store")
+    store = open_store(f"file://{home}/store")
     for _ in range(2):
         spilled = spill(payload, lambda: store, 10_000)
         assert spilled.inline_bytes < 10_000
@@ -163,9 +165,9 @@ def test_a_large_argument_is_one_part_and_is_stored_once(home):
 
 def test_spilling_stops_as_soon_as_the_rest_fits(home):
     payload = build(function_call(add, b"x" * 100_000, b"y" * 60_000))
-    store = Store(f"file://{home}/store")
+    store = open_store(f"file://{home}/store")
     spilled = spill(payload, lambda: store, 80_000)
-    assert sorted((part.uri is None, part.size) for part in spilled.parts.values()) == [
+    assert sorted((not part.places, part.size) for part in spilled.parts.values()) == [
         (False, 100_000),
         (True, 60_000),
     ]
@@ -180,7 +182,7 @@ def test_results_of_other_tasks_are_passed_on_unread(home):
     manifest = json.loads(payload.manifest)
     assert len(manifest["refs"]) == 1
     (part,) = payload.parts.values()
-    assert (part.uri, part.size) == (f"file://{home}/store/results/x/big.bin", 10**9)
+    assert part.places == [Place(f"file://{home}/store/results/x/big.bin", 10**9)]
     assert payload.inline_bytes < 3000
 
 
@@ -452,7 +454,7 @@ def test_a_class_of_the_dag_file_is_found_here_or_comes_along():
 
 def test_a_class_that_is_missing_here_is_explained():
     data = pickle.dumps(Encoded, protocol=2).replace(b"airflow_stepop.runner", b"no_such_package__xyz")
-    entry = Encoded("pickle", [[data]]).to_entry(lambda *_: "")
+    entry = Encoded("pickle", [[data]]).to_entry(lambda *_: {"name": ""})
     with pytest.raises(ModuleNotFoundError) as caught:
         StepResult.signed(entry, "").load()
     assert "is everything that it is made of installed here?" in str(caught.value.__notes__)

@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
+import random
+import re
 import subprocess
 import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
+from airflow_stepop.buckets import SINGLE_PUT_BYTES
 from airflow_stepop.exceptions import StepConfigError, StoreError, WrongHostError
 from airflow_stepop.names import job_name, slug
 from airflow_stepop.store import (
-    Store,
+    Span,
     configured_store,
     configured_stores,
     default_store,
     host_id,
     locate,
+    open_store,
     part_path,
     result_path,
 )
 
 
+@pytest.fixture(params=["folder", "s3"])
+def address(request, tmp_path):
+    """The address of an empty store, of each kind."""
+    if request.param == "folder":
+        return f"{tmp_path}/store"
+    return request.getfixturevalue("s3_server").new_address()
+
+
 @pytest.fixture
-def store(tmp_path):
-    return Store(str(tmp_path / "store"))
+def store(address):
+    store = open_store(address)
+    yield store
+    store.delete_folder("")
 
 
 @pytest.fixture(autouse=True)
@@ -66,17 +81,43 @@ def test_a_size_that_differs_is_an_error(store):
 
 
 def test_what_is_gone_is_explained(store):
-    with pytest.raises(StoreError, match=r"could not be read: file://.*/store/gone: .*No such file"):
+    with pytest.raises(StoreError, match=r"could not be read: .*/gone.*: .*(No such file|NoSuchKey)"):
         store.read("gone", 1)
 
 
-def test_names_survive_addresses(tmp_path):
-    store = Store(str(tmp_path / "a b%20ü#?"))
+def test_names_survive_addresses(address):
+    store = open_store(address + "/" + quote("a b%20ü#?"))
     path = "results/ü #?%41/x"
     store.put_new(path, b"x")
     assert store.path_of(store.uri(path)) == path
     assert store.read(store.path_of(store.uri(path)), 1) == b"x"
-    assert Store(store.url).folder == store.folder
+    assert list(store.list("results")) == [path]
+    assert open_store(store.url).url == store.url
+    store.delete_folder("")
+
+
+@pytest.mark.parametrize("size", [0, 1, SINGLE_PUT_BYTES, SINGLE_PUT_BYTES + 1, 8 << 20, 40_000_000])
+def test_objects_of_any_size(store, size):
+    """Small ones are one request, large ones many; a second writer never changes what is there."""
+    data = random.Random(size).randbytes(size)
+    head, tail = data[: size // 3], memoryview(data)[size // 3 :]
+    assert store.put_new("x", head, tail)
+    assert not store.put_new("x", bytes(size)), "whatever the size of the collision"
+    assert store.read("x", size) == data
+    assert [(found.path, found.size) for found in store.objects("")] == [("x", size)]
+
+
+def test_spans_of_several_objects_in_a_row(store):
+    data = random.Random(0).randbytes(36 << 20)
+    store.put_new("a", data)
+    store.put_new("b", b"0123456789")
+    spans = [Span("b", 10), Span("a", 20 << 20, 7), Span("b", 3, 4), Span("a", 5, len(data) - 5)]
+    buffer = bytearray(sum(span.size for span in spans))
+    parts = [bytes(part) for part in store.fill(spans, memoryview(buffer))]
+    assert b"".join(parts) == buffer, "in order, each after it was filled"
+    assert buffer == b"0123456789" + data[7 : 7 + (20 << 20)] + b"456" + data[-5:]
+    with pytest.raises(StoreError, match="is not the 4 bytes"):
+        list(store.fill([Span("b", 4, 8)], memoryview(bytearray(4))))
 
 
 @pytest.mark.parametrize(
@@ -99,11 +140,16 @@ def test_a_folder_beside_the_store_is_not_in_it(store):
         ("file://host/folder", "is not an absolute folder; write file:///srv/stepop"),
         ("file:folder", "is not an absolute folder"),
         ("", "unknown scheme ''"),
+        ("gs://bucket", "unknown scheme 'gs'; use a folder, such as file:///srv/stepop, or a bucket (s3://"),
+        ("s3://", "is not the address of a bucket; write s3://bucket/prefix or s3://conn_id@bucket/prefix"),
+        ("s3:///prefix", "is not the address of a bucket"),
+        ("s3://buck et/prefix", "is not the address of a bucket"),
+        ("s3://bucket/prefix?x=1", "is not the address of a bucket"),
     ],
 )
 def test_addresses_that_are_none(url, text):
-    with pytest.raises(StepConfigError, match=text.replace("(", r"\(")):
-        Store(url)
+    with pytest.raises(StepConfigError, match=re.escape(text)):
+        open_store(url)
 
 
 def test_configured_stores(tmp_path):
@@ -138,7 +184,7 @@ def test_references_are_looked_for_in_all_configured_stores(tmp_path):
 def test_a_file_of_another_host_is_explained(tmp_path):
     with pytest.raises(WrongHostError, match=rf"was written on the host far-away, and this is {host_id()}"):
         locate(f"file://{tmp_path}/store/x", "far-away")
-    Store(f"{tmp_path}/store").put_new("x", b"1")
+    open_store(f"{tmp_path}/store").put_new("x", b"1")
     assert locate(f"file://{tmp_path}/store/x", "far-away")[1] == "x", "a shared folder"
 
 
@@ -153,7 +199,7 @@ def test_a_folder_is_deleted_and_nothing_beside_it(store):
 def test_a_store_that_cannot_be_made_is_explained(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"could not be opened: .*Check that the folder exists, has space"):
-        Store(str(tmp_path / "file" / "store")).put_new("x", b"")
+        open_store(str(tmp_path / "file" / "store")).put_new("x", b"")
 
 
 @pytest.fixture
@@ -173,13 +219,13 @@ def mounted(tmp_path):
 
 
 def test_a_read_only_store_is_explained(mounted):
-    store = Store(str(mounted("-t", "tmpfs", "-o", "ro", "tmpfs")))
+    store = open_store(str(mounted("-t", "tmpfs", "-o", "ro", "tmpfs")))
     with pytest.raises(StoreError, match=r"could not be written: .*/x: .*Read-only file system"):
         store.put_new("x", b"1")
 
 
 def test_a_full_store_is_explained_and_keeps_no_half_object(mounted):
-    store = Store(str(mounted("-t", "tmpfs", "-o", "size=64k", "tmpfs")))
+    store = open_store(str(mounted("-t", "tmpfs", "-o", "size=64k", "tmpfs")))
     with pytest.raises(StoreError, match=r"could not be written: .*/x: .*No space left"):
         store.put_new("x", bytes(1_000_000))
     assert list(store.list("")) == []
@@ -213,8 +259,7 @@ def test_parts_lie_in_the_week_of_their_submission():
     assert part_path("ab", monday - 0.001) == "parts/2026-11-16/ab"
 
 
-def test_a_listing_tells_size_and_age(tmp_path):
-    store = Store(str(tmp_path / "store"))
+def test_a_listing_tells_size_and_age(store):
     assert list(store.objects("results")) == []
     store.put_new("results/a/1", b"abc")
     store.put_new("parts/b", b"")

@@ -8,7 +8,6 @@ applies the limits, and writes down how it ended; the hook reads that from the j
 from __future__ import annotations
 
 import fcntl
-import json
 import math
 import os
 import sys
@@ -18,7 +17,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
@@ -49,18 +47,10 @@ from airflow_stepop.local.folder import JobFolder
 from airflow_stepop.local.host import MIB, HostFacts, impossible, no_room
 from airflow_stepop.local.processes import boot_id
 from airflow_stepop.resources import format_size, parse_size
-from airflow_stepop.runner.protocol import (
-    ENV_CACHE,
-    ENV_JOB,
-    ENV_NONCE,
-    LOCATIONS,
-    MANIFEST,
-    OUTCOME,
-    RUNNER,
-    SECRETS,
-)
+from airflow_stepop.runner.protocol import ENV_CACHE, ENV_JOB, ENV_NONCE, OUTCOME, RUNNER
 from airflow_stepop.shapes import TEXT, known_fields
-from airflow_stepop.store import airflow_folder, host_id, unquote
+from airflow_stepop.store import airflow_folder, folder_of, host_id
+from airflow_stepop.transfer import input_files
 
 RECEIPT_LIMIT_BYTES = 256 * 1024
 LOG_BYTES_PER_JOB = 256 * 1024  # at a time: lines of a few bytes become thousands of objects
@@ -137,10 +127,11 @@ class LocalStepHook(StepHook):
         argv = [settings.python or self.host.python, "-u", f"{files.INPUT}/{RUNNER}", "run"]
         argv += ["--in", files.INPUT, "--out", files.OUTPUT, "--digest", spec.digest]
         argv += ["--receipt-limit", str(RECEIPT_LIMIT_BYTES)]
-        if spec.result_uri:
-            argv += ["--segments", _file_path(spec.result_uri)]
+        folder = folder_of(spec.result_uri)
+        if folder is not None:
+            argv += ["--segments", str(folder)]
         if spec.checkpoint_uri:
-            argv += ["--checkpoint", _file_path(spec.checkpoint_uri)]
+            argv += ["--checkpoint", _checkpoint_folder(spec.checkpoint_uri)]
         cpus, memory = resources.cpu_count or 0, resources.memory_bytes or 0
         return {
             "name": spec.name,
@@ -162,7 +153,7 @@ class LocalStepHook(StepHook):
         request = self.render(spec)
         self._check_now(spec)
         folder = JobFolder(self.folder / spec.name)
-        folder.create(request, _input_files(payload))
+        folder.create(request, input_files(payload, spec))
         folder.start(step_environment(os.environ, is_own_python=_settings(spec).python is None))
         return self._handle(folder)
 
@@ -353,25 +344,14 @@ def _settings(spec: StepSpec) -> LocalSettings:
     return spec.settings if isinstance(spec.settings, LocalSettings) else LocalSettings()
 
 
-def _file_path(uri: str) -> str:
-    parts = urlsplit(uri)
-    if parts.scheme != "file":
+def _checkpoint_folder(uri: str) -> str:
+    folder = folder_of(uri)
+    if folder is None:
         raise UnsupportedError(
-            f"store {uri!r}: the local backend needs a folder; set [stepop] store to a file:// address"
+            f"checkpoint: the local backend keeps checkpoints in a folder, and {uri!r} is none; "
+            "give the task a store= that is a file:// address"
         )
-    return unquote(parts.path)
-
-
-def _input_files(payload: Payload) -> dict[str, bytes]:
-    from airflow_stepop.zipapp import runner_zipapp
-
-    files = {name: part.data for name, part in payload.parts.items() if part.data is not None}
-    locations = {name: _file_path(part.uri) for name, part in payload.parts.items() if part.uri is not None}
-    if locations:
-        files[LOCATIONS] = json.dumps(locations).encode()
-    if payload.secrets:
-        files[SECRETS] = payload.secrets_file
-    return {**files, MANIFEST: payload.manifest, RUNNER: runner_zipapp(payload.features)}
+    return str(folder)
 
 
 def _lost(job: JobFolder, state: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ from airflow_stepop.runner.protocol import ENV_JOB
 from airflow_stepop.shapes import COUNT, NUMBER, OBJECT, TEXT, Kind, known_fields, or_nothing
 
 if TYPE_CHECKING:
-    from airflow_stepop.job import Cursor
+    from airflow_stepop.job import Buffer, Cursor
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,51}")
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux: type, whence, start, length, pid
@@ -74,7 +74,7 @@ class JobFolder:
             if _NAME.fullmatch(path.name):
                 yield cls(path)
 
-    def create(self, request: Mapping[str, Any], inputs: Mapping[str, bytes]) -> None:
+    def create(self, request: Mapping[str, Any], inputs: Mapping[str, Sequence[Buffer]]) -> None:
         """Make the folder with everything in it, at once; one that exists already stays as it is.
 
         The first call wins: a later one may bring other bytes (a pickle differs between processes) that
@@ -90,8 +90,8 @@ class JobFolder:
         try:
             (draft / files.INPUT).mkdir()
             (draft / files.OUTPUT).mkdir()
-            for name, data in inputs.items():
-                _write_private(draft / files.INPUT / name, data)
+            for name, buffers in inputs.items():
+                _write_private(draft / files.INPUT / name, buffers)
             (draft / files.LOCK).touch()
             (draft / files.REQUEST).write_text(json.dumps(request, indent=1))
             draft.rename(self.path)
@@ -284,9 +284,9 @@ class JobFolder:
         return LogChunk([LogLine(*record) for record in records], str(place))
 
 
-def _write_private(path: Path, data: bytes) -> None:
+def _write_private(path: Path, buffers: Sequence[Buffer]) -> None:
     with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        file.write(data)
+        file.writelines(buffers)
 
 
 def _lock_holder(fd: int) -> int | None:

@@ -6,15 +6,17 @@ import os
 
 from . import protocol
 from .failures import RefusedError
-from .files import inside
-from .values import SegmentError, read_checked
+from .files import inside, tell
+from .hashing import sha256
+from .values import SegmentError, check, read_checked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-# hosts of pre-signed URLs sometimes answer 5xx or drop the connection
-FETCH_TRIES = 5
+# bytes that one request asks for, and how many requests are under way at once
+RANGE_BYTES = 16 << 20
+THREADS = 8
 
 
 class Parts:
@@ -22,7 +24,7 @@ class Parts:
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
-        self._locations: dict[str, str] | None = None
+        self._locations: dict[str, Any] | None = None
 
     def read(self, segment: dict[str, Any]) -> bytearray:
         """Return the checked bytes of a part.
@@ -32,9 +34,9 @@ class Parts:
         name = segment["name"]
         try:
             location = self._location(name)
-            if location.startswith(("http://", "https://")):
-                return _fetch(location, segment)
-            return _read_file(os.path.join(self.folder, location), segment)
+            if isinstance(location, str) and not _is_url(location):
+                return _read_file(os.path.join(self.folder, location), segment)
+            return self._read_places(location, segment)
         except SegmentError as error:
             raise RefusedError("infra", f"The step was not started: {error}", _changed(location)) from None
         except (OSError, ValueError) as error:
@@ -42,26 +44,67 @@ class Parts:
                 "infra", f"The step was not started: part {name} cannot be read: {error}"
             ) from None
 
-    def _location(self, name: str) -> str:
+    def _location(self, name: str) -> Any:
         if self._locations is None:
-            import json
-
-            try:
-                with open(os.path.join(self.folder, protocol.LOCATIONS), "rb") as stream:
-                    found = json.load(stream)
-            except FileNotFoundError:
-                found = {}
-            except RecursionError:
-                found = None
-            if not isinstance(found, dict):
-                raise ValueError(f"{protocol.LOCATIONS} is not a JSON object of names and places")
-            self._locations = found
+            self._locations = read_table(os.path.join(self.folder, protocol.LOCATIONS)) or {}
         location = self._locations.get(name)
-        return inside(".", name, "part") if location is None else str(location)
+        if location is None:
+            return inside(".", name, "part")
+        if isinstance(location, list) and all(map(_is_place, location)):
+            return location
+        return str(location)
+
+    def _read_places(self, location: Any, segment: dict[str, Any]) -> bytearray:
+        """Read a part that lies at a URL, or in several places: in parallel, and hashed as it comes."""
+        from .threads import Progress, in_order
+
+        name, size = f"part {segment['name']}", segment["size"]
+        whole = name if isinstance(location, str) else ""
+        places = [[location, 0, size]] if isinstance(location, str) else location
+        there = sum(count for _, _, count in places)
+        if there != size:
+            raise SegmentError(f"{name} has {there} bytes and not the {size} that were recorded")
+        if whole and size > RANGE_BYTES:
+            from .urls import check_size
+
+            check_size(location, size, name)  # first: a size that is wrong must not take memory
+        data, found = bytearray(size), sha256(size)
+        jobs = _ranges(places, memoryview(data))
+        progress = Progress(f"reading {name}", size, tell)
+
+        def read(job: tuple[str, int, memoryview]) -> memoryview:
+            where, offset, part = job
+            if _is_url(where):
+                from .urls import get
+
+                get(where, offset, part, whole if len(jobs) == 1 else "")
+            else:
+                _read_range(os.path.join(self.folder, where), offset, part)
+            progress.add(len(part))
+            return part
+
+        for part in in_order(read, jobs, THREADS, progress.tick):
+            found.update(part)
+        progress.end()
+        check(name, segment, size, found.hexdigest())
+        return data
 
 
-def _changed(location: str) -> str:
-    where = location.partition("?")[0]  # what follows is a signature
+def _ranges(places: list[list[Any]], view: memoryview) -> list[tuple[str, int, memoryview]]:
+    """Cut places into requests: where, from which byte on, and the memory that it fills."""
+    found, at = [], 0
+    for where, offset, count in places:
+        for begin in range(0, count, RANGE_BYTES):
+            part = view[at : at + min(RANGE_BYTES, count - begin)]
+            found.append((where, offset + begin, part))
+            at += len(part)
+    return found
+
+
+def _changed(location: Any) -> str:
+    """Return what to do: ``location`` is one place, or a list of them."""
+    first = location if isinstance(location, str) else location[0][0]
+    where = first.partition("?")[0]  # what follows is a signature
     return f"somebody changed the stored input after it was written: delete {where}, then clear the task"
 
 
@@ -72,29 +115,55 @@ def _read_file(path: str, segment: dict[str, Any]) -> bytearray:
         return read_checked(stream, segment, f"part {segment['name']}", there)
 
 
-def _fetch(url: str, segment: dict[str, Any]) -> bytearray:
-    import http.client
-    import time
-    import urllib.error
-    import urllib.request
+def _is_url(location: str) -> bool:
+    return location.startswith(("http://", "https://"))
 
-    where = url.partition("?")[0]  # what follows is a signature
-    for attempt in range(FETCH_TRIES):
-        try:
-            with urllib.request.urlopen(url, timeout=60) as stream:  # noqa: S310 - http(s) only, see caller
-                return read_checked(stream, segment, f"part {segment['name']}", stream.length)
-        except urllib.error.HTTPError as error:
-            problem: Exception = OSError(f"HTTP {error.code} {error.reason} for {where}")
-            error.close()
-            if error.code < 500 and error.code != 429:
-                break
-        except (OSError, http.client.HTTPException) as error:
-            problem = OSError(f"{getattr(error, 'reason', error)} for {where}")
-        except SegmentError as error:  # a connection that was cut looks like this, too
-            problem = error
-        if attempt < FETCH_TRIES - 1:
-            time.sleep(0.5 * 2**attempt)
-    raise problem
+
+def _is_place(place: Any) -> bool:
+    return (
+        isinstance(place, list)
+        and len(place) == 3
+        and isinstance(place[0], str)
+        and all(type(number) is int and number >= 0 for number in place[1:])
+    )
+
+
+def _read_range(path: str, offset: int, view: memoryview) -> None:
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as stream:
+        stream.seek(offset)
+        done = 0
+        while done < len(view):
+            count = stream.readinto(view[done:])
+            if not count:
+                raise SegmentError(f"{path} ends before byte {offset + len(view)}")
+            done += count
+
+
+def read_table(path: str) -> dict[str, Any] | None:
+    """Return a JSON object of the input folder, which may be compressed; ``None`` when there is none.
+
+    :raises ValueError: it is not a JSON object
+    """
+    import json
+
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read()
+    except FileNotFoundError:
+        return None
+    try:
+        if data[:2] == b"\x1f\x8b":
+            import zlib
+
+            data = zlib.decompress(data, 31)
+        found = json.loads(data)
+    except Exception:  # zlib.error, RecursionError and whatever JSON can be
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(  # noqa: TRY004 - of a file, not of an argument
+            f"{os.path.basename(path)} is not a JSON object of names and places"
+        )
+    return found
 
 
 def extract(archive: bytearray, folder: str) -> None:

@@ -7,7 +7,10 @@ Input folder::
 
     step.pyz         the runner (this package and cloudpickle, as a zipapp)
     manifest.json    what to run; its SHA-256 travels in the job request itself
-    locations.json   part name -> relative or absolute path, or URL; optional; not trusted: parts are checked
+    locations.json   part name -> relative or absolute path, or URL, of the whole part; or a list of
+                     [path or URL, offset, size]; optional; not trusted: parts are checked
+    uploads.json     where segments go when no folder leads to the store; optional:
+                     {"urls": {piece: pre-signed URL}, "headers": {...}, "least_bytes": n, "most_bytes": n}
     secrets.json     name -> value of each secret that the manifest names; removed before the step starts
     <part>           the parts the manifest names, each with its SHA-256 and size
 
@@ -16,11 +19,15 @@ Output folder::
     outcome.json     what happened; its SHA-256 is the receipt
     <segment>        bytes of values that are too large for outcome.json
 
+The two files of addresses may be compressed with gzip: pre-signed URLs are long and much alike. They are
+secrets.
+
 A *value entry* (JSON) is how any value is written down, on both ways::
 
     {"codec": "json|bytes|bytearray|numpy|arrow|arrow_batch|pickle|file",
      "segments": [{"sha256": hex, "size": bytes, "data": base64}
-                  | {"sha256": hex, "size": bytes, "name": part}]}
+                  | {"sha256": hex, "size": bytes, "name": part}
+                  | {"sha256": hex, "size": bytes, "pieces": [{"name": piece, "offset": n, "size": bytes}]}]}
 
 The *receipt* is one line of JSON on the channel that the step's storage cannot forge::
 
@@ -36,6 +43,7 @@ PROTOCOL = 1
 RUNNER = "step.pyz"
 MANIFEST = "manifest.json"
 LOCATIONS = "locations.json"
+UPLOADS = "uploads.json"
 SECRETS = "secrets.json"
 CODE = "code.zip"
 

@@ -23,11 +23,11 @@ class Segments:
         self._prefix = "".join(c if c.isalnum() and c.isascii() else "-" for c in job)[:100]
         self._names: list[str] = []
 
-    def save(self, buffers: Iterable[Buffer], digest: str, size: int) -> str:
-        """Write a segment and return its name; see ``values.Encoded.to_entry``."""
+    def save(self, buffers: Iterable[Buffer], digest: str, size: int) -> dict[str, Any]:
+        """Write a segment and return where it is; see ``values.Encoded.to_entry``."""
         name = self._next()
         write_atomic(os.path.join(self.folder, name), buffers)
-        return name
+        return {"name": name}
 
     def save_file(self, path: str) -> dict[str, Any]:
         """Copy a file into a segment, however large, and return the segment."""
@@ -47,6 +47,9 @@ class Segments:
         with open(path, "rb", buffering=0) as stream:
             write_atomic(os.path.join(self.folder, name), chunks(stream))
         return {"sha256": found.hexdigest(), "size": size, "name": name}
+
+    def finish(self) -> None:
+        """Do nothing: each is written when it is saved."""
 
     def discard(self) -> None:
         """Remove all of them: the outcome will not name them."""

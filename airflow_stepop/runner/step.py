@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .parts import Parts
     from .secrets import Secrets
     from .segments import Segments
+    from .uploads import Uploads
     from .values import Buffer, Encoded, Entry
 
 # What is inside outcome.json ends up in Airflow's database, more than once. Beyond one large value, or as
@@ -63,7 +64,14 @@ class Step:
         return Parts(self.folders["in"])
 
     @cached_property
-    def segments(self) -> Segments:
+    def segments(self) -> Segments | Uploads:
+        from .parts import read_table
+
+        table = read_table(os.path.join(self.folders["in"], protocol.UPLOADS))
+        if table is not None:
+            from .uploads import Uploads
+
+            return Uploads(table)
         from .segments import Segments
 
         return Segments(self.folders["segments"], self.manifest["job"])
@@ -82,6 +90,7 @@ class Step:
                 from .function import run_function
 
                 outcome.update(run_function(self))
+            self._finish_segments()
             outcome["status"] = "success"
         except BaseException as error:  # the outermost frame around the user's code
             from .errors import failure_of
@@ -148,8 +157,13 @@ class Step:
         with guard_disk():
             return encoded.to_entry(self._save, limit)
 
-    def _save(self, buffers: list[Buffer], digest: str, size: int) -> str:
+    def _save(self, buffers: list[Buffer], digest: str, size: int) -> dict[str, Any]:
         return self.segments.save(buffers, digest, size)
+
+    def _finish_segments(self) -> None:
+        if "segments" in self.__dict__:
+            with guard_disk():
+                self.segments.finish()
 
     def discard_segments(self) -> None:
         """Remove what was written of a result that the outcome will not name."""

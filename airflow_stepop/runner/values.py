@@ -7,12 +7,12 @@ Writing::
     # encoded.codec: one of protocol.DATA_CODECS, or "pickle"
     # encoded.segments: list of segments; a segment is a list of buffers to write in a row
     entry = encoded.to_entry(save)
-    # JSON; save(buffers, sha256, size) -> name is called only for what is not inline
+    # JSON; save(buffers, sha256, size) -> where it is, is called only for what is not inline
 
 Reading::
 
     value = decode_entry(entry, read_segment, loads)
-    # read_segment(segment) -> bytearray     only for segments with a name; see read_checked and check_segment
+    # read_segment(segment) -> bytearray     only for segments elsewhere; see read_checked and check_segment
     # loads(data, buffers) -> value          None: a pickle is refused with UntrustedPickleError
 
 Data codecs are exact: what comes back has the type that went in. Everything else is a pickle (protocol
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     Dumps = Callable[[Any, Callable[[Any], Any]], bytes]
     Loads = Callable[[Any, list[Any]], Any]
     ReadSegment = Callable[[dict[str, Any]], bytearray]
-    Save = Callable[[list[Buffer], str, int], str]
+    Save = Callable[[list[Buffer], str, int], dict[str, Any]]  # the fields that say where it is
 
 CHUNK_BYTES = 1 << 20
 
@@ -98,7 +98,7 @@ class Encoded:
             if is_inline:
                 segment["data"] = binascii.b2a_base64(b"".join(buffers), newline=False).decode()
             else:
-                segment["name"] = save(buffers, found, size)
+                segment.update(save(buffers, found, size))
             segments.append(segment)
         return {"codec": self.codec, "segments": segments}
 
@@ -235,12 +235,27 @@ def check_entry(entry: Any) -> None:
 
 
 def _check_shape(segment: Any) -> None:
-    shape = {"sha256": str, "size": int}
+    shape: dict[str, type] = {"sha256": str, "size": int}
     if isinstance(segment, dict):
-        shape["data" if "data" in segment else "name"] = str
-        if all(type(segment.get(name)) is kind for name, kind in shape.items()) and segment["size"] >= 0:
+        if "pieces" in segment:
+            shape["pieces"] = list
+        else:
+            shape["data" if "data" in segment else "name"] = str
+        if _has_shape(segment, shape) and all(map(_is_piece, segment.get("pieces", ()))):
             return
-    raise EntryError("a segment of it has no SHA-256, no size, or neither data nor a name")
+    raise EntryError("a segment of it has no SHA-256, no size, or neither data nor a name nor pieces")
+
+
+def _is_piece(piece: Any) -> bool:
+    return _has_shape(piece, {"name": str, "offset": int, "size": int}) and bool(piece["offset"] >= 0)
+
+
+def _has_shape(value: Any, shape: dict[str, type]) -> bool:
+    return (
+        isinstance(value, dict)
+        and all(type(value.get(name)) is kind for name, kind in shape.items())
+        and bool(value["size"] >= 0)
+    )
 
 
 def read_segments(entry: Entry, read_segment: ReadSegment) -> list[bytearray]:
@@ -263,7 +278,7 @@ def check_segment(data: Buffer, segment: dict[str, Any], what: str = "") -> None
     :raises SegmentError: they differ
     """
     found, size = digest([data])
-    _compare(what or str(segment.get("name", "segment")), segment, size, found)
+    check(what or str(segment.get("name", "segment")), segment, size, found)
 
 
 def read_checked(stream: Any, segment: dict[str, Any], what: str = "", there: int | None = None) -> bytearray:
@@ -273,7 +288,7 @@ def read_checked(stream: Any, segment: dict[str, Any], what: str = "", there: in
     :raises SegmentError: size or SHA-256 differ
     """
     if there is not None and there < segment["size"]:
-        _compare(what or str(segment.get("name", "segment")), segment, there, "")
+        check(what or str(segment.get("name", "segment")), segment, there, "")
     data = bytearray(segment["size"])
     found, size = sha256(segment["size"]), 0
     with memoryview(data) as view:
@@ -284,11 +299,15 @@ def read_checked(stream: Any, segment: dict[str, Any], what: str = "", there: in
             found.update(view[size : size + count])
             size += count
     extra = stream.read(1) if size == len(data) else b""
-    _compare(what or str(segment.get("name", "segment")), segment, size + len(extra), found.hexdigest())
+    check(what or str(segment.get("name", "segment")), segment, size + len(extra), found.hexdigest())
     return data
 
 
-def _compare(what: str, segment: dict[str, Any], size: int, found: str) -> None:
+def check(what: str, segment: dict[str, Any], size: int, found: str) -> None:
+    """Compare a size and a SHA-256 with those that ``segment`` records.
+
+    :raises SegmentError: they differ
+    """
     if size != segment["size"]:
         more = "at least " if size > segment["size"] else ""
         raise SegmentError(f"{what} has {more}{size} bytes and not the {segment['size']} that were recorded")

@@ -276,7 +276,7 @@ def test_a_submit_during_gc(ran, monkeypatch):
     data = b"z" * 100_000
     payload = build_payload(
         CommandCall(argv=["true"], inputs={"in": data}, outputs=()),
-        job="s-a", nonce="n", archive=None, split="no", is_result_wanted=True,
+        job="s-a", nonce="n", split="no", is_result_wanted=True,
     )  # fmt: skip
     (sha256,) = [part.sha256 for part in payload.parts.values()]
     put(part_path(sha256, week("2026-10-01")), data=data)
@@ -284,7 +284,7 @@ def test_a_submit_during_gc(ran, monkeypatch):
 
     def submit():
         (part,) = spill(payload, default_store, 0).parts.values()
-        submitted.append(Path(part.uri.removeprefix("file://")))
+        submitted.append(Path(part.places[0].uri.removeprefix("file://")))
 
     found = find_garbage(now=NOW, retention_s=DAY_S, complain=pytest.fail)
     submit()  # after gc has looked, before it deletes

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from airflow_stepop.job import OutcomeReport
-from airflow_stepop.store import Store
+from airflow_stepop.store import open_store
 from tests.local.conftest import bench, running  # noqa: F401 - fixtures
 
 MARK = Path(tempfile.gettempdir()) / f"stepop-corpus-{os.getpid()}"
@@ -64,6 +64,6 @@ def mark():
 @pytest.fixture
 def folder_store(tmp_path, monkeypatch):
     """The configured store: a folder of the test's own."""
-    store = Store(str(tmp_path / "store"))
+    store = open_store(str(tmp_path / "store"))
     monkeypatch.setenv("AIRFLOW__STEPOP__STORE", store.url)
     return store

@@ -15,7 +15,7 @@ from airflow_stepop.exceptions import PayloadError, StepConfigError, StepopError
 from airflow_stepop.hooks.base import extra_of
 from airflow_stepop.operators import RemoteStepOperator
 from airflow_stepop.payload import CommandCall, FunctionCall, build_payload, call_key, hand_over, read_outcome
-from airflow_stepop.store import Store, result_path
+from airflow_stepop.store import open_store, result_path
 from tests.corpus.conftest import report_of
 
 pytestmark = pytest.mark.corpus
@@ -173,8 +173,8 @@ def test_an_extra_that_is_not_json(extra, text):
     ],
 )
 def test_a_store_in_a_folder_of_any_name(tmp_path, folder, monkeypatch):
-    store = Store(str(tmp_path / folder))
-    assert Store(store.url).folder == store.folder == tmp_path / folder
+    store = open_store(str(tmp_path / folder))
+    assert open_store(store.url).folder == store.folder == tmp_path / folder
     store.url.encode("ascii")
     store.put_new("results/x y/größe%.bin", b"data")
     assert bytes(store.read("results/x y/größe%.bin", 4)) == b"data"
@@ -189,8 +189,8 @@ def test_a_store_whose_address_means_another_folder(url):
     with pytest.raises(
         StepConfigError, match="has a character that means something else in an address"
     ) as caught:
-        Store(url)
-    assert Store(str(caught.value).rpartition(" ")[2]).folder == Path("/srv") / url.rpartition("/")[2]
+        open_store(url)
+    assert open_store(str(caught.value).rpartition(" ")[2]).folder == Path("/srv") / url.rpartition("/")[2]
 
 
 @pytest.mark.parametrize(

@@ -300,23 +300,23 @@ def test_full_while_the_result_is_written(bench, small_disk, tmp_path):
 
 
 def test_full_while_an_argument_is_stored(small_disk):
-    from airflow_stepop.store import Store
+    from airflow_stepop.store import open_store
 
     disk = small_disk("1m")
     call = FunctionCall(function=len, args=(b"x" * 2_000_000,), kwargs={}, reference=("builtins", "len"))
     payload = build_payload(call, job="s", nonce="n", split="no", is_result_wanted=True)
     with pytest.raises(StoreError, match=r"(?s)could not be written: .*No space left on device.*has space"):
-        spill(payload, lambda: Store(str(disk)), 1000)
+        spill(payload, lambda: open_store(str(disk)), 1000)
     assert [path for path in disk.rglob("*") if path.is_file() and path.stat().st_size == 2_000_000] == []
 
 
 def test_full_when_the_result_is_collected(small_disk, monkeypatch):
     """Then Airflow holds it: a large XCom is better than a lost one."""
-    from airflow_stepop.store import Store
+    from airflow_stepop.store import open_store
     from tests.corpus.conftest import inline, report_of
 
     disk = small_disk("64k")
-    store = Store(str(disk))
+    store = open_store(str(disk))
     monkeypatch.setenv("AIRFLOW__STEPOP__STORE", store.url)
     fill(disk)
     entries = [inline("json", b'"' + b"x" * 100 + b'"')] * 1000

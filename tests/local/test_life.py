@@ -446,10 +446,10 @@ def test_status_and_logs_of_many_jobs(bench: Bench) -> None:
 
 def prepared(bench: Bench, step) -> JobFolder:
     """Do what a submit does before it starts the supervisor."""
-    from airflow_stepop.hooks.local import _input_files
+    from airflow_stepop.transfer import input_files
 
     folder = JobFolder(bench.folder / step.spec.name)
-    folder.create(bench.hook.render(step.spec), _input_files(step.payload))
+    folder.create(bench.hook.render(step.spec), input_files(step.payload, step.spec))
     return folder
 
 

@@ -88,11 +88,6 @@ def test_render_of_a_plain_step_limits_only_its_time(hook: LocalStepHook) -> Non
             {"image": "python:3.12"},
             "image='python:3.12': the local backend runs on this host without containers; leave image out",
         ),
-        (
-            {"result_uri": "s3://bucket/x"},
-            "store 's3://bucket/x': the local backend needs a folder; "
-            "set [stepop] store to a file:// address",
-        ),
     ],
 )
 def test_what_the_host_cannot_give_is_refused(hook: LocalStepHook, options: dict, message: str) -> None:

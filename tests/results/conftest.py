@@ -15,8 +15,20 @@ from typing import Any
 
 import pytest
 
+from airflow_stepop.store import StoredObject, open_store
+
 HERE = Path(__file__).parent
 SHARED = HERE.parent / "real_airflow" / "dags"  # the same DAGs run in a real Airflow there
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run keeps its results, and the marks that its tasks leave for the tests."""
+
+    kind: str
+    store: str
+    marks: Path
+    env: Mapping[str, str]
 
 
 @dataclass
@@ -24,7 +36,7 @@ class Run:
     """A finished run of a DAG, as Airflow has it in its database."""
 
     answer: Mapping[str, Any]
-    home: Path
+    place: Place
     log_file: Path
 
     @property
@@ -56,10 +68,11 @@ class Run:
         assert self.states[task] == "failed", self.log(task)
         return self.answer["tasks"][task]["tries"][-1]["error"]
 
-    def results(self, task: str) -> list[Path]:
-        """Return the files of the task's results in the store."""
-        folder = self.home / "stepop" / "store" / "results"
-        return [path for path in folder.rglob("*") if path.is_file() and f"/{task}/" in str(path)]
+    def results(self, task: str) -> list[StoredObject]:
+        """Return the objects of the task's results in the store."""
+        return [
+            found for found in open_store(self.place.store).objects("results") if f"/{task}/" in found.path
+        ]
 
     def assert_state(self, task: str, state: str = "success") -> None:
         assert self.states.get(task) == state, f"{task} is {self.states.get(task)}\n{self.log(task)[-6000:]}"
@@ -107,12 +120,29 @@ class AirflowProcess:
         os.close(answers)
         return process
 
-    def run(self, dag_file: Path, dag_id: str | None = None, **request: Any) -> Run:
+    def place(self, kind: str, store: str = "", env: Mapping[str, str] | None = None) -> Place:
+        marks = self.marks / kind
+        marks.mkdir(exist_ok=True)
+        named = {"AIRFLOW__STEPOP__STORE": store, "STEPOP_TEST_MARKS": str(marks)}
+        return Place(kind, store or str(self.home / "stepop" / "store"), marks, {**named, **(env or {})})
+
+    def run(
+        self, dag_file: Path, dag_id: str | None = None, place: Place | None = None, **request: Any
+    ) -> Run:
         """Run a DAG file, beside everything whose name begins with the same word; return how it ended."""
+        place = place or self.place("folder")
         for path in dag_file.parent.glob(f"{dag_file.stem.partition('_')[0]}*"):
-            copy = shutil.copytree if path.is_dir() else shutil.copy
-            copy(path, self.dags / path.name)
-        body = {"file": str(self.dags / dag_file.name), "dag_id": dag_id or dag_file.stem, **request}
+            if path.is_dir():
+                shutil.copytree(path, self.dags / path.name, dirs_exist_ok=True)
+            else:
+                shutil.copy(path, self.dags / path.name)
+        env = {**place.env, **request.pop("env", {})}
+        body = {
+            "file": str(self.dags / dag_file.name),
+            "dag_id": dag_id or dag_file.stem,
+            "env": env,
+            **request,
+        }
         stdin = self.process.stdin
         assert stdin is not None
         stdin.write(json.dumps(body).encode() + b"\n")
@@ -122,7 +152,7 @@ class AirflowProcess:
         assert line, self.log_file.read_text(errors="replace")[-5000:]
         answer = json.loads(line)
         assert "states" in answer, answer.get("crash") or answer
-        return Run(answer, self.home, self.log_file)
+        return Run(answer, place, self.log_file)
 
     def end(self) -> None:
         if "process" in vars(self):
@@ -150,3 +180,13 @@ def airflow_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflo
     process = AirflowProcess(tmp_path_factory.mktemp("airflow_process"))
     yield process
     process.end()
+
+
+@pytest.fixture(scope="module", params=["folder", "s3"])
+def place(request: pytest.FixtureRequest, airflow_process: AirflowProcess) -> Place:
+    """Each kind of store."""
+    if request.param == "folder":
+        return airflow_process.place("folder")
+    server = request.getfixturevalue("s3_server")
+    env = {f"AIRFLOW_CONN_{server.conn_id.upper()}": server.connection()}
+    return airflow_process.place("s3", server.new_address(), env)

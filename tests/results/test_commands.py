@@ -10,8 +10,8 @@ pytestmark = [pytest.mark.xdist_group("calls"), pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
-def run(airflow_process):
-    return airflow_process.run(Path(__file__).parent / "dags" / "commands.py")
+def run(airflow_process, place):
+    return airflow_process.run(Path(__file__).parent / "dags" / "commands.py", place=place)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ REFUSED = {
     "truncated": r"bytes",
     "extended": r"bytes",
     "replaced": r"has SHA-256 \w+ and not the \w+ that was recorded",
-    "removed": r"No such file",
+    "removed": r"No such file|NoSuchKey",
     "swapped": r"has SHA-256 \w+ and not the \w+ that was recorded",
     "edited_entry": SIGNED,
     "edited_place": SIGNED,
@@ -32,33 +32,41 @@ REFUSED = {
 
 
 @pytest.fixture(scope="module")
-def run(airflow_process):
-    return airflow_process.run(Path(__file__).parent / "dags" / "integrity.py")
+def run(airflow_process, place):
+    return airflow_process.run(Path(__file__).parent / "dags" / "integrity.py", place=place)
+
+
+def is_harmless(run, case):
+    """Of an object that several values share, only the bytes are read that a reference names."""
+    return run.place.kind == "s3" and case == "extended"
 
 
 @pytest.mark.parametrize("case", REFUSED)
-@pytest.mark.parametrize("place", ["here", "there"])
-def test_a_changed_result_is_refused(run, case, place):
+@pytest.mark.parametrize("reader", ["here", "there"])
+def test_a_changed_result_is_refused(run, case, reader):
     """Here in an ordinary task, there in a remote step."""
     run.assert_state(f"{case}_made")
     run.assert_state(f"{case}_tampered")
-    error = run.error(f"{case}_{place}")
+    if is_harmless(run, case):
+        run.assert_state(f"{case}_{reader}")
+        return
+    error = run.error(f"{case}_{reader}")
     assert re.search(REFUSED[case], error["text"]), error
 
 
 @pytest.mark.parametrize("case", sorted({*REFUSED} - {"swapped"} | {"swapped_owner", "swapped_other"}))
-def test_nothing_of_a_changed_result_is_loaded(run, airflow_process, case):
-    assert not (airflow_process.marks / f"{case}.exploded").exists()
+def test_nothing_of_a_changed_result_is_loaded(run, case):
+    assert (run.place.marks / f"{case}.exploded").exists() == is_harmless(run, case)
 
 
-@pytest.mark.parametrize("place", ["here", "there"])
-def test_an_untouched_result_is_loaded(run, airflow_process, place):
+@pytest.mark.parametrize("reader", ["here", "there"])
+def test_an_untouched_result_is_loaded(run, reader):
     """And so the marks would have been seen."""
-    run.assert_state(f"untouched_{place}")
-    assert (airflow_process.marks / "untouched.exploded").exists()
+    run.assert_state(f"untouched_{reader}")
+    assert (run.place.marks / "untouched.exploded").exists()
 
 
-@pytest.mark.parametrize("place", ["here", "there"])
-def test_data_needs_no_signature(run, place):
+@pytest.mark.parametrize("reader", ["here", "there"])
+def test_data_needs_no_signature(run, reader):
     """Reading bytes, JSON, numpy or Arrow runs nobody's code."""
-    assert run.value(f"unsigned_data_{place}") == "b'data'"
+    assert run.value(f"unsigned_data_{reader}") == "b'data'"

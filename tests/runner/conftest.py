@@ -127,10 +127,10 @@ class StepFolder:
 
             return cloudpickle.dumps(obj, protocol=5, buffer_callback=callback)  # type: ignore[no-any-return]
 
-        def save(buffers: Any, sha256: str, size: int) -> str:
+        def save(buffers: Any, sha256: str, size: int) -> dict[str, Any]:
             name = f"part-{len(self.parts)}"
             self.part(name, b"".join(buffers))
-            return name
+            return {"name": name}
 
         return encode_value(value, dumps or plain_dumps).to_entry(save, limit)
 

@@ -42,7 +42,7 @@ def there_and_back(value, limit=protocol.INLINE_VALUE_BYTES, loads=None):
 
     def save(buffers, sha256, size):
         store.append(b"".join(buffers))
-        return str(len(store) - 1)
+        return {"name": str(len(store) - 1)}
 
     def read(segment):
         return read_checked(io.BytesIO(store[int(segment["name"])]), segment)

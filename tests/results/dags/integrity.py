@@ -12,6 +12,8 @@ from pathlib import Path
 
 from airflow.sdk import DAG, get_current_context, task
 
+from airflow_stepop.store import default_store
+
 MARKS = os.environ.get("STEPOP_TEST_MARKS", "/nonexistent")
 HOME = Path(os.environ.get("AIRFLOW_HOME", "/nonexistent"))
 
@@ -46,46 +48,59 @@ class Attack:
 
 
 def segment_of(producer):
-    context = get_current_context()
-    folder = HOME / "stepop" / "store" / "results" / "_" / "integrity"
     producer = producer.replace("_", "-")
-    found = [path for path in folder.rglob("*.bin") if f"/{producer}-" in str(path).split("/integrity/")[-1]]
-    assert len(found) == 1, (producer, found, context["run_id"])
+    paths = [path for path in default_store().list("results/_/integrity") if path.endswith(".bin")]
+    found = [path for path in paths if f"/{producer}-" in path.split("/integrity/")[-1]]
+    assert len(found) == 1, (producer, found)
     return found[0]
+
+
+def read(path):
+    import obstore
+
+    return bytearray(obstore.get(default_store().client, path).bytes())
+
+
+def write(path, data):
+    import obstore
+
+    obstore.put(default_store().client, path, bytes(data))
 
 
 def flip(producer):
     path = segment_of(producer)
-    data = bytearray(path.read_bytes())
+    data = read(path)
     data[len(data) // 2] ^= 1
-    path.write_bytes(data)
+    write(path, data)
 
 
 def truncate(producer):
     path = segment_of(producer)
-    path.write_bytes(path.read_bytes()[:-1])
+    write(path, read(path)[:-1])
 
 
 def extend(producer):
     path = segment_of(producer)
-    path.write_bytes(path.read_bytes() + b"x")
+    write(path, read(path) + b"x")
 
 
 def replace(producer):
     path = segment_of(producer)
-    path.write_bytes(pickle.dumps(Attack(producer)).ljust(path.stat().st_size, b"\0"))
+    write(path, pickle.dumps(Attack(producer)).ljust(len(read(path)), b"\0"))
 
 
 def remove(producer):
-    segment_of(producer).unlink()
+    import obstore
+
+    obstore.delete(default_store().client, segment_of(producer))
 
 
 def swap(producer):
     """The same size, from the same step, in another place."""
     path = segment_of(producer)
-    other = segment_of("swapped_other_made")
-    assert path.stat().st_size == other.stat().st_size
-    path.write_bytes(other.read_bytes())
+    other = read(segment_of("swapped_other_made"))
+    assert len(read(path)) == len(other)
+    write(path, other)
 
 
 def edit(producer, change):
@@ -111,13 +126,11 @@ def edit_entry(producer):
 
 def edit_place(producer):
     """A file of the store that other steps wrote: the digest in the reference is edited with it."""
-    path = HOME / "stepop" / "store" / "parts" / "evil.bin"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(pickle.dumps(Attack(producer)))
-    data = path.read_bytes()
+    data = pickle.dumps(Attack(producer))
+    write("parts/evil.bin", data)
     segment = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "name": "evil.bin"}
     entry = {"codec": "pickle", "segments": [segment]}
-    edit(producer, lambda ref: ref.update(entry=entry, base_uri=f"file://{path.parent}"))
+    edit(producer, lambda ref: ref.update(entry=entry, base_uri=default_store().uri("parts")))
 
 
 def edit_base_uri(producer):
@@ -141,8 +154,8 @@ def climb_outside(producer):
     (HOME / "secret.txt").write_bytes(data)
     segment = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "name": "../../../secret.txt"}
     entry = {"codec": "bytes", "segments": [segment]}
-    store = f"file://{HOME}/stepop/store/parts"
-    edit(producer, lambda ref: ref.update(entry=entry, base_uri=store, host="", mac=""))
+    base_uri = default_store().uri("parts")
+    edit(producer, lambda ref: ref.update(entry=entry, base_uri=base_uri, host="", mac=""))
 
 
 def unsigned_data(producer):

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from airflow_stepop.exceptions import OutcomeLostError, UnsupportedError
 from airflow_stepop.hooks.base import BackendSettings, StepHook
@@ -30,7 +29,8 @@ from airflow_stepop.job import (
     OutcomeReport,
 )
 from airflow_stepop.runner import protocol
-from airflow_stepop.zipapp import runner_zipapp
+from airflow_stepop.store import folder_of
+from airflow_stepop.transfer import input_files
 
 START = 'setsid flock lock sh -c "$0" sh "$@" > /dev/null 2>&1 &'
 # Whoever gets the lock first runs the step; whoever comes later finds `started` and leaves.
@@ -71,9 +71,9 @@ class FlockStepHook(StepHook):
         nice = spec.settings.nice if isinstance(spec.settings, FlockSettings) else 0
         step = [sys.executable, "-u", protocol.RUNNER, "run", "--in", ".", "--out", "out"]
         step += ["--digest", spec.digest, "--receipt", "receipt", "--receipt-limit", "65536"]
-        step += ["--segments", urlsplit(spec.result_uri).path or "out"]
+        step += ["--segments", str(folder_of(spec.result_uri) or "out")]
         if spec.checkpoint_uri:
-            step += ["--checkpoint", urlsplit(spec.checkpoint_uri).path]
+            step += ["--checkpoint", str(folder_of(spec.checkpoint_uri))]
         env = {**spec.env, protocol.ENV_JOB: spec.name, protocol.ENV_NONCE: spec.nonce}
         argv = [str(spec.timeout_s), "nice", "-n", str(nice), *step]
         return {"argv": argv, "env": env, "labels": dict(spec.labels), "result_uri": spec.result_uri}
@@ -82,18 +82,10 @@ class FlockStepHook(StepHook):
         job, request = self.root / spec.name, self.render(spec)
         draft = self.root / f".{spec.name}-{os.urandom(4).hex()}"
         (draft / "out").mkdir(parents=True)
-        located = {name: urlsplit(part.uri).path for name, part in payload.parts.items() if part.uri}
-        for name, data in {
-            **{name: part.data for name, part in payload.parts.items() if part.data is not None},
-            protocol.MANIFEST: payload.manifest,
-            protocol.LOCATIONS: json.dumps(located).encode(),
-            protocol.RUNNER: runner_zipapp(payload.features),
-            "request.json": json.dumps(request).encode(),
-        }.items():
-            (draft / name).write_bytes(data)
-        if payload.secrets:  # nobody else may read them; the runner removes the file
-            (draft / protocol.SECRETS).touch(0o600)
-            (draft / protocol.SECRETS).write_bytes(payload.secrets_file)
+        files = {**input_files(payload, spec), "request.json": [json.dumps(request).encode()]}
+        for name, buffers in files.items():
+            (draft / name).touch(0o600)  # some hold secrets
+            (draft / name).write_bytes(b"".join(buffers))
         try:
             draft.rename(job)  # the folder is there with everything in it, or not at all
         except OSError:

@@ -1,0 +1,329 @@
+"""Object stores: the same promises as a folder, over the network.
+
+Reads and large writes go in parallel and are tried again while the store is in trouble. The calling thread
+only waits, so that a signal to the worker is heard; a transfer that takes long says so in the task's log.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from airflow_stepop.exceptions import StepConfigError, StepopError, StoreError
+from airflow_stepop.job import Buffer
+from airflow_stepop.runner.threads import Progress, in_order
+from airflow_stepop.store import Span, Store, StoredObject, quote, unquote
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig
+
+T = TypeVar("T")
+
+# scheme -> the class that knows its credentials; gs and az come with their backends
+SCHEMES = {"s3": "airflow_stepop.aws:AwsAccess"}
+
+MIB = 1 << 20
+CHUNK_BYTES = 16 * MIB  # of one request of a parallel transfer
+THREADS = 8
+# A larger object goes up in several requests, which cannot be create-only: see BucketStore.put_new
+SINGLE_PUT_BYTES = 1 * MIB
+PATIENCE_S = 240.0  # longest trouble of the store that is sat out
+_TRIES = 60
+
+log = logging.getLogger(__name__)
+
+
+class Access(ABC):
+    """How to reach a bucket: where it is and with which credentials."""
+
+    def __init__(self, conn_id: str | None) -> None:
+        self.conn_id = conn_id
+
+    @abstractmethod
+    def client(self, bucket: str, prefix: str) -> ObjectStore:
+        """Return the obstore client."""
+
+    @abstractmethod
+    def end(self) -> float | None:
+        """Return when the credentials end, which sign addresses now, in seconds since the epoch.
+
+        Without an end: infinite; ``None`` when they end and nobody knows when.
+        """
+
+    @abstractmethod
+    def renew(self) -> None:
+        """Get credentials that last longer, if that is possible."""
+
+    @abstractmethod
+    def advice(self, answer: str) -> str:
+        """Return what to do about a refusal."""
+
+
+@cache
+def _open(url: str, pid: int) -> BucketStore:
+    return BucketStore(url)
+
+
+def open_bucket(url: str) -> BucketStore:
+    """Return the store at ``url``; the same one for the same address, as long as this process lives."""
+    return _open(url, os.getpid())
+
+
+def client_options() -> ClientConfig:
+    return {"timeout": "300s", "connect_timeout": "10s", "read_timeout": "60s"}
+
+
+def retry_config() -> RetryConfig:
+    from datetime import timedelta
+
+    return {"max_retries": _TRIES, "retry_timeout": timedelta(seconds=PATIENCE_S)}
+
+
+class BucketStore(Store):
+    """A bucket, or a folder of one: ``scheme://[conn_id@]bucket[/prefix]``.
+
+    The connection is not part of the store's name: references outlive a change of it.
+
+    :raises StepConfigError: the address has no bucket
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        conn_id, _, bucket = parts.netloc.rpartition("@")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", bucket) or parts.query or parts.fragment:
+            raise StepConfigError(
+                f"store {url!r} is not the address of a bucket; write {parts.scheme}://bucket/prefix or "
+                f"{parts.scheme}://conn_id@bucket/prefix"
+            )
+        self.bucket = bucket
+        self.prefix = unquote(parts.path).strip("/")
+        self.conn_id = unquote(conn_id) or None
+        super().__init__(f"{parts.scheme}://{bucket}" + (f"/{quote(self.prefix)}" if self.prefix else ""))
+        module, _, name = SCHEMES[parts.scheme].partition(":")
+        self._access: Access = getattr(import_module(module), name)(self.conn_id)
+        self._client: ObjectStore | None = None
+
+    def is_same(self, configured: Store) -> bool:
+        return super().is_same(configured) and (
+            self.conn_id is None or self.conn_id == getattr(configured, "conn_id", None)
+        )
+
+    @property
+    def client(self) -> ObjectStore:
+        """The obstore client, made on first use."""
+        if self._client is None:
+            try:
+                self._client = self._access.client(self.bucket, self.prefix)
+            except StepConfigError:
+                raise
+            except Exception as error:
+                raise self._explain("opened", "", error) from error
+        return self._client
+
+    # -- writing
+
+    def put_new(self, path: str, *buffers: Buffer) -> bool:
+        """See :meth:`Store.put_new`.
+
+        Two writers of the same large object at the same moment may both write it: give large objects names
+        that are made of their content.
+        """
+        import obstore
+
+        client, size = self.client, sum(len(buffer) for buffer in buffers)
+        if size <= SINGLE_PUT_BYTES:
+            return self._put_small(path, b"".join(buffers))
+        if self.exists(path):
+            return False
+        progress = Progress(f"writing {self.uri(path)}", size, log.info)
+
+        def chunks() -> Iterator[memoryview]:
+            for buffer in buffers:
+                view = memoryview(buffer).cast("B")
+                for begin in range(0, len(view), CHUNK_BYTES):
+                    yield view[begin : begin + CHUNK_BYTES]
+                    progress.add(len(view[begin : begin + CHUNK_BYTES]))
+
+        self._call(
+            "written",
+            path,
+            lambda: obstore.put(client, path, chunks(), chunk_size=CHUNK_BYTES, max_concurrency=THREADS),
+            progress,
+        )
+        return True
+
+    def put_stream(self, path: str, chunks: Iterator[Buffer], progress: Progress) -> None:
+        """Write what ``chunks`` yields; nothing is there if it raises.
+
+        :raises StoreError: the store cannot be written
+        """
+        import obstore
+
+        client = self.client
+        self._call(
+            "written", path, lambda: obstore.put(client, path, chunks, chunk_size=CHUNK_BYTES), progress
+        )
+
+    def _put_small(self, path: str, data: bytes) -> bool:
+        import obstore
+        from obstore.exceptions import AlreadyExistsError
+
+        client = self.client
+
+        def put() -> bool:
+            try:
+                obstore.put(client, path, data, mode="create", use_multipart=False)
+            except AlreadyExistsError:
+                return False
+            return True
+
+        return self._call("written", path, put)
+
+    def size_of(self, path: str) -> int:
+        import obstore
+
+        client = self.client
+        return self._call("read", path, lambda: int(obstore.head(client, path)["size"]))
+
+    def exists(self, path: str) -> bool:
+        """Return whether there is such an object.
+
+        :raises StoreError: the store cannot be read
+        """
+        import obstore
+
+        client = self.client
+
+        def look() -> bool:
+            try:
+                obstore.head(client, path)
+            except FileNotFoundError:
+                return False
+            return True
+
+        return self._call("read", path, look)
+
+    # -- reading
+
+    def fill(self, spans: Sequence[Span], view: memoryview) -> Iterator[memoryview]:
+        jobs, at = [], 0
+        for span in spans:
+            for begin in range(0, span.size, CHUNK_BYTES) or (0,):
+                count = min(CHUNK_BYTES, span.size - begin)
+                jobs.append((span, begin, view[at : at + count]))
+                at += count
+        where = self.uri(spans[0].path) + (f" and {len(spans) - 1} more" if len(spans) > 1 else "")
+        progress = Progress(f"reading {where}", at, log.info)
+        self.client  # noqa: B018 - made before several threads ask for it
+
+        def get(job: tuple[Span, int, memoryview]) -> memoryview:
+            self._get(*job)
+            progress.add(len(job[2]))
+            return job[2]
+
+        yield from in_order(get, jobs, THREADS, progress.tick)
+        progress.end()
+
+    def _get(self, span: Span, begin: int, part: memoryview) -> None:
+        import obstore
+
+        first = (span.offset or 0) + begin
+        options: Any = {"range": (first, first + len(part))} if len(part) else None
+        try:
+            found = obstore.get(self.client, span.path, options=options)
+            data, size = memoryview(found.bytes()), found.meta["size"]
+        except Exception as error:
+            raise self._explain("read", span.path, error) from error
+        if len(data) != len(part) or (span.offset is None and size != span.size):
+            raise self.wrong_size(span.path, span.size)
+        part[:] = data
+
+    # -- the rest
+
+    def delete_folder(self, path: str) -> None:
+        import obstore
+
+        client = self.client
+
+        def delete(paths: Sequence[str]) -> None:
+            obstore.delete(client, paths)
+
+        for chunk in self._chunks(path):
+            self._call("emptied", path, partial(delete, [entry["path"] for entry in chunk]))
+
+    def objects(self, path: str) -> Iterator[StoredObject]:
+        for chunk in self._chunks(path):
+            for entry in chunk:
+                yield StoredObject(entry["path"], entry["size"], entry["last_modified"].timestamp())
+
+    def _chunks(self, path: str) -> Iterator[Sequence[Any]]:
+        import obstore
+
+        stream = iter(obstore.list(self.client, prefix=path or None))
+        while chunk := self._call("listed", path, lambda: next(stream, None)):
+            yield chunk
+
+    def sign(self, method: Literal["GET", "PUT"], paths: Sequence[str], until: float) -> Sequence[str]:
+        """Return an address for each object, with which anybody may read or write it until then."""
+        from datetime import timedelta
+
+        import obstore
+
+        client: Any = self.client
+        valid = timedelta(seconds=int(until - time.time()))
+        return self._call("signed for", "", lambda: obstore.sign(client, method, list(paths), valid))
+
+    def signature_end(self, wanted: float) -> float | None:
+        """Return until when an address that is signed now is good; see :meth:`Access.end`.
+
+        :param wanted: credentials that end earlier are renewed first, where that is possible
+        """
+        self.client  # noqa: B018 - finds the credentials
+        end = self._access.end()
+        if end is not None and end < wanted:
+            self._access.renew()
+            self._client = None
+            self.client  # noqa: B018
+            end = self._access.end()
+        return end
+
+    def _call(self, verb: str, path: str, call: Callable[[], T], progress: Progress | None = None) -> T:
+        """Run a blocking call in a thread, and put its errors into words."""
+        progress = progress or Progress(f"waiting for {self.uri(path) if path else self.url}", 0, log.info)
+
+        def explained(_: None) -> T:
+            try:
+                return call()
+            except StepopError:
+                raise
+            except Exception as error:
+                raise self._explain(verb, path, error) from error
+
+        (result,) = in_order(explained, [None], 1, progress.tick)
+        progress.end()
+        return result  # type: ignore[no-any-return]
+
+    def _explain(self, verb: str, path: str, error: Exception) -> StoreError:
+        place = self.uri(path) if path else self.url
+        words = _words(error)
+        by = f"with the connection {self.conn_id}" if self.conn_id else "with the default credentials"
+        return StoreError(
+            f"the store could not be {verb}: {place} ({by}): {words}. {self._access.advice(words)}"
+        )
+
+
+def _words(error: Exception) -> str:
+    """Return what the store said, without the request: that holds parts of the credentials."""
+    text = str(error).partition("\n\nDebug source")[0]
+    found = [re.search(f"<{tag}>([^<]*)", text) for tag in ("Code", "Message")]
+    if any(found):
+        return ": ".join(match.group(1).rstrip(".") for match in found if match)
+    return text.partition("\n")[0].partition("?")[0][:500].rstrip(". ")

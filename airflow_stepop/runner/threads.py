@@ -1,0 +1,109 @@
+"""Several transfers at once, and how far they are. Used by the runner and, on the host, by ``stores``."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
+
+TICK_S = 1.0
+# a transfer that takes longer says so, and again at this interval
+FIRST_LINE_S, NEXT_LINES_S = 5.0, 15.0
+
+
+def in_order(
+    call: Callable[[Any], Any], jobs: Sequence[Any], count: int, tick: Callable[[], None] = lambda: None
+) -> Iterator[Any]:
+    """Yield ``call(job)`` for every job, in order; up to ``count`` of them run at the same time.
+
+    The calling thread only waits, so signals reach it. After an error nothing new begins, and what is under
+    way is not waited for.
+    """
+    crew = _Crew(call, jobs)
+    for _ in range(min(count, len(jobs))):
+        threading.Thread(target=crew.work, daemon=True).start()
+    try:
+        for index in range(len(jobs)):
+            yield crew.result(index, tick)
+    finally:
+        crew.stop()
+
+
+class _Crew:
+    """The jobs that are left, and what the others came to."""
+
+    def __init__(self, call: Callable[[Any], Any], jobs: Sequence[Any]) -> None:
+        self._call = call
+        self._jobs = jobs
+        self._left = iter(range(len(jobs)))
+        self._found: dict[int, tuple[Any, BaseException | None]] = {}
+        self._news = threading.Condition()
+
+    def work(self) -> None:
+        while True:
+            with self._news:
+                index = next(self._left, None)
+            if index is None:
+                return
+            found: tuple[Any, BaseException | None]
+            try:
+                found = self._call(self._jobs[index]), None
+            except BaseException as error:  # raised again where the results are awaited
+                found = None, error
+            with self._news:
+                self._found[index] = found
+                self._news.notify()
+
+    def result(self, index: int, tick: Callable[[], None]) -> Any:
+        with self._news:
+            while index not in self._found:
+                self._news.wait(TICK_S)
+                tick()
+            value, error = self._found.pop(index)
+        if error is not None:
+            raise error
+        return value
+
+    def stop(self) -> None:
+        with self._news:
+            self._left = iter(())
+
+
+class Progress:
+    """Tells a log how far a long transfer is; a short one is not mentioned."""
+
+    def __init__(self, what: str, total: int, tell: Callable[[str], Any]) -> None:
+        self.what = what
+        self.total = total
+        self._tell = tell
+        self._done = 0
+        self._begun = time.monotonic()
+        self._next = self._begun + FIRST_LINE_S
+        self._lock = threading.Lock()
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self._done += count
+
+    def tick(self) -> None:
+        """Write a line when one is due."""
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + NEXT_LINES_S
+            self._tell(
+                f"{self.what}: {_mib(self._done)} of {_mib(self.total)} after {now - self._begun:.0f} s"
+            )
+
+    def end(self) -> None:
+        """Write the last line, if there was a first one."""
+        taken_s = time.monotonic() - self._begun
+        if self._next > self._begun + FIRST_LINE_S:
+            self._tell(f"{self.what}: done, {_mib(self.total)} in {taken_s:.0f} s")
+
+
+def _mib(count: int) -> str:
+    return f"{count / (1 << 20):,.1f} MiB"

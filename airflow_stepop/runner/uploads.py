@@ -1,0 +1,149 @@
+"""Writing values to pre-signed URLs: the counterpart of :mod:`.segments` where no folder leads to the store.
+
+The segments of an outcome are one stream, cut into equal pieces; ``uploads.json`` has a URL for each. Nothing
+is sent before all is known: only then can the pieces be equal.
+"""
+
+from __future__ import annotations
+
+import os
+
+from .failures import StepError
+from .files import tell
+from .hashing import sha256
+from .values import CHUNK_BYTES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from typing import Any
+
+    from .values import Buffer
+
+THREADS = 8
+
+
+class Uploads:
+    """Remembers segments without copying them, and sends them all at the end.
+
+    :param table: what ``uploads.json`` holds: ``urls`` (name -> URL), ``headers``, ``least_bytes`` and
+        ``most_bytes`` of a piece
+    """
+
+    def __init__(self, table: Mapping[str, Any]) -> None:
+        self.table = table
+        self._sources: list[memoryview | str] = []  # a path: the bytes of a file
+        self._sizes: list[int] = []
+        self._pieces: list[list[dict[str, Any]]] = []
+
+    def save(self, buffers: Iterable[Buffer], digest: str, size: int) -> dict[str, Any]:
+        """Return where a segment will be; see ``values.Encoded.to_entry``."""
+        pieces: list[dict[str, Any]] = []
+        for buffer in buffers:
+            view = memoryview(buffer).cast("B")
+            self._add(view, len(view), pieces)
+        return {"pieces": pieces}
+
+    def save_file(self, path: str) -> dict[str, Any]:
+        """Hash a file and return its segment."""
+        size = os.path.getsize(path)
+        found, left = sha256(size), size
+        with open(path, "rb", buffering=0) as stream:
+            while left:
+                data = stream.read(min(left, CHUNK_BYTES))
+                if not data:
+                    raise OSError(f"{path} shrank while it was read")
+                found.update(data)
+                left -= len(data)
+        pieces: list[dict[str, Any]] = []
+        self._add(path, size, pieces)
+        return {"sha256": found.hexdigest(), "size": size, "pieces": pieces}
+
+    def discard(self) -> None:
+        """Forget everything: the outcome will not name it."""
+        self._sources, self._sizes, self._pieces = [], [], []
+
+    def finish(self) -> None:
+        """Send everything.
+
+        :raises StepError: it is too large, or cannot be sent
+        """
+        from .threads import Progress, in_order
+
+        total, names = sum(self._sizes), list(self.table["urls"])
+        if not total:
+            return
+        count = min(len(names), -(-total // self.table["least_bytes"]))
+        size = -(-total // count)
+        if size > self.table["most_bytes"]:
+            limit = self.table["most_bytes"] * len(names)
+            summary = (
+                f"The step ran, but its result has {total} bytes and the most that can be sent is {limit}"
+            )
+            raise StepError("user_error", summary, "return less, or write it to a place of your own")
+        jobs = [(name, k * size, min((k + 1) * size, total)) for k, name in enumerate(names[:count])]
+        self._note_pieces(size, names)
+        progress = Progress("writing the result", total, tell)
+
+        def send(job: tuple[str, int, int]) -> None:
+            from .urls import put
+
+            name, begin, end = job
+            put(
+                self.table["urls"][name], lambda: self._chunks(begin, end), end - begin, self.table["headers"]
+            )
+            progress.add(end - begin)
+
+        try:
+            for _ in in_order(send, jobs, THREADS, progress.tick):
+                pass
+        except OSError as error:
+            hint = "its addresses were signed for timeout and start_timeout: raise timeout"
+            summary = f"The step ran, but its result could not be written: {error}"
+            raise StepError("infra", summary, hint if "xpired" in summary else "") from None
+        progress.end()
+
+    def _add(self, source: memoryview | str, size: int, pieces: list[dict[str, Any]]) -> None:
+        self._sources.append(source)
+        self._sizes.append(size)
+        self._pieces.append(pieces)
+
+    def _note_pieces(self, piece_bytes: int, names: list[str]) -> None:
+        """Write down, in the entries that ``save`` has returned, which bytes of which pieces are theirs."""
+        begin = 0
+        for size, pieces in zip(self._sizes, self._pieces):
+            end = begin + size
+            while begin < end:
+                index, offset = divmod(begin, piece_bytes)
+                count = min(end - begin, piece_bytes - offset)
+                last = pieces[-1] if pieces else {}
+                if last.get("name") == names[index]:  # a segment of several buffers
+                    last["size"] += count
+                else:
+                    pieces.append({"name": names[index], "offset": offset, "size": count})
+                begin += count
+
+    def _chunks(self, begin: int, end: int) -> Iterator[Buffer]:
+        """Yield the bytes of the stream between two positions."""
+        at = 0
+        for source, size in zip(self._sources, self._sizes):
+            first, last = max(begin - at, 0), min(end - at, size)
+            at += size
+            if first < last:
+                yield from _read(source, first, last) if isinstance(source, str) else _cut(source[first:last])
+
+
+def _cut(view: memoryview) -> Iterator[Buffer]:
+    for begin in range(0, len(view), CHUNK_BYTES):
+        yield view[begin : begin + CHUNK_BYTES]
+
+
+def _read(path: str, begin: int, end: int) -> Iterator[Buffer]:
+    with open(path, "rb", buffering=0) as stream:
+        stream.seek(begin)
+        while begin < end:
+            data = stream.read(min(CHUNK_BYTES, end - begin))
+            if not data:
+                raise OSError(f"{path} shrank while it was read")
+            begin += len(data)
+            yield data

@@ -1,0 +1,136 @@
+"""Reading and writing pre-signed URLs, with the standard library. Imported only by steps that have some.
+
+What follows the ``?`` of such a URL is a secret: it is in no message.
+"""
+
+from __future__ import annotations
+
+import http.client
+import time
+import urllib.error
+import urllib.request
+
+from .values import CHUNK_BYTES, SegmentError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any
+
+    from .values import Buffer
+
+# longest trouble of the store that a step sits out
+PATIENCE_S = 240.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
+SILENCE_S = 60.0
+# answers that say: later
+_LATER = frozenset({408, 429})
+_ERROR_BYTES = 64 * 1024
+
+
+def get(url: str, offset: int, view: memoryview, whole: str = "") -> None:
+    """Fill ``view`` with the object's bytes from ``offset`` on.
+
+    :param whole: a name, if ``view`` is all that the object should have
+    :raises SegmentError: the object is shorter, or longer than the whole
+    :raises OSError: it cannot be read
+    """
+    _patiently(url, lambda: _get(url, offset, view, whole))
+
+
+def check_size(url: str, size: int, name: str) -> None:
+    """Ask how large an object is.
+
+    :raises SegmentError: it has not ``size`` bytes
+    :raises OSError: it cannot be read
+    """
+    _patiently(url, lambda: _get(url, 0, memoryview(bytearray(1)), name, size))
+
+
+def put(url: str, body: Callable[[], Iterable[Buffer]], size: int, headers: Mapping[str, str]) -> None:
+    """Write an object.
+
+    :param body: called for every try
+    :raises OSError: it cannot be written
+    """
+
+    def once() -> None:
+        try:
+            _put(url, body(), size, headers)
+        except urllib.error.HTTPError:
+            raise
+        except (OSError, http.client.HTTPException):
+            # A server that refuses may hang up before it has read everything; its answer is lost then.
+            _put(url, (), 0, headers)
+            raise
+
+    _patiently(url, once)
+
+
+def _get(url: str, offset: int, view: memoryview, whole: str, size: int = 0) -> None:
+    size = size or len(view)  # of the whole
+    last = offset + len(view) - 1
+    request = urllib.request.Request(url, headers={"Range": f"bytes={offset}-{last}"})  # noqa: S310 - http(s) only, see Parts
+    try:
+        answer = urllib.request.urlopen(request, timeout=SILENCE_S)  # noqa: S310
+    except urllib.error.HTTPError as error:
+        if error.code != 416:
+            raise
+        raise SegmentError(f"{whole or 'an object'} ends before byte {offset}") from None
+    with answer:
+        promised = answer.headers.get("Content-Length")
+        if answer.status != 206:  # the server knows no ranges
+            total = promised
+            for _ in range(offset // CHUNK_BYTES):
+                answer.read(CHUNK_BYTES)
+            answer.read(offset % CHUNK_BYTES)
+        else:
+            total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+        if total and total.isdigit() and (int(total) <= last or (whole and int(total) != size)):
+            wanted = f"{size} that were recorded" if whole else f"{last + 1} that are needed"
+            raise SegmentError(f"{whole or 'an object'} has {total} bytes and not the {wanted}")
+        done = 0
+        while done < len(view):
+            count = answer.readinto(view[done : done + CHUNK_BYTES])
+            if not count:
+                raise OSError(f"the connection was cut after {done} of {len(view)} bytes")
+            done += count
+
+
+def _put(url: str, body: Iterable[Buffer], size: int, headers: Mapping[str, str]) -> None:
+    fields = {"Content-Type": "application/octet-stream", **headers, "Content-Length": str(size)}
+    data: Any = body  # the type stubs know bytes only
+    request = urllib.request.Request(url, data=data, headers=fields, method="PUT")  # noqa: S310
+    with urllib.request.urlopen(request, timeout=SILENCE_S) as answer:  # noqa: S310
+        answer.read()
+
+
+def _patiently(url: str, call: Callable[[], Any]) -> None:
+    where, _, secret = url.partition("?")
+    end, pause_s = time.monotonic() + PATIENCE_S, FIRST_PAUSE_S
+    while True:
+        try:
+            return call()  # type: ignore[no-any-return]
+        except urllib.error.HTTPError as error:
+            problem = f"HTTP {error.code} {_reason(error)}"
+            is_final = error.code < 500 and error.code not in _LATER
+            error.close()
+        except (OSError, http.client.HTTPException) as error:
+            problem, is_final = str(getattr(error, "reason", error)) or type(error).__name__, False
+        if is_final or time.monotonic() + pause_s > end:
+            text = f"{problem} for {where}"
+            raise OSError(text.replace(secret, "...") if secret else text)
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+
+def _reason(error: urllib.error.HTTPError) -> str:
+    """Return the server's own words: of an answer in XML the code and the message, and nothing else."""
+    import re
+
+    try:
+        text = error.read(_ERROR_BYTES).decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException):
+        text = ""
+    words = [re.search(f"<{tag}>([^<]*)", text) for tag in ("Code", "Message")]
+    return ": ".join(found.group(1) for found in words if found) or str(error.reason)

@@ -1,0 +1,168 @@
+"""A bucket of a real server, a gate in front of it that can be shut, and steps that use both."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from airflow_stepop.hooks.local import LocalStepHook
+from airflow_stepop.job import StepSpec
+from airflow_stepop.payload import FunctionCall, build_payload, hand_over, read_outcome, spill
+from airflow_stepop.store import open_store, result_path
+
+_number = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def bucket(s3_server, monkeypatch):
+    """A store in S3, configured as the only one."""
+    store = open_store(address := s3_server.new_address())
+    monkeypatch.setenv("AIRFLOW__STEPOP__STORE", address)
+    yield store
+    store.delete_folder("")
+
+
+@pytest.fixture
+def connect(s3_server, monkeypatch):
+    """Return a maker of further stores in the same server, each with a connection of its own."""
+
+    def make(extra: dict[str, Any] | None = None, **changes: Any) -> Any:
+        conn_id = f"stepop_tests_{next(_number)}"
+        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", s3_server.connection(extra, **changes))
+        address = s3_server.new_address().replace(s3_server.conn_id, conn_id)
+        monkeypatch.setenv("AIRFLOW__STEPOP__STORE", address)
+        return open_store(address)
+
+    return make
+
+
+class Gate:
+    """Passes connections on to a server, until it is shut."""
+
+    def __init__(self, endpoint: str) -> None:
+        parts = urlsplit(endpoint)
+        self._target = (parts.hostname, parts.port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.endpoint = f"http://127.0.0.1:{self.port}"
+        self._open: list[socket.socket] = []
+        self._is_shut = False
+        self.passed_bytes = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def shut(self) -> None:
+        """Cut what is open, and refuse what comes."""
+        self._is_shut = True
+        for one in self._open:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def shut_after(self, count: int, for_s: float) -> None:
+        """Shut once that many bytes have passed, and open again later."""
+
+        def watch() -> None:
+            end = self.passed_bytes + count
+            while self.passed_bytes < end:
+                time.sleep(0.002)
+            self.shut()
+            time.sleep(for_s)
+            self._is_shut = False
+
+        threading.Thread(target=watch, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            if self._is_shut:
+                client.close()
+                continue
+            server = socket.create_connection(self._target)
+            self._open += [client, server]
+            for source, target in ((client, server), (server, client)):
+                threading.Thread(target=self._pass, args=(source, target), daemon=True).start()
+
+    def _pass(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 18):
+                target.sendall(data)
+                self.passed_bytes += len(data)
+        for one in (source, target):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def end(self) -> None:
+        self.shut()
+        self._listener.close()
+
+
+@pytest.fixture
+def gate(s3_server) -> Iterator[Gate]:
+    gate = Gate(s3_server.endpoint)
+    yield gate
+    gate.end()
+
+
+class Steps:
+    """Runs steps on this host whose arguments and results go through the store."""
+
+    def __init__(self, folder: Any) -> None:
+        self.folder = folder
+        self.hook = LocalStepHook(folder=folder)
+        self.failure: dict[str, Any] | None = None
+
+    def prepare(self, store: Any, function: Any, *args: Any, **changes: Any) -> tuple[StepSpec, Any]:
+        """Return the spec and the payload of a step, with everything large in the store."""
+        job = f"s-{next(_number)}"
+        call = FunctionCall(
+            function=function, args=args, kwargs={}, main_module=function.__module__, reference=None
+        )
+        payload = build_payload(
+            call, job=job, nonce="n", split=changes.pop("split", "no"), is_result_wanted=True
+        )
+        payload = spill(payload, lambda: store, 20_000)
+        uri = store.uri(result_path({"dag_id": "d"}, job))
+        return replace(StepSpec(job, "n", {}, payload.digest, result_uri=uri), **changes), payload
+
+    def finish(self, spec: StepSpec, payload: Any, limit_s: float = 100) -> Any:
+        """Run it, and return what the task would return."""
+        handle = self.hook.submit(spec, payload)
+        end = time.monotonic() + limit_s
+        while not self.hook.status([handle])[handle].state.is_terminal:
+            assert time.monotonic() < end, self.log(spec)
+            time.sleep(0.05)
+        found = read_outcome(self.hook.outcome(handle), spec.name, "n")
+        self.failure = found.get("failure")
+        return None if self.failure else hand_over(found["result"])
+
+    def run(self, store: Any, function: Any, *args: Any, **changes: Any) -> Any:
+        result = self.finish(*self.prepare(store, function, *args, **changes))
+        assert self.failure is None, self.failure
+        return result
+
+    def log(self, spec: StepSpec) -> str:
+        handle = self.hook.lookup(spec)
+        chunk = self.hook.logs({handle: None}).get(handle)
+        return "\n".join(line.text for line in chunk.lines) if chunk else ""
+
+
+@pytest.fixture
+def steps(tmp_path) -> Steps:
+    return Steps(tmp_path / "jobs")
