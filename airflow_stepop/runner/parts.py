@@ -57,6 +57,10 @@ class Parts:
     def _read_places(self, location: Any, segment: dict[str, Any]) -> bytearray:
         """Read a part that lies at a URL, or in several places: in parallel, and hashed as it comes."""
         from .threads import Progress, in_order
+        from .urls import (
+            check_size,
+            get,
+        )  # here: threads that import the same module at once may see half of it
 
         name, size = f"part {segment['name']}", segment["size"]
         whole = name if isinstance(location, str) else ""
@@ -65,8 +69,6 @@ class Parts:
         if there != size:
             raise SegmentError(f"{name} has {there} bytes and not the {size} that were recorded")
         if whole and size > RANGE_BYTES:
-            from .urls import check_size
-
             check_size(location, size, name)  # first: a size that is wrong must not take memory
         data, found = bytearray(size), sha256(size)
         jobs = _ranges(places, memoryview(data))
@@ -75,8 +77,6 @@ class Parts:
         def read(job: tuple[str, int, memoryview]) -> memoryview:
             where, offset, part = job
             if _is_url(where):
-                from .urls import get
-
                 get(where, offset, part, whole if len(jobs) == 1 else "")
             else:
                 _read_range(os.path.join(self.folder, where), offset, part)

@@ -69,6 +69,7 @@ class Uploads:
         :raises StepError: it is too large, or cannot be sent
         """
         from .threads import Progress, in_order
+        from .urls import put  # here: threads that import the same module at once may see half of it
 
         total, names = sum(self._sizes), list(self.table["urls"])
         if not total:
@@ -86,8 +87,6 @@ class Uploads:
         progress = Progress("writing the result", total, tell)
 
         def send(job: tuple[str, int, int]) -> None:
-            from .urls import put
-
             name, begin, end = job
             put(
                 self.table["urls"][name], lambda: self._chunks(begin, end), end - begin, self.table["headers"]
