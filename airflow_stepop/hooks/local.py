@@ -44,8 +44,9 @@ from airflow_stepop.job import (
 )
 from airflow_stepop.local import state as files
 from airflow_stepop.local.folder import JobFolder
-from airflow_stepop.local.host import MIB, HostFacts, impossible, no_room
-from airflow_stepop.local.processes import boot_id
+from airflow_stepop.local.gpus import VISIBLE, GpusNotFoundError, describe
+from airflow_stepop.local.host import MIB, HostFacts, chosen_gpus, impossible, no_room
+from airflow_stepop.local.systems import OWN, SUPPORTED, System, find_system
 from airflow_stepop.resources import format_size, parse_size
 from airflow_stepop.runner.protocol import ENV_CACHE, ENV_JOB, ENV_NONCE, OUTCOME, RUNNER
 from airflow_stepop.shapes import TEXT, known_fields
@@ -62,6 +63,7 @@ PRIVATE_ENV_PREFIXES = ("AIRFLOW", "_AIRFLOW", "__AIRFLOW", "STEPOP")
 PRIVATE_ENV = frozenset({"PYTHONHOME", "PYTHONSTARTUP"})
 
 STATES = {
+    files.PENDING: JobState.PENDING,
     files.RUNNING: JobState.RUNNING,
     files.SUCCEEDED: JobState.SUCCEEDED,
     files.FAILED: JobState.FAILED,
@@ -93,6 +95,7 @@ class LocalStepHook(StepHook):
     """Runs steps as processes on this host.
 
     :param folder: where the jobs live; by default ``[stepop] local_folder``
+    :param system: how to deal with the operating system; by default its own way
     """
 
     backend: ClassVar[str] = "local"
@@ -101,9 +104,14 @@ class LocalStepHook(StepHook):
     is_host_bound: ClassVar[bool] = True
     poll_interval_s: ClassVar[float] = 0.5  # a look is a file to read
 
-    def __init__(self, *args: Any, folder: Path | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, folder: Path | None = None, system: str = OWN, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._folder_given = folder
+        self._system_name = system
+
+    @property
+    def system(self) -> System:
+        return find_system(self._system_name)
 
     @cached_property
     def folder(self) -> Path:
@@ -139,7 +147,9 @@ class LocalStepHook(StepHook):
             "labels": dict(spec.labels),
             "result_uri": spec.result_uri,
             "argv": argv,
-            "env": {**spec.env, ENV_JOB: spec.name, ENV_NONCE: spec.nonce},
+            "env": {**self._hidden(spec), **spec.env, ENV_JOB: spec.name, ENV_NONCE: spec.nonce},
+            "system": self._system_name,
+            "gpus": chosen_gpus(spec, self.host),
             "limits": {
                 "cpu_count": math.ceil(cpus) if 0 < cpus <= self.host.cpu_count else None,
                 "memory_bytes": memory if 0 < memory <= self.host.memory_bytes else None,
@@ -148,6 +158,10 @@ class LocalStepHook(StepHook):
                 "grace_period_s": settings.grace_period_s,
             },
         }
+
+    def _hidden(self, spec: StepSpec) -> dict[str, str]:
+        """Return what keeps a step that asks for no GPU away from those that others have."""
+        return {VISIBLE: ""} if self.host.has_gpus and not spec.resources.gpu_count else {}
 
     def submit(self, spec: StepSpec, payload: Payload) -> JobHandle:
         request = self.render(spec)
@@ -177,8 +191,8 @@ class LocalStepHook(StepHook):
         :raises UnsupportedError: there is not enough room
         :raises StepConfigError: ``LocalSettings.python`` cannot be used
         """
-        if not sys.platform.startswith("linux"):
-            raise UnsupportedError(f"the local backend needs Linux, and this is {sys.platform}")
+        if sys.platform not in SUPPORTED:
+            raise UnsupportedError(f"the local backend needs Linux or macOS, and this is {sys.platform}")
         python = _settings(spec).python
         if python is not None and not _is_program(python):
             raise StepConfigError(
@@ -188,6 +202,11 @@ class LocalStepHook(StepHook):
         if problems and not spec.is_overridden:
             raise UnsupportedError("; ".join(problems))
         problems += impossible(spec, self.host)
+        problems += [
+            f"{name} is not enforced on this operating system"
+            for name in self.system.UNENFORCED
+            if getattr(spec.resources, name) is not None
+        ]
         if problems:
             self.log.warning("This step runs on this host without what it asks for: %s", "; ".join(problems))
 
@@ -203,7 +222,7 @@ class LocalStepHook(StepHook):
             return self._damaged(job, error)
         if state is None:
             return JobStatus(JobState.PENDING if job.path.exists() else JobState.GONE)
-        if not files.is_over(state) and job.supervisor_pid() is None:
+        if not files.is_over(state) and not job.is_supervised():
             # The supervisor writes its last state before it lets go of the lock: this reading is final.
             state = job.state() or state
             if not files.is_over(state) and job.finish(_lost(job, state)):
@@ -212,7 +231,7 @@ class LocalStepHook(StepHook):
 
     def _damaged(self, job: JobFolder, error: IntegrityError) -> JobStatus:
         """Return the status of a job whose state cannot be read; a supervisor that lives writes it again."""
-        if job.supervisor_pid() is None:
+        if not job.is_supervised():
             summary = f"{error}; whoever changed it took the outcome of the step with it"
             failure = {"category": Category.INFRA.value, "summary": summary}
             job.finish({"state": files.FAILED, "failure": failure})
@@ -268,8 +287,8 @@ class LocalStepHook(StepHook):
             (job.path / files.CANCEL).touch()
         except FileNotFoundError:
             return  # it was deleted meanwhile
-        job.terminate_supervisor()
-        if job.supervisor_pid() is None:
+        job.wake_supervisor()
+        if not job.is_supervised():
             job.finish({"state": files.CANCELLED})
 
     def delete(self, handle: JobHandle) -> None:
@@ -309,13 +328,23 @@ class LocalStepHook(StepHook):
     # --- check
 
     def check(self) -> Iterator[Finding]:
-        if not Path("/proc/self/stat").exists():
-            yield Finding(False, "host", f"{sys.platform} has no /proc", "run the local backend on Linux")
+        if sys.platform not in SUPPORTED:
+            yield Finding(False, "host", f"this is {sys.platform}", "run the local backend on Linux or macOS")
             return
         memory = format_size(self.host.memory_bytes // MIB * MIB)
         yield Finding(True, "host", f"{self.scope()}: {self.host.cpu_count} CPUs, {memory} of memory")
+        if self.system.UNENFORCED:
+            names = ", ".join(self.system.UNENFORCED)
+            yield Finding(True, "limits", f"not enforced on this operating system: {names}")
+        yield self._check_gpus()
         yield _check_folder(self.folder)
         yield Finding(True, "python", f"steps run with {self.host.python} unless they name another one")
+
+    def _check_gpus(self) -> Finding:
+        try:
+            return Finding(True, "gpus", f"steps may have {describe(self.host.gpus)}")
+        except GpusNotFoundError as error:
+            return Finding(False, "gpus", str(error), "mend the driver; steps without GPUs run all the same")
 
 
 def step_environment(environ: Mapping[str, str], *, is_own_python: bool) -> dict[str, str]:
@@ -355,7 +384,7 @@ def _checkpoint_folder(uri: str) -> str:
 
 
 def _lost(job: JobFolder, state: Mapping[str, Any]) -> dict[str, Any]:
-    is_same_boot = state.get("boot_id") == boot_id()
+    is_same_boot = state.get("boot_id") == job.system().boot_id()
     why = "the supervisor of the job was killed" if is_same_boot else "the host restarted during the job"
     failure = {
         "category": Category.INFRA.value,
@@ -374,7 +403,7 @@ def _check_folder(folder: Path) -> Finding:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         message = f"jobs cannot be kept in {folder}: {error}"
         return Finding(False, "folder", message, "set [stepop] local_folder to a folder on a local disk")

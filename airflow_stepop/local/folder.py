@@ -1,8 +1,8 @@
 """One folder per local job: what :mod:`airflow_stepop.hooks.local` and the job's supervisor share.
 
-The supervisor owns the folder while it lives; everyone else only reads, asks who holds the lock, or leaves a
-note (``cancel``). Whether a job runs is decided by the kernel's lock table and never by a recorded pid, so a
-reboot or a pid that was used again cannot be mistaken for a job.
+The supervisor owns the folder while it lives; everyone else only reads, asks whether the lock is held, or
+leaves a note (``cancel``). Whether a job runs is decided by the kernel's locks and never by a recorded pid,
+so a reboot or a pid that was used again cannot be mistaken for a job.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ import os
 import re
 import secrets
 import shutil
-import signal
-import struct
 import subprocess
 import sys
 import time
@@ -28,7 +26,7 @@ from airflow_stepop.job import Failure, LogChunk, LogLine
 from airflow_stepop.local import state as files
 from airflow_stepop.local import supervisor
 from airflow_stepop.local.log import Place, read_records, read_tail
-from airflow_stepop.local.processes import kill_marked
+from airflow_stepop.local.systems import LINUX, OWN, System, find_system
 from airflow_stepop.runner.protocol import ENV_JOB
 from airflow_stepop.shapes import COUNT, NUMBER, OBJECT, TEXT, Kind, known_fields, or_nothing
 
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
     from airflow_stepop.job import Buffer, Cursor
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,51}")
-_FLOCK = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux: type, whence, start, length, pid
+_LOCK_TRIES = 5
 _UNFINISHED = ".new"  # folders that a submit is filling, and folders that are being deleted
 _NEVER_STARTED: dict[str, Any] = {
     "exit_code": None,
@@ -52,7 +50,13 @@ _STATE_FIELDS = {
     "failure": or_nothing(OBJECT),
     "receipt": or_nothing(OBJECT),
 }
-_STATE_OPTIONAL = {"started_at": NUMBER, "tmp": TEXT, "boot_id": TEXT, "usage": OBJECT, "pid": COUNT}
+_STATE_OPTIONAL = {
+    "started_at": or_nothing(NUMBER),
+    "tmp": TEXT,
+    "boot_id": TEXT,
+    "usage": OBJECT,
+    "pid": COUNT,
+}
 _RECEIPT_FIELDS, _RECEIPT_OPTIONAL = {"digest": TEXT}, {"outcome": TEXT}
 _TRASH_AGE_S = 3600.0
 _START_TIMEOUT_S = 60.0
@@ -93,6 +97,8 @@ class JobFolder:
             for name, buffers in inputs.items():
                 _write_private(draft / files.INPUT / name, buffers)
             (draft / files.LOCK).touch()
+            with contextlib.suppress(OSError):  # some network file systems have none
+                os.mkfifo(draft / files.WAKE, 0o600)
             (draft / files.REQUEST).write_text(json.dumps(request, indent=1))
             draft.rename(self.path)
         except OSError:
@@ -132,6 +138,16 @@ class JobFolder:
         except FileNotFoundError:
             return 0.0
 
+    def system(self) -> System:
+        """Return the way by which the job was started."""
+        return find_system(self._system_name())
+
+    def _system_name(self) -> str:
+        try:
+            return str((self.request() or {}).get("system", OWN))
+        except IntegrityError:
+            return OWN
+
     # the supervisor
 
     def start(self, env: Mapping[str, str]) -> None:
@@ -139,11 +155,12 @@ class JobFolder:
 
         :raises StepInterruptedError: it could not be started; trying again is safe
         """
+        flags = ["-I", "-S"] if self._system_name() == LINUX else ["-I"]  # the portable way needs psutil
         deadline = time.monotonic() + _START_TIMEOUT_S
         while not (self.path / files.STATE).exists():
             self._permit()
             result = subprocess.run(  # noqa: S603 - our own file, with this interpreter
-                [sys.executable, "-I", "-S", supervisor.__file__, str(self.path)],
+                [sys.executable, *flags, supervisor.__file__, str(self.path)],
                 env=dict(env),
                 cwd="/",
                 stdin=subprocess.DEVNULL,
@@ -169,29 +186,28 @@ class JobFolder:
                 "its task was ended or cleared, or another try has it"
             ) from error
 
-    def supervisor_pid(self) -> int | None:
-        """Return who holds the lock: a pid, 0 for a process of another container, ``None`` for nobody."""
+    def is_supervised(self) -> bool:
+        """Return whether a supervisor lives, in whatever container."""
         try:
-            fd = os.open(self.path / files.LOCK, os.O_RDWR)
+            fd = os.open(self.path / files.LOCK, os.O_RDONLY)
         except FileNotFoundError:
-            return None
+            return False
         try:
-            return _lock_holder(fd)
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
         finally:
             os.close(fd)
+        return False
 
-    def terminate_supervisor(self) -> None:
-        """Tell the supervisor to look at the notes at once; it would do so by itself within two seconds."""
-        pid = self.supervisor_pid()
-        if not pid:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            pidfd = os.pidfd_open(pid)
+    def wake_supervisor(self) -> None:
+        """Have the supervisor look at the notes at once; it would do so by itself within a second."""
+        with contextlib.suppress(OSError):  # nobody reads it (any more)
+            fd = os.open(self.path / files.WAKE, os.O_WRONLY | os.O_NONBLOCK)
             try:
-                if self.supervisor_pid() == pid:  # it still lives, so the descriptor means it and nobody else
-                    signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+                os.write(fd, b"!")
             finally:
-                os.close(pidfd)
+                os.close(fd)
 
     @contextlib.contextmanager
     def unsupervised(self) -> Iterator[bool]:
@@ -202,12 +218,7 @@ class JobFolder:
             yield False
             return
         try:
-            # A lock of the descriptor, not of the process: threads of one process exclude each other as well.
-            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
-        except (BlockingIOError, PermissionError):
-            yield False
-        else:
-            yield True
+            yield _take(fd)
         finally:
             os.close(fd)
 
@@ -238,7 +249,7 @@ class JobFolder:
         with self.unsupervised() as is_ours:
             if not is_ours:
                 return False
-            kill_marked(f"{ENV_JOB}={self.name}")
+            self.system().kill_marked(f"{ENV_JOB}={self.name}")
             current = self._state_or_nothing()
             if not current or not files.is_over(current):
                 files.remove_tmp(current)
@@ -289,12 +300,16 @@ def _write_private(path: Path, buffers: Sequence[Buffer]) -> None:
         file.writelines(buffers)
 
 
-def _lock_holder(fd: int) -> int | None:
-    wanted = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-    kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, wanted))
-    if kind == fcntl.F_UNLCK or pid == -1:  # -1: a lock of `unsupervised`
-        return None
-    return int(pid)
+def _take(fd: int) -> bool:
+    """Take the lock; more than once, as somebody may just be asking whether it is taken."""
+    for _ in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.002)
+        else:
+            return True
+    return False
 
 
 def _read_json(

@@ -5,11 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from airflow_stepop.local.gpus import (
+    VISIBLE,
+    Gpu,
+    GpusNotFoundError,
+    describe,
+    find_gpus,
+    has_gpus,
+    matching,
+)
 from airflow_stepop.resources import format_size
 
 if TYPE_CHECKING:
@@ -29,15 +39,24 @@ class HostFacts:
 
     cpu_count: int
     memory_bytes: int
-    gpu_count: int
     python: str
+    has_gpus: bool = False
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False, compare=False)
+
+    @cached_property
+    def gpus(self) -> list[Gpu]:
+        """The GPUs that steps may use. Asked for only when a step wants one: the driver may take seconds.
+
+        :raises GpusNotFoundError: the driver does not say
+        """
+        return find_gpus(self.environ) if self.has_gpus else []
 
     @classmethod
     def read(cls) -> HostFacts:
         """Return the facts of this host, or of the container that we are in."""
         is_linux = hasattr(os, "sched_getaffinity")
         cpu_count = len(os.sched_getaffinity(0)) if is_linux else os.cpu_count() or 1
-        return cls(cpu_count, _memory_bytes(), len(list(Path("/dev").glob("nvidia[0-9]*"))), sys.executable)
+        return cls(cpu_count, _memory_bytes(), sys.executable, has_gpus(os.environ))
 
 
 def impossible(spec: StepSpec, host: HostFacts) -> Iterator[str]:
@@ -50,13 +69,43 @@ def impossible(spec: StepSpec, host: HostFacts) -> Iterator[str]:
     if wants.memory_bytes is not None and wants.memory_bytes > host.memory_bytes:
         has = _whole_mib(host.memory_bytes)
         yield f"memory={wants.memory!r}: this host has {has}; {_ask_for_at_most(has)}"
-    if wants.gpu_count:
-        has = f"{host.gpu_count}, and local does not hand out GPUs yet" if host.gpu_count else "none"
-        yield f"gpu_count={wants.gpu_count}: this host has {has}; leave it out, or use a remote backend"
-    if wants.gpu_type is not None:
-        yield f"gpu_type={wants.gpu_type!r}: local does not hand out GPUs yet; use a remote backend"
+    yield from _impossible_gpus(spec, host)
     if wants.nodes is not None and wants.nodes > 1:
         yield f"nodes={wants.nodes}: the local backend is one host; use nodes=1, or a remote backend"
+
+
+def _impossible_gpus(spec: StepSpec, host: HostFacts) -> Iterator[str]:
+    count, kind = spec.resources.gpu_count or 0, spec.resources.gpu_type
+    if not count:
+        return
+    asked = f"gpu_count={count}" + (f" with gpu_type={kind!r}" if kind else "")
+    try:
+        gpus = host.gpus
+    except GpusNotFoundError as error:
+        yield f"{asked}: this host's GPUs cannot be listed: {error}; mend the driver, or use a remote backend"
+        return
+    fitting = matching(gpus, kind)
+    if count > len(fitting):
+        advice = _ask_for_at_most(len(fitting)) if fitting else "leave it out, or use a remote backend"
+        if gpus and not fitting:
+            advice = "name one that it has, or use a remote backend"
+        yield f"{asked}: this host has {describe(gpus)}; {advice}"
+    if count > 1 and any(gpu.visible == gpu.id for gpu in fitting if " MIG " in gpu.name):
+        yield f"{asked}: CUDA uses one part of a divided GPU (MIG) at a time; use gpu_count=1"
+    if VISIBLE in spec.env:
+        yield f"{asked}: env has {VISIBLE} too, which is what the step's GPUs are given out by; leave out one"
+
+
+def chosen_gpus(spec: StepSpec, host: HostFacts) -> dict[str, Any]:
+    """Return how many GPUs the step gets, and of which; what an overridden step cannot have is cut."""
+    count = spec.resources.gpu_count or 0
+    try:
+        devices = matching(host.gpus, spec.resources.gpu_type) if count else []
+        if count > len(devices) and host.gpus:  # another kind is better than none, for development
+            devices = host.gpus
+    except GpusNotFoundError:
+        devices = []
+    return {"count": min(count, len(devices)), "devices": [list(device) for device in devices]}
 
 
 def no_room(spec: StepSpec, folder: Path) -> Iterator[str]:

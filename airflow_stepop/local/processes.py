@@ -14,6 +14,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 KILL_TIMEOUT_S = 10.0
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+UNENFORCED: tuple[str, ...] = ()
 OOM_SCORE = 500  # under memory pressure the kernel shall take the step, not Airflow
 
 # Not every kernel is built with CONFIG_PROC_CHILDREN.
@@ -40,6 +41,42 @@ def boot_id() -> str:
     with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
         return file.read().strip()
     return ""
+
+
+def make_family(mark: str) -> Family:
+    return Family()
+
+
+class Family:
+    """See :class:`airflow_stepop.local.systems.Family`. The kernel does it: it gives us the orphans of our
+    children, and kills the runner when we die.
+    """
+
+    def __init__(self) -> None:
+        prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+    def join(self, supervisor: int) -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != supervisor:
+            os._exit(127)  # it died before the line above could tell
+
+    def started(self, runner: int) -> None:
+        pass
+
+    def members(self) -> list[int]:
+        return descendants()
+
+    def everyone(self) -> list[int]:
+        return descendants()
+
+    def end(self) -> None:
+        pass
+
+
+def bind_cpus(count: int) -> None:
+    """Choose some at random: the steps of a host shall not all share the first ones."""
+    shuffled = sorted(os.sched_getaffinity(0), key=lambda _: os.urandom(4))
+    os.sched_setaffinity(0, shuffled[:count])
 
 
 def descendants() -> list[int]:

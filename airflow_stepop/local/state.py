@@ -14,6 +14,7 @@ from airflow_stepop.runner.protocol import SECRETS
 REQUEST = "request.json"  # what to run, within which limits
 START = "start"  # permission to start: `lookup` takes it back from a supervisor whose caller died
 LOCK = "lock"  # held by the supervisor as long as it lives
+WAKE = "wake"  # a fifo: a byte in it makes the supervisor look at the notes at once
 STATE = "state.json"  # first written just before the step starts, last when the job is over
 RESERVE = "state.reserve"  # disk space for the last state.json, so that a full disk cannot lose it
 CANCEL = "cancel"  # somebody wants the job to stop
@@ -24,7 +25,9 @@ OUTPUT = "out"
 
 RESERVE_BYTES = 640 * 1024  # the largest receipt, escaped, and the rest
 
-STATES = RUNNING, SUCCEEDED, FAILED, CANCELLED = "running", "succeeded", "failed", "cancelled"
+PENDING, RUNNING = "pending", "running"
+SUCCEEDED, FAILED, CANCELLED = "succeeded", "failed", "cancelled"
+STATES = PENDING, RUNNING, SUCCEEDED, FAILED, CANCELLED
 
 
 def write_state(folder: str, state: dict[str, Any]) -> None:
@@ -61,7 +64,10 @@ def reserve_space(folder: str) -> None:
     """
     fd = os.open(os.path.join(folder, RESERVE), os.O_WRONLY | os.O_CREAT, 0o600)
     try:
-        os.posix_fallocate(fd, 0, RESERVE_BYTES)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(fd, 0, RESERVE_BYTES)
+        else:  # macOS
+            os.write(fd, bytes(RESERVE_BYTES))
     finally:
         os.close(fd)
 

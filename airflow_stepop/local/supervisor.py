@@ -21,56 +21,53 @@ import time
 from binascii import a2b_base64
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Any
 
 if __name__ == "__main__":  # -I and -S leave only the standard library; our own package comes last
     sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from airflow_stepop.local import verdict
+from airflow_stepop.local.gpus import GpuLocks
+from airflow_stepop.local.launch import launch
 from airflow_stepop.local.log import LogWriter
-from airflow_stepop.local.processes import (
-    KILL_TIMEOUT_S,
-    PR_SET_CHILD_SUBREAPER,
-    PR_SET_PDEATHSIG,
-    boot_clock,
-    boot_id,
-    descendants,
-    kernel_oom_kills,
-    memory_bytes,
-    prctl,
-    raise_oom_score,
-)
 from airflow_stepop.local.state import (
     CANCEL,
     CANCELLED,
     FAILED,
     LOCK,
     LOG,
+    PENDING,
     REQUEST,
     RUNNING,
     START,
     STATE,
     SUPERVISOR_LOG,
+    WAKE,
     make_tmp,
     remove_tmp,
     reserve_space,
     write_state,
 )
+from airflow_stepop.local.systems import find_system
+from airflow_stepop.runner.protocol import ENV_NONCE
 
 # exit codes, for the folder that waits for them
 EXIT_SUPERVISED = 0  # state.json is there
 EXIT_FAILED = 1  # stderr says why
 EXIT_NO_PERMISSION = 3  # `start` is gone: the job was looked up while it was not there yet
 
+KILL_TIMEOUT_S = 10.0
 LOCK_TIMEOUT_S = 10.0
 DRAIN_TIMEOUT_S = 2.0
 RECEIPT_MAX_BYTES = 1024 * 1024
 LOG_PIPE_BYTES = 256 * 1024  # a step that prints fast waits for us less often
 
+MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 LOOK_S = 0.5  # between two looks at the step's processes
 LOOK_WITH_LIMIT_S = 0.1
 LOOK_NEAR_LIMIT_S = 0.02
 LOOK_SHARE = 0.05  # of one CPU, at most, for looking
+LOOK_FOR_GPUS_S = 0.2
 
 
 class Job:
@@ -79,11 +76,12 @@ class Job:
     def __init__(self, request: dict[str, Any]) -> None:
         self.request = request
         self.limits = request["limits"]
+        self.system = find_system(request["system"])
         self.state: dict[str, Any] = {
             "state": RUNNING,
             "pid": os.getpid(),
-            "boot_id": boot_id(),
-            "started_at": time.time(),
+            "boot_id": self.system.boot_id(),
+            "started_at": None,
             "finished_at": None,
             "exit_code": None,
             "signal": None,
@@ -92,18 +90,19 @@ class Job:
             "usage": {},
             "tmp": self._tmp_folder(),
         }
-        self.began = boot_clock()
-        self.oom_kills = kernel_oom_kills()
+        self.epoch = time.time() - self.system.boot_clock()
+        self.oom_kills = self.system.kernel_oom_kills()
         self.peak_bytes = 0
         self.receipt = b""
         self.wait_status: int | None = None
         self.is_told_to_stop = False
+        self.is_woken = False
         self.stopped: str | None = None
         self.kill_at: float | None = None
 
     def now(self) -> float:
         """Return seconds since the epoch by the clock as it was at the start: it may be set meanwhile."""
-        return float(self.state["started_at"]) + boot_clock() - self.began
+        return self.epoch + self.system.boot_clock()
 
     def _tmp_folder(self) -> str:
         """Return a folder for temporary files that ends with the job; short, as paths of sockets must be."""
@@ -112,98 +111,121 @@ class Job:
 
     def run(self, announce: Callable[[], None]) -> None:
         """Start the step, tell ``announce``, and return when the job's last state is written."""
-        make_tmp(self.state["tmp"])
-        write_state(".", self.state)
         self.log = LogWriter(LOG, self.limits["log_bytes"], self.now)
-        wake_fd = self._catch_signals()
+        self.wake_fds = self._catch_signals()
+        gpus = GpuLocks(self.request["gpus"], self.request["nonce"], self._kill_left_over)
+        if not self._wait_for(gpus, announce):
+            return
+        make_tmp(self.state["tmp"])
+        self.state.update(state=RUNNING, started_at=self.now())
+        write_state(".", self.state)
+        self.began = self.system.boot_clock()
+        self.family = self.system.make_family(f"{ENV_NONCE}={self.request['nonce']}")
+        error = self._start(gpus.environment())
+        announce()
+        self._watch(gpus)
+        self._kill_everything()
+        self._drain()
+        gpus.release()
+        self._finish(error)
+        self.family.end()
+        remove_tmp(self.state)
+
+    def _wait_for(self, gpus: GpuLocks, announce: Callable[[], None]) -> bool:
+        """Return whether the step may start: once it has its GPUs, if nobody stops it before."""
+        while not gpus.take():
+            if self.state["state"] != PENDING:
+                self.log.feed(f"[stepop] waiting for {gpus}\n".encode())
+                self.state["state"] = PENDING
+                write_state(".", self.state)
+                announce()
+            self._read(self.wake_fds, LOOK_FOR_GPUS_S)
+            if os.path.exists(CANCEL):
+                self.end_early(CANCELLED)
+                return False
+            if self.is_told_to_stop:
+                self.end_early(FAILED, verdict.told_to_stop())
+                return False
+        return True
+
+    def end_early(self, state: str, failure: dict[str, Any] | None = None) -> None:
+        """End the job before its step began."""
+        self.state.update(state=state, failure=failure, finished_at=self.now())
+        write_state(".", self.state)
+
+    def _kill_left_over(self, nonce: str) -> None:
+        self.system.kill_marked(f"{ENV_NONCE}={nonce}")
+
+    def _start(self, gpu_env: dict[str, str]) -> str:
+        """Start the runner; return why it could not be executed, if so."""
         self.log_fd, log_write_fd = os.pipe()
         with suppress(AttributeError, OSError):  # other systems have no such call, and users have a limit
             fcntl.fcntl(self.log_fd, fcntl.F_SETPIPE_SZ, LOG_PIPE_BYTES)
         self.receipt_fd, receipt_write_fd = os.pipe()
-        self.runner, error = self._start(log_write_fd, receipt_write_fd)
+        argv = [*self.request["argv"], "--receipt", f"fd:{receipt_write_fd}"]
+        env = {**os.environ, **self.request["env"], **gpu_env, "TMPDIR": self.state["tmp"]}
+
+        def prepare() -> None:
+            self.family.join(supervisor)
+            if self.limits["cpu_count"] is not None:
+                self.system.bind_cpus(self.limits["cpu_count"])
+            self.system.raise_oom_score()
+
+        supervisor = os.getpid()
+        self.runner, error = launch(argv, env, prepare, log_fd=log_write_fd, receipt_fd=receipt_write_fd)
+        self.family.started(self.runner)
         os.close(log_write_fd)
         os.close(receipt_write_fd)
-        announce()
-        self.open_fds = {self.log_fd, self.receipt_fd, wake_fd}
+        self.open_fds = {self.log_fd, self.receipt_fd, *self.wake_fds}
         for fd in self.open_fds:
             os.set_blocking(fd, False)
-        self._watch()
-        self._kill_everything()
-        self._drain()
-        self._finish(error)
-        remove_tmp(self.state)
+        return error
 
-    def _catch_signals(self) -> int:
-        """Return a descriptor that becomes readable when a signal has arrived."""
+    def _catch_signals(self) -> set[int]:
+        """Return descriptors that become readable when a signal or a note has arrived."""
         wake_fd, wake_write_fd = os.pipe()
+        os.set_blocking(wake_fd, False)
         os.set_blocking(wake_write_fd, False)
         signal.set_wakeup_fd(wake_write_fd, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, self._on_sigterm)
         for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
             signal.signal(ignored, signal.SIG_IGN)
-        return wake_fd
+        self.note_fd = -1
+        with suppress(OSError):  # not every file system has such files
+            self.note_fd = os.open(WAKE, os.O_RDWR | os.O_NONBLOCK)
+        return {wake_fd, self.note_fd} - {-1}
 
     def _on_sigterm(self, *_: object) -> None:
         self.is_told_to_stop = True
 
-    def _start(self, log_fd: int, receipt_fd: int) -> tuple[int, str]:
-        """Return the runner's pid, and why it could not be executed, if so."""
-        error_fd, error_write_fd = os.pipe()  # closed by a successful exec
-        supervisor = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                self._become_runner(supervisor, log_fd, receipt_fd)
-            except BaseException as error:  # the child's outermost frame: it must not return into our code
-                os.write(error_write_fd, f"{self.request['argv'][0]} could not be started: {error}".encode())
-            finally:
-                os._exit(127)
-        os.close(error_write_fd)
-        with os.fdopen(error_fd, "rb") as file:
-            return pid, file.read().decode("utf-8", "replace")
-
-    def _become_runner(self, supervisor: int, log_fd: int, receipt_fd: int) -> NoReturn:
-        os.setsid()
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != supervisor:
-            os._exit(127)  # it died before the line above could tell
-        signal.set_wakeup_fd(-1)
-        for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        if self.limits["cpu_count"] is not None:
-            shuffled = sorted(os.sched_getaffinity(0), key=lambda _: os.urandom(4))
-            os.sched_setaffinity(0, shuffled[: self.limits["cpu_count"]])
-        raise_oom_score()
-        os.dup2(log_fd, 1)
-        os.dup2(log_fd, 2)
-        os.set_inheritable(receipt_fd, True)
-        argv = [*self.request["argv"], "--receipt", f"fd:{receipt_fd}"]
-        env = {**os.environ, **self.request["env"], "TMPDIR": self.state["tmp"]}
-        os.execve(argv[0], argv, env)  # noqa: S606 - no shell is the point
-
     # -- watching
 
-    def _watch(self) -> None:
+    def _watch(self, gpus: GpuLocks) -> None:
         """Return when the runner has ended."""
-        next_look = 0.0
+        next_look, clock = 0.0, self.system.boot_clock
         while not self._reap():
-            is_urgent = self.is_told_to_stop and self.stopped is None
-            if is_urgent or boot_clock() >= next_look:
-                next_look = boot_clock() + self._look()
-            self._read(max(0.0, next_look - boot_clock()))
+            is_urgent = (self.is_told_to_stop or self.is_woken) and self.stopped is None
+            if is_urgent or clock() >= next_look:
+                self.is_woken = False
+                next_look = clock() + self._look()
+                gpus.keep()
+            self._read(self.open_fds, max(0.0, next_look - clock()))
 
-    def _read(self, timeout_s: float) -> None:
+    def _read(self, fds: set[int], timeout_s: float) -> None:
         """Take in what the step has written; return early when something happens."""
-        for fd in select.select(self.open_fds, [], [], timeout_s)[0]:
+        for fd in select.select(fds, [], [], timeout_s)[0]:
             data = os.read(fd, LOG_PIPE_BYTES)
-            if fd == self.log_fd:
+            if fd == self.note_fd:
+                self.is_woken = True
+            elif fd in self.wake_fds:
+                continue
+            elif fd == self.log_fd:
                 self.log.feed(data)
-            elif fd == self.receipt_fd and len(self.receipt) <= RECEIPT_MAX_BYTES:
+            elif len(self.receipt) <= RECEIPT_MAX_BYTES:
                 self.receipt += data
             if not data:
-                self.open_fds.discard(fd)
+                fds.discard(fd)
 
     def _reap(self) -> bool:
         """Collect every ended child; return whether the runner is one of them."""
@@ -223,28 +245,28 @@ class Job:
         began = time.monotonic()
         self.log.show_progress()
         limit = self.limits["memory_bytes"]
-        used = memory_bytes(descendants(), limit)
+        used = self.system.memory_bytes(self.family.members(), limit)
         self.peak_bytes = max(self.peak_bytes, used)
         if limit is not None and used > limit:
             self._stop(verdict.MEMORY_REASON, grace_s=0.0)
         reason = self._reason_to_stop()
         if reason is not None:
             self._stop(reason, self.limits["grace_period_s"])
-        if self.kill_at is not None and boot_clock() >= self.kill_at:
+        if self.kill_at is not None and self.system.boot_clock() >= self.kill_at:
             self._kill_everything()
         interval = LOOK_S
         if limit is not None:
             interval = LOOK_WITH_LIMIT_S if used < 0.7 * limit else LOOK_NEAR_LIMIT_S
         cost = time.monotonic() - began
         due = self.began + self.limits["timeout_s"] if self.kill_at is None else self.kill_at
-        return min(max(interval, cost / LOOK_SHARE), max(due - boot_clock(), LOOK_NEAR_LIMIT_S))
+        return min(max(interval, cost / LOOK_SHARE), max(due - self.system.boot_clock(), LOOK_NEAR_LIMIT_S))
 
     def _reason_to_stop(self) -> str | None:
         if os.path.exists(CANCEL):
             return verdict.CANCEL_REASON
         if self.is_told_to_stop:
             return verdict.SHUTDOWN_REASON
-        if boot_clock() - self.began >= self.limits["timeout_s"]:
+        if self.system.boot_clock() - self.began >= self.limits["timeout_s"]:
             return verdict.TIMEOUT_REASON
         return None
 
@@ -253,7 +275,7 @@ class Job:
         if self.stopped is not None:
             return
         self.stopped = reason
-        self.kill_at = boot_clock() + grace_s
+        self.kill_at = self.system.boot_clock() + grace_s
         if grace_s:
             os.kill(self.runner, signal.SIGTERM)  # not reaped yet, so the pid is still its own
 
@@ -262,19 +284,19 @@ class Job:
         deadline = time.monotonic() + KILL_TIMEOUT_S
         while time.monotonic() < deadline:
             self._reap()
-            pids = descendants()
+            pids = self.family.everyone()
             if not pids:
                 return
             for pid in pids:
                 with suppress(ProcessLookupError, PermissionError):  # it ended; it runs as another user
                     os.kill(pid, signal.SIGKILL)
-            self._read(0.005)
+            self._read(self.open_fds, 0.005)
 
     def _drain(self) -> None:
         """Read what is left in the pipes; only a stranger can hold them open now."""
         deadline = time.monotonic() + DRAIN_TIMEOUT_S
         while self.open_fds & {self.log_fd, self.receipt_fd} and time.monotonic() < deadline:
-            self._read(0.05)
+            self._read(self.open_fds, 0.05)
         self.log.finish()
 
     # -- finishing
@@ -284,13 +306,13 @@ class Job:
         exit_code = os.waitstatus_to_exitcode(status)
         killed_by = verdict.signal_name(-exit_code) if exit_code < 0 else None
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-        self.peak_bytes = max(self.peak_bytes, usage.ru_maxrss * 1024)
+        self.peak_bytes = max(self.peak_bytes, usage.ru_maxrss * MAXRSS_UNIT)
         self.state.update(
             exit_code=None if killed_by else exit_code,
             signal=killed_by,
             receipt=self._parse_receipt(),
             usage={
-                "wall_s": round(boot_clock() - self.began, 6),
+                "wall_s": round(self.system.boot_clock() - self.began, 6),
                 "cpu_s": round(usage.ru_utime + usage.ru_stime, 6),
                 "peak_memory_bytes": self.peak_bytes,
             },
@@ -312,7 +334,7 @@ class Job:
             signal=self.state["signal"],
             has_receipt=self.state["receipt"] is not None,
             step_signal=signal_in(self.state["receipt"]),
-            is_host_out_of_memory=kernel_oom_kills() > self.oom_kills,
+            is_host_out_of_memory=self.system.kernel_oom_kills() > self.oom_kills,
             peak_memory_bytes=self.peak_bytes,
             memory_limit_bytes=self.limits["memory_bytes"],
             timeout_s=self.limits["timeout_s"],
@@ -340,12 +362,12 @@ def signal_in(receipt: dict[str, Any] | None) -> str | None:
 
 def take_lock() -> bool:
     """Return once this process holds the lock; ``False`` when the job has a state already."""
-    fd = os.open(LOCK, os.O_RDWR)  # stays open: closing any descriptor of this file would release the lock
+    fd = os.open(LOCK, os.O_RDWR)  # stays open as long as we live
     deadline = time.monotonic() + LOCK_TIMEOUT_S
     while not os.path.exists(STATE):
         try:
-            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.005)  # another supervisor that is about to write the state, or a `lookup`
@@ -363,10 +385,8 @@ def supervise(announce: Callable[[], None]) -> int:
     with open(REQUEST, encoding="utf-8") as file:
         job = Job(json.load(file))
     if os.path.exists(CANCEL):
-        job.state.update(state=CANCELLED, finished_at=time.time())
-        write_state(".", job.state)
+        job.end_early(CANCELLED)
         return EXIT_SUPERVISED
-    prctl(PR_SET_CHILD_SUBREAPER, 1)
     reserve_space(".")
     job.run(announce)
     return EXIT_SUPERVISED

@@ -82,6 +82,10 @@ def _stopped(end: Ending) -> dict[str, Any]:
             f"the step used {used} of memory, its limit is {limit}; it was killed",
             hint="raise ResourceSettings(memory=...)",
         )
+    return told_to_stop()
+
+
+def told_to_stop() -> dict[str, Any]:
     return failure(
         "infra", "the supervisor of the job was told to stop (SIGTERM)", hint="did the host shut down?"
     )

@@ -9,6 +9,7 @@ from typing import ClassVar
 import pytest
 
 from airflow_stepop.hooks.local import LocalStepHook
+from airflow_stepop.local.systems import PORTABLE
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.testing import HookContract
 
@@ -28,3 +29,11 @@ class TestLocal(HookContract):
     @pytest.fixture
     def make_hook(self, tmp_path: Path) -> Callable[[], LocalStepHook]:
         return lambda: LocalStepHook(folder=tmp_path / "jobs")
+
+
+class TestLocalPortable(TestLocal):
+    """The same in the way of operating systems that are not Linux."""
+
+    @pytest.fixture
+    def make_hook(self, tmp_path: Path) -> Callable[[], LocalStepHook]:
+        return lambda: LocalStepHook(folder=tmp_path / "jobs", system=PORTABLE)

@@ -14,6 +14,7 @@ import pytest
 from airflow_stepop.hooks.local import LocalStepHook
 from airflow_stepop.job import JobHandle, JobState, JobStatus
 from airflow_stepop.local.processes import kill_marked
+from airflow_stepop.local.systems import LINUX, PORTABLE
 from airflow_stepop.testing import Step, make_step
 
 PATIENCE_S = 200.0
@@ -22,10 +23,14 @@ PATIENCE_S = 200.0
 class Bench:
     """Submits steps and looks at what comes of them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, system: str) -> None:
         self.folder = folder
-        self.hook = LocalStepHook(folder=folder)
+        self.system = system
+        self.hook = self.make_hook()
         self.steps: list[Step] = []
+
+    def make_hook(self) -> LocalStepHook:
+        return LocalStepHook(folder=self.folder, system=self.system)
 
     def step(self, call: Any, **options: Any) -> Step:
         self.steps.append(make_step(call, **options))
@@ -96,9 +101,15 @@ def marked(nonce: str) -> list[int]:
     return found
 
 
+@pytest.fixture(params=[LINUX, PORTABLE])
+def system(request: pytest.FixtureRequest) -> str:
+    """Both ways to deal with the operating system: that of Linux, and that of every other, run on Linux."""
+    return request.param
+
+
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(tmp_path / "jobs")
+def bench(tmp_path: Path, system: str) -> Iterator[Bench]:
+    bench = Bench(tmp_path / "jobs", system)
     yield bench
     for step in bench.steps:
         handle = bench.hook.lookup(step.spec)

@@ -90,8 +90,9 @@ def crash_supervisor(hook: LocalStepHook, step: Step, number: int) -> None:
 
 def main(what: str, count: int, folder: Path) -> None:
     hook = LocalStepHook(folder=folder / "jobs")
-    hook.render(make_step(["true"]).spec)  # reads what is read once
-    runner_zipapp()
+    typical = make_step(["true"], secrets={"TOKEN": "s3cret"})
+    hook.render(typical.spec)  # reads what is read once
+    runner_zipapp(typical.payload.features)
     crash = {"wait": crash_wait, "supervisor": crash_supervisor}.get(what, crash_submit)
     crashes = []
     for number in range(1, count + 1):

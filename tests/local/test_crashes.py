@@ -58,7 +58,7 @@ def test_a_submit_that_is_killed_anywhere_is_finished_by_the_next(
 
 def test_a_submit_that_is_killed_and_given_up_leaves_nothing(bench: Bench, tmp_path: Path) -> None:
     """A lookup finds its job, or there is none and nothing of it stays: no folder, no process, no step."""
-    crashes = drive("lookup", 20, tmp_path)
+    crashes = drive("lookup", 25, tmp_path)
     found = [crash for crash in crashes if crash["handle"]]
     assert 0 < len(found) < len(crashes)
     assert {ends(bench, crash) for crash in found} == {(JobState.SUCCEEDED, 1)}
@@ -129,14 +129,7 @@ def test_a_killed_runner_is_a_failure_from_outside(bench: Bench) -> None:
     step = bench.step(["sh", "-c", "echo running; sleep 600"])
     handle = bench.submit(step)
     bench.wait_for_line(handle, "running")
-    children = Path("/proc").glob("[0-9]*/stat")
-    supervisor = bench.supervisor(handle)
-    (runner,) = [
-        int(path.parent.name)
-        for path in children
-        if path.exists() and int(path.read_text().rpartition(") ")[2].split()[1]) == supervisor
-    ]
-    os.kill(runner, signal.SIGKILL)
+    os.kill(runner_of(bench, handle, step.spec.nonce), signal.SIGKILL)
     status = bench.wait(handle)
     assert status.failure is not None
     assert status.failure.category is Category.INFRA
@@ -184,3 +177,14 @@ def test_a_full_disk_refuses_a_submit_and_the_next_one_works(bench: Bench, small
     assert status.state is JobState.SUCCEEDED
     assert bench.lines(handle) == ["hi"]
     until(lambda: not marked(step.spec.nonce), "its end")
+
+
+def runner_of(bench: Bench, handle: JobHandle, nonce: str) -> int:
+    """Return the child of the supervisor that has the step's environment."""
+    supervisor = bench.supervisor(handle)
+    (runner,) = [
+        pid
+        for pid in marked(nonce)
+        if int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1]) == supervisor
+    ]
+    return runner

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from airflow_stepop.local.host import HostFacts
 from airflow_stepop.resources import ResourceSettings
 
 GIB = 2**30
-HOST = HostFacts(cpu_count=8, memory_bytes=16 * GIB, gpu_count=0, python="/usr/bin/python3")
+HOST = HostFacts(cpu_count=8, memory_bytes=16 * GIB, python="/usr/bin/python3")
 
 
 def spec(**options: object) -> StepSpec:
@@ -100,16 +99,9 @@ def test_what_the_host_cannot_give_is_refused(hook: LocalStepHook, options: dict
 def test_all_problems_are_told_at_once(hook: LocalStepHook) -> None:
     """Nobody has to fix one to learn of the next."""
     with pytest.raises(
-        UnsupportedError, match=r"cpu_count=9.*; memory='1TB'.*; gpu_count=1.*; gpu_type='A100'"
+        UnsupportedError, match=r"cpu_count=9.*; memory='1TB'.*; gpu_count=1 with gpu_type='A100'"
     ):
         hook.render(spec(resources=ResourceSettings(cpu_count=9, memory="1TB", gpu_count=1, gpu_type="A100")))
-
-
-def test_gpus_are_not_handed_out_yet(hook: LocalStepHook) -> None:
-    """A host with GPUs says that it has them, and that local cannot give them."""
-    hook.host = replace(HOST, gpu_count=4)
-    with pytest.raises(UnsupportedError, match="this host has 4, and local does not hand out GPUs yet"):
-        hook.render(spec(resources=ResourceSettings(gpu_count=1)))
 
 
 def test_a_step_of_another_backend_runs_with_what_there_is(

@@ -1,0 +1,201 @@
+"""The processes of a step on any Unix: what Linux' kernel does for us, done by looking often.
+
+Nothing here is as strict as on Linux. Nobody adopts a step's orphans for us, so they are known by what was
+seen of them while they had a parent, by their session, and by their environment. A process that leaves all
+three within half a second escapes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterable
+
+import psutil
+
+KILL_TIMEOUT_S = 10.0
+UNENFORCED: tuple[str, ...] = ("cpu_count",)  # no system but Linux binds a process to CPUs
+_GONE = (psutil.Error, OSError)
+
+
+def boot_clock() -> float:
+    return time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
+def boot_id() -> str:
+    import subprocess
+
+    try:
+        done = subprocess.run(
+            ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.decode().strip()
+
+
+def make_family(mark: str) -> Family:
+    return Family(mark)
+
+
+class Family:
+    """See :class:`airflow_stepop.local.systems.Family`.
+
+    A guardian, a fork of the supervisor that waits for the end of a pipe, kills the step if the supervisor is
+    killed.
+    """
+
+    def __init__(self, mark: str) -> None:
+        self._mark = mark
+        reader, self._pipe = os.pipe()
+        self._guardian = os.fork()
+        if self._guardian == 0:
+            try:
+                _guard(reader, mark)
+            finally:
+                os._exit(0)
+        os.close(reader)
+        self._kin = _Kin(os.getpid(), apart={self._guardian})
+
+    def join(self, supervisor: int) -> None:
+        os.close(self._pipe)
+
+    def started(self, runner: int) -> None:
+        self._tell(b"%d\n" % runner)
+        self._kin.sessions.add(runner)
+
+    def members(self) -> list[int]:
+        return [process.pid for process in self._kin.look()]
+
+    def everyone(self) -> list[int]:
+        marked = {process.pid for process in psutil.process_iter() if _is_marked(process, self._mark)}
+        return sorted(marked.union(self.members()))
+
+    def end(self) -> None:
+        self._tell(b"end\n")
+        os.close(self._pipe)
+
+    def _tell(self, message: bytes) -> None:
+        with contextlib.suppress(BrokenPipeError):  # somebody killed the guardian
+            os.write(self._pipe, message)
+
+
+class _Kin:
+    """Everything below ``root``, also what has lost its parent since it was first seen."""
+
+    def __init__(self, root: int, apart: Iterable[int] = ()) -> None:
+        self._root = root
+        self._apart = {root, os.getpid(), *apart}
+        self._known: set[psutil.Process] = set()
+        self.sessions: set[int] = set()
+
+    def look(self) -> list[psutil.Process]:
+        processes: dict[int, psutil.Process] = {}
+        children: dict[int, list[int]] = {}
+        for process in psutil.process_iter(["ppid", "status"]):
+            if process.info["status"] != psutil.STATUS_ZOMBIE:
+                processes[process.pid] = process
+                children.setdefault(process.info["ppid"], []).append(process.pid)
+        known = [process for process in self._known if processes.get(process.pid) == process]
+        found = {process.pid for process in known}
+        found |= {pid for pid in processes if _session(pid) in self.sessions}
+        pending = [self._root, *found]
+        while pending:
+            below = [pid for pid in children.get(pending.pop(), ()) if pid not in found]
+            found.update(below)
+            pending += below
+        self._known = {processes[pid] for pid in found - self._apart}
+        # Only while somebody is in it: afterwards its number may become a stranger's.
+        self.sessions = {session for p in self._known if (session := _session(p.pid))}
+        self.sessions -= {_session(os.getpid())}
+        return list(self._known)
+
+
+def _guard(reader: int, mark: str) -> None:
+    """Wait for the end of the supervisor, and kill what it leaves behind unless it said that it is done."""
+    os.setsid()
+    os.dup2(reader, 0)
+    os.closerange(3, 4096)  # the supervisor's lock among them
+    signal.set_wakeup_fd(-1)
+    for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+        signal.signal(ignored, signal.SIG_IGN)
+    told = b""
+    while data := os.read(0, 64):
+        told += data
+    words = told.split()
+    if b"end" in words or not words:
+        return
+    runner = int(words[0])
+    kin = _Kin(runner)
+    kin.sessions.add(runner)
+    deadline = time.monotonic() + KILL_TIMEOUT_S
+    while time.monotonic() < deadline:
+        members = kin.look()
+        with contextlib.suppress(*_GONE):
+            members.append(psutil.Process(runner))
+        killed = sum(_kill(process) for process in members) + kill_marked(mark)
+        if not killed:
+            return
+        time.sleep(0.005)
+
+
+def memory_bytes(pids: Iterable[int], limit: int | None) -> int:
+    """Shared pages are counted once for each process."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(*_GONE):
+            total += psutil.Process(pid).memory_info().rss
+    return total
+
+
+def kernel_oom_kills() -> int:
+    return 0
+
+
+def bind_cpus(count: int) -> None:
+    pass
+
+
+def raise_oom_score() -> None:
+    pass
+
+
+def kill_marked(mark: str) -> int:
+    killed = 0
+    deadline = time.monotonic() + KILL_TIMEOUT_S
+    while time.monotonic() < deadline:
+        count = sum(_kill(process) for process in psutil.process_iter() if _is_marked(process, mark))
+        if not count:
+            break
+        killed += count
+        time.sleep(0.005)
+    return killed
+
+
+def _is_marked(process: psutil.Process, mark: str) -> bool:
+    name, _, value = mark.partition("=")
+    try:
+        if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return bool(process.environ().get(name) == value)
+    except _GONE:
+        return False  # it ended, or it belongs to another user
+
+
+def _kill(process: psutil.Process) -> bool:
+    try:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        process.kill()  # refuses when the pid is another process by now
+    except _GONE:
+        return False
+    return True
+
+
+def _session(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return 0
