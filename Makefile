@@ -7,13 +7,14 @@ STAMPS := $(VENV)/stamps
 BENCH_VENV := .venv-bench
 ALL_VENV := .venv-all
 SOURCES := airflow_stepop tests benchmarks dags_examples docs/snippets scripts
+CRASHES := $(sort $(wildcard tests/real_airflow/test_crash_*.py)) tests/real_airflow/test_table.py
 ARGS ?=
 NONE_CHOSEN = test $$? = 5 -a -n "$(ARGS)"
 
 export PYTHON
 
 .NOTPARALLEL:
-.PHONY: help demo airflow test lint types docs bench fuzz fuzz-readers resolve extras format clean
+.PHONY: help demo airflow test lint types docs bench fuzz fuzz-readers crashes resolve extras format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,6 +23,7 @@ help:
 	@echo "make test     run every test                     (ARGS='-k resources')"
 	@echo "make fuzz-readers  feed damage to every reader of stored bytes (STEPOP_FUZZ_EXAMPLES=5000 for each)"
 	@echo "make fuzz     kill everything around 200 steps at random (STEPOP_FUZZ=1000 for more)"
+	@echo "make crashes  measure every crash in a real Airflow again, and write docs/crashes.md"
 	@echo "make lint     check the code with ruff           (make format: write the fixes)"
 	@echo "make types    check the types with mypy"
 	@echo "make docs     build the documentation into site/"
@@ -53,6 +55,9 @@ fuzz-readers: $(STAMPS)/test
 
 fuzz: $(STAMPS)/test
 	@STEPOP_FUZZ=$${STEPOP_FUZZ:-200} $(BIN)/python -m pytest tests/life/test_fuzz.py $(ARGS)
+
+crashes: $(STAMPS)/test
+	@STEPOP_CI=1 STEPOP_POSTGRES=$${STEPOP_POSTGRES:-scripts/postgres} $(BIN)/python -m pytest $(CRASHES) --write-crash-table $(ARGS)
 
 lint: $(STAMPS)/lint
 	@echo "==> ruff"

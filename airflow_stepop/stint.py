@@ -112,7 +112,7 @@ class Stint:
         job to the next try.
         """
         record = self.life.record
-        if record is None or record.collected is not None:
+        if record is None or record.collected is not None or self._is_ended:
             return
         state = self._ask_state()
         self._is_in_doubt = state is None
@@ -261,6 +261,8 @@ class Stint:
         except TaskDeferred:
             raise
         except AirflowTaskTimeout:
+            self._is_ended = True  # Airflow calls on_kill next, and the task is still running for it
+            self.log.warning("The task's execution_timeout passed: cancelling its job")
             self.life.cancel(Reason.EXECUTION_TIMEOUT)
             raise
         except KeyboardInterrupt:  # Ctrl-C in dag.test(), where nobody calls on_kill

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -26,6 +27,11 @@ def _load(name: str) -> ModuleType:
 
 
 deployment = _load("deployment")
+crash_table = _load("crash_table")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-crash-table", action="store_true", help="write what was measured into the page")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -44,9 +50,10 @@ def statsd() -> Iterator[StatsdServer]:
 
 @pytest.fixture(scope="session")
 def airflow(tmp_path_factory: pytest.TempPathFactory, statsd: StatsdServer) -> Iterator[object]:
-    """A running deployment."""
+    """A running deployment; on PostgreSQL when there is one."""
     folder = tmp_path_factory.mktemp("airflow")
-    running = deployment.Deployment(folder, HERE / "dags", extra_env=statsd.env)
+    postgres = deployment.Postgres() if os.environ.get(deployment.POSTGRES) else None
+    running = deployment.Deployment(folder, HERE / "dags", extra_env=statsd.env, postgres=postgres)
     try:
         running.up()
         yield running
@@ -57,3 +64,26 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, statsd: StatsdServer) -> I
 @pytest.fixture
 def free_port() -> int:
     return int(deployment.free_port())
+
+
+@pytest.fixture(scope="session")
+def table() -> object:
+    """What the crashes of this session came to."""
+    return crash_table.CrashTable()
+
+
+@pytest.fixture(scope="module")
+def crashed(airflow: object, table: object) -> Callable[[str, str, str], object]:
+    """Return a task that crashes, by its DAG, run and id."""
+    return lambda dag_id, run, task_id: crash_table.CrashedTask(airflow, table, dag_id, run, task_id)
+
+
+@pytest.fixture(scope="session")
+def postgres_or_skip() -> Callable[[], None]:
+    """Call it where a test needs PostgreSQL; in CI there is no excuse."""
+
+    def check() -> None:
+        if not os.environ.get(deployment.POSTGRES):
+            (pytest.fail if os.environ.get("STEPOP_CI") else pytest.skip)(deployment.GET_POSTGRES)
+
+    return check

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +28,8 @@ COMPONENTS = {
     "dag-processor": ["dag-processor"],
     "triggerer": ["triggerer"],
 }
+POSTGRES = "STEPOP_POSTGRES"
+GET_POSTGRES = f"needs a PostgreSQL server: {POSTGRES}=scripts/postgres (Debian: apt-get install postgresql)"
 ELSEWHERE = ["unshare", "--uts", "sh", "-c", 'hostname elsewhere && exec "$0" "$@"']  # a host of another name
 PATIENCE_S = 300  # nothing takes a tenth of it on a quiet machine; one that is busy may take its time
 FINISHED = {"success", "failed", "skipped", "upstream_failed", "removed"}
@@ -38,13 +41,43 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+class Postgres:
+    """A PostgreSQL server of our own; see ``scripts/postgres``."""
+
+    def __init__(self) -> None:
+        self.command = shutil.which(os.environ[POSTGRES]) or os.environ[POSTGRES]
+        self.folder = tempfile.mkdtemp(prefix="stepop-postgres-")  # not below ours: it runs as another user
+        self.url = self.up()
+
+    def up(self) -> str:
+        return self._run("up")
+
+    def down(self) -> None:
+        self._run("down")
+
+    def remove(self) -> None:
+        self.down()
+        shutil.rmtree(self.folder)
+
+    def _run(self, verb: str) -> str:
+        done = subprocess.run([self.command, verb, self.folder], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, f"{self.command} {verb} {self.folder}: {done.stdout}{done.stderr}"
+        return done.stdout.strip()
+
+
 @dataclass
 class Deployment:
-    """One Airflow deployment in a folder of its own, on loopback."""
+    """One Airflow deployment in a folder of its own, on loopback.
+
+    :param postgres: its database; without one, a file
+    :param revives: start a component again that has ended, as a service manager does
+    """
 
     home: Path
     dags: Path
     extra_env: Mapping[str, str] = field(default_factory=dict)
+    postgres: Postgres | None = None
+    revives: bool = False
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -66,7 +99,7 @@ class Deployment:
             "AIRFLOW_HOME": str(self.home),
             "AIRFLOW__CORE__DAGS_FOLDER": str(self.dags),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "AIRFLOW__CORE__PARALLELISM": "6",
+            "AIRFLOW__CORE__PARALLELISM": "16",
             "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "32",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
@@ -80,9 +113,11 @@ class Deployment:
             "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
             "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
             "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
-            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
             "AIRFLOW__SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "3",
+            "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "5",
+            "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "20",
             "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
             "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
             "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
@@ -92,6 +127,7 @@ class Deployment:
             "AIRFLOW__STEPOP__DEPLOYMENT": "tests",
             "AIRFLOW__STEPOP__POLL_INTERVAL": "0.5",
             "STEPOP_TEST_MARKS": str(self.marks),
+            **({"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": self.postgres.url} if self.postgres else {}),
             **self.extra_env,
         }
 
@@ -148,6 +184,8 @@ class Deployment:
         for name in list(self.processes):
             self.kill(name)
         self.client.close()
+        if self.postgres is not None:
+            self.postgres.remove()
         for job in self.all_jobs():
             for pid in processes_with(job["nonce"]):
                 with contextlib.suppress(ProcessLookupError):
@@ -237,6 +275,14 @@ class Deployment:
         content = self.get(path, map_index=map_index, full_content="true")["content"]
         return "\n".join(line if isinstance(line, str) else json.dumps(line) for line in content)
 
+    def logs(self, dag_id: str, run_id: str, task_id: str) -> str:
+        """Return the logs of all tries of a task; a try whose worker could not start has none."""
+        found = []
+        for number in range(1, (self.instance(dag_id, run_id, task_id)["try_number"] or 1) + 1):
+            with contextlib.suppress(httpx.HTTPStatusError):
+                found.append(self.log(dag_id, run_id, task_id, number))
+        return "\n".join(found)
+
     def patch(self, dag_id: str, run_id: str, task_id: str, new_state: str) -> None:
         """Mark a task, as a user does in the UI."""
         path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"
@@ -267,6 +313,14 @@ class Deployment:
                 found.append(json.loads(request.read_text()))
         return found
 
+    def jobs_of(self, dag_id: str, run_id: str, task_id: str) -> list[dict[str, Any]]:
+        wanted = {"dag_id": dag_id, "run_id": run_id, "task_id": task_id}
+        return [job for job in self.all_jobs() if wanted.items() <= job["labels"].items()]
+
+    def processes_of(self, dag_id: str, run_id: str, task_id: str) -> list[int]:
+        """Return every process of the task's jobs."""
+        return [pid for job in self.jobs_of(dag_id, run_id, task_id) for pid in processes_with(job["nonce"])]
+
     def count(self, mark: str) -> int:
         """Return how often a step said that it was there; see ``mark`` in the test DAGs."""
         path = self.marks / mark
@@ -290,8 +344,10 @@ class Deployment:
     ) -> None:
         end = time.monotonic() + PATIENCE_S
         while not is_there():
-            for name, process in self.processes.items():
-                if process.poll() is not None:
+            for name, process in list(self.processes.items()):
+                if process.poll() is not None and self.revives:
+                    self.start(name)
+                elif process.poll() is not None:
                     tail = (self.home / f"{name}.log").read_text()[-3000:]
                     raise AssertionError(f"{name} ended with {process.returncode}:\n{tail}")
             if time.monotonic() > end:

@@ -1,0 +1,141 @@
+"""Steps whose worker dies, or waits, at one point of its life; and steps that end when a test lets them.
+
+A step leaves its pid in ``<marks>/<dag>.<task>.<run>`` when it starts, and goes on until there is a file of
+that name with the ending ``.go``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from airflow_stepop import RemoteStepOperator
+
+MARKS = Path(os.environ.get("STEPOP_TEST_MARKS", "/nonexistent"))
+HOLD_LIMIT_S = 240
+
+SCRIPT = """
+exec 9> "$STEPOP_TEST_MARK.lock"
+flock -n 9 || echo $$ >> "$STEPOP_TEST_MARK.overlap"
+echo $$ >> "$STEPOP_TEST_MARK"
+echo "the step runs"
+until [ -e "$STEPOP_TEST_MARK.go" ]; do sleep 0.1; done
+"""
+
+# point -> owner and method, before or after it, and for which record
+POINTS = {
+    "unintended": ("life", "_save", "before", lambda record: record.handle is None),
+    "intended": ("life", "_submit", "before", None),
+    "submitting": ("hook", "submit", "before", None),
+    "submitted": ("life", "_save", "before", lambda record: record.handle and not record.collected),
+    "saved": ("life", "_save", "after", lambda record: record.handle and not record.collected),
+    "waiting": ("stint", "wait_here", "before", None),
+    "finishing": ("life", "finish", "before", None),
+    "read": ("life", "_save", "before", lambda record: record.collected),
+    "collected": ("life", "_save", "after", lambda record: record.collected),
+    "returning": ("stint", "_hand_over", "before", None),
+}
+
+
+def die(mark: str) -> None:
+    """Kill this process as ``kill -9`` does, the first time only."""
+    try:
+        Path(f"{mark}.died").touch(exist_ok=False)
+    except FileExistsError:
+        return
+    if "waiting" in mark:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hold(mark: str) -> None:
+    """Stand still until the test lets go."""
+    Path(f"{mark}.held").touch()
+    end = time.monotonic() + HOLD_LIMIT_S
+    while not Path(f"{mark}.let").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+
+
+class CrashStep(RemoteStepOperator):
+    """A step that lasts until its test lets it go, and then does ``result``.
+
+    :param die_at: point at which the first worker that comes there is killed
+    :param hold_at: point at which every worker waits for the test
+    """
+
+    result = """printf '["%s"]' "$STEPOP_TEST_VALUE" > result.json"""
+
+    def __init__(self, *, die_at: str = "", hold_at: str = "", outputs=("result.json",), **kwargs):
+        self.die_at, self.hold_at = die_at, hold_at
+        mark = f"{MARKS}/{{{{ dag.dag_id }}}}.{{{{ task.task_id }}}}.{{{{ run_id }}}}"
+        super().__init__(
+            command=["sh", "-c", SCRIPT + self.result],
+            outputs=list(outputs),
+            keep="always",
+            env={"STEPOP_TEST_MARK": mark, "STEPOP_TEST_VALUE": "{{ task.task_id }}"},
+            **kwargs,
+        )
+
+    def _open(self, context):
+        stint = super()._open(context)
+        mark = self.env["STEPOP_TEST_MARK"]
+        Path(f"{mark}.worker").write_text(str(os.getpid()))
+        if self.die_at:
+            interpose(stint, self.die_at, lambda: die(mark))
+        if self.hold_at:
+            interpose(stint, self.hold_at, lambda: hold(mark))
+        return stint
+
+
+def interpose(stint, point: str, act: Callable[[], None]) -> None:
+    """Do ``act`` when the worker comes to ``point``."""
+    name, method, when, condition = POINTS[point]
+    owner = {"stint": stint, "life": stint.life, "hook": stint.request.own_hook}[name]
+    real = getattr(owner, method)
+
+    def wrapped(*args):
+        is_here = condition is None or condition(args[0])
+        if is_here and when == "before":
+            act()
+        result = real(*args)
+        if is_here and when == "after":
+            act()
+        return result
+
+    setattr(owner, method, wrapped)
+
+
+class Asking(CrashStep):
+    """A step whose worker is in the middle of a question to Airflow when the user ends the task."""
+
+    def _open(self, context):
+        from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
+
+        stint = super()._open(context)
+        wait, mark = stint.wait_here, self.env["STEPOP_TEST_MARK"]
+
+        def ask_and_wait(handle):
+            with SUPERVISOR_COMMS._thread_lock:
+                hold(mark)
+            return wait(handle)
+
+        stint.wait_here = ask_and_wait
+        return stint
+
+
+class BrokenTrigger(CrashStep):
+    """A step whose trigger cannot even be made in the triggerer."""
+
+    def defer(self, *, trigger, **kwargs):
+        trigger.deadlines = Broken()
+        super().defer(trigger=trigger, **kwargs)
+
+
+class Broken:
+    """Deadlines of no version."""
+
+    def to_json(self):
+        return {"bogus": 1}
