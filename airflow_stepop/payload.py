@@ -142,7 +142,8 @@ class PayloadBuilder:
     def entry(self, encoded: Encoded) -> dict[str, Any]:
         return encoded.to_entry(self._save)
 
-    def _save(self, buffers: Sequence[Any], sha256: str, size: int) -> dict[str, Any]:
+    def _save(self, buffers: Sequence[Any], digest: Callable[[], str], size: int) -> dict[str, Any]:
+        sha256 = digest()
         name = f"{sha256[:16]}.bin"
         self.parts[name] = Part(sha256, size, buffers=tuple(buffers))
         return {"name": name}

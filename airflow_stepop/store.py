@@ -32,7 +32,7 @@ from urllib.parse import urlsplit
 from airflow_stepop.exceptions import StepConfigError, StoreError, WrongHostError
 from airflow_stepop.job import Buffer, Place
 from airflow_stepop.names import slug
-from airflow_stepop.runner.hashing import sha256
+from airflow_stepop.runner.hashing import Beside
 from airflow_stepop.runner.values import CHUNK_BYTES, SegmentError, check
 
 if TYPE_CHECKING:
@@ -437,12 +437,13 @@ def read_places(places: Sequence[Place], segment: Mapping[str, Any], host: str =
     ]
     for store, spans in groups:
         store.check_sizes(spans)
-    data, found, at = bytearray(size), sha256(size), 0
+    data, at = bytearray(size), 0
     view = memoryview(data)
-    for store, spans in groups:
-        end = at + sum(span.size for span in spans)
-        for part in store.fill(spans, view[at:end]):
-            found.update(part)
-        at = end
+    with Beside(size) as found:
+        for store, spans in groups:
+            end = at + sum(span.size for span in spans)
+            for part in store.fill(spans, view[at:end]):
+                found.update(part)
+            at = end
     check(f"the value at {places[0].uri}", dict(segment), at, found.hexdigest())
     return data

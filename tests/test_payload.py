@@ -54,7 +54,7 @@ def entry_of(value: Any, limit: int = 48 * 1024) -> dict[str, Any]:
         return pickle.dumps(obj, protocol=5, buffer_callback=keep)
 
     return encode_value(value, dumps).to_entry(
-        lambda buffers, sha256, size: {"name": f"{sha256[:8]}.bin"}, limit
+        lambda buffers, digest, size: {"name": f"{digest()[:8]}.bin"}, limit
     )
 
 

@@ -7,9 +7,12 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from hashlib import _Hash
+    from typing import Any
 
 # above this, the faster code of OpenSSL pays for its loading
 SMALL_BYTES = 1 << 20
+# above this, a thread pays: hashing takes as long as reading or writing, and can go on beside it
+LARGE_BYTES = 32 << 20
 
 
 def sha256(size: int, data: bytes = b"") -> _Hash:
@@ -23,3 +26,47 @@ def sha256(size: int, data: bytes = b"") -> _Hash:
     import hashlib
 
     return hashlib.sha256(data)
+
+
+class Beside:
+    """A SHA-256 of ``size`` bytes; a large one is worked out while its caller reads or writes them.
+
+    What it was given must not change before :meth:`hexdigest` has returned. Its block must be left, or its
+    thread waits for more.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._found = sha256(size)
+        self._todo: Any = None
+        self._thread: Any = None
+        if size >= LARGE_BYTES:
+            import queue
+            import threading
+
+            self._todo = queue.SimpleQueue()
+            self._thread = threading.Thread(target=self._work, daemon=True)
+            self._thread.start()
+
+    def __enter__(self) -> Beside:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._thread is not None:
+            self._todo.put(None)
+
+    def update(self, data: Any) -> None:
+        if self._thread is None:
+            self._found.update(data)
+        else:
+            self._todo.put(memoryview(data))  # a view of our own: the caller may release its
+
+    def hexdigest(self) -> str:
+        """Return the digest of everything that was given before its block was left."""
+        if self._thread is not None:
+            self._thread.join()
+        return self._found.hexdigest()
+
+    def _work(self) -> None:
+        for data in iter(self._todo.get, None):
+            self._found.update(data)

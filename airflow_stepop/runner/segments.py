@@ -23,7 +23,7 @@ class Segments:
         self._prefix = "".join(c if c.isalnum() and c.isascii() else "-" for c in job)[:100]
         self._names: list[str] = []
 
-    def save(self, buffers: Iterable[Buffer], digest: str, size: int) -> dict[str, Any]:
+    def save(self, buffers: Iterable[Buffer]) -> dict[str, Any]:
         """Write a segment and return where it is; see ``values.Encoded.to_entry``."""
         name = self._next()
         write_atomic(os.path.join(self.folder, name), buffers)

@@ -157,8 +157,8 @@ class Step:
         with guard_disk():
             return encoded.to_entry(self._save, limit)
 
-    def _save(self, buffers: list[Buffer], digest: str, size: int) -> dict[str, Any]:
-        return self.segments.save(buffers, digest, size)
+    def _save(self, buffers: list[Buffer], _digest: Callable[[], str], _size: int) -> dict[str, Any]:
+        return self.segments.save(buffers)
 
     def _finish_segments(self) -> None:
         if "segments" in self.__dict__:

@@ -36,7 +36,7 @@ class Uploads:
         self._sizes: list[int] = []
         self._pieces: list[list[dict[str, Any]]] = []
 
-    def save(self, buffers: Iterable[Buffer], digest: str, size: int) -> dict[str, Any]:
+    def save(self, buffers: Iterable[Buffer]) -> dict[str, Any]:
         """Return where a segment will be; see ``values.Encoded.to_entry``."""
         pieces: list[dict[str, Any]] = []
         for buffer in buffers:

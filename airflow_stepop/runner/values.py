@@ -7,7 +7,8 @@ Writing::
     # encoded.codec: one of protocol.DATA_CODECS, or "pickle"
     # encoded.segments: list of segments; a segment is a list of buffers to write in a row
     entry = encoded.to_entry(save)
-    # JSON; save(buffers, sha256, size) -> where it is, is called only for what is not inline
+    # JSON; save(buffers, digest, size) -> where it is, is called only for what is not inline; it may write
+    # while digest() is still being worked out
 
 Reading::
 
@@ -27,7 +28,7 @@ import json
 import sys
 
 from . import protocol
-from .hashing import sha256
+from .hashing import Beside
 
 TYPE_CHECKING = False  # a type checker takes it for True; saves the import of typing
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
     Dumps = Callable[[Any, Callable[[Any], Any]], bytes]
     Loads = Callable[[Any, list[Any]], Any]
     ReadSegment = Callable[[dict[str, Any]], bytearray]
-    Save = Callable[[list[Buffer], str, int], dict[str, Any]]  # the fields that say where it is
+    # (buffers, how to get their digest, size) -> the fields that say where it is
+    Save = Callable[[list[Buffer], Callable[[], str], int], dict[str, Any]]
 
 CHUNK_BYTES = 1 << 20
 
@@ -74,11 +76,12 @@ class UntrustedPickleError(Exception):
 class Encoded:
     """A value as bytes: the codec, and for each segment the buffers that make it up, not copied."""
 
-    __slots__ = ("codec", "segments")
+    __slots__ = ("_hashes", "codec", "segments")
 
     def __init__(self, codec: str, segments: list[list[Buffer]]) -> None:
         self.codec = codec
         self.segments = segments
+        self._hashes: list[Beside] = []
 
     @property
     def size(self) -> int:
@@ -86,31 +89,34 @@ class Encoded:
 
     def digests(self) -> list[tuple[str, int]]:
         """Return SHA-256 and size of every segment."""
-        return [digest(segment) for segment in self.segments]
+        return [(found.hexdigest(), found.size) for found in self._hashing()]
 
     def to_entry(self, save: Save, inline_limit: int = protocol.INLINE_VALUE_BYTES) -> Entry:
         """Write the value down: in the entry itself when it is small, else with ``save``."""
         is_inline = self.size <= inline_limit
         segments = []
-        for buffers in self.segments:
-            found, size = digest(buffers)
-            segment: Entry = {"sha256": found, "size": size}
+        for buffers, found in zip(self.segments, self._hashing()):
             if is_inline:
-                segment["data"] = binascii.b2a_base64(b"".join(buffers), newline=False).decode()
+                where = {"data": binascii.b2a_base64(b"".join(buffers), newline=False).decode()}
             else:
-                segment.update(save(buffers, found, size))
-            segments.append(segment)
+                where = save(buffers, found.hexdigest, found.size)
+            segments.append({"sha256": found.hexdigest(), "size": found.size, **where})
         return {"codec": self.codec, "segments": segments}
 
+    def _hashing(self) -> list[Beside]:
+        """Return the digest of each segment, of which the large ones are still being worked out."""
+        if not self._hashes:
+            self._hashes = [hashing(segment) for segment in self.segments]
+        return self._hashes
 
-def digest(buffers: Iterable[Buffer]) -> tuple[str, int]:
-    """Return SHA-256 and size of the buffers in a row."""
+
+def hashing(buffers: Iterable[Buffer]) -> Beside:
+    """Begin to hash the buffers in a row."""
     buffers = list(buffers)
-    size = sum(memoryview(buffer).nbytes for buffer in buffers)
-    found = sha256(size)
-    for buffer in buffers:
-        found.update(buffer)
-    return found.hexdigest(), size
+    with Beside(sum(memoryview(buffer).nbytes for buffer in buffers)) as found:
+        for buffer in buffers:
+            found.update(buffer)
+    return found
 
 
 # -- writing -------------------------------------------------------------------------------------------------
@@ -277,8 +283,8 @@ def check_segment(data: Buffer, segment: dict[str, Any], what: str = "") -> None
 
     :raises SegmentError: they differ
     """
-    found, size = digest([data])
-    check(what or str(segment.get("name", "segment")), segment, size, found)
+    found = hashing([data])
+    check(what or str(segment.get("name", "segment")), segment, found.size, found.hexdigest())
 
 
 def read_checked(stream: Any, segment: dict[str, Any], what: str = "", there: int | None = None) -> bytearray:
@@ -290,8 +296,8 @@ def read_checked(stream: Any, segment: dict[str, Any], what: str = "", there: in
     if there is not None and there < segment["size"]:
         check(what or str(segment.get("name", "segment")), segment, there, "")
     data = bytearray(segment["size"])
-    found, size = sha256(segment["size"]), 0
-    with memoryview(data) as view:
+    size = 0
+    with memoryview(data) as view, Beside(len(data)) as found:
         while size < len(view):
             count = stream.readinto(view[size : size + CHUNK_BYTES])
             if not count:

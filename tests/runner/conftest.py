@@ -127,7 +127,7 @@ class StepFolder:
 
             return cloudpickle.dumps(obj, protocol=5, buffer_callback=callback)  # type: ignore[no-any-return]
 
-        def save(buffers: Any, sha256: str, size: int) -> dict[str, Any]:
+        def save(buffers: Any, digest: Any, size: int) -> dict[str, Any]:
             name = f"part-{len(self.parts)}"
             self.part(name, b"".join(buffers))
             return {"name": name}

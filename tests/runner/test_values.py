@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import math
 import os
 import pickle
 import subprocess
 import sys
+import threading
 
 import hypothesis.strategies as st
 import numpy as np
@@ -16,8 +18,9 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 
-from airflow_stepop.runner import protocol
+from airflow_stepop.runner import hashing, protocol
 from airflow_stepop.runner.values import (
+    Encoded,
     EntryError,
     SegmentError,
     UntrustedPickleError,
@@ -40,7 +43,7 @@ def there_and_back(value, limit=protocol.INLINE_VALUE_BYTES, loads=None):
     """Return the codec and the decoded value."""
     store = []
 
-    def save(buffers, sha256, size):
+    def save(buffers, digest, size):
         store.append(b"".join(buffers))
         return {"name": str(len(store) - 1)}
 
@@ -270,3 +273,37 @@ print(sorted({"numpy", "pyarrow", "hashlib"} & set(sys.modules)))
         text=True,
     )
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_a_large_value_is_hashed_beside_its_writing():
+    """The digest is that of the bytes, whoever asks first; what is being written is not waited for."""
+    data = bytes(hashing.LARGE_BYTES) + b"end"
+    encoded = Encoded("bytes", [[memoryview(data)[:10], memoryview(data)[10:]]])
+    seen = []
+
+    def save(buffers, digest, size):
+        seen.append((b"".join(buffers) == data, size))
+        return {"name": "x"}
+
+    entry = encoded.to_entry(save)
+    expected = hashlib.sha256(data).hexdigest()
+    assert entry["segments"] == [{"sha256": expected, "size": len(data), "name": "x"}]
+    assert encoded.digests() == [(expected, len(data))]
+    assert seen == [(True, len(data))]
+    assert read_checked(io.BytesIO(data), entry["segments"][0]) == data
+    with pytest.raises(SegmentError, match="has SHA-256"):
+        read_checked(io.BytesIO(data[:-1] + b"!"), entry["segments"][0])
+
+
+def test_nothing_waits_when_writing_fails():
+    """The thread that hashes ends with its input."""
+    encoded = Encoded("bytes", [[bytes(hashing.LARGE_BYTES)]])
+
+    def save(*_):
+        raise OSError("no space")
+
+    before = threading.active_count()
+    with pytest.raises(OSError, match="no space"):
+        encoded.to_entry(save)
+    encoded.digests()
+    assert threading.active_count() == before
