@@ -240,7 +240,10 @@ class StepRequest:
             payload = bring(payload, self.store)
         self.observer.stored(payload)
         spec = self.spec(name, nonce, labels, payload.digest)
-        return replace(spec, resources=spec.resources.at_least(memory_bytes)), payload
+        spec = replace(spec, resources=spec.resources.at_least(memory_bytes))
+        if self.operator.checkpoint:
+            spec = replace(spec, checkpoint_uri=self.checkpoint_uri(labels, arguments_key(self._call)))
+        return spec, payload
 
     def spec(self, name: str, nonce: str, labels: Mapping[str, str], digest: str) -> StepSpec:
         operator = self.operator
@@ -256,7 +259,6 @@ class StepRequest:
             timeout_s=self.timeout_s,
             start_timeout_s=self.start_timeout_s,
             result_uri=self.store.uri(result_path(labels, name)),
-            checkpoint_uri=self._checkpoint_uri(labels),
             is_overridden=self.is_overridden,
         )
 
@@ -277,10 +279,9 @@ class StepRequest:
             return bool(self.operator.debug)
         return bool(conf.getboolean("stepop", "debug", fallback=False))
 
-    def _checkpoint_uri(self, labels: Mapping[str, str]) -> str:
-        if not self.operator.checkpoint:
-            return ""
-        return self.store.uri(f"{checkpoint_path(labels)}/{arguments_key(self._call)[:32]}")
+    def checkpoint_uri(self, labels: Mapping[str, str], arguments: str) -> str:
+        """Return the folder that every try with these arguments (their digest) finds again."""
+        return self.store.uri(f"{checkpoint_path(labels)}/{arguments[:32]}")
 
     def forget_checkpoints(self) -> None:
         """Delete what the tries of this task have left for the next one: there will be none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sized
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_stepop.cli.output import Row, command, print_tree
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from airflow_stepop.operators import RemoteStepOperator
 
-PLACEHOLDER = "0" * 64  # stands for the digest of a payload that is never built
+PLACEHOLDER = "0" * 64  # stands for the digest of a payload, and of arguments, that are never built
 
 
 @command
@@ -73,6 +74,8 @@ def render_request(task: Any, map_index: int = 0) -> Row:
     _render_fields(operator, context)
     request = StepRequest(operator, context)
     spec = request.spec(f"s-{'0' * 12}", "0" * 16, request.labels, PLACEHOLDER)
+    if operator.checkpoint:
+        spec = replace(spec, checkpoint_uri=request.checkpoint_uri(request.labels, PLACEHOLDER))
     return request.own_hook.render(spec)
 
 

@@ -31,6 +31,7 @@ with DAG("shapes", schedule=None, params={"memory": "256MiB", "word": "hello"}):
 
     step(up.output)
     step.override(task_id="mapped").expand(x=up.output)
+    step.override(task_id="resuming", checkpoint=True, secrets={"T": "{{ conn.none.password }}"})(up.output)
     step.override(task_id="unknown", resource_settings=ResourceSettings(memory=up.output))()
     step.override(task_id="two_nodes", resource_settings=ResourceSettings(nodes=2))()
     RemoteStepOperator(task_id="command", command=["true"], timeout=60, inputs={"a": up.output})
@@ -108,6 +109,14 @@ def test_render_shows_templates_as_values(dag_file: Path) -> None:
 def test_render_is_the_same_twice(dag_file: Path) -> None:
     """The request does not depend on the process or the time: it can be kept and compared."""
     assert rendered(dag_file, "step") == rendered(dag_file, "step")
+
+
+def test_render_of_a_step_whose_arguments_are_not_known(dag_file: Path) -> None:
+    """What is made of the arguments, or of connections, is left open."""
+    request = rendered(dag_file, "resuming")
+    folder = request["argv"][request["argv"].index("--checkpoint") + 1]
+    assert "/checkpoints/" in folder
+    assert folder.endswith("/" + render.PLACEHOLDER[:32])
 
 
 def test_render_of_a_command(dag_file: Path) -> None:
