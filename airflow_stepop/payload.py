@@ -208,8 +208,8 @@ def build_payload(
     manifest["refs"] = [builder.reference(result) for result in call.refs]
     manifest["parts"] = {name: {"sha256": p.sha256, "size": p.size} for name, p in builder.parts.items()}
     data = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
-    sha256, features = hashlib.sha256(data).hexdigest(), frozenset(setup.fields())
-    return Payload(data, sha256, builder.parts, dict(setup.secrets), features)
+    features = frozenset(setup.fields()) | ({"command"} if isinstance(call, CommandCall) else set())
+    return Payload(data, hashlib.sha256(data).hexdigest(), builder.parts, dict(setup.secrets), features)
 
 
 def _function_fields(call: FunctionCall, builder: PayloadBuilder) -> dict[str, Any]:

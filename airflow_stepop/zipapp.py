@@ -38,9 +38,10 @@ _REBUILDERS = (
     "subimport",
 )
 
-# modules that travel only with a step that needs them: "network" is for pre-signed addresses, the others are
-# asked for by the field of the manifest
+# modules that travel only with a step that needs them: "network" is for pre-signed addresses, "command" for a
+# step that is one, the others are asked for by the field of the manifest
 OPTIONAL = {
+    "command": ("command.py",),
     "secrets": ("secrets.py",),
     "requirements": ("requirements.py",),
     "network": ("threads.py", "uploads.py", "urls.py"),

@@ -9,7 +9,7 @@ from airflow.sdk import DAG
 
 from airflow_stepop import RemoteStepOperator
 from airflow_stepop.exceptions import StepConfigError
-from airflow_stepop.payload import CommandCall, Setup, build_payload
+from airflow_stepop.payload import CommandCall, FunctionCall, Setup, build_payload
 from airflow_stepop.requirements import read_requirements
 
 BAD = {
@@ -61,8 +61,11 @@ def test_a_file_may_have_requirements_only(tmp_path, line):
         read_requirements("requirements.txt", tmp_path)
 
 
-def test_the_runner_brings_what_installs_them():
-    call = CommandCall(argv=["true"], inputs={}, outputs=())
+def test_the_runner_brings_what_the_step_needs():
+    """A function needs nothing that runs commands, and hardly any step installs something."""
+    command = CommandCall(argv=["true"], inputs={}, outputs=())
+    function = FunctionCall(function=len, args=[()], kwargs={}, reference=("builtins", "len"))
     options = {"job": "s-job", "nonce": "n", "split": "no", "is_result_wanted": True}
-    assert build_payload(call, setup=Setup(requirements=["a"]), **options).features == {"requirements"}
-    assert build_payload(call, **options).features == frozenset()
+    setup = Setup(requirements=["a"], secrets={"A": "b"})
+    assert build_payload(command, setup=setup, **options).features == {"command", "requirements", "secrets"}
+    assert build_payload(function, **options).features == frozenset()
