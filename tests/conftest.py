@@ -70,9 +70,8 @@ def s3_server() -> Iterator[S3Server]:
     command = os.environ.get("STEPOP_S3SERVER")
     if not command:
         (pytest.fail if os.environ.get("STEPOP_CI") else pytest.skip)(
-            "needs an S3 server: set STEPOP_S3SERVER to a program that starts one when called with 'up', "
-            "and prints 'export AWS_ENDPOINT_URL_S3=... AWS_ACCESS_KEY_ID=... AWS_SECRET_ACCESS_KEY=...'; "
-            "a wrapper of versitygw, say"
+            "needs an S3 server: set STEPOP_S3SERVER=scripts/s3server, or to another program that starts one "
+            "when it is called with 'up' and prints what scripts/s3server prints"
         )
     with open(os.path.join(tempfile.gettempdir(), "stepop-tests-s3.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
