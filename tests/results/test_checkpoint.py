@@ -42,8 +42,8 @@ def kill_in_the_middle(home, killed):
         time.sleep(0.02)
 
 
-def checkpoints(run):
-    return [path for path in (run.home / "stepop" / "store" / "checkpoints").rglob("*") if path.is_file()]
+def checkpoints(home):
+    return [path for path in (home / "stepop" / "store" / "checkpoints").rglob("*") if path.is_file()]
 
 
 def test_the_example_goes_on_where_it_was_killed(airflow_process):
@@ -58,7 +58,7 @@ def test_the_example_goes_on_where_it_was_killed(airflow_process):
     assert result["epoch"] == 12
     assert 3 <= killed[0] <= result["begun_at"] < 12
     assert f"going on at epoch {result['begun_at']}" in run.log("train")
-    assert checkpoints(run) == [], "it is gone after success"
+    assert checkpoints(airflow_process.home) == [], "it is gone after success"
 
 
 def test_who_finds_a_checkpoint(airflow_process):
@@ -70,5 +70,5 @@ def test_who_finds_a_checkpoint(airflow_process):
     for index in (0, 1):
         assert run.value(f"mapped[{index}]") == [str(index)]
     assert run.states["failing"] == "failed"
-    assert [path.name for path in checkpoints(run)] == ["left"]
-    assert "/failing" in str(checkpoints(run)[0])
+    assert [path.name for path in checkpoints(airflow_process.home)] == ["left"]
+    assert "/failing" in str(checkpoints(airflow_process.home)[0])

@@ -91,11 +91,11 @@ def test_a_failure_does_not_tell_them(run):
     assert "no access with ***" in run.log("failing")
 
 
-def test_nothing_that_is_kept_has_a_value_in_it(run):
+def test_nothing_that_is_kept_has_a_value_in_it(run, airflow_process):
     """Log, database, jobs, store: everything that the tasks have left."""
     assert "token: ***" in run.log("function")
     for value in (PASSWORD, VARIABLE, KEY):
-        for path in [run.log_file, *run.home.rglob("*")]:
+        for path in [run.log_file, *airflow_process.home.rglob("*")]:
             if path.is_file():
                 assert value.encode() not in path.read_bytes(), path
         assert value not in json.dumps(run.answer)
