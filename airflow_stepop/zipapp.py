@@ -44,7 +44,7 @@ OPTIONAL = {
     "command": ("command.py",),
     "secrets": ("secrets.py",),
     "requirements": ("requirements.py",),
-    "network": ("threads.py", "uploads.py", "urls.py"),
+    "network": ("places.py", "threads.py", "uploads.py", "urls.py"),
 }
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date that the format knows

@@ -20,7 +20,7 @@ import numpy
 from airflow_stepop.hooks.local import LocalStepHook
 from airflow_stepop.payload import FunctionCall, hand_over, read_outcome, spill
 from airflow_stepop.results import StepResult
-from airflow_stepop.store import Store, folder_uri
+from airflow_stepop.store import Store, folder_uri, open_store
 from airflow_stepop.testing import make_step
 from benchmarks.tables import Line
 
@@ -40,7 +40,7 @@ def folder_lines(folder: Path) -> Iterator[Line]:
     value = array()
     value.tofile(folder / "raw")
     yield Line("cp there, cp back", _speed(lambda: _copy_twice(folder)))
-    store = Store(folder_uri(folder / "store"))
+    store = open_store(folder_uri(folder / "store"))
     yield Line(
         "an argument to a local step, and its result", _speed(lambda: _through_step(value, folder, store)),
         goal=GOAL * _last[0],

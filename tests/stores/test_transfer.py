@@ -167,6 +167,27 @@ def test_a_damaged_argument_is_refused(steps, bucket, damage, words):
     assert re.search(words, steps.failure["summary"]), steps.failure
 
 
+@pytest.mark.parametrize("places", [[], [["a", 0]], [["a", -1, 5]], [[1, 0, 5]], ["a"], {"a": 1}])
+def test_strange_places_are_refused(steps, bucket, monkeypatch, places):
+    """Anybody who may write to the job's input can change them."""
+    spec, payload = steps.prepare(bucket, length, random.Random(15).randbytes(MIB))
+    files = dict(input_files(payload, spec))
+    files[LOCATIONS] = [json.dumps({name: places for name in payload.parts}).encode()]
+    monkeypatch.setattr("airflow_stepop.hooks.local.input_files", lambda payload, spec: files)
+    steps.finish(spec, payload)
+    assert "The step was not started: part" in steps.failure["summary"]
+
+
+def test_an_address_for_a_step_that_expects_none(steps, folder, monkeypatch):
+    """Its runner has no code for addresses."""
+    spec, payload = steps.prepare(folder, length, random.Random(16).randbytes(MIB))
+    files = dict(input_files(payload, spec))
+    files[LOCATIONS] = [json.dumps({name: "http://127.0.0.1:1/x" for name in payload.parts}).encode()]
+    monkeypatch.setattr("airflow_stepop.hooks.local.input_files", lambda payload, spec: files)
+    steps.finish(spec, payload)
+    assert "has a place that is no path" in steps.failure["summary"]
+
+
 def test_expired_addresses(steps, bucket, monkeypatch):
     """Said with the server's words, and at once; without the signature."""
     spec, payload = steps.prepare(bucket, reverse, random.Random(7).randbytes(20 * MIB))

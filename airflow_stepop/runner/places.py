@@ -1,0 +1,88 @@
+"""Reading a part that lies at pre-signed URLs, or in pieces. Imported only by steps that have such parts."""
+
+from __future__ import annotations
+
+import os
+
+from .files import tell
+from .hashing import sha256
+from .threads import Progress, in_order
+from .urls import check_size, get
+from .values import SegmentError, check
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+# bytes that one request asks for, and how many requests are under way at once
+RANGE_BYTES = 16 << 20
+THREADS = 8
+
+
+def read_places(folder: str, location: Any, segment: dict[str, Any]) -> bytearray:
+    """Return the checked bytes of a part, read in parallel and hashed as they come.
+
+    :param location: a URL of all of it, or a list of [path or URL, offset, size]
+    :raises SegmentError: they are not those that were recorded
+    :raises OSError: they cannot be read
+    """
+
+    name, size = f"part {segment['name']}", segment["size"]
+    whole = name if isinstance(location, str) else ""
+    places = [[location, 0, size]] if isinstance(location, str) else location
+    if not all(map(_is_place, places)):
+        raise ValueError("it is not a list of places in locations.json")
+    there = sum(count for _, _, count in places)
+    if there != size:
+        raise SegmentError(f"{name} has {there} bytes and not the {size} that were recorded")
+    if whole and size > RANGE_BYTES:
+        check_size(location, size, name)  # first: a size that is wrong must not take memory
+    data, found = bytearray(size), sha256(size)
+    jobs = _ranges(places, memoryview(data))
+    progress = Progress(f"reading {name}", size, tell)
+
+    def read(job: tuple[str, int, memoryview]) -> memoryview:
+        where, offset, part = job
+        if where.startswith(("http://", "https://")):
+            get(where, offset, part, whole if len(jobs) == 1 else "")
+        else:
+            _read_range(os.path.join(folder, where), offset, part)
+        progress.add(len(part))
+        return part
+
+    for part in in_order(read, jobs, THREADS, progress.tick):
+        found.update(part)
+    progress.end()
+    check(name, segment, size, found.hexdigest())
+    return data
+
+
+def _ranges(places: list[list[Any]], view: memoryview) -> list[tuple[str, int, memoryview]]:
+    """Cut places into requests: where, from which byte on, and the memory that it fills."""
+    found, at = [], 0
+    for where, offset, count in places:
+        for begin in range(0, count, RANGE_BYTES):
+            part = view[at : at + min(RANGE_BYTES, count - begin)]
+            found.append((where, offset + begin, part))
+            at += len(part)
+    return found
+
+
+def _is_place(place: Any) -> bool:
+    return (
+        isinstance(place, list)
+        and len(place) == 3
+        and isinstance(place[0], str)
+        and all(type(number) is int and number >= 0 for number in place[1:])
+    )
+
+
+def _read_range(path: str, offset: int, view: memoryview) -> None:
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as stream:
+        stream.seek(offset)
+        done = 0
+        while done < len(view):
+            count = stream.readinto(view[done:])
+            if not count:
+                raise SegmentError(f"{path} ends before byte {offset + len(view)}")
+            done += count
