@@ -15,7 +15,7 @@ def run(airflow_process):
 
 
 def jobs(run, task):
-    (path,) = (run.home.parent / "marks").glob(f"spot-*-{task}")
+    (path,) = run.place.marks.glob(f"spot-*-{task}")
     return path.read_text().split()
 
 
@@ -47,8 +47,8 @@ def test_the_last_failure_is_the_task_s(run):
     assert "why: preempted" in error["text"]
 
 
-def test_no_job_stays(run):
+def test_no_job_stays(run, airflow_process):
     """Jobs that were taken away leave nothing behind, but for what ``keep`` keeps."""
-    left = {path.name for path in (run.home / "stepop" / "jobs").iterdir()}
+    left = {path.name for path in (airflow_process.home / "stepop" / "jobs").iterdir()}
     assert left & set(jobs(run, "preempted")) == set()
     assert len(left & set(jobs(run, "too_often"))) == 1
