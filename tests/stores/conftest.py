@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import secrets
 import socket
 import threading
 import time
@@ -126,6 +127,7 @@ class Steps:
     def __init__(self, folder: Any) -> None:
         self.folder = folder
         self.hook = LocalStepHook(folder=folder)
+        self.nonce = secrets.token_hex(8)  # the folder for temporary files is named after it
         self.failure: dict[str, Any] | None = None
 
     def prepare(self, store: Any, function: Any, *args: Any, **changes: Any) -> tuple[StepSpec, Any]:
@@ -135,11 +137,11 @@ class Steps:
             function=function, args=args, kwargs={}, main_module=function.__module__, reference=None
         )
         payload = build_payload(
-            call, job=job, nonce="n", split=changes.pop("split", "no"), is_result_wanted=True
+            call, job=job, nonce=self.nonce, split=changes.pop("split", "no"), is_result_wanted=True
         )
         payload = spill(payload, lambda: store, 20_000)
         uri = store.uri(result_path({"dag_id": "d"}, job))
-        return replace(StepSpec(job, "n", {}, payload.digest, result_uri=uri), **changes), payload
+        return replace(StepSpec(job, self.nonce, {}, payload.digest, result_uri=uri), **changes), payload
 
     def finish(self, spec: StepSpec, payload: Any, limit_s: float = 100) -> Any:
         """Run it, and return what the task would return."""
@@ -148,7 +150,7 @@ class Steps:
         while not self.hook.status([handle])[handle].state.is_terminal:
             assert time.monotonic() < end, self.log(spec)
             time.sleep(0.05)
-        found = read_outcome(self.hook.outcome(handle), spec.name, "n")
+        found = read_outcome(self.hook.outcome(handle), spec.name, self.nonce)
         self.failure = found.get("failure")
         return None if self.failure else hand_over(found["result"])
 

@@ -14,7 +14,7 @@ GIB = 1 << 30
 ALLOWANCE = 320 << 20
 
 HOST = """
-import json, os, resource, sys
+import json, os, resource, secrets, sys
 from pathlib import Path
 
 import numpy
@@ -22,6 +22,8 @@ from airflow_stepop.hooks.local import LocalStepHook
 from airflow_stepop.job import StepSpec
 from airflow_stepop.payload import FunctionCall, build_payload, hand_over, read_outcome, spill
 from airflow_stepop.store import default_store
+
+NONCE = secrets.token_hex(8)
 
 
 def peak():
@@ -40,7 +42,7 @@ def wait(hook, handle):
 
     while not hook.status([handle])[handle].state.is_terminal:
         time.sleep(0.1)
-    found = read_outcome(hook.outcome(handle), "s-large", "n")
+    found = read_outcome(hook.outcome(handle), "s-large", NONCE)
     return found
 
 
@@ -50,10 +52,10 @@ store.put_new("warm", b"x" * 3_000_000)  # what libraries need once is not count
 before = peak()
 array = numpy.arange(size // 8, dtype="i8")
 call = FunctionCall(function=add_one, args=(array,), kwargs={}, main_module="__main__", reference=None)
-payload = build_payload(call, job="s-large", nonce="n", split="no", is_result_wanted=True)
+payload = build_payload(call, job="s-large", nonce=NONCE, split="no", is_result_wanted=True)
 payload = spill(payload, lambda: store, 100_000)
 sent = peak() - before
-spec = StepSpec("s-large", "n", {}, payload.digest, result_uri=store.uri("results/_/large"), timeout_s=1000)
+spec = StepSpec("s-large", NONCE, {}, payload.digest, result_uri=store.uri("results/_/large"), timeout_s=1000)
 hook = LocalStepHook(folder=Path(os.environ["AIRFLOW_HOME"]) / "jobs")
 found = wait(hook, hook.submit(spec, payload))
 assert "result" in found, found

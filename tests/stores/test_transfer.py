@@ -117,7 +117,7 @@ def test_files_of_a_command(steps, bucket, small_pieces):
         outputs=["out.bin", "small.bin"],
     )
     spec, _ = steps.prepare(bucket, reverse, 1)
-    payload = build_payload(call, job=spec.name, nonce="n", split="no", is_result_wanted=True)
+    payload = build_payload(call, job=spec.name, nonce=steps.nonce, split="no", is_result_wanted=True)
     outputs = steps.finish(replace(spec, digest=payload.digest), payload)
     assert outputs["out.bin"].load() == data[::-1]
     assert outputs["small.bin"].load() == data[::-1][:100_000]
@@ -128,7 +128,7 @@ def test_a_large_collected_result_goes_to_the_bucket_too(steps, bucket):
     results = steps.finish(spec, payload)
     assert results[99].load() == {99: "x" * 1000}
     assert any(".collected-" in path for path in bucket.list("results"))
-    stored = read_outcome(steps.hook.outcome(steps.hook.lookup(spec)), spec.name, "n")["result"]["stored"]
+    stored = read_outcome(steps.hook.outcome(steps.hook.lookup(spec)), spec.name, steps.nonce)["result"]["stored"]
     overwrite(bucket, bucket.path_of(stored["uri"]), flipped)
     with pytest.raises(IntegrityError, match="changed after it was written"):
         steps.finish(spec, payload)
