@@ -57,7 +57,8 @@ fuzz: $(STAMPS)/test
 	@STEPOP_FUZZ=$${STEPOP_FUZZ:-200} $(BIN)/python -m pytest tests/life/test_fuzz.py $(ARGS)
 
 crashes: $(STAMPS)/test
-	@STEPOP_CI=1 STEPOP_POSTGRES=$${STEPOP_POSTGRES:-scripts/postgres} $(BIN)/python -m pytest $(CRASHES) --write-crash-table $(ARGS)
+	@STEPOP_CI=1 STEPOP_POSTGRES=$${STEPOP_POSTGRES:-scripts/postgres} \
+		STEPOP_S3SERVER=$${STEPOP_S3SERVER:-scripts/s3server} $(BIN)/python -m pytest $(CRASHES) --write-crash-table $(ARGS)
 
 lint: $(STAMPS)/lint
 	@echo "==> ruff"

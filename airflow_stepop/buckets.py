@@ -23,7 +23,7 @@ from airflow_stepop.runner.threads import Progress, in_order
 from airflow_stepop.store import Span, Store, StoredObject, quote, unquote
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, ObjectStore, RetryConfig
+    from obstore.store import BackoffConfig, ClientConfig, ObjectStore, RetryConfig
 
 T = TypeVar("T")
 
@@ -36,7 +36,9 @@ THREADS = 8
 # A larger object goes up in several requests, which cannot be create-only: see BucketStore.put_new
 SINGLE_PUT_BYTES = 1 * MIB
 PATIENCE_S = 240.0  # longest trouble of the store that is sat out
-_TRIES = 60
+# Only the time counts: 60 tries were over after 30 to 40 seconds, as the pauses are random and grow slowly
+_TRIES = 10_000
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +86,12 @@ def client_options() -> ClientConfig:
 def retry_config() -> RetryConfig:
     from datetime import timedelta
 
-    return {"max_retries": _TRIES, "retry_timeout": timedelta(seconds=PATIENCE_S)}
+    pauses: BackoffConfig = {
+        "init_backoff": timedelta(seconds=_FIRST_PAUSE_S),
+        "max_backoff": timedelta(seconds=_LONGEST_PAUSE_S),
+        "base": 2,
+    }
+    return {"max_retries": _TRIES, "retry_timeout": timedelta(seconds=PATIENCE_S), "backoff": pauses}
 
 
 class BucketStore(Store):

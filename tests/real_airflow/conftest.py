@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -28,6 +29,7 @@ def _load(name: str) -> ModuleType:
 
 deployment = _load("deployment")
 crash_table = _load("crash_table")
+line = _load("line")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -49,11 +51,18 @@ def statsd() -> Iterator[StatsdServer]:
 
 
 @pytest.fixture(scope="session")
-def airflow(tmp_path_factory: pytest.TempPathFactory, statsd: StatsdServer) -> Iterator[object]:
-    """A running deployment; on PostgreSQL when there is one."""
-    folder = tmp_path_factory.mktemp("airflow")
+def airflow(
+    tmp_path_factory: pytest.TempPathFactory, statsd: StatsdServer, request: pytest.FixtureRequest
+) -> Iterator[object]:
+    """A running deployment; on PostgreSQL, and with a bucket of S3, when there is one."""
+    folder, env, cable = tmp_path_factory.mktemp("airflow"), dict(statsd.env), None
+    if os.environ.get("STEPOP_S3SERVER"):
+        server = request.getfixturevalue("s3_server")
+        cable, address = line.Line(server.endpoint), server.new_address()
+        env[f"AIRFLOW_CONN_{server.conn_id.upper()}"] = replace(server, endpoint=cable.url).connection()
+        env |= {"AIRFLOW__STEPOP__EXTRA_STORES": address, "STEPOP_TEST_STORE": address}
     postgres = deployment.Postgres() if os.environ.get(deployment.POSTGRES) else None
-    running = deployment.Deployment(folder, HERE / "dags", extra_env=statsd.env, postgres=postgres)
+    running = deployment.Deployment(folder, HERE / "dags", env, postgres=postgres, line=cable)
     try:
         running.up()
         yield running

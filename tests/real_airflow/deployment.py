@@ -70,6 +70,7 @@ class Deployment:
     """One Airflow deployment in a folder of its own, on loopback.
 
     :param postgres: its database; without one, a file
+    :param line: to a server that its tasks use, for tests that cut it
     :param revives: start a component again that has ended, as a service manager does
     """
 
@@ -77,6 +78,7 @@ class Deployment:
     dags: Path
     extra_env: Mapping[str, str] = field(default_factory=dict)
     postgres: Postgres | None = None
+    line: Any = None
     revives: bool = False
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
