@@ -128,7 +128,8 @@ def test_a_large_collected_result_goes_to_the_bucket_too(steps, bucket):
     results = steps.finish(spec, payload)
     assert results[99].load() == {99: "x" * 1000}
     assert any(".collected-" in path for path in bucket.list("results"))
-    stored = read_outcome(steps.hook.outcome(steps.hook.lookup(spec)), spec.name, steps.nonce)["result"]["stored"]
+    outcome = steps.hook.outcome(steps.hook.lookup(spec))
+    stored = read_outcome(outcome, spec.name, steps.nonce)["result"]["stored"]
     overwrite(bucket, bucket.path_of(stored["uri"]), flipped)
     with pytest.raises(IntegrityError, match="changed after it was written"):
         steps.finish(spec, payload)
