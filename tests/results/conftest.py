@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from airflow_stepop.names import slug
 from airflow_stepop.store import StoredObject, open_store
 
 HERE = Path(__file__).parent
@@ -69,10 +70,9 @@ class Run:
         return self.answer["tasks"][task]["tries"][-1]["error"]
 
     def results(self, task: str) -> list[StoredObject]:
-        """Return the objects of the task's results in the store."""
-        return [
-            found for found in open_store(self.place.store).objects("results") if f"/{task}/" in found.path
-        ]
+        """Return the objects of this run's results of a task in the store."""
+        where = f"/{slug(self.answer['run_id'], 60)}/{task}/"
+        return [found for found in open_store(self.place.store).objects("results") if where in found.path]
 
     def assert_state(self, task: str, state: str = "success") -> None:
         assert self.states.get(task) == state, f"{task} is {self.states.get(task)}\n{self.log(task)[-6000:]}"
