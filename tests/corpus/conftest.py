@@ -14,8 +14,16 @@ from pathlib import Path
 import pytest
 
 from airflow_stepop.job import OutcomeReport
+from airflow_stepop.local.systems import LINUX
 from airflow_stepop.store import open_store
 from tests.local.conftest import bench, running  # noqa: F401 - fixtures
+
+
+@pytest.fixture
+def system() -> str:
+    """What is damaged here is the same on every system."""
+    return LINUX
+
 
 MARK = Path(tempfile.gettempdir()) / f"stepop-corpus-{os.getpid()}"
 

@@ -15,6 +15,7 @@ import pytest
 from airflow_stepop.exceptions import IntegrityError, StepInterruptedError, StepopError, StoreError
 from airflow_stepop.job import Category, JobHandle, JobState, LogLine
 from airflow_stepop.local.log import END_OF_TIME, Place, read_records
+from airflow_stepop.local.systems import LINUX
 from airflow_stepop.payload import FunctionCall, build_payload, read_outcome, spill
 from airflow_stepop.tasklog import TaskLog
 from airflow_stepop.waiting import Clock
@@ -38,7 +39,7 @@ FIELDS = {
     "finished_at": ["now", True, float("nan"), 10**400],
     "failure": ["text", [], {"category": "moon", "summary": "x"}, {"category": "oom"}],
     "receipt": ["text", [], {}, {"digest": 1}, {"digest": "0", "outcome": 1}],
-    "started_at": ["now", None],
+    "started_at": ["now"],  # none yet: it waits for a GPU
     "tmp": [1, None],
     "boot_id": [1],
 }
@@ -47,7 +48,7 @@ FIELDS = {
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     """A job that has ended."""
-    bench = Bench(tmp_path_factory.mktemp("done") / "jobs")
+    bench = Bench(tmp_path_factory.mktemp("done") / "jobs", LINUX)
     step = bench.step(["echo", "hello"])
     handle, status = bench.run(step)
     assert status.state is JobState.SUCCEEDED
@@ -58,8 +59,8 @@ def done(tmp_path_factory):
 def copy(done, tmp_path):
     """A copy of it, in a folder of the test's own."""
     source, _, handle = done
-    bench = Bench(tmp_path / "jobs")
-    shutil.copytree(source.folder, bench.folder)
+    bench = Bench(tmp_path / "jobs", LINUX)
+    shutil.copytree(source.folder, bench.folder, ignore=shutil.ignore_patterns("wake"))
     return bench, JobHandle(**{**handle.to_json(), "detail": {"folder": str(bench.folder)}})
 
 
