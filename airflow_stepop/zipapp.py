@@ -38,12 +38,14 @@ _REBUILDERS = (
     "subimport",
 )
 
-# modules that travel only with a step that needs them: "network" is for pre-signed addresses, "command" for a
-# step that is one, the others are asked for by the field of the manifest
+# modules that travel only with a step that needs them: "network" is for pre-signed addresses, "snapshots" for
+# checkpoints that are kept there, "command" for a step that is one, the others are asked for by the field of
+# the manifest
 OPTIONAL = {
     "command": ("command.py",),
     "secrets": ("secrets.py",),
     "requirements": ("requirements.py",),
+    "snapshots": ("archive.py", "snapshots.py"),
     "network": ("places.py", "threads.py", "uploads.py", "urls.py"),
 }
 

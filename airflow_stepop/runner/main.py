@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .secrets import Secrets
+    from .snapshots import Snapshots
 
 _FORWARDED = (signal.SIGTERM, signal.SIGINT)
 
@@ -48,10 +49,10 @@ def main(argv: list[str]) -> int:
         quietly(os.unlink, os.path.join(options["out"], protocol.OUTCOME))
         manifest = _manifest(options)
         identity = manifest["job"], manifest["nonce"]
-        secrets = _secrets(options, manifest)
-        scratch = make_scratch(options["out"])
+        helpers = _Helpers(options, manifest)
     except StepError as error:
-        quietly(os.unlink, os.path.join(options["in"], protocol.SECRETS))
+        for name in (protocol.SECRETS, protocol.CHECKPOINT):
+            quietly(os.unlink, os.path.join(options["in"], name))
         return _finish(options, _own_outcome(options, identity, error, {}), protocol.EXIT_REFUSED)
 
     receiver, sender = os.pipe()
@@ -59,14 +60,14 @@ def main(argv: list[str]) -> int:
     if pid == 0:
         _hear_signals()
         os.close(receiver)
-        return _child(options, manifest, scratch, sender, meter, secrets)
+        return _child(options, manifest, helpers, sender, meter)
     os.close(sender)
-    status, rusage, forwarded = _wait(pid, meter, secrets)
+    status, rusage, forwarded = _wait(pid, meter, helpers)
     found = _outcome(options, manifest["nonce"], receiver)
     if found is None:
         found = _own_outcome(options, identity, _death(status, forwarded), meter.usage(rusage))
     code = _finish(options, found, os.WEXITSTATUS(status) if os.WIFEXITED(status) else None)
-    remove_tree(scratch)  # last: it may take long, and whoever stopped us may not wait
+    helpers.finish(code)  # last: it may take long, and whoever stopped us may not wait
     return code
 
 
@@ -175,13 +176,37 @@ def _malformed(why: str) -> RefusedError:
     )
 
 
-def _secrets(options: dict[str, str], manifest: dict[str, Any]) -> Secrets | None:
-    names = manifest.get("secrets")
-    if not names:
-        return None
-    from .secrets import Secrets
+class _Helpers:
+    """What stands beside the step, in both processes: its scratch folder, and what only some steps need.
 
-    return Secrets(options["in"], names)
+    :raises StepError: something of it is missing
+    """
+
+    def __init__(self, options: dict[str, str], manifest: dict[str, Any]) -> None:
+        self.secrets: Secrets | None = None
+        self.snapshots: Snapshots | None = None
+        if manifest.get("secrets"):
+            from .secrets import Secrets
+
+            self.secrets = Secrets(options["in"], manifest["secrets"])
+        self.scratch = make_scratch(options["out"])
+        if manifest.get("checkpoint") and os.path.exists(os.path.join(options["in"], protocol.CHECKPOINT)):
+            from .snapshots import Snapshots
+
+            self.snapshots = Snapshots.take(options["in"], self.scratch)
+
+    def start(self) -> None:
+        """In the parent, once it has forked."""
+        if self.secrets is not None:
+            self.secrets.start()
+        if self.snapshots is not None:
+            self.snapshots.start()
+
+    def finish(self, code: int) -> None:
+        """In the parent, when the receipt is written: save and remove what the step has left."""
+        if self.snapshots is not None:
+            self.snapshots.finish(is_wanted=code != protocol.EXIT_OK)
+        remove_tree(self.scratch)
 
 
 def _check_python(manifest: dict[str, Any]) -> None:
@@ -201,12 +226,11 @@ def _check_python(manifest: dict[str, Any]) -> None:
 # -- fork and wait -------------------------------------------------------------------------------------------
 
 
-def _wait(pid: int, meter: Meter, secrets: Secrets | None) -> tuple[int, Any, list[int]]:
+def _wait(pid: int, meter: Meter, helpers: _Helpers) -> tuple[int, Any, list[int]]:
     """Wait for the child and reap orphans; return its status, its usage, and the signals it was sent."""
     forwarded: list[int] = []
     meter.watch(pid)
-    if secrets is not None:
-        secrets.start()
+    helpers.start()
 
     def forward(signum: int, frame: object) -> None:
         forwarded.append(signum)
@@ -223,8 +247,8 @@ def _wait(pid: int, meter: Meter, secrets: Secrets | None) -> tuple[int, Any, li
     for signum in _FORWARDED:
         signal.signal(signum, signal.SIG_IGN)
     meter.stop()
-    if secrets is not None:
-        secrets.finish()
+    if helpers.secrets is not None:
+        helpers.secrets.finish()
     return status, rusage, forwarded
 
 
@@ -271,10 +295,9 @@ def _die_with(parent: int, lifeline: int) -> None:
 def _child(
     options: dict[str, str],
     manifest: dict[str, Any],
-    scratch: str,
+    helpers: _Helpers,
     sender: int,
     meter: Meter,
-    secrets: Secrets | None,
 ) -> int:
     if options["receipt"].startswith("fd:"):
         os.close(int(options["receipt"][3:]))  # nothing that the step runs may write to it
@@ -284,11 +307,12 @@ def _child(
         quietly(os.write, sender, json.dumps(outcome).encode())
 
     sys.argv[1:] = []  # ours, not the step's
-    if secrets is not None:
-        secrets.enter()
+    if helpers.secrets is not None:
+        helpers.secrets.enter()
     from .step import Step, child_main
 
-    return child_main(Step(manifest, options, scratch, secrets), meter, last_resort)
+    step = Step(manifest, options, helpers.scratch, helpers.secrets, helpers.snapshots)
+    return child_main(step, meter, last_resort)
 
 
 def _death(status: int, forwarded: list[int]) -> StepError:

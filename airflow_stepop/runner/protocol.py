@@ -11,6 +11,9 @@ Input folder::
                      [path or URL, offset, size]; optional; not trusted: parts are checked
     uploads.json     where segments go when no folder leads to the store; optional:
                      {"urls": {piece: pre-signed URL}, "headers": {...}, "least_bytes": n, "most_bytes": n}
+    checkpoint.json  where the checkpoint is kept when no folder leads to the store; optional; removed before
+                     the step starts: {"get": [{"url": pre-signed URL, "uri": its name}],
+                     "put": pre-signed URL, "headers": {...}, "key": hex, "most_bytes": n}
     secrets.json     name -> value of each secret that the manifest names; removed before the step starts
     <part>           the parts the manifest names, each with its SHA-256 and size
 
@@ -19,7 +22,7 @@ Output folder::
     outcome.json     what happened; its SHA-256 is the receipt
     <segment>        bytes of values that are too large for outcome.json
 
-The two files of addresses may be compressed with gzip: pre-signed URLs are long and much alike. They are
+The files of addresses may be compressed with gzip: pre-signed URLs are long and much alike. They are
 secrets.
 
 A *value entry* (JSON) is how any value is written down, on both ways::
@@ -44,6 +47,7 @@ RUNNER = "step.pyz"
 MANIFEST = "manifest.json"
 LOCATIONS = "locations.json"
 UPLOADS = "uploads.json"
+CHECKPOINT = "checkpoint.json"
 SECRETS = "secrets.json"
 CODE = "code.zip"
 
@@ -61,7 +65,7 @@ RECEIPT_LIMIT = 4096
 ENV_JOB = "STEPOP_JOB"  # the job's name
 ENV_NONCE = "STEPOP_NONCE"  # secret-free random id of this generation; also how leftover processes are found
 ENV_CACHE = "STEPOP_CACHE"  # set by whoever makes the image, or by env=: where requirements are kept
-ENV_CHECKPOINT = "STEPOP_CHECKPOINT_DIR"  # what an earlier try of the step has left; ``--checkpoint DIR``
+ENV_CHECKPOINT = "STEPOP_CHECKPOINT_DIR"  # what an earlier try has left; ``--checkpoint DIR``, or CHECKPOINT
 ENV_DEBUG = "STEPOP_DEBUG"  # not empty and not 0: every phase is logged with its time
 ENV_WORK = "STEPOP_WORK"  # the step's scratch folder: code, inputs, current directory
 

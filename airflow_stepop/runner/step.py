@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .parts import Parts
     from .secrets import Secrets
     from .segments import Segments
+    from .snapshots import Snapshots
     from .uploads import Uploads
     from .values import Buffer, Encoded, Entry
 
@@ -46,12 +47,14 @@ class Step:
         folders: dict[str, str],
         scratch: str,
         secrets: Secrets | None = None,
+        snapshots: Snapshots | None = None,
     ) -> None:
         self.manifest = manifest
         self.scratch = scratch
         self.out = folders["out"]
         self.folders = folders
         self.secrets = secrets
+        self.snapshots = snapshots
         self.is_refused = False
         self._pid = os.getpid()
         self._inline_bytes = 0
@@ -135,9 +138,15 @@ class Step:
             provide(self.manifest["requirements"], self.scratch)
 
     def _open_checkpoint(self) -> None:
+        if self.snapshots is not None:
+            os.environ[protocol.ENV_CHECKPOINT] = self.snapshots.restore()
+            phase("checkpoint restored")
+            return
         folder = self.folders.get("checkpoint")
         if folder is None:
-            hint = "run it on a backend that has: its hook must pass StepSpec.checkpoint_uri on to the runner"
+            hint = (
+                "run it on a backend that has one: its hook must pass StepSpec.checkpoint_uri to the runner"
+            )
             raise RefusedError("bad_config", "The backend has no place for the step's checkpoints", hint)
         try:
             os.makedirs(folder, 0o700, exist_ok=True)

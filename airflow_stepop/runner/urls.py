@@ -9,7 +9,10 @@ import http.client
 import time
 import urllib.error
 import urllib.request
+from functools import partial
 
+from .files import tell
+from .threads import Progress
 from .values import CHUNK_BYTES, SegmentError
 
 TYPE_CHECKING = False
@@ -26,6 +29,7 @@ SILENCE_S = 60.0
 # answers that say: later
 _LATER = frozenset({408, 429})
 _ERROR_BYTES = 64 * 1024
+_PIECE_BYTES = 16 << 20  # of an object that is fetched: what is lost when a connection is cut
 
 
 def get(url: str, offset: int, view: memoryview, whole: str = "") -> None:
@@ -67,6 +71,55 @@ def put(url: str, body: Callable[[], Iterable[Buffer]], size: int, headers: Mapp
     _patiently(url, once)
 
 
+def fetch(url: str, path: str) -> bool:
+    """Write an object into the file ``path``; return whether there is one.
+
+    :raises OSError: it cannot be read, or the file cannot be written
+    """
+    total, tag, progress = _PIECE_BYTES, "", None
+    with open(path, "wb") as stream:
+        while stream.tell() < total:
+            found = _patiently(url, partial(_piece, url, stream.tell(), tag))
+            if found is None:
+                return False
+            data, total, tag = found
+            stream.write(data)
+            progress = progress or Progress(f"reading {url.partition('?')[0]}", total, tell)
+            progress.add(len(data))
+            progress.tick()
+    if progress is not None:
+        progress.end()
+    return True
+
+
+def _piece(url: str, begin: int, tag: str) -> tuple[bytes, int, str] | None:
+    """Return bytes from ``begin`` on, the size of the object and its tag; nothing of one with another tag."""
+    headers = {"Range": f"bytes={begin}-{begin + _PIECE_BYTES - 1}", **({"If-Match": tag} if tag else {})}
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310 - http(s) only
+    try:
+        with urllib.request.urlopen(request, timeout=SILENCE_S) as answer:  # noqa: S310
+            data, total = answer.read(), answer.headers.get("Content-Range", "").rpartition("/")[2]
+            return data, int(total or len(data)), answer.headers.get("ETag") or tag
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # an empty object
+            return b"", 0, tag
+        if error.code != 404:
+            raise
+        error.close()
+        return None
+
+
+def replace(
+    url: str, body: Callable[[], Iterable[Buffer]], size: int, headers: Mapping[str, str], patience_s: float
+) -> None:
+    """Write an object, or leave there what is there: nothing else is sent, not even to learn a reason.
+
+    :param patience_s: how long trouble of the store is sat out
+    :raises OSError: it cannot be written
+    """
+    _patiently(url, lambda: _put(url, body(), size, headers), patience_s)
+
+
 def _get(url: str, offset: int, view: memoryview, whole: str, size: int = 0) -> None:
     size = size or len(view)  # of the whole
     last = offset + len(view) - 1
@@ -105,12 +158,12 @@ def _put(url: str, body: Iterable[Buffer], size: int, headers: Mapping[str, str]
         answer.read()
 
 
-def _patiently(url: str, call: Callable[[], Any]) -> None:
+def _patiently(url: str, call: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:
     where, _, secret = url.partition("?")
-    end, pause_s = time.monotonic() + PATIENCE_S, FIRST_PAUSE_S
+    end, pause_s = time.monotonic() + patience_s, FIRST_PAUSE_S
     while True:
         try:
-            return call()  # type: ignore[no-any-return]
+            return call()
         except urllib.error.HTTPError as error:
             problem = f"HTTP {error.code} {_reason(error)}"
             is_final = error.code < 500 and error.code not in _LATER

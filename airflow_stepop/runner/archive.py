@@ -1,0 +1,254 @@
+"""A folder as one file with a signature: a plain tar archive, and behind it the HMAC of its bytes.
+
+Who finds a checkpoint unpickles it. So nothing is unpacked that somebody without the key has written, and
+what is unpacked stays inside the folder all the same.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import hmac
+import os
+import stat
+import sys
+import tarfile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import IO, Any
+
+    from .values import Buffer
+
+MAC_BYTES = 32
+CHUNK_BYTES = 1 << 20
+
+
+class ForgedError(Exception):
+    """An archive is not what was written with this key."""
+
+
+class TooLargeError(Exception):
+    """The files are more than may be kept."""
+
+
+def fingerprint(folder: str) -> tuple[str, int]:
+    """Return what changes with every change in a folder, and the bytes of its files.
+
+    :raises FileNotFoundError: there is no such folder
+    """
+    found, total = hashlib.sha256(), 0
+    os.stat(folder)
+    for name, path in _entries(folder):
+        try:
+            info = os.lstat(path)
+        except FileNotFoundError:  # a change that comes while we look: another look sees the rest of it
+            continue
+        times = (info.st_mtime_ns, info.st_ctime_ns) if not stat.S_ISDIR(info.st_mode) else ()
+        found.update(repr((name, info.st_mode, info.st_ino, info.st_size, times)).encode())
+        total += info.st_size if stat.S_ISREG(info.st_mode) else 0
+    return found.hexdigest(), total
+
+
+def pack(
+    folder: str, path: str, key: bytes, most_bytes: int, leave_out: Callable[[str], None]
+) -> tuple[int, str]:
+    """Write a folder into the archive ``path``; return its size, and its MD5 in base64.
+
+    The MD5 is for the store: not every one knows by itself that the end is missing when a connection is cut.
+
+    :param leave_out: hears what a checkpoint cannot hold
+    :raises TooLargeError: it would have more than ``most_bytes``
+    :raises OSError: a file cannot be read, or the archive cannot be written
+    """
+    if fingerprint(folder)[1] > most_bytes:  # before the disk is full
+        raise TooLargeError
+    with open(path, "wb") as raw:
+        signed: Any = _Signed(raw, key, most_bytes)
+        options: Any = {"format": tarfile.PAX_FORMAT, "encoding": "utf-8", "errors": "surrogateescape"}
+        with tarfile.open(fileobj=signed, mode="w", **options) as archive:
+            for name, source in _entries(folder):
+                if not _add(archive, folder, name, source):
+                    leave_out(name)
+        signed.finish()
+        return raw.tell(), binascii.b2a_base64(signed.md5.digest(), newline=False).decode()
+
+
+def verify(path: str, key: bytes) -> None:
+    """Compare an archive with its signature.
+
+    :raises ForgedError: they do not belong together
+    """
+    found = hmac.new(key, digestmod="sha256")
+    with open(path, "rb") as stream:
+        left = os.fstat(stream.fileno()).st_size - MAC_BYTES
+        while left > 0:
+            data = stream.read(min(CHUNK_BYTES, left))
+            if not data:
+                break
+            found.update(data)
+            left -= len(data)
+        if left or not hmac.compare_digest(found.digest(), stream.read()):
+            raise ForgedError("its signature is not that of this task")
+
+
+def unpack(path: str, folder: str) -> int:
+    """Unpack an archive that was verified into an empty folder; return how many files there are.
+
+    :raises ForgedError: it has something that we do not write, or that would leave the folder
+    :raises OSError: there is no room for it
+    """
+    folders: list[tuple[str, tarfile.TarInfo]] = []
+    links: list[tuple[str, str]] = []  # made last: nothing is written through one
+    count = 0
+    try:
+        with tarfile.open(path, "r:", encoding="utf-8", errors="surrogateescape") as archive:
+            for member in archive:
+                target = os.path.join(folder, _checked_name(member.name))
+                if member.isdir():
+                    os.mkdir(target, 0o700)
+                    folders.append((target, member))
+                elif member.issym():
+                    links.append((target, _checked_link(member)))
+                elif member.type == tarfile.REGTYPE:
+                    _write(archive.extractfile(member), target)
+                    _restore_attributes(target, member)
+                    count += 1
+                else:
+                    raise ForgedError(f"{member.name!r} is no file, folder or symbolic link")
+    except (tarfile.TarError, FileExistsError) as error:
+        raise ForgedError(f"it is no archive of ours: {error}") from None
+    for target, to in links:
+        os.symlink(to, target)
+    for target, member in reversed(folders):  # those inside first: their own may be read-only
+        _restore_attributes(target, member)
+    return count
+
+
+def chunks(path: str) -> Iterator[Buffer]:
+    """Yield the bytes of a file."""
+    with open(path, "rb", buffering=0) as stream:
+        while True:
+            data = stream.read(CHUNK_BYTES)
+            if not data:
+                return
+            yield data
+
+
+class _Signed:
+    """A file for ``tarfile`` that signs what it writes, and has a limit."""
+
+    def __init__(self, raw: IO[bytes], key: bytes, most_bytes: int) -> None:
+        self.md5 = _new_md5()
+        self._mac = hmac.new(key, digestmod="sha256")
+        self._raw = raw
+        self._left = most_bytes - MAC_BYTES
+
+    def write(self, data: bytes) -> int:
+        self._left -= len(data)
+        if self._left < 0:
+            raise TooLargeError
+        self._mac.update(data)
+        self.md5.update(data)
+        return self._raw.write(data)
+
+    def finish(self) -> None:
+        self.md5.update(self._mac.digest())
+        self._raw.write(self._mac.digest())
+
+    def tell(self) -> int:
+        return self._raw.tell()
+
+
+def _new_md5() -> Any:
+    new: Any = hashlib.md5
+    return new() if sys.version_info < (3, 9) else new(usedforsecurity=False)
+
+
+def _entries(folder: str) -> Iterator[tuple[str, str]]:
+    """Yield the relative name and the path of everything in a folder, always in the same order."""
+    pending = [""]
+    while pending:
+        parent = pending.pop()
+        try:
+            with os.scandir(os.path.join(folder, parent)) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # it is gone again
+        for entry in entries:
+            name = f"{parent}/{entry.name}" if parent else entry.name
+            yield name, entry.path
+            if entry.is_dir(follow_symlinks=False):
+                pending.append(name)
+
+
+def _add(archive: tarfile.TarFile, folder: str, name: str, path: str) -> bool:
+    """Add one entry; return whether it is something that can be kept."""
+    found = os.lstat(path)
+    member = tarfile.TarInfo(name)
+    if stat.S_ISREG(found.st_mode):
+        with open(path, "rb") as stream:
+            _describe(member, os.fstat(stream.fileno()))
+            member.size = os.fstat(stream.fileno()).st_size
+            archive.addfile(member, stream)
+        return True
+    _describe(member, found)
+    if stat.S_ISDIR(found.st_mode):
+        member.type = tarfile.DIRTYPE
+    elif stat.S_ISLNK(found.st_mode):
+        target = os.path.realpath(path)
+        root = os.path.realpath(folder)
+        if not (target + os.sep).startswith(root + os.sep):
+            return False
+        member.type = tarfile.SYMTYPE
+        # Relative and without detours: the folder is elsewhere in the next try
+        member.linkname = os.path.relpath(target, os.path.dirname(os.path.join(root, name)))
+    else:
+        return False
+    archive.addfile(member)
+    return True
+
+
+def _describe(member: tarfile.TarInfo, found: os.stat_result) -> None:
+    member.mode = stat.S_IMODE(found.st_mode) & 0o777
+    member.mtime = found.st_mtime
+
+
+def _checked_name(name: str) -> str:
+    if "\0" in name or {"", ".", ".."} & set(name.split("/")):
+        raise ForgedError(f"{name!r} is not a path inside the folder")
+    return name
+
+
+def _checked_link(member: tarfile.TarInfo) -> str:
+    """Return where a link leads. One without detours, which may lead to other links, stays inside when it
+    does so by its words.
+    """
+    to = member.linkname
+    reached = os.path.normpath(os.path.join(os.path.dirname(member.name), to))
+    if (
+        not to
+        or "\0" in to
+        or os.path.isabs(to)
+        or os.path.normpath(to) != to
+        or reached.split("/")[0] == ".."
+    ):
+        raise ForgedError(f"{member.name!r} is a link that leads out of the folder, to {to!r}")
+    return to
+
+
+def _write(source: IO[bytes] | None, target: str) -> None:
+    if source is None:
+        return
+    with open(target, "xb") as stream:
+        while True:
+            data = source.read(CHUNK_BYTES)
+            if not data:
+                return
+            stream.write(data)
+
+
+def _restore_attributes(target: str, member: tarfile.TarInfo) -> None:
+    os.utime(target, (member.mtime, member.mtime))
+    os.chmod(target, member.mode & 0o777)
