@@ -8,6 +8,7 @@ into the runner's input folder.
 from __future__ import annotations
 
 import gzip
+import hmac
 import json
 import logging
 import math
@@ -20,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 from airflow_stepop.buckets import CHUNK_BYTES, MIB, BucketStore
 from airflow_stepop.exceptions import IntegrityError, StepConfigError
 from airflow_stepop.job import Buffer, Part, Payload, Place, StepSpec
+from airflow_stepop.results import signing_key
 from airflow_stepop.runner.hashing import sha256
-from airflow_stepop.runner.protocol import LOCATIONS, MANIFEST, RUNNER, SECRETS, UPLOADS
+from airflow_stepop.runner.protocol import CHECKPOINT, LOCATIONS, MANIFEST, RUNNER, SECRETS, UPLOADS
 from airflow_stepop.runner.threads import Progress, in_order
 from airflow_stepop.store import FolderStore, Span, Store, folder_of, locate, part_path
 from airflow_stepop.zipapp import runner_zipapp
@@ -115,9 +117,9 @@ def _checked_chunks(part: Part, progress: Progress) -> Iterator[Buffer]:
 def input_files(payload: Payload, spec: StepSpec) -> dict[str, Sequence[Buffer]]:
     """Return everything that the runner's input folder must hold: file name -> bytes, in a row.
 
-    ``secrets.json`` is a secret, and ``locations.json`` and ``uploads.json`` are when the store is a bucket:
-    they belong where only the step can read them. A folder of this host is named in them as it is: a job
-    that runs elsewhere has had its payload through :func:`bring`.
+    ``secrets.json`` and ``checkpoint.json`` are secrets, and ``locations.json`` and ``uploads.json`` are when
+    the store is a bucket: they belong where only the step can read them. A folder of this host is
+    named in them as it is: a job that runs elsewhere has had its payload through :func:`bring`.
 
     :raises StepConfigError: the step may run longer than a signature can last
     """
@@ -128,9 +130,13 @@ def input_files(payload: Payload, spec: StepSpec) -> dict[str, Sequence[Buffer]]
         files[LOCATIONS] = [_to_json(locations, signer.is_used)]
     if spec.result_uri and folder_of(spec.result_uri) is None:
         files[UPLOADS] = [_to_json(_uploads(spec, signer), is_secret=True)]
+    features = set(payload.features)
+    if spec.checkpoint_uri and folder_of(spec.checkpoint_uri) is None:
+        files[CHECKPOINT] = [_to_json(_checkpoint(spec, signer), is_secret=True)]
+        features.add("snapshots")
     if payload.secrets:
         files[SECRETS] = [payload.secrets_file]
-    runner = runner_zipapp(payload.features | ({"network"} if signer.is_used else set()))
+    runner = runner_zipapp(frozenset(features | ({"network"} if signer.is_used else set())))
     return {**files, MANIFEST: [payload.manifest], RUNNER: [runner]}
 
 
@@ -155,6 +161,26 @@ def _uploads(spec: StepSpec, signer: _Signer) -> dict[str, Any]:
         "headers": {},
         "least_bytes": least,
         "most_bytes": most,
+    }
+
+
+def _checkpoint(spec: StepSpec, signer: _Signer) -> dict[str, Any]:
+    """Return where the runner saves snapshots, under a name of this job's own, and where it looks for one.
+
+    It looks there first, for a service may start a job twice, and then at the newest of earlier jobs.
+    """
+    own = f"{spec.checkpoint_uri}/{spec.name}.tar"
+    store, folder = locate(spec.checkpoint_uri)
+    (put,) = signer.writable(spec.checkpoint_uri, [f"{spec.name}.tar"])
+    found = max(store.objects(folder), key=lambda one: (one.modified_at, one.path), default=None)
+    uris = list(dict.fromkeys([own, *([store.uri(found.path)] if found else [])]))
+    urls = signer.readable(uris)
+    return {
+        "get": [{"url": urls[uri], "uri": uri} for uri in uris],
+        "put": put,
+        "headers": {},
+        "key": hmac.new(signing_key(), f"checkpoint\n{folder}".encode(), "sha256").hexdigest(),
+        "most_bytes": PIECE_BYTES[1],
     }
 
 

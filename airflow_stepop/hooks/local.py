@@ -138,8 +138,9 @@ class LocalStepHook(StepHook):
         folder = folder_of(spec.result_uri)
         if folder is not None:
             argv += ["--segments", str(folder)]
-        if spec.checkpoint_uri:
-            argv += ["--checkpoint", _checkpoint_folder(spec.checkpoint_uri)]
+        folder = folder_of(spec.checkpoint_uri)
+        if folder is not None:  # in a bucket: the input folder says where
+            argv += ["--checkpoint", str(folder)]
         cpus, memory = resources.cpu_count or 0, resources.memory_bytes or 0
         return {
             "name": spec.name,
@@ -371,16 +372,6 @@ def _configured_folder() -> Path:
 
 def _settings(spec: StepSpec) -> LocalSettings:
     return spec.settings if isinstance(spec.settings, LocalSettings) else LocalSettings()
-
-
-def _checkpoint_folder(uri: str) -> str:
-    folder = folder_of(uri)
-    if folder is None:
-        raise UnsupportedError(
-            f"checkpoint: the local backend keeps checkpoints in a folder, and {uri!r} is none; "
-            "give the task a store= that is a file:// address"
-        )
-    return str(folder)
 
 
 def _lost(job: JobFolder, state: Mapping[str, Any]) -> dict[str, Any]:

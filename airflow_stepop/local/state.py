@@ -8,7 +8,7 @@ import stat
 from contextlib import suppress
 from typing import Any
 
-from airflow_stepop.runner.protocol import SECRETS
+from airflow_stepop.runner.protocol import CHECKPOINT, SECRETS
 
 # Renaming one breaks jobs in flight.
 REQUEST = "request.json"  # what to run, within which limits
@@ -35,9 +35,9 @@ def write_state(folder: str, state: dict[str, Any]) -> None:
 
     With the last one the secrets go, should the runner never have come to read them.
     """
-    if is_over(state):
+    for name in (SECRETS, CHECKPOINT) if is_over(state) else ():
         with suppress(FileNotFoundError):
-            os.unlink(os.path.join(folder, INPUT, SECRETS))
+            os.unlink(os.path.join(folder, INPUT, name))
     data = json.dumps(state, ensure_ascii=False).encode("utf-8", "surrogateescape")
     draft = os.path.join(folder, RESERVE if is_over(state) else STATE + ".new")
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT, 0o600)

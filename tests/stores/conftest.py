@@ -64,6 +64,8 @@ class Gate:
         self._open: list[socket.socket] = []
         self._is_shut = False
         self.passed_bytes = 0
+        self._stop_at: int | None = None
+        self.stopped = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def shut(self) -> None:
@@ -72,6 +74,14 @@ class Gate:
         for one in self._open:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
+
+    def open(self) -> None:
+        """Let everything pass again."""
+        self._is_shut, self._stop_at = False, None
+
+    def stop_after(self, count: int) -> None:
+        """Hold back what comes once that many bytes have passed; connections stay as they are."""
+        self._stop_at = self.passed_bytes + count
 
     def shut_after(self, count: int, for_s: float) -> None:
         """Shut once that many bytes have passed, and open again later."""
@@ -103,6 +113,9 @@ class Gate:
     def _pass(self, source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 18):
+                while self._stop_at is not None and self.passed_bytes >= self._stop_at and not self._is_shut:
+                    self.stopped.set()
+                    time.sleep(0.01)
                 target.sendall(data)
                 self.passed_bytes += len(data)
         for one in (source, target):

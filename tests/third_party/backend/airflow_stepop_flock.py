@@ -72,8 +72,8 @@ class FlockStepHook(StepHook):
         step = [sys.executable, "-u", protocol.RUNNER, "run", "--in", ".", "--out", "out"]
         step += ["--digest", spec.digest, "--receipt", "receipt", "--receipt-limit", "65536"]
         step += ["--segments", str(folder_of(spec.result_uri) or "out")]
-        if spec.checkpoint_uri:
-            step += ["--checkpoint", str(folder_of(spec.checkpoint_uri))]
+        if folder := folder_of(spec.checkpoint_uri):
+            step += ["--checkpoint", str(folder)]
         env = {**spec.env, protocol.ENV_JOB: spec.name, protocol.ENV_NONCE: spec.nonce}
         argv = [str(spec.timeout_s), "nice", "-n", str(nice), *step]
         return {"argv": argv, "env": env, "labels": dict(spec.labels), "result_uri": spec.result_uri}
