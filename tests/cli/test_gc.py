@@ -390,6 +390,27 @@ def test_more_rows_than_are_read_at_once(stepop, ran, monkeypatch):
         assert kinds(stepop("gc", "--yes", "-o", "json")) == {"results": (5, 5, 25)}
 
 
+def test_a_bucket(stepop, ran, s3_server, monkeypatch):
+    """The same in S3: what is old goes, what an XCom names and what is young stays."""
+    monkeypatch.setenv("AIRFLOW__STEPOP__STORE", s3_server.new_address())
+    monkeypatch.setenv("AIRFLOW__STEPOP__DEPLOYMENT", "named")
+    store = default_store()
+    names = [result(f"s-gone-task-{number:012x}", deployment="named") for number in range(2)]
+    for path in (*names, part_path("a" * 64, week("2026-01-05")), part_path("a" * 64, time.time())):
+        store.put_new(path, b"12345")
+    time.sleep(1)  # times in S3 are in seconds
+    assert kinds(stepop("gc", "-o", "json")) == {"parts": (1, 1, 5)}
+    with _xcom(ran, [store.uri(names[0])]):
+        said = stepop("gc", "--yes", "-o", "json", "--retention", "0.000001")
+    assert said.code == 0, said.err
+    assert kinds(said) == {"results": (1, 1, 5), "parts": (1, 1, 5)}
+    assert sorted(store.list("results")) == [names[0]]
+    assert list(store.list("parts")) == [part_path("a" * 64, time.time())]
+    checked = {row["what"]: row["found"] for row in stepop("check", "-o", "json").data}
+    assert checked["store"] == f"{store.url} can be written, listed, read and deleted from"
+    store.delete_folder("")
+
+
 def test_a_store_that_fails_does_not_hide_the_others(stepop, monkeypatch):
     """Its error is shown, the others are collected, and the exit code is 1."""
     monkeypatch.setenv("AIRFLOW__STEPOP__EXTRA_STORES", "/proc/no/such/folder")
