@@ -193,7 +193,11 @@ class _Helpers:
         if manifest.get("checkpoint") and os.path.exists(os.path.join(options["in"], protocol.CHECKPOINT)):
             from .snapshots import Snapshots
 
-            self.snapshots = Snapshots.take(options["in"], self.scratch)
+            try:
+                self.snapshots = Snapshots.take(options["in"], self.scratch)
+            except StepError:
+                remove_tree(self.scratch)
+                raise
 
     def start(self) -> None:
         """In the parent, once it has forked."""

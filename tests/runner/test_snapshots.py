@@ -182,10 +182,11 @@ def test_what_has_not_changed_is_not_saved_again(steps, bucket):
     assert [found.path for found in bucket.objects("c")] == ["c/0.tar"]
 
 
-def test_without_its_addresses_a_step_is_refused(steps):
+def test_without_its_addresses_a_step_is_refused(steps, tmp_path):
     folder = steps("echo", "must not run")
     (folder.path / "in" / protocol.CHECKPOINT).write_text('{"key": "zz"}')
-    done = folder.run()
+    done = folder.run(env={**os.environ, "TMPDIR": str(tmp_path)})
+    assert list(tmp_path.glob("stepop-*")) == []
     assert done.code == protocol.EXIT_REFUSED
     assert "checkpoint.json is damaged" in done.failure["summary"]
 

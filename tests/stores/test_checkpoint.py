@@ -16,8 +16,9 @@ import pytest
 from airflow_stepop.job import StepSpec
 from airflow_stepop.payload import CommandCall, Setup, build_payload, read_outcome
 from airflow_stepop.runner import protocol
-from airflow_stepop.store import result_path
+from airflow_stepop.store import CHECKPOINTS, result_path
 from airflow_stepop.transfer import input_files
+from airflow_stepop.upkeep.garbage import Kind, list_folders
 
 MIB = 1 << 20
 FOLDER = "checkpoints/_/dag/run/task/-1/arguments"
@@ -150,6 +151,34 @@ def test_a_store_that_is_away_for_some_seconds_is_waited_for(steps, gate, connec
     gate.shut_after(1, for_s=3)  # and while the next one reads it
     assert tries.end(tries.hook.submit(spec, payload))[1].endswith("late")
     tries.store.delete_folder("")
+
+
+def test_a_store_that_is_away_while_the_step_runs_is_told_about(steps, gate, connect):
+    tries = Tries(steps, connect({"endpoint_url": gate.endpoint}))
+    handle = tries.submit('cd "$STEPOP_CHECKPOINT_DIR"; echo up; sleep 1; echo late > state; sleep 600')
+    tries.wait_for(lambda: "up" in tries.log(handle))
+    gate.shut()
+    tries.wait_for(lambda: "the checkpoint could not be saved" in tries.log(handle))
+    gate.open()
+    tries.wait_for(lambda: "the checkpoint is saved again" in tries.log(handle), 150)
+    os.kill(tries.runner(handle), signal.SIGKILL)
+    _, log = tries.end(handle)
+    assert log.count("could not be saved") == 1
+    assert "Signature=" not in log
+    assert tries.run(FIND)[1].endswith("late")
+    tries.store.delete_folder("")
+
+
+def test_gc_sees_the_snapshots_of_a_task_as_one(tries):
+    """What is old and abandoned goes as a whole; the database says what is abandoned."""
+    for count in range(2):
+        tries.run(f"{FIND}; echo {count} > state; exit 3")
+    saved = tries.saved()
+    (found,) = list_folders(tries.store, CHECKPOINTS)
+    assert (found.path, found.count) == (FOLDER.rpartition("/")[0], 2)
+    assert (found.size, found.newest_at) == (sum(one.size for one in saved), saved[-1].modified_at)
+    found.as_garbage(Kind.CHECKPOINTS).delete()
+    assert tries.saved() == []
 
 
 def test_a_large_one_comes_back_whole(tries):
