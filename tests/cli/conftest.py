@@ -93,7 +93,7 @@ def run_dag(home: Path, file: Path, dag_id: str, **env: str) -> dict[str, Any]:
     return answer
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def ran(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A finished run of ``dags/upkeep.py``."""
     folder = tmp_path_factory.mktemp("dags")
