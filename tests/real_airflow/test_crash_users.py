@@ -10,7 +10,7 @@ ENDED = "A user ends or clears the task"
 LIMITS = "A limit of Airflow ends the task"
 WAYS = {"running": "while it waits in the worker", "deferred": "while it is deferred"}
 ON_KILL = {
-    "running": "The task was ended: cancelling the job of",
+    "running": "cancelling",  # at once, or when Airflow has found the time to say why the worker shall end
     "deferred": "The task is {state}: cancelling",
 }
 
