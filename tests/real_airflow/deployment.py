@@ -87,6 +87,10 @@ class Deployment:
         self.port = free_port()
         self.marks = self.home / "marks"
         self.marks.mkdir(exist_ok=True)
+        if (
+            self.postgres is not None
+        ):  # in the file: tasks get none of Airflow's database from the environment
+            (self.home / "airflow.cfg").write_text(f"[database]\nsql_alchemy_conn = {self.postgres.url}\n")
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
 
     @property
@@ -129,7 +133,6 @@ class Deployment:
             "AIRFLOW__STEPOP__DEPLOYMENT": "tests",
             "AIRFLOW__STEPOP__POLL_INTERVAL": "0.5",
             "STEPOP_TEST_MARKS": str(self.marks),
-            **({"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": self.postgres.url} if self.postgres else {}),
             **self.extra_env,
         }
 
@@ -181,6 +184,26 @@ class Deployment:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         process.wait(timeout=30)
+
+    @property
+    def database(self) -> str:
+        """Return SQLAlchemy's address of Airflow's database."""
+        return self.postgres.url if self.postgres else f"sqlite:///{self.home}/airflow.db"
+
+    @contextlib.contextmanager
+    def scheduler_without_metrics(self) -> Iterator[None]:
+        """Airflow cannot schedule a DAG whose id is no name of a metric while it sends metrics."""
+        given = self.extra_env
+        self._restart_scheduler({name: value for name, value in given.items() if "METRICS" not in name})
+        try:
+            yield
+        finally:
+            self._restart_scheduler(given)
+
+    def _restart_scheduler(self, env: Mapping[str, str]) -> None:
+        self.extra_env = env
+        self.kill("scheduler")
+        self.start("scheduler")
 
     def down(self) -> None:
         for name in list(self.processes):

@@ -65,5 +65,6 @@ def test_another_dag_reads_results(airflow, run):
 
 def test_names_of_any_letters(airflow):
     name = ("ünï-çødé.漢字_" * 30)[:100]
-    run_id = airflow.trigger(name)
-    assert airflow.wait_run(name, run_id) == {name: "success", "check": "success"}
+    with airflow.scheduler_without_metrics():
+        run_id = airflow.trigger(name)
+        assert airflow.wait_run(name, run_id) == {name: "success", "check": "success"}
