@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.cli.output import Row, command, complain, print_rows, shown_duration, shown_time
 from airflow_stepop.exceptions import StepConfigError, StepopError
+from airflow_stepop.printable import printable
 from airflow_stepop.upkeep.places import Job, deployment, find_jobs, usable_places
 from airflow_stepop.usage import describe
 from airflow_stepop.waiting import Pace
@@ -121,7 +122,7 @@ def logs_command(args: Namespace) -> None:
 def _print_new(job: Job, cursor: Cursor) -> Cursor:
     while (chunk := job.hook.logs({job.handle: cursor}).get(job.handle)) is not None and chunk.lines:
         for line in chunk.lines:
-            print(line.text)
+            print(printable(line.text))
         cursor = chunk.cursor
     print(end="", flush=True)
     return cursor

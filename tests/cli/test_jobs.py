@@ -118,6 +118,13 @@ def test_logs_of_a_running_job(stepop, jobs, instance):
     assert stepop("logs", handle.name, "--follow").out == "one\ntwo\n"
 
 
+def test_logs_do_no_harm_to_a_terminal(stepop, jobs, instance):
+    """A step cannot write a clipboard, a title or a second line of its own where its log is read."""
+    handle = jobs.submit(instance("quiet"), "printf", r"\033]0;title\007a\033[2Jb\fc\033[31mred\n")
+    jobs.wait(handle)
+    assert stepop("logs", handle.name).out == "ab\N{SYMBOL FOR FORM FEED}c\x1b[31mred\n"
+
+
 def test_an_ambiguous_name_lists_the_candidates(stepop, ran):
     """Nothing is done to a job that was not meant."""
     said = stepop("cancel", "s-upkeep-")
