@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_stepop.exceptions import StepConfigError
+from airflow_stepop.exceptions import IntegrityError, StepConfigError
 from airflow_stepop.job import JobHandle, LogLine
 from airflow_stepop.observe import Observer
 from airflow_stepop.registry import create_hook
@@ -126,6 +126,8 @@ class RemoteStepTrigger(BaseTrigger):
             await _write(task_log, update.lines)
             subscription.wants_more = not task_log.is_full
             observer.saw(update.status)
+            if isinstance(update.error, IntegrityError):
+                raise update.error  # the worker goes by the handle of the record
             if update.error is not None:
                 return Reason.UNREACHABLE, str(update.error)
             if reason := self.deadlines.reason(update.status, clock.now()):

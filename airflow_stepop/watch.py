@@ -12,10 +12,10 @@ import contextlib
 import contextvars
 import logging
 import weakref
-from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from airflow_stepop.exceptions import StepConfigError
+from airflow_stepop.exceptions import IntegrityError, StepConfigError
 from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.job import Cursor, JobHandle, JobStatus, LogLine
 from airflow_stepop.observe import WATCHER_CALLS, WATCHER_ERRORS, WATCHER_JOBS, count, gauge
@@ -33,7 +33,7 @@ class Update:
 
     status: JobStatus | None = None
     lines: Sequence[LogLine] = ()
-    error: StepConfigError | None = None
+    error: StepConfigError | IntegrityError | None = None
 
 
 class Subscription:
@@ -46,7 +46,7 @@ class Subscription:
         self.wants_more = True  # of the log, whose reader may have enough
         self._status: JobStatus | None = None
         self._lines: list[LogLine] = []
-        self._error: StepConfigError | None = None
+        self._error: StepConfigError | IntegrityError | None = None
         self._news = asyncio.Event()
 
     @property
@@ -65,7 +65,7 @@ class Subscription:
             self._lines.extend(lines)
             self._news.set()
 
-    def tell_error(self, error: StepConfigError) -> None:
+    def tell_error(self, error: StepConfigError | IntegrityError) -> None:
         self._error = error
         self._news.set()
 
@@ -131,7 +131,10 @@ class Watcher:
             self._on_empty()
 
     def _all(self) -> list[Subscription]:
-        return [subscription for group in self._subscriptions.values() for subscription in group]
+        return self._of(self._subscriptions)
+
+    def _of(self, handles: Iterable[JobHandle]) -> list[Subscription]:
+        return [subscription for handle in handles for subscription in self._subscriptions.get(handle, ())]
 
     async def _watch_status(self) -> None:
         pace = Pace(min(s.poll_interval_s for s in self._all()))
@@ -161,8 +164,11 @@ class Watcher:
         gauge(WATCHER_JOBS, len(handles), tags)
         try:
             statuses = await asyncio.to_thread(self._hook.status, handles)
-        except StepConfigError as error:
-            for subscription in self._all():
+        except (StepConfigError, IntegrityError) as error:
+            if isinstance(error, IntegrityError) and len(handles) > 1:
+                # One handle is damaged: find it, so that the others are answered
+                return max([await self._ask([handle], pace) for handle in handles])
+            for subscription in self._of(handles):
                 subscription.tell_error(error)
             return pace.after_error()
         except Exception as error:  # noqa: BLE001, RUF100 - an API error is never a job state, whatever its class
@@ -170,13 +176,16 @@ class Watcher:
             count(WATCHER_ERRORS, 1, tags)
             log.warning("%s: no status (%s); asking again in %.0f s", self._hook.backend, error, pause_s)
             return pause_s
+        self._tell(statuses)
+        pace.poll_interval_s = min((s.poll_interval_s for s in self._all()), default=pace.poll_interval_s)
+        return pace.after_success()
+
+    def _tell(self, statuses: Mapping[JobHandle, JobStatus]) -> None:
         for handle, status in statuses.items():
             if handle in self._subscriptions:
                 self._known[handle] = status
                 for subscription in self._subscriptions[handle]:
                     subscription.tell_status(status)
-        pace.poll_interval_s = min((s.poll_interval_s for s in self._all()), default=pace.poll_interval_s)
-        return pace.after_success()
 
     async def _watch_logs(self) -> None:
         pace = Pace(LOG_INTERVAL_S)

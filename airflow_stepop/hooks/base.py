@@ -101,6 +101,7 @@ class StepHook(BaseHook, ABC):
 
         :raises Exception: whatever went wrong with the API. An API error is never a job state.
         :raises WrongHostError: these jobs cannot be seen from here; asking again cannot help
+        :raises IntegrityError: a handle is damaged; the caller asks for each alone
         """
 
     @abstractmethod

@@ -10,7 +10,7 @@ from collections import Counter
 
 import pytest
 
-from airflow_stepop.exceptions import OutcomeLostError
+from airflow_stepop.exceptions import IntegrityError, OutcomeLostError
 from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.job import (
     Category,
@@ -44,6 +44,7 @@ class MemoryHook(StepHook):
         self.calls: Counter[str] = Counter()
         self.largest_batch = 0
         self.error: Exception | None = None
+        self.damaged: set[str] = set()  # whose handles nobody can read
         self.fails_after_submit = False
         self.ignores_cancel = False
         self.threads: set[str] = set()
@@ -83,6 +84,8 @@ class MemoryHook(StepHook):
 
     def status(self, handles):
         self._called("status")
+        if any(handle.id in self.damaged for handle in handles):
+            raise IntegrityError("the handle of a job is damaged")
         self.largest_batch = max(self.largest_batch, len(handles))
         return {handle: self.jobs.get(handle.id, JobStatus(JobState.GONE)) for handle in handles}
 

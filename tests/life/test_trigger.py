@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
+import pytest
+
+from airflow_stepop import triggers
+from airflow_stepop.exceptions import IntegrityError
 from airflow_stepop.job import JobHandle
 from airflow_stepop.triggers import RemoteStepTrigger
 
@@ -27,3 +32,15 @@ def test_it_is_rebuilt_from_plain_json():
 
 def test_arguments_of_a_newer_version_are_accepted():
     assert make(something_new=1).handle == HANDLE
+
+
+def test_a_damaged_handle_leaves_the_job_to_the_worker(hook, monkeypatch):
+    """Airflow tells the worker that the trigger failed, and the worker has the record."""
+    hook.damaged.add(HANDLE.id)
+    monkeypatch.setattr(triggers, "create_hook", lambda *_: hook)
+
+    async def run():
+        return [event async for event in make().run()]
+
+    with pytest.raises(IntegrityError, match="damaged"):
+        asyncio.run(asyncio.wait_for(run(), 30))

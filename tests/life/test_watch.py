@@ -9,7 +9,7 @@ import time
 import pytest
 
 from airflow_stepop import watch
-from airflow_stepop.exceptions import WrongHostError
+from airflow_stepop.exceptions import IntegrityError, WrongHostError
 from airflow_stepop.job import JobState, JobStatus
 from airflow_stepop.watch import Watcher, watcher_for
 
@@ -105,6 +105,23 @@ def test_an_error_that_asking_cannot_mend_is_told(hook):
     hook.error = WrongHostError("the job runs on another host")
     with pytest.raises(WrongHostError, match="another host"):
         asyncio.run(_once(hook, "job"))
+
+
+def test_a_damaged_handle_does_not_blind_the_others(hook):
+    """Who watches it is told; the others go on to be asked for together."""
+    hook.damaged.add("bad")
+
+    async def scenario():
+        watcher = Watcher(hook)
+        handles = [hook.add(name) for name in ("one", "bad", "two")]
+        one, bad, two = [asyncio.create_task(until_over(watcher, handle)) for handle in handles]
+        with pytest.raises(IntegrityError, match="damaged"):
+            await asyncio.wait_for(bad, PATIENCE_S)
+        for name in ("one", "two"):
+            hook.end(name)
+        return [await asyncio.wait_for(good, PATIENCE_S) for good in (one, two)]
+
+    assert [state for state, _ in asyncio.run(scenario())] == [JobState.SUCCEEDED] * 2
 
 
 def test_lines_arrive_in_order_and_once(hook):
