@@ -202,7 +202,7 @@ class Stint:
             handle=handle.to_json(),
             deadlines=deadlines.to_json(),
             poll_interval=self.request.poll_interval_s,
-            waiter={**labels, "map_index": int(labels["map_index"])},
+            waiter={**labels, "map_index": int(labels["map_index"]), "since": time.time()},
             log_limit=self.request.log_limit,
             debug=self.request.is_debugged,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from airflow_stepop.hooks.base import StepHook
 
 LONGEST_PAUSE_S = 30.0  # deadlines are looked at this often even when nothing is heard
+HOLD_S = 1.0  # a trigger that fires sooner can overtake the end of its own deferral, which costs a try
 LINES_AT_ONCE = 50  # written to the log before another trigger of this triggerer gets its turn
 
 
@@ -55,7 +57,8 @@ class RemoteStepTrigger(BaseTrigger):
     :param deadlines: see :class:`airflow_stepop.waiting.Deadlines`
     :param poll_interval: seconds between two looks
     :param debug: log every state of the job
-    :param waiter: dag_id, run_id, task_id and map_index of the task instance that waits
+    :param waiter: dag_id, run_id, task_id and map_index of the task instance that waits; ``since`` when,
+        seconds since the epoch
     :param log_limit: bytes of the task log that the step may take; by default as configured
     """
 
@@ -93,6 +96,7 @@ class RemoteStepTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         try:
             reason, error = await self._wait()
+            await asyncio.sleep(self._hold_s())
         except asyncio.CancelledError:
             # dag.test() calls no on_kill: there, an interruption is the user's Ctrl-C.
             if self.task_instance is None and self._hook is not None:
@@ -100,6 +104,13 @@ class RemoteStepTrigger(BaseTrigger):
             raise
         self._has_fired = True
         yield TriggerEvent({"reason": reason.value, "job": self.handle.name, "error": error})
+
+    def _hold_s(self) -> float:
+        """Return the seconds that the worker which deferred may still need to end: Airflow takes the resumed
+        task for a failed one when it hears of the worker's end only after the task is queued again.
+        """
+        waited_s = time.time() - float(self.waiter.get("since", 0))
+        return min(max(HOLD_S - waited_s, 0), HOLD_S)  # whatever the clocks of two hosts say
 
     async def _wait(self) -> tuple[Reason, str]:
         self._hook = hook = create_hook(self.handle.backend, self.handle.conn_id, await self._connection())

@@ -43,7 +43,7 @@ def latency_lines() -> Iterator[Line]:
 
 def _durations(airflow: Any) -> dict[str, float]:
     run = airflow.trigger("latency")
-    states = airflow.wait_run("latency", run, 300)
+    states = airflow.wait_run("latency", run)
     failed = [name for name, state in states.items() if state != "success"]
     if failed:
         raise RuntimeError(f"{failed[0]} failed:\n{airflow.log('latency', run, failed[0])}")

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 
 import pytest
 
 from airflow_stepop import triggers
 from airflow_stepop.exceptions import IntegrityError
-from airflow_stepop.job import JobHandle
+from airflow_stepop.job import JobHandle, JobState
 from airflow_stepop.triggers import RemoteStepTrigger
 
 HANDLE = JobHandle("local", None, "host", "job-1", "job-1", {"folder": "/x"})
 WAITER = {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1}
+DEADLINES = {"execution": None, "start": None, "run_s": None}
 
 
-def make(**kwargs):
-    deadlines = {"execution": None, "start": None, "run_s": None}
-    return RemoteStepTrigger(HANDLE.to_json(), deadlines, 1.0, WAITER, **kwargs)
+def make(waiter=WAITER, **kwargs):
+    return RemoteStepTrigger(HANDLE.to_json(), DEADLINES, 1.0, waiter, **kwargs)
 
 
 def test_it_is_rebuilt_from_plain_json():
@@ -44,3 +45,26 @@ def test_a_damaged_handle_leaves_the_job_to_the_worker(hook, monkeypatch):
 
     with pytest.raises(IntegrityError, match="damaged"):
         asyncio.run(asyncio.wait_for(run(), 30))
+
+
+@pytest.mark.parametrize(
+    ("ago_s", "least_s", "most_s"), [(0, 0.8, 1), (0.4, 0.4, 0.6), (5, 0, 0), (-60, 1, 1)]
+)
+def test_it_does_not_fire_before_its_worker_can_have_ended(ago_s, least_s, most_s):
+    begin = time.monotonic()
+    trigger = make({**WAITER, "since": time.time() - ago_s})
+    late_s = time.monotonic() - begin
+    assert least_s - late_s <= trigger._hold_s() <= most_s
+
+
+def test_a_job_that_is_over_is_told_a_moment_after_the_deferral(hook, monkeypatch):
+    monkeypatch.setattr(triggers, "create_hook", lambda *_: hook)
+    handle, begin = hook.add("over", JobState.SUCCEEDED), time.time()
+    trigger = RemoteStepTrigger(handle.to_json(), DEADLINES, 1.0, {**WAITER, "since": begin})
+
+    async def first():
+        return await anext(trigger.run())
+
+    event = asyncio.run(first())
+    assert event.payload["reason"] == "finished"
+    assert time.time() - begin >= 0.99

@@ -13,7 +13,6 @@ import os
 import pathlib
 import sys
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any, ClassVar
 
 import pydantic
@@ -425,13 +424,12 @@ def results():
 
     # -- the triggerer
 
-    # Airflow may spend a try on a trigger that fires at once: see decision 0005
-    @task.remote_step(deferrable=True, retries=3, retry_delay=timedelta(seconds=1))
+    @task.remote_step(deferrable=True)
     def deferred(point, *others, run_id, text):
         assert run_id.startswith("manual__")
         return Point(point.x + 1), text
 
-    @task.remote_step(deferrable=True, multiple_outputs=True, retries=3, retry_delay=timedelta(seconds=1))
+    @task.remote_step(deferrable=True, multiple_outputs=True)
     def deferred_outputs(point):
         return {"point": point, "text": "x"}
 
