@@ -39,8 +39,11 @@ class Tries:
         job = f"s-{self._count}"
         call = CommandCall(argv=["sh", "-c", script], inputs={}, outputs=())
         setup = Setup(checkpoint=True)
-        payload = build_payload(call, job=job, nonce="n", setup=setup, split="no", is_result_wanted=True)
-        spec = StepSpec(job, "n", {}, payload.digest, result_uri=self.store.uri(result_path({}, job)))
+        payload = build_payload(
+            call, job=job, nonce=self.steps.nonce, setup=setup, split="no", is_result_wanted=True
+        )
+        uri = self.store.uri(result_path({}, job))
+        spec = StepSpec(job, self.steps.nonce, {}, payload.digest, result_uri=uri)
         return replace(spec, **{"checkpoint_uri": self.store.uri(FOLDER), **changes}), payload
 
     def submit(self, script: str, **changes):
@@ -200,7 +203,7 @@ def test_a_changed_snapshot_is_refused(tries):
     tries.store.put_new(saved.path, data)
     handle = tries.submit(f"echo must not run; {FIND}")
     _, log = tries.end(handle)
-    failure = read_outcome(tries.hook.outcome(handle), handle.name, "n")["failure"]
+    failure = read_outcome(tries.hook.outcome(handle), handle.name, tries.steps.nonce)["failure"]
     assert failure["category"] == "infra"
     assert f"its checkpoint {tries.store.uri(saved.path)} was refused" in failure["summary"]
     assert "must not run" not in log
