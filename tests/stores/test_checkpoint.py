@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +50,12 @@ class Tries:
     def submit(self, script: str, **changes):
         return self.hook.submit(*self.spec(script, **changes))
 
+    def start(self, script: str):
+        """Submit a try, and return once it has begun."""
+        handle = self.submit(f'cd "$STEPOP_CHECKPOINT_DIR"; echo up; {script}')
+        self.wait_for(lambda: "up" in self.log(handle))
+        return handle
+
     def end(self, handle, limit_s: float = 60):
         """Wait for a try; return its failure, and what it printed."""
         self.wait_for(lambda: self.hook.status([handle])[handle].state.is_terminal, limit_s)
@@ -88,6 +95,15 @@ def tries(steps, bucket) -> Tries:
     return Tries(steps, bucket)
 
 
+@pytest.fixture
+def gated(steps, gate, connect) -> Iterator[Tries]:
+    """Tries whose way to the bucket leads through the gate."""
+    tries = Tries(steps, connect({"endpoint_url": gate.endpoint}))
+    yield tries
+    gate.open()
+    tries.store.delete_folder("")
+
+
 def test_the_next_job_finds_the_newest(tries):
     for count in range(1, 4):
         tries.run(f"{FIND}; echo {count} >> state; exit 3")
@@ -115,61 +131,53 @@ def test_cancelled_it_saves_within_the_grace_period(tries):
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("saved_by", ["an earlier job", "the same job"])
-def test_killed_in_the_middle_of_an_upload_the_last_one_stays(steps, gate, connect, tmp_path, saved_by):
+def test_killed_in_the_middle_of_an_upload_the_last_one_stays(gated, gate, tmp_path, saved_by):
     """The gate lets a megabyte pass and stops: the server has a part of a snapshot when all is killed."""
-    tries = Tries(steps, connect({"endpoint_url": gate.endpoint}))
     grow = "echo second > state; head -c 50000000 /dev/urandom > big; sleep 600"
     if saved_by == "an earlier job":
-        tries.run(f"{FIND}; echo first > state; exit 3")
-        handle = tries.submit(f"{FIND}; {grow}")
-        tries.wait_for(lambda: "restored" in tries.log(handle))
+        gated.run(f"{FIND}; echo first > state; exit 3")
+        handle = gated.submit(f"{FIND}; {grow}")
+        gated.wait_for(lambda: "restored" in gated.log(handle))
     else:
         wait = f"until test -e {tmp_path}/go; do sleep 0.1; done"
-        handle = tries.submit(f"{FIND}; echo first > state; {wait}; {grow}")
-        tries.wait_for(tries.saved)
+        handle = gated.submit(f"{FIND}; echo first > state; {wait}; {grow}")
+        gated.wait_for(gated.saved)
         (tmp_path / "go").touch()
-    before = tries.saved()
+    before = gated.saved()
     gate.stop_after(MIB)
     assert gate.stopped.wait(150)
-    os.kill(tries.runner(handle), signal.SIGKILL)
-    failure, _ = tries.end(handle)
+    os.kill(gated.runner(handle), signal.SIGKILL)
+    failure, _ = gated.end(handle)
     gate.shut()
     gate.open()
     assert failure is not None
-    assert tries.saved() == before
-    assert tries.run(FIND)[1].endswith("first")
-    tries.store.delete_folder("")
+    assert gated.saved() == before
+    assert gated.run(FIND)[1].endswith("first")
 
 
-def test_a_store_that_is_away_for_some_seconds_is_waited_for(steps, gate, connect):
-    tries = Tries(steps, connect({"endpoint_url": gate.endpoint}))
-    handle = tries.submit('cd "$STEPOP_CHECKPOINT_DIR"; echo up; sleep 1; echo late > state; exit 3')
-    tries.wait_for(lambda: "up" in tries.log(handle))
+def test_a_store_that_is_away_for_some_seconds_is_waited_for(gated, gate):
+    handle = gated.start("sleep 1; echo late > state; exit 3")
     gate.shut()
     time.sleep(4)
-    assert not tries.hook.status([handle])[handle].state.is_terminal, "it waits"
+    assert not gated.hook.status([handle])[handle].state.is_terminal, "it waits"
     gate.open()
-    tries.end(handle)
-    spec, payload = tries.spec(FIND)
+    gated.end(handle)
+    spec, payload = gated.spec(FIND)
     gate.shut_after(1, for_s=3)  # and while the next one reads it
-    assert tries.end(tries.hook.submit(spec, payload))[1].endswith("late")
-    tries.store.delete_folder("")
+    assert gated.end(gated.hook.submit(spec, payload))[1].endswith("late")
 
 
-def test_a_store_that_is_away_while_the_step_runs_is_told_about(steps, gate, connect):
-    tries = Tries(steps, connect({"endpoint_url": gate.endpoint}))
-    handle = tries.submit('cd "$STEPOP_CHECKPOINT_DIR"; echo up; sleep 1; echo late > state; sleep 600')
-    tries.wait_for(lambda: "up" in tries.log(handle))
+def test_a_store_that_is_away_while_the_step_runs_is_told_about(gated, gate):
+    handle = gated.start("sleep 1; echo late > state; sleep 600")
     gate.shut()
-    tries.wait_for(lambda: "the checkpoint could not be saved" in tries.log(handle))
+    gated.wait_for(lambda: "the checkpoint could not be saved" in gated.log(handle))
     gate.open()
-    tries.wait_for(lambda: "the checkpoint is saved again" in tries.log(handle), 150)
-    os.kill(tries.runner(handle), signal.SIGKILL)
-    _, log = tries.end(handle)
+    gated.wait_for(lambda: "the checkpoint is saved again" in gated.log(handle), 150)
+    os.kill(gated.runner(handle), signal.SIGKILL)
+    _, log = gated.end(handle)
     assert log.count("could not be saved") == 1
     assert "Signature=" not in log
-    assert tries.run(FIND)[1].endswith("late")
-    tries.store.delete_folder("")
+    assert gated.run(FIND)[1].endswith("late")
 
 
 def test_gc_sees_the_snapshots_of_a_task_as_one(tries):
