@@ -143,14 +143,15 @@ class BucketStore(Store):
         Two writers of the same large object at the same moment may both write it: give large objects names
         that are made of their content.
         """
-        import obstore
-
-        client, size = self.client, sum(len(buffer) for buffer in buffers)
-        if size <= SINGLE_PUT_BYTES:
+        if sum(map(len, buffers)) <= SINGLE_PUT_BYTES:
             return self._put_small(path, b"".join(buffers))
-        if self.exists(path):
+        if self.find_size(path) is not None:
             return False
-        progress = Progress(f"writing {self.uri(path)}", size, log.info)
+        self.put(path, *buffers)
+        return True
+
+    def put(self, path: str, *buffers: Buffer) -> None:
+        progress = Progress(f"writing {self.uri(path)}", sum(map(len, buffers)), log.info)
 
         def chunks() -> Iterator[memoryview]:
             for buffer in buffers:
@@ -159,13 +160,7 @@ class BucketStore(Store):
                     yield view[begin : begin + CHUNK_BYTES]
                     progress.add(len(view[begin : begin + CHUNK_BYTES]))
 
-        self._call(
-            "written",
-            path,
-            lambda: obstore.put(client, path, chunks(), chunk_size=CHUNK_BYTES, max_concurrency=THREADS),
-            progress,
-        )
-        return True
+        self.put_stream(path, chunks(), progress)
 
     def put_stream(self, path: str, chunks: Iterator[Buffer], progress: Progress) -> None:
         """Write what ``chunks`` yields; nothing is there if it raises.
@@ -176,7 +171,10 @@ class BucketStore(Store):
 
         client = self.client
         self._call(
-            "written", path, lambda: obstore.put(client, path, chunks, chunk_size=CHUNK_BYTES), progress
+            "written",
+            path,
+            lambda: obstore.put(client, path, chunks, chunk_size=CHUNK_BYTES, max_concurrency=THREADS),
+            progress,
         )
 
     def _put_small(self, path: str, data: bytes) -> bool:
@@ -200,8 +198,8 @@ class BucketStore(Store):
         client = self.client
         return self._call("read", path, lambda: int(obstore.head(client, path)["size"]))
 
-    def exists(self, path: str) -> bool:
-        """Return whether there is such an object.
+    def find_size(self, path: str) -> int | None:
+        """Return how many bytes an object has; ``None`` when there is none.
 
         :raises StoreError: the store cannot be read
         """
@@ -209,12 +207,11 @@ class BucketStore(Store):
 
         client = self.client
 
-        def look() -> bool:
+        def look() -> int | None:
             try:
-                obstore.head(client, path)
+                return int(obstore.head(client, path)["size"])
             except FileNotFoundError:
-                return False
-            return True
+                return None
 
         return self._call("read", path, look)
 

@@ -26,7 +26,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from airflow_stepop.exceptions import StepConfigError, StoreError, WrongHostError
@@ -101,7 +101,8 @@ class Span(NamedTuple):
 class Store(ABC):
     """One object store or folder; :func:`open_store` makes one from an address.
 
-    Writes are atomic and create-only: an object is there whole or not at all, and never changes.
+    Writes are atomic and create-only: an object is there whole or not at all, and never changes unless it is
+    damaged.
 
     :param url: the address, without a slash at its end
     """
@@ -133,6 +134,15 @@ class Store(ABC):
     @abstractmethod
     def put_new(self, path: str, *buffers: Buffer) -> bool:
         """Write the buffers in a row unless the object is there already; return whether it was written.
+
+        :raises StoreError: the store cannot be written
+        """
+
+    @abstractmethod
+    def put(self, path: str, *buffers: Buffer) -> None:
+        """Write the buffers in a row in place of what is there; who reads meanwhile gets one or the other.
+
+        Only for an object that is damaged.
 
         :raises StoreError: the store cannot be written
         """
@@ -224,11 +234,17 @@ class FolderStore(Store):
         return self._client
 
     def put_new(self, path: str, *buffers: Buffer) -> bool:
+        return self._put(path, buffers, "create")
+
+    def put(self, path: str, *buffers: Buffer) -> None:
+        self._put(path, buffers, "overwrite")
+
+    def _put(self, path: str, buffers: Sequence[Buffer], mode: Literal["create", "overwrite"]) -> bool:
         from obstore.exceptions import AlreadyExistsError
 
         data = buffers[0] if len(buffers) == 1 else b"".join(buffers)
         try:
-            self.client.put(path, data, mode="create")
+            self.client.put(path, data, mode=mode)
         except AlreadyExistsError:
             return False
         except Exception as error:

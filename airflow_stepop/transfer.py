@@ -51,12 +51,16 @@ log = logging.getLogger(__name__)
 def put_parts(parts: Mapping[str, Part], store: Store) -> dict[str, Part]:
     """Write parts into the store, named by their content, and return them as they are there.
 
+    One that is there with another size is damaged, and is written again.
+
     :raises StoreError: the store cannot be written
     """
 
     def put(part: Part) -> Part:
-        path = part_path(part.sha256, time.time())
-        store.put_new(path, *(part.buffers or ()))
+        path, buffers = part_path(part.sha256, time.time()), part.buffers or ()
+        if not store.put_new(path, *buffers) and store.size_of(path) != part.size:
+            log.warning("%s was damaged: it is written again", store.uri(path))
+            store.put(path, *buffers)
         return replace(part, buffers=None, places=(Place(store.uri(path), part.size),))
 
     return dict(zip(parts, in_order(put, list(parts.values()), PART_THREADS), strict=True))
@@ -85,7 +89,7 @@ def bring(payload: Payload, store: Store) -> Payload:
 def _copied(part: Part, store: BucketStore) -> Part:
     """Copy a part into the store under the name of its content, through little memory."""
     path = part_path(part.sha256, time.time())
-    if not store.exists(path):
+    if store.find_size(path) != part.size:
         what = part.places[0].uri
         progress = Progress(f"copying {what} to {store.uri(path)}", part.size, log.info)
         store.put_stream(path, _checked_chunks(part, progress), progress)

@@ -60,6 +60,13 @@ def test_objects_are_written_once_and_read_back_writable(store):
     assert store.read("parts/a", 5) == b"first"
 
 
+@pytest.mark.parametrize("size", [5, SINGLE_PUT_BYTES + 1])
+def test_an_object_can_be_put_in_place_of_another(store, size):
+    for data in (random.Random(size).randbytes(size), bytes(size - 1)):
+        store.put("parts/a", data[:2], data[2:])
+        assert store.read("parts/a", len(data)) == data
+
+
 def test_many_writers_of_one_object_leave_it_whole(store):
     values = [bytes([number]) * 1_000_000 for number in range(6)]
     won = []

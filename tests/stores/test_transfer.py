@@ -25,7 +25,7 @@ MIB = 1 << 20
 
 
 def overwrite(store, path, change):
-    """Do what no code of ours does."""
+    """Change an object behind our back."""
     import obstore
 
     data = obstore.get(store.client, path).bytes().to_bytes()
@@ -384,6 +384,16 @@ def test_a_changed_file_is_not_copied(steps, bucket, folder):
     with pytest.raises(IntegrityError, match="it was not copied"):
         bring(payload_of(result), bucket)
     assert not [*bucket.list("parts")]
+
+
+def test_a_copy_of_another_size_is_made_again(steps, bucket, folder):
+    data = random.Random(15).randbytes(MIB)
+    payload = payload_of(steps.run(folder, reverse, data))
+    for damage in (b"", b"?"):
+        (place,) = next(iter(bring(payload, bucket).parts.values())).places
+        path = bucket.path_of(place.uri)
+        assert bucket.read(path, place.size) == data[::-1]
+        overwrite(bucket, path, lambda _, damage=damage: damage)
 
 
 def test_a_folder_cannot_be_copied_to_a_folder_or_from_another_host(steps, bucket, folder):
