@@ -38,7 +38,7 @@ from airflow_stepop.record import (
 )
 from airflow_stepop.resources import ResourceSettings, format_size
 from airflow_stepop.usage import usage_of
-from airflow_stepop.waiting import Deadlines, Pace, Reason
+from airflow_stepop.waiting import Deadlines, Pace, Reason, jittered
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -80,6 +80,9 @@ class Request(Protocol):
 
     @property
     def start_timeout_s(self) -> float | None: ...
+
+    @property
+    def capacity_pause_s(self) -> float: ...
 
     @property
     def resources(self) -> ResourceSettings: ...
@@ -160,7 +163,9 @@ class StepLife:
             return self._replace(record)
         return self._continue(record) if way is Way.CONTINUE else self._attach(record)
 
-    def _start(self, generation: int, resubmissions: int = 0, memory_bytes: int | None = None) -> JobHandle:
+    def _start(
+        self, generation: int, resubmissions: int = 0, memory_bytes: int | None = None, pause_s: float = 0.0
+    ) -> JobHandle:
         """Write ahead, then submit: a crash anywhere leaves a record that leads to whatever exists."""
         request = self.request
         record = first_record(
@@ -173,6 +178,8 @@ class StepLife:
         )
         record = replace(record, memory_bytes=memory_bytes, keep=request.keep)
         self._save(record)
+        if pause_s > 0:
+            time.sleep(pause_s)
         return self._submit(record)
 
     def _submit(self, record: StepRecord) -> JobHandle:
@@ -330,12 +337,17 @@ class StepLife:
             or record.resubmissions >= MAX_RESUBMISSIONS
         ):
             return None
-        count = record.resubmissions + 1
-        self.log.warning("%s: resubmitting (%d of %d)", failure.summary, count, MAX_RESUBMISSIONS)
+        count, pause_s = record.resubmissions + 1, 0.0
+        if failure.category is Category.NO_CAPACITY:
+            pause_s = jittered(self.request.capacity_pause_s * 2**record.resubmissions)
+        self.log.warning(
+            "%s: resubmitting (%d of %d)%s",
+            *(failure.summary, count, MAX_RESUBMISSIONS, f" in {pause_s:.0f} s" if pause_s else ""),
+        )
         self.observer.resubmitted(record, failure.category.value)
         self._stop(record)
         self._tidy(replace(record, collected=None))  # the step has not failed: it goes on elsewhere
-        return self._start(record.generation + 1, count, record.memory_bytes)
+        return self._start(record.generation + 1, count, record.memory_bytes, pause_s)
 
     def cancel(self, reason: Reason | None = None) -> None:
         """Stop the job of the record, wherever it stands, because the task was ended."""

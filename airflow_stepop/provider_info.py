@@ -50,6 +50,12 @@ def _options() -> dict[str, dict[str, Any]]:
             "Empty: as the backend has it, 1.5 for most and 0.5 for `local`.",
             example="5",
         ),
+        "capacity_pause": _option(
+            "Seconds before a job for which no machine was free is submitted again; twice as many each "
+            "further time, and up to half of them less at random. The task waits in its worker meanwhile.",
+            "30",
+            kind="float",
+        ),
         "store": _option(
             "Address of the store for arguments and results that are too large for a job request: a folder "
             "(file:///folder), or a bucket (s3://conn_id@bucket/prefix, with a connection of type aws). "

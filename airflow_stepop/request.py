@@ -213,6 +213,10 @@ class StepRequest:
     def start_timeout_s(self) -> float | None:
         return seconds(self.operator.start_timeout, "start_timeout")
 
+    @property
+    def capacity_pause_s(self) -> float:
+        return float(conf.getfloat("stepop", "capacity_pause", fallback=30.0))
+
     @cached_property
     def on_oom(self) -> MoreMemory | None:
         return parse_on_oom(self.operator.on_oom)

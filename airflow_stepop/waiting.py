@@ -86,6 +86,11 @@ def _elapsed() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
+def jittered(longest_s: float) -> float:
+    """Return between half of a pause and all of it: those who wait for the same do not come back at once."""
+    return random.uniform(longest_s / 2, longest_s)  # noqa: S311 - no secret
+
+
 class Pace:
     """Pauses between two looks: short at first, then the poll interval; longer, with jitter, after errors.
 
@@ -121,5 +126,4 @@ class Pace:
 
     def after_error(self) -> float:
         self.errors += 1
-        longest = min(self.poll_interval_s * 2**self.errors, self.LONGEST_S)
-        return random.uniform(longest / 2, longest)  # noqa: S311 - jitter
+        return jittered(min(self.poll_interval_s * 2**self.errors, self.LONGEST_S))

@@ -151,6 +151,7 @@ class Request:
     poll_interval_s = 0.01
     timeout_s = 60.0
     start_timeout_s = None
+    capacity_pause_s = 0.0
     resources = ResourceSettings(cpu_count=2, memory="4GiB")
 
     def __init__(self, hook, call):

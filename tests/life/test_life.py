@@ -179,6 +179,49 @@ def test_preemption_is_resubmitted_up_to_a_limit(hook, state, new_try, preempted
     assert hook.running == []
 
 
+def lose(hook, life, category):
+    """End the job of ``life`` with this category, and return the next one's handle."""
+    hook.end(life.record.handle.id, JobState.FAILED, failure=Failure(category, "no machine"))
+    return life.resubmission(life.finish(life.record.handle, Reason.FINISHED))
+
+
+@pytest.mark.parametrize(
+    ("category", "least"), [(Category.NO_CAPACITY, [15, 30, 60]), (Category.PREEMPTED, [])]
+)
+def test_a_machine_that_nobody_has_is_asked_for_less_and_less_often(
+    hook, new_try, monkeypatch, category, least
+):
+    """Between half of the pause and all of it: a thousand tasks do not come back at once."""
+    pauses = []
+    monkeypatch.setattr(life_module.time, "sleep", pauses.append)
+    life = new_try()
+    life.request.capacity_pause_s = 30.0
+    life.begin()
+    for _ in range(MAX_RESUBMISSIONS):
+        assert lose(hook, life, category) is not None
+    assert len(pauses) == len(least)
+    assert all(low <= pause <= 2 * low for pause, low in zip(pauses, least, strict=True))
+
+
+def test_killed_in_the_pause_the_next_try_goes_on_from_there(hook, state, new_try, monkeypatch):
+    """No job exists meanwhile, so whoever ends the task in the pause leaves none behind."""
+
+    def killed(pause_s):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(life_module.time, "sleep", killed)
+    life = new_try()
+    life.request.capacity_pause_s = 30.0
+    life.begin()
+    with pytest.raises(KeyboardInterrupt):
+        lose(hook, life, Category.NO_CAPACITY)
+    assert hook.running == []
+    life.cancel()
+    handle = new_try().begin()
+    assert hook.running == [handle.id]
+    assert (load_record(state).generation, load_record(state).resubmissions) == (2, 1)
+
+
 def test_what_the_service_knows_wins_over_what_the_step_saw(hook, new_try):
     life = new_try()
     handle = life.begin()

@@ -99,6 +99,7 @@ class AirflowProcess:
             "AIRFLOW__CORE__DAGS_FOLDER": str(self.dags),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__STEPOP__POLL_INTERVAL": "0.1",
+            "AIRFLOW__STEPOP__CAPACITY_PAUSE": "0.2",
             "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
             "STEPOP_TEST_MARKS": str(self.marks),
             "PYTHONWARNINGS": "ignore",
