@@ -6,7 +6,6 @@ one; no connection at all means the environment, as for every program of AWS.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -16,6 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.buckets import Access, client_options, retry_config
+from airflow_stepop.connections import extra_of
 from airflow_stepop.exceptions import StepConfigError
 
 if TYPE_CHECKING:
@@ -63,18 +63,7 @@ class AwsAccess(Access):
 
     @cached_property
     def extra(self) -> dict[str, Any]:
-        connection = self.connection
-        if connection is None or not connection.extra:
-            return {}
-        try:
-            extra = json.loads(connection.extra)
-        except ValueError:
-            extra = None
-        if not isinstance(extra, dict):
-            raise StepConfigError(
-                f"the extra of the connection {connection.conn_id!r} is not a JSON object; correct it"
-            )
-        return extra
+        return extra_of(self.connection) if self.connection is not None else {}
 
     def _option(self, name: str) -> Any:
         """Return an extra of the service ``s3``, else that of the whole connection."""

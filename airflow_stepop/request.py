@@ -23,8 +23,9 @@ from airflow_stepop.code import (
     module_file,
     project_modules,
 )
+from airflow_stepop.connections import backend_of
 from airflow_stepop.functions import context_arguments, dag_module, import_reference, plain_function
-from airflow_stepop.hooks.base import StepHook, extra_of
+from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.job import OutcomeReport, Payload, StepSpec
 from airflow_stepop.observe import Observer, trace_environment
 from airflow_stepop.oom import MoreMemory, parse_on_oom
@@ -53,14 +54,6 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_stepop.operators import RemoteStepOperator
-
-BACKEND_OF_CONNECTION = {
-    "kubernetes": "kubernetes",
-    "aws": "sagemaker",
-    "google_cloud_platform": "vertex",
-    "azure": "azureml",
-    "modal": "modal",
-}
 
 
 class StepRequest:
@@ -103,9 +96,7 @@ class StepRequest:
             return None
         from airflow.sdk import BaseHook
 
-        connection = BaseHook.get_connection(self.operator.conn_id)
-        of_type = BACKEND_OF_CONNECTION.get(connection.conn_type or "")
-        return extra_of(connection).get("backend") or of_type
+        return backend_of(BaseHook.get_connection(self.operator.conn_id))
 
     @cached_property
     def conn_id(self) -> str | None:

@@ -7,7 +7,6 @@ needs.
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.sdk import BaseHook
 from pydantic import BaseModel, ConfigDict
 
-from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.job import LogChunk
 
 if TYPE_CHECKING:
@@ -153,24 +151,3 @@ class StepHook(BaseHook, ABC):
     def scope(self) -> str:
         """Return what one status call covers; jobs of one scope share one watcher."""
         return ""
-
-
-def extra_of(connection: Connection) -> dict[str, Any]:
-    """Return the extra of a connection. Airflow takes one that it cannot read for an empty one.
-
-    :raises StepConfigError: it is not a JSON object
-    """
-    try:
-        extra = json.loads(connection.extra or "{}")
-    except (ValueError, RecursionError) as error:
-        raise StepConfigError(
-            f"the extra of the connection {connection.conn_id!r} is not JSON ({error}); "
-            'write an object such as {"backend": "local"}'
-        ) from None
-    if not isinstance(extra, dict):
-        raise StepConfigError(
-            f"the extra of the connection {connection.conn_id!r} is JSON and not an object; "
-            'write one such as {"backend": "local"}'
-        )
-    connection.extra_dejson  # noqa: B018 - for what Airflow does on the way: it masks the secrets in it
-    return extra

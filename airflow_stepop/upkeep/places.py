@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from airflow_stepop.connections import backend_of
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.job import FoundJob, JobHandle, JobStatus
 from airflow_stepop.registry import create_hook, describe_backends
@@ -98,17 +99,10 @@ def _same(connection: Any) -> Any:
     return connection
 
 
-def backend_of(connection: Any) -> str | None:
-    """Return the backend that a connection leads to: what its extra says, else by its type."""
-    from airflow_stepop.request import BACKEND_OF_CONNECTION
-
-    return connection.extra_dejson.get("backend") or BACKEND_OF_CONNECTION.get(connection.conn_type)
-
-
 def place_of(conn_id: str) -> Place:
     """Return where a connection leads.
 
-    :raises StepConfigError: there is none of that name, or it leads to no backend
+    :raises StepConfigError: there is none of that name, it leads to no backend, or its extra is no object
     """
     from airflow.sdk import BaseHook
     from airflow.sdk.exceptions import AirflowNotFoundException

@@ -11,8 +11,8 @@ import pytest
 from airflow.sdk import DAG
 
 from airflow_stepop.code import Project, project_modules
+from airflow_stepop.connections import extra_of
 from airflow_stepop.exceptions import PayloadError, StepConfigError, StepopError
-from airflow_stepop.hooks.base import extra_of
 from airflow_stepop.operators import RemoteStepOperator
 from airflow_stepop.payload import CommandCall, FunctionCall, build_payload, call_key, hand_over, read_outcome
 from airflow_stepop.store import open_store, result_path

@@ -1,0 +1,44 @@
+"""What an Airflow connection says about a step: for its request, its store, and the command line."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from airflow_stepop.exceptions import StepConfigError
+
+_BACKEND_OF_TYPE = {
+    "kubernetes": "kubernetes",
+    "aws": "sagemaker",
+    "google_cloud_platform": "vertex",
+    "azure": "azureml",
+    "modal": "modal",
+}
+
+
+def backend_of(connection: Any) -> str | None:
+    """Return the backend that a connection leads to: what its extra says, else by its type.
+
+    :raises StepConfigError: its extra is not a JSON object
+    """
+    return extra_of(connection).get("backend") or _BACKEND_OF_TYPE.get(connection.conn_type or "")
+
+
+def extra_of(connection: Any) -> dict[str, Any]:
+    """Return the extra of a connection. Airflow takes one that it cannot read for an empty one.
+
+    :param connection: that of the SDK or of Airflow's core
+    :raises StepConfigError: it is not a JSON object
+    """
+    problem = "is JSON and not an object"
+    try:
+        extra = json.loads(connection.extra or "{}")
+    except (ValueError, RecursionError) as error:
+        extra, problem = None, f"is not JSON ({error})"
+    if not isinstance(extra, dict):
+        raise StepConfigError(
+            f"the extra of the connection {connection.conn_id!r} is not a JSON object; correct it: "
+            f'its text {problem}; write one such as {{"name": "value"}}'
+        )
+    connection.extra_dejson  # noqa: B018 - for what Airflow does on the way: it masks the secrets in it
+    return extra
