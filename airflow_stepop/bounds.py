@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from airflow_stepop.job import Failure
+from airflow_stepop.runner.failures import cut
 
 FAILURE_BYTES = 48_000  # as JSON; the record has other fields, and Airflow wants less than 64 KB in all
 _LEFT_OUT = "… left out here; see the log of the step …"
@@ -41,19 +42,19 @@ def _shorter(failure: Failure) -> Iterator[Callable[[Failure], Failure]]:
     yield lambda failure: failure
     yield lambda failure: _with_exception(failure, cause=None, context=None, exceptions=[])
     for lines, characters in ((100, 400), (40, 200), (20, 100), (5, 50)):
-        yield lambda failure, lines=lines, characters=characters: _cut(failure, lines, characters)  # type: ignore[misc]
+        yield lambda failure, lines=lines, characters=characters: _shortened(failure, lines, characters)  # type: ignore[misc]
 
 
 def _with_exception(failure: Failure, **fields: Any) -> Failure:
     return replace(failure, exception={**failure.exception, **fields} if failure.exception else None)
 
 
-def _cut(failure: Failure, lines: int, characters: int) -> Failure:
+def _shortened(failure: Failure, lines: int, characters: int) -> Failure:
     """Return ``failure`` with the last lines only, and every text cut."""
     exception = failure.exception or {}
     shorter = _with_exception(
         failure,
-        message=_text(str(exception.get("message", "")), 10 * characters),
+        message=cut(str(exception.get("message", "")), 10 * characters),
         traceback=_last(exception.get("traceback", ()), lines, characters),
         mro=list(exception.get("mro", ()))[:20],
         args=None,
@@ -61,17 +62,13 @@ def _cut(failure: Failure, lines: int, characters: int) -> Failure:
     )
     return replace(
         shorter,
-        summary=_text(failure.summary, 10 * characters),
-        hint=_text(failure.hint, 10 * characters),
-        native_reason=_text(failure.native_reason, 10 * characters),
+        summary=cut(failure.summary, 10 * characters),
+        hint=cut(failure.hint, 10 * characters),
+        native_reason=cut(failure.native_reason, 10 * characters),
         log_tail=tuple(_last(failure.log_tail, lines, characters)),
     )
 
 
 def _last(texts: Any, count: int, characters: int) -> list[str]:
     left_out = [_LEFT_OUT] if len(texts) > count else []
-    return [*left_out, *(_text(text, characters) for text in texts[-count:])]
-
-
-def _text(text: str, characters: int) -> str:
-    return text if len(text) <= characters else text[: characters - 1] + "…"
+    return [*left_out, *(cut(text, characters) for text in texts[-count:])]
