@@ -15,6 +15,7 @@ from airflow.sdk.configuration import conf
 
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.resources import ResourceSettings
+from airflow_stepop.runner.values import is_plain_text
 
 if TYPE_CHECKING:
     from airflow_stepop.operators import RemoteStepOperator
@@ -184,7 +185,7 @@ def _is_no_word(value: Any) -> bool:
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if isinstance(value, str):
-        return "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value)
+        return not is_plain_text(value)
     return value is None or isinstance(value, (bytes, bytearray, Mapping, Sequence, set, frozenset))
 
 

@@ -27,6 +27,7 @@ from airflow_stepop.runner.values import (
     check_entry,
     decode_entry,
     encode_value,
+    is_plain_text,
 )
 from airflow_stepop.shapes import COUNT, LIST, OBJECT, TEXT, TRUTH, known_fields, or_nothing
 from airflow_stepop.store import Store, host_of, locate, places_of
@@ -441,7 +442,7 @@ _RESERVED_KEYS = frozenset({"__classname__", "__id__", "__type"})
 def _is_plain(value: Any) -> bool:
     """Return whether Airflow keeps ``value`` as it is: its messages and databases cannot hold all of JSON."""
     if isinstance(value, str):
-        return "\0" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)
+        return is_plain_text(value)
     if isinstance(value, int):
         return -(2**63) <= value < 2**63
     if isinstance(value, Mapping):

@@ -6,7 +6,7 @@ import sys
 
 from .failures import RefusedError, StepError
 from .phases import phase
-from .values import Encoded, decode_entry, encode_value
+from .values import Encoded, decode_entry, encode_value, is_plain_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -165,9 +165,7 @@ def _split_of(mode: str, result: Any) -> str | None:
 
 def _is_key(key: Any) -> bool:
     """Return whether Airflow can keep an XCom under this key."""
-    if not isinstance(key, str) or not 0 < len(key) <= XCOM_KEY_CHARS:
-        return False
-    return "\0" not in key and not any("\ud800" <= letter <= "\udfff" for letter in key)
+    return isinstance(key, str) and 0 < len(key) <= XCOM_KEY_CHARS and is_plain_text(key)
 
 
 def _kind(value: Any) -> str:

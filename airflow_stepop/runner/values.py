@@ -222,6 +222,11 @@ def decode_entry(entry: Entry, read_segment: ReadSegment, loads: Loads | None = 
     return decode(codec, read_segments(entry, read_segment), loads)
 
 
+def is_plain_text(text: str) -> bool:
+    """Return whether databases, messages and environments can hold it: no NUL, and no half of a character."""
+    return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def check_entry(entry: Any) -> None:
     """Refuse what is not a value entry, before anything of it is believed.
 
