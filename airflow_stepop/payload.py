@@ -16,7 +16,7 @@ from typing import Any
 
 from airflow_stepop.callkey import code_key, digest
 from airflow_stepop.exceptions import IntegrityError, PayloadError, StepConfigError, StoreError
-from airflow_stepop.job import Failure, OutcomeReport, Part, Payload
+from airflow_stepop.job import Buffer, Failure, OutcomeReport, Part, Payload
 from airflow_stepop.pickles import advice, as_list, dumps
 from airflow_stepop.results import StepResult, is_inline
 from airflow_stepop.runner import protocol
@@ -452,5 +452,5 @@ def _is_plain(value: Any) -> bool:
     return all(map(_is_plain, value)) if isinstance(value, (list, tuple)) else True
 
 
-def _no_segment(segment: Mapping[str, Any]) -> bytearray:
+def _no_segment(segment: Mapping[str, Any]) -> Buffer:
     raise IntegrityError(f"a plain value must carry its bytes, and {segment!r} does not")

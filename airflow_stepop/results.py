@@ -19,7 +19,7 @@ from functools import cache
 from typing import Any
 
 from airflow_stepop.exceptions import IntegrityError, StepopError
-from airflow_stepop.job import Place
+from airflow_stepop.job import Buffer, Place
 from airflow_stepop.runner.pickling import dag_class
 from airflow_stepop.runner.protocol import DATA_CODECS
 from airflow_stepop.runner.values import SegmentError, check_entry, decode_entry
@@ -119,7 +119,7 @@ class StepResult:
                 "or this host has another [stepop] signing_key (or [core] fernet_key)"
             )
 
-    def _read_segment(self, segment: Mapping[str, Any]) -> bytearray:
+    def _read_segment(self, segment: Mapping[str, Any]) -> Buffer:
         return read_places(places_of(segment, self.base_uri), segment, self.host)
 
     def _expected_mac(self) -> str:

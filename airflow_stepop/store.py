@@ -32,7 +32,7 @@ from urllib.parse import urlsplit
 from airflow_stepop.exceptions import StepConfigError, StoreError, WrongHostError
 from airflow_stepop.job import Buffer, Place
 from airflow_stepop.names import slug
-from airflow_stepop.runner.hashing import Beside
+from airflow_stepop.runner.hashing import Beside, memory
 from airflow_stepop.runner.values import CHUNK_BYTES, SegmentError, check
 
 if TYPE_CHECKING:
@@ -435,7 +435,7 @@ def places_of(segment: Mapping[str, Any], base_uri: str) -> list[Place]:
     return [Place(f"{base_uri}/{segment['name']}", segment["size"])] if "name" in segment else []
 
 
-def read_places(places: Sequence[Place], segment: Mapping[str, Any], host: str = "") -> bytearray:
+def read_places(places: Sequence[Place], segment: Mapping[str, Any], host: str = "") -> Buffer:
     """Return the checked bytes of a segment, wherever its places are; they are hashed as they arrive.
 
     :raises SegmentError: they are not those that were recorded
@@ -453,7 +453,7 @@ def read_places(places: Sequence[Place], segment: Mapping[str, Any], host: str =
     ]
     for store, spans in groups:
         store.check_sizes(spans)
-    data, at = bytearray(size), 0
+    data, at = memory(size), 0
     view = memoryview(data)
     with Beside(size) as found:
         for store, spans in groups:

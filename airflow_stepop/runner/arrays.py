@@ -11,6 +11,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from .values import Buffer
+
 
 def encode_numpy(array: Any) -> Encoded | None:
     import numpy
@@ -52,7 +54,7 @@ def _is_pickled(data: Any) -> bool:
     return b"arrow.py_extension_type" in bytes(data[: start + 4 + size])
 
 
-def _decode_numpy(data: bytearray) -> Any:
+def _decode_numpy(data: Buffer) -> Any:
     import numpy
 
     head = io.BytesIO(bytes(data[: 64 * 1024]))
@@ -63,7 +65,7 @@ def _decode_numpy(data: bytearray) -> Any:
     return numpy.ndarray(shape, dtype, buffer=data, offset=head.tell(), order="F" if is_fortran else "C")
 
 
-def decode_array(codec: str, data: bytearray) -> Any:
+def decode_array(codec: str, data: Buffer) -> Any:
     """Decode numpy, arrow or arrow_batch; what comes back uses the memory of ``data``."""
     if codec == "numpy":
         return _decode_numpy(data)

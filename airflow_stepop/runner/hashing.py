@@ -28,6 +28,23 @@ def sha256(size: int, data: bytes = b"") -> _Hash:
     return hashlib.sha256(data)
 
 
+def memory(size: int) -> bytearray | memoryview:
+    """Return ``size`` writable bytes to read into.
+
+    A large one is not filled with zeros before: its pages come while it is read, beside the hashing.
+
+    :raises MemoryError: there is not so much
+    """
+    if size < LARGE_BYTES:
+        return bytearray(size)
+    import mmap
+
+    try:
+        return memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANON))
+    except (OSError, OverflowError, ValueError):
+        raise MemoryError from None
+
+
 class Beside:
     """A SHA-256 of ``size`` bytes; a large one is worked out while its caller reads or writes them.
 

@@ -13,6 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from .values import Buffer
+
 
 class Parts:
     """Finds parts: a file of the input folder, or wherever ``locations.json`` says."""
@@ -21,7 +23,7 @@ class Parts:
         self.folder = folder
         self._locations: dict[str, Any] | None = None
 
-    def read(self, segment: dict[str, Any]) -> bytearray:
+    def read(self, segment: dict[str, Any]) -> Buffer:
         """Return the checked bytes of a part.
 
         :raises RefusedError: it cannot be read, or its bytes are not those that were recorded
@@ -61,7 +63,7 @@ def _changed(location: Any) -> str:
     return f"somebody changed the stored input after it was written: delete {where}, then clear the task"
 
 
-def _read_file(path: str, segment: dict[str, Any]) -> bytearray:
+def _read_file(path: str, segment: dict[str, Any]) -> Buffer:
     # Not blocking: a pipe that nobody writes to must not hold the step up
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as stream:
         there = os.fstat(stream.fileno()).st_size
@@ -99,7 +101,7 @@ def read_table(path: str) -> dict[str, Any] | None:
     return found
 
 
-def extract(archive: bytearray, folder: str) -> None:
+def extract(archive: Buffer, folder: str) -> None:
     """Unpack the code archive.
 
     :raises RefusedError: a member would leave the folder, or is a link; it is too large, or no archive

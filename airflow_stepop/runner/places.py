@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from .files import tell
-from .hashing import sha256
+from .hashing import memory, sha256
 from .threads import Progress, in_order
 from .urls import check_size, get
 from .values import SegmentError, check
@@ -14,12 +14,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from .values import Buffer
+
 # bytes that one request asks for, and how many requests are under way at once
 RANGE_BYTES = 16 << 20
 THREADS = 8
 
 
-def read_places(folder: str, location: Any, segment: dict[str, Any]) -> bytearray:
+def read_places(folder: str, location: Any, segment: dict[str, Any]) -> Buffer:
     """Return the checked bytes of a part, read in parallel and hashed as they come.
 
     :param location: a URL of all of it, or a list of [path or URL, offset, size]
@@ -37,7 +39,7 @@ def read_places(folder: str, location: Any, segment: dict[str, Any]) -> bytearra
         raise SegmentError(f"{name} has {there} bytes and not the {size} that were recorded")
     if whole and size > RANGE_BYTES:
         check_size(location, size, name)  # first: a size that is wrong must not take memory
-    data, found = bytearray(size), sha256(size)
+    data, found = memory(size), sha256(size)
     jobs = _ranges(places, memoryview(data))
     progress = Progress(f"reading {name}", size, tell)
 

@@ -179,7 +179,7 @@ class Step:
         if "segments" in self.__dict__:
             self.segments.discard()
 
-    def read_segment(self, segment: dict[str, Any]) -> bytearray:
+    def read_segment(self, segment: dict[str, Any]) -> Buffer:
         """Return the checked bytes of a part."""
         return self.parts.read(segment)
 

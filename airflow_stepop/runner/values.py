@@ -13,7 +13,7 @@ Writing::
 Reading::
 
     value = decode_entry(entry, read_segment, loads)
-    # read_segment(segment) -> bytearray     only for segments elsewhere; see read_checked and check_segment
+    # read_segment(segment) -> Buffer        only for segments elsewhere; see read_checked and check_segment
     # loads(data, buffers) -> value          None: a pickle is refused with UntrustedPickleError
 
 Data codecs are exact: what comes back has the type that went in. Everything else is a pickle (protocol
@@ -28,7 +28,7 @@ import json
 import sys
 
 from . import protocol
-from .hashing import Beside
+from .hashing import Beside, memory
 
 TYPE_CHECKING = False  # a type checker takes it for True; saves the import of typing
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     Entry = dict[str, Any]
     Dumps = Callable[[Any, Callable[[Any], Any]], bytes]
     Loads = Callable[[Any, list[Any]], Any]
-    ReadSegment = Callable[[dict[str, Any]], bytearray]
+    ReadSegment = Callable[[dict[str, Any]], Buffer]
     # (buffers, how to get their digest, size) -> the fields that say where it is
     Save = Callable[[list[Buffer], Callable[[], str], int], dict[str, Any]]
 
@@ -269,7 +269,7 @@ def _has_shape(value: Any, shape: dict[str, type]) -> bool:
     )
 
 
-def read_segments(entry: Entry, read_segment: ReadSegment) -> list[bytearray]:
+def read_segments(entry: Entry, read_segment: ReadSegment) -> list[Buffer]:
     """Return the checked bytes of every segment."""
     return [_inline(segment) if "data" in segment else read_segment(segment) for segment in entry["segments"]]
 
@@ -292,7 +292,7 @@ def check_segment(data: Buffer, segment: dict[str, Any], what: str = "") -> None
     check(what or str(segment.get("name", "segment")), segment, found.size, found.hexdigest())
 
 
-def read_checked(stream: Any, segment: dict[str, Any], what: str = "", there: int | None = None) -> bytearray:
+def read_checked(stream: Any, segment: dict[str, Any], what: str = "", there: int | None = None) -> Buffer:
     """Read from a binary stream (``readinto``) exactly the bytes that ``segment`` records, and hash them.
 
     :param there: how many bytes the stream has, when that is known: a wrong size takes no memory then
@@ -300,7 +300,7 @@ def read_checked(stream: Any, segment: dict[str, Any], what: str = "", there: in
     """
     if there is not None and there < segment["size"]:
         check(what or str(segment.get("name", "segment")), segment, there, "")
-    data = bytearray(segment["size"])
+    data = memory(segment["size"])
     size = 0
     with memoryview(data) as view, Beside(len(data)) as found:
         while size < len(view):
@@ -326,7 +326,7 @@ def check(what: str, segment: dict[str, Any], size: int, found: str) -> None:
         raise SegmentError(f"{what} has SHA-256 {found} and not the {segment['sha256']} that was recorded")
 
 
-def decode(codec: str, segments: list[bytearray], loads: Loads | None = None) -> Any:
+def decode(codec: str, segments: list[Buffer], loads: Loads | None = None) -> Any:
     """Decode checked bytes."""
     if codec == "pickle":
         if loads is None:
@@ -340,11 +340,13 @@ def decode(codec: str, segments: list[bytearray], loads: Loads | None = None) ->
         raise EntryError(f"its bytes are not {codec} data: {type(error).__name__}: {error}") from error
 
 
-def _decode_data(codec: str, data: bytearray) -> Any:
+def _decode_data(codec: str, data: Buffer) -> Any:
     if codec == "json":
         return decode_json(data)
-    if codec in ("bytes", "bytearray", "file"):
-        return data if codec == "bytearray" else bytes(data)
+    if codec == "bytearray":
+        return data if isinstance(data, bytearray) else bytearray(data)
+    if codec in ("bytes", "file"):
+        return bytes(data)
     from .arrays import decode_array
 
     return decode_array(codec, data)

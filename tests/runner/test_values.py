@@ -8,9 +8,11 @@ import io
 import math
 import os
 import pickle
+import random
 import subprocess
 import sys
 import threading
+from functools import partial
 
 import hypothesis.strategies as st
 import numpy as np
@@ -293,6 +295,32 @@ def test_a_large_value_is_hashed_beside_its_writing():
     assert read_checked(io.BytesIO(data), entry["segments"][0]) == data
     with pytest.raises(SegmentError, match="has SHA-256"):
         read_checked(io.BytesIO(data[:-1] + b"!"), entry["segments"][0])
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, partial(np.frombuffer, dtype="u1")])
+def test_a_large_value_is_what_it_was(kind):
+    value = kind(random.Random(1).randbytes(hashing.LARGE_BYTES + 1))
+    _, again = there_and_back(value)
+    assert type(again) is type(value)
+    assert bytes(again) == bytes(value)
+
+
+def test_a_large_array_can_be_written_and_is_its_owners_alone():
+    """As memory that a parent shares with its child would not be."""
+    _, again = there_and_back(np.zeros(hashing.LARGE_BYTES, "u1"))
+    pid = os.fork()
+    if pid == 0:
+        again[0] = 1
+        os._exit(int(again[0] != 1))
+    assert os.waitpid(pid, 0)[1] == 0
+    assert again[0] == 0
+    again[0] = 2
+
+
+def test_memory_that_nobody_has_is_refused():
+    for size in (1 << 60, 1 << 66):
+        with pytest.raises(MemoryError):
+            hashing.memory(size)
 
 
 def test_nothing_waits_when_writing_fails():
