@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks.tables import Table, measure, to_markdown
+from benchmarks.tables import Line, Table, measure, to_markdown
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 SHORT = {"STEPOP_BENCH_BYTES": str(1 << 24), "STEPOP_BENCH_SHORT": "1"}
@@ -42,7 +42,9 @@ def main() -> None:
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}")
     os.environ |= SHORT if options.short else {}
     print(f"{_machine()}\n")
-    done = [measure(table) for name in options.names or TABLES for table in TABLES[name]()]
+    with tempfile.TemporaryDirectory(prefix="stepop-bench-") as home:
+        os.environ["AIRFLOW_HOME"] = home
+        done = [measure(table) for name in options.names or TABLES for table in TABLES[name]()]
     if options.write:
         PAGE.write_text(HEAD.format(machine=_machine()) + "\n" + to_markdown(done))
 
@@ -67,7 +69,8 @@ def _step() -> Iterator[Table]:
 def _bytes() -> Iterator[Table]:
     from benchmarks.cases import byte_lines
 
-    yield Table("Bytes shipped", "kB", byte_lines())
+    with tempfile.TemporaryDirectory() as folder:
+        yield Table("Bytes shipped", "kB", byte_lines(Path(folder)))
 
 
 def _data() -> Iterator[Table]:
@@ -78,8 +81,26 @@ def _data() -> Iterator[Table]:
         yield Table(title, "MiB/s", folder_lines(Path(folder)), is_more_better=True)
 
 
+def _bucket() -> Iterator[Table]:
+    from airflow_stepop.buckets import open_bucket
+    from benchmarks.data import BYTES, MIB, bucket_lines
+    from tests.s3 import started
+
+    title = f"{BYTES // MIB} MiB of numpy there and back, in a bucket on the same host"
+    command = os.environ.get("STEPOP_S3SERVER")
+    if not command:
+        yield Table(title, "MiB/s", [Line("not measured", None, "set STEPOP_S3SERVER=scripts/s3server")])
+        return
+    server = started(command)
+    os.environ[f"AIRFLOW_CONN_{server.conn_id.upper()}"] = server.connection()
+    store = open_bucket(server.new_address())
+    with tempfile.TemporaryDirectory() as folder:
+        yield Table(title, "MiB/s", bucket_lines(Path(folder), store), is_more_better=True)
+    store.delete_folder("")
+
+
 def _memory() -> Iterator[Table]:
-    from benchmarks.data import memory_lines
+    from benchmarks.memory import memory_lines
 
     yield Table("Memory of a worker while a result passes by reference", "MiB", memory_lines())
 
@@ -110,6 +131,7 @@ TABLES: dict[str, Callable[[], Iterator[Table]]] = {
     "step": _step,
     "bytes": _bytes,
     "data": _data,
+    "bucket": _bucket,
     "memory": _memory,
     "watcher": _watcher,
     "noticing": _noticing,

@@ -10,11 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import code_cost, is_installed, process_cost
+from benchmarks.peers import external_python_s, metaflow_package_bytes, metaflow_step_s, submitit_task_s
 from benchmarks.tables import Line
 
 AIRFLOW = "from airflow.sdk import DAG, BaseOperator, dag, task"
 OURS = "from airflow_stepop import RemoteStepOperator, ResourceSettings; import airflow_stepop.decorators"
-POD = "from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator"
+OPERATORS = {
+    "KubernetesPodOperator": (
+        "from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator"
+    ),
+    "SageMakerTrainingOperator": (
+        "from airflow.providers.amazon.aws.operators.sagemaker import SageMakerTrainingOperator"
+    ),
+    "Vertex AI's CreateCustomTrainingJob": (
+        "from airflow.providers.google.cloud.operators.vertex_ai.custom_job import "
+        "CreateCustomTrainingJobOperator"
+    ),
+}
+NOT_INSTALLED = "not installed"
 PIPES = """
 from dagster_pipes import open_dagster_pipes
 with open_dagster_pipes() as pipes:
@@ -30,11 +43,12 @@ def import_lines() -> Iterator[Line]:
     yield Line("airflow_stepop on top of it", ours.cpu_s * 1e3, f"{ours.modules} modules", goal=20)
     plugin = code_cost("import airflow_stepop.plugin", before=AIRFLOW)
     yield Line("its plugin, in every Airflow process", plugin.cpu_s * 1e3, f"{plugin.modules} modules")
-    if is_installed("airflow.providers.cncf.kubernetes"):
-        pod = code_cost(POD, before=AIRFLOW)
-        yield Line("KubernetesPodOperator on top of it", pod.cpu_s * 1e3, f"{pod.modules} modules")
-    else:
-        yield Line("KubernetesPodOperator on top of it", None, "not installed")
+    for name, code in OPERATORS.items():
+        if is_installed(code.split()[1].rpartition(".")[0]):
+            cost = code_cost(code, before=AIRFLOW)
+            yield Line(f"{name} on top of it", cost.cpu_s * 1e3, f"{cost.modules} modules")
+        else:
+            yield Line(f"{name} on top of it", None, NOT_INSTALLED)
 
 
 def step_lines(folder: Path) -> Iterator[Line]:
@@ -43,28 +57,37 @@ def step_lines(folder: Path) -> Iterator[Line]:
     yield Line("python3 -c pass", bare)
     step = process_cost(_step(folder)).cpu_s * 1e3
     yield Line("a no-op step (runner: check, fork, run, write)", step - bare, "over bare python3", goal=60)
-    if is_installed("dagster_pipes"):
-        argv, env = _pipes(folder)
-        yield Line(
-            "a no-op Dagster Pipes session",
-            process_cost(argv, env=env).cpu_s * 1e3 - bare,
-            "over bare python3",
-        )
-    else:
-        yield Line("a no-op Dagster Pipes session", None, "not installed")
+    for name, module, seconds in (
+        ("a no-op Dagster Pipes session", "dagster_pipes", lambda: process_cost(*_pipes(folder)).cpu_s),
+        ("a Metaflow step, until its code begins", "metaflow", lambda: metaflow_step_s(folder)),
+        ("a submitit job, until its code begins", "submitit", lambda: submitit_task_s(folder)),
+        (
+            "@task.external_python, no Airflow in it",
+            "airflow.providers.standard",
+            lambda: external_python_s(folder),
+        ),
+    ):
+        if is_installed(module):
+            yield Line(name, seconds() * 1e3 - bare, "over bare python3")
+        else:
+            yield Line(name, None, NOT_INSTALLED)
 
 
-def byte_lines() -> Iterator[Line]:
+def byte_lines(folder: Path) -> Iterator[Line]:
     """Kilobytes that travel for a small step."""
     from airflow_stepop.payload import FunctionCall, build_payload
     from airflow_stepop.zipapp import runner_zipapp
 
     call = FunctionCall(function=_small_function(), args=({"lr": 0.1},), kwargs={"epochs": 3}, reference=None)
     payload = build_payload(call, job="s-bench", nonce="0" * 16, split="no", is_result_wanted=True)
-    runner = len(runner_zipapp())
+    runner = len(runner_zipapp(payload.features))
     yield Line("the runner (step.pyz)", runner / 1e3)
-    yield Line("manifest, function and arguments", payload.inline_bytes / 1e3)
+    yield Line("manifest, function and arguments: new in each step", payload.inline_bytes / 1e3, goal=10)
     yield Line("all that is shipped for a small step", (runner + payload.inline_bytes) / 1e3, goal=40)
+    if is_installed("metaflow"):
+        yield Line("the code package of Metaflow", metaflow_package_bytes(folder) / 1e3, "once per run")
+    else:
+        yield Line("the code package of Metaflow", None, NOT_INSTALLED)
 
 
 def _small_function() -> Callable[..., Any]:
@@ -92,7 +115,7 @@ def _step(folder: Path) -> list[str]:
     for name, data in {
         **parts,
         protocol.MANIFEST: payload.manifest,
-        protocol.RUNNER: runner_zipapp(),
+        protocol.RUNNER: runner_zipapp(payload.features),
     }.items():
         (folder / "in" / name).write_bytes(data)
     argv = [sys.executable, "-u", str(folder / "in" / protocol.RUNNER), "run", "--digest", payload.digest]

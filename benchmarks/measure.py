@@ -7,11 +7,12 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from statistics import median
 
-REPEATS = 7
+REPEATS = 1 if os.environ.get("STEPOP_BENCH_SHORT") else 7
 
 _PROBE = """
 import json, resource, sys, time
@@ -63,8 +64,12 @@ def process_cost(argv: list[str], env: dict[str, str] | None = None) -> Cost:
 
     :param env: variables on top of this process's
     """
-    runs = [_cpu_of(argv, env or {}) for _ in range(REPEATS + 1)]
-    return Cost(median(runs[1:]))
+    return Cost(repeated(lambda: _cpu_of(argv, env or {})))
+
+
+def repeated(measure: Callable[[], float]) -> float:
+    """Return the median of several measurements; the first one warms the disk cache."""
+    return median([measure() for _ in range(REPEATS + 1)][1:])
 
 
 def _cpu_of(argv: list[str], env: dict[str, str]) -> float:
