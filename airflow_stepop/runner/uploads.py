@@ -47,14 +47,9 @@ class Uploads:
     def save_file(self, path: str) -> dict[str, Any]:
         """Hash a file and return its segment."""
         size = os.path.getsize(path)
-        found, left = sha256(size), size
-        with open(path, "rb", buffering=0) as stream:
-            while left:
-                data = stream.read(min(left, CHUNK_BYTES))
-                if not data:
-                    raise OSError(f"{path} shrank while it was read")
-                found.update(data)
-                left -= len(data)
+        found = sha256(size)
+        for data in _read(path, 0, size):
+            found.update(data)
         pieces: list[dict[str, Any]] = []
         self._add(path, size, pieces)
         return {"sha256": found.hexdigest(), "size": size, "pieces": pieces}
