@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from statsd_server import StatsdServer
+from tests.runner.phases import FORKED, PHASES
+from tests.statsd_server import StatsdServer
 
 HERE = Path(__file__).parent
 pytestmark = [pytest.mark.xdist_group("observed"), pytest.mark.timeout(300)]
@@ -133,17 +132,7 @@ HOST = [
     "collected: success",
     "result handed over",
 ]
-RUNNER = [
-    "runner started",
-    "manifest checked",
-    "step's process forked",
-    "function loaded",
-    "arguments decoded",
-    "step ran",
-    "result encoded",
-    "outcome written",
-    "receipt written",
-]
+RUNNER = (*PHASES, FORKED, "step failed", "inputs", "command", "outputs")
 
 
 def phases(run, task):
@@ -151,9 +140,7 @@ def phases(run, task):
     found = re.findall(r"stepop debug \+(\d+\.\d{3}) s: ([^\[\n]*)", run.log(task))
     split = {True: [], False: []}
     for seconds, text in found:
-        split[
-            any(text.startswith(words) for words in (*RUNNER, "step failed", "inputs", "command", "outputs"))
-        ].append((float(seconds), text.strip()))
+        split[text.startswith(RUNNER)].append((float(seconds), text.strip()))
     return split[False], split[True]
 
 
@@ -170,8 +157,8 @@ def test_both_sides_say_every_phase(run):
     run.assert_state("talks")
     host, runner = phases(run, "talks")
     assert_in_order(host, [words for words in HOST if words != "the job is running"])
-    assert_in_order(runner, [words for words in RUNNER if words != "step's process forked"])
-    assert "step's process forked" in [text for _, text in runner]
+    assert_in_order(runner, [words for words in PHASES if words != "code extracted"])
+    assert FORKED in [text for _, text in runner]
 
 
 def test_a_deferred_step_says_where_it_waits(run):

@@ -7,6 +7,8 @@ import re
 
 import pytest
 
+from tests.runner.phases import FORKED, PHASES
+
 SOURCE = "def f(word):\n    print('the step prints')\n    return word\n"
 SECRET = "a-value-that-nobody-may-see"
 
@@ -20,19 +22,9 @@ def test_every_phase_with_its_time(folder, any_python):
     done = run(folder, any_python, "1")
     assert done.value() == SECRET
     found = re.findall(r"^stepop debug \+(\d+\.\d{3}) s: (.*)$", done.stderr, re.MULTILINE)
-    texts = [text for _, text in found if text != "step's process forked"]  # the two processes race
+    texts = [text for _, text in found if text != FORKED]
     assert len(found) == len(texts) + 1
-    assert texts == [
-        "runner started",
-        "manifest checked",
-        "code extracted",
-        "function loaded",
-        "arguments decoded",
-        "step ran",
-        "result encoded",
-        "outcome written",
-        "receipt written",
-    ]
+    assert texts == PHASES
     assert SECRET not in done.stderr
     assert done.stdout == "the step prints\n"
 
