@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,6 +11,7 @@ import pytest
 from airflow_stepop.hooks.local import LocalStepHook
 from airflow_stepop.local.systems import PORTABLE
 from airflow_stepop.resources import ResourceSettings
+from airflow_stepop.store import open_store
 from airflow_stepop.testing import HookContract
 
 
@@ -29,6 +30,17 @@ class TestLocal(HookContract):
     @pytest.fixture
     def make_hook(self, tmp_path: Path) -> Callable[[], LocalStepHook]:
         return lambda: LocalStepHook(folder=tmp_path / "jobs")
+
+    @pytest.fixture(params=["folder", "bucket"])
+    def checkpoint_uri(
+        self, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> Iterator[str]:
+        is_bucket = request.param == "bucket"
+        address = request.getfixturevalue("s3_server").new_address() if is_bucket else f"{tmp_path}/store"
+        monkeypatch.setenv("AIRFLOW__STEPOP__STORE", address)
+        store = open_store(address)
+        yield store.uri("checkpoint")
+        store.delete_folder("")
 
 
 class TestLocalPortable(TestLocal):
