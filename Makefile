@@ -14,7 +14,7 @@ NONE_CHOSEN = test $$? = 5 -a -n "$(ARGS)"
 export PYTHON
 
 .NOTPARALLEL:
-.PHONY: help demo airflow test lint types docs bench fuzz fuzz-readers crashes resolve extras format clean
+.PHONY: help demo airflow test lint types docs bench bench-short fuzz fuzz-readers crashes resolve extras format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,7 +27,7 @@ help:
 	@echo "make lint     check the code with ruff           (make format: write the fixes)"
 	@echo "make types    check the types with mypy"
 	@echo "make docs     build the documentation into site/"
-	@echo "make bench    print the benchmarks"
+	@echo "make bench    print the benchmarks               (make bench-short: measure little, to see that all of it runs)"
 	@echo "make resolve  check that every extra resolves with Airflow on every Python (needs the package index)"
 	@echo "make extras   install every extra together, and import what it brings"
 	@echo "make clean    remove everything that these targets made"
@@ -78,11 +78,14 @@ docs: $(STAMPS)/docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet $(ARGS)
 	@echo "The documentation is in site/index.html"
 
-bench: $(BENCH_VENV)/stamps/bench
+bench: $(BENCH_VENV)/stamps/bench $(BENCH_VENV)/stamps/bench-google
 	@$(BENCH_VENV)/bin/python -m benchmarks $(ARGS)
 
-$(BENCH_VENV)/stamps/bench: pyproject.toml
-	@scripts/make_env $(BENCH_VENV) bench
+bench-short: $(BENCH_VENV)/stamps/bench
+	@$(BENCH_VENV)/bin/python -m benchmarks --short $(ARGS)
+
+$(BENCH_VENV)/stamps/%: pyproject.toml
+	@scripts/make_env $(BENCH_VENV) $*
 
 resolve: $(STAMPS)/test
 	@STEPOP_INDEX=1 $(BIN)/python -m pytest -m index -n 2 $(ARGS)

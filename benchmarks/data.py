@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy
 
-from airflow_stepop.buckets import BucketStore
+from airflow_stepop.buckets import BucketStore, open_bucket
 from airflow_stepop.hooks.local import LocalStepHook
 from airflow_stepop.payload import FunctionCall, hand_over, read_outcome, spill
 from airflow_stepop.results import StepResult
-from airflow_stepop.store import Store, folder_uri, open_store
+from airflow_stepop.store import folder_uri, open_store
 from airflow_stepop.testing import make_step
 from benchmarks.tables import Line
 from benchmarks.xcom import pass_array
@@ -43,26 +43,27 @@ def folder_lines(folder: Path) -> Iterator[Line]:
     value.tofile(folder / "raw")
     raw = _speed(lambda: _copy_twice(folder))
     yield Line("cp there, cp back", raw)
-    store = open_store(folder_uri(folder / "store"))
-    ours = _speed(lambda: _through_step(value, folder, store))
+    ours = _speed(lambda: _through_step(value, folder, folder_uri(folder / "store")))
     yield Line("an argument to a local step, and its result", ours, goal=GOAL * raw)
     yield Line("SHA-256 of it, on one core", _speed(lambda: _hash_twice(value)), "each side checks it")
     yield Line("pickle protocol 4 and gzip", _speed(lambda: _gzip(value, folder), SHARE), SCALED)
     yield Line("an XCom in Airflow's object storage", _xcom_speed(folder.as_uri() + "/xcom"), SCALED)
 
 
-def bucket_lines(folder: Path, store: BucketStore) -> Iterator[Line]:
+def bucket_lines(folder: Path, address: str) -> Iterator[Line]:
     """Yield MiB/s to a bucket and back.
 
-    :param store: one that nobody else uses
+    :param address: of a store in it that nobody else uses
     """
+    store = open_bucket(address)
     value = array()
     value.tofile(folder / "raw")
     raw = _speed(lambda: _copy_to_bucket(folder, store))
     yield Line("one plain multipart copy there, one back", raw)
-    ours = _speed(lambda: _through_step(value, folder, store))
+    ours = _speed(lambda: _through_step(value, folder, address))
     yield Line("an argument to a step, and its result", ours, goal=GOAL * raw)
-    yield Line("an XCom in Airflow's object storage", _xcom_speed(f"{store.url}/xcom"), SCALED)
+    yield Line("an XCom in Airflow's object storage", _xcom_speed(f"{address}/xcom"), SCALED)
+    store.delete_folder("")
 
 
 def _speed(move: Callable[[], None], share: int = 1) -> float:
@@ -113,14 +114,14 @@ def _hash_twice(value: numpy.ndarray[Any, Any]) -> None:
         hashlib.sha256(memoryview(value).cast("B")).digest()
 
 
-def _through_step(value: numpy.ndarray[Any, Any], folder: Path, store: Store) -> None:
+def _through_step(value: numpy.ndarray[Any, Any], folder: Path, address: str) -> None:
     def echo(value: Any) -> Any:
         return value
 
-    hook = LocalStepHook(folder=folder / "jobs")
+    hook, store = LocalStepHook(folder=folder / "jobs"), open_store(address)
     call = FunctionCall(function=echo, args=(value,), kwargs={}, reference=None)
     step = make_step(call, result_uri=store.uri("results"))
-    with _configured(store):
+    with _configured(address):
         payload = spill(step.payload, lambda: store, hook.inline_limit)
         spec = replace(step.spec, digest=payload.digest)
         handle = hook.submit(spec, payload)
@@ -139,9 +140,9 @@ def _through_step(value: numpy.ndarray[Any, Any], folder: Path, store: Store) ->
 
 
 @contextmanager
-def _configured(store: Store) -> Iterator[None]:
+def _configured(address: str) -> Iterator[None]:
     name = "AIRFLOW__STEPOP__STORE"
-    os.environ[name] = store.url
+    os.environ[name] = address
     try:
         yield
     finally:
