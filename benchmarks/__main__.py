@@ -29,11 +29,11 @@ What airflow-stepop costs, beside its peers and what is physically needed, all o
 
 Where a goal is missed, this is why:
 
-- **Data through a folder, beside `cp`.** Nothing that passes between a worker and a step is used unchecked: the array is
-  hashed by whoever writes it and by whoever reads it, which is four passes of SHA-256 for there and back, where `cp` does not
-  look at a byte. Each pass goes on beside the reading or writing, so that what is left is the time of the passes: half of
-  the speed in the line "SHA-256 of it" is the most that can be reached, less the start of the step and the first touch of
-  the memory that the array comes to lie in.
+- **Data through a folder, beside `cp`.** Nothing that passes between a worker and a step is used unchecked:
+  the array is hashed by whoever writes it and by whoever reads it, which is four passes of SHA-256 for there
+  and back, where `cp` does not look at a byte. Each pass goes on beside the reading or writing, so that what
+  is left is the time of the passes: half of the speed in the line "SHA-256 of it" is the most that can be
+  reached, less the start of the step and the first touch of the memory that the array comes to lie in.
 """
 
 
