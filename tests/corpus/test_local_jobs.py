@@ -444,6 +444,38 @@ print(json.dumps([status.state.value, status.started_at, status.finished_at]))
     assert began <= ended
 
 
+@pytest.mark.parametrize("hours", JUMPS)
+def test_a_trigger_whose_clock_is_set_while_it_waits(set_clock, tmp_path, hours):
+    """The task has a minute, and the trigger waits for its job all the same, and no longer than that."""
+    reason, waited = set_clock(f"""
+import asyncio, json
+from pathlib import Path
+from airflow_stepop.hooks import local
+from airflow_stepop.testing import make_step
+from airflow_stepop.triggers import RemoteStepTrigger
+hook = local.LocalStepHook(folder=Path({str(tmp_path / "jobs")!r}))
+step = make_step(["sh", "-c", "until [ -e {tmp_path}/set ]; do sleep 0.05; done"])
+handle = hook.submit(step.spec, step.payload)
+deadlines = {{"execution": time.time() + 60, "start": time.time() + 60, "run_s": 60.0}}
+waiter = {{"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1, "since": time.time()}}
+trigger = RemoteStepTrigger(handle.to_json(), deadlines, 0.1, waiter)
+
+async def scenario():
+    waiting = asyncio.ensure_future(anext(trigger.run()))
+    await asyncio.sleep(0.5)
+    clock({hours})
+    await asyncio.sleep(1)
+    assert not waiting.done(), waiting.result()
+    open("{tmp_path}/set", "w").close()
+    return (await waiting).payload["reason"]
+
+began = time.monotonic()
+print(json.dumps([asyncio.run(scenario()), time.monotonic() - began]))
+""")
+    assert reason == "finished"
+    assert waited < 30
+
+
 def test_a_clock_goes_on():
     clock = Clock()
     first = clock.now()

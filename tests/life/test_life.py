@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
+
 import pytest
 
 from airflow_stepop import life as life_module
@@ -35,6 +38,35 @@ def test_a_record_survives_its_json(new_try, hook, state):
     record = load_record(state)
     assert StepRecord.from_json(record.to_json()) == record
     assert StepRecord.from_json({**record.to_json(), "added_later": 1}) == record
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_record_that_cannot_be_saved_costs_a_try_and_nothing_else(
+    hook, state, new_try, monkeypatch, number
+):
+    """The disk of Airflow's database is full when a record is to be saved, and has room for the next try."""
+    save, calls = state.set, itertools.count(1)
+
+    def set_unless_full(key, value):
+        if next(calls) == number:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(key, value)
+
+    monkeypatch.setattr(state, "set", set_unless_full)
+
+    def whole_try():
+        life = new_try()
+        begun = life.begin()
+        if isinstance(begun, Collected):
+            return begun
+        hook.end(begun.id, value=DONE)
+        return life.finish(begun, Reason.FINISHED)
+
+    with pytest.raises(OSError, match="No space left"):
+        whole_try()
+    assert whole_try().data["result"] == DONE["result"]
+    assert hook.calls["submit"] == 1
+    assert hook.running == []
 
 
 def test_a_lost_answer_is_looked_up_and_not_submitted_again(hook, new_try):
