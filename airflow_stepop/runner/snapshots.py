@@ -20,7 +20,7 @@ from .failures import RefusedError
 from .files import quietly, remove_tree, tell
 from .parts import read_table
 from .phases import phase
-from .threads import Progress
+from .threads import Progress, mib
 from .urls import PATIENCE_S, fetch, replace
 
 TYPE_CHECKING = False
@@ -106,7 +106,7 @@ class Snapshots:
                 "somebody changed it, or this is another [stepop] signing_key (or [core] fernet_key) than it "
                 "was saved with: set that key again; or delete the object, and the step begins anew",
             ) from None
-        tell(f"checkpoint restored: {_count(count)}, {_mib(size)}")
+        tell(f"checkpoint restored: {_count(count)}, {mib(size)}")
 
     # -- in the parent
 
@@ -190,7 +190,7 @@ class _Saver(threading.Thread):
                 self._put(archive, *packed, patience_s)
         except TooLargeError:
             self._saved = found  # until it changes
-            self._say(f"it has more than the {_mib(self.table['most_bytes'])} that can be kept")
+            self._say(f"it has more than the {mib(self.table['most_bytes'])} that can be kept")
             return False
         except Exception as error:  # a snapshot that fails must not be the last one
             self._say(str(error) if isinstance(error, OSError) else repr(error))
@@ -205,7 +205,7 @@ class _Saver(threading.Thread):
         if self._trouble:
             tell("the checkpoint is saved again")
         self._saved, self._changed_at, self._trouble = found, 0.0, ""
-        phase(f"checkpoint saved: {_mib(packed[0])} in {took_s:.1f} s")
+        phase(f"checkpoint saved: {mib(packed[0])} in {took_s:.1f} s")
         return True
 
     def _pack(self, found: str, archive: str) -> tuple[int, str] | None:
@@ -250,7 +250,7 @@ class _Saver(threading.Thread):
                 return
             is_saved = self._save(found[0], PATIENCE_S)
             if is_saved:
-                tell(f"checkpoint saved for the next try: {_mib(found[1])}")
+                tell(f"checkpoint saved for the next try: {mib(found[1])}")
             if is_saved is not None:
                 return
             time.sleep(LOOK_S)
@@ -270,7 +270,3 @@ class _Saver(threading.Thread):
 
 def _count(count: int) -> str:
     return f"{count} file{'s' if count != 1 else ''}"
-
-
-def _mib(size: int) -> str:
-    return f"{size / (1 << 20):,.1f} MiB"

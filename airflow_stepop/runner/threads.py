@@ -1,4 +1,4 @@
-"""Several transfers at once, and how far they are. Used by the runner and, on the host, by ``stores``."""
+"""Several transfers at once, and how far they are. Used by the runner and, on the host, for buckets."""
 
 from __future__ import annotations
 
@@ -94,16 +94,14 @@ class Progress:
         now = time.monotonic()
         if now >= self._next:
             self._next = now + NEXT_LINES_S
-            self._tell(
-                f"{self.what}: {_mib(self._done)} of {_mib(self.total)} after {now - self._begun:.0f} s"
-            )
+            self._tell(f"{self.what}: {mib(self._done)} of {mib(self.total)} after {now - self._begun:.0f} s")
 
     def end(self) -> None:
         """Write the last line, if there was a first one."""
         taken_s = time.monotonic() - self._begun
         if self._next > self._begun + FIRST_LINE_S:
-            self._tell(f"{self.what}: done, {_mib(self.total)} in {taken_s:.0f} s")
+            self._tell(f"{self.what}: done, {mib(self.total)} in {taken_s:.0f} s")
 
 
-def _mib(count: int) -> str:
+def mib(count: int) -> str:
     return f"{count / (1 << 20):,.1f} MiB"
