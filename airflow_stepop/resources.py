@@ -58,6 +58,15 @@ def format_size(size_bytes: int) -> str:
     return min(spellings, key=len)
 
 
+def shown_size(count: float) -> str:
+    """Return a size as people say it, in three digits."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.3g} GiB" if count < 10000 else f"{count / 1024:.3g} TiB"
+
+
 def _split_size(text: object, name: str) -> tuple[str, str]:
     if not isinstance(text, str):
         raise StepConfigError(

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_stepop.resources import ResourceSettings
+from airflow_stepop.resources import ResourceSettings, shown_size
 
 XCOM_KEY = "usage"  # renaming breaks whoever reads it
 
@@ -58,9 +58,9 @@ def describe(usage: Mapping[str, Any]) -> str:
         parts.append(f"{_time(cpu_s)} CPU{_share(cpu_s, wall_s, _number(asked, 'cpu_count'))}")
     if memory is not None:
         limit = _number(asked, "memory_bytes")
-        parts.append(f"peak {_size(memory)}" + (f" of {_size(limit)} asked" if limit else ""))
+        parts.append(f"peak {shown_size(memory)}" + (f" of {shown_size(limit)} asked" if limit else ""))
     if gpu is not None:
-        parts.append(f"peak {_size(gpu)} of GPU memory")
+        parts.append(f"peak {shown_size(gpu)} of GPU memory")
     if not parts:
         return ""
     advice = usage.get("hint")
@@ -127,11 +127,3 @@ def _time(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.3g} {unit}"
     return f"{seconds:.3g} s"
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1024
-    return f"{count:.3g} GiB" if count < 10000 else f"{count / 1024:.3g} TiB"

@@ -15,11 +15,11 @@ from airflow_stepop.cli.output import (
     command,
     complain,
     print_rows,
-    shown_bytes,
     shown_duration,
     shown_time,
 )
 from airflow_stepop.exceptions import StepConfigError
+from airflow_stepop.resources import shown_size
 from airflow_stepop.upkeep.orphans import Action, Orphan, find_orphans, retention_s
 from airflow_stepop.upkeep.places import deployment, find_jobs, usable_places
 
@@ -120,7 +120,7 @@ def gc_command(args: Namespace) -> None:
     rows = [_line(one, args.output) for one in garbage] if args.each else _sums(garbage, args.output)
     print_rows(rows, args.output)
     if args.output == "table" and garbage:
-        size = shown_bytes(sum(one.size for one in garbage))
+        size = shown_size(sum(one.size for one in garbage))
         print(f"{size} deleted" if args.yes else f"{size} to delete. Nothing was done: add --yes")
     if complain(problems):
         raise SystemExit(1)
@@ -145,7 +145,7 @@ def _line(one: Garbage, output: str) -> Row:
         "where": one.place,
         "name": one.name,
         "objects": one.count,
-        "bytes": shown_bytes(one.size) if output == "table" else one.size,
+        "bytes": shown_size(one.size) if output == "table" else one.size,
         "last written": shown_time(one.newest_at),
     }
 
@@ -161,7 +161,7 @@ def _sums(garbage: Iterable[Garbage], output: str) -> list[Row]:
             "where": place,
             "count": len(ones),
             "objects": sum(one.count for one in ones),
-            "bytes": shown_bytes(size) if output == "table" else size,
+            "bytes": shown_size(size) if output == "table" else size,
             "oldest": shown_time(min(one.newest_at for one in ones)),
         }
         for (kind, place), ones in sorted(sums.items())
