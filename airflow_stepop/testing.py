@@ -154,11 +154,7 @@ class HookContract:
 
     def lines(self, hook: StepHook, handle: JobHandle, cursor: Cursor = None) -> list[str]:
         """Return what is there to read after ``cursor``."""
-        lines: list[str] = []
-        while (chunk := hook.logs({handle: cursor}).get(handle)) is not None and chunk.lines:
-            lines += [line.text for line in chunk.lines]
-            cursor = chunk.cursor
-        return lines
+        return [line.text for chunk in hook.chunks(handle, cursor) for line in chunk.lines]
 
     def wait_for_line(self, hook: StepHook, handle: JobHandle, text: str) -> None:
         """Return when the step has printed ``text``, so when it runs for certain."""

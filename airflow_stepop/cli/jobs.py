@@ -120,7 +120,7 @@ def logs_command(args: Namespace) -> None:
 
 
 def _print_new(job: Job, cursor: Cursor) -> Cursor:
-    while (chunk := job.hook.logs({job.handle: cursor}).get(job.handle)) is not None and chunk.lines:
+    for chunk in job.hook.chunks(job.handle, cursor):
         for line in chunk.lines:
             print(printable(line.text))
         cursor = chunk.cursor

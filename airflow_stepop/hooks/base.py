@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseHook
@@ -106,13 +106,19 @@ class StepHook(BaseHook, ABC):
     def logs(self, cursors: Mapping[JobHandle, Cursor]) -> Mapping[JobHandle, LogChunk]:
         """Return the lines since each cursor, bounded; a job with nothing new may be left out."""
 
+    def chunks(self, handle: JobHandle, since: Cursor = None) -> Iterator[LogChunk]:
+        """Yield the lines since a cursor, until there are no new ones."""
+        while (chunk := self.logs({handle: since}).get(handle)) is not None and chunk.lines:
+            yield chunk
+            since = chunk.cursor
+
     def tail(self, handle: JobHandle, count: int, since: Cursor = None) -> LogChunk:
         """Return the last ``count`` lines, none from before the cursor ``since``, and the cursor at the end.
 
         A service that can read a log from its end overrides this: here all of it goes by.
         """
         last: deque[LogLine] = deque(maxlen=count)
-        while (chunk := self.logs({handle: since}).get(handle)) is not None and chunk.lines:
+        for chunk in self.chunks(handle, since):
             last.extend(chunk.lines)
             since = chunk.cursor
         return LogChunk(list(last), since)
