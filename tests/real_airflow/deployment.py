@@ -92,6 +92,7 @@ class Deployment:
         ):  # in the file: tasks get none of Airflow's database from the environment
             (self.home / "airflow.cfg").write_text(f"[database]\nsql_alchemy_conn = {self.postgres.url}\n")
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
+        self._left_alone: list[int] = []
 
     @property
     def env(self) -> dict[str, str]:
@@ -185,6 +186,13 @@ class Deployment:
             os.killpg(process.pid, number)
         process.wait(timeout=30)
 
+    def kill_alone(self, name: str) -> None:
+        """Kill a component, and leave what it started to itself until all goes down."""
+        process = self.processes.pop(name)
+        process.kill()
+        process.wait(timeout=30)
+        self._left_alone.append(process.pid)
+
     @property
     def database(self) -> str:
         """Return SQLAlchemy's address of Airflow's database."""
@@ -208,6 +216,9 @@ class Deployment:
     def down(self) -> None:
         for name in list(self.processes):
             self.kill(name)
+        for session in self._left_alone:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(session, signal.SIGKILL)
         self.client.close()
         if self.postgres is not None:
             self.postgres.remove()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 
 import pytest
@@ -32,9 +30,7 @@ def kill_scheduler(airflow):
 
 def kill_scheduler_alone(airflow):
     """Its workers go on, and nobody waits for them."""
-    old = airflow.processes.pop("scheduler")
-    os.kill(old.pid, signal.SIGKILL)
-    old.wait(30)
+    airflow.kill_alone("scheduler")
     time.sleep(AWAY_S)
     airflow.start("scheduler")
 
