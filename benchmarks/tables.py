@@ -39,7 +39,7 @@ class Table:
 
     def goal(self, line: Line) -> str:
         sign = ">=" if self.is_more_better else "<="
-        return "" if line.goal is None else f"{sign} {line.goal:g}"
+        return "" if line.goal is None else f"{sign} {_number(line.goal)}"
 
 
 def measure(table: Table) -> Table:
