@@ -4,7 +4,8 @@ valid.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ def parse_settings(model: type[BackendSettings], settings: Any, backend: str) ->
             f"settings of {backend!r} must be a {model.__name__} or a dict, not {type(settings).__name__}"
         )
     valid = sorted(model.model_fields)
+    settings = _in_snake_case(settings, valid, backend)
     for key in settings:
         if key not in valid:
             close = get_close_matches(str(key), valid, n=1)
@@ -44,3 +46,15 @@ def parse_settings(model: type[BackendSettings], settings: Any, backend: str) ->
             f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)
         )
         raise StepConfigError(f"settings of backend {backend!r}: {problems}") from error
+
+
+def _in_snake_case(settings: Mapping[str, Any], valid: Sequence[str], backend: str) -> dict[str, Any]:
+    """Return the settings with the keys that a service's own documentation spells in camel case as ours."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        snake = re.sub(r"(?<!^)(?=[A-Z])", "_", str(key)).lower()
+        name = snake if snake in valid else key
+        if name in found:
+            raise StepConfigError(f"backend {backend!r} was given the setting {name!r} in two spellings")
+        found[name] = value
+    return found

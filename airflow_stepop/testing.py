@@ -44,8 +44,9 @@ from airflow_stepop.payload import (
     read_outcome,
 )
 from airflow_stepop.resources import ResourceSettings
+from airflow_stepop.results import StepResult
 from airflow_stepop.settings import parse_settings
-from airflow_stepop.store import folder_uri, open_store
+from airflow_stepop.store import Store, folder_uri, open_store
 
 TYPICAL_LABELS = {
     "deployment": "contract",
@@ -114,17 +115,23 @@ class HookContract:
         return make_hook()
 
     @pytest.fixture
-    def checkpoint_uri(self, tmp_path: Path) -> str:
-        """Return where a checkpoint is kept: in a configured store that the service reaches."""
-        return folder_uri(tmp_path / "checkpoint")
+    def store(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+        """Return the configured store, which the service reaches: a folder of this host."""
+        monkeypatch.setenv("AIRFLOW__STEPOP__STORE", f"{tmp_path}/store")
+        return open_store(folder_uri(tmp_path / "store"))
 
     @pytest.fixture
-    def step(self, hook: StepHook, tmp_path: Path) -> Iterator[Callable[..., Step]]:
+    def checkpoint_uri(self, store: Store) -> str:
+        """Return where a checkpoint is kept."""
+        return store.uri("checkpoint")
+
+    @pytest.fixture
+    def step(self, hook: StepHook, store: Store) -> Iterator[Callable[..., Step]]:
         """Make steps, and remove their jobs when the test is over."""
         made: list[Step] = []
 
         def make(call: Any, **options: Any) -> Step:
-            given = {"result_uri": folder_uri(tmp_path / "results"), **self.spec_options, **options}
+            given = {"result_uri": store.uri("results"), **self.spec_options, **options}
             made.append(make_step(call, **given))
             return made[-1]
 
@@ -226,7 +233,8 @@ class HookContract:
 
     def starts(self, tmp_path: Path) -> Sequence[str]:
         """Return a command that leaves a mark each time it is started."""
-        return ("sh", "-c", f'echo started; echo started >> "{tmp_path}/starts"; sleep 0.2')
+        mark = f'echo started >> "{tmp_path}/starts"' if self.shares_files else ":"
+        return ("sh", "-c", f"echo started; {mark}; sleep 0.2")
 
     def check_started_once(self, hook: StepHook, step: Step, tmp_path: Path, handles: set[JobHandle]) -> None:
         (handle,) = handles
@@ -337,9 +345,10 @@ class HookContract:
         assert status.state is JobState.SUCCEEDED, self.lines(hook, handle)
         report = hook.outcome(handle)
         assert report.base_uri == one.spec.result_uri
+        result = hand_over(self.result(hook, one, handle)["result"])
         hook.delete(handle)
-        (segment,) = json.loads(report.data)["value"]["segments"]
-        assert open_store(report.base_uri).read(segment["name"], segment["size"]) == bytes(1_000_000)
+        assert isinstance(result, StepResult)
+        assert result.load() == bytes(1_000_000)
 
     def test_large_argument(self, hook: StepHook, step: Callable[..., Step]) -> None:
         """A part that travels with the job arrives."""

@@ -8,6 +8,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -52,3 +53,31 @@ def s3_server() -> Iterator[S3Server]:
     os.environ[name] = server.connection()
     yield server
     del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def s3_for_pods(s3_server: S3Server) -> Iterator[S3Server]:
+    """The same server, by the address under which pods reach it."""
+    endpoint = os.environ.get("STEPOP_S3_FOR_PODS")
+    if not endpoint:
+        (pytest.fail if os.environ.get("STEPOP_CI") else pytest.skip)(
+            "needs an S3 server that pods reach: set STEPOP_S3_FOR_PODS to its address there"
+        )
+    server = replace(s3_server, endpoint=endpoint, conn_id="stepop_tests_s3_for_pods")
+    name = f"AIRFLOW_CONN_{server.conn_id.upper()}"
+    os.environ[name] = server.connection()
+    yield server
+    del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def kubernetes_namespace() -> Iterator[str]:
+    """Make a namespace on the cluster of ``KUBECONFIG``, and the connection ``kubernetes_default`` to it."""
+    if not os.environ.get("KUBECONFIG"):
+        (pytest.fail if os.environ.get("STEPOP_CI") else pytest.skip)(
+            "needs a Kubernetes cluster: set KUBECONFIG (kind create cluster; or k3s, minikube, ...)"
+        )
+    from tests.cluster import namespace
+
+    with namespace() as name:
+        yield name

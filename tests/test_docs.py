@@ -166,7 +166,8 @@ def test_every_example_is_a_dag(path: Path) -> None:
 
 def environment(path: Path) -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
-    return {**clean, "PYTHONPATH": str(path.parent), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
+    override = {"AIRFLOW__STEPOP__BACKEND_OVERRIDE": "local"}  # as the documentation says for CI
+    return {**clean, **override, "PYTHONPATH": str(path.parent), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
 
 
 RUN = """

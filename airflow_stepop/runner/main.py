@@ -102,7 +102,7 @@ def _options(argv: list[str]) -> dict[str, str]:
         raise ValueError(f"missing --{', --'.join(sorted(missing))}")
     options.setdefault("segments", options["out"])
     for name in {"in", "out", "segments", "checkpoint"} & set(options):  # the step may change its folder
-        options[name] = os.path.abspath(options[name])
+        options[name] = os.path.abspath(options[name]) if options[name] != protocol.NOWHERE else ""
     int(options.setdefault("receipt-limit", str(protocol.RECEIPT_LIMIT)))
     if options["receipt"].startswith("fd:"):
         int(options["receipt"][3:])
@@ -387,6 +387,7 @@ def _finish(options: dict[str, str], found: tuple[bytes, bool], code: int | None
         line = _receipt(json.dumps(outcome).encode(), prefix)
     if len(line) > limit:
         line = _receipt(data, prefix, is_inline=False)
+        _print_outcome(options["in"], data)
     try:
         _write_receipt(options["receipt"], line)
     except OSError as error:
@@ -394,6 +395,18 @@ def _finish(options: dict[str, str], found: tuple[bytes, bool], code: int | None
         return protocol.EXIT_NO_OUTCOME
     phase("receipt written")
     return code
+
+
+def _print_outcome(folder: str, data: bytes) -> None:
+    """Print the outcome, where the log is the way back for it."""
+    try:
+        with open(os.path.join(folder, protocol.FRAMES), "rb") as stream:
+            key = stream.read()
+    except OSError:
+        return
+    from .frames import write
+
+    quietly(write, data, key)
 
 
 def _receipt(data: bytes, prefix: str, is_inline: bool = True) -> bytes:

@@ -15,6 +15,7 @@ Input folder::
                      the step starts: {"get": [{"url": pre-signed URL, "uri": its name}],
                      "put": pre-signed URL, "headers": {...}, "key": hex, "most_bytes": n}
     secrets.json     name -> value of each secret that the manifest names; removed before the step starts
+    frames.key       32 bytes; there when an outcome that does not fit into the receipt is to be printed
     <part>           the parts the manifest names, each with its SHA-256 and size
 
 Output folder::
@@ -49,6 +50,7 @@ LOCATIONS = "locations.json"
 UPLOADS = "uploads.json"
 CHECKPOINT = "checkpoint.json"
 SECRETS = "secrets.json"
+FRAMES = "frames.key"
 CODE = "code.zip"
 
 # files of the output folder
@@ -57,6 +59,8 @@ OUTCOME = "outcome.json"
 # before the receipt when it is a line of the log (``--receipt -``); look for it anywhere in the line, because
 # the step may have printed something without a line end
 RECEIPT_PREFIX = "STEPOP-RECEIPT "
+# before each line of the log that carries a piece of the outcome; see frames.py
+FRAME_PREFIX = "STEPOP-FRAME "
 # longest receipt in bytes, with prefix and line end, unless --receipt-limit says otherwise; what a
 # termination message holds
 RECEIPT_LIMIT = 4096
@@ -68,6 +72,8 @@ ENV_CACHE = "STEPOP_CACHE"  # set by whoever makes the image, or by env=: where 
 ENV_CHECKPOINT = "STEPOP_CHECKPOINT_DIR"  # what an earlier try has left; ``--checkpoint DIR``, or CHECKPOINT
 ENV_DEBUG = "STEPOP_DEBUG"  # not empty and not 0: every phase is logged with its time
 ENV_WORK = "STEPOP_WORK"  # the step's scratch folder: code, inputs, current directory
+
+NOWHERE = "-"  # ``--segments -``: no folder leads to the store, and nothing larger than an outcome comes back
 
 # exit codes of the runner; the outcome, not the code, says what happened
 EXIT_OK = 0

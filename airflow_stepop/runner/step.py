@@ -75,6 +75,12 @@ class Step:
             from .uploads import Uploads
 
             return Uploads(table)
+        if not self.folders["segments"]:
+            raise StepError(
+                "bad_config",
+                "The step ran, and its result is too large to come back without a store",
+                "set [stepop] store to a bucket that Airflow and the step reach, or return less than 48 KiB",
+            )
         from .segments import Segments
 
         return Segments(self.folders["segments"], self.manifest["job"])

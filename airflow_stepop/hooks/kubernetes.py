@@ -1,0 +1,344 @@
+"""The ``kubernetes`` backend: a step is a Job of one pod on the user's cluster.
+
+The Job is created suspended, gets a Secret with its input, and is then released in one request; whatever dies
+in between leaves nothing that runs, and the next call finishes what was begun. ``kubernetes/manifests.py``
+has the objects, ``kubernetes/verdict.py`` what becomes of them.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import secrets
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, StepConfigError
+from airflow_stepop.hooks.base import StepHook
+from airflow_stepop.job import (
+    Cursor,
+    Finding,
+    FoundJob,
+    JobHandle,
+    JobState,
+    JobStatus,
+    LogChunk,
+    OutcomeReport,
+    Payload,
+    StepSpec,
+)
+from airflow_stepop.kubernetes import verdict
+from airflow_stepop.kubernetes.cluster import Cluster, connect, message_of, status_of
+from airflow_stepop.kubernetes.log import PodLog
+from airflow_stepop.kubernetes.manifests import (
+    CANCELLED,
+    DIGEST,
+    FAILURE,
+    JOB_NAME,
+    LABELS,
+    MANAGED,
+    RELEASED,
+    RESULTS,
+    is_bucket,
+    job_labels,
+    job_manifest,
+    label_value,
+    release,
+    secret_manifest,
+)
+from airflow_stepop.kubernetes.objects import Json
+from airflow_stepop.kubernetes.settings import KubernetesSettings
+from airflow_stepop.runner.frames import from_lines
+from airflow_stepop.runner.protocol import FRAMES
+from airflow_stepop.settings import parse_settings
+from airflow_stepop.shapes import TEXT, known_fields
+from airflow_stepop.transfer import input_files
+
+DEFAULT_CONN_ID = "kubernetes_default"
+SECRET_BYTES = 1 << 20  # of all values together: https://kubernetes.io/docs/concepts/configuration/secret/
+OWN_BYTES = 160 << 10  # of it, the runner with all its features, and addresses
+FEW = 3  # so many jobs are asked for one by one
+
+
+class KubernetesStepHook(StepHook):
+    """Runs steps as Jobs on a Kubernetes cluster.
+
+    :param conn_id: connection of Airflow's type ``kubernetes``; by default ``kubernetes_default``
+    """
+
+    backend = "kubernetes"
+    settings_model = KubernetesSettings
+    inline_limit = SECRET_BYTES - OWN_BYTES
+
+    @cached_property
+    def _clusters(self) -> dict[tuple[str | None, str | None], Cluster]:
+        return {}
+
+    def cluster(self, context: str | None = None, namespace: str | None = None) -> Cluster:
+        """Return the namespace that a step, or a handle, names."""
+        key = context, namespace
+        if key not in self._clusters:
+            connection = self.connection if self.named is not None else None
+            self._clusters[key] = connect(connection, context, namespace)
+        return self._clusters[key]
+
+    @cached_property
+    def named(self) -> str | None:
+        """The connection that a handle names: a triggerer looks it up before its threads need it."""
+        from airflow.sdk.exceptions import AirflowNotFoundException
+
+        if self.conn_id is not None:
+            return self.conn_id
+        try:
+            self._connection = self.get_connection(DEFAULT_CONN_ID)
+        except AirflowNotFoundException:
+            return None
+        return DEFAULT_CONN_ID
+
+    def scope(self) -> str:
+        return self.cluster().scope
+
+    # -- submit
+
+    def render(self, spec: StepSpec) -> dict[str, Any]:
+        return job_manifest(spec, _settings(spec))
+
+    def submit(self, spec: StepSpec, payload: Payload) -> JobHandle:
+        body, settings = self.render(spec), _settings(spec)
+        _check_reach(payload)
+        if settings.outcome_in_log:
+            payload = replace(payload, features=payload.features | {"frames"})
+        cluster = self._cluster_of(spec)
+        try:
+            job = cluster.create("jobs", body) or _there(cluster.get("jobs", spec.name), spec)
+            if not _is_released(job):
+                self._release(cluster, job, payload, spec, settings)
+        except Exception as error:
+            if status_of(error) in (400, 403, 422):
+                raise StepConfigError(f"{_refused(error, cluster)}: {message_of(error)}") from error
+            raise
+        return self._handle(job, cluster, settings.kubernetes_context)
+
+    def _release(
+        self, cluster: Cluster, job: Json, payload: Payload, spec: StepSpec, settings: KubernetesSettings
+    ) -> None:
+        """Write the input, unless an earlier call has, and let the job start."""
+        files = dict(input_files(payload, spec))
+        if settings.outcome_in_log:
+            files[FRAMES] = [secrets.token_bytes(32)]
+        secret = secret_manifest(job, payload.digest, files)
+        digest = payload.digest
+        if cluster.create("secrets", secret) is None:
+            found = _there(cluster.get("secrets", spec.name), spec)
+            digest = found["metadata"]["annotations"][DIGEST]
+        _there(cluster.patch("jobs", spec.name, release(digest, settings.queue_name)), spec)
+
+    def lookup(self, spec: StepSpec) -> JobHandle | None:
+        """Return the job, if its submit came to its end; take back one that did not."""
+        cluster = self._cluster_of(spec)
+        job = cluster.get("jobs", spec.name)
+        if job is None or "deletionTimestamp" in job["metadata"]:
+            return None
+        if not _is_released(job):
+            cluster.delete("jobs", spec.name, job["metadata"]["uid"])
+            return None
+        return self._handle(job, cluster, _settings(spec).kubernetes_context)
+
+    def _cluster_of(self, spec: StepSpec) -> Cluster:
+        settings = _settings(spec)
+        return self.cluster(settings.kubernetes_context, settings.namespace)
+
+    def _handle(self, job: Json, cluster: Cluster, context: str | None) -> JobHandle:
+        name = job["metadata"]["name"]
+        detail = {"namespace": cluster.namespace, **({"context": context} if context else {})}
+        return JobHandle(self.backend, self.named, cluster.scope, name, name, detail)
+
+    # -- what becomes of it
+
+    def status(self, handles: Sequence[JobHandle]) -> Mapping[JobHandle, JobStatus]:
+        found = {}
+        for cluster, some in self._by_cluster(handles):
+            jobs, pods = self._objects(cluster, some)
+            for handle in some:
+                found[handle] = self._status(cluster, jobs.get(handle.id), pods.get(handle.id, ()))
+        return found
+
+    def _objects(
+        self, cluster: Cluster, handles: Sequence[JobHandle]
+    ) -> tuple[dict[str, Json], dict[str, list[Json]]]:
+        """Return jobs by name, and pods by the name of their job."""
+        pods: dict[str, list[Json]] = defaultdict(list)
+        if len(handles) <= FEW:
+            looked = {handle.id: cluster.get("jobs", handle.id) for handle in handles}
+            jobs = {name: job for name, job in looked.items() if job is not None}
+            names = ",".join(jobs)
+            selector = f"{JOB_NAME} in ({names})" if jobs else ""
+        else:
+            selector = _selector(MANAGED)
+            jobs = {job["metadata"]["name"]: job for job in cluster.list("jobs", labelSelector=selector)}
+        for pod in cluster.list("pods", labelSelector=selector) if jobs else ():
+            pods[pod["metadata"]["labels"].get(JOB_NAME, "")].append(pod)
+        return jobs, pods
+
+    def _status(self, cluster: Cluster, job: Json | None, pods: Sequence[Json]) -> JobStatus:
+        status = verdict.status_of(job, pods)
+        if status.state is JobState.PENDING and job is not None:
+            for pod in pods:
+                failure = verdict.stuck_failure(pod, self._pull_tries(cluster, pod))
+                if failure is not None:
+                    self._end(cluster, job, {FAILURE: json.dumps(failure.to_json())})
+        return status
+
+    def _pull_tries(self, cluster: Cluster, pod: Json) -> int:
+        """Return how often the node has failed to pull an image of the pod; asked only when it has."""
+        if not verdict.is_pulling_again(pod):
+            return 0
+        name = pod["metadata"]["name"]
+        events = cluster.list("events", fieldSelector=f"involvedObject.name={name},reason=Failed")
+        return sum(int(one.get("count") or 1) for one in events if "pull" in one.get("message", ""))
+
+    def outcome(self, handle: JobHandle) -> OutcomeReport:
+        cluster = self._cluster(handle)
+        job, pods = self._objects(cluster, [handle])
+        receipt = verdict.receipt_of(pods.get(handle.id, ()))
+        if handle.id not in job or receipt is None:
+            raise OutcomeLostError(f"{handle} ended without an outcome")
+        data = _inline(receipt) or self._framed(cluster, handle)
+        if data is None:
+            raise OutcomeLostError(
+                f"the outcome of {handle} was printed to its log, and is not there any more: the node has "
+                "rotated the log, or the pod is gone"
+            )
+        labels = job[handle.id]["metadata"]["annotations"]
+        return OutcomeReport(receipt["digest"], data, labels.get(RESULTS, ""))
+
+    def _framed(self, cluster: Cluster, handle: JobHandle) -> bytes | None:
+        """Return the outcome that the runner has printed to the log, unreadable without the Secret."""
+        secret = cluster.get("secrets", handle.id)
+        if secret is None or FRAMES not in secret["data"]:
+            return None
+        return from_lines(PodLog(cluster, handle.id).frames(), base64.b64decode(secret["data"][FRAMES]))
+
+    # -- logs
+
+    def tail(self, handle: JobHandle, count: int, since: Cursor = None) -> LogChunk:
+        return PodLog(self._cluster(handle), handle.id).last(count, since)
+
+    def logs(self, cursors: Mapping[JobHandle, Cursor]) -> Mapping[JobHandle, LogChunk]:
+        found = {}
+        for handle, cursor in cursors.items():
+            chunk = PodLog(self._cluster(handle), handle.id).since(cursor)
+            if chunk is not None:
+                found[handle] = chunk
+        return found
+
+    # -- the end
+
+    def cancel(self, handle: JobHandle) -> None:
+        cluster = self._cluster(handle)
+        job = cluster.get("jobs", handle.id)
+        if job is not None and not verdict.status_of(job, ()).state.is_terminal:
+            self._end(cluster, job, {CANCELLED: "true"})
+
+    def _end(self, cluster: Cluster, job: Json, annotations: Mapping[str, str]) -> None:
+        """Have the cluster end a job: SIGTERM, the grace period, SIGKILL; the Job stays, and says why.
+
+        A deadline that has passed does it, and keeps the Job, which a deletion does not: its TTL is the last
+        resort. A Job that was never started has no clock for a deadline, and nothing to tell: it is deleted.
+        """
+        metadata = job["metadata"]
+        if job["spec"].get("suspend"):
+            cluster.delete("jobs", metadata["name"], metadata["uid"])
+            return
+        has_reason = {FAILURE, CANCELLED} & set(metadata.get("annotations") or {})
+        if not has_reason:
+            body = {"metadata": {"annotations": dict(annotations)}, "spec": {"activeDeadlineSeconds": 1}}
+            cluster.patch("jobs", metadata["name"], body)
+
+    def delete(self, handle: JobHandle) -> None:
+        self._cluster(handle).delete("jobs", handle.id)
+
+    def find(self, labels: Mapping[str, str]) -> Iterator[FoundJob]:
+        cluster = self.cluster()
+        for job in cluster.list("jobs", labelSelector=_selector(job_labels(labels))):
+            given = json.loads(job["metadata"]["annotations"][LABELS])
+            if all(given.get(name) == value for name, value in labels.items()):
+                created_at = verdict.seconds(job["metadata"]["creationTimestamp"])
+                yield FoundJob(self._handle(job, cluster, None), given, created_at)
+
+    def check(self) -> Iterable[Finding]:
+        cluster = self.cluster()
+        try:
+            version = cluster.request("GET", "/version")
+            yield Finding(True, "cluster", f"{cluster.host} answers: {version.get('gitVersion')}")
+        except Exception as error:  # noqa: BLE001, RUF100 - whatever it is, the user has to know
+            yield Finding(
+                False, "cluster", f"{cluster.host} does not answer: {message_of(error)}",
+                "check the connection, and that this host reaches the cluster",
+            )  # fmt: skip
+
+    # -- handles
+
+    def _cluster(self, handle: JobHandle) -> Cluster:
+        try:
+            detail = known_fields(dict(handle.detail), "detail", {"namespace": TEXT}, {"context": TEXT})
+        except IntegrityError as error:
+            raise IntegrityError(f"the handle of {handle} is damaged: {error}") from error
+        return self.cluster(detail.get("context"), detail["namespace"])
+
+    def _by_cluster(self, handles: Sequence[JobHandle]) -> Iterator[tuple[Cluster, list[JobHandle]]]:
+        groups: dict[int, tuple[Cluster, list[JobHandle]]] = {}
+        for handle in handles:
+            cluster = self._cluster(handle)
+            groups.setdefault(id(cluster), (cluster, []))[1].append(handle)
+        yield from groups.values()
+
+
+def _settings(spec: StepSpec) -> KubernetesSettings:
+    found = parse_settings(KubernetesSettings, None if spec.is_overridden else spec.settings, "kubernetes")
+    assert isinstance(found, KubernetesSettings)  # noqa: S101 - for the type checker
+    return found
+
+
+def _inline(receipt: Mapping[str, Any]) -> bytes | None:
+    try:
+        return base64.b64decode(receipt["outcome"], validate=True)
+    except (KeyError, TypeError, binascii.Error):
+        return None
+
+
+def _selector(labels: Mapping[str, str]) -> str:
+    return ",".join(f"{name}={label_value(value)}" for name, value in labels.items())
+
+
+def _there(found: Json | None, spec: StepSpec) -> Json:
+    if found is None:
+        raise ConnectionError(f"job {spec.name} was deleted while it was submitted")
+    return found
+
+
+def _is_released(job: Json) -> bool:
+    return RELEASED in (job["metadata"].get("annotations") or {})
+
+
+def _refused(error: Exception, cluster: Cluster) -> str:
+    if status_of(error) == 403 and "exceeded quota" in message_of(error):
+        return f"the quota of namespace {cluster.namespace!r} is used up"
+    if status_of(error) == 403:
+        return f"namespace {cluster.namespace!r} does not let Airflow do this"
+    return "the cluster refused the job"
+
+
+def _check_reach(payload: Payload) -> None:
+    """A pod does not see this host's folders."""
+    for uri in [place.uri for part in payload.parts.values() for place in part.places]:
+        if not is_bucket(uri):
+            raise StepConfigError(
+                f"the step needs {uri}, and a pod does not see the folders of this host: set [stepop] store "
+                "to a bucket, or pass less than "
+                f"{KubernetesStepHook.inline_limit // 1024} KiB to the step"
+            )

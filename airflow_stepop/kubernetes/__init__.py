@@ -1,0 +1,1 @@
+"""The parts of the ``kubernetes`` backend. None imports the package ``kubernetes`` when it is loaded."""

@@ -1,0 +1,195 @@
+"""One namespace of one cluster, spoken to in JSON through the official client.
+
+The client's own model classes are not used: reading a thousand pods into them costs seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+from airflow_stepop.exceptions import StepConfigError
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+    from kubernetes.client import ApiClient
+
+    from airflow_stepop.kubernetes.objects import Json
+
+TIMEOUT_S = (5.0, 30.0)  # to connect, and for an answer
+PATHS = {
+    "jobs": "/apis/batch/v1/namespaces/{}/jobs",
+    "pods": "/api/v1/namespaces/{}/pods",
+    "secrets": "/api/v1/namespaces/{}/secrets",
+    "events": "/api/v1/namespaces/{}/events",
+}
+IN_CLUSTER_NAMESPACE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
+PAGE = 500  # objects that one answer to a LIST may have
+
+_loading = threading.Lock()  # the official loader of configurations writes to variables of its module
+
+
+class Cluster:
+    """A namespace, by the name of its objects.
+
+    :param client: an API client of the official package
+    :param namespace: where everything happens
+    """
+
+    def __init__(self, client: ApiClient, namespace: str) -> None:
+        self.client = client
+        self.namespace = namespace
+
+    @property
+    def host(self) -> str:
+        """The address of the API server."""
+        return str(self.client.configuration.host)
+
+    @property
+    def scope(self) -> str:
+        """What one status call covers."""
+        return f"{urlsplit(self.host).netloc}/{self.namespace}"
+
+    def path(self, kind: str, name: str = "") -> str:
+        folder = PATHS[kind].format(quote(self.namespace, safe=""))
+        return f"{folder}/{quote(name, safe='')}" if name else folder
+
+    def get(self, kind: str, name: str) -> Json | None:
+        """Return an object, ``None`` when there is none of that name."""
+        return self._or_nothing("GET", self.path(kind, name))
+
+    def create(self, kind: str, body: Json) -> Json | None:
+        """Create an object and return it as it is now; ``None`` when there is one of that name."""
+        return self._or_nothing("POST", self.path(kind), body, nothing=409)
+
+    def patch(self, kind: str, name: str, body: Json) -> Json | None:
+        """Merge ``body`` into an object and return it; ``None`` when there is none of that name."""
+        return self._or_nothing("PATCH", self.path(kind, name), body)
+
+    def delete(self, kind: str, name: str, uid: str | None = None) -> None:
+        """Delete an object and what it owns; none of that name, or another one, is not an error."""
+        body: Json = {"propagationPolicy": "Background"}
+        if uid is not None:
+            body["preconditions"] = {"uid": uid}
+        try:
+            self._or_nothing("DELETE", self.path(kind, name), body)
+        except Exception as error:
+            if status_of(error) != 409:  # one of the same name that is another one
+                raise
+
+    def list(self, kind: str, **query: str) -> Iterator[Json]:
+        """Yield the objects that fit, such as those with ``labelSelector=...``."""
+        more: dict[str, str] = {}
+        while True:
+            page = self.request("GET", self.path(kind), query={"limit": str(PAGE), **query, **more})
+            yield from page["items"]
+            token = page["metadata"].get("continue")
+            if not token:
+                return
+            more = {"continue": token}
+
+    def request(
+        self, method: str, path: str, body: Json | None = None, query: Mapping[str, str] | None = None
+    ) -> Json:
+        """Send one request and return the JSON of its answer.
+
+        :raises Exception: as the official client raises it; see :func:`status_of`
+        """
+        found: Json = json.loads(self.open(method, path, body, query).data)
+        return found
+
+    def open(
+        self,
+        method: str,
+        path: str,
+        body: Json | None = None,
+        query: Mapping[str, str] | None = None,
+        timeout_s: tuple[float, float] = TIMEOUT_S,
+    ) -> Any:
+        """Send one request and return the answer of urllib3, its body still to be read."""
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        return self.client.call_api(
+            path,
+            method,
+            query_params=list((query or {}).items()),
+            header_params={"Accept": "application/json, */*", "Content-Type": kind},
+            body=body,
+            auth_settings=["BearerToken"],
+            _preload_content=False,
+            _request_timeout=timeout_s,
+        )
+
+    def _or_nothing(
+        self, method: str, path: str, body: Json | None = None, nothing: int = 404
+    ) -> Json | None:
+        try:
+            return self.request(method, path, body)
+        except Exception as error:
+            if status_of(error) == nothing:
+                return None
+            raise
+
+
+def status_of(error: Exception) -> int | None:
+    """Return the HTTP status of an error of the official client; ``None`` for any other error."""
+    from kubernetes.client.exceptions import ApiException
+
+    return error.status if isinstance(error, ApiException) else None
+
+
+def message_of(error: Exception) -> str:
+    """Return what the API server says in an error, else the error itself."""
+    try:
+        found = json.loads(error.body)["message"]  # type: ignore[attr-defined]
+    except (AttributeError, TypeError, ValueError, KeyError):
+        return str(error)
+    return str(found)
+
+
+def connect(connection: Connection | None, context: str | None, namespace: str | None) -> Cluster:
+    """Return the namespace that a connection of type ``kubernetes`` leads to.
+
+    :param connection: ``None``: the account of Airflow's own pod, else the default kubeconfig
+    :param context: of the kubeconfig, over the connection's
+    :param namespace: over the connection's
+    :raises StepConfigError: the connection leads nowhere
+    """
+    from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
+    from kubernetes.client import Configuration
+    from kubernetes.config import ConfigException
+
+    class GivenHook(KubernetesHook):
+        """Airflow's hook, with a connection that need not be looked up again."""
+
+        @classmethod
+        def get_connection(cls, conn_id: str) -> Any:
+            return connection
+
+    conn_id = connection.conn_id if connection is not None else None
+    hook = GivenHook(conn_id=conn_id, kubernetes_conn_id=None, cluster_context=context)
+    try:
+        with _loading:
+            is_in_cluster = hook._get_field("in_cluster")  # type: ignore[no-untyped-call]
+            # one of its own, or else two connections of a process would share the last one's
+            hook.client_configuration = None if is_in_cluster else Configuration()
+            client = hook.get_conn()
+    except (ConfigException, OSError, ValueError) as error:
+        named = (
+            f"connection {conn_id!r}" if conn_id else "no connection kubernetes_default, and what is here,"
+        )
+        raise StepConfigError(
+            f"{named} leads to no Kubernetes cluster: {error}. Give the connection a kubeconfig "
+            "(kube_config or kube_config_path), or in_cluster where Airflow runs in the cluster"
+        ) from error
+    return Cluster(client, namespace or hook.get_namespace() or _own_namespace() or "default")
+
+
+def _own_namespace() -> str:
+    try:
+        with open(IN_CLUSTER_NAMESPACE) as file:
+            return file.read().strip()
+    except OSError:
+        return ""

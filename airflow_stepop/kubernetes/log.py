@@ -1,0 +1,115 @@
+"""The log of a pod, from where somebody has stopped reading it, and its end."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from airflow_stepop.job import LogChunk, LogLine
+from airflow_stepop.kubernetes.cluster import Cluster, status_of
+from airflow_stepop.kubernetes.manifests import JOB_NAME, STEP
+from airflow_stepop.runner.protocol import FRAME_PREFIX
+
+if TYPE_CHECKING:
+    from airflow_stepop.job import Cursor
+
+BYTES = 256 * 1024  # at a time
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT")
+Timed = tuple[str, str]  # as the kubelet writes it, in nanoseconds; and the text
+
+
+class PodLog:
+    """The log of the step's container in the newest pod of a job.
+
+    A cursor is the time of the last line that was read, and how many lines of that very time there were: the
+    API takes whole seconds only, so the first lines of an answer may be known.
+
+    :param name: of the job
+    """
+
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self.cluster = cluster
+        self.name = name
+
+    def since(self, cursor: Cursor) -> LogChunk | None:
+        """Return the lines after ``cursor``; ``None`` when there is no log to read."""
+        time, count = _position(cursor)
+        data = self._read(limitBytes=str(BYTES), **({"sinceTime": time} if time else {}))
+        lines = _timed(data, is_cut=len(data or b"") >= BYTES)
+        return _chunk(_after(lines, time, count), cursor) if lines else None
+
+    def last(self, count: int, cursor: Cursor = None) -> LogChunk:
+        """Return the last lines, none from before ``cursor``."""
+        time, seen = _position(cursor)
+        # pieces of the outcome stand at the end
+        data = self._read(tailLines=str(count + FRAMES), **({"sinceTime": time} if time else {}))
+        lines = _after(_timed(data), time, seen)
+        found = _chunk(lines, cursor)
+        return LogChunk(list(found.lines)[-count:], found.cursor)
+
+    def frames(self) -> list[str]:
+        """Return the lines at the end that may carry the outcome."""
+        return [text for _, text in _timed(self._read(tailLines=str(10 * FRAMES)))]
+
+    def _read(self, **query: str) -> bytes | None:
+        pods = self.cluster.list("pods", labelSelector=f"{JOB_NAME}={self.name}")
+        pod = max(pods, key=lambda one: str(one["metadata"]["creationTimestamp"]), default=None)
+        if pod is None:
+            return None
+        path = f"{self.cluster.path('pods', pod['metadata']['name'])}/log"
+        try:
+            found: bytes = self.cluster.open(
+                "GET", path, query={"container": STEP, "timestamps": "true", **query}
+            ).data
+        except Exception as error:
+            if status_of(error) in (400, 404):  # not started yet, or gone
+                return None
+            raise
+        return found
+
+
+FRAMES = 64  # lines that the pieces of an outcome can take
+
+
+def _timed(data: bytes | None, is_cut: bool = False) -> list[Timed]:
+    lines = (data or b"").split(b"\n")
+    if is_cut and len(lines) > 1:
+        lines.pop()  # the rest of it comes with the next answer
+    parted = (line.decode("utf-8", "replace").partition(" ") for line in lines)
+    # a kubelet whose container is gone says so in a line of its own, which is no line of the log
+    return [(when, text) for when, space, text in parted if space and _TIME.match(when)]
+
+
+def _position(cursor: Cursor) -> tuple[str, int]:
+    time, count = json.loads(cursor) if cursor else ("", 0)
+    return time, count
+
+
+def _after(lines: Sequence[Timed], time: str, count: int) -> list[Timed]:
+    """Return the lines that come after ``count`` lines of ``time``."""
+    newer = [line for line in lines if line[0] >= time]
+    known = sum(when == time for when, _ in newer)
+    return newer[min(count, known) :]
+
+
+def _chunk(lines: Sequence[Timed], cursor: Cursor) -> LogChunk:
+    if not lines:
+        return LogChunk([], cursor)
+    time, count = _position(cursor)
+    last = lines[-1][0]
+    seen = sum(when == last for when, _ in lines) + (count if last == time else 0)
+    return LogChunk(list(_shown(lines)), json.dumps([last, seen]))
+
+
+def _shown(lines: Sequence[Timed]) -> list[LogLine]:
+    """Return the lines of the step: pieces of the outcome are not for people."""
+    found = []
+    for when, text in lines:
+        own, framed, _ = text.partition(FRAME_PREFIX)
+        if own or not framed:
+            found.append(LogLine(datetime.fromisoformat(when).timestamp(), own))
+    return found

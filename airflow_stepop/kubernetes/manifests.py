@@ -1,0 +1,233 @@
+"""The Job and the Secret of a step, as JSON. Pure: nothing is looked up and nothing is sent."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow_stepop.exceptions import StepConfigError, UnsupportedError
+from airflow_stepop.kubernetes.objects import Json, merged
+from airflow_stepop.kubernetes.quantities import node_terms, quantity, requirements, tolerations, with_terms
+from airflow_stepop.kubernetes.settings import KubernetesSettings
+from airflow_stepop.runner.protocol import ENV_JOB, ENV_NONCE, NOWHERE, RUNNER
+from airflow_stepop.store import folder_of
+
+if TYPE_CHECKING:
+    from airflow_stepop.job import Buffer, StepSpec
+
+PREFIX = "airflow-stepop"
+MANAGED = {"app.kubernetes.io/managed-by": PREFIX}
+LABELS = f"{PREFIX}/labels"  # annotation: the labels as they were given
+RESULTS = f"{PREFIX}/result-uri"  # annotation: where in the store the large parts of the result are
+DIGEST = f"{PREFIX}/digest"  # annotation of the pod: SHA-256 of the manifest that the Secret holds
+RELEASED = f"{PREFIX}/released"  # annotation: the submit is complete
+CANCELLED = f"{PREFIX}/cancelled"  # annotation: somebody asked for the end
+FAILURE = f"{PREFIX}/failure"  # annotation: why the job was given up before it began, as JSON
+QUEUE = "kueue.x-k8s.io/queue-name"
+
+JOB_NAME = "batch.kubernetes.io/job-name"  # label that the Job controller gives its pods
+
+STEP = "step"  # the container
+INPUT, OUTPUT = "/stepop/in", "/stepop/out"
+RECEIPT = "/dev/termination-log"
+ENV_DIGEST = "STEPOP_DIGEST"
+# beyond the step's own time limit: a pod may wait so long for its start before the cluster gives the job up
+START_S = 7 * 86400
+
+_LABEL = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
+
+
+def label_value(text: str) -> str:
+    """Return a text as the value of a label: as it is if possible, else recognisable and with a digest."""
+    if _LABEL.fullmatch(text):
+        return text
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:46].rstrip("-._")
+    return f"{slug}-{hashlib.sha256(text.encode()).hexdigest()[:16]}".lstrip("-")
+
+
+def job_labels(labels: Mapping[str, str]) -> dict[str, str]:
+    """Return the labels of a job of ours, as the API takes them."""
+    return {
+        **MANAGED,
+        **{f"{PREFIX}/{name.replace('_', '-')}": label_value(value) for name, value in labels.items()},
+    }
+
+
+def default_image() -> str:
+    """Return an image with the Python of this process: a function that was pickled here runs there."""
+    return f"python:{sys.version_info[0]}.{sys.version_info[1]}-slim"
+
+
+def job_manifest(spec: StepSpec, settings: KubernetesSettings) -> Json:
+    """Return the Job, suspended: :func:`release` is what starts it.
+
+    :raises UnsupportedError: a resource that a Job cannot give
+    :raises StepConfigError: a setting that is no part of a pod, or contradicts another
+    """
+    if (spec.resources.nodes or 1) > 1:
+        raise UnsupportedError(
+            f"nodes={spec.resources.nodes}: backend 'kubernetes' runs a step in one pod; use nodes=1"
+        )
+    timeout_s = math.ceil(spec.timeout_s)
+    if settings.active_deadline_seconds not in (None, timeout_s):
+        raise StepConfigError(
+            f"active_deadline_seconds={settings.active_deadline_seconds} contradicts timeout={timeout_s}; "
+            "say it in one place"
+        )
+    metadata = {
+        "name": spec.name,
+        "labels": {**settings.labels, **job_labels(spec.labels)},
+        "annotations": {
+            **settings.annotations,
+            LABELS: json.dumps(dict(spec.labels), sort_keys=True),
+            RESULTS: spec.result_uri,
+        },
+    }
+    waiting_s = math.ceil(spec.start_timeout_s) if spec.start_timeout_s is not None else START_S
+    template = settings.template()
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {**metadata, **({"namespace": settings.namespace} if settings.namespace else {})},
+        "spec": {
+            "suspend": True,
+            "backoffLimit": 0,
+            "completions": 1,
+            "parallelism": 1,
+            "podReplacementPolicy": "Failed",
+            "activeDeadlineSeconds": waiting_s + timeout_s,
+            "ttlSecondsAfterFinished": settings.ttl_seconds_after_finished,
+            "template": {
+                "metadata": merged(
+                    template["metadata"],
+                    {
+                        "labels": metadata["labels"],
+                        "annotations": {**settings.annotations, DIGEST: spec.digest},
+                    },
+                ),
+                "spec": merged(template["spec"], _pod(spec, settings, timeout_s)),
+            },
+        },
+    }
+
+
+def _pod(spec: StepSpec, settings: KubernetesSettings, timeout_s: int) -> Json:
+    fields = settings.pod_fields()
+    volumes: list[Json] = [
+        {"name": "stepop-in", "secret": {"secretName": spec.name, "defaultMode": 0o444}},
+        {"name": "stepop-out", "emptyDir": {}},
+    ]
+    if spec.resources.shm is not None:
+        limit = quantity(spec.resources.shm)
+        volumes.append({"name": "stepop-shm", "emptyDir": {"medium": "Memory", "sizeLimit": limit}})
+    terms = node_terms(spec.resources, settings)
+    affinity = with_terms(fields.get("affinity"), terms)
+    tolerated = [*(fields.get("tolerations") or []), *tolerations(spec.resources, settings)]
+    sidecars = settings.other_containers()
+    return {
+        **fields,
+        "restartPolicy": "Never",
+        "activeDeadlineSeconds": timeout_s,
+        # nothing in the pod talks to the cluster unless it is given an account for that
+        "automountServiceAccountToken": settings.service_account_name is not None,
+        "enableServiceLinks": False,
+        **({"affinity": affinity} if affinity else {}),
+        **({"tolerations": tolerated} if tolerated else {}),
+        **({"initContainers": [*(fields.get("initContainers") or []), *sidecars]} if sidecars else {}),
+        "containers": [_container(spec, settings)],
+        "volumes": [*(fields.get("volumes") or []), *volumes],
+    }
+
+
+def _container(spec: StepSpec, settings: KubernetesSettings) -> Json:
+    fields = settings.container_fields()
+    mounts: list[Json] = [
+        {"name": "stepop-in", "mountPath": INPUT, "readOnly": True},
+        {"name": "stepop-out", "mountPath": OUTPUT},
+    ]
+    if spec.resources.shm is not None:
+        mounts.append({"name": "stepop-shm", "mountPath": "/dev/shm"})  # noqa: S108 - the step's, not ours
+    given = normal_env(settings)
+    env = {**spec.env, ENV_JOB: spec.name, ENV_NONCE: spec.nonce}
+    needs = requirements(spec.resources, settings)
+    return {
+        **fields,
+        "name": STEP,
+        "image": spec.image or default_image(),
+        "command": [settings.python, "-u", f"{INPUT}/{RUNNER}", "run"],
+        "args": [
+            *("--in", INPUT, "--out", OUTPUT, "--receipt", RECEIPT),
+            *("--digest", f"$({ENV_DIGEST})"),  # the kubelet puts it in
+            *(() if is_bucket(spec.result_uri) else ("--segments", NOWHERE)),
+        ],
+        "env": [
+            *given,
+            *({"name": name, "value": _literal(value)} for name, value in env.items()),
+            {
+                "name": ENV_DIGEST,
+                "valueFrom": {"fieldRef": {"fieldPath": f"metadata.annotations['{DIGEST}']"}},
+            },
+        ],
+        **({"resources": needs} if needs else {}),
+        "terminationMessagePath": RECEIPT,
+        "volumeMounts": [*(fields.get("volumeMounts") or []), *mounts],
+    }
+
+
+def is_bucket(uri: str) -> bool:
+    """Return whether a step elsewhere can reach what lies there."""
+    return bool(uri) and folder_of(uri) is None
+
+
+def normal_env(settings: KubernetesSettings) -> list[Json]:
+    """Return the user's own variables, in the API's spelling."""
+    from airflow_stepop.kubernetes.objects import normal
+
+    found: list[Json] = normal(settings.env or [], "[EnvVar]", "env")
+    return found
+
+
+def _literal(value: str) -> str:
+    """Return a value that means itself: Kubernetes puts variables in for ``$(NAME)``.
+
+    https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/ (env.value)
+    """
+    return value.replace("$(", "$$(")
+
+
+def secret_manifest(job: Mapping[str, Any], digest: str, files: Mapping[str, Sequence[Buffer]]) -> Json:
+    """Return the Secret with the step's input; the Job owns it, so that they go together."""
+    metadata = job["metadata"]
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": metadata["name"], "uid": metadata["uid"]}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": metadata["name"],
+            "labels": dict(metadata["labels"]),
+            "annotations": {DIGEST: digest},
+            "ownerReferences": [{**owner, "controller": False, "blockOwnerDeletion": False}],
+        },
+        "immutable": True,
+        "type": "Opaque",
+        "data": {name: base64.b64encode(b"".join(buffers)).decode() for name, buffers in files.items()},
+    }
+
+
+def release(digest: str, queue_name: str | None) -> Json:
+    """Return the patch that starts the job: at once, or as soon as Kueue lets it."""
+    begun = {"spec": {"suspend": False}} if queue_name is None else {}
+    labels = {"labels": {QUEUE: queue_name}} if queue_name is not None else {}
+    return {
+        "metadata": {"annotations": {RELEASED: "true"}, **labels},
+        "spec": {
+            **begun.get("spec", {}),
+            "template": {"metadata": {"annotations": {DIGEST: digest}}},
+        },
+    }

@@ -1,0 +1,115 @@
+"""Kubernetes objects as plain JSON: both spellings of a key, unknown keys, one object over another.
+
+``schema.json`` has the fields of a pod as the official client knows them (``scripts/pod_schema.py`` writes
+it), so that a DAG file pays for neither the client nor a cluster.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from airflow_stepop.exceptions import StepConfigError
+
+Json = dict[str, Any]
+
+# By what the entries of a list are the same when one list goes over another: "patchMergeKey" in the API
+# reference of the field, https://kubernetes.io/docs/reference/generated/kubernetes-api/v1.34/
+MERGE_KEYS = {
+    "containers": "name",
+    "initContainers": "name",
+    "ephemeralContainers": "name",
+    "volumes": "name",
+    "imagePullSecrets": "name",
+    "hostAliases": "ip",
+    "topologySpreadConstraints": "topologyKey",
+    "resourceClaims": "name",
+    "env": "name",
+    "ports": "containerPort",
+    "volumeMounts": "mountPath",
+    "volumeDevices": "devicePath",
+}
+
+
+@cache
+def schema() -> Mapping[str, Mapping[str, str]]:
+    """Return for each kind of object its fields and the kind of each: see ``scripts/pod_schema.py``."""
+    found: dict[str, dict[str, str]] = json.loads(files(__package__).joinpath("schema.json").read_text())
+    return found
+
+
+def snake_case(name: str) -> str:
+    """Return a field of the API as the official client spells it: ``hostIPC`` is ``host_ipc``."""
+    parted = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", parted).lower()
+
+
+@cache
+def _spellings(kind: str) -> Mapping[str, str]:
+    return {spelling: field for field in schema()[kind] for spelling in (snake_case(field), field)}
+
+
+def normal(value: Any, kind: str, where: str) -> Any:
+    """Return a value as the API spells it.
+
+    :param value: JSON in either spelling, or an object of the official client
+    :param kind: as in :func:`schema`
+    :param where: what the user calls it, for errors
+    :raises StepConfigError: a key that no such object has, or a value of another shape
+    """
+    if hasattr(value, "openapi_types") and hasattr(value, "to_dict"):
+        value = _without_nothing(value.to_dict())
+    if kind.startswith("["):
+        if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
+            raise StepConfigError(f"{where} must be a list, not {type(value).__name__}")
+        return [normal(one, kind[1:-1], f"{where}[{index}]") for index, one in enumerate(value)]
+    if kind == "":
+        return value
+    if not isinstance(value, Mapping):
+        raise StepConfigError(f"{where} must be a mapping, not {type(value).__name__}")
+    return dict(value) if kind == "{}" else _normal_object(value, kind, where)
+
+
+def _normal_object(value: Mapping[str, Any], kind: str, where: str) -> Json:
+    found: Json = {}
+    for key, inner in value.items():
+        field = _spellings(kind).get(key)
+        if field is None:
+            close = get_close_matches(str(key), _spellings(kind), n=1)
+            guess = f"; did you mean {close[0]!r}?" if close else ""
+            valid = ", ".join(sorted(map(snake_case, schema()[kind])))
+            raise StepConfigError(f"{where} has no {key!r}{guess} (valid: {valid})")
+        if field in found:
+            raise StepConfigError(f"{where} has {field!r} in two spellings")
+        found[field] = normal(inner, schema()[kind][field], f"{where}.{key}")
+    return found
+
+
+def _without_nothing(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nothing(inner) for key, inner in value.items() if inner is not None}
+    return [_without_nothing(inner) for inner in value] if isinstance(value, list) else value
+
+
+def merged(under: Any, over: Any, field: str = "") -> Any:
+    """Return ``over`` laid over ``under`` as a strategic merge patch would.
+
+    Mappings are merged by key and lists of :data:`MERGE_KEYS` by that key; anything else is replaced.
+    """
+    if isinstance(under, Mapping) and isinstance(over, Mapping):
+        both = {**under, **over}
+        return {
+            name: merged(under[name], over[name], name) if name in under and name in over else both[name]
+            for name in both
+        }
+    key = MERGE_KEYS.get(field)
+    if key is None or not isinstance(under, list) or not isinstance(over, list):
+        return over
+    named = {entry[key]: entry for entry in over}
+    first = [merged(entry, named.pop(entry[key], {})) for entry in under]
+    return [*first, *named.values()]

@@ -1,0 +1,221 @@
+"""The options of the ``kubernetes`` backend, and where each of them goes in a pod."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from airflow_stepop.exceptions import StepConfigError
+from airflow_stepop.hooks.base import BackendSettings
+from airflow_stepop.kubernetes.objects import Json, normal
+
+# settings that are fields of the pod itself, and of the step's container
+POD_FIELDS = {
+    "affinity": "affinity",
+    "dns_config": "dnsConfig",
+    "dns_policy": "dnsPolicy",
+    "host_aliases": "hostAliases",
+    "host_ipc": "hostIPC",
+    "host_network": "hostNetwork",
+    "host_pid": "hostPID",
+    "image_pull_secrets": "imagePullSecrets",
+    "init_containers": "initContainers",
+    "node_selector": "nodeSelector",
+    "preemption_policy": "preemptionPolicy",
+    "priority_class_name": "priorityClassName",
+    "runtime_class_name": "runtimeClassName",
+    "scheduler_name": "schedulerName",
+    "security_context": "securityContext",
+    "service_account_name": "serviceAccountName",
+    "share_process_namespace": "shareProcessNamespace",
+    "termination_grace_period_seconds": "terminationGracePeriodSeconds",
+    "tolerations": "tolerations",
+    "topology_spread_constraints": "topologySpreadConstraints",
+    "volumes": "volumes",
+}
+CONTAINER_FIELDS = {
+    "container_security_context": "securityContext",
+    "env_from": "envFrom",
+    "image_pull_policy": "imagePullPolicy",
+    "volume_mounts": "volumeMounts",
+}
+GPU_LABELS = (
+    "cloud.google.com/gke-accelerator",
+    "karpenter.k8s.aws/instance-gpu-name",
+    "k8s.amazonaws.com/accelerator",
+    "nvidia.com/gpu.product",
+    "accelerator",
+)
+
+
+class KubernetesSettings(BackendSettings):
+    """Options of the ``kubernetes`` backend. Keys inside objects may be written as in YAML or in snake case.
+
+    :param namespace: where the job runs; by default the connection's, else that of Airflow's own pod, else
+        ``default``
+    :param kubernetes_context: context of the kubeconfig; by default the connection's
+    :param service_account_name: account of the pod; its token is mounted only when this is set
+    :param image_pull_policy: ``Always``, ``IfNotPresent`` or ``Never``
+    :param image_pull_secrets: names of Secrets, or objects with a ``name``
+    :param labels: labels of the job and its pod
+    :param annotations: annotations of the job and its pod
+    :param node_selector: labels that the node must have
+    :param affinity: rules for the node and the neighbours
+    :param tolerations: taints of nodes that the pod accepts
+    :param topology_spread_constraints: how pods with the same labels are spread
+    :param spot: run on a spot node, by the labels and taints of GKE, EKS, Karpenter and AKS
+    :param priority_class_name: name of the PriorityClass
+    :param preemption_policy: ``Never`` keeps the pod from preempting others
+    :param scheduler_name: another scheduler than the cluster's own
+    :param runtime_class_name: name of the RuntimeClass
+    :param queue_name: LocalQueue of Kueue, which then starts the job
+    :param gpu_resource: what a GPU is called in the node's resources, for AMD, Intel or MIG
+    :param gpu_type_labels: labels of a node of which one must name ``gpu_type``
+    :param resources: requests and limits beside those of ``resource_settings``
+    :param env_from: Secrets and ConfigMaps as environment variables
+    :param env: environment variables as the API has them, such as ``valueFrom``
+    :param volumes: volumes of the pod
+    :param volume_mounts: where the step sees them
+    :param init_containers: containers that run before the step
+    :param sidecars: containers that run beside the step and are stopped when it ends
+    :param security_context: security context of the pod
+    :param container_security_context: security context of the step's container
+    :param host_aliases: further lines of ``/etc/hosts``
+    :param host_network: use the node's network
+    :param host_ipc: use the node's IPC namespace
+    :param host_pid: see the node's processes
+    :param share_process_namespace: let the containers of the pod see each other's processes
+    :param dns_policy: where names are looked up
+    :param dns_config: further name servers and options
+    :param termination_grace_period_seconds: seconds between asking the step to stop (SIGTERM) and killing it
+    :param active_deadline_seconds: longest run time of the step in seconds; the same as ``timeout``
+    :param ttl_seconds_after_finished: seconds after which the cluster removes a finished job
+    :param pod_template: a pod over which ours is laid: a mapping, YAML, or the path of a file with it
+    :param python: interpreter in the image
+    :param outcome_in_log: an outcome above 3 kB comes back through the pod's log, unreadable for others;
+        ``False``: it is lost
+    """
+
+    namespace: str | None = None
+    kubernetes_context: str | None = None
+    service_account_name: str | None = None
+    image_pull_policy: str | None = None
+    image_pull_secrets: list[Any] | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+    node_selector: dict[str, str] | None = None
+    affinity: Any = None
+    tolerations: list[Any] | None = None
+    topology_spread_constraints: list[Any] | None = None
+    spot: bool = False
+    priority_class_name: str | None = None
+    preemption_policy: str | None = None
+    scheduler_name: str | None = None
+    runtime_class_name: str | None = None
+    queue_name: str | None = None
+    gpu_resource: str = "nvidia.com/gpu"
+    gpu_type_labels: list[str] = Field(default_factory=lambda: list(GPU_LABELS), min_length=1)
+    resources: Any = None
+    env_from: list[Any] | None = None
+    env: list[Any] | None = None
+    volumes: list[Any] | None = None
+    volume_mounts: list[Any] | None = None
+    init_containers: list[Any] | None = None
+    sidecars: list[Any] | None = None
+    security_context: Any = None
+    container_security_context: Any = None
+    host_aliases: list[Any] | None = None
+    host_network: bool | None = None
+    host_ipc: bool | None = None
+    host_pid: bool | None = None
+    share_process_namespace: bool | None = None
+    dns_policy: str | None = None
+    dns_config: Any = None
+    termination_grace_period_seconds: int = Field(default=30, ge=0)
+    active_deadline_seconds: int | None = Field(default=None, ge=1)
+    ttl_seconds_after_finished: int = Field(default=86400, ge=0)
+    pod_template: Any = None
+    python: str = "python3"
+    outcome_in_log: bool = True
+
+    @field_validator("image_pull_secrets")
+    @classmethod
+    def _named(cls, secrets: list[Any] | None) -> list[Any] | None:
+        return [{"name": one} if isinstance(one, str) else one for one in secrets] if secrets else secrets
+
+    def pod_fields(self) -> Json:
+        """Return what the user wants of the pod itself, as the API spells it.
+
+        :raises StepConfigError: an unknown key somewhere inside
+        """
+        return self._fields(POD_FIELDS, "PodSpec")
+
+    def container_fields(self) -> Json:
+        """Return what the user wants of the step's container, as the API spells it.
+
+        :raises StepConfigError: an unknown key somewhere inside
+        """
+        found = self._fields(CONTAINER_FIELDS, "Container")
+        if self.resources is not None:
+            found["resources"] = normal(self.resources, "ResourceRequirements", "resources")
+        return found
+
+    def other_containers(self) -> list[Json]:
+        """Return the sidecars: containers that the cluster starts before the step and stops after it.
+
+        https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/
+        """
+        sidecars: list[Json] = normal(self.sidecars or [], "[Container]", "sidecars")
+        return [{**one, "restartPolicy": "Always"} for one in sidecars]
+
+    def template(self) -> Json:
+        """Return the pod template: its ``metadata`` and ``spec``.
+
+        :raises StepConfigError: it cannot be read, or is no pod
+        """
+        given = _loaded(self.pod_template)
+        known = {"apiVersion", "kind", "metadata", "spec", "template"}
+        if "spec" not in given and not set(given) <= known:
+            given = {"spec": given}
+        if unknown := set(given) - known:
+            raise StepConfigError(f"pod_template has no {min(unknown)!r} (valid: {', '.join(sorted(known))})")
+        given = given.get("template", given)  # of a PodTemplate
+        return {
+            "metadata": normal(given.get("metadata") or {}, "ObjectMeta", "pod_template.metadata"),
+            "spec": normal(given.get("spec") or {}, "PodSpec", "pod_template.spec"),
+        }
+
+    def _fields(self, table: Mapping[str, str], kind: str) -> Json:
+        given = {field: getattr(self, name) for name, field in table.items()}
+        names = {field: name for name, field in table.items()}
+        return {
+            field: normal({field: value}, kind, f"settings, {names[field]}")[field]
+            for field, value in given.items()
+            if value is not None
+        }
+
+
+def _loaded(template: Any) -> Json:
+    if template is None:
+        return {}
+    if hasattr(template, "openapi_types"):
+        from airflow_stepop.kubernetes.objects import _without_nothing
+
+        template = _without_nothing(template.to_dict())
+    if isinstance(template, str | Path):
+        import yaml
+
+        text = str(template)
+        try:
+            if "\n" not in text and not text.lstrip().startswith("{"):
+                text = Path(text).read_text()
+            template = yaml.safe_load(text)
+        except (OSError, yaml.YAMLError) as error:
+            raise StepConfigError(f"pod_template cannot be read: {error}") from None
+    if not isinstance(template, Mapping):
+        raise StepConfigError(f"pod_template is no pod: {json.dumps(template, default=str)[:80]}")
+    return dict(template)

@@ -1,0 +1,49 @@
+"""Write airflow_stepop/kubernetes/schema.json: the fields of a pod, as the official client has them.
+
+``python scripts/pod_schema.py``, with the package ``kubernetes`` installed; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+OUT = Path(__file__).parents[1] / "airflow_stepop" / "kubernetes" / "schema.json"
+ROOTS = ("PodSpec", "ObjectMeta")
+
+
+def schema() -> dict[str, dict[str, str]]:
+    """Return for each kind of object its fields in the API's spelling, each with the kind of its value.
+
+    A kind is the name of another object, ``[kind]`` for a list, ``{}`` for a mapping of free keys, or ``""``
+    for a plain value.
+    """
+    from kubernetes.client import models
+
+    found: dict[str, dict[str, str]] = {}
+    todo = list(ROOTS)
+    while todo:
+        name = todo.pop()
+        if name in found:
+            continue
+        model = getattr(models, f"V1{name}", None) or getattr(models, name)
+        kinds = {field: _kind(text) for field, text in model.openapi_types.items()}
+        found[name] = {model.attribute_map[field]: kind for field, kind in sorted(kinds.items())}
+        todo += [kind.strip("[]") for kind in kinds.values() if kind.strip("[]{}")]
+    return dict(sorted(found.items()))
+
+
+def _kind(text: str) -> str:
+    from kubernetes.client import models
+
+    if text.startswith("list["):
+        inner = _kind(text[5:-1])
+        return f"[{inner}]"
+    if text.startswith("dict"):
+        return "{}"
+    short = text.removeprefix("V1")
+    return short if hasattr(models, text) and hasattr(getattr(models, text), "openapi_types") else ""
+
+
+if __name__ == "__main__":
+    OUT.write_text(json.dumps(schema(), indent=0, separators=(",", ":"), sort_keys=True) + "\n")

@@ -1,0 +1,64 @@
+"""A real Kubernetes cluster for tests: whichever ``KUBECONFIG`` leads to.
+
+Airflow is allowed there what the documentation says that it needs, and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+PAGE = Path(__file__).parents[1] / "docs" / "backends" / "kubernetes.md"
+NAME = "airflow-stepop"
+
+
+@contextmanager
+def namespace() -> Iterator[str]:
+    """Make a namespace, and the connection ``kubernetes_default`` that leads to it; remove both."""
+    from kubernetes import client, config
+
+    config.load_kube_config()
+    api = client.CoreV1Api()
+    name = f"stepop-tests-{uuid.uuid4().hex[:8]}"
+    api.create_namespace({"metadata": {"name": name}})
+    variable = "AIRFLOW_CONN_KUBERNETES_DEFAULT"
+    extra = {"kube_config": json.dumps(_kubeconfig(name)), "namespace": name}
+    os.environ[variable] = json.dumps({"conn_type": "kubernetes", "extra": extra})
+    try:
+        yield name
+    finally:
+        del os.environ[variable]
+        api.delete_namespace(name)
+
+
+def _kubeconfig(name: str) -> dict[str, Any]:
+    """Return the configuration of an account with the documented Role."""
+    import yaml
+    from kubernetes import client, config
+
+    core, rbac = client.CoreV1Api(), client.RbacAuthorizationV1Api()
+    (role,) = re.findall(r"```yaml\n(apiVersion: rbac.*?)```", PAGE.read_text(), re.DOTALL)
+    rbac.create_namespaced_role(name, yaml.safe_load(role))
+    core.create_namespaced_service_account(name, {"metadata": {"name": NAME}})
+    subject = {"kind": "ServiceAccount", "name": NAME, "namespace": name}
+    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": NAME}
+    binding = {"metadata": {"name": NAME}, "roleRef": reference, "subjects": [subject]}
+    rbac.create_namespaced_role_binding(name, binding)
+    token = core.create_namespaced_service_account_token(NAME, name, {"spec": {"expirationSeconds": 7200}})
+    _, active = config.list_kube_config_contexts()
+    loader = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())
+    (cluster,) = (one for one in loader["clusters"] if one["name"] == active["context"]["cluster"])
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{**cluster, "name": "c"}],
+        "users": [{"name": "u", "user": {"token": token.status.token}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+    }

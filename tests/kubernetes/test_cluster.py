@@ -1,0 +1,250 @@
+"""What goes wrong on a real cluster, and what is said of it."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from airflow_stepop.exceptions import OutcomeLostError, StepConfigError
+from airflow_stepop.hooks.kubernetes import KubernetesStepHook
+from airflow_stepop.job import Category, JobState
+from airflow_stepop.kubernetes.manifests import JOB_NAME
+from airflow_stepop.payload import FunctionCall, hand_over, read_outcome
+from airflow_stepop.resources import ResourceSettings
+from airflow_stepop.results import StepResult
+from airflow_stepop.testing import make_step
+
+pytestmark = pytest.mark.timeout(200)
+PATIENCE_S = 120
+
+
+@pytest.fixture
+def hook(kubernetes_namespace):
+    return KubernetesStepHook()
+
+
+@pytest.fixture
+def submitted(hook):
+    """Submit steps, and delete what is left of them."""
+    handles = []
+
+    def submit(call, **options):
+        step = make_step(call, **options)
+        handles.append(hook.submit(step.spec, step.payload))
+        return step, handles[-1]
+
+    yield submit
+    for handle in handles:
+        hook.delete(handle)
+
+
+def wait(hook, handle, until=lambda status: status.state.is_terminal):
+    end = time.monotonic() + PATIENCE_S
+    while not until(status := hook.status([handle])[handle]):
+        assert time.monotonic() < end, status
+        time.sleep(0.2)
+    return status
+
+
+def only_pod(hook, handle):
+    (pod,) = hook.cluster().list("pods", labelSelector=f"{JOB_NAME}={handle.id}")
+    return pod["metadata"]["name"]
+
+
+def test_out_of_memory(hook, submitted):
+    _, handle = submitted(
+        ["python3", "-c", "bytearray(1 << 30)"], resources=ResourceSettings(memory="128MiB")
+    )
+    status = wait(hook, handle)
+    assert status.state is JobState.FAILED
+    assert status.failure.category is Category.OOM
+    assert "memory of resource_settings" in status.failure.hint
+
+
+def test_an_image_that_is_not_there_is_known_at_once(hook, submitted):
+    began = time.monotonic()
+    _, handle = submitted(["true"], image="registry.invalid/nothing:1")
+    status = wait(hook, handle)
+    assert status.state is JobState.FAILED
+    assert status.failure.category is Category.IMAGE_PULL
+    assert "registry.invalid/nothing:1" in status.failure.summary
+    assert time.monotonic() - began < 90
+
+
+def test_a_missing_secret_is_a_mistake_and_not_waited_for(hook, submitted):
+    _, handle = submitted(["true"], settings={"env_from": [{"secret_ref": {"name": "no-such-secret"}}]})
+    status = wait(hook, handle)
+    assert status.state is JobState.FAILED
+    assert status.failure.category is Category.BAD_CONFIG
+    assert "no-such-secret" in status.failure.summary
+
+
+def test_an_image_without_that_python_says_so(hook, submitted):
+    _, handle = submitted(["true"], settings={"python": "python2.4"})
+    status = wait(hook, handle)
+    assert status.state is JobState.FAILED
+    assert status.failure.category is Category.BAD_CONFIG
+    assert "python3" in status.failure.hint
+
+
+def test_what_no_node_has_is_waited_for_in_the_scheduler_s_own_words(hook, submitted):
+    _, handle = submitted(["true"], resources=ResourceSettings(cpu_count=100))
+    status = wait(hook, handle, lambda status: "Insufficient cpu" in status.native)
+    assert status.state is JobState.PENDING
+    hook.cancel(handle)
+    assert wait(hook, handle).state is JobState.CANCELLED
+
+
+def test_a_pod_that_somebody_deletes_was_taken_away(hook, submitted):
+    from kubernetes import client, config
+
+    _, handle = submitted(["sleep", "600"], settings={"termination_grace_period_seconds": 1})
+    wait(hook, handle, lambda status: status.state is JobState.RUNNING)
+    admin = client.CoreV1Api(config.new_client_from_config())  # not Airflow, which may not
+    admin.delete_namespaced_pod(only_pod(hook, handle), hook.cluster().namespace)
+    status = wait(hook, handle)
+    assert status.state is JobState.FAILED
+    assert status.failure.category is Category.PREEMPTED
+
+
+def test_a_cancelled_step_has_its_grace_period(hook, submitted):
+    script = "trap 'echo saved; exit 0' TERM; echo ready; while :; do sleep 0.1; done"
+    step, handle = submitted(["sh", "-c", script])
+    wait(hook, handle, lambda _: hook.tail(handle, 1).lines)
+    hook.cancel(handle)
+    lines = []
+    while not hook.status([handle])[handle].state.is_terminal:
+        lines += [line.text for line in hook.tail(handle, 5).lines]
+        time.sleep(0.05)
+    assert hook.status([handle])[handle].state is JobState.CANCELLED
+    assert hook.submit(step.spec, step.payload) == handle
+
+
+@pytest.mark.parametrize("size", [100, 10_000, 40_000])
+def test_results_of_any_small_size_need_no_store(hook, submitted, size):
+    def text(size):
+        return "x" * size
+
+    step, handle = submitted(FunctionCall(function=text, args=[size], kwargs={}, reference=None))
+    assert wait(hook, handle).state is JobState.SUCCEEDED
+    found = hand_over(read_outcome(hook.outcome(handle), step.spec.name, step.spec.nonce)["result"])
+    assert (found.load() if isinstance(found, StepResult) else found) == "x" * size
+    assert [line for chunk in hook.chunks(handle) for line in chunk.lines] == []
+
+
+def test_a_result_that_needs_a_store_says_so(hook, submitted):
+    def large():
+        return bytes(100_000)
+
+    step, handle = submitted(large)
+    assert wait(hook, handle).state is JobState.FAILED
+    failure = read_outcome(hook.outcome(handle), step.spec.name, step.spec.nonce)["failure"]
+    assert failure["category"] == "bad_config"
+    assert "[stepop] store" in failure["hint"]
+
+
+def test_an_argument_that_needs_a_store_says_so(hook, tmp_path):
+    from airflow_stepop.payload import spill
+    from airflow_stepop.store import folder_uri, open_store
+
+    step = make_step(FunctionCall(function=len, args=[bytes(2_000_000)], kwargs={}, reference=None))
+    payload = spill(step.payload, lambda: open_store(folder_uri(tmp_path)), hook.inline_limit)
+    with pytest.raises(StepConfigError, match="a pod does not see the folders of this host"):
+        hook.submit(step.spec, payload)
+    assert hook.lookup(step.spec) is None
+
+
+def test_a_triggerer_needs_no_look_at_the_connection(hook, submitted, monkeypatch):
+    """Its threads could not take one: the handle names the connection, which it looks up before."""
+    _, handle = submitted(["true"])
+    connection = hook.connection
+    monkeypatch.delenv("AIRFLOW_CONN_KUBERNETES_DEFAULT")
+    assert handle.conn_id == "kubernetes_default"
+    other = KubernetesStepHook(handle.conn_id, connection)
+    assert wait(other, handle).state is JobState.SUCCEEDED
+
+
+def test_without_a_connection_the_default_configuration_leads_to_the_cluster(
+    monkeypatch, kubernetes_namespace
+):
+    monkeypatch.delenv("AIRFLOW_CONN_KUBERNETES_DEFAULT")
+    hook = KubernetesStepHook()
+    assert hook.named is None
+    assert hook.cluster(None, kubernetes_namespace).request("GET", "/version")["major"] == "1"
+
+
+def test_a_connection_that_leads_nowhere_says_so(monkeypatch):
+    extra = {"kube_config_path": "/nowhere/config"}
+    monkeypatch.setenv("AIRFLOW_CONN_NOWHERE", json.dumps({"conn_type": "kubernetes", "extra": extra}))
+    with pytest.raises(StepConfigError, match=r"'nowhere' leads to no Kubernetes cluster.*kube_config"):
+        KubernetesStepHook("nowhere").scope()
+
+
+# -- a submit that was killed half-way
+
+
+class Killed(BaseException):
+    """What SIGKILL would be, for everything after the request that was just answered."""
+
+
+@pytest.mark.parametrize("after", ["job", "secret", "release"])
+def test_killed_in_the_submit(hook, submitted, kubernetes_namespace, monkeypatch, after):
+    """Nothing runs before all is there, and the next call finishes what was begun."""
+    step = make_step(["echo", "hello"])
+    dying, cluster = KubernetesStepHook(), KubernetesStepHook().cluster()
+    method, last = {
+        "job": ("create", "jobs"),
+        "secret": ("create", "secrets"),
+        "release": ("patch", "jobs"),
+    }[after]
+    verb = getattr(cluster, method)
+
+    def die_after(kind, *args):
+        answer = verb(kind, *args)
+        if kind == last:
+            raise Killed
+        return answer
+
+    monkeypatch.setattr(cluster, method, die_after)
+    monkeypatch.setattr(dying, "cluster", lambda *_: cluster)
+    with pytest.raises(Killed):
+        dying.submit(step.spec, step.payload)
+    if after != "release":
+        assert list(cluster.list("pods", labelSelector=f"{JOB_NAME}={step.spec.name}")) == []
+    handle = hook.submit(step.spec, step.payload)
+    assert wait(hook, handle).state is JobState.SUCCEEDED
+    assert [line.text for line in hook.tail(handle, 5).lines] == ["hello"]
+    assert len(list(cluster.list("pods", labelSelector=f"{JOB_NAME}={step.spec.name}"))) == 1
+    hook.delete(handle)
+
+
+def test_a_submit_that_never_came_to_its_end_is_taken_back(hook, monkeypatch):
+    step, cluster = make_step(["true"]), hook.cluster()
+    cluster.create("jobs", hook.render(step.spec))
+    assert hook.lookup(step.spec) is None
+    end = time.monotonic() + 30
+    while cluster.get("jobs", step.spec.name) is not None:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_a_job_that_is_deleted_is_gone(hook, submitted):
+    _, handle = submitted(["sleep", "600"], settings={"termination_grace_period_seconds": 0})
+    wait(hook, handle, lambda status: status.state is JobState.RUNNING)
+    hook.delete(handle)
+    assert wait(hook, handle).state is JobState.GONE
+    with pytest.raises(OutcomeLostError):
+        hook.outcome(handle)
+
+
+def test_many_jobs_are_looked_at_in_two_requests(hook, submitted, monkeypatch):
+    at_once = {"termination_grace_period_seconds": 0}
+    handles = [submitted(["sleep", "600"], settings=at_once)[1] for _ in range(5)]
+    asked = []
+    cluster = hook.cluster(None, handles[0].detail["namespace"])
+    send = cluster.open
+    monkeypatch.setattr(cluster, "open", lambda *args, **kwargs: asked.append(args) or send(*args, **kwargs))
+    assert set(hook.status(handles)) == set(handles)
+    assert len(asked) == 2

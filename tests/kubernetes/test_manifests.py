@@ -1,0 +1,251 @@
+"""What is sent to the cluster, as JSON; ``golden/`` has whole Jobs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from airflow_stepop.exceptions import StepConfigError, UnsupportedError
+from airflow_stepop.job import StepSpec
+from airflow_stepop.kubernetes.manifests import (
+    default_image,
+    job_labels,
+    job_manifest,
+    label_value,
+    release,
+    secret_manifest,
+)
+from airflow_stepop.kubernetes.settings import KubernetesSettings
+from airflow_stepop.resources import ResourceSettings
+from airflow_stepop.settings import parse_settings
+
+GOLDEN = Path(__file__).parent / "golden"
+LABELS = {
+    "deployment": "",
+    "dag_id": "d",
+    "run_id": "manual__1",
+    "task_id": "t",
+    "map_index": "-1",
+    "nonce": "n",
+}
+
+
+def job(resources=None, settings=None, **fields):
+    wanted = ResourceSettings(**(resources or {}))
+    given = {"name": "s-train", "nonce": "n", "labels": LABELS, "digest": "d1", "image": "python:3.11-slim"}
+    spec = StepSpec(**{**given, "resources": wanted, **fields})
+    return job_manifest(spec, parse_settings(KubernetesSettings, settings, "kubernetes"))
+
+
+def pod(**options):
+    return job(**options)["spec"]["template"]["spec"]
+
+
+def container(**options):
+    return pod(**options)["containers"][0]
+
+
+CASES = {
+    "plain": {},
+    "everything": {
+        "resources": {
+            "cpu_count": 1.5, "memory": "32GB", "gpu_count": 2, "gpu_type": "A100", "disk": "100GiB",
+            "shm": "8Gi",
+        },
+        "env": {"A": "$(HOME) costs $5"},
+        "timeout_s": 3600.0,
+        "start_timeout_s": 600.0,
+        "result_uri": "s3://bucket/results/x",
+        "settings": {
+            "namespace": "ml", "service_account_name": "trainer", "image_pull_secrets": ["registry"],
+            "spot": True,
+            "node_selector": {"pool": "gpu"}, "queue_name": "team-a", "labels": {"team": "a"},
+            "tolerations": [{"key": "x", "operator": "Exists"}],
+            "volumes": [{"name": "data", "persistent_volume_claim": {"claim_name": "data"}}],
+            "volume_mounts": [{"name": "data", "mountPath": "/data", "read_only": True}],
+            "env_from": [{"secretRef": {"name": "keys"}}],
+            "sidecars": [{"name": "proxy", "image": "proxy:1"}],
+            "container_security_context": {"run_as_user": 1000},
+        },
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_golden(name):
+    """To write them anew after a change: delete the file, run this once, and read what is new."""
+    path, found = GOLDEN / f"{name}.json", job(**CASES[name])
+    if not path.exists():
+        path.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n")
+        pytest.fail(f"{path} is new: read it")
+    assert found == json.loads(path.read_text())
+
+
+def test_the_image_has_the_python_of_the_worker():
+    assert default_image() == f"python:{sys.version_info[0]}.{sys.version_info[1]}-slim"
+    assert container(image=None)["image"] == default_image()
+
+
+@pytest.mark.parametrize(
+    ("resources", "amounts"),
+    [
+        ({"memory": "32GB"}, {"memory": "32G"}),
+        ({"memory": "32GiB"}, {"memory": "32Gi"}),
+        ({"memory": "1.5GiB"}, {"memory": "1610612736"}),
+        ({"memory": "500KB"}, {"memory": "500k"}),
+        ({"cpu_count": 2}, {"cpu": "2"}),
+        ({"cpu_count": 0.25}, {"cpu": "250m"}),
+        ({"gpu_count": 1}, {"nvidia.com/gpu": "1"}),
+        ({"disk": "10GB"}, {"ephemeral-storage": "10G"}),
+    ],
+)
+def test_requests_are_limits(resources, amounts):
+    assert container(resources=resources)["resources"] == {"requests": amounts, "limits": amounts}
+
+
+def test_own_requests_stand_beside_and_must_not_contradict():
+    settings = {"resources": {"requests": {"example.com/fpga": 1}}}
+    needs = container(resources={"cpu_count": 1}, settings=settings)["resources"]
+    assert needs == {"requests": {"cpu": "1", "example.com/fpga": 1}, "limits": {"cpu": "1"}}
+    with pytest.raises(StepConfigError, match=r"memory='1Gi' contradicts .* '2Gi'"):
+        container(resources={"memory": "2GiB"}, settings={"resources": {"limits": {"memory": "1Gi"}}})
+
+
+def test_what_a_value_says_is_not_put_together_by_the_cluster():
+    env = {one["name"]: one.get("value") for one in container(env={"A": "$(B)", "B": "$$ $x"})["env"]}
+    assert env["A"] == "$$(B)"
+    assert env["B"] == "$$ $x"
+
+
+def test_a_gpu_of_a_kind_is_found_by_the_labels_of_every_platform():
+    terms = pod(resources={"gpu_count": 1, "gpu_type": "T4"})["affinity"]["nodeAffinity"][
+        "requiredDuringSchedulingIgnoredDuringExecution"
+    ]["nodeSelectorTerms"]
+    found = {one["key"]: one["values"] for term in terms for one in term["matchExpressions"]}
+    assert "nvidia-tesla-t4" in found["cloud.google.com/gke-accelerator"]
+    assert "Tesla-T4" in found["nvidia.com/gpu.product"]
+
+
+def test_the_user_s_own_affinity_holds_as_well():
+    own = {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}
+    affinity = {
+        "node_affinity": {
+            "required_during_scheduling_ignored_during_execution": {"node_selector_terms": [own]}
+        }
+    }
+    terms = pod(settings={"spot": True, "affinity": affinity})["affinity"]["nodeAffinity"][
+        "requiredDuringSchedulingIgnoredDuringExecution"
+    ]["nodeSelectorTerms"]
+    assert len(terms) == 4
+    assert all("zone" in [one["key"] for one in term["matchExpressions"]] for term in terms)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        (
+            {"tolerations": [{"kee": "x"}]},
+            r"tolerations\[0\] has no 'kee'; did you mean 'key'\? \(valid: effect, key",
+        ),
+        ({"volumes": [{"name": "v", "pvc": {}}]}, r"volumes\[0\] has no 'pvc'"),
+        ({"affinity": {"nodeAffinity": {}, "node_affinity": {}}}, "in two spellings"),
+        (
+            {"volumes": [{"name": "v", "secret": {"secretNam": "x"}}]},
+            r"volumes\[0\].secret has no 'secretNam'",
+        ),
+        ({"affinity": []}, "must be a mapping"),
+        ({"pod_template": {"specs": {}}}, "specs"),
+        ({"pod_template": "/nowhere.yaml"}, "cannot be read"),
+        ({"active_deadline_seconds": 5}, "contradicts timeout=86400"),
+        ({"image_pull_policy": "Always", "node_selectr": {}}, "did you mean 'node_selector'"),
+    ],
+)
+def test_a_mistake_is_said(settings, text):
+    with pytest.raises(StepConfigError, match=text):
+        job(settings=settings)
+
+
+def test_nodes_are_refused():
+    with pytest.raises(UnsupportedError, match="nodes=2"):
+        job(resources={"nodes": 2})
+
+
+def test_camel_case_works_at_the_top_as_well():
+    assert pod(settings={"nodeSelector": {"a": "b"}}) == pod(settings={"node_selector": {"a": "b"}})
+
+
+TEMPLATE = """\
+apiVersion: v1
+kind: Pod
+metadata:
+  annotations: {a: b}
+spec:
+  hostNetwork: true
+  volumes: [{name: data, emptyDir: {}}]
+  containers:
+    - {name: step, image: ignored, volumeMounts: [{name: data, mountPath: /data}]}
+    - {name: helper, image: "helper:1"}
+"""
+
+
+def test_a_template_lies_under_ours(tmp_path):
+    path = tmp_path / "pod.yaml"
+    path.write_text(TEMPLATE)
+    for template in (str(path), TEMPLATE):
+        made = job(settings={"pod_template": template})["spec"]["template"]
+        assert made["metadata"]["annotations"]["a"] == "b"
+        spec = made["spec"]
+        assert spec["hostNetwork"] is True
+        assert [one["name"] for one in spec["volumes"]] == ["data", "stepop-in", "stepop-out"]
+        step, helper = spec["containers"]
+        assert step["image"] == "python:3.11-slim"
+        assert [one["mountPath"] for one in step["volumeMounts"]] == ["/data", "/stepop/in", "/stepop/out"]
+        assert helper == {"name": "helper", "image": "helper:1"}
+
+
+def test_objects_of_the_official_client_are_taken_as_they_are():
+    client = pytest.importorskip("kubernetes.client")
+    mount = client.V1VolumeMount(name="data", mount_path="/data")
+    volume = client.V1Volume(name="data", host_path=client.V1HostPathVolumeSource(path="/data"))
+    spec = pod(settings={"volumes": [volume], "volume_mounts": [mount]})
+    assert spec["volumes"][0] == {"name": "data", "hostPath": {"path": "/data"}}
+    assert spec["containers"][0]["volumeMounts"][0] == {"name": "data", "mountPath": "/data"}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "d", "a.b_c-d", "x" * 63, "manual__2026-01-01T00:00:00+00:00", "ü/é", "x" * 200]
+)
+def test_any_text_becomes_the_value_of_a_label(text):
+    value = label_value(text)
+    assert len(value) <= 63
+    assert value == label_value(value)
+    assert (value == text) == (
+        len(text) <= 63 and all((c.isalnum() and c.isascii()) or c in "._-" for c in text)
+    )
+
+
+def test_different_texts_have_different_labels():
+    texts = ["ü", "é", "a+b", "a b", "x" * 100, "x" * 101]
+    assert len({label_value(text) for text in texts}) == len(texts)
+    assert job_labels({"dag_id": "d"}) == {
+        "app.kubernetes.io/managed-by": "airflow-stepop",
+        "airflow-stepop/dag-id": "d",
+    }
+
+
+def test_nothing_of_the_input_is_in_the_job():
+    made = {"metadata": {"name": "s-1", "uid": "u", "labels": {}}}
+    secret = secret_manifest(made, "d1", {"secrets.json": [b"to", b"ken"]})
+    assert secret["data"] == {"secrets.json": "dG9rZW4="}
+    assert secret["metadata"]["ownerReferences"][0]["uid"] == "u"
+    assert secret["immutable"] is True
+
+
+def test_the_queue_is_what_starts_a_job_that_waits_in_one():
+    assert release("d", None)["spec"]["suspend"] is False
+    queued = release("d", "team-a")
+    assert "suspend" not in queued["spec"]
+    assert queued["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "team-a"}
