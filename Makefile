@@ -9,6 +9,8 @@ ALL_VENV := .venv-all
 SOURCES := airflow_stepop tests benchmarks dags_examples docs/snippets scripts
 CRASHES := $(sort $(wildcard tests/real_airflow/test_crash_*.py)) tests/real_airflow/test_table.py
 ARGS ?=
+# What ARGS names of the tests' files: they alone are run then
+NAMED = $(strip $(wildcard $(foreach word,$(filter tests/%,$(ARGS)),$(firstword $(subst ::, ,$(word))))))
 NONE_CHOSEN = test $$? = 5 -a -n "$(ARGS)"
 
 export PYTHON
@@ -19,8 +21,8 @@ export PYTHON
 
 help:
 	@echo "make demo     run dags_examples/quickstart.py in Airflow, on this host"
-	@echo "make airflow  start Airflow with the examples in it"
-	@echo "make test     run every test                     (ARGS='-k resources')"
+	@echo "make airflow  start Airflow with the examples in it (PORT=8081 if 8080 is taken)"
+	@echo "make test     run every test, in 15 minutes      (ARGS='-k resources', ARGS=tests/test_resources.py)"
 	@echo "make fuzz-readers  feed damage to every reader of stored bytes (STEPOP_FUZZ_EXAMPLES=5000 for each)"
 	@echo "make fuzz     kill everything around 200 steps at random (STEPOP_FUZZ=1000 for more)"
 	@echo "make crashes  measure every crash in a real Airflow again, and write docs/crashes.md"
@@ -46,9 +48,13 @@ airflow: $(STAMPS)/base
 
 test: $(STAMPS)/test
 	@echo "==> pytest"
+ifneq ($(NAMED),)
+	@$(BIN)/python -m pytest $(ARGS)
+else
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/real_airflow $(ARGS) || $(NONE_CHOSEN)
 	@echo "==> pytest, in a real Airflow"
 	@$(BIN)/python -m pytest tests/real_airflow $(ARGS) || $(NONE_CHOSEN)
+endif
 
 fuzz-readers: $(STAMPS)/test
 	@STEPOP_FUZZ_EXAMPLES=$${STEPOP_FUZZ_EXAMPLES:-5000} $(BIN)/python -m pytest -n 2 --timeout 3600 tests/fuzz $(ARGS)

@@ -18,7 +18,11 @@ def mapped() -> None:
     def learning_rates() -> list[float]:
         return [0.01, 0.1, 0.5, 1.1]
 
-    @task.remote_step(resource_settings=ResourceSettings(cpu_count=1), timeout=timedelta(minutes=10))
+    @task.remote_step(
+        resource_settings=ResourceSettings(cpu_count=1),
+        timeout=timedelta(minutes=10),
+        map_index_template="{{ task.op_kwargs.rate }}",
+    )
     def train(rate: float) -> dict[str, Any]:
         """Minimise (w - 4)**2 from w = 0; a rate of 1 and above never settles."""
         weight = 0.0

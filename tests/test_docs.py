@@ -57,6 +57,13 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (ROOT / name).is_file(), name
 
 
+@pytest.mark.parametrize("name", ["quickstart.md", "index.md"])
+def test_the_first_example_is_in_the_page(name: str) -> None:
+    """The pages that most people read first have the code itself, as they are read on GitHub, too."""
+    code = (DOCS / "snippets" / "pipeline.py").read_text()
+    assert f"```python\n{code}```\n" in (DOCS / name).read_text(), "copy docs/snippets/pipeline.py into it"
+
+
 def test_every_page_is_in_the_navigation() -> None:
     """No page is written and never shown."""
     navigation = (ROOT / "mkdocs.yml").read_text()
@@ -178,7 +185,8 @@ for path in sys.argv[2:]:
     (dag,) = DagBag(path).dags.values()
     run = dag.test()
     last = max(run.get_task_instances(), key=lambda ti: ti.end_date)
-    done[dag.dag_id] = [str(run.state), last.xcom_pull(task_ids=last.task_id)]
+    names = {ti.rendered_map_index for ti in run.get_task_instances()} - {None}
+    done[dag.dag_id] = [str(run.state), last.xcom_pull(task_ids=last.task_id), sorted(names)]
 open(sys.argv[1], "w").write(json.dumps(done))
 """
 
@@ -200,11 +208,11 @@ def test_every_example_runs(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads(report.read_text())
-    assert {name: state for name, (state, _) in results.items()} == dict.fromkeys(results, "success"), (
+    assert {name: state for name, (state, *_) in results.items()} == dict.fromkeys(results, "success"), (
         done.stdout[-5000:]
     )
     assert results["quickstart"][1]["line"].startswith("y = 2.99")
-    assert results["mapped"][1]["rate"] == 0.5
+    assert results["mapped"][1:] == [{"rate": 0.5, "loss": 0.0}, ["0.01", "0.1", "0.5", "1.1"]]
     assert results["command_step"][1].startswith("largest error 0")
     assert results["mixed_pipeline"][1]["is_good"] is True
     assert results["checkpoint"][1].startswith("w = 3.976 after 10 epochs, 0 of them before")
@@ -225,3 +233,23 @@ def test_help_lists_every_target() -> None:
     (phony,) = re.findall(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)
     shown = set(re.findall(r"make ([\w-]+)", "\n".join(re.findall(r"@echo.*", makefile))))
     assert set(phony.split()) - {"help"} <= shown
+
+
+@pytest.mark.parametrize(
+    ("args", "calls"),
+    [
+        ("", ["-n 2 --dist loadfile --ignore=tests/real_airflow", "tests/real_airflow"]),
+        (
+            "-k docs",
+            ["-n 2 --dist loadfile --ignore=tests/real_airflow -k docs", "tests/real_airflow -k docs"],
+        ),
+        ("tests/test_docs.py -q", ["tests/test_docs.py -q"]),
+        ("-x tests/test_docs.py::test_one", ["-x tests/test_docs.py::test_one"]),
+    ],
+)
+def test_a_path_narrows_the_tests(args: str, calls: list[str]) -> None:
+    """``make test ARGS=tests/...`` runs nothing else; other arguments go to both calls."""
+    command = ["make", "--dry-run", "--no-print-directory", "test", f"ARGS={args}"]
+    shown = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    found = re.findall(r"python -m pytest (.*?) *(?:\|\| .*)?$", shown, re.MULTILINE)
+    assert found == calls
