@@ -29,7 +29,8 @@ def main() -> None:
     }
     log = home / "standalone.log"
     print(f"==> starting Airflow with {EXAMPLES} (log: {HOME}/{log.name}; Ctrl-C ends it)", flush=True)
-    for number in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal is a Ctrl-C, too
+    # A closed terminal is a Ctrl-C, too. What a shell starts with & ignores SIGINT, and so would Airflow
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     with log.open("w") as file:
         airflow = subprocess.Popen(
@@ -68,10 +69,8 @@ def announce(airflow: subprocess.Popen[bytes], home: Path) -> None:
         if passwords.exists() and answers(f"http://localhost:{PORT}/api/v2/version"):
             ((user, password),) = json.loads(passwords.read_text()).items()
             print(f"==> http://localhost:{PORT}  user: {user}  password: {password}", flush=True)
-            print(
-                "    Switch a DAG on and trigger it: quickstart, mapped, command_step, mixed_pipeline",
-                flush=True,
-            )
+            examples = sorted(path.stem for path in EXAMPLES.glob("*.py") if "@dag" in path.read_text())
+            print(f"    Switch a DAG on and trigger it: {', '.join(examples)}", flush=True)
             return
         time.sleep(1)
 

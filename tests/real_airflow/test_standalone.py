@@ -30,6 +30,8 @@ def standalone(tmp_path, free_port):
             stdout=out,
             stderr=out,
             start_new_session=True,
+            # as what a shell starts with &
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # noqa: PLW1509 - no other threads
         )
     yield process
     for pid in processes_in(tmp_path):
@@ -70,3 +72,5 @@ def test_it_comes_up_and_ctrl_c_ends_all_of_it(standalone, tmp_path):
     assert standalone.returncode == 0, told()
     wait_for(lambda: not processes_in(tmp_path), lambda: str(processes_in(tmp_path)))
     assert "==> ending Airflow" in told()
+    log = (tmp_path / ".airflow" / "standalone.log").read_text()
+    assert log.rstrip().endswith("Complete"), "it was killed, and did not end by itself"
