@@ -84,7 +84,7 @@ docs: $(STAMPS)/docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet $(ARGS)
 	@echo "The documentation is in site/index.html"
 
-bench: $(BENCH_VENV)/stamps/bench $(BENCH_VENV)/stamps/bench-google
+bench: $(BENCH_VENV)/stamps/bench $(BENCH_VENV)/stamps/bench-clouds
 	@$(BENCH_VENV)/bin/python -m benchmarks $(ARGS)
 
 bench-short: $(BENCH_VENV)/stamps/bench
