@@ -80,12 +80,16 @@ class Failure:
         lines.append(f"  why: {why}")
         if self.hint:
             lines.append(f"  what to do: {self.hint}")
-        if self.exception and self.exception.get("traceback"):
+        traceback = [
+            line for text in (self.exception or {}).get("traceback", ()) for line in text.splitlines()
+        ]
+        if traceback:
             lines.append("  traceback in the step:")
-            lines += [f"    {line.rstrip()}" for line in self.exception["traceback"]]
-        if self.log_tail:
+            lines += [f"    {line.rstrip()}" for line in traceback]
+        told = {line.strip() for line in traceback}
+        if last := [line for line in self.log_tail if line.strip() not in told]:
             lines.append("  last lines of the step:")
-            lines += [f"    {line}" for line in self.log_tail]
+            lines += [f"    {line}" for line in last]
         return "\n".join(printable(part) for line in lines for part in line.split("\n"))
 
     def to_json(self) -> dict[str, Any]:

@@ -6,10 +6,16 @@ import builtins
 import importlib
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from airflow_stepop.exceptions import StepFailedError
 from airflow_stepop.job import Category, Failure
+
+INSTALL = (
+    "a package: requirements=[...] installs it in the step, or take an image that has it; a module of "
+    "yours: see what include= ships"
+)
 
 
 def to_exception(failure: Failure, where: str, next_memory: str | None = None) -> Exception:
@@ -23,8 +29,10 @@ def to_exception(failure: Failure, where: str, next_memory: str | None = None) -
     """
     from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-    failed = StepFailedError(failure, where, next_memory)
     remote = failure.exception
+    if remote is not None and remote.get("qualname") == "ModuleNotFoundError" and not failure.hint:
+        failure = replace(failure, hint=INSTALL)
+    failed = StepFailedError(failure, where, next_memory)
     if remote is None or failure.category is not Category.USER_ERROR:
         return failed
     names = {name.rpartition(".")[2] for name in remote.get("mro", ())}

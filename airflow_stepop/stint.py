@@ -153,7 +153,11 @@ class Stint:
         self._tell_usage(collected.usage)
         handle = self.life.record.handle if self.life.record else None
         where = f"{handle} {self.operator.job_url or ''}".strip() if handle else ""
-        raise to_exception(failure, where, next_memory)
+        error = to_exception(failure, where, next_memory)
+        if isinstance(error.__cause__, StepFailedError):
+            # Airflow shows the frames of this process for it, which say nothing of the step
+            self.log.error("%s", error.__cause__)
+        raise error
 
     def _with_advice(self, failure: Failure) -> tuple[Failure, str | None]:
         """Return the failure with what ``on_oom`` makes of it, and what the next try asks for."""

@@ -145,4 +145,4 @@ def test_a_dag_written_for_another_backend_runs_here_unchanged(script):
 def test_without_the_override_it_is_refused_when_the_file_is_read(script):
     process = script(ELSEWHERE)
     assert process.wait(240) != 0
-    assert "backend 'kubernetes' is known, and airflow-stepop 0.1.0 has no hook for it yet" in script.log()
+    assert "nodes=4: backend 'kubernetes' runs a step in one pod" in script.log()

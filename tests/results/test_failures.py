@@ -53,6 +53,20 @@ def test_the_cause_shows_where_it_happened(run, task, texts):
     assert [text for text in texts if text not in cause["text"]] == [], cause["text"]
 
 
+@pytest.mark.parametrize("task", ["builtin", "own"])
+def test_the_task_s_log_shows_it_as_well(run, task):
+    """Airflow prints the frames of its own process and the name of the exception, which say too little."""
+    log = run.log(task)
+    assert "why: user_error" in log
+    assert "where: local job s-" in log
+    assert "traceback in the step:" in log.partition("why: user_error")[2]
+    assert "last lines of the step:\n    Traceback" not in log
+
+
+def test_a_missing_package_has_advice(run):
+    assert "requirements=[...] installs it in the step" in run.error("missing_module")["cause"]["text"]
+
+
 @pytest.mark.parametrize(
     ("task", "text"),
     [
