@@ -14,7 +14,7 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.serde import allow_class
 
 from airflow_stepop.arguments import check_arguments, check_secrets
-from airflow_stepop.links import StepLink, links_of
+from airflow_stepop.links import StepLink
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.results import StepResult
 from airflow_stepop.retries import mapped_recovery_arguments, recovery_arguments
@@ -75,6 +75,7 @@ class RemoteStepOperator(BaseOperator):
     template_fields_renderers: ClassVar[dict[str, str]] = {
         "command": "bash", "env": "json", "settings": "json", "resource_settings": "json", "inputs": "py",
     }  # fmt: skip
+    operator_extra_links = (StepLink(),)
     takes_step_results = True  # results of other steps arrive as references; see results.py
     ui_color = "#dbe9f6"
     # what a decorated function adds; a command has none of them
@@ -146,10 +147,6 @@ class RemoteStepOperator(BaseOperator):
         check_arguments(self)
 
     # -- arguments
-
-    @property  # Airflow asks for it with the operator, or with its stand-in for a mapped one
-    def operator_extra_links(self) -> tuple[StepLink, ...]:  # type: ignore[override]
-        return links_of(self)
 
     @classmethod
     def partial(cls, **kwargs: Any) -> OperatorPartial:
