@@ -80,14 +80,12 @@ class Failure:
         lines.append(f"  why: {why}")
         if self.hint:
             lines.append(f"  what to do: {self.hint}")
-        traceback = [
-            line for text in (self.exception or {}).get("traceback", ()) for line in text.splitlines()
-        ]
+        exception = self.exception or {}
+        traceback = [line.rstrip() for text in exception.get("traceback", ()) for line in text.splitlines()]
         if traceback:
             lines.append("  traceback in the step:")
-            lines += [f"    {line.rstrip()}" for line in traceback]
-        told = {line.strip() for line in traceback}
-        if last := [line for line in self.log_tail if line.strip() not in told]:
+            lines += [f"    {line}" for line in traceback]
+        if last := _without(self.log_tail, traceback, str(exception.get("message", ""))):
             lines.append("  last lines of the step:")
             lines += [f"    {line}" for line in last]
         return "\n".join(printable(part) for line in lines for part in line.split("\n"))
@@ -113,6 +111,15 @@ class Failure:
         if known.get("exception") is not None:
             known_fields(known["exception"], "the exception of a failure", {}, _EXCEPTION_FIELDS)
         return cls(**{**known, "log_tail": tuple(known.get("log_tail", ()))})
+
+
+def _without(lines: Sequence[str], traceback: Sequence[str], message: str) -> list[str]:
+    """Return the lines that a reader of the traceback has not seen: Python prints one when a step raises."""
+    if not traceback:
+        return list(lines)
+    seen = {line.strip() for line in traceback} | {"Traceback (most recent call last):"}
+    last = message.splitlines()[0] if message else ""
+    return [line for line in lines if line.strip() not in seen and not (last and line.endswith(f": {last}"))]
 
 
 _WHOLE_OR_NOTHING = ("a whole number or nothing", lambda value: value is None or type(value) is int)

@@ -39,6 +39,12 @@ class Said:
         return json.loads(self.out)
 
 
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands look at every connection, and other tests of this process may have one to a cluster."""
+    monkeypatch.delenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", raising=False)
+
+
 @pytest.fixture(scope="session")
 def home() -> Path:
     """The Airflow home of this test process, with a database in it."""

@@ -61,4 +61,4 @@ def test_names_that_sanitise_to_the_same_word(run):
 def test_a_connection_whose_extra_is_no_json(run):
     """Airflow takes it for an empty one; the step does not run on another backend than was asked for."""
     error = run.error("broken_extra")
-    assert "the extra of the connection 'broken_extra' is not JSON" in error["text"]
+    assert "the extra of the connection 'broken_extra' is not a JSON object" in error["text"]

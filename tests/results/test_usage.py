@@ -60,7 +60,7 @@ def test_every_instance_of_a_mapped_task_has_its_own(run):
 
 def test_without_xcoms_there_is_none(run):
     run.assert_state("no_xcom")
-    assert "usage" not in run.xcoms["no_xcom"]
+    assert "usage" not in run.xcoms.get("no_xcom", {})
     assert "used " in run.log("no_xcom")
 
 
