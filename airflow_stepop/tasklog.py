@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 DEFAULT_LIMIT = "16MB"
 LAST_LINES = 200
+SOURCE = "step"  # what Airflow's log page offers as the source of the step's own lines
 LINE_COST = 250  # bytes that Airflow's file has of each line beside its text
 
 
@@ -87,9 +88,9 @@ class TaskLog:
         try:
             when = datetime.fromtimestamp(time, UTC).isoformat().replace("+00:00", "Z")
         except (ValueError, OverflowError, OSError):  # a time that no calendar has; the line matters more
-            self._log.info(text)
+            self._log.info(text, logger=SOURCE)
         else:
-            self._log.info(text, timestamp=when)
+            self._log.info(text, timestamp=when, logger=SOURCE)
 
     def _full(self) -> str:
         place = self._hook.link(self._handle)

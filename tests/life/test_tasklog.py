@@ -21,10 +21,12 @@ class Log:
     def __init__(self):
         self.lines = []
         self.times = []
+        self.sources = []
 
-    def info(self, text, *args, timestamp=None):
+    def info(self, text, *args, timestamp=None, logger=None):
         self.lines.append(text % args if args else text)
         self.times.append(timestamp)
+        self.sources.append(logger)
 
     warning = info
 
@@ -58,6 +60,12 @@ def in_chunks(hook):
 def test_lines_keep_the_time_at_which_the_step_printed_them(hook, handle, log):
     TaskLog(log, hook, handle, 10_000).write([LogLine(1700000000.25, "100 % done %s")])
     assert (log.lines, log.times) == (["100 % done %s"], ["2023-11-14T22:13:20.250000Z"])
+
+
+def test_lines_of_the_step_have_a_source_of_their_own(hook, handle, log):
+    """Airflow's log page can show them without what Airflow and the operator say in between."""
+    TaskLog(log, hook, handle, 10_000).write([LogLine(0.0, "x"), LogLine(float("nan"), "y")])
+    assert log.sources == ["step", "step"]
 
 
 def test_a_short_log_is_complete(hook, handle, log):
