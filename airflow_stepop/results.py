@@ -20,6 +20,7 @@ from typing import Any
 
 from airflow_stepop.exceptions import IntegrityError, StepopError
 from airflow_stepop.job import Buffer, Place
+from airflow_stepop.resources import shown_size
 from airflow_stepop.runner.pickling import dag_class
 from airflow_stepop.runner.protocol import DATA_CODECS
 from airflow_stepop.runner.values import SegmentError, check_entry, decode_entry
@@ -127,7 +128,13 @@ class StepResult:
         return hmac.new(signing_key(), message, hashlib.sha256).hexdigest()
 
     def serialize(self) -> dict[str, Any]:
-        return {"entry": dict(self.entry), "base_uri": self.base_uri, "host": self.host, "mac": self.mac}
+        return {
+            "about": f"{self.codec}, {shown_size(self.size)}",  # for people: Airflow's pages show it first
+            "entry": dict(self.entry),
+            "base_uri": self.base_uri,
+            "host": self.host,
+            "mac": self.mac,
+        }
 
     @staticmethod
     def deserialize(data: dict[str, Any], version: int) -> Any:

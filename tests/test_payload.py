@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 from typing import Any
 
 import pytest
@@ -410,9 +411,22 @@ def test_a_reference_that_was_changed_is_refused():
         "mac": "0",
         "entry": entry_of({2}),
     }.items():
-        changed = StepResult(**{**result.serialize(), field: value})
+        changed = StepResult.from_json({**result.serialize(), field: value})
         with pytest.raises(IntegrityError, match="was not signed by this deployment"):
             changed.load()
+
+
+def test_a_reference_begins_with_what_a_person_wants_to_know_of_it():
+    """Airflow's pages show its fields: XComs in their order, rendered arguments sorted."""
+    data = StepResult.signed(entry_of({1}), "").serialize()
+    assert next(iter(data)) == min(data) == "about"
+    assert re.fullmatch(r"pickle, \d+ B", data["about"])
+
+
+def test_a_reference_from_before_it_said_what_it_is_about_can_be_read():
+    data = StepResult.signed(entry_of({1}), "").serialize()
+    del data["about"]
+    assert StepResult.deserialize(data, 1).load() == {1}
 
 
 def test_a_reference_of_another_deployment_is_refused(monkeypatch):
