@@ -138,11 +138,9 @@ def _start(argv: list[str], folder: str) -> Popen[bytes]:
         raise StepError("user_error", f"The step's folder {folder} is not a folder: {error}") from None
     except FileNotFoundError:
         if not os.path.isdir(folder):
-            raise StepError("user_error", f"The step's folder {folder} does not exist in the image") from None
-        hint = "name a program that is in the image's PATH, or an absolute path"
-        raise StepError(
-            "user_error", f"The command {argv[0]!r} is not in the image", hint, exit_code=127
-        ) from None
+            raise StepError("user_error", f"The step's folder {folder} does not exist") from None
+        hint = "name a program that is in the PATH where the step runs, or an absolute path"
+        raise StepError("user_error", f"The command {argv[0]!r} was not found", hint, exit_code=127) from None
     except PermissionError:
         raise StepError("user_error", f"The command {argv[0]!r} may not be executed", exit_code=126) from None
     except (OSError, ValueError) as error:

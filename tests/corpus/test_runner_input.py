@@ -357,7 +357,7 @@ def test_an_output_that_is_a_link_is_what_it_points_to(folder, tmp_path):
         ("helpers.py/x", "The workdir 'helpers.py/x' is not a folder", True),
         ("../x", "The workdir '../x' is not a path inside the step's folder", True),
         ("/etc/passwd", "The step's folder /etc/passwd is not a folder", False),
-        ("/no/such/folder", "The step's folder /no/such/folder does not exist in the image", False),
+        ("/no/such/folder", "The step's folder /no/such/folder does not exist", False),
     ],
 )
 def test_workdir(folder, workdir, text, is_refused):

@@ -53,7 +53,7 @@ def test_commands_run_where_they_should(run):
         ("output_missing", "The command did not write model.bin; files it left: modle.bin"),
         ("exit_code", "The command 'sh' ended with exit code 7"),
         ("exit_code", "about to fail"),
-        ("not_found", "The command 'no-such-program' is not in the image"),
+        ("not_found", "The command 'no-such-program' was not found"),
         ("killed", "The command 'sh' was killed by SIGKILL"),
         ("climbing_output", "The output '../x' is not a path inside the step's folder"),
         ("climbing_input", "The input '../x' is not a path inside the step's folder"),

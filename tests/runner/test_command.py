@@ -95,7 +95,7 @@ def test_environment(folder):
     ("argv", "code", "summary"),
     [
         (("sh", "-c", "exit 7"), 7, "The command 'sh' ended with exit code 7"),
-        (("no-such-program",), 127, "The command 'no-such-program' is not in the image"),
+        (("no-such-program",), 127, "The command 'no-such-program' was not found"),
         (("./plain",), 126, "The command './plain' may not be executed"),
         (("./text",), 126, "The command './text' did not start: [Errno 8] Exec format error"),
         (
@@ -122,7 +122,7 @@ def test_failing_commands(folder, argv, code, summary):
 def test_workdir_that_is_missing(folder):
     """A missing folder is not mistaken for a missing command."""
     failure = folder.command("sh", workdir="/no/such/folder").run().failure
-    assert failure["summary"] == "The step's folder /no/such/folder does not exist in the image"
+    assert failure["summary"] == "The step's folder /no/such/folder does not exist"
 
 
 def test_missing_outputs(folder):
