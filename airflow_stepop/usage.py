@@ -81,7 +81,8 @@ def _memory_hint(usage: Mapping[str, Any], is_telling: bool) -> str:
         return ""
     enough = _round_up(peak * ROOM)
     if peak >= CLOSE * asked and enough > asked:
-        return f'that is close to its limit: memory="{_argument(enough)}" leaves room'
+        place = "at" if peak >= asked else "close to"
+        return f'that is {place} its limit: memory="{_argument(enough)}" leaves room'
     if is_telling and enough <= asked / 2 and asked - enough >= MUCH_BYTES:
         return f'memory="{_argument(enough)}" would do'
     return ""

@@ -66,6 +66,8 @@ def used(peak: float = 2 * GIB, memory: float | None = 4 * GIB, wall_s=600.0, cp
         (used(peak=100 * MIB, memory=GIB), ""),  # nobody gains much
         (used(peak=1.2 * GIB, memory=8 * GIB, wall_s=20), ""),
         (used(peak=3.7 * GIB), 'that is close to its limit: memory="5GiB" leaves room'),
+        (used(peak=4 * GIB), 'that is at its limit: memory="5GiB" leaves room'),
+        (used(peak=4.1 * GIB), 'that is at its limit: memory="6GiB" leaves room'),
         (used(peak=3.7 * GIB, wall_s=1), 'that is close to its limit: memory="5GiB" leaves room'),
         (used(peak=100 * GIB, memory=400 * GIB), 'memory="128GiB" would do'),
         (used(cpus=8), "cpu_count=2 would do"),

@@ -45,7 +45,7 @@ def test_the_xcom_has_the_numbers(run, task, least, most):
 
 
 def test_a_step_that_ran_out_of_memory_is_told_what_to_ask_for(run):
-    assert re.search(r'that is close to its limit: memory="\d+MiB" leaves room', run.log("too_much"))
+    assert re.search(r'that is at its limit: memory="\d+MiB" leaves room', run.log("too_much"))
 
 
 def test_a_step_that_was_stopped_has_its_usage(run):
