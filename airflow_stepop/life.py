@@ -36,7 +36,7 @@ from airflow_stepop.record import (
     save_record,
     way_on,
 )
-from airflow_stepop.resources import ResourceSettings, format_size
+from airflow_stepop.resources import ResourceSettings, format_size, shown_size
 from airflow_stepop.usage import usage_of
 from airflow_stepop.waiting import Deadlines, Pace, Reason, jittered
 
@@ -186,7 +186,8 @@ class StepLife:
         self.observer.phase("the record of generation %d saved", record.generation)
         spec, payload = self.request.build(record.name, record.nonce, record.labels, record.memory_bytes)
         hook = self._hook(record)
-        self.log.info("Submitting %s to %s (%d bytes)", record.name, record.backend, payload.inline_bytes)
+        size = shown_size(payload.inline_bytes)
+        self.log.info("Submitting %s to %s (%s)", record.name, record.backend, size)
         handle = hook.submit(spec, payload)
         if self.was_killed():
             hook.cancel(handle)
