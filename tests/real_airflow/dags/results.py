@@ -13,6 +13,7 @@ import os
 import pathlib
 import sys
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, ClassVar
 
 import pydantic
@@ -424,12 +425,13 @@ def results():
 
     # -- the triggerer
 
-    @task.remote_step(deferrable=True)
+    # a worker that is held up may spend a try of Airflow's: see decision 0005
+    @task.remote_step(deferrable=True, retries=3, retry_delay=timedelta(seconds=1))
     def deferred(point, *others, run_id, text):
         assert run_id.startswith("manual__")
         return Point(point.x + 1), text
 
-    @task.remote_step(deferrable=True, multiple_outputs=True)
+    @task.remote_step(deferrable=True, multiple_outputs=True, retries=3, retry_delay=timedelta(seconds=1))
     def deferred_outputs(point):
         return {"point": point, "text": "x"}
 
