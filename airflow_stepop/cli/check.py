@@ -24,9 +24,29 @@ def check_command(args: Namespace) -> None:
     found = [(str(place), finding) for place in places for finding in check_place(place)]
     if not args.conn_id:
         found += [("configuration", finding) for finding in check_configuration(places)]
-    print_rows([_row(where, finding) for where, finding in found], args.output)
+    _print([_row(where, finding) for where, finding in found], args.output)
     if complain(problems) or not all(finding.is_ok for _, finding in found):
         raise SystemExit(1)
+
+
+def _print(rows: list[Row], output: str) -> None:
+    """Print the rows; a table has the first lines, and texts of several lines follow it, to be copied."""
+    if output != "table":
+        print_rows(rows, output)
+        return
+    print_rows([{**row, **{name: _first_line(row[name]) for name in _TEXTS}} for row in rows], output)
+    for row in rows:
+        for name in _TEXTS:
+            if "\n" in row[name]:
+                print(f"\n{row['where']}, {row['what']}, {name}:\n\n{row[name]}")
+
+
+_TEXTS = ("found", "what to do")
+
+
+def _first_line(text: str) -> str:
+    first, _, more = text.partition("\n")
+    return f"{first.rstrip(':')} (all of it is below)" if more else first
 
 
 def _row(where: str, finding: Finding) -> Row:

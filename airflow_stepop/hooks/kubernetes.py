@@ -32,6 +32,7 @@ from airflow_stepop.job import (
     StepSpec,
 )
 from airflow_stepop.kubernetes import verdict
+from airflow_stepop.kubernetes.access import check_access
 from airflow_stepop.kubernetes.cluster import Cluster, connect, message_of, status_of
 from airflow_stepop.kubernetes.log import PodLog
 from airflow_stepop.kubernetes.manifests import (
@@ -271,15 +272,21 @@ class KubernetesStepHook(StepHook):
                 yield FoundJob(self._handle(job, cluster, None), given, created_at)
 
     def check(self) -> Iterable[Finding]:
-        cluster = self.cluster()
+        try:
+            cluster = self.cluster()
+        except StepConfigError as error:
+            yield Finding(False, "connection", str(error), "correct the connection")
+            return
         try:
             version = cluster.request("GET", "/version")
-            yield Finding(True, "cluster", f"{cluster.host} answers: {version.get('gitVersion')}")
         except Exception as error:  # noqa: BLE001, RUF100 - whatever it is, the user has to know
             yield Finding(
                 False, "cluster", f"{cluster.host} does not answer: {message_of(error)}",
                 "check the connection, and that this host reaches the cluster",
             )  # fmt: skip
+            return
+        yield Finding(True, "cluster", f"{cluster.host} answers: {version.get('gitVersion')}")
+        yield from check_access(cluster)
 
     # -- handles
 

@@ -25,6 +25,8 @@ PATHS = {
     "pods": "/api/v1/namespaces/{}/pods",
     "secrets": "/api/v1/namespaces/{}/secrets",
     "events": "/api/v1/namespaces/{}/events",
+    "resourcequotas": "/api/v1/namespaces/{}/resourcequotas",
+    "limitranges": "/api/v1/namespaces/{}/limitranges",
 }
 IN_CLUSTER_NAMESPACE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 PAGE = 500  # objects that one answer to a LIST may have
@@ -56,6 +58,10 @@ class Cluster:
     def path(self, kind: str, name: str = "") -> str:
         folder = PATHS[kind].format(quote(self.namespace, safe=""))
         return f"{folder}/{quote(name, safe='')}" if name else folder
+
+    def get_namespace(self) -> Json | None:
+        """Return the namespace itself, ``None`` when there is none of that name."""
+        return self._or_nothing("GET", f"/api/v1/namespaces/{quote(self.namespace, safe='')}")
 
     def get(self, kind: str, name: str) -> Json | None:
         """Return an object, ``None`` when there is none of that name."""

@@ -64,6 +64,24 @@ def quantity(size: str) -> str:
     return number + {"KB": "k"}.get(unit, unit.removesuffix("B"))
 
 
+_SUFFIXES = {
+    **{unit: 1000.0**power for power, unit in enumerate(("", "k", "M", "G", "T", "P", "E"))},
+    **{f"{unit}i": 1024.0**power for power, unit in enumerate("KMGTPE", start=1)},
+    **{unit: 1000.0**-power for power, unit in enumerate("mun", start=1)},
+}
+
+
+def amount_of(text: object) -> float:
+    """Return a quantity of Kubernetes as a number: ``500m`` is a half, ``1Ki`` is 1024, ``1e3`` is 1000.
+
+    :raises ValueError: it is none
+    """
+    parts = re.fullmatch(r"([+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)([A-Za-z]*)", str(text))
+    if parts is None or parts[2] not in _SUFFIXES:
+        raise ValueError(f"{text!r} is no quantity")
+    return float(parts[1]) * _SUFFIXES[parts[2]]
+
+
 def requirements(wanted: ResourceSettings, settings: KubernetesSettings) -> Json:
     """Return ``requests`` and ``limits``, the same for both unless the settings say otherwise.
 

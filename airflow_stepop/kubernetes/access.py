@@ -1,0 +1,274 @@
+"""What Airflow's account may do in a namespace, and what that namespace has room for: for ``check``.
+
+The functions that ask the cluster take a :class:`Cluster`; the others are pure. docs/backends/kubernetes.md
+prints the Role of :data:`NEEDED`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from airflow_stepop.job import Finding
+from airflow_stepop.kubernetes.cluster import message_of, status_of
+from airflow_stepop.kubernetes.quantities import amount_of
+
+if TYPE_CHECKING:
+    from airflow_stepop.kubernetes.cluster import Cluster
+    from airflow_stepop.kubernetes.objects import Json
+
+NAME = "airflow-stepop"  # of the Role and of what binds it
+# (API group, resource) -> what the hook does with it
+NEEDED: Mapping[tuple[str, str], Sequence[str]] = {
+    ("batch", "jobs"): ("create", "get", "list", "watch", "patch", "delete"),
+    ("", "secrets"): ("create", "get"),
+    ("", "pods"): ("list", "watch"),
+    ("", "events"): ("list",),
+    ("", "pods/log"): ("get",),
+}
+REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+WHO_AM_I = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+ACCOUNT = "system:serviceaccount:"  # how the names of service accounts begin
+
+# what every step takes from a quota; further ones count for steps that ask for them
+# https://kubernetes.io/docs/concepts/policy/resource-quotas/
+_COUNTS = ("pods", "secrets", "count/pods", "count/secrets", "count/jobs.batch")
+_COMPUTE = ("cpu", "memory", "ephemeral-storage")
+_SIDES = ("requests.", "limits.")
+_NOT_OURS = "NotTerminating"  # the scope of pods without a deadline; every step has one
+
+
+def check_access(cluster: Cluster) -> Iterator[Finding]:
+    """Yield whether the namespace is there, whether steps may run in it, and what its limits are.
+
+    An error of the API is a finding.
+    """
+    for look in (_namespace, _permissions, _quotas, _limit_ranges):
+        try:
+            yield from look(cluster)
+        except Exception as error:  # noqa: BLE001, RUF100 - whatever it is, the user has to know
+            if status_of(error) == 401:
+                message = f"{cluster.host} takes the connection's account for nobody: {message_of(error)}"
+                yield Finding(
+                    False, "account", message, "renew the token or the certificate of the connection"
+                )
+                return
+            what = look.__name__.strip("_").replace("_", " ")
+            message = f"{cluster.host} does not say: {message_of(error) or type(error).__name__}"
+            yield Finding(False, what, message, "check the connection, and ask again")
+
+
+def _namespace(cluster: Cluster) -> Iterator[Finding]:
+    """Yield whether there is such a namespace, where one may know."""
+    name = cluster.namespace
+    try:
+        found = cluster.get_namespace()
+    except Exception as error:
+        if status_of(error) == 403:  # steps need no such right
+            return
+        raise
+    if found is None:
+        fix = f"kubectl create namespace {name}, or name another in the connection"
+        yield Finding(False, "namespace", f"there is no namespace {name!r}", fix)
+    elif found.get("status", {}).get("phase") == "Terminating":
+        fix = "wait until it is gone and create it again, or name another in the connection"
+        yield Finding(False, "namespace", f"the namespace {name!r} is being deleted", fix)
+    else:
+        yield Finding(True, "namespace", f"steps run in the namespace {name!r}, which is there")
+
+
+# -- what the account may do
+
+
+def _permissions(cluster: Cluster) -> Iterator[Finding]:
+    missing = {resource: verbs for group, resource in NEEDED if (verbs := _refused(cluster, group, resource))}
+    if not missing:
+        yield Finding(True, "permissions", f"Airflow may do all that steps need in {cluster.namespace!r}")
+        return
+    user = _user(cluster)
+    listed = "; ".join(f"{', '.join(verbs)} {resource}" for resource, verbs in missing.items())
+    yield Finding(
+        False,
+        "permissions",
+        f"{user or 'Airflow'} may not, in {cluster.namespace!r}: {listed}",
+        f"have an administrator apply this with kubectl apply -f:\n{role_yaml(cluster.namespace, user)}",
+    )
+
+
+def _refused(cluster: Cluster, group: str, resource: str) -> list[str]:
+    return [
+        verb
+        for verb in NEEDED[group, resource]
+        if not _may(cluster, review(cluster.namespace, group, resource, verb))
+    ]
+
+
+def review(namespace: str, group: str, resource: str, verb: str) -> Json:
+    """Return the question whether this account may do something; every account may ask it."""
+    kind, _, part = resource.partition("/")
+    attributes = {"namespace": namespace, "group": group, "resource": kind, "verb": verb}
+    return {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": {**attributes, **({"subresource": part} if part else {})}},
+    }
+
+
+def _may(cluster: Cluster, question: Json) -> bool:
+    return bool(cluster.request("POST", REVIEWS, question).get("status", {}).get("allowed"))
+
+
+def _user(cluster: Cluster) -> str:
+    """Return who the cluster takes us for; empty where it does not say (Kubernetes before 1.28)."""
+    question = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+    try:
+        found = cluster.request("POST", WHO_AM_I, question)
+        return str(found["status"]["userInfo"]["username"])
+    except Exception:  # noqa: BLE001, RUF100 - its name is not what was asked for
+        return ""
+
+
+def role_yaml(namespace: str, user: str) -> str:
+    """Return the Role that steps need, whole (applying it replaces an older one), bound to ``user``."""
+    import yaml
+
+    role = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "Role",
+        "metadata": {"name": NAME, "namespace": namespace},
+        "rules": [
+            {"apiGroups": [group], "resources": [resource], "verbs": list(verbs)}
+            for (group, resource), verbs in NEEDED.items()
+        ],
+    }
+    binding = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": NAME, "namespace": namespace},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": NAME},
+        "subjects": [_subject(user)],
+    }
+    texts = [
+        yaml.safe_dump(one, sort_keys=False, default_flow_style=None, width=200) for one in (role, binding)
+    ]
+    hint = (
+        "" if user else "# put in the account that Airflow has on this cluster: the cluster does not tell\n"
+    )
+    return f"{texts[0]}---\n{hint}{texts[1]}".rstrip()
+
+
+def _subject(user: str) -> Json:
+    if user and not user.startswith(ACCOUNT):
+        return {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}
+    namespace, _, name = user.removeprefix(ACCOUNT).partition(":")
+    return {"kind": "ServiceAccount", "namespace": namespace or "NAMESPACE", "name": name or "ACCOUNT"}
+
+
+# -- what there is room for
+
+
+def _quotas(cluster: Cluster) -> Iterator[Finding]:
+    quotas = _list(cluster, "resourcequotas")
+    if quotas is None:
+        yield _unseen("quotas")
+    for quota in quotas or ():
+        yield quota_finding(quota)
+
+
+def _limit_ranges(cluster: Cluster) -> Iterator[Finding]:
+    ranges = _list(cluster, "limitranges")
+    if ranges is None:
+        yield _unseen("limit ranges")
+    for limits in ranges or ():
+        if said := limits_of(limits):
+            name = limits["metadata"]["name"]
+            yield Finding(True, "limit ranges", f"{name!r}: {'; '.join(said)}")
+
+
+def _list(cluster: Cluster, kind: str) -> list[Json] | None:
+    """Return the objects of a kind that steps do not need; ``None`` when they may not be seen."""
+    try:
+        return list(cluster.list(kind))
+    except Exception as error:
+        if status_of(error) == 403:
+            return None
+        raise
+
+
+def _unseen(what: str) -> Finding:
+    resource = {"quotas": "resourcequotas", "limit ranges": "limitranges"}[what]
+    message = f"they cannot be seen, and steps run without: Airflow may not list {resource}"
+    return Finding(True, what, message)
+
+
+def quota_finding(quota: Json) -> Finding:
+    """Return how much of a quota is used; not ok when a step needs what is used up."""
+    name, status = quota["metadata"]["name"], quota.get("status") or {}
+    hard = status.get("hard") or (quota.get("spec") or {}).get("hard") or {}
+    used = status.get("used") or {}
+    said = [f"{used.get(what, '0')} of {limit} {what}" for what, limit in sorted(hard.items())]
+    scopes = _scopes(quota)
+    of = f" (of pods that are {', '.join(scopes)})" if scopes else ""
+    message = f"{name!r}{of}: {', '.join(said) or 'it limits nothing'}"
+    empty = [] if _NOT_OURS in scopes else used_up(hard, used)
+    if not empty:
+        return Finding(True, "quotas", message)
+    return Finding(
+        False,
+        "quotas",
+        f"{message}. Used up: {', '.join(empty)}",
+        "wait for what uses it, delete jobs that are kept (airflow stepop jobs), or have the quota raised",
+    )
+
+
+def used_up(hard: Mapping[str, str], used: Mapping[str, str]) -> list[str]:
+    """Return what a step takes from a quota and of which nothing is left.
+
+    A limit of zero on a resource that a step need not ask for, such as GPUs, is a rule and not used up.
+    """
+    return [
+        what
+        for what, limit in sorted(hard.items())
+        if _is_of_steps(what)
+        and amount_of(used.get(what, "0")) >= amount_of(limit)
+        and (amount_of(limit) > 0 or _is_of_every_step(what))
+    ]
+
+
+def _is_of_every_step(what: str) -> bool:
+    bare = what
+    for side in _SIDES:
+        bare = bare.removeprefix(side)
+    return what in _COUNTS or bare in _COMPUTE
+
+
+def _is_of_steps(what: str) -> bool:
+    return _is_of_every_step(what) or (what.startswith(_SIDES) and "storage" not in what)
+
+
+def _scopes(quota: Json) -> list[str]:
+    spec = quota.get("spec") or {}
+    more = (spec.get("scopeSelector") or {}).get("matchExpressions") or ()
+    words = [" ".join([one["scopeName"], one["operator"], *(one.get("values") or ())]) for one in more]
+    return [*(spec.get("scopes") or ()), *words]
+
+
+_RULES = (
+    ("min", "a step has at least"),
+    ("max", "a step has at most"),
+    ("defaultRequest", "a step that does not say requests"),
+    ("default", "a step that does not say is limited to"),
+)
+
+
+def limits_of(limits: Json) -> list[str]:
+    """Return what a LimitRange refuses or adds, in words; empty when it does not concern pods."""
+    said = []
+    for one in limits.get("spec", {}).get("limits") or ():
+        if one.get("type") not in ("Pod", "Container"):
+            continue
+        for key, words in _RULES:
+            if amounts := one.get(key):
+                listed = ", ".join(f"{what} {amount}" for what, amount in sorted(amounts.items()))
+                said.append(f"{words} {listed}")
+    return list(dict.fromkeys(said))
