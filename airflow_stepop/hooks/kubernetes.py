@@ -11,7 +11,6 @@ import base64
 import binascii
 import json
 import secrets
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -24,7 +23,6 @@ from airflow_stepop.job import (
     Finding,
     FoundJob,
     JobHandle,
-    JobState,
     JobStatus,
     LogChunk,
     OutcomeReport,
@@ -39,20 +37,18 @@ from airflow_stepop.kubernetes.manifests import (
     CANCELLED,
     DIGEST,
     FAILURE,
-    JOB_NAME,
     LABELS,
-    MANAGED,
     RELEASED,
     RESULTS,
     is_bucket,
     job_labels,
     job_manifest,
-    label_value,
     release,
     secret_manifest,
 )
 from airflow_stepop.kubernetes.objects import Json
 from airflow_stepop.kubernetes.settings import KubernetesSettings
+from airflow_stepop.kubernetes.states import States, selector
 from airflow_stepop.runner.frames import from_lines
 from airflow_stepop.runner.protocol import FRAMES
 from airflow_stepop.settings import parse_settings
@@ -62,7 +58,6 @@ from airflow_stepop.transfer import input_files
 DEFAULT_CONN_ID = "kubernetes_default"
 SECRET_BYTES = 1 << 20  # of all values together: https://kubernetes.io/docs/concepts/configuration/secret/
 OWN_BYTES = 160 << 10  # of it, the runner with all its features, and addresses
-FEW = 3  # so many jobs are asked for one by one
 
 
 class KubernetesStepHook(StepHook):
@@ -163,79 +158,59 @@ class KubernetesStepHook(StepHook):
     def status(self, handles: Sequence[JobHandle]) -> Mapping[JobHandle, JobStatus]:
         found = {}
         for cluster, some in self._by_cluster(handles):
-            jobs, pods = self._objects(cluster, some)
+            looks = self._states(cluster).looks([handle.id for handle in some])
             for handle in some:
-                found[handle] = self._status(cluster, jobs.get(handle.id), pods.get(handle.id, ()))
+                look = looks[handle.id]
+                found[handle] = look.status
+                if look.job is not None and look.failure is not None:
+                    self._end(cluster, look.job, {FAILURE: json.dumps(look.failure.to_json())})
         return found
 
-    def _objects(
-        self, cluster: Cluster, handles: Sequence[JobHandle]
-    ) -> tuple[dict[str, Json], dict[str, list[Json]]]:
-        """Return jobs by name, and pods by the name of their job."""
-        pods: dict[str, list[Json]] = defaultdict(list)
-        if len(handles) <= FEW:
-            looked = {handle.id: cluster.get("jobs", handle.id) for handle in handles}
-            jobs = {name: job for name, job in looked.items() if job is not None}
-            names = ",".join(jobs)
-            selector = f"{JOB_NAME} in ({names})" if jobs else ""
-        else:
-            selector = _selector(MANAGED)
-            jobs = {job["metadata"]["name"]: job for job in cluster.list("jobs", labelSelector=selector)}
-        for pod in cluster.list("pods", labelSelector=selector) if jobs else ():
-            pods[pod["metadata"]["labels"].get(JOB_NAME, "")].append(pod)
-        return jobs, pods
+    def _states(self, cluster: Cluster) -> States:
+        return self._known_states.setdefault(id(cluster), States(cluster))
 
-    def _status(self, cluster: Cluster, job: Json | None, pods: Sequence[Json]) -> JobStatus:
-        status = verdict.status_of(job, pods)
-        if status.state is JobState.PENDING and job is not None:
-            for pod in pods:
-                failure = verdict.stuck_failure(pod, self._pull_tries(cluster, pod))
-                if failure is not None:
-                    self._end(cluster, job, {FAILURE: json.dumps(failure.to_json())})
-        return status
-
-    def _pull_tries(self, cluster: Cluster, pod: Json) -> int:
-        """Return how often the node has failed to pull an image of the pod; asked only when it has."""
-        if not verdict.is_pulling_again(pod):
-            return 0
-        name = pod["metadata"]["name"]
-        events = cluster.list("events", fieldSelector=f"involvedObject.name={name},reason=Failed")
-        return sum(int(one.get("count") or 1) for one in events if "pull" in one.get("message", ""))
+    @cached_property
+    def _known_states(self) -> dict[int, States]:
+        return {}
 
     def outcome(self, handle: JobHandle) -> OutcomeReport:
         cluster = self._cluster(handle)
-        job, pods = self._objects(cluster, [handle])
-        receipt = verdict.receipt_of(pods.get(handle.id, ()))
-        if handle.id not in job or receipt is None:
+        job, pods = self._states(cluster).exactly(handle.id)
+        receipt = verdict.receipt_of(pods)
+        if job is None or receipt is None:
             raise OutcomeLostError(f"{handle} ended without an outcome")
-        data = _inline(receipt) or self._framed(cluster, handle)
+        data = _inline(receipt) or self._framed(cluster, handle, verdict.newest(pods))
         if data is None:
             raise OutcomeLostError(
                 f"the outcome of {handle} was printed to its log, and is not there any more: the node has "
                 "rotated the log, or the pod is gone"
             )
-        labels = job[handle.id]["metadata"]["annotations"]
-        return OutcomeReport(receipt["digest"], data, labels.get(RESULTS, ""))
+        annotations = job["metadata"]["annotations"]
+        return OutcomeReport(receipt["digest"], data, annotations.get(RESULTS, ""))
 
-    def _framed(self, cluster: Cluster, handle: JobHandle) -> bytes | None:
+    def _framed(self, cluster: Cluster, handle: JobHandle, pod: Json | None) -> bytes | None:
         """Return the outcome that the runner has printed to the log, unreadable without the Secret."""
         secret = cluster.get("secrets", handle.id)
         if secret is None or FRAMES not in secret["data"]:
             return None
-        return from_lines(PodLog(cluster, handle.id).frames(), base64.b64decode(secret["data"][FRAMES]))
+        return from_lines(PodLog(cluster, pod).frames(), base64.b64decode(secret["data"][FRAMES]))
 
     # -- logs
 
     def tail(self, handle: JobHandle, count: int, since: Cursor = None) -> LogChunk:
-        return PodLog(self._cluster(handle), handle.id).last(count, since)
+        return self._pod_log(handle).last(count, since)
 
     def logs(self, cursors: Mapping[JobHandle, Cursor]) -> Mapping[JobHandle, LogChunk]:
         found = {}
         for handle, cursor in cursors.items():
-            chunk = PodLog(self._cluster(handle), handle.id).since(cursor)
+            chunk = self._pod_log(handle).since(cursor)
             if chunk is not None:
                 found[handle] = chunk
         return found
+
+    def _pod_log(self, handle: JobHandle) -> PodLog:
+        cluster = self._cluster(handle)
+        return PodLog(cluster, self._states(cluster).pod_of(handle.id))
 
     # -- the end
 
@@ -265,7 +240,7 @@ class KubernetesStepHook(StepHook):
 
     def find(self, labels: Mapping[str, str]) -> Iterator[FoundJob]:
         cluster = self.cluster()
-        for job in cluster.list("jobs", labelSelector=_selector(job_labels(labels))):
+        for job in cluster.list("jobs", labelSelector=selector(job_labels(labels))):
             given = json.loads(job["metadata"]["annotations"][LABELS])
             if all(given.get(name) == value for name, value in labels.items()):
                 created_at = verdict.seconds(job["metadata"]["creationTimestamp"])
@@ -316,10 +291,6 @@ def _inline(receipt: Mapping[str, Any]) -> bytes | None:
         return base64.b64decode(receipt["outcome"], validate=True)
     except (KeyError, TypeError, binascii.Error):
         return None
-
-
-def _selector(labels: Mapping[str, str]) -> str:
-    return ",".join(f"{name}={label_value(value)}" for name, value in labels.items())
 
 
 def _there(found: Json | None, spec: StepSpec) -> Json:

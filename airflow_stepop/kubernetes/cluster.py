@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
@@ -88,10 +89,21 @@ class Cluster:
 
     def list(self, kind: str, **query: str) -> Iterator[Json]:
         """Yield the objects that fit, such as those with ``labelSelector=...``."""
+        for page in self._pages(self.path(kind), query):
+            yield from page["items"]
+
+    def snapshot(self, kind: str, **query: str) -> tuple[str, Iterator[Json]]:
+        """Return the version of a list from which a watch can go on, and the objects in it."""
+        pages = self._pages(self.path(kind), query)
+        first = next(pages)
+        rest = (one for page in pages for one in page["items"])
+        return first["metadata"]["resourceVersion"], chain(first["items"], rest)
+
+    def _pages(self, path: str, query: Mapping[str, str]) -> Iterator[Json]:
         more: dict[str, str] = {}
         while True:
-            page = self.request("GET", self.path(kind), query={"limit": str(PAGE), **query, **more})
-            yield from page["items"]
+            page = self.request("GET", path, query={"limit": str(PAGE), **query, **more})
+            yield page
             token = page["metadata"].get("continue")
             if not token:
                 return

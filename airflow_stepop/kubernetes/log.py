@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from airflow_stepop.job import LogChunk, LogLine
 from airflow_stepop.kubernetes.cluster import Cluster, status_of
-from airflow_stepop.kubernetes.manifests import JOB_NAME, STEP
+from airflow_stepop.kubernetes.manifests import STEP
+from airflow_stepop.kubernetes.objects import Json
+from airflow_stepop.kubernetes.verdict import broken_container, has_begun
 from airflow_stepop.runner.protocol import FRAME_PREFIX
 
 if TYPE_CHECKING:
@@ -23,17 +25,17 @@ Timed = tuple[str, str]  # as the kubelet writes it, in nanoseconds; and the tex
 
 
 class PodLog:
-    """The log of the step's container in the newest pod of a job.
+    """The log of the step's container; that of an init container which has kept the step from starting.
 
     A cursor is the time of the last line that was read, and how many lines of that very time there were: the
     API takes whole seconds only, so the first lines of an answer may be known.
 
-    :param name: of the job
+    :param pod: ``None``: there is none (any more), and no log
     """
 
-    def __init__(self, cluster: Cluster, name: str) -> None:
+    def __init__(self, cluster: Cluster, pod: Json | None) -> None:
         self.cluster = cluster
-        self.name = name
+        self.pod = pod
 
     def since(self, cursor: Cursor) -> LogChunk | None:
         """Return the lines after ``cursor``; ``None`` when there is no log to read."""
@@ -56,14 +58,13 @@ class PodLog:
         return [text for _, text in _timed(self._read(tailLines=str(10 * FRAMES)))]
 
     def _read(self, **query: str) -> bytes | None:
-        pods = self.cluster.list("pods", labelSelector=f"{JOB_NAME}={self.name}")
-        pod = max(pods, key=lambda one: str(one["metadata"]["creationTimestamp"]), default=None)
-        if pod is None:
+        container = broken_container(self.pod) or STEP
+        if self.pod is None or (container == STEP and not has_begun(self.pod)):
             return None
-        path = f"{self.cluster.path('pods', pod['metadata']['name'])}/log"
+        path = f"{self.cluster.path('pods', self.pod['metadata']['name'])}/log"
         try:
             found: bytes = self.cluster.open(
-                "GET", path, query={"container": STEP, "timestamps": "true", **query}
+                "GET", path, query={"container": container, "timestamps": "true", **query}
             ).data
         except Exception as error:
             if status_of(error) in (400, 404):  # not started yet, or gone

@@ -16,23 +16,6 @@ from airflow_stepop.job import Category, Failure, JobState, JobStatus
 from airflow_stepop.kubernetes.manifests import CANCELLED, FAILURE, STEP
 from airflow_stepop.kubernetes.objects import Json
 
-# why a container is not started -> category, what to do
-WAITING: Mapping[str, tuple[Category, str]] = {
-    "ErrImagePull": (Category.IMAGE_PULL, "check image= and image_pull_secrets"),
-    "ImagePullBackOff": (Category.IMAGE_PULL, "check image= and image_pull_secrets"),
-    "ErrImageNeverPull": (Category.IMAGE_PULL, "image_pull_policy is Never: load the image into the node"),
-    "InvalidImageName": (Category.IMAGE_PULL, "check the spelling of image="),
-    "ImageInspectError": (Category.IMAGE_PULL, "check that image= has this node's architecture"),
-    "CreateContainerConfigError": (Category.BAD_CONFIG, "check env_from, env, volumes and security contexts"),
-    "CreateContainerError": (Category.BAD_CONFIG, "check volumes, volume_mounts and security contexts"),
-    "RunContainerError": (Category.BAD_CONFIG, "the image needs python3: set image=, or settings python="),
-    "CrashLoopBackOff": (Category.BAD_CONFIG, "an init container or sidecar fails: see its log"),
-}
-# words of a registry that mean: asking again cannot help
-FINAL_PULLS = (
-    "not found", "no such", "does not exist", "unauthorized", "authentication required", "denied",
-    "forbidden", "invalid reference", "manifest unknown", "no match for platform",
-)  # fmt: skip
 # reason of a pod's condition DisruptionTarget, and of a pod itself -> what took it away
 DISRUPTIONS: Mapping[str, str] = {
     "PreemptionByScheduler": "a pod of higher priority needed its place",
@@ -57,7 +40,7 @@ def status_of(job: Json | None, pods: Sequence[Json]) -> JobStatus:
     """
     if job is None:
         return JobStatus(JobState.GONE)
-    pod = max(pods, key=lambda one: str(one["metadata"].get("creationTimestamp")), default=None)
+    pod = newest(pods)
     run = _run_of(pod)
     conditions = {one["type"]: one for one in job.get("status", {}).get("conditions") or ()}
     times = _seconds(run.get("startedAt")), _seconds(run.get("finishedAt"))
@@ -65,9 +48,9 @@ def status_of(job: Json | None, pods: Sequence[Json]) -> JobStatus:
         return JobStatus(JobState.SUCCEEDED, None, "Complete", *times)
     if (failed := conditions.get("Failed")) and _is_true(failed):
         return _failed(job, pod, failed, run)
-    if pod is None:
-        word = "Suspended" if job["spec"].get("suspend") else "Pending"
-        return JobStatus(JobState.PENDING, None, word)
+    is_suspended = job["spec"].get("suspend")
+    if pod is None or is_suspended:  # Kueue can do that again to one that runs: its pod is being ended
+        return JobStatus(JobState.PENDING, None, "Suspended" if is_suspended else "Pending")
     if times[0] is not None or run:
         return JobStatus(JobState.RUNNING, None, pod.get("status", {}).get("phase", ""), times[0])
     return JobStatus(JobState.PENDING, None, _waiting_word(pod))
@@ -114,6 +97,8 @@ def failure_of(pod: Json | None, failed: Json, run: Json) -> Failure | None:  # 
         return Failure(
             Category.OOM, "The step ran out of memory", "OOMKilled", code, "raise memory of resource_settings"
         )
+    if (broken := _broken_init(pod)) is not None:
+        return broken
     if taken := _disruption(status):
         text = f"The step's pod was taken away: {DISRUPTIONS.get(taken, taken)}"
         return Failure(Category.PREEMPTED, f"{text} ({message})" if message else text, taken, code, "")
@@ -144,34 +129,47 @@ def _failure_of_container(run: Json, reason: str, message: str, code: int | None
     return None
 
 
-def stuck_failure(pod: Json, tries: int) -> Failure | None:
-    """Return why a pod that waits can never start; ``None`` as long as it may.
+def newest(pods: Sequence[Json]) -> Json | None:
+    """Return the pod that was made last."""
+    return max(pods, key=_created, default=None)
 
-    :param tries: how often pulling the image has failed
-    """
-    for name, container in _containers(pod):
-        waiting = (container.get("state") or {}).get("waiting") or {}
-        word, message = waiting.get("reason", ""), waiting.get("message", "")
-        if word not in WAITING:
-            continue
-        category, hint = WAITING[word]
-        is_pull = word in ("ErrImagePull", "ImagePullBackOff")
-        if is_pull and tries < 3 and not any(text in message.lower() for text in FINAL_PULLS):
-            continue
-        what = f"container {name!r} cannot be started" if name != STEP else "The step cannot be started"
-        return Failure(category, f"{what}: {word}: {message}".rstrip(": "), word, None, hint)
+
+def _created(pod: Json) -> str:
+    return str(pod["metadata"].get("creationTimestamp"))
+
+
+def _broken_init(pod: Json | None) -> Failure | None:
+    name = broken_container(pod)
+    if name is None:
+        return None
+    statuses = (pod or {}).get("status", {}).get("initContainerStatuses") or ()
+    (run,) = (one["state"]["terminated"] for one in statuses if one["name"] == name)
+    is_oom = run.get("reason") == "OOMKilled"
+    return Failure(
+        Category.OOM if is_oom else Category.BAD_CONFIG,
+        f"Init container {name!r} failed before the step began",
+        run.get("reason", ""), run.get("exitCode"), "see its last lines; they are the last lines here",
+    )  # fmt: skip
+
+
+def has_begun(pod: Json) -> bool:
+    """Return whether the step's container was ever started."""
+    return bool(_run_of(pod))
+
+
+def broken_container(pod: Json | None) -> str | None:
+    """Return the name of the init container that kept the step from starting."""
+    if pod is None or _run_of(pod):
+        return None
+    for one in pod.get("status", {}).get("initContainerStatuses") or ():
+        if ((one.get("state") or {}).get("terminated") or {}).get("exitCode"):
+            return str(one["name"])
     return None
-
-
-def is_pulling_again(pod: Json) -> bool:
-    """Return whether the node has failed to pull an image of the pod."""
-    words = [((one.get("state") or {}).get("waiting") or {}).get("reason") for _, one in _containers(pod)]
-    return bool({"ErrImagePull", "ImagePullBackOff"} & set(words))
 
 
 def receipt_of(pods: Sequence[Json]) -> Mapping[str, Any] | None:
     """Return the receipt that the runner has left as the termination message; ``None`` when there is none."""
-    for pod in sorted(pods, key=lambda one: str(one["metadata"].get("creationTimestamp")), reverse=True):
+    for pod in sorted(pods, key=_created, reverse=True):
         try:
             receipt = json.loads(_run_of(pod)["message"])
         except (KeyError, ValueError):
@@ -183,7 +181,7 @@ def receipt_of(pods: Sequence[Json]) -> Mapping[str, Any] | None:
 
 def _run_of(pod: Json | None) -> Json:
     """Return ``running`` or ``terminated`` of the step's container; empty while it waits."""
-    for name, container in _containers(pod or {}):
+    for name, container in containers_of(pod or {}):
         if name == STEP:
             state = container.get("state") or {}
             found: Json = state.get("terminated") or state.get("running") or {}
@@ -191,7 +189,8 @@ def _run_of(pod: Json | None) -> Json:
     return {}
 
 
-def _containers(pod: Json) -> list[tuple[str, Json]]:
+def containers_of(pod: Json) -> list[tuple[str, Json]]:
+    """Return name and status of every container, those first that run first."""
     status = pod.get("status", {})
     every = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
     return [(one["name"], one) for one in every]
@@ -209,7 +208,7 @@ def _waiting_word(pod: Json) -> str:
     for condition in pod.get("status", {}).get("conditions") or ():
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             return f"{condition.get('reason', '')}: {condition.get('message', '')}".strip(": ")
-    for _, container in _containers(pod):
+    for _, container in containers_of(pod):
         waiting = (container.get("state") or {}).get("waiting")
         if waiting:
             return str(waiting.get("reason", ""))

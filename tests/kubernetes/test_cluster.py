@@ -10,7 +10,7 @@ import pytest
 from airflow_stepop.exceptions import OutcomeLostError, StepConfigError
 from airflow_stepop.hooks.kubernetes import KubernetesStepHook
 from airflow_stepop.job import Category, JobState
-from airflow_stepop.kubernetes.manifests import JOB_NAME
+from airflow_stepop.kubernetes.manifests import JOB_NAME, default_image
 from airflow_stepop.payload import FunctionCall, hand_over, read_outcome
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.results import StepResult
@@ -239,12 +239,114 @@ def test_a_job_that_is_deleted_is_gone(hook, submitted):
         hook.outcome(handle)
 
 
-def test_many_jobs_are_looked_at_in_two_requests(hook, submitted, monkeypatch):
-    at_once = {"termination_grace_period_seconds": 0}
-    handles = [submitted(["sleep", "600"], settings=at_once)[1] for _ in range(5)]
-    asked = []
-    cluster = hook.cluster(None, handles[0].detail["namespace"])
-    send = cluster.open
-    monkeypatch.setattr(cluster, "open", lambda *args, **kwargs: asked.append(args) or send(*args, **kwargs))
-    assert set(hook.status(handles)) == set(handles)
-    assert len(asked) == 2
+# -- what keeps a job from its start
+
+
+@pytest.fixture
+def admin():
+    """The cluster as somebody sees it who may do everything, unlike Airflow."""
+    from kubernetes import client, config
+
+    return client.CoreV1Api(config.new_client_from_config())
+
+
+def test_a_broken_init_container_is_named_and_its_last_lines_are_told(hook, submitted):
+    image = default_image()
+    broken = {"name": "fetch", "image": image, "command": ["sh", "-c", "echo no such bucket; exit 3"]}
+    _, handle = submitted(["true"], settings={"init_containers": [broken]})
+    status = wait(hook, handle)
+    assert status.failure.category is Category.BAD_CONFIG
+    assert "'fetch'" in status.failure.summary
+    assert status.failure.exit_code == 3
+    assert [line.text for line in hook.tail(handle, 5).lines] == ["no such bucket"]
+
+
+def test_a_volume_that_is_not_there_is_a_mistake(hook, submitted):
+    settings = {
+        "volumes": [{"name": "data", "config_map": {"name": "no-such-map"}}],
+        "volume_mounts": [{"name": "data", "mount_path": "/data"}],
+    }
+    _, handle = submitted(["true"], settings=settings)
+    status = wait(hook, handle)
+    assert status.failure.category is Category.BAD_CONFIG
+    assert "no-such-map" in status.failure.summary
+
+
+def test_an_account_that_is_not_there_is_a_mistake(hook, submitted):
+    _, handle = submitted(["true"], settings={"service_account_name": "nobody"})
+    status = wait(hook, handle)
+    assert status.failure.category is Category.BAD_CONFIG
+    assert 'serviceaccount "nobody" not found' in status.failure.summary
+
+
+def test_what_the_namespace_does_not_allow_is_denied(hook, submitted, admin):
+    label = "pod-security.kubernetes.io/enforce"
+    namespace = hook.cluster().namespace
+    admin.patch_namespace(namespace, {"metadata": {"labels": {label: "restricted"}}})
+    try:
+        _, handle = submitted(["true"])
+        status = wait(hook, handle)
+    finally:
+        admin.patch_namespace(namespace, {"metadata": {"labels": {label: None}}})
+    assert status.failure.category is Category.DENIED
+    assert "violates PodSecurity" in status.failure.summary
+
+
+def test_a_quota_that_is_used_up_is_waited_for(hook, submitted, admin):
+    """In the words of the cluster, until there is room."""
+    namespace = hook.cluster().namespace
+    quota = {"metadata": {"name": "small"}, "spec": {"hard": {"pods": "0"}}}
+    admin.create_namespaced_resource_quota(namespace, quota)
+    try:
+        time.sleep(1)  # until the controller has counted
+        _, handle = submitted(["true"])
+        status = wait(hook, handle, lambda status: "exceeded quota" in status.native)
+        assert status.state is JobState.PENDING
+    finally:
+        admin.delete_namespaced_resource_quota("small", namespace)
+    assert wait(hook, handle).state is JobState.SUCCEEDED
+
+
+def test_a_secret_that_somebody_deleted_before_the_start_is_said(hook, submitted, admin):
+    namespace = hook.cluster().namespace
+    step = make_step(["true"], settings={"node_selector": {"is-there": "later"}})
+    handle = hook.submit(step.spec, step.payload)
+    admin.delete_namespaced_secret(handle.id, namespace)
+    (node,) = [one.metadata.name for one in admin.list_node().items if not one.spec.taints]
+    admin.patch_node(node, {"metadata": {"labels": {"is-there": "later"}}})
+    try:
+        status = wait(hook, handle)
+    finally:
+        admin.patch_node(node, {"metadata": {"labels": {"is-there": None}}})
+        hook.delete(handle)
+    assert status.failure.category is Category.INFRA
+    assert "own Secret was deleted" in status.failure.summary
+
+
+def test_a_queue_starts_a_job_stops_it_and_starts_it_again(hook, submitted):
+    """What Kueue does: https://kueue.sigs.k8s.io/docs/concepts/workload/"""
+    from kubernetes import client, config
+
+    kueue = client.BatchV1Api(config.new_client_from_config())
+    namespace = hook.cluster().namespace
+
+    def suspend(is_suspended):
+        kueue.patch_namespaced_job(handle.id, namespace, {"spec": {"suspend": is_suspended}})
+
+    settings = {"queue_name": "gpus", "termination_grace_period_seconds": 1}
+    _, handle = submitted(["sleep", "4"], settings=settings)
+    job = kueue.read_namespaced_job(handle.id, namespace)
+    assert job.metadata.labels["kueue.x-k8s.io/queue-name"] == "gpus"
+    assert hook.status([handle])[handle].state is JobState.PENDING
+    suspend(False)
+    wait(hook, handle, lambda status: status.state is JobState.RUNNING)
+    suspend(True)
+    assert wait(hook, handle, lambda status: status.native == "Suspended").state is JobState.PENDING
+    suspend(False)
+    assert wait(hook, handle).state is JobState.SUCCEEDED
+
+
+def test_a_job_that_its_queue_never_started_can_be_cancelled(hook, submitted):
+    _, handle = submitted(["true"], settings={"queue_name": "gpus"})
+    hook.cancel(handle)
+    assert wait(hook, handle).state is JobState.GONE

@@ -1,0 +1,115 @@
+"""How the jobs of one namespace stand: a few are asked for by name, many are watched."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from airflow_stepop.job import Failure, JobState, JobStatus
+from airflow_stepop.kubernetes import stuck, verdict
+from airflow_stepop.kubernetes.manifests import JOB_NAME, MANAGED
+from airflow_stepop.kubernetes.mirror import Mirror
+from airflow_stepop.kubernetes.warnings import FEW, Warned, Warnings
+
+if TYPE_CHECKING:
+    from airflow_stepop.kubernetes.cluster import Cluster
+    from airflow_stepop.kubernetes.objects import Json
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look at a job.
+
+    :param failure: why it can never start, although the cluster goes on trying
+    """
+
+    job: Json | None
+    pods: Sequence[Json]
+    status: JobStatus
+    failure: Failure | None = None
+
+
+class States:
+    """The jobs and pods of one namespace."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._mirror = Mirror(cluster, selector(MANAGED))
+        self._warnings = Warnings(cluster)
+        self._known: dict[str, tuple[tuple[str, ...], JobStatus]] = {}
+
+    def looks(self, names: Sequence[str]) -> Mapping[str, Look]:
+        """Return how each job stands, by its name."""
+        jobs, pods = self._objects(names)
+        found = {name: self._look(name, jobs.get(name), pods.get(name, ())) for name in names}
+        self._known = {name: known for name, known in self._known.items() if name in found}
+        waiting = {name: of for name, look in found.items() if (of := _waiting(look)) is not None}
+        warned = self._warnings.of(set(waiting.values())) if waiting else {}
+        for name, of in waiting.items():
+            found[name] = _with_warnings(found[name], warned.get(of, ()))
+        return found
+
+    def _look(self, name: str, job: Json | None, pods: Sequence[Json]) -> Look:
+        versions = tuple(one["metadata"]["resourceVersion"] for one in (job, *pods) if one is not None)
+        known = self._known.get(name)
+        if known is None or known[0] != versions or job is None:
+            known = self._known[name] = versions, verdict.status_of(job, pods)
+        return Look(job, pods, known[1])
+
+    def pod_of(self, name: str) -> Json | None:
+        """Return the newest pod of a job."""
+        if self._mirror.is_read and (pods := self._mirror.pods_of(name)):
+            return verdict.newest(pods)
+        return verdict.newest(self._pods_of([name]).get(name, ()))
+
+    def exactly(self, name: str) -> tuple[Json | None, Sequence[Json]]:
+        """Return a job and its pods with all that the cluster has of them."""
+        job = self._cluster.get("jobs", name)
+        return job, self._pods_of([name]).get(name, ()) if job is not None else ()
+
+    def _objects(self, names: Sequence[str]) -> tuple[Mapping[str, Json], Mapping[str, Sequence[Json]]]:
+        if len(names) <= FEW and not self._mirror.is_read:
+            return self._ask(names)
+        jobs, pods = self._mirror.objects()
+        # Of these it may not have heard yet: nothing is gone before it was asked for by its name
+        own_jobs, own_pods = self._ask([name for name in names if name not in jobs])
+        return {**jobs, **own_jobs}, {**pods, **own_pods}
+
+    def _ask(self, names: Sequence[str]) -> tuple[Mapping[str, Json], Mapping[str, Sequence[Json]]]:
+        asked = {name: self._cluster.get("jobs", name) for name in names}
+        jobs = {name: job for name, job in asked.items() if job is not None}
+        return jobs, self._pods_of(list(jobs))
+
+    def _pods_of(self, names: Sequence[str]) -> Mapping[str, Sequence[Json]]:
+        found: dict[str, list[Json]] = defaultdict(list)
+        wanted = f"{JOB_NAME} in ({','.join(names)})"
+        for pod in self._cluster.list("pods", labelSelector=wanted) if names else ():
+            found[pod["metadata"]["labels"].get(JOB_NAME, "")].append(pod)
+        return found
+
+
+def selector(labels: Mapping[str, str]) -> str:
+    """Return labels as the API wants to be asked for them."""
+    return ",".join(f"{name}={value}" for name, value in labels.items())
+
+
+def _waiting(look: Look) -> str | None:
+    """Return the object whose warnings may say why a job does not begin; ``None`` when all is well."""
+    if look.job is None or look.status.state is not JobState.PENDING or look.job["spec"].get("suspend"):
+        return None
+    pod = verdict.newest(look.pods)
+    if pod is None:
+        return str(look.job["metadata"]["name"])
+    return str(pod["metadata"]["name"]) if stuck.is_held_up(pod) else None
+
+
+def _with_warnings(look: Look, warned: Sequence[Warned]) -> Look:
+    pod = verdict.newest(look.pods)
+    if pod is None:
+        failure, word = stuck.refusal(warned)
+    else:
+        failure, word = stuck.stuck_failure(pod, warned), stuck.mount_trouble(warned)
+    status = replace(look.status, native=word) if word else look.status
+    return replace(look, status=status, failure=failure)

@@ -1,0 +1,61 @@
+"""What the cluster warns of: events of jobs without a pod, and of pods that do not start.
+
+https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from airflow_stepop.kubernetes.cluster import Cluster
+
+log = logging.getLogger(__name__)
+
+FEW = 3  # so many objects are asked for one by one
+PAUSE_S = 5.0  # between two questions, however many objects are stuck
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something that went wrong with an object, and how often."""
+
+    reason: str
+    message: str
+    count: int = 1
+
+
+class Warnings:
+    """The warnings of one namespace, asked for seldom."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._found: Mapping[str, Sequence[Warned]] = {}
+        self._asked_at = float("-inf")
+
+    def of(self, names: Collection[str]) -> Mapping[str, Sequence[Warned]]:
+        """Return the warnings of objects, as they were at most :data:`PAUSE_S` ago, if they can be had."""
+        if names and time.monotonic() - self._asked_at >= PAUSE_S:
+            self._asked_at = time.monotonic()
+            try:
+                self._found = self._ask(names)
+            except Exception as error:  # noqa: BLE001, RUF100 - they explain a state; without them it is one, too
+                log.info("The warnings of namespace %s cannot be read: %s", self._cluster.namespace, error)
+        return self._found
+
+    def _ask(self, names: Collection[str]) -> Mapping[str, Sequence[Warned]]:
+        selectors = ["type=Warning"]
+        if len(names) <= FEW:
+            selectors = [f"type=Warning,involvedObject.name={name}" for name in names]
+        found: dict[str, list[Warned]] = defaultdict(list)
+        for selector in selectors:
+            for event in self._cluster.list("events", fieldSelector=selector):
+                count = int((event.get("series") or {}).get("count") or event.get("count") or 1)
+                warned = Warned(event.get("reason", ""), event.get("message", ""), count)
+                found[event["involvedObject"].get("name", "")].append(warned)
+        return found

@@ -1,0 +1,137 @@
+"""Many jobs are watched: two streams instead of questions, and never an old answer for a new one."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from airflow_stepop.hooks.kubernetes import KubernetesStepHook
+from airflow_stepop.job import JobState
+from airflow_stepop.kubernetes import mirror
+from airflow_stepop.testing import make_step
+
+pytestmark = pytest.mark.timeout(120)
+PATIENCE_S = 60
+AT_ONCE = {"termination_grace_period_seconds": 0}
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Paths and queries of every request."""
+    from airflow_stepop.kubernetes.cluster import Cluster
+
+    requests, send = [], Cluster.open
+
+    def spy(self, method, path, *args, **kwargs):
+        requests.append((method, path.rpartition("/")[2], kwargs.get("query") or {}))
+        return send(self, method, path, *args, **kwargs)
+
+    monkeypatch.setattr(Cluster, "open", spy)
+    return requests
+
+
+@pytest.fixture
+def jobs(kubernetes_namespace):
+    """Five jobs that go on until they are deleted, and the hook that has submitted them."""
+    hook = KubernetesStepHook()
+    steps = [make_step(["sleep", "600"], settings=AT_ONCE) for _ in range(5)]
+    handles = [hook.submit(step.spec, step.payload) for step in steps]
+    yield hook, handles
+    for handle in handles:
+        hook.delete(handle)
+
+
+def until(condition):
+    end = time.monotonic() + PATIENCE_S
+    while not (found := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return found
+
+
+def states(hook, handles):
+    return [hook.status(handles)[handle].state for handle in handles]
+
+
+def all_run(hook, handles):
+    return until(lambda: set(states(hook, handles)) == {JobState.RUNNING})
+
+
+def test_looks_cost_no_request_once_the_streams_flow(jobs, asked):
+    hook, handles = jobs
+    all_run(hook, handles)
+    watched = [query for _, _, query in asked if "watch" in query]
+    assert len(watched) == 2
+    asked.clear()
+    for _ in range(50):
+        hook.status(handles)
+    assert asked == []
+
+
+def test_what_happens_is_known_from_the_streams(jobs, asked):
+    hook, handles = jobs
+    all_run(hook, handles)
+    asked.clear()
+    hook.cancel(handles[0])
+    until(lambda: hook.status(handles)[handles[0]].state is JobState.CANCELLED)
+    assert states(hook, handles)[1:] == [JobState.RUNNING] * 4
+    assert [(method, kind) for method, kind, _ in asked] == [("GET", handles[0].id), ("PATCH", handles[0].id)]
+
+
+def test_nothing_is_gone_before_it_was_asked_for_by_its_name(jobs, asked, monkeypatch):
+    """A stream may be late: a job that was submitted a moment ago is not in it yet."""
+    hook, handles = jobs
+    all_run(hook, handles)
+    monkeypatch.setattr(mirror.Changes, "_take", lambda self, event: True)  # nothing arrives any more
+    step = make_step(["sleep", "600"], settings=AT_ONCE)
+    late = hook.submit(step.spec, step.payload)
+    try:
+        assert hook.status([*handles, late])[late].state is not JobState.GONE
+    finally:
+        hook.delete(late)
+
+
+def test_a_job_that_was_deleted_is_gone(jobs):
+    hook, handles = jobs
+    all_run(hook, handles)
+    hook.delete(handles[0])
+    until(lambda: hook.status(handles)[handles[0]].state is JobState.GONE)
+
+
+def test_a_stream_that_breaks_is_begun_again_from_a_list(jobs, asked, monkeypatch):
+    hook, handles = jobs
+    all_run(hook, handles)
+    # as the server says it when it has forgotten what changed: 410 Gone
+    monkeypatch.setattr(mirror.Changes, "_take", lambda self, event: False)
+    hook.cancel(handles[0])
+    until(lambda: not hook._states(hook._cluster(handles[0]))._mirror.is_read)
+    monkeypatch.undo()
+    until(lambda: hook.status(handles)[handles[0]].state is JobState.CANCELLED)
+
+
+def test_an_api_that_cannot_be_reached_is_an_error_and_no_old_state(jobs, monkeypatch):
+    from airflow_stepop.kubernetes.cluster import Cluster
+
+    hook, handles = jobs
+    all_run(hook, handles)
+    monkeypatch.setattr(mirror.Changes, "is_read", False)  # the streams are broken
+
+    def refuse(*_, **__):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(Cluster, "open", refuse)
+    with pytest.raises(ConnectionError):
+        hook.status(handles)
+    monkeypatch.undo()
+    assert states(hook, handles) == [JobState.RUNNING] * 5
+
+
+def test_nobody_reads_on_when_nobody_asks(jobs, monkeypatch):
+    monkeypatch.setattr(mirror, "IDLE_S", 2)
+    monkeypatch.setattr(mirror, "STREAM_S", 1)
+    hook, handles = jobs
+    all_run(hook, handles)
+    seen = hook._states(hook._cluster(handles[0]))._mirror
+    until(lambda: not seen.is_read)
+    assert states(hook, handles) == [JobState.RUNNING] * 5
