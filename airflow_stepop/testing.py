@@ -25,7 +25,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,58 +33,15 @@ import pytest
 
 from airflow_stepop.exceptions import OutcomeLostError, StepConfigError, UnsupportedError
 from airflow_stepop.hooks.base import StepHook
-from airflow_stepop.job import Category, Cursor, JobHandle, JobState, JobStatus, Payload, StepSpec
-from airflow_stepop.payload import (
-    Call,
-    CommandCall,
-    FunctionCall,
-    Setup,
-    build_payload,
-    hand_over,
-    read_outcome,
-)
+from airflow_stepop.job import Category, Cursor, JobHandle, JobState, JobStatus
+from airflow_stepop.payload import FunctionCall, hand_over, read_outcome
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.results import StepResult
 from airflow_stepop.settings import parse_settings
 from airflow_stepop.store import Store, folder_uri, open_store
+from airflow_stepop.trial import Step, make_step
 
-TYPICAL_LABELS = {
-    "deployment": "contract",
-    "dag_id": "dag",
-    "run_id": "run",
-    "task_id": "task",
-    "map_index": "-1",
-}
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a hook is given: the job's specification, and its payload."""
-
-    spec: StepSpec
-    payload: Payload
-
-
-def make_step(call: Call | Sequence[str] | Callable[[], Any], **options: Any) -> Step:
-    """Return a step without Airflow: of a command line, a function without arguments, or a whole call.
-
-    :param options: fields of :class:`StepSpec` other than the usual ones, and of :class:`Setup`
-    """
-    given = {name: options.pop(name) for name in ("secrets", "requirements") if name in options}
-    setup = Setup(**given, checkpoint="checkpoint_uri" in options)
-    nonce = secrets.token_hex(16)
-    name = options.pop("name", f"s-contract-{nonce[:12]}")
-    if callable(call):
-        call = FunctionCall(function=call, args=(), kwargs={}, reference=None)
-    elif not isinstance(call, (CommandCall, FunctionCall)):
-        call = CommandCall(argv=call, inputs={}, outputs=())
-    payload = build_payload(call, job=name, nonce=nonce, setup=setup, split="no", is_result_wanted=True)
-    labels = {**TYPICAL_LABELS, "nonce": nonce, **options.pop("labels", {})}
-    resources = options.pop("resources", ResourceSettings())
-    spec = StepSpec(
-        name=name, nonce=nonce, digest=payload.digest, labels=labels, resources=resources, **options
-    )
-    return Step(spec, payload)
+__all__ = ["HookContract", "Step", "make_step"]
 
 
 class HookContract:

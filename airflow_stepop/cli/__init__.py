@@ -77,7 +77,12 @@ def _arguments() -> dict[str, tuple[Any, ...]]:
         Arg(("task_id",), help="The id of a remote step in it"),
     )
     backend = Arg(("backend",), help="A name from: airflow stepop list")
-    conn = Arg(("conn_id",), help="Check this connection only", nargs="?")
+    conn = Arg(("conn_id",), help="Check this connection, or this backend, only", nargs="?")
+    trial = (
+        Arg(("--run",), help="Run a step that does nothing, and remove it", action="store_true"),
+        Arg(("--image",), help="The image that this step runs in (default: the backend's)"),
+        Arg(("--limit",), help="Seconds that this step may take (default: 300)", type=float, default=300.0),
+    )
     also = Arg(
         ("--conn-id",),
         help="Look through this connection too: one of a secrets backend cannot be listed; may be repeated",
@@ -105,7 +110,7 @@ def _arguments() -> dict[str, tuple[Any, ...]]:
         "list": (table, verbose),
         "describe": (backend, table, verbose),
         "render": (*ids, number, file, tree, verbose),
-        "check": (conn, table, verbose),
+        "check": (conn, *trial, table, verbose),
         "jobs": (*runs, also, table, verbose),
         "logs": (job, follow, also, verbose),
         "cancel": (job, also, verbose),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
+from airflow_stepop.arguments import LONGEST_S
 from airflow_stepop.cli.output import Row, command, complain, print_rows
+from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.job import Finding
-from airflow_stepop.upkeep.places import Place, deployment, place_of, usable_places
+from airflow_stepop.registry import describe_backends
+from airflow_stepop.upkeep.places import Complain, Place, deployment, place_of, usable_places
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -20,13 +24,32 @@ if TYPE_CHECKING:
 def check_command(args: Namespace) -> None:
     """Print what was found; end with 1 when something does not work."""
     problems: list[str] = []
-    places = [place_of(args.conn_id)] if args.conn_id else usable_places(problems.append)
+    places = _places(args.conn_id, problems.append)
+    if args.image and not (args.run and args.conn_id):
+        raise StepConfigError("--image goes with --run and with the connection or backend that has images")
+    if not 0 < args.limit < LONGEST_S:
+        raise StepConfigError(f"--limit is a number of seconds, and {args.limit:g} is none that can pass")
     found = [(str(place), finding) for place in places for finding in check_place(place)]
+    if args.run:
+        found += [(str(place), finding) for place in places for finding in run_step(place, args)]
     if not args.conn_id:
         found += [("configuration", finding) for finding in check_configuration(places)]
     _print([_row(where, finding) for where, finding in found], args.output)
     if complain(problems) or not all(finding.is_ok for _, finding in found):
         raise SystemExit(1)
+
+
+def _places(name: str | None, complain: Complain) -> list[Place]:
+    """Return where to look: everywhere, or what the connection, else the backend, of that name leads to."""
+    if not name:
+        return usable_places(complain)
+    try:
+        return [place_of(name)]
+    except StepConfigError as error:
+        is_connection = error.__cause__ is None
+        if is_connection or name not in {backend.name for backend in describe_backends()}:
+            raise
+        return [Place(name)]
 
 
 def _print(rows: list[Row], output: str) -> None:
@@ -66,6 +89,18 @@ def check_place(place: Place) -> Iterator[Finding]:
     except Exception as error:  # noqa: BLE001, RUF100 - whatever an SDK raises
         message = f"the check itself failed: {error or type(error).__name__}"
         yield Finding(False, "check", message, "see the traceback with --verbose, and the connection")
+
+
+def run_step(place: Place, args: Namespace) -> list[Finding]:
+    """Run a step that does next to nothing, and say what became of it."""
+    from airflow_stepop.trial import SUBJECT, try_step
+
+    print(f"airflow stepop: running a step on {place}, for {args.limit:g} s at most", file=sys.stderr)
+    try:
+        hook = place.hook
+    except Exception as error:  # noqa: BLE001, RUF100 - whatever an SDK raises
+        return [Finding(False, SUBJECT, str(error) or type(error).__name__, "see the other findings")]
+    return try_step(hook, deployment(), args.image, args.limit)
 
 
 def check_configuration(places: list[Place]) -> Iterator[Finding]:

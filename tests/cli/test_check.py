@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+
+from airflow_stepop.hooks.local import LocalStepHook
+from airflow_stepop.job import JobState
+from airflow_stepop.trial import TASK, Trial, make_step, try_step
 
 pytestmark = [pytest.mark.timeout(120)]
 
@@ -78,3 +84,138 @@ def test_a_backend_that_is_not_installed(stepop, monkeypatch):
     assert said.code == 1
     assert "sagemaker" in said.out + said.err
     assert stepop("check", "-o", "json").code == 0
+
+
+# -- --run
+
+
+def jobs_of_trials():
+    return list(LocalStepHook().find(TASK))
+
+
+def test_a_step_is_run_and_removed(stepop, store):
+    """Every phase has its time, in order, and nothing of the step stays."""
+    said = stepop("check", "--run", "-o", "json")
+    assert said.code == 0, said.out
+    found = rows(said)["run"]["found"]
+    assert "a step ran, with Python 3." in found
+    phases = re.findall(r"(submitted|started|ended|outcome read) after ([0-9.]+) s", found)
+    assert [phase for phase, _ in phases] == ["submitted", "started", "ended", "outcome read"]
+    times = [float(after) for _, after in phases]
+    assert times == sorted(times)
+    assert "running a step on local" in said.err
+    assert jobs_of_trials() == []
+    assert [path for path in store.rglob("*") if path.is_file()] == []
+
+
+def test_a_backend_is_checked_by_its_name(stepop):
+    """Without a connection, too; a connection of that name is looked for first."""
+    said = stepop("check", "local", "--run", "-o", "json")
+    assert said.code == 0
+    assert {row["where"] for row in said.data} == {"local"}
+    assert "run" in rows(said)
+
+
+def test_an_image_where_there_are_none(stepop):
+    """The backend's own words say what to leave out."""
+    said = stepop("check", "local", "--run", "--image", "python:3", "-o", "json")
+    assert said.code == 1
+    assert "leave image out" in rows(said)["run"]["found"]
+    assert rows(said)["run"]["what to do"]
+    assert "--image goes with --run" in stepop("check", "--run", "--image", "python:3").err
+    assert "--image goes with --run" in stepop("check", "local", "--image", "python:3").err
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "nan", "inf"])
+def test_a_limit_that_is_none(stepop, limit):
+    assert "--limit is a number of seconds" in stepop("check", "local", "--run", "--limit", limit).err
+
+
+def test_a_store_that_is_misspelt_lets_no_step_begin(stepop, monkeypatch):
+    monkeypatch.setenv("AIRFLOW__STEPOP__STORE", "ftp://host/folder")
+    said = stepop("check", "local", "--run", "-o", "json")
+    assert said.code == 1
+    assert "no step could be started" in rows(said)["run"]["found"]
+
+
+def test_a_text_of_several_lines_is_printed_below_the_table(stepop, monkeypatch):
+    """A table would break what is to be copied."""
+    from airflow_stepop.job import Finding
+
+    monkeypatch.setattr(
+        LocalStepHook, "check", lambda _: [Finding(False, "role", "it is missing", "apply this:\nkind: Role")]
+    )
+    said = stepop("check", "local")
+    assert said.code == 1
+    assert "apply this (all of it is below)" in said.out
+    assert said.out.rstrip().endswith("local, role, what to do:\n\napply this:\nkind: Role")
+    assert stepop("check", "local", "-o", "json").data[0]["what to do"] == "apply this:\nkind: Role"
+
+
+def trial(home, call, limit_s=60.0):
+    hook, step = LocalStepHook(), make_step(call)
+    tried = Trial(hook, step, limit_s)
+    return hook, step, tried, tried.run()
+
+
+def test_a_step_that_fails_is_described(home):
+    """Category, hint, traceback and last lines are those of a task's failure."""
+    hook, step, tried, found = trial(home, ["sh", "-c", "echo what it printed; exit 3"])
+    assert not found.is_ok
+    assert found.message.startswith("user_error: ")
+    assert "exit code 3" in found.message
+    assert "what it printed" in found.message
+    assert found.fix
+    assert tried.remove() == []
+    assert hook.lookup(step.spec) is None
+
+
+def test_a_step_that_is_not_over_in_time_is_ended(home):
+    hook, step, tried, found = trial(home, ["sleep", "600"], limit_s=1.0)
+    assert not found.is_ok
+    assert found.message.startswith("timeout: the step runs and was not over after 1 s")
+    handle = hook.lookup(step.spec)
+    assert tried.remove() == []
+    assert hook.status([handle])[handle].state is JobState.GONE
+
+
+def test_an_api_that_fails_for_a_while_is_asked_again(home, monkeypatch):
+    ask, errors = LocalStepHook.status, [ConnectionError("not now")] * 2
+
+    def status(self, handles):
+        if errors:
+            raise errors.pop()
+        return ask(self, handles)
+
+    monkeypatch.setattr(LocalStepHook, "status", status)
+    (found,) = try_step(LocalStepHook(), "tests", None)
+    assert found.is_ok, found
+    assert errors == []
+
+
+def test_a_job_that_cannot_be_removed_is_said(home, monkeypatch):
+    def delete(self, handle):
+        raise ConnectionError("not now")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalStepHook, "delete", delete)
+        run, left = try_step(LocalStepHook(), "tests", None)
+    assert run.is_ok
+    assert "may stay behind: not now" in left.message
+    assert "sweep" in left.fix
+    for job in jobs_of_trials():
+        assert job.labels["deployment"] == "tests"
+        LocalStepHook().delete(job.handle)
+
+
+def test_interrupted_it_leaves_nothing(home, monkeypatch):
+    """Ctrl-C ends the step, too."""
+
+    def interrupt(self, handles):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LocalStepHook, "status", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        try_step(LocalStepHook(), "tests", None)
+    assert jobs_of_trials() == []

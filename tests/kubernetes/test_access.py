@@ -21,6 +21,7 @@ from airflow_stepop.kubernetes.access import (
     used_up,
 )
 from airflow_stepop.kubernetes.quantities import amount_of
+from airflow_stepop.trial import TASK, try_step
 
 pytestmark = pytest.mark.timeout(200)
 PAGE = Path(__file__).parents[2] / "docs" / "backends" / "kubernetes.md"
@@ -288,3 +289,44 @@ def test_a_connection_that_leads_nowhere(monkeypatch):
     (found,) = KubernetesStepHook("nowhere").check()
     assert not found.is_ok
     assert "leads to no Kubernetes cluster" in found.message
+
+
+# -- a step that is run
+
+
+def nothing_is_left(namespace, admin):
+    client, connection = admin
+    jobs = client.BatchV1Api(connection).list_namespaced_job(namespace, label_selector=SELECTOR).items
+    core = client.CoreV1Api(connection)
+    kinds = (core.list_namespaced_secret, core.list_namespaced_pod)
+    return not jobs and not any(kind(namespace, label_selector=SELECTOR).items for kind in kinds)
+
+
+SELECTOR = f"airflow-stepop/dag-id={TASK['dag_id']}"
+
+
+def test_a_step_is_run_and_leaves_nothing(admin, kubernetes_namespace):
+    (found,) = try_step(KubernetesStepHook(), "tests", None)
+    assert found.is_ok, found
+    assert "outcome read after" in found.message
+    assert until(lambda: nothing_is_left(kubernetes_namespace, admin))
+
+
+def test_a_step_whose_image_is_not_there(admin, kubernetes_namespace):
+    (found,) = try_step(KubernetesStepHook(), "tests", "registry.invalid/nothing:1", 120)
+    assert not found.is_ok
+    assert found.message.startswith("image_pull: ")
+    assert "registry.invalid/nothing:1" in found.message
+    assert "image_pull_secrets" in found.fix
+    assert until(lambda: nothing_is_left(kubernetes_namespace, admin))
+
+
+def test_a_step_that_waits_is_given_up_in_the_cluster_s_own_words(admin, kubernetes_namespace, monkeypatch):
+    from airflow_stepop import trial
+    from airflow_stepop.resources import ResourceSettings
+
+    monkeypatch.setattr(trial, "ResourceSettings", lambda: ResourceSettings(cpu_count=100))
+    (found,) = try_step(KubernetesStepHook(), "tests", None, 5)
+    assert found.message.startswith("start_timeout: the step had not begun after 5 s")
+    assert "Insufficient cpu" in found.message
+    assert until(lambda: nothing_is_left(kubernetes_namespace, admin))
