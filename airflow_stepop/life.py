@@ -88,6 +88,9 @@ class Request(Protocol):
     def resources(self) -> ResourceSettings: ...
 
     @property
+    def where(self) -> Mapping[str, Any]: ...
+
+    @property
     def on_oom(self) -> MoreMemory | None: ...
 
     def build(
@@ -176,7 +179,7 @@ class StepLife:
             generation=generation,
             resubmissions=resubmissions,
         )
-        record = replace(record, memory_bytes=memory_bytes, keep=request.keep)
+        record = replace(record, memory_bytes=memory_bytes, keep=request.keep, where=request.where)
         self._save(record)
         if pause_s > 0:
             time.sleep(pause_s)
@@ -447,7 +450,7 @@ class StepLife:
         self.record = record
 
     def _lookup(self, record: StepRecord) -> JobHandle | None:
-        spec = StepSpec(record.name, record.nonce, record.labels)
+        spec = StepSpec(record.name, record.nonce, record.labels, settings=record.where or None)
         return self._hook(record).lookup(spec)
 
     def _hook(self, record: StepRecord) -> StepHook:

@@ -61,9 +61,10 @@ class StepRecord:
     resubmissions: int = 0
     memory_bytes: int | None = None  # what on_oom asks for, instead of what the task asks for
     keep: str = "failed"  # for sweep, which meets the job without its task
+    where: Mapping[str, Any] = field(default_factory=dict)  # settings without which the job cannot be found
 
     def to_json(self) -> dict[str, Any]:
-        data = {**asdict(self), "labels": dict(self.labels)}
+        data = {**asdict(self), "labels": dict(self.labels), "where": dict(self.where)}
         data["handle"] = self.handle.to_json() if self.handle else None
         return data
 
@@ -105,6 +106,7 @@ _LATER_FIELDS = {
     "resubmissions": COUNT,
     "memory_bytes": or_nothing(COUNT),
     "keep": TEXT,
+    "where": OBJECT,
 }
 
 

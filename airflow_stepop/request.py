@@ -25,7 +25,7 @@ from airflow_stepop.code import (
 )
 from airflow_stepop.connections import backend_of
 from airflow_stepop.functions import context_arguments, dag_module, import_reference, plain_function
-from airflow_stepop.hooks.base import StepHook
+from airflow_stepop.hooks.base import BackendSettings, StepHook
 from airflow_stepop.job import OutcomeReport, Payload, StepSpec
 from airflow_stepop.observe import Observer, trace_environment
 from airflow_stepop.oom import MoreMemory, parse_on_oom
@@ -248,7 +248,7 @@ class StepRequest:
             labels=labels,
             digest=digest,
             resources=self.resources,
-            settings=self._settings(),
+            settings=self._settings,
             image=operator.image,
             env=self._env(),
             timeout_s=self.timeout_s,
@@ -283,7 +283,8 @@ class StepRequest:
         if self.operator.checkpoint:
             self.store.delete_folder(checkpoint_path(self.labels))
 
-    def _settings(self) -> Any:
+    @cached_property
+    def _settings(self) -> BackendSettings:
         model = hook_class(self.backend).settings_model
         if not self.is_overridden:
             return parse_settings(model, self.operator.settings, self.backend)
@@ -295,6 +296,13 @@ class StepRequest:
                 ", ".join(_keys(self.operator.settings)),
             )
         return model()
+
+    @property
+    def where(self) -> Mapping[str, Any]:
+        """The settings that say where the job runs: to be remembered before there is one."""
+        settings = self._settings
+        given = {name: getattr(settings, name) for name in settings.where}
+        return {name: value for name, value in given.items() if value is not None}
 
     def _split(self) -> str:
         if self.operator.command is None and self.operator.multiple_outputs:

@@ -37,19 +37,28 @@ def namespace() -> Iterator[str]:
         api.delete_namespace(name)
 
 
+def allow(namespace: str, of: str) -> None:
+    """Give the account of the namespace ``of`` the documented Role in ``namespace``."""
+    import yaml
+    from kubernetes import client
+
+    rbac = client.RbacAuthorizationV1Api()
+    (role,) = re.findall(r"```yaml\n(apiVersion: rbac.*?)```", PAGE.read_text(), re.DOTALL)
+    rbac.create_namespaced_role(namespace, yaml.safe_load(role))
+    subject = {"kind": "ServiceAccount", "name": NAME, "namespace": of}
+    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": NAME}
+    binding = {"metadata": {"name": NAME}, "roleRef": reference, "subjects": [subject]}
+    rbac.create_namespaced_role_binding(namespace, binding)
+
+
 def _kubeconfig(name: str) -> dict[str, Any]:
     """Return the configuration of an account with the documented Role."""
     import yaml
     from kubernetes import client, config
 
-    core, rbac = client.CoreV1Api(), client.RbacAuthorizationV1Api()
-    (role,) = re.findall(r"```yaml\n(apiVersion: rbac.*?)```", PAGE.read_text(), re.DOTALL)
-    rbac.create_namespaced_role(name, yaml.safe_load(role))
+    core = client.CoreV1Api()
     core.create_namespaced_service_account(name, {"metadata": {"name": NAME}})
-    subject = {"kind": "ServiceAccount", "name": NAME, "namespace": name}
-    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": NAME}
-    binding = {"metadata": {"name": NAME}, "roleRef": reference, "subjects": [subject]}
-    rbac.create_namespaced_role_binding(name, binding)
+    allow(name, name)
     token = core.create_namespaced_service_account_token(NAME, name, {"spec": {"expirationSeconds": 7200}})
     _, active = config.list_kube_config_contexts()
     loader = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())

@@ -38,6 +38,9 @@ class BackendSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    where: ClassVar[tuple[str, ...]] = ()
+    """Names of the options that say where a job runs. They are remembered before it is submitted."""
+
 
 class StepHook(BaseHook, ABC):
     """One backend.
@@ -88,7 +91,8 @@ class StepHook(BaseHook, ABC):
     def lookup(self, spec: StepSpec) -> JobHandle | None:
         """Return the job of ``spec.name`` if a submit whose answer was lost has made one, else ``None``.
 
-        Only ``name``, ``nonce`` and ``labels`` of the spec are set: after a crash nothing else is known.
+        Only ``name``, ``nonce`` and ``labels`` of the spec are set, and those settings that say ``where``:
+        after a crash nothing else is known.
         """
 
     @abstractmethod

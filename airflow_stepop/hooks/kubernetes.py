@@ -239,12 +239,12 @@ class KubernetesStepHook(StepHook):
         self._cluster(handle).delete("jobs", handle.id)
 
     def find(self, labels: Mapping[str, str]) -> Iterator[FoundJob]:
-        cluster = self.cluster()
-        for job in cluster.list("jobs", labelSelector=selector(job_labels(labels))):
-            given = json.loads(job["metadata"]["annotations"][LABELS])
+        for job in self.cluster().list_everywhere("jobs", labelSelector=selector(job_labels(labels))):
+            metadata = job["metadata"]
+            given = json.loads(metadata["annotations"][LABELS])
             if all(given.get(name) == value for name, value in labels.items()):
-                created_at = verdict.seconds(job["metadata"]["creationTimestamp"])
-                yield FoundJob(self._handle(job, cluster, None), given, created_at)
+                handle = self._handle(job, self.cluster(None, metadata["namespace"]), None)
+                yield FoundJob(handle, given, verdict.seconds(metadata["creationTimestamp"]))
 
     def check(self) -> Iterable[Finding]:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
@@ -99,6 +99,8 @@ class KubernetesSettings(BackendSettings):
     :param outcome_in_log: an outcome above 3 kB comes back through the pod's log, unreadable for others;
         ``False``: it is lost
     """
+
+    where: ClassVar[tuple[str, ...]] = ("namespace", "kubernetes_context")
 
     namespace: str | None = None
     kubernetes_context: str | None = None

@@ -42,6 +42,7 @@ class MemoryHook(StepHook):
         self.lines: dict[str, list[str]] = {}
         self.chunk: int | None = None  # lines that one call gives out
         self.calls: Counter[str] = Counter()
+        self.looked_for: list[StepSpec] = []
         self.largest_batch = 0
         self.error: Exception | None = None
         self.damaged: set[str] = set()  # whose handles nobody can read
@@ -80,6 +81,7 @@ class MemoryHook(StepHook):
 
     def lookup(self, spec):
         self._called("lookup")
+        self.looked_for.append(spec)
         return self.handle(spec.name) if spec.name in self.jobs else None
 
     def status(self, handles):
@@ -158,6 +160,7 @@ class Request:
         self._hook = hook
         self.call = call
         self.labels = {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": "-1", "deployment": ""}
+        self.where = {}
 
     on_oom = None
 

@@ -1,0 +1,79 @@
+"""Steps in another namespace than the connection's: they are found there, too."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from airflow_stepop.hooks.kubernetes import KubernetesStepHook
+from airflow_stepop.job import JobState, StepSpec
+from airflow_stepop.testing import make_step
+from tests.cluster import NAME, allow
+
+pytestmark = pytest.mark.timeout(120)
+AT_ONCE = {"termination_grace_period_seconds": 0}
+
+
+@pytest.fixture(scope="module")
+def other(kubernetes_namespace):
+    """A second namespace, in which Airflow may do the same."""
+    from kubernetes import client, config
+
+    config.load_kube_config()
+    name = f"{kubernetes_namespace}-other"
+    client.CoreV1Api().create_namespace({"metadata": {"name": name}})
+    allow(name, kubernetes_namespace)
+    yield name
+    client.CoreV1Api().delete_namespace(name)
+
+
+@pytest.fixture
+def sees_all(kubernetes_namespace):
+    """Airflow may list the jobs of every namespace."""
+    from kubernetes import client, config
+
+    config.load_kube_config()
+    rbac, name = client.RbacAuthorizationV1Api(), f"{NAME}-{kubernetes_namespace}"
+    rule = {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["list"]}
+    rbac.create_cluster_role({"metadata": {"name": name}, "rules": [rule]})
+    subject = {"kind": "ServiceAccount", "name": NAME, "namespace": kubernetes_namespace}
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}
+    rbac.create_cluster_role_binding({"metadata": {"name": name}, "roleRef": role, "subjects": [subject]})
+    time.sleep(0.5)  # until the authorizer has heard of it
+    yield
+    rbac.delete_cluster_role_binding(name)
+    rbac.delete_cluster_role(name)
+
+
+@pytest.fixture
+def submitted(other):
+    hook = KubernetesStepHook()
+    step = make_step(["sleep", "600"], settings={"namespace": other, **AT_ONCE})
+    handle = hook.submit(step.spec, step.payload)
+    yield step.spec, handle
+    hook.delete(handle)
+
+
+def test_status_and_end_know_the_namespace_from_the_handle(submitted, other):
+    _, handle = submitted
+    assert handle.detail["namespace"] == other
+    assert KubernetesStepHook().status([handle])[handle].state in (JobState.PENDING, JobState.RUNNING)
+
+
+def test_a_lookup_goes_where_the_settings_say(submitted, other):
+    spec, handle = submitted
+    after_a_crash = StepSpec(spec.name, spec.nonce, spec.labels, settings={"namespace": other})
+    assert KubernetesStepHook().lookup(after_a_crash) == handle
+
+
+def test_find_sees_other_namespaces_where_airflow_may_list_them(submitted, sees_all):
+    spec, handle = submitted
+    (found,) = KubernetesStepHook().find({"nonce": spec.nonce})
+    assert found.handle == handle
+    assert found.handle.detail == handle.detail
+
+
+def test_find_sees_its_own_namespace_where_it_may_list_no_more(submitted):
+    spec, _ = submitted
+    assert list(KubernetesStepHook().find({"nonce": spec.nonce})) == []
