@@ -16,6 +16,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+from airflow_stepop.connections import extra_of
 from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, StepConfigError
 from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.job import (
@@ -29,7 +30,7 @@ from airflow_stepop.job import (
     Payload,
     StepSpec,
 )
-from airflow_stepop.kubernetes import verdict
+from airflow_stepop.kubernetes import console, verdict
 from airflow_stepop.kubernetes.access import check_access
 from airflow_stepop.kubernetes.cluster import Cluster, connect, message_of, status_of
 from airflow_stepop.kubernetes.log import PodLog
@@ -109,6 +110,7 @@ class KubernetesStepHook(StepHook):
         if settings.outcome_in_log:
             payload = replace(payload, features=payload.features | {"frames"})
         cluster = self._cluster_of(spec)
+        self._job_url(self._handle_of(spec.name, cluster, settings.kubernetes_context))
         try:
             job = cluster.create("jobs", body) or _there(cluster.get("jobs", spec.name), spec)
             if not _is_released(job):
@@ -149,7 +151,9 @@ class KubernetesStepHook(StepHook):
         return self.cluster(settings.kubernetes_context, settings.namespace)
 
     def _handle(self, job: Json, cluster: Cluster, context: str | None) -> JobHandle:
-        name = job["metadata"]["name"]
+        return self._handle_of(job["metadata"]["name"], cluster, context)
+
+    def _handle_of(self, name: str, cluster: Cluster, context: str | None) -> JobHandle:
         detail = {"namespace": cluster.namespace, **({"context": context} if context else {})}
         return JobHandle(self.backend, self.named, cluster.scope, name, name, detail)
 
@@ -246,6 +250,26 @@ class KubernetesStepHook(StepHook):
                 handle = self._handle(job, self.cluster(None, metadata["namespace"]), None)
                 yield FoundJob(handle, given, verdict.seconds(metadata["creationTimestamp"]))
 
+    def link(self, handle: JobHandle) -> str | None:
+        """Return the job's page in the console that the connection names; a mistake there is a warning: the
+        job runs.
+        """
+        if handle.conn_id is None:
+            return None
+        try:
+            return self._job_url(handle)
+        except Exception as error:  # noqa: BLE001, RUF100 - no job fails for a link
+            self.log.warning("No link to %s: %s", handle, error)
+            return None
+
+    def _job_url(self, handle: JobHandle) -> str | None:
+        """Return the job's page.
+
+        :raises StepConfigError: the connection's address of it is none
+        """
+        connection = self.connection if self.named is not None else None
+        return console.job_url(connection, handle) if connection is not None else None
+
     def check(self) -> Iterable[Finding]:
         try:
             cluster = self.cluster()
@@ -262,6 +286,18 @@ class KubernetesStepHook(StepHook):
             return
         yield Finding(True, "cluster", f"{cluster.host} answers: {version.get('gitVersion')}")
         yield from check_access(cluster)
+        yield from self._check_console(cluster)
+
+    def _check_console(self, cluster: Cluster) -> Iterator[Finding]:
+        try:
+            connection = self.connection if self.named is not None else None
+            known = extra_of(connection).get("cluster_context") if connection is not None else None
+            url = self._job_url(self._handle_of("JOB", cluster, known or "CONTEXT"))  # a step may say another
+        except StepConfigError as error:
+            yield Finding(False, "console", str(error), "correct it, or leave it out")
+            return
+        if url is not None:
+            yield Finding(True, "console", f"the page of a job is {url}")
 
     # -- handles
 
