@@ -11,13 +11,15 @@ import asyncio
 import contextlib
 import contextvars
 import logging
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from airflow_stepop.exceptions import IntegrityError, StepConfigError
 from airflow_stepop.hooks.base import StepHook
-from airflow_stepop.job import Cursor, JobHandle, JobStatus, LogLine
+from airflow_stepop.job import Cursor, JobHandle, JobState, JobStatus, LogLine
 from airflow_stepop.observe import WATCHER_CALLS, WATCHER_ERRORS, WATCHER_JOBS, count, gauge
 from airflow_stepop.waiting import Pace
 
@@ -43,6 +45,7 @@ class Subscription:
         self.handle = handle
         self.poll_interval_s = poll_interval_s
         self.cursor: Cursor = None
+        self.read_at = 0.0
         self.wants_more = True  # of the log, whose reader may have enough
         self._status: JobStatus | None = None
         self._lines: list[LogLine] = []
@@ -94,6 +97,7 @@ class Watcher:
         self._subscriptions: dict[JobHandle, set[Subscription]] = {}
         self._known: dict[JobHandle, JobStatus] = {}
         self._arrival = asyncio.Event()
+        self._asking: ThreadPoolExecutor | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     @contextlib.asynccontextmanager
@@ -112,6 +116,8 @@ class Watcher:
 
     def _start(self) -> None:
         if not self._tasks:
+            # A thread of its own: slow logs can fill all those of the event loop
+            self._asking = ThreadPoolExecutor(1, thread_name_prefix="stepop-status")
             # An empty context: else every line of these loops would land in the first subscriber's task log.
             self._tasks = [
                 asyncio.create_task(loop(), context=contextvars.Context())
@@ -128,6 +134,8 @@ class Watcher:
             for task in self._tasks:
                 task.cancel()
             self._tasks = []
+            if self._asking is not None:
+                self._asking.shutdown(wait=False)
             self._on_empty()
 
     def _all(self) -> list[Subscription]:
@@ -163,7 +171,8 @@ class Watcher:
         count(WATCHER_CALLS, 1, tags)
         gauge(WATCHER_JOBS, len(handles), tags)
         try:
-            statuses = await asyncio.to_thread(self._hook.status, handles)
+            loop = asyncio.get_running_loop()
+            statuses = await loop.run_in_executor(self._asking, self._hook.status, handles)
         except (StepConfigError, IntegrityError) as error:
             if isinstance(error, IntegrityError) and len(handles) > 1:
                 # One handle is damaged: find it, so that the others are answered
@@ -191,7 +200,7 @@ class Watcher:
         pace = Pace(LOG_INTERVAL_S)
         while True:
             pause_s = pace.after_success()
-            waiting = [s for s in self._all() if s.wants_logs]
+            waiting = self._next_to_read()
             for first in range(0, len(waiting), LOG_BATCH):
                 try:
                     await self._read_logs(waiting[first : first + LOG_BATCH])
@@ -202,8 +211,19 @@ class Watcher:
                     )
             await asyncio.sleep(pause_s)
 
+    def _next_to_read(self) -> list[Subscription]:
+        """Return those whose logs are to be read now: where that costs a request each, a few in turn."""
+        waiting = [s for s in self._all() if s.wants_logs and self._has_begun(s.handle)]
+        waiting.sort(key=lambda s: s.read_at)
+        return waiting[: self._hook.logs_a_second]
+
+    def _has_begun(self, handle: JobHandle) -> bool:
+        return handle in self._known and self._known[handle].state is not JobState.PENDING
+
     async def _read_logs(self, subscriptions: Sequence[Subscription]) -> None:
         cursors = {s.handle: s.cursor for s in subscriptions}
+        for subscription in subscriptions:
+            subscription.read_at = time.monotonic()
         chunks = await asyncio.to_thread(self._hook.logs, cursors)
         for subscription in subscriptions:
             chunk = chunks.get(subscription.handle)

@@ -59,6 +59,9 @@ class StepHook(BaseHook, ABC):
     poll_interval_s: ClassVar[float] = 1.5
     """Seconds between two looks at all jobs of one scope, unless the user says otherwise."""
 
+    logs_a_second: ClassVar[int | None] = None
+    """Jobs whose logs a triggerer reads in a second, where each costs a request; ``None``: all of them."""
+
     def __init__(self, conn_id: str | None = None, connection: Connection | None = None) -> None:
         super().__init__()
         self.conn_id = conn_id

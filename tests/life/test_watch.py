@@ -165,6 +165,48 @@ def test_slow_logs_do_not_hold_up_the_status(hook):
     assert asyncio.run(scenario())[0] is JobState.SUCCEEDED
 
 
+def test_logs_that_fill_every_thread_do_not_hold_up_the_status(hook):
+    """As when a thousand jobs end at once, and their node is slow to give out what they printed."""
+    release = threading.Event()
+
+    async def scenario():
+        watcher = Watcher(hook)
+        loop = asyncio.get_running_loop()
+        stuck = [loop.run_in_executor(None, release.wait) for _ in range(100)]
+        waiting = asyncio.create_task(until_over(watcher, hook.add("job")))
+        await until(lambda: hook.calls["status"] > 2)
+        hook.end("job")
+        state, _ = await asyncio.wait_for(waiting, PATIENCE_S)
+        release.set()
+        await asyncio.gather(*stuck)
+        return state
+
+    assert asyncio.run(scenario()) is JobState.SUCCEEDED
+
+
+def test_logs_that_cost_a_request_each_are_read_in_turn(hook, monkeypatch):
+    monkeypatch.setattr(watch, "LOG_INTERVAL_S", 0.02)
+    monkeypatch.setattr(type(hook), "logs_a_second", 3, raising=False)
+    asked = []
+    read = hook.logs
+    hook.logs = lambda cursors: asked.append([handle.id for handle in cursors]) or read(cursors)
+
+    async def scenario():
+        watcher = Watcher(hook)
+        handles = [hook.add(f"job-{n}") for n in range(9)]
+        hook.add("waits", JobState.PENDING)
+        waiting = [asyncio.create_task(until_over(watcher, h)) for h in [*handles, hook.handle("waits")]]
+        await until(lambda: len(asked) > 6)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    asyncio.run(scenario())
+    assert max(map(len, asked)) == 3
+    assert sorted(name for names in asked[1:4] for name in names) == sorted(f"job-{n}" for n in range(9))
+    assert not any("waits" in names for names in asked)
+
+
 def test_a_subscriber_that_goes_away_leaves_nothing_behind(hook):
     async def scenario():
         watcher = watcher_for("key", hook)
