@@ -27,10 +27,13 @@ _DEADLINES = {
 }
 
 
-def given_up(reason: Reason) -> Failure:
-    """Return the failure of a step that was cancelled at a deadline."""
+def given_up(reason: Reason, word: str = "") -> Failure:
+    """Return the failure of a step that was cancelled at a deadline.
+
+    :param word: the service's word for how it stood then
+    """
     category, summary, hint = _DEADLINES[reason]
-    return Failure(category, summary, hint=hint)
+    return Failure(category, summary, word if reason is Reason.START_TIMEOUT else "", hint=hint)
 
 
 def refused(error: IntegrityError) -> Failure:

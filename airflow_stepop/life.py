@@ -310,11 +310,14 @@ class StepLife:
 
     # -- ending
 
-    def finish(self, handle: JobHandle, reason: Reason) -> Collected:
-        """Collect what the step came to, save it, and delete what ``keep`` does not want."""
+    def finish(self, handle: JobHandle, reason: Reason, word: str = "") -> Collected:
+        """Collect what the step came to, save it, and delete what ``keep`` does not want.
+
+        :param word: the service's word for how the job stood when a deadline passed
+        """
         began = time.monotonic()
         if reason.is_deadline:
-            collected, status = self._give_up(handle, reason), self._last_status(handle)
+            collected, status = self._give_up(handle, reason, word), self._last_status(handle)
         else:
             status = self.status(handle)
             collected = self._collect(handle, status)
@@ -364,10 +367,10 @@ class StepLife:
             self.record = record.with_handle(handle)
             self.finish(handle, reason)
 
-    def _give_up(self, handle: JobHandle, reason: Reason) -> Collected:
+    def _give_up(self, handle: JobHandle, reason: Reason, word: str) -> Collected:
         self._hook_of(handle).cancel(handle)
         self.wait_until_over(handle, STOP_LIMIT_S)
-        return Collected({"failure": self._with_tail(given_up(reason), handle)})
+        return Collected({"failure": self._with_tail(given_up(reason, word), handle)})
 
     def _collect(self, handle: JobHandle, status: JobStatus) -> Collected:
         try:

@@ -12,10 +12,13 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from airflow_stepop.job import JobState
+from airflow_stepop.printable import printable
+
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
-    from airflow_stepop.job import JobState, JobStatus, Payload
+    from airflow_stepop.job import JobStatus, Payload
     from airflow_stepop.record import StepRecord
 
 log = logging.getLogger(__name__)
@@ -60,11 +63,16 @@ class Observer:
 
     :param labels: dag_id and task_id become tags; nothing that is different for every run does
     :param debug: where phases go; ``None``: nowhere
+    :param log: where it goes what a job waits for
     """
 
-    def __init__(self, labels: Mapping[str, str], debug: Logger | None = None) -> None:
+    def __init__(
+        self, labels: Mapping[str, str], debug: Logger | None = None, log: Logger | None = None
+    ) -> None:
         self._tags = {name: labels[name] for name in ("dag_id", "task_id")}
         self._debug = debug
+        self._log = log
+        self._waits_for = ""
         self._started = time.monotonic()
         self._state: JobState | None = None
 
@@ -81,6 +89,10 @@ class Observer:
         if status is not None and status.state is not self._state:
             self._state = status.state
             self.phase("the job is %s", status.state.value)
+        if status is not None and _is_told(status) and status.native != self._waits_for:
+            self._waits_for = status.native
+            if self._log is not None:
+                self._log.info("The job waits: %s", printable(status.native))
 
     def built(self, payload: Payload) -> None:
         self.phase("payload built: %d parts, %d bytes", len(payload.parts) + 1, _size(payload))
@@ -127,6 +139,11 @@ class Observer:
 
     def _of(self, record: StepRecord) -> dict[str, str]:
         return {"backend": record.backend, **self._tags}
+
+
+def _is_told(status: JobStatus) -> bool:
+    """Return whether the service says more of a job that waits than that it does."""
+    return status.state is JobState.PENDING and " " in status.native
 
 
 def _size(payload: Payload) -> int:

@@ -266,7 +266,8 @@ class StepRequest:
 
     @cached_property
     def observer(self) -> Observer:
-        return Observer(self.labels, self.operator.log if self.is_debugged else None)
+        log = self.operator.log
+        return Observer(self.labels, log if self.is_debugged else None, log)
 
     @cached_property
     def is_debugged(self) -> bool:

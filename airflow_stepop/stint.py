@@ -70,6 +70,7 @@ class Stint:
         )
         self._begun = context["ti"].start_date
         self._has_retry = bool(context["ti"].try_number <= context["ti"].max_tries)
+        self._word = ""  # the service's own for the job's state
         self._is_ended = False  # by the user: a submit that is still under way cancels its own job
         self._is_in_doubt = False  # asked to end, and Airflow could not be asked why
 
@@ -96,7 +97,7 @@ class Stint:
                 )
             if reason is Reason.FINISHED and not self.life.status(handle).state.is_terminal:
                 reason = self.wait_here(handle)
-            return self._end(handle, reason)
+            return self._end(handle, reason, str(event.get("error") or ""))
 
     def recover(self, failure: Mapping[str, Any]) -> Any:
         """Go on after a trigger that crashed or timed out."""
@@ -136,9 +137,9 @@ class Stint:
             self._defer(began)
         return self._end(began, self.wait_here(began))
 
-    def _end(self, handle: JobHandle, reason: Reason) -> Any:
+    def _end(self, handle: JobHandle, reason: Reason, word: str = "") -> Any:
         self.operator.job_url = self.request.hook(handle.backend, handle.conn_id).link(handle)
-        collected = self.life.finish(handle, reason)
+        collected = self.life.finish(handle, reason, word or self._word)
         again = self.life.resubmission(collected)
         return self._go_on(again) if again is not None else self._hand_over(collected)
 
@@ -235,6 +236,7 @@ class Stint:
                 cursor = chunk.cursor
                 pause_s = min(pause_s, LOG_POLL_S) if chunk.lines else pause_s
             self.observer.saw(status)
+            self._word = status.native if status is not None else ""
             if reason := deadlines.reason(status, clock.now()):
                 if reason is Reason.FINISHED:
                     self._write_rest(task_log, cursor)

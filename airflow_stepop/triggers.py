@@ -128,7 +128,7 @@ class RemoteStepTrigger(BaseTrigger):
 
     async def _until_over(self, subscription: Subscription, task_log: TaskLog) -> tuple[Reason, str]:
         clock = Clock()
-        observer = Observer(self.waiter, self.log if self.debug else None)
+        observer = Observer(self.waiter, self.log if self.debug else None, self.log)
         while True:
             now = clock.now()
             update = await subscription.next(
@@ -142,7 +142,7 @@ class RemoteStepTrigger(BaseTrigger):
             if update.error is not None:
                 return Reason.UNREACHABLE, str(update.error)
             if reason := self.deadlines.reason(update.status, clock.now()):
-                return reason, ""
+                return reason, update.status.native if reason.is_deadline and update.status else ""
 
     async def _drain(self, subscription: Subscription, task_log: TaskLog) -> None:
         """Write what the job printed since the last look; missing lines do not change the result."""

@@ -311,6 +311,12 @@ def test_a_deadline_cancels_the_job(hook, new_try, reason, category, text):
     assert hook.running == []
 
 
+def test_a_start_that_never_came_is_told_in_the_words_of_the_service(hook, new_try):
+    life = new_try()
+    failure = life.finish(life.begin(), Reason.START_TIMEOUT, "Unschedulable: no node has 8 GPUs").failure
+    assert "why: start_timeout (Unschedulable: no node has 8 GPUs)" in failure.describe()
+
+
 def test_cancel_finds_a_job_whose_handle_was_never_saved(hook, new_try):
     hook.fails_after_submit = True
     life = new_try()

@@ -6,7 +6,7 @@ import pytest
 from airflow.sdk.observability import stats
 
 from airflow_stepop import observe
-from airflow_stepop.job import Category, Failure, JobState
+from airflow_stepop.job import Category, Failure, JobState, JobStatus
 from airflow_stepop.life import StepLife
 from airflow_stepop.observe import Observer, trace_environment
 from airflow_stepop.waiting import Reason
@@ -104,6 +104,15 @@ def test_phases_count_from_the_beginning(hook, new_try, state):
     ]
     times = [float(line.split()[2].removeprefix("+")) for line in lines]
     assert times == sorted(times)
+
+
+def test_what_a_job_waits_for_is_told_once():
+    lines = Lines()
+    observer = Observer({"dag_id": "d", "task_id": "t"}, log=lines)
+    for word in ("Pending", "Unschedulable: no node", "Unschedulable: no node", "Unschedulable: one node"):
+        observer.saw(JobStatus(JobState.PENDING, native=word))
+    observer.saw(JobStatus(JobState.RUNNING, native="is under way"))
+    assert lines == ["The job waits: Unschedulable: no node", "The job waits: Unschedulable: one node"]
 
 
 @pytest.mark.parametrize(

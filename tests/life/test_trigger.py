@@ -47,6 +47,19 @@ def test_a_damaged_handle_leaves_the_job_to_the_worker(hook, monkeypatch):
         asyncio.run(asyncio.wait_for(run(), 30))
 
 
+def test_a_start_that_never_came_is_told_with_what_the_job_waited_for(hook, monkeypatch):
+    handle = hook.add("late", JobState.PENDING, native="Unschedulable: no node has 8 GPUs")
+    monkeypatch.setattr(triggers, "create_hook", lambda *_: hook)
+    waiting = RemoteStepTrigger(handle.to_json(), {**DEADLINES, "start": 1.0}, 0.01, WAITER)
+
+    async def first():
+        return await anext(waiting.run())
+
+    event = asyncio.run(first())
+    assert event.payload["reason"] == "start_timeout"
+    assert event.payload["error"] == "Unschedulable: no node has 8 GPUs"
+
+
 @pytest.mark.parametrize(
     ("ago_s", "least_s", "most_s"), [(0, 0.8, 1), (0.4, 0.4, 0.6), (5, 0, 0), (-60, 1, 1)]
 )
