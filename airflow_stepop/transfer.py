@@ -23,7 +23,15 @@ from airflow_stepop.exceptions import IntegrityError, StepConfigError
 from airflow_stepop.job import Buffer, Part, Payload, Place, StepSpec
 from airflow_stepop.results import signing_key
 from airflow_stepop.runner.hashing import sha256
-from airflow_stepop.runner.protocol import CHECKPOINT, LOCATIONS, MANIFEST, RUNNER, SECRETS, UPLOADS
+from airflow_stepop.runner.protocol import (
+    CHECKPOINT,
+    LOCATIONS,
+    MANIFEST,
+    OUTCOME,
+    RUNNER,
+    SECRETS,
+    UPLOADS,
+)
 from airflow_stepop.runner.threads import Progress, in_order
 from airflow_stepop.store import FolderStore, Span, Store, folder_of, locate, part_path
 from airflow_stepop.zipapp import runner_zipapp
@@ -133,7 +141,10 @@ def input_files(payload: Payload, spec: StepSpec) -> dict[str, Sequence[Buffer]]
     if locations:
         files[LOCATIONS] = [_to_json(locations, signer.is_used)]
     if spec.result_uri and folder_of(spec.result_uri) is None:
-        files[UPLOADS] = [_to_json(_uploads(spec, signer), is_secret=True)]
+        uploads = _uploads(spec, signer)
+        if "outcome" in payload.features:
+            (uploads["outcome"],) = signer.writable(spec.result_uri, [OUTCOME])
+        files[UPLOADS] = [_to_json(uploads, is_secret=True)]
     features = set(payload.features)
     if spec.checkpoint_uri and folder_of(spec.checkpoint_uri) is None:
         files[CHECKPOINT] = [_to_json(_checkpoint(spec, signer), is_secret=True)]

@@ -39,14 +39,16 @@ _REBUILDERS = (
 )
 
 # modules that travel only with a step that needs them: "network" is for pre-signed addresses, "snapshots" for
-# checkpoints that are kept there, "frames" for an outcome that comes back through the log, "command" for a
-# step that is one, the others are asked for by the field of the manifest
+# checkpoints that are kept there, "frames" for an outcome that comes back through the log, "outcome" for one
+# that comes back through the store, "command" for a step that is one, the others are asked for by the field
+# of the manifest
 OPTIONAL = {
     "command": ("command.py",),
     "secrets": ("secrets.py",),
     "requirements": ("requirements.py",),
     "snapshots": ("archive.py", "snapshots.py"),
     "frames": ("frames.py",),
+    "outcome": (),
     "network": ("places.py", "threads.py", "uploads.py", "urls.py"),
 }
 

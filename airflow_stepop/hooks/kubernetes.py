@@ -51,9 +51,10 @@ from airflow_stepop.kubernetes.objects import Json
 from airflow_stepop.kubernetes.settings import KubernetesSettings
 from airflow_stepop.kubernetes.states import States, selector
 from airflow_stepop.runner.frames import from_lines
-from airflow_stepop.runner.protocol import FRAMES
+from airflow_stepop.runner.protocol import FRAMES, OUTCOME
 from airflow_stepop.settings import parse_settings
 from airflow_stepop.shapes import TEXT, known_fields
+from airflow_stepop.store import locate
 from airflow_stepop.transfer import input_files
 
 DEFAULT_CONN_ID = "kubernetes_default"
@@ -108,8 +109,13 @@ class KubernetesStepHook(StepHook):
     def submit(self, spec: StepSpec, payload: Payload) -> JobHandle:
         body, settings = self.render(spec), _settings(spec)
         _check_reach(payload)
-        if settings.outcome_in_log:
-            payload = replace(payload, features=payload.features | {"frames"})
+        if not settings.outcome_in_log and not is_bucket(spec.result_uri):
+            raise StepConfigError(
+                "outcome_in_log=False needs [stepop] store to be a bucket, or what a step returns could not "
+                "come back"
+            )
+        way_back = "frames" if settings.outcome_in_log else "outcome"
+        payload = replace(payload, features=payload.features | {way_back})
         cluster = self._cluster_of(spec)
         self._job_url(self._handle_of(spec.name, cluster, settings.kubernetes_context))
         try:
@@ -184,21 +190,26 @@ class KubernetesStepHook(StepHook):
         receipt = verdict.receipt_of(pods)
         if job is None or receipt is None:
             raise OutcomeLostError(f"{handle} ended without an outcome")
-        data = _inline(receipt) or self._framed(cluster, handle, verdict.newest(pods))
+        results = job["metadata"]["annotations"].get(RESULTS, "")
+        data = _inline(receipt) or self._sent(cluster, handle, pods, f"{results}/{OUTCOME}", receipt)
+        return OutcomeReport(receipt["digest"], data, results)
+
+    def _sent(
+        self, cluster: Cluster, handle: JobHandle, pods: Sequence[Json], uri: str, receipt: Mapping[str, Any]
+    ) -> bytes:
+        """Return an outcome that the termination message has no room for, from the log or from the store."""
+        secret = cluster.get("secrets", handle.id)
+        if secret is not None and FRAMES not in secret["data"]:
+            store, path = locate(uri)
+            return bytes(store.read(path, receipt["size"]))
+        key = base64.b64decode(secret["data"][FRAMES]) if secret is not None else b""
+        data = from_lines(PodLog(cluster, verdict.newest(pods)).frames(), key) if key else None
         if data is None:
             raise OutcomeLostError(
                 f"the outcome of {handle} was printed to its log, and is not there any more: the node has "
-                "rotated the log, or the pod is gone"
+                "rotated the log, or the pod or its Secret is gone"
             )
-        annotations = job["metadata"]["annotations"]
-        return OutcomeReport(receipt["digest"], data, annotations.get(RESULTS, ""))
-
-    def _framed(self, cluster: Cluster, handle: JobHandle, pod: Json | None) -> bytes | None:
-        """Return the outcome that the runner has printed to the log, unreadable without the Secret."""
-        secret = cluster.get("secrets", handle.id)
-        if secret is None or FRAMES not in secret["data"]:
-            return None
-        return from_lines(PodLog(cluster, pod).frames(), base64.b64decode(secret["data"][FRAMES]))
+        return data
 
     # -- logs
 

@@ -97,7 +97,7 @@ class KubernetesSettings(BackendSettings):
     :param pod_template: a pod over which ours is laid: a mapping, YAML, or the path of a file with it
     :param python: interpreter in the image
     :param outcome_in_log: an outcome above 3 kB comes back through the pod's log, unreadable for others;
-        ``False``: it is lost
+        ``False``: through the store, which must be a bucket
     """
 
     where: ClassVar[tuple[str, ...]] = ("namespace", "kubernetes_context")

@@ -387,7 +387,7 @@ def _finish(options: dict[str, str], found: tuple[bytes, bool], code: int | None
         line = _receipt(json.dumps(outcome).encode(), prefix)
     if len(line) > limit:
         line = _receipt(data, prefix, is_inline=False)
-        _print_outcome(options["in"], data)
+        _send_outcome(options["in"], data)
     try:
         _write_receipt(options["receipt"], line)
     except OSError as error:
@@ -397,16 +397,30 @@ def _finish(options: dict[str, str], found: tuple[bytes, bool], code: int | None
     return code
 
 
-def _print_outcome(folder: str, data: bytes) -> None:
-    """Print the outcome, where the log is the way back for it."""
+def _send_outcome(folder: str, data: bytes) -> None:
+    """Bring the outcome to the host where its file does not: through the log, or through the store."""
     try:
         with open(os.path.join(folder, protocol.FRAMES), "rb") as stream:
             key = stream.read()
     except OSError:
+        _store_outcome(folder, data)
         return
     from .frames import write
 
     quietly(write, data, key)
+
+
+def _store_outcome(folder: str, data: bytes) -> None:
+    from .parts import read_table
+
+    try:
+        uploads = read_table(os.path.join(folder, protocol.UPLOADS)) or {}
+        if "outcome" in uploads:
+            from .urls import put
+
+            put(uploads["outcome"], lambda: iter((data,)), len(data), uploads["headers"])
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"stepop: the outcome cannot be written to the store: {error}\n")
 
 
 def _receipt(data: bytes, prefix: str, is_inline: bool = True) -> bytes:

@@ -10,10 +10,12 @@ import pytest
 from airflow_stepop.exceptions import OutcomeLostError, StepConfigError
 from airflow_stepop.hooks.kubernetes import KubernetesStepHook
 from airflow_stepop.job import Category, JobState
+from airflow_stepop.kubernetes.log import PodLog
 from airflow_stepop.kubernetes.manifests import JOB_NAME, default_image
-from airflow_stepop.payload import FunctionCall, hand_over, read_outcome
+from airflow_stepop.payload import FunctionCall, hand_over, read_outcome, spill
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.results import StepResult
+from airflow_stepop.store import folder_uri, open_store
 from airflow_stepop.testing import make_step
 
 pytestmark = pytest.mark.timeout(200)
@@ -145,10 +147,28 @@ def test_a_result_that_needs_a_store_says_so(hook, submitted):
     assert "[stepop] store" in failure["hint"]
 
 
-def test_an_argument_that_needs_a_store_says_so(hook, tmp_path):
-    from airflow_stepop.payload import spill
-    from airflow_stepop.store import folder_uri, open_store
+def test_an_outcome_that_may_not_stand_in_the_log_comes_back_through_the_store(
+    hook, submitted, s3_for_pods, monkeypatch
+):
+    def text():
+        return "x" * 40_000
 
+    address = s3_for_pods.new_address()
+    monkeypatch.setenv("AIRFLOW__STEPOP__STORE", address)
+    uri = open_store(address).uri("results/one")
+    step, handle = submitted(text, settings={"outcome_in_log": False}, result_uri=uri)
+    assert wait(hook, handle).state is JobState.SUCCEEDED
+    assert PodLog(hook.cluster(), hook._states(hook.cluster()).pod_of(handle.id)).frames() == []
+    found = hand_over(read_outcome(hook.outcome(handle), step.spec.name, step.spec.nonce)["result"])
+    assert (found.load() if isinstance(found, StepResult) else found) == "x" * 40_000
+
+
+def test_without_log_and_store_there_is_no_way_back(hook, submitted):
+    with pytest.raises(StepConfigError, match="outcome_in_log=False needs"):
+        submitted(["true"], settings={"outcome_in_log": False})
+
+
+def test_an_argument_that_needs_a_store_says_so(hook, tmp_path):
     step = make_step(FunctionCall(function=len, args=[bytes(2_000_000)], kwargs={}, reference=None))
     payload = spill(step.payload, lambda: open_store(folder_uri(tmp_path)), hook.inline_limit)
     with pytest.raises(StepConfigError, match="a pod does not see the folders of this host"):
