@@ -327,6 +327,22 @@ def test_a_quota_that_is_used_up_is_waited_for(hook, submitted, admin):
     assert wait(hook, handle).state is JobState.SUCCEEDED
 
 
+def test_a_gpu_is_waited_for_and_found_by_its_name(hook, submitted, admin):
+    gpu = "nvidia.com/gpu"
+    (node,) = [one.metadata.name for one in admin.list_node().items if not one.spec.taints]
+    wanted = ResourceSettings(gpu_count=1, gpu_type="A100")
+    _, handle = submitted(["true"], resources=wanted)
+    wait(hook, handle, lambda status: "node" in status.native)
+    admin.patch_node_status(node, {"status": {"capacity": {gpu: "2"}, "allocatable": {gpu: "2"}}})
+    try:
+        label = "nvidia.com/gpu.product"
+        admin.patch_node(node, {"metadata": {"labels": {label: "NVIDIA-A100-SXM4-40GB"}}})
+        assert wait(hook, handle).state is JobState.SUCCEEDED
+    finally:
+        admin.patch_node(node, {"metadata": {"labels": {label: None}}})
+        admin.patch_node_status(node, {"status": {"capacity": {gpu: None}, "allocatable": {gpu: None}}})
+
+
 def test_a_secret_that_somebody_deleted_before_the_start_is_said(hook, submitted, admin):
     namespace = hook.cluster().namespace
     step = make_step(["true"], settings={"node_selector": {"is-there": "later"}})

@@ -1,0 +1,56 @@
+"""The golden Jobs are Jobs: a real API server takes them as they are, and knows every field of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from airflow_stepop.hooks.kubernetes import KubernetesStepHook
+
+GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_the_server_takes_the_golden_job(kubernetes_namespace, path):
+    """``Strict``: a field that is not in the schema which this server serves is an error.
+
+    https://kubernetes.io/docs/reference/using-api/api-concepts/#field-validation
+    """
+    cluster, job = KubernetesStepHook().cluster(), json.loads(path.read_text())
+    job["metadata"].pop("namespace", None)
+    query = {"dryRun": "All", "fieldValidation": "Strict"}
+    answer = cluster.open("POST", cluster.path("jobs"), job, query)
+    assert answer.status == 201
+    taken = json.loads(answer.data)
+    assert lacking(job, taken) == []
+
+
+def test_the_server_refuses_what_it_does_not_know(kubernetes_namespace):
+    """So the test above can fail."""
+    from kubernetes.client.exceptions import ApiException
+
+    cluster, job = KubernetesStepHook().cluster(), json.loads(GOLDEN[0].read_text())
+    job["metadata"].pop("namespace", None)
+    job["spec"]["template"]["spec"]["nodeSelectr"] = {}
+    query = {"dryRun": "All", "fieldValidation": "Strict"}
+    with pytest.raises(ApiException, match="nodeSelectr"):
+        cluster.open("POST", cluster.path("jobs"), job, query)
+
+
+def lacking(sent, taken, where=""):
+    """Return the places at which the server has something else than was sent."""
+    if isinstance(sent, dict):
+        return [
+            text
+            for key, value in sent.items()
+            for text in lacking(value, (taken or {}).get(key), f"{where}.{key}")
+        ]
+    if isinstance(sent, list) and len(sent) == len(taken or []):
+        return [
+            text
+            for index, (one, other) in enumerate(zip(sent, taken, strict=True))
+            for text in lacking(one, other, f"{where}[{index}]")
+        ]
+    return [] if sent == taken else [f"{where}: {sent!r} is {taken!r}"]
