@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,26 @@ async def _write(task_log: TaskLog, lines: Sequence[LogLine]) -> None:
     for first in range(0, len(lines), LINES_AT_ONCE):
         task_log.write(lines[first : first + LINES_AT_ONCE])
         await asyncio.sleep(0)
+
+
+class _FirstQuestion:
+    """The first question of a triggerer takes seconds, and ``on_kill`` has five: one is asked beforehand."""
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[None] | None = None
+
+    def ask(self, labels: Mapping[str, Any]) -> None:
+        if self._task is None:
+            self._task = asyncio.create_task(self._ask(labels))
+
+    async def _ask(self, labels: Mapping[str, Any]) -> None:
+        from asgiref.sync import sync_to_async
+
+        with contextlib.suppress(Exception):  # whatever it is, it is met again when the answer matters
+            await sync_to_async(task_state)(labels)
+
+
+_first_question = _FirstQuestion()
 
 
 class RemoteStepTrigger(BaseTrigger):
@@ -94,6 +115,8 @@ class RemoteStepTrigger(BaseTrigger):
         return f"{type(self).__module__}.{type(self).__qualname__}", arguments
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
+        if self.task_instance is not None:  # in a triggerer
+            _first_question.ask(self.waiter)
         try:
             reason, error = await self._wait()
             await asyncio.sleep(self._hold_s())
