@@ -32,7 +32,8 @@ from airflow_stepop.job import (
 )
 from airflow_stepop.kubernetes import console, verdict
 from airflow_stepop.kubernetes.access import check_access
-from airflow_stepop.kubernetes.cluster import Cluster, connect, message_of, status_of
+from airflow_stepop.kubernetes.cluster import Cluster, message_of, status_of
+from airflow_stepop.kubernetes.connection import connect
 from airflow_stepop.kubernetes.log import PodLog
 from airflow_stepop.kubernetes.manifests import (
     CANCELLED,

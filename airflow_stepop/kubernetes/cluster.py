@@ -6,16 +6,12 @@ The client's own model classes are not used: reading a thousand pods into them c
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from airflow_stepop.exceptions import StepConfigError
-
 if TYPE_CHECKING:
-    from airflow.sdk import Connection
     from kubernetes.client import ApiClient
 
     from airflow_stepop.kubernetes.objects import Json
@@ -29,10 +25,7 @@ PATHS = {
     "resourcequotas": "/api/v1/namespaces/{}/resourcequotas",
     "limitranges": "/api/v1/namespaces/{}/limitranges",
 }
-IN_CLUSTER_NAMESPACE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 PAGE = 500  # objects that one answer to a LIST may have
-
-_loading = threading.Lock()  # the official loader of configurations writes to variables of its module
 
 
 class Cluster:
@@ -176,49 +169,3 @@ def message_of(error: Exception) -> str:
     except (AttributeError, TypeError, ValueError, KeyError):
         return str(error)
     return str(found)
-
-
-def connect(connection: Connection | None, context: str | None, namespace: str | None) -> Cluster:
-    """Return the namespace that a connection of type ``kubernetes`` leads to.
-
-    :param connection: ``None``: the account of Airflow's own pod, else the default kubeconfig
-    :param context: of the kubeconfig, over the connection's
-    :param namespace: over the connection's
-    :raises StepConfigError: the connection leads nowhere
-    """
-    from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
-    from kubernetes.client import Configuration
-    from kubernetes.config import ConfigException
-
-    class GivenHook(KubernetesHook):
-        """Airflow's hook, with a connection that need not be looked up again."""
-
-        @classmethod
-        def get_connection(cls, conn_id: str) -> Any:
-            return connection
-
-    conn_id = connection.conn_id if connection is not None else None
-    hook = GivenHook(conn_id=conn_id, kubernetes_conn_id=None, cluster_context=context)
-    try:
-        with _loading:
-            is_in_cluster = hook._get_field("in_cluster")  # type: ignore[no-untyped-call]
-            # one of its own, or else two connections of a process would share the last one's
-            hook.client_configuration = None if is_in_cluster else Configuration()
-            client = hook.get_conn()
-    except (ConfigException, OSError, ValueError) as error:
-        named = (
-            f"connection {conn_id!r}" if conn_id else "no connection kubernetes_default, and what is here,"
-        )
-        raise StepConfigError(
-            f"{named} leads to no Kubernetes cluster: {error}. Give the connection a kubeconfig "
-            "(kube_config or kube_config_path), or in_cluster where Airflow runs in the cluster"
-        ) from error
-    return Cluster(client, namespace or hook.get_namespace() or _own_namespace() or "default")
-
-
-def _own_namespace() -> str:
-    try:
-        with open(IN_CLUSTER_NAMESPACE) as file:
-            return file.read().strip()
-    except OSError:
-        return ""

@@ -1,0 +1,113 @@
+"""A connection of Airflow's type ``kubernetes``, read as the provider's own hook reads it.
+
+Not by that hook: loading it costs half a second of CPU in each of the two workers that a step has (it brings
+a second, asynchronous client), and it keeps what it has loaded in variables of the client's module, which
+two connections of one process would share. See decision 0012.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any
+
+from airflow_stepop.connections import extra_of
+from airflow_stepop.exceptions import StepConfigError
+from airflow_stepop.kubernetes.cluster import Cluster
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airflow.sdk import Connection
+    from kubernetes.client import ApiClient, Configuration
+
+WAYS = ("in_cluster", "kube_config", "kube_config_path")
+IN_CLUSTER_NAMESPACE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
+# a line that a firewall has dropped is noticed: seconds until a probe, seconds between two, and how many
+KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+
+
+def connect(connection: Connection | None, context: str | None, namespace: str | None) -> Cluster:
+    """Return the namespace that a connection leads to.
+
+    :param connection: ``None``: the account of Airflow's own pod, else the default kubeconfig
+    :param context: of the kubeconfig, over the connection's
+    :param namespace: over the connection's
+    :raises StepConfigError: the connection leads nowhere
+    """
+    from kubernetes.config import ConfigException
+    from yaml import YAMLError
+
+    fields = extra_of(connection) if connection is not None else {}
+    try:
+        client = _new_client(fields, context or _field(fields, "cluster_context"))
+    except (ConfigException, YAMLError, OSError, ValueError, TypeError) as error:
+        named = (
+            f"connection {connection.conn_id!r}"
+            if connection is not None
+            else "no connection kubernetes_default, and what is here,"
+        )
+        raise StepConfigError(
+            f"{named} leads to no Kubernetes cluster: {error}. Give the connection a kubeconfig "
+            "(kube_config or kube_config_path), or in_cluster where Airflow runs in the cluster"
+        ) from error
+    return Cluster(client, namespace or _field(fields, "namespace") or _own_namespace() or "default")
+
+
+def _new_client(fields: Mapping[str, Any], context: str | None) -> ApiClient:
+    from kubernetes.client import ApiClient, Configuration
+
+    configuration = Configuration()
+    _load(configuration, fields, context)
+    if _is_true(_field(fields, "disable_verify_ssl")):
+        configuration.verify_ssl = False
+    if not _is_true(_field(fields, "disable_tcp_keepalive")):
+        _keep_alive(configuration)
+    return ApiClient(configuration)
+
+
+def _load(configuration: Configuration, fields: Mapping[str, Any], context: str | None) -> None:
+    import yaml
+    from kubernetes import config
+
+    ways = [name for name in WAYS if _field(fields, name)]
+    if len(ways) > 1:
+        raise ValueError(f"it has {' and '.join(ways)}, of which one is enough")
+    given = _field(fields, ways[0]) if ways else None
+    if ways == ["in_cluster"]:
+        config.load_incluster_config(client_configuration=configuration)
+    elif ways == ["kube_config_path"]:
+        config.load_kube_config(given, context, configuration)
+    elif ways == ["kube_config"]:
+        loaded = yaml.safe_load(given) if isinstance(given, str) else given
+        config.load_kube_config_from_dict(loaded, context, configuration)
+    else:
+        try:
+            config.load_incluster_config(client_configuration=configuration)
+        except config.ConfigException:
+            config.load_kube_config(context=context, client_configuration=configuration)
+
+
+def _keep_alive(configuration: Configuration) -> None:
+    from urllib3.connection import HTTPConnection
+
+    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    known = {name: value for name, value in KEEPALIVE.items() if hasattr(socket, name)}
+    options += [(socket.IPPROTO_TCP, getattr(socket, name), value) for name, value in known.items()]
+    configuration.socket_options = [*HTTPConnection.default_socket_options, *options]
+
+
+def _field(fields: Mapping[str, Any], name: str) -> Any:
+    """Return a field of the connection, or of one that an older Airflow has saved."""
+    return fields.get(name) or fields.get(f"extra__kubernetes__{name}") or None
+
+
+def _is_true(value: Any) -> bool:
+    return value is True or (isinstance(value, str) and value.strip().lower() == "true")
+
+
+def _own_namespace() -> str:
+    try:
+        with open(IN_CLUSTER_NAMESPACE) as file:
+            return file.read().strip()
+    except OSError:
+        return ""
