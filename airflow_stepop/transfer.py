@@ -33,7 +33,7 @@ from airflow_stepop.runner.protocol import (
     UPLOADS,
 )
 from airflow_stepop.runner.threads import Progress, in_order
-from airflow_stepop.store import FolderStore, Span, Store, folder_of, locate, part_path
+from airflow_stepop.store import FolderStore, Span, Store, airflow_folder, folder_of, locate, part_path
 from airflow_stepop.zipapp import runner_zipapp
 
 if TYPE_CHECKING:
@@ -151,7 +151,8 @@ def input_files(payload: Payload, spec: StepSpec) -> dict[str, Sequence[Buffer]]
         features.add("snapshots")
     if payload.secrets:
         files[SECRETS] = [payload.secrets_file]
-    runner = runner_zipapp(frozenset(features | ({"network"} if signer.is_used else set())))
+    needed = frozenset(features | ({"network"} if signer.is_used else set()))
+    runner = runner_zipapp(needed, airflow_folder("runner"))
     return {**files, MANIFEST: [payload.manifest], RUNNER: [runner]}
 
 

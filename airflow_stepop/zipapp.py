@@ -8,10 +8,15 @@ from __future__ import annotations
 import ast
 import functools
 import io
+import sys
 import tokenize
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
+from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
+from secrets import token_hex
 
 PACKAGE = "stepop_runner"  # what airflow_stepop.runner is called inside the zipapp
 
@@ -52,18 +57,59 @@ OPTIONAL = {
     "network": ("places.py", "threads.py", "uploads.py", "urls.py"),
 }
 
+KEPT_S = 30 * 86400.0  # what was built by other versions
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date that the format knows
 
 
 @functools.cache
-def runner_zipapp(features: frozenset[str] = frozenset(OPTIONAL)) -> bytes:
+def runner_zipapp(features: frozenset[str] = frozenset(OPTIONAL), cache: Path | None = None) -> bytes:
     """Return the bytes of ``step.pyz``.
 
     :param features: what the step needs of :data:`OPTIONAL`; everything by default
+    :param cache: a folder that keeps what was built: every worker is a new process, and building takes a
+        quarter of a second
     """
+    if cache is None:
+        return _build(features)
+    path = cache / f"{_version(features)}.pyz"
+    try:
+        digest, data = _parted(path.read_bytes())
+    except OSError:
+        digest, data = b"", b""
+    if not data or sha256(data).digest() != digest:
+        data = _build(features)
+        with suppress(OSError):  # a folder that cannot be written costs time, and nothing else
+            _keep(path, data)
+    return data
+
+
+def _parted(kept: bytes) -> tuple[bytes, bytes]:
+    return kept[:32], kept[32:]
+
+
+def _keep(path: Path, data: bytes) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{token_hex(4)}")
+    draft.write_bytes(sha256(data).digest() + data)
+    draft.rename(path)
+    for other in path.parent.iterdir():  # of versions that nobody has any more
+        if other.stat().st_mtime < path.stat().st_mtime - KEPT_S:
+            other.unlink()
+
+
+def _version(features: frozenset[str]) -> str:
+    """Return what is another text whenever other bytes would be built."""
+    found = sha256(repr((sorted(features), sys.version_info)).encode())
+    for path in sorted([Path(__file__), *_runner_folder().glob("*.py"), *_cloudpickle_folder().glob("*.py")]):
+        about = path.stat()
+        found.update(f"{path}\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
+    return found.hexdigest()[:32]
+
+
+def _build(features: frozenset[str]) -> bytes:
     members = {"__main__.py": MAIN}
     left_out = {file for name, files in OPTIONAL.items() if name not in features for file in files}
-    for path in (Path(__file__).parent / "runner").glob("*.py"):
+    for path in _runner_folder().glob("*.py"):
         if path.name in left_out:
             continue
         members[f"{PACKAGE}/{path.name}"] = _stripped(
@@ -84,10 +130,15 @@ def runner_zipapp(features: frozenset[str] = frozenset(OPTIONAL)) -> bytes:
     return stream.getvalue()
 
 
-def _cloudpickle_folder() -> Path:
-    import cloudpickle
+def _runner_folder() -> Path:
+    return Path(__file__).parent / "runner"
 
-    return Path(cloudpickle.__file__).parent
+
+def _cloudpickle_folder() -> Path:
+    # not imported: a command needs none of it
+    found = find_spec("cloudpickle")
+    assert found is not None and found.origin is not None  # noqa: S101, PT018 - it is a dependency of ours
+    return Path(found.origin).parent
 
 
 def _rebuilders(source: str) -> str:

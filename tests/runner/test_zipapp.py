@@ -5,10 +5,16 @@ from __future__ import annotations
 import ast
 import io
 import json
+import os
+import shutil
 import subprocess
 import sys
+import time
 import zipfile
 
+import pytest
+
+from airflow_stepop import zipapp
 from airflow_stepop.zipapp import runner_zipapp
 
 
@@ -89,3 +95,52 @@ def test_what_a_small_step_imports(folder):
         "shutil",
     }
     assert loaded & slow == set()
+
+
+def test_what_was_built_is_kept(tmp_path, monkeypatch):
+    """Every worker is a new process: it reads what an earlier one has built."""
+    features, folder = frozenset({"command"}), tmp_path / "runner"
+    build = runner_zipapp.__wrapped__
+    first = build(features, folder)
+    assert first == build(features)
+    monkeypatch.setattr(zipapp, "_build", lambda *_: pytest.fail("built again"))
+    assert build(features, folder) == first
+
+
+@pytest.mark.parametrize("damage", [b"", b"x" * 40, None])
+def test_what_was_damaged_is_built_again(tmp_path, damage):
+    features, folder = frozenset({"command"}), tmp_path / "runner"
+    build = runner_zipapp.__wrapped__
+    first = build(features, folder)
+    (kept,) = folder.iterdir()
+    kept.write_bytes(kept.read_bytes()[:-1] if damage is None else damage)
+    assert build(features, folder) == first
+    assert build(features, folder) == first
+
+
+def test_a_change_of_the_sources_is_built_again(tmp_path, monkeypatch):
+    build, folder = runner_zipapp.__wrapped__, tmp_path / "runner"
+    build(frozenset(), folder)
+    changed = tmp_path / "changed"
+    shutil.copytree(zipapp._runner_folder(), changed)
+    (changed / "main.py").write_text("changed = 1\n")
+    monkeypatch.setattr(zipapp, "_runner_folder", lambda: changed)
+    assert build(frozenset(), folder) == build(frozenset())
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_old_versions_go(tmp_path):
+    folder = tmp_path / "runner"
+    folder.mkdir()
+    old, recent = folder / "old.pyz", folder / "recent.pyz"
+    for path, days in ((old, 60), (recent, 2)):
+        path.write_bytes(b"")
+        os.utime(path, (time.time() - days * 86400,) * 2)
+    runner_zipapp.__wrapped__(frozenset(), folder)
+    assert not old.exists()
+    assert recent.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert runner_zipapp.__wrapped__(frozenset(), tmp_path / "file" / "runner") == runner_zipapp(frozenset())
