@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from airflow_stepop.exceptions import IntegrityError, OutcomeLostError
+from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, QuotaError
 from airflow_stepop.job import Category, Failure, JobState, JobStatus
 from airflow_stepop.waiting import Reason
 
@@ -43,6 +43,12 @@ def refused(error: IntegrityError) -> Failure:
         f"the outcome of the step was refused: {error}",
         hint="something changed it after the step wrote it; clear the task to run it again",
     )
+
+
+def without_room(error: QuotaError) -> Failure:
+    """Return the failure of a step for which a quota had no room all the time."""
+    hint = "raise the quota or start_timeout, or run fewer steps at once (max_active_tis_per_dag)"
+    return Failure(Category.QUOTA, str(error), hint=hint)
 
 
 def without_outcome(status: JobStatus, error: OutcomeLostError) -> Failure:

@@ -9,6 +9,7 @@
     │   ├── UnsupportedError         a resource or option that this backend cannot honour
     │   └── WrongHostError           a local job or a folder store of another host
     ├── PayloadError                 the function or an argument cannot be sent
+    ├── QuotaError                   the service takes no further job now; the same submit may succeed later
     ├── StoreError                   the store cannot be read or written
     ├── IntegrityError               what is stored is not what was written: nothing was loaded
     ├── OutcomeLostError             the job ended and left no outcome
@@ -50,6 +51,10 @@ class WrongHostError(StepConfigError):
 
 class PayloadError(StepopError):
     """The function or one of its arguments cannot be sent to the step."""
+
+
+class QuotaError(StepopError):
+    """The service takes no further job now, because a quota is used up; the same submit may succeed later."""
 
 
 class StoreError(StepopError):

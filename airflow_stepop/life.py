@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from airflow_stepop.bounds import storable
-from airflow_stepop.endings import as_the_service_saw_it, given_up, refused, without_outcome
-from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, StepFailedError
+from airflow_stepop.endings import as_the_service_saw_it, given_up, refused, without_outcome, without_room
+from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, QuotaError, StepFailedError
 from airflow_stepop.job import (
     Category,
     Failure,
@@ -46,8 +46,12 @@ if TYPE_CHECKING:
     from airflow_stepop.hooks.base import StepHook
     from airflow_stepop.oom import MoreMemory
 
+T = TypeVar("T")
 STOP_LIMIT_S = 180.0  # longest wait for a cancelled job to end; SageMaker gives a step 120 s to save its work
 MAX_RESUBMISSIONS = 3
+PATIENCE_S = 240.0  # longest trouble of a service that a worker sits out, as it does for a store
+QUOTA_LIMIT_S = 600.0  # so long a task without start_timeout waits in its worker for room in a quota
+QUOTA_PAUSE_S = 120.0  # longest pause between two submits meanwhile
 OVERDUE_FACTOR, OVERDUE_S = 1.05, 600.0  # how long after its timeout a job may still be seen running
 RESUBMITTED = frozenset({Category.PREEMPTED, Category.NO_CAPACITY})
 # What a new try does not take for the answer: nobody looked while it happened, and it was not the step's
@@ -191,7 +195,7 @@ class StepLife:
         hook = self._hook(record)
         size = shown_size(payload.inline_bytes)
         self.log.info("Submitting %s to %s (%s)", record.name, record.backend, size)
-        handle = hook.submit(spec, payload)
+        handle = self._submit_when_there_is_room(hook, spec, payload)
         if self.was_killed():
             hook.cancel(handle)
         self._save(record.with_handle(handle))
@@ -200,11 +204,38 @@ class StepLife:
         self.log.info("Submitted: %s", handle)
         return handle
 
+    def _submit_when_there_is_room(self, hook: StepHook, spec: StepSpec, payload: Payload) -> JobHandle:
+        """Submit, under the same name again while a quota is used up: other jobs make room when they end."""
+        limit_s = self.request.start_timeout_s or QUOTA_LIMIT_S
+        end, longest_s = time.monotonic() + limit_s, self.request.capacity_pause_s
+        while True:
+            try:
+                return self._patiently(hook, lambda: hook.submit(spec, payload))
+            except QuotaError as error:
+                pause_s, longest_s = jittered(longest_s), min(longest_s * 2, QUOTA_PAUSE_S)
+                if self.was_killed() or time.monotonic() + pause_s > end:
+                    raise StepFailedError(without_room(error), spec.name) from error
+                self.log.warning("%s: submitting again in %.0f s", error, pause_s)
+                time.sleep(pause_s)
+
+    def _patiently(self, hook: StepHook, ask: Callable[[], T]) -> T:
+        """Return what a service says, once trouble has passed that does pass."""
+        pace, end = Pace(self.request.poll_interval_s), time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return ask()
+            except Exception as error:
+                pause_s = pace.after_error()
+                if not hook.is_passing(error) or self.was_killed() or time.monotonic() + pause_s > end:
+                    raise
+                self.log.warning("%s has trouble (%s); asking again in %.0f s", hook.backend, error, pause_s)
+                time.sleep(pause_s)
+
     def _continue(self, record: StepRecord) -> JobHandle:
         """An earlier try died between the intent and the handle: its submit may have gone through, or not at
         all.
         """
-        handle = self._lookup(record)
+        handle = self._patiently(self._hook(record), lambda: self._lookup(record))
         if handle is None:
             return self._submit(record)
         self._save(record.with_handle(handle))
@@ -225,7 +256,7 @@ class StepLife:
 
     def _has_answer(self, handle: JobHandle, status: JobStatus) -> bool:
         try:
-            self._hook_of(handle).outcome(handle)
+            self._outcome(handle)
         except OutcomeLostError:
             return status.failure is not None and status.failure.category not in _NOT_AN_ANSWER
         return True
@@ -261,10 +292,10 @@ class StepLife:
 
     def _stop(self, record: StepRecord) -> JobHandle | None:
         """Cancel the job of ``record``, if there is one, and wait until it is terminal or gone."""
-        handle = record.handle or self._lookup(record)
+        handle = record.handle or self._patiently(self._hook(record), lambda: self._lookup(record))
         if handle is None:
             return None
-        self._hook_of(handle).cancel(handle)
+        self._cancel(handle)
         if not self.wait_until_over(handle, STOP_LIMIT_S):
             raise StepFailedError(
                 Failure(
@@ -291,14 +322,25 @@ class StepLife:
         return Deadlines(execution, start, self.request.timeout_s * OVERDUE_FACTOR + OVERDUE_S)
 
     def status(self, handle: JobHandle) -> JobStatus:
-        return self._hook_of(handle).status([handle])[handle]
+        hook = self._hook_of(handle)
+        return self._patiently(hook, lambda: hook.status([handle])[handle])
+
+    def _cancel(self, handle: JobHandle) -> None:
+        hook = self._hook_of(handle)
+        self._patiently(hook, lambda: hook.cancel(handle))
+
+    def _outcome(self, handle: JobHandle) -> OutcomeReport:
+        hook = self._hook_of(handle)
+        return self._patiently(hook, lambda: hook.outcome(handle))
 
     def wait_until_over(self, handle: JobHandle, limit_s: float) -> bool:
         """Wait until ``handle`` is terminal or gone; return whether it is, within ``limit_s``."""
-        pace, end = Pace(self.request.poll_interval_s), time.monotonic() + limit_s
+        hook, pace = self._hook_of(handle), Pace(self.request.poll_interval_s)
+        end = time.monotonic() + limit_s
         while True:
             try:
-                is_over, pause_s = self.status(handle).state.is_terminal, pace.after_success()
+                is_over = hook.status([handle])[handle].state.is_terminal
+                pause_s = pace.after_success()
             except Exception as error:  # noqa: BLE001, RUF100 - an API error is never a job state
                 is_over, pause_s = False, pace.after_error()
                 self.log.warning("No status of %s: %s", handle, error)
@@ -368,14 +410,14 @@ class StepLife:
             self.finish(handle, reason)
 
     def _give_up(self, handle: JobHandle, reason: Reason, word: str) -> Collected:
-        self._hook_of(handle).cancel(handle)
+        self._cancel(handle)
         self.wait_until_over(handle, STOP_LIMIT_S)
         return Collected({"failure": self._with_tail(given_up(reason, word), handle)})
 
     def _collect(self, handle: JobHandle, status: JobStatus) -> Collected:
         try:
             record = self._own_record()
-            report = self._hook_of(handle).outcome(handle)
+            report = self._outcome(handle)
             data = self.request.read(report, record.name, record.nonce)
             self.observer.outcome_read(record, outcome_size(report))
         except OutcomeLostError as error:
@@ -393,7 +435,7 @@ class StepLife:
     def _last_status(self, handle: JobHandle) -> JobStatus | None:
         """Return how a step that was given up stands; only its usage and its times depend on it."""
         try:
-            return self.status(handle)
+            return self._hook_of(handle).status([handle])[handle]
         except Exception as error:  # noqa: BLE001, RUF100
             self.log.warning("The last status of %s could not be read: %s", handle, error)
             return None
@@ -417,8 +459,9 @@ class StepLife:
         handle, is_failed = record.handle, "failure" in (record.collected or {})
         if handle is None or self.request.keep == "always" or (self.request.keep == "failed" and is_failed):
             return
+        hook = self._hook_of(handle)
         try:
-            self._hook_of(handle).delete(handle)
+            self._patiently(hook, lambda: hook.delete(handle))
         except Exception as error:  # noqa: BLE001, RUF100
             self.log.warning("%s could not be deleted and stays behind: %s", handle, error)
 

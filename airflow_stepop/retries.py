@@ -28,7 +28,7 @@ RECOVERY_DELAY = timedelta(seconds=5)
 RECOVERY_BACKOFF = 3.0
 LONGEST_DELAY = timedelta(minutes=5)
 FINAL_ERRORS = (StepConfigError, PayloadError, IntegrityError, AirflowTaskTimeout)
-RECOVERED = ("lost", "infra", "preempted", "no_capacity")  # values of job.Category
+RECOVERED = ("lost", "infra", "preempted", "no_capacity", "quota")  # values of job.Category
 
 
 class RemoteStepRetryPolicy(RetryPolicy):

@@ -88,6 +88,8 @@ class StepHook(BaseHook, ABC):
 
         After it returned, the job exists exactly once, however often and from however many processes it was
         called. After it raised, the next call with the same spec carries on; ``lookup`` finds what there is.
+
+        :raises QuotaError: the service takes no further job now; the caller comes back after a pause
         """
 
     @abstractmethod
@@ -156,6 +158,10 @@ class StepHook(BaseHook, ABC):
     @abstractmethod
     def check(self) -> Iterable[Finding]:
         """Say what works, what is missing, and what to do about it."""
+
+    def is_passing(self, error: Exception) -> bool:
+        """Return whether the same call may succeed in a moment: a worker then waits, and asks again."""
+        return False
 
     def link(self, handle: JobHandle) -> str | None:
         """Return the job's page in the service's console."""

@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Any
 
 from airflow_stepop.connections import extra_of
-from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, StepConfigError
+from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, QuotaError, StepConfigError
 from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.job import (
     Cursor,
@@ -32,7 +32,7 @@ from airflow_stepop.job import (
 )
 from airflow_stepop.kubernetes import console, verdict
 from airflow_stepop.kubernetes.access import check_access
-from airflow_stepop.kubernetes.cluster import Cluster, message_of, status_of
+from airflow_stepop.kubernetes.cluster import Cluster, is_passing, message_of, status_of
 from airflow_stepop.kubernetes.connection import connect
 from airflow_stepop.kubernetes.log import PodLog
 from airflow_stepop.kubernetes.manifests import (
@@ -124,8 +124,13 @@ class KubernetesStepHook(StepHook):
             if not _is_released(job):
                 self._release(cluster, job, payload, spec, settings)
         except Exception as error:
+            said = message_of(error)
+            if status_of(error) == 403 and "exceeded quota" in said:
+                raise QuotaError(
+                    f"the quota of namespace {cluster.namespace!r} is used up: {said}"
+                ) from error
             if status_of(error) in (400, 403, 422):
-                raise StepConfigError(f"{_refused(error, cluster)}: {message_of(error)}") from error
+                raise StepConfigError(f"{_refused(error, cluster)}: {said}") from error
             raise
         return self._handle(job, cluster, settings.kubernetes_context)
 
@@ -255,6 +260,9 @@ class KubernetesStepHook(StepHook):
     def delete(self, handle: JobHandle) -> None:
         self._cluster(handle).delete("jobs", handle.id)
 
+    def is_passing(self, error: Exception) -> bool:
+        return is_passing(error)
+
     def find(self, labels: Mapping[str, str]) -> Iterator[FoundJob]:
         for job in self.cluster().list_everywhere("jobs", labelSelector=selector(job_labels(labels))):
             metadata = job["metadata"]
@@ -353,8 +361,6 @@ def _is_released(job: Json) -> bool:
 
 
 def _refused(error: Exception, cluster: Cluster) -> str:
-    if status_of(error) == 403 and "exceeded quota" in message_of(error):
-        return f"the quota of namespace {cluster.namespace!r} is used up"
     if status_of(error) == 403:
         return f"namespace {cluster.namespace!r} does not let Airflow do this"
     return "the cluster refused the job"

@@ -6,7 +6,10 @@ The client's own model classes are not used: reading a thousand pods into them c
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -25,7 +28,10 @@ PATHS = {
     "resourcequotas": "/api/v1/namespaces/{}/resourcequotas",
     "limitranges": "/api/v1/namespaces/{}/limitranges",
 }
+RENEWAL_PAUSE_S = 5.0  # between two readings of the configuration, when the server knows its token no more
 PAGE = 500  # objects that one answer to a LIST may have
+
+log = logging.getLogger(__name__)
 
 
 class Cluster:
@@ -33,11 +39,17 @@ class Cluster:
 
     :param client: an API client of the official package
     :param namespace: where everything happens
+    :param again: makes another client, with a token that was renewed meanwhile
     """
 
-    def __init__(self, client: ApiClient, namespace: str) -> None:
+    def __init__(
+        self, client: ApiClient, namespace: str, again: Callable[[], ApiClient] | None = None
+    ) -> None:
         self.client = client
         self.namespace = namespace
+        self._again = again
+        self._renewed_at = float("-inf")
+        self._renewing = threading.Lock()
 
     @property
     def host(self) -> str:
@@ -132,8 +144,38 @@ class Cluster:
         timeout_s: tuple[float, float] = TIMEOUT_S,
     ) -> Any:
         """Send one request and return the answer of urllib3, its body still to be read."""
+        try:
+            return self._send(self.client, method, path, body, query, timeout_s)
+        except Exception as error:
+            if status_of(error) != 401 or not self._renew():
+                raise
+        return self._send(self.client, method, path, body, query, timeout_s)
+
+    def _renew(self) -> bool:
+        """Read the token again, which its owner may have replaced; return whether it can be tried."""
+        if self._again is None:
+            return False
+        with self._renewing:
+            if time.monotonic() - self._renewed_at >= RENEWAL_PAUSE_S:
+                self._renewed_at = time.monotonic()
+                try:
+                    self.client = self._again()
+                except Exception as error:  # noqa: BLE001, RUF100 - what the server said is the error to show
+                    log.info("The configuration of %s cannot be read again: %s", self.host, error)
+                    return False
+        return True
+
+    @staticmethod
+    def _send(
+        client: ApiClient,
+        method: str,
+        path: str,
+        body: Json | None,
+        query: Mapping[str, str] | None,
+        timeout_s: tuple[float, float],
+    ) -> Any:
         kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
-        return self.client.call_api(
+        return client.call_api(
             path,
             method,
             query_params=list((query or {}).items()),
@@ -150,7 +192,7 @@ class Cluster:
         try:
             return self.request(method, path, body)
         except Exception as error:
-            if status_of(error) == nothing:
+            if status_of(error) == nothing and (nothing != 409 or _is_there(error)):
                 return None
             raise
 
@@ -162,10 +204,31 @@ def status_of(error: Exception) -> int | None:
     return error.status if isinstance(error, ApiException) else None
 
 
+def is_passing(error: Exception) -> bool:
+    """Return whether the same request may succeed in a moment: the server is away, restarts or is busy."""
+    from urllib3.exceptions import HTTPError
+
+    status = status_of(error)
+    if status is None:
+        return isinstance(error, (OSError, HTTPError))
+    is_conflict = status == 409 and not _is_there(error)
+    return status in (0, 408, 429) or status >= 500 or is_conflict
+
+
+def _is_there(error: Exception) -> bool:
+    """Return whether an error 409 means that there is an object of that name; a quota's counter, which two
+    requests change at once, gives the same status.
+    """
+    return _said(error, "reason") in ("AlreadyExists", "")
+
+
 def message_of(error: Exception) -> str:
     """Return what the API server says in an error, else the error itself."""
+    return _said(error, "message") or str(error)
+
+
+def _said(error: Exception, field: str) -> str:
     try:
-        found = json.loads(error.body)["message"]  # type: ignore[attr-defined]
+        return str(json.loads(error.body)[field])  # type: ignore[attr-defined]
     except (AttributeError, TypeError, ValueError, KeyError):
-        return str(error)
-    return str(found)
+        return ""

@@ -8,6 +8,7 @@ two connections of one process would share. See decision 0012.
 from __future__ import annotations
 
 import socket
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.connections import extra_of
@@ -38,8 +39,9 @@ def connect(connection: Connection | None, context: str | None, namespace: str |
     from yaml import YAMLError
 
     fields = extra_of(connection) if connection is not None else {}
+    again = partial(_new_client, fields, context or _field(fields, "cluster_context"))
     try:
-        client = _new_client(fields, context or _field(fields, "cluster_context"))
+        client = again()
     except (ConfigException, YAMLError, OSError, ValueError, TypeError) as error:
         named = (
             f"connection {connection.conn_id!r}"
@@ -50,7 +52,7 @@ def connect(connection: Connection | None, context: str | None, namespace: str |
             f"{named} leads to no Kubernetes cluster: {error}. Give the connection a kubeconfig "
             "(kube_config or kube_config_path), or in_cluster where Airflow runs in the cluster"
         ) from error
-    return Cluster(client, namespace or _field(fields, "namespace") or _own_namespace() or "default")
+    return Cluster(client, namespace or _field(fields, "namespace") or _own_namespace() or "default", again)
 
 
 def _new_client(fields: Mapping[str, Any], context: str | None) -> ApiClient:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from airflow_stepop.exceptions import OutcomeLostError, StepConfigError
+from airflow_stepop.exceptions import OutcomeLostError, QuotaError, StepConfigError
 from airflow_stepop.hooks.kubernetes import KubernetesStepHook
 from airflow_stepop.job import Category, JobState
 from airflow_stepop.kubernetes.log import PodLog
@@ -341,6 +341,25 @@ def test_a_gpu_is_waited_for_and_found_by_its_name(hook, submitted, admin):
     finally:
         admin.patch_node(node, {"metadata": {"labels": {label: None}}})
         admin.patch_node_status(node, {"status": {"capacity": {gpu: None}, "allocatable": {gpu: None}}})
+
+
+def test_a_quota_of_jobs_that_is_used_up_takes_no_job(hook, submitted, admin):
+    """The caller comes back; under the same name."""
+    namespace = hook.cluster().namespace
+    step = make_step(["true"])
+    quota = {"metadata": {"name": "jobs"}, "spec": {"hard": {"count/jobs.batch": "0"}}}
+    admin.create_namespaced_resource_quota(namespace, quota)
+    try:
+        time.sleep(1)
+        with pytest.raises(QuotaError, match=r"is used up: .*exceeded quota: jobs"):
+            hook.submit(step.spec, step.payload)
+        assert hook.lookup(step.spec) is None
+    finally:
+        admin.delete_namespaced_resource_quota("jobs", namespace)
+    time.sleep(1)
+    handle = hook.submit(step.spec, step.payload)
+    assert wait(hook, handle).state is JobState.SUCCEEDED
+    hook.delete(handle)
 
 
 def test_a_secret_that_somebody_deleted_before_the_start_is_said(hook, submitted, admin):

@@ -1,0 +1,144 @@
+"""What the API server says when it cannot answer, or knows a token no more."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from airflow_stepop.hooks.kubernetes import KubernetesStepHook
+from airflow_stepop.kubernetes import cluster as cluster_module
+from airflow_stepop.kubernetes.cluster import message_of
+
+
+class Server(ThreadingHTTPServer):
+    """Answers with ``status`` and ``answer``; with 401 to another token than ``token``."""
+
+    daemon_threads = True
+    status, answer, token = 200, {"major": "1"}, "first"
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked = Counter()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.rfile.read(int(self.headers["Content-Length"] or 0))
+        is_known = self.headers["Authorization"] == f"Bearer {self.server.token}"
+        status, answer = (self.server.status, self.server.answer) if is_known else (401, {"message": "who?"})
+        self.server.asked[status] += 1
+        body = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self):
+        self.do_GET()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    server = Server()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def config(server, tmp_path, monkeypatch):
+    """A configuration with a token in a file of its own."""
+    (tmp_path / "token").write_text("first")
+    path = tmp_path / "config"
+    content = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "c", "cluster": {"server": server.url}}],
+        "users": [{"name": "u", "user": {"tokenFile": str(tmp_path / "token")}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+    }
+    path.write_text(json.dumps(content))
+    extra = {"kube_config_path": str(path), "namespace": "here"}
+    monkeypatch.setenv("AIRFLOW_CONN_RENEWED", json.dumps({"conn_type": "kubernetes", "extra": extra}))
+    return path
+
+
+@pytest.fixture
+def cluster(config):
+    found = KubernetesStepHook("renewed").cluster()
+    yield found
+    found.client.close()
+
+
+def test_a_token_that_was_replaced_is_read_again(server, config, cluster):
+    assert cluster.request("GET", "/version") == {"major": "1"}
+    server.token = "second"
+    (config.parent / "token").write_text("second")
+    assert cluster.request("GET", "/version") == {"major": "1"}
+    assert server.asked[401] == 1
+
+
+def test_a_token_that_was_not_replaced_yet_is_read_seldom(server, config, cluster, monkeypatch):
+    server.token = "second"
+    for _ in range(3):
+        with pytest.raises(Exception, match="401"):
+            cluster.request("GET", "/version")
+    monkeypatch.setattr(cluster_module, "RENEWAL_PAUSE_S", 0)
+    (config.parent / "token").write_text("second")
+    assert cluster.request("GET", "/version") == {"major": "1"}
+
+
+def test_a_configuration_that_is_gone_is_no_other_error(server, config, cluster):
+    server.token = "second"
+    os.remove(config)
+    with pytest.raises(Exception, match="401") as raised:
+        cluster.request("GET", "/version")
+    assert message_of(raised.value) == "who?"
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_trouble_that_passes(server, cluster, status):
+    server.status = status
+    with pytest.raises(Exception, match=str(status)) as raised:
+        cluster.request("GET", "/version")
+    assert KubernetesStepHook().is_passing(raised.value)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
+def test_trouble_that_stays(server, cluster, status):
+    server.status = status
+    with pytest.raises(Exception, match=str(status)) as raised:
+        cluster.request("GET", "/version")
+    assert not KubernetesStepHook().is_passing(raised.value)
+
+
+def test_a_server_that_is_away_comes_back(server, cluster):
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(Exception, match="refused") as raised:
+        cluster.request("GET", "/version")
+    assert KubernetesStepHook().is_passing(raised.value)
+
+
+def test_two_at_once_at_the_counter_of_a_quota_is_no_object_of_that_name(server, cluster):
+    """https://github.com/kubernetes/kubernetes/issues/67761"""
+    server.status, server.answer = 409, {"reason": "Conflict", "message": "resourcequotas was modified"}
+    with pytest.raises(Exception, match="409") as raised:
+        cluster.create("jobs", {})
+    assert KubernetesStepHook().is_passing(raised.value)
+    server.answer = {"reason": "AlreadyExists"}
+    assert cluster.create("jobs", {}) is None
