@@ -12,6 +12,8 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from benchmarks.tables import Line, Table, measure, to_markdown
@@ -131,6 +133,22 @@ def _latency() -> Iterator[Table]:
     yield Table("A task that does nothing, in a real Airflow", "s", latency_lines())
 
 
+def _kubernetes(module: str) -> Iterator[Table]:
+    """Yield what a module of :mod:`benchmarks.kubernetes` measures, in a namespace of its own."""
+    from importlib import import_module
+
+    from benchmarks.kubernetes import cluster
+
+    chapter = "Kubernetes"
+    if missing := cluster.missing():
+        yield Table(f"Kubernetes: {module}", "", [Line("not measured", None, missing)], chapter=chapter)
+        return
+    with cluster.room() as room:
+        for table in import_module(f"benchmarks.kubernetes.{module}").tables(room):
+            yield replace(table, chapter=chapter)
+
+
+KUBERNETES = ("waiting", "submitting", "noticing", "latency")
 TABLES: dict[str, Callable[[], Iterator[Table]]] = {
     "import": _imports,
     "step": _step,
@@ -141,6 +159,7 @@ TABLES: dict[str, Callable[[], Iterator[Table]]] = {
     "watcher": _watcher,
     "noticing": _noticing,
     "latency": _latency,
+    **{f"kubernetes-{module}": partial(_kubernetes, module) for module in KUBERNETES},
 }
 
 

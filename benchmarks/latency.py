@@ -6,7 +6,7 @@ import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,28 +29,29 @@ MARGIN_S = 0.3  # what a step may cost over Airflow's own deferral
 def latency_lines() -> Iterator[Line]:
     """Yield the median duration of each task in seconds, as Airflow's own database has it."""
     with tempfile.TemporaryDirectory(prefix="stepop-bench-") as home:
-        airflow = _deployment()(Path(home) / "airflow", ROOT / "benchmarks" / "dags")
+        airflow = deployment()(Path(home) / "airflow", ROOT / "benchmarks" / "dags")
         try:
             airflow.up()
-            durations = [_durations(airflow) for _ in range(RUNS)]
+            runs = [durations(airflow, "latency", NAMES) for _ in range(RUNS)]
         finally:
             airflow.down()
-    medians = {name: median(run[name] for run in durations) for name in NAMES}
+    medians = {name: median(run[name] for run in runs) for name in NAMES}
     for name, text in NAMES.items():
         goal = medians["defer_once"] + MARGIN_S if name == "step_deferred" else None
         yield Line(text, medians[name], goal=goal)
 
 
-def _durations(airflow: Any) -> dict[str, float]:
-    run = airflow.trigger("latency")
-    states = airflow.wait_run("latency", run)
+def durations(airflow: Any, dag: str, names: Iterable[str]) -> dict[str, float]:
+    """Run a DAG, and return the duration of each of its tasks in seconds."""
+    run = airflow.trigger(dag)
+    states = airflow.wait_run(dag, run)
     failed = [name for name, state in states.items() if state != "success"]
     if failed:
-        raise RuntimeError(f"{failed[0]} failed:\n{airflow.log('latency', run, failed[0])}")
-    return {name: float(airflow.instance("latency", run, name)["duration"]) for name in NAMES}
+        raise RuntimeError(f"{failed[0]} failed:\n{airflow.log(dag, run, failed[0])}")
+    return {name: float(airflow.instance(dag, run, name)["duration"]) for name in names}
 
 
-def _deployment() -> Any:
+def deployment() -> Any:
     """Return the class with which the tests start a real Airflow."""
     path = ROOT / "tests" / "real_airflow" / "deployment.py"
     spec = importlib.util.spec_from_file_location("stepop_bench_deployment", path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,16 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """Lines of one unit; the first is what the others are compared with."""
+    """Lines of one unit; the first is what the others are compared with.
+
+    :param chapter: of the documentation; tables of one chapter follow each other
+    """
 
     title: str
     unit: str
     lines: Iterable[Line]
     is_more_better: bool = False
+    chapter: str = ""
 
     def verdict(self, line: Line) -> str:
         """Return whether the line meets its goal, in a word; empty without a goal."""
@@ -55,20 +59,24 @@ def measure(table: Table) -> Table:
         )
         sys.stdout.flush()
     print()
-    return Table(table.title, table.unit, done, table.is_more_better)
+    return replace(table, lines=done)
 
 
 def to_markdown(tables: Sequence[Table]) -> str:
     """Return the tables as they stand in the documentation."""
-    parts = []
+    parts, chapter = [], ""
     for table in tables:
+        if table.chapter != chapter:
+            chapter = table.chapter
+            parts.append(f"## {chapter}")
         lines = list(table.lines)
         rows = [
             f"| {line.name} | {_number(line.value)} | {_ratio(line, lines[0])} | "
             f"{' '.join(filter(None, [table.goal(line), table.verdict(line)]))} | {line.note} |"
             for line in lines
         ]
-        head = f"## {table.title}\n\n| | {table.unit} | ratio | goal | |\n|---|---:|---:|---|---|"
+        level = "###" if chapter else "##"
+        head = f"{level} {table.title}\n\n| | {table.unit} | ratio | goal | |\n|---|---:|---:|---|---|"
         parts.append("\n".join([head, *rows]))
     return "\n\n".join(parts) + "\n"
 

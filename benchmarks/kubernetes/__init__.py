@@ -1,0 +1,1 @@
+"""Steps on the cluster of ``KUBECONFIG``, beside Airflow's own KubernetesPodOperator there."""

@@ -1,0 +1,194 @@
+"""What a triggerer pays for steps that wait on a cluster: each way in a fresh process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from airflow_stepop.job import JobHandle
+from benchmarks.kubernetes import cluster
+from benchmarks.kubernetes.cluster import CONN_ID, IS_SHORT, Requests, Room
+from benchmarks.measure import environment
+from benchmarks.tables import Line, Table
+
+JOBS = 50 if IS_SHORT else 1000
+MORE = 0 if IS_SHORT else 5000
+OBSERVED_S = 5.0 if IS_SHORT else 60.0
+FIRST_S = 4.0 if IS_SHORT else 15.0  # what starting costs is not what waiting costs
+SUBMIT_S = 20 if IS_SHORT else 120  # in which all steps are submitted and run
+MIB = 2**20
+OURS, POD_OPERATOR = "airflow-stepop", "KubernetesPodOperator"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one process has paid.
+
+    :param requests: a minute, those for logs apart
+    :param share: of a core
+    :param memory_bytes: on top of a process in which nothing of the cluster was imported
+    :param ended: triggers that have fired meanwhile
+    """
+
+    requests: float
+    logs: float
+    share: float
+    memory_bytes: int
+    ended: int
+
+
+def tables(room: Room) -> Iterator[Table]:
+    """Yield requests, processor and memory for a thousand waiting steps, and for more of them."""
+    few, more = room.count(JOBS), room.count(MORE)
+    costs: list[tuple[str, Cost, bool]] = []
+    handles = cluster.started([room.step() for _ in range(few)])
+    costs.append(
+        (f"{POD_OPERATOR}, {few} pods", observed(POD_OPERATOR, cluster.pod_names(room.namespace)), False)
+    )
+    costs.append((f"{OURS}, {few} steps", observed(OURS, _json(handles)), True))
+    if more > few:
+        handles += cluster.started([room.step() for _ in range(more - few)])
+        costs.append((f"{OURS}, {more} steps", observed(OURS, _json(handles)), False))
+    cluster.emptied(room.namespace)
+    if room.is_played and not IS_SHORT:
+        cost = _while_they_end(room, few)
+        costs.append((f"{OURS}, {few} steps of which {cost.ended} end meanwhile", cost, False))
+    yield Table("Waiting for steps: status requests", "a minute", [
+        Line(name, cost.requests, f"and {cost.logs:.0f} for logs", 60 if is_goal else None)
+        for name, cost, is_goal in costs
+    ])  # fmt: skip
+    yield Table("Waiting for steps: share of a core", "%", [
+        Line(name, cost.share * 100, goal=3 if is_goal else None) for name, cost, is_goal in costs
+    ])  # fmt: skip
+    yield Table("Waiting for steps: memory of the triggerer", "MiB", [
+        Line(name, cost.memory_bytes / MIB, goal=100e6 / MIB if is_goal else None)
+        for name, cost, is_goal in costs
+    ])  # fmt: skip
+
+
+def _while_they_end(room: Room, count: int) -> Cost:
+    """Have the steps end one after the other while they are waited for."""
+    span_s = FIRST_S + OBSERVED_S + 10
+    steps = [room.step(round(SUBMIT_S + span_s * number / count)) for number in range(count)]
+    began = time.monotonic()
+    handles = cluster.started(steps)
+    return observed(OURS, _json(handles), max(SUBMIT_S - (time.monotonic() - began), FIRST_S))
+
+
+def _json(handles: Sequence[JobHandle]) -> list[Any]:
+    return [handle.to_json() for handle in handles]
+
+
+def observed(way: str, jobs: Sequence[Any], first_s: float = FIRST_S) -> Cost:
+    """Return what a process pays that waits for the jobs."""
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump({"way": way, "jobs": jobs, "first_s": first_s}, file)
+        file.flush()
+        argv = [sys.executable, "-m", "benchmarks.kubernetes.waiting", file.name]
+        path = str(Path(__file__).resolve().parents[2])
+        done = subprocess.run(
+            argv, env=environment() | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
+        )
+    if done.returncode:
+        raise RuntimeError(f"{way} ended with {done.returncode}:\n{done.stderr[-3000:]}")
+    return Cost(**json.loads(done.stdout.splitlines()[-1]))
+
+
+# -- in that process
+
+
+def main() -> None:
+    import airflow.triggers.base  # noqa: F401 - what every triggerer has
+
+    logging.disable(logging.CRITICAL)
+    given = json.loads(Path(sys.argv[1]).read_text())
+    print(json.dumps(asdict(asyncio.run(_observe(WAYS[given["way"]], given["jobs"], given["first_s"])))))
+
+
+async def _observe(
+    triggers: Callable[[Sequence[Any]], list[Any]], jobs: Sequence[Any], first_s: float
+) -> Cost:
+    memory = _memory_bytes()
+    requests = Requests.counted(has_logs=False)
+    tasks = [asyncio.create_task(_fired(trigger)) for trigger in triggers(jobs)]
+    await asyncio.sleep(first_s)
+    before, cpu, begin = requests.now(), time.process_time(), time.monotonic()
+    ended = sum(task.done() for task in tasks)
+    await asyncio.sleep(OBSERVED_S)
+    seconds = time.monotonic() - begin
+    cpu, sent = time.process_time() - cpu, requests - before
+    ended = sum(task.done() for task in tasks) - ended
+    for task in tasks:
+        if task.done():
+            task.result()  # an error is no waiting
+    memory = _memory_bytes() - memory
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    a_minute = 60 / seconds
+    return Cost(sent.states * a_minute, sent.logs * a_minute, cpu / seconds, memory, ended)
+
+
+async def _fired(trigger: Any) -> Any:
+    async for event in trigger.run():
+        if event.payload.get("status") == "error" or event.payload.get("error"):
+            raise RuntimeError(event.payload)
+        return event
+
+
+def _memory_bytes() -> int:
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def _our_triggers(jobs: Sequence[Any]) -> list[Any]:
+    from airflow_stepop.hooks.kubernetes import KubernetesStepHook
+    from airflow_stepop.triggers import RemoteStepTrigger
+
+    waiter = {"dag_id": "dag", "run_id": "run", "task_id": "task", "map_index": -1, "since": time.time()}
+    found = [RemoteStepTrigger(job, {}, KubernetesStepHook.poll_interval_s, waiter) for job in jobs]
+    for trigger in found:
+        trigger.task_instance = SimpleNamespace(
+            task_id="task"
+        )  # as in a triggerer: an end of it is no end of the job
+    return found
+
+
+def _pod_operator_triggers(names: Sequence[str]) -> list[Any]:
+    from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
+    from airflow.sdk import BaseHook
+
+    extra = BaseHook.get_connection(CONN_ID).extra_dejson
+    return [
+        KubernetesPodTrigger(
+            pod_name=name,
+            pod_namespace=extra["namespace"],
+            trigger_start_time=datetime.now(tz=UTC),
+            base_container_name="step",
+            kubernetes_conn_id=CONN_ID,
+            connection_extras=extra,
+        )
+        for name in names
+    ]
+
+
+WAYS: dict[str, Callable[[Sequence[Any]], list[Any]]] = {
+    OURS: _our_triggers,
+    POD_OPERATOR: _pod_operator_triggers,
+}
+
+
+if __name__ == "__main__":
+    main()
