@@ -9,6 +9,7 @@ import ast
 import functools
 import io
 import sys
+import threading
 import tokenize
 import zipfile
 from collections.abc import Iterator
@@ -59,6 +60,7 @@ OPTIONAL = {
 
 KEPT_S = 30 * 86400.0  # what was built by other versions
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date that the format knows
+_building = threading.Lock()  # ast.parse() of Python 3.11.7 fails when another thread is in it
 
 
 @functools.cache
@@ -70,14 +72,16 @@ def runner_zipapp(features: frozenset[str] = frozenset(OPTIONAL), cache: Path | 
         quarter of a second
     """
     if cache is None:
-        return _build(features)
+        with _building:
+            return _build(features)
     path = cache / f"{_version(features)}.pyz"
     try:
         digest, data = _parted(path.read_bytes())
     except OSError:
         digest, data = b"", b""
     if not data or sha256(data).digest() != digest:
-        data = _build(features)
+        with _building:
+            data = _build(features)
         with suppress(OSError):  # a folder that cannot be written costs time, and nothing else
             _keep(path, data)
     return data

@@ -140,8 +140,8 @@ def _kubernetes(module: str) -> Iterator[Table]:
     from benchmarks.kubernetes import cluster
 
     chapter = "Kubernetes"
-    if missing := cluster.missing():
-        yield Table(f"Kubernetes: {module}", "", [Line("not measured", None, missing)], chapter=chapter)
+    if reason := cluster.why_not(module):
+        yield Table(f"Kubernetes: {module}", "", [Line("not measured", None, reason)], chapter=chapter)
         return
     with cluster.room() as room:
         for table in import_module(f"benchmarks.kubernetes.{module}").tables(room):

@@ -19,6 +19,7 @@ from airflow_stepop.hooks.kubernetes import KubernetesStepHook
 from airflow_stepop.job import JobHandle, JobState
 from airflow_stepop.kubernetes.manifests import default_image
 from airflow_stepop.testing import Step, make_step
+from benchmarks.measure import is_installed
 
 CONN_ID = "kubernetes_default"
 IMAGE = default_image()
@@ -56,19 +57,26 @@ class Room:
         return make_step(["sleep", str(run_s)], settings=self.settings(run_s))
 
 
-def missing() -> str:
-    """Return what these benchmarks need and is not there; empty when all is."""
+def why_not(module: str) -> str:
+    """Return why a module of this package cannot be measured here; empty when it can."""
     if not os.environ.get("KUBECONFIG"):
         return "set KUBECONFIG to a cluster (kind create cluster; or k3s, minikube, ...)"
+    if not is_installed("airflow.providers.cncf.kubernetes"):
+        return "install airflow-stepop[kubernetes]"
+    if IS_SHORT and module == "latency":
+        return "left out of the short form: it takes minutes"
     return ""
 
 
 @contextlib.contextmanager
 def room() -> Iterator[Room]:
     """Make a namespace and the connection to it; remove both."""
+    import structlog
+
     from tests.cluster import namespace
 
     logging.disable(logging.WARNING)  # the operator says much
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     with namespace() as name:
         _allow_pod_operator(name)
         nodes = core().list_node(label_selector="fake=true").items

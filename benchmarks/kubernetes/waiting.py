@@ -22,10 +22,10 @@ from benchmarks.kubernetes.cluster import CONN_ID, IS_SHORT, Requests, Room
 from benchmarks.measure import environment
 from benchmarks.tables import Line, Table
 
-JOBS = 50 if IS_SHORT else 1000
+JOBS = 20 if IS_SHORT else 1000
 MORE = 0 if IS_SHORT else 5000
-OBSERVED_S = 5.0 if IS_SHORT else 60.0
-FIRST_S = 4.0 if IS_SHORT else 15.0  # what starting costs is not what waiting costs
+OBSERVED_S = 3.0 if IS_SHORT else 60.0
+FIRST_S = 3.0 if IS_SHORT else 15.0  # what starting costs is not what waiting costs
 SUBMIT_S = 20 if IS_SHORT else 120  # in which all steps are submitted and run
 MIB = 2**20
 OURS, POD_OPERATOR = "airflow-stepop", "KubernetesPodOperator"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -127,6 +129,27 @@ def test_a_change_of_the_sources_is_built_again(tmp_path, monkeypatch):
     monkeypatch.setattr(zipapp, "_runner_folder", lambda: changed)
     assert build(frozenset(), folder) == build(frozenset())
     assert len(list(folder.iterdir())) == 2
+
+
+def test_two_threads_build_at_once(tmp_path):
+    """Python 3.11.7 fails when it changes to another thread within ``ast.parse()``, which a collection of
+    garbage may have it do.
+    """
+
+    def change_threads(phase, info):
+        time.sleep(0)
+
+    before = gc.get_threshold()
+    gc.callbacks.append(change_threads)
+    gc.set_threshold(300)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            wanted = [frozenset({"frames"}), frozenset({"network"})]
+            found = list(pool.map(lambda features: runner_zipapp(features, tmp_path), wanted))
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(change_threads)
+    assert found[0] != found[1]
 
 
 def test_old_versions_go(tmp_path):
