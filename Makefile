@@ -16,7 +16,7 @@ NONE_CHOSEN = test $$? = 5 -a -n "$(ARGS)"
 export PYTHON
 
 .NOTPARALLEL:
-.PHONY: help demo airflow test lint types docs bench bench-short fuzz fuzz-readers crashes resolve extras format clean
+.PHONY: help demo airflow test lint types docs bench bench-short fuzz fuzz-readers crashes faults resolve extras format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo "make fuzz-readers  feed damage to every reader of stored bytes (STEPOP_FUZZ_EXAMPLES=5000 for each)"
 	@echo "make fuzz     kill everything around 200 steps at random (STEPOP_FUZZ=1000 for more)"
 	@echo "make crashes  measure every crash in a real Airflow again, and write docs/crashes.md"
+	@echo "make faults   measure every fault of a cluster in full length, and write docs/backends/kubernetes-faults.md"
 	@echo "make lint     check the code with ruff           (make format: write the fixes)"
 	@echo "make types    check the types with mypy"
 	@echo "make docs     build the documentation into site/"
@@ -51,9 +52,11 @@ test: $(STAMPS)/test
 ifneq ($(NAMED),)
 	@$(BIN)/python -m pytest $(ARGS)
 else
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/real_airflow $(ARGS) || $(NONE_CHOSEN)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/real_airflow --ignore=tests/faults $(ARGS) || $(NONE_CHOSEN)
 	@echo "==> pytest, in a real Airflow"
 	@$(BIN)/python -m pytest tests/real_airflow $(ARGS) || $(NONE_CHOSEN)
+	@echo "==> pytest, with faults of a real cluster"
+	@$(BIN)/python -m pytest tests/faults $(ARGS) || $(NONE_CHOSEN)
 endif
 
 fuzz-readers: $(STAMPS)/test
@@ -65,6 +68,11 @@ fuzz: $(STAMPS)/test
 crashes: $(STAMPS)/test
 	@STEPOP_CI=1 STEPOP_POSTGRES=$${STEPOP_POSTGRES:-scripts/postgres} \
 		STEPOP_S3SERVER=$${STEPOP_S3SERVER:-scripts/s3server} $(BIN)/python -m pytest $(CRASHES) --write-crash-table $(ARGS)
+
+# It needs KUBECONFIG, and STEPOP_CLUSTER: see tests/faults/parts.py
+faults: $(STAMPS)/test
+	@STEPOP_CI=1 STEPOP_FAULTS_FULL=1 STEPOP_POSTGRES=$${STEPOP_POSTGRES:-scripts/postgres} \
+		$(BIN)/python -m pytest tests/faults --write-fault-table $(ARGS)
 
 lint: $(STAMPS)/lint
 	@echo "==> ruff"

@@ -28,7 +28,7 @@ def namespace() -> Iterator[str]:
     name = f"stepop-tests-{uuid.uuid4().hex[:8]}"
     api.create_namespace({"metadata": {"name": name}})
     variable = "AIRFLOW_CONN_KUBERNETES_DEFAULT"
-    extra = {"kube_config": json.dumps(_kubeconfig(name)), "namespace": name}
+    extra = {"kube_config": json.dumps(kubeconfig(name)), "namespace": name}
     os.environ[variable] = json.dumps({"conn_type": "kubernetes", "extra": extra})
     try:
         yield name
@@ -51,15 +51,23 @@ def allow(namespace: str, of: str) -> None:
     rbac.create_namespaced_role_binding(namespace, binding)
 
 
-def _kubeconfig(name: str) -> dict[str, Any]:
-    """Return the configuration of an account with the documented Role."""
-    import yaml
-    from kubernetes import client, config
+def new_token(name: str) -> str:
+    """Make the account, and return a token of it."""
+    from kubernetes import client
 
     core = client.CoreV1Api()
     core.create_namespaced_service_account(name, {"metadata": {"name": NAME}})
-    allow(name, name)
     token = core.create_namespaced_service_account_token(NAME, name, {"spec": {"expirationSeconds": 7200}})
+    return str(token.status.token)
+
+
+def kubeconfig(name: str) -> dict[str, Any]:
+    """Return the configuration of an account with the documented Role."""
+    import yaml
+    from kubernetes import config
+
+    allow(name, name)
+    token = new_token(name)
     _, active = config.list_kube_config_contexts()
     loader = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())
     (cluster,) = (one for one in loader["clusters"] if one["name"] == active["context"]["cluster"])
@@ -67,7 +75,7 @@ def _kubeconfig(name: str) -> dict[str, Any]:
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{**cluster, "name": "c"}],
-        "users": [{"name": "u", "user": {"token": token.status.token}}],
+        "users": [{"name": "u", "user": {"token": token}}],
         "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
         "current-context": "x",
     }

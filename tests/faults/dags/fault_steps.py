@@ -1,0 +1,72 @@
+"""The steps of the fault matrix, and a worker that is killed at one point of its life."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from airflow.sdk.bases.decorator import task_decorator_factory
+
+from airflow_stepop.decorators import RemoteStepDecoratedOperator, RemoteStepTaskDecorator
+from airflow_stepop.kubernetes.cluster import Cluster
+
+MARKS = Path(os.environ.get("STEPOP_TEST_MARKS", "/nonexistent"))
+IS_FULL = bool(os.environ.get("STEPOP_FAULTS_FULL"))
+KILLED = "fault_killed_"
+# point -> whose method, before or after it, and for which first argument
+POINTS = {
+    "job": ("cluster", "create", "after", lambda kind: kind == "jobs"),
+    "secret": ("cluster", "create", "after", lambda kind: kind == "secrets"),
+    "release": ("cluster", "patch", "after", lambda kind: kind == "jobs"),
+    "saved": ("life", "_save", "after", lambda record: record.handle and not record.collected),
+    "finishing": ("life", "finish", "before", lambda _: True),
+    "read": ("life", "_save", "before", lambda record: record.collected),
+}
+
+
+class MortalStep(RemoteStepDecoratedOperator):
+    """A step whose first worker is killed at the point that its DAG is named after."""
+
+    def _open(self, context):
+        stint = super()._open(context)
+        ti = context["ti"]
+        name, method, when, is_here = POINTS[ti.dag_id.removeprefix(KILLED)]
+        owner = {"cluster": Cluster, "life": stint.life}[name]
+        real, died = getattr(owner, method), MARKS / f"{ti.dag_id}.{ti.run_id}.{ti.map_index}.died"
+
+        def wrapped(*args):
+            is_now = is_here(args[1] if name == "cluster" else args[0])
+            if is_now and when == "before":
+                die(died)
+            found = real(*args)
+            if is_now and when == "after":
+                die(died)
+            return found
+
+        setattr(owner, method, wrapped)
+        return stint
+
+
+def die(mark: Path) -> None:
+    """Kill this process as ``kill -9`` does, the first time only."""
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        return
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def mortal_step(**arguments):
+    """``@task.remote_step`` with :class:`MortalStep`."""
+
+    def decorate(function):
+        made = task_decorator_factory(decorated_operator_class=MortalStep, **arguments)(function)
+        return RemoteStepTaskDecorator(
+            function=made.function,
+            multiple_outputs=made.multiple_outputs,
+            operator_class=made.operator_class,
+            kwargs=made.kwargs,
+        )
+
+    return decorate

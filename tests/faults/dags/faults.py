@@ -1,0 +1,50 @@
+"""One DAG for each fault, with a mapped step; see ``tests/faults/test_faults.py``."""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG, task
+from fault_steps import IS_FULL, KILLED, POINTS, mortal_step
+
+
+def value(number, seconds):
+    """Return what fits into a termination message, and each fifth time what does not."""
+    import time
+
+    time.sleep(seconds)
+    return {"number": number, "data": "x" * (10_000 if number % 5 == 4 else 200)}
+
+
+def fault(name, short, full, seconds, make=task.remote_step, settings=None, **arguments):
+    """Make the DAG of a fault: so many steps, each of so many seconds."""
+    arguments = {
+        "backend": "kubernetes",
+        "keep": "never",
+        "deferrable": True,
+        "resource_settings": {"memory": "64MiB"},
+        "settings": {"termination_grace_period_seconds": 1, **(settings or {})},
+        **arguments,
+    }
+    with DAG(f"fault_{name}", schedule=None):
+        step = make(task_id="step", **arguments)(value)
+        step.partial(seconds=seconds).expand(number=list(range(full if IS_FULL else short)))
+
+
+for point in POINTS:
+    fault(f"{KILLED.removeprefix('fault_')}{point}", 1, 5, 3, mortal_step)
+fault("triggerer", 2, 10, 15)
+fault("proxy", 10, 200, 4, conn_id="kubernetes_proxy")
+fault("api_server", 3, 20, 12)
+fault("kubelet", 3, 20, 12)
+for name in ("evicted", "deleted"):
+    fault(name, 2, 5, 20, retries=0)
+for name in ("drained", "node_lost"):
+    fault(name, 2, 5, 12, retries=0)
+fault("preempted", 1, 1, 25, retries=0, settings={"resources": {"limits": {"stepop.test/slot": "1"}}})
+fault("token", 2, 10, 10, conn_id="kubernetes_token")
+fault("image", 2, 5, 1, image="registry.invalid/nothing:1")
+fault("quota_pods", 8, 50, 2, conn_id="kubernetes_full_pods")
+fault("quota_jobs", 5, 50, 2, conn_id="kubernetes_full_jobs")
+fault("secret", 1, 5, 2, settings={"node_selector": {"stepop.test/secret": "later"}})
+fault("namespace", 2, 10, 300, conn_id="kubernetes_doomed", retries=0)
+fault("two", 2, 10, 25)
+fault("etcd", 2, 10, 300, conn_id="kubernetes_token", retries=0)

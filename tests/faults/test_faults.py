@@ -1,0 +1,292 @@
+"""What goes wrong around the steps of a real Airflow on a real cluster, and what it costs, counted.
+
+A fault is made while its steps run. Those that meet one task alone are made at the same time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from tests import cluster
+from tests.faults.fault_table import PAGE, table_of
+from tests.faults.proxy import RESET
+from tests.real_airflow import deployment
+
+IS_FULL = bool(os.environ.get("STEPOP_FAULTS_FULL"))
+KILLED = {
+    "job": ("after the Job was created", "found: continue"),
+    "secret": ("after the Secret was created", "found: continue"),
+    "release": ("after the Job was released", "Attached to"),
+    "saved": ("after the handle was saved", "found: attach"),
+    "finishing": ("before the outcome was read", "found: attach"),
+    "read": ("after the outcome was read", "found: attach"),
+}
+TAKEN = {
+    "evicted": ("The pod is evicted (Eviction API)", "evicted"),
+    "deleted": ("The pod is deleted", "deleted before it ended"),
+    "preempted": ("The pod is preempted by one of a higher priority", "resubmitting (1 of 3)"),
+}
+LONG = {"preempted", "job", "secret"}  # counted in the long form alone
+SLOT = "stepop.test/slot"
+LATER = "stepop.test/secret"
+
+
+def real_nodes(admin):
+    return [one.metadata.name for one in admin.core.list_node().items if not one.spec.taints]
+
+
+def evict(admin, pod):
+    metadata = {"name": pod["metadata"]["name"], "namespace": pod["metadata"]["namespace"]}
+    admin.core.create_namespaced_pod_eviction(
+        *metadata.values(), {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
+    )
+
+
+# -- faults that meet one task alone
+
+
+@pytest.fixture(scope="module")
+def preempt(admin, namespaces):
+    """Make a pod of a higher priority that wants the one slot of the node, for a moment."""
+    name, made = "stepop-faults", []
+
+    def act(pod):
+        admin.scheduling.create_priority_class({"metadata": {"name": name}, "value": 1000})
+        made.append(namespaces["default"])
+        container = {
+            "name": "c",
+            "image": pod["spec"]["containers"][0]["image"],
+            "command": ["sleep", "3"],
+            "resources": {"limits": {SLOT: "1"}},
+        }
+        spec = {
+            "priorityClassName": name,
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 0,
+            "containers": [container],
+        }
+        admin.core.create_namespaced_pod(made[0], {"metadata": {"name": name}, "spec": spec})
+
+    yield act
+    for namespace in made:
+        admin.core.delete_namespaced_pod(name, namespace)
+        admin.scheduling.delete_priority_class(name)
+
+
+@pytest.fixture(scope="module")
+def at_once(begin, admin, preempt):
+    """The runs of all of them, each with its fault; their workers are killed where their DAGs say."""
+    (node,) = real_nodes(admin)
+    path = "/status/capacity/stepop.test~1slot"
+    admin.core.patch_node_status(node, [{"op": "add", "path": path, "value": "1"}])
+    admin.core.patch_node(node, {"metadata": {"labels": {LATER: None}}})
+    names = [*TAKEN, "secret", "image", *(f"killed_{point}" for point in KILLED)]
+    runs = {name: begin(name) for name in names}
+    for pod in runs["evicted"].wait_running():
+        evict(admin, pod)
+    for pod in runs["deleted"].wait_running():
+        admin.core.delete_namespaced_pod(pod["metadata"]["name"], pod["metadata"]["namespace"])
+    for pod in runs["preempted"].wait_running():
+        preempt(pod)
+    secret = runs["secret"]
+    secret.wait_state("deferred", secret.steps)
+    for job in secret.wait_jobs(secret.steps):
+        admin.core.delete_namespaced_secret(job["metadata"]["name"], job["metadata"]["namespace"])
+    admin.core.patch_node(node, {"metadata": {"labels": {LATER: "later"}}})
+    yield runs
+    admin.core.patch_node_status(node, [{"op": "remove", "path": path}])
+    admin.core.patch_node(node, {"metadata": {"labels": {LATER: None}}})
+
+
+@pytest.mark.parametrize("way", [way for way in TAKEN if IS_FULL or way not in LONG])
+def test_the_pod_is_taken_away(at_once, way):
+    """The step is submitted again, and no retry is spent: the task has none."""
+    title, log = TAKEN[way]
+    at_once[way].settle(title, log=log, generations=2)
+
+
+@pytest.mark.parametrize("point", [one for one in KILLED if IS_FULL or one not in LONG])
+def test_the_worker_is_killed(at_once, point):
+    when, log = KILLED[point]
+    at_once[f"killed_{point}"].settle(f"The worker is killed (`kill -9`) {when}", log=log, retries=1)
+
+
+def test_the_image_is_not_there(at_once):
+    at_once["image"].settle("The image is not there", state="failed", log="registry.invalid/nothing:1")
+
+
+def test_the_secret_is_deleted_before_the_start(at_once):
+    title = "The Secret is deleted before the start"
+    at_once["secret"].settle(title, log="own Secret was deleted", generations=2, retries=1)
+
+
+# -- the way to the API server
+
+
+def test_the_api_server_answers_with_errors(begin, proxy):
+    run = begin("proxy")
+    try:
+        troubles = (429, 503, 500, RESET)
+        run.wait_jobs(1)
+        end = time.monotonic() + (300 if IS_FULL else 25)
+        for number in range(1000):
+            if time.monotonic() > end:
+                break
+            proxy.trouble = troubles[number % len(troubles)]
+            time.sleep(5)
+            proxy.trouble = None
+            time.sleep(1.5)
+    finally:
+        proxy.trouble = None
+    assert all(proxy.answers[trouble] for trouble in troubles), proxy.answers
+    length = "5 minutes" if IS_FULL else "25 seconds"
+    run.settle(
+        f"The API server answers 429, 503, 500, or hangs up, for {length}", log="kubernetes has trouble"
+    )
+
+
+def test_the_token_is_replaced(begin, admin, namespaces, token_config):
+    """The old one is not known any more; for a while there is no other."""
+    run = begin("token")
+    run.wait_running()
+    namespace = namespaces["token"]
+    config = json.loads(token_config.read_text())
+    admin.core.delete_namespaced_service_account(cluster.NAME, namespace)
+    time.sleep(15)  # the server remembers a token for ten seconds
+    config["users"] = [{"name": "u", "user": {"token": cluster.new_token(namespace)}}]
+    token_config.write_text(json.dumps(config))
+    run.settle("The token of the connection is replaced", log="Submitted: ")
+
+
+# -- quotas
+
+
+@pytest.mark.parametrize(
+    ("name", "hard", "log"),
+    [
+        ("quota_pods", {"pods": "3"}, "exceeded quota"),
+        ("quota_jobs", {"count/jobs.batch": "3"}, "submitting again in"),
+    ],
+)
+def test_a_quota_is_used_up(begin, admin, namespaces, name, hard, log):
+    namespace = namespaces[name.replace("quota", "full")]
+    quota = {"metadata": {"name": "small"}, "spec": {"hard": hard}}
+    admin.core.create_namespaced_resource_quota(namespace, quota)
+    begin(name).settle(f"A quota of {next(iter(hard))} is used up", log=log)
+
+
+# -- the cluster itself
+
+
+@pytest.mark.skipif(not IS_FULL, reason="part of the long form: make faults")
+def test_the_triggerer_is_killed(begin, airflow):
+    run = begin("triggerer")
+    run.wait_running()
+    airflow.kill("triggerer")
+    airflow.start("triggerer")
+    run.settle("The triggerer is killed while the steps run", log="Submitted: ")
+
+
+def test_the_api_server_is_killed(begin, parts):
+    run = begin("api_server")
+    run.wait_running()
+    parts.send("kube-apiserver", signal.SIGKILL)
+    time.sleep(60 if IS_FULL else 3)
+    parts.up()
+    run.settle("The API server is killed while the steps run, and comes back", log="Submitted: ")
+
+
+def test_the_kubelet_stands_still(begin, parts):
+    run = begin("kubelet")
+    run.wait_running()
+    parts.send("kubelet", signal.SIGSTOP)
+    time.sleep(15)
+    parts.send("kubelet", signal.SIGCONT)
+    run.settle("The kubelet stands still for 15 s", log="Submitted: ")
+
+
+@pytest.mark.skipif(not IS_FULL, reason="part of the long form: make faults")
+def test_the_node_is_drained(begin, admin):
+    run = begin("drained")
+    pods = run.wait_running()
+    (node,) = real_nodes(admin)
+    admin.core.patch_node(node, {"spec": {"unschedulable": True}})
+    try:
+        for pod in pods:
+            evict(admin, pod)
+        run.wait_jobs(2 * run.steps)
+    finally:
+        admin.core.patch_node(node, {"spec": {"unschedulable": False, "taints": None}})
+    run.settle("The node is drained", log="evicted", generations=2)
+
+
+@pytest.mark.skipif(not IS_FULL, reason="takes minutes: make faults")
+def test_the_node_is_lost(begin, admin, parts):
+    run = begin("node_lost")
+    run.wait_running()
+    (node,) = real_nodes(admin)
+    taint = {"key": "node.kubernetes.io/unreachable", "effect": "NoExecute"}
+    admin.core.patch_node(node, {"spec": {"taints": [taint]}})
+    run.airflow.wait_for(lambda: len(run.census.jobs(run.run)) >= run.steps, "jobs")
+    time.sleep(10)
+    admin.core.patch_node(node, {"spec": {"taints": None}})
+    run.settle("The node is tainted as unreachable (NoExecute)", log="was taken away", generations=2)
+
+
+# -- who else is there
+
+
+@pytest.mark.skipif(not IS_FULL, reason="part of the long form: make faults")
+def test_another_deployment_sweeps_the_same_namespace(begin, airflow, connections, tmp_path):
+    run = begin("two")
+    run.wait_running()
+    env = {**connections, "AIRFLOW__STEPOP__DEPLOYMENT": "another"}
+    other = deployment.Deployment(tmp_path / "other", airflow.dags, env)
+    other.run("db", "migrate")
+    other.run("stepop", "sweep", "--yes", "--min-age", "0", "--conn-id", "kubernetes_default")
+    other.client.close()
+    assert len(run.census.running(run.run)) == run.steps
+    run.settle("Another deployment sweeps the same namespace", log="Submitted: ")
+
+
+@pytest.mark.skipif(not IS_FULL, reason="part of the long form: make faults")
+def test_the_namespace_is_deleted(begin, admin, namespaces):
+    """The tasks fail within a minute, and say so."""
+    run = begin("namespace")
+    run.wait_running()
+    began = time.monotonic()
+    admin.core.delete_namespace(namespaces["doomed"])
+    run.wait_state("failed", run.steps)
+    assert time.monotonic() - began < 60
+    run.settle("The namespace is deleted", state="failed", log="the job is gone")
+
+
+@pytest.mark.skipif(not IS_FULL, reason="removes all that the cluster has: make faults")
+def test_the_cluster_is_made_anew(begin, admin, parts, namespaces, token_config):
+    """Nothing that it had is there any more; its administrators give Airflow another token."""
+    run = begin("etcd")
+    run.wait_running()
+    parts.down()
+    parts.up()
+    admin.core.create_namespace({"metadata": {"name": namespaces["token"]}})
+    token_config.write_text(json.dumps(cluster.kubeconfig(namespaces["token"])))
+    run.wait_state("failed", run.steps)
+    run.settle("All that the cluster has stored (etcd) is lost", state="failed", log="the job is gone")
+
+
+# -- the page
+
+
+def test_the_page_shows_what_was_measured(request, table):
+    if request.config.getoption("--write-fault-table", default=False):
+        assert IS_FULL, "the page shows the faults in full length: make faults"
+        assert not request.session.testsfailed, "the page shows what must be, and not what has failed"
+        table.write()
+    shown = {line.split(" | ")[0] for line in table_of(PAGE.read_text()).splitlines()}
+    faults = {str(row).split(" | ")[0] for row in table.rows} if IS_FULL else set()
+    assert faults <= shown, "run make faults"
