@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache
+from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -182,17 +183,16 @@ class Requests:
         return is_for_log
 
     @classmethod
-    def counted(cls, has_logs: bool = True) -> Requests:
+    def counted(cls, is_asyncio: bool = False, has_logs: bool = True) -> Requests:
         """Begin to count, until this process ends.
 
+        :param is_asyncio: the client of asyncio, too, which takes as much memory as the other one
         :param has_logs: ``False``: the API server is asked for something short instead of a log, which pods
             that are only played do not have
         """
-        import kubernetes_asyncio.client.rest
-        from kubernetes.client import rest
-
         found = cls(has_logs=has_logs)
-        for client in (rest.RESTClientObject, kubernetes_asyncio.client.rest.RESTClientObject):
+        for package in ("kubernetes", "kubernetes_asyncio")[: 2 if is_asyncio else 1]:
+            client = import_module(f"{package}.client.rest").RESTClientObject
             client.request = found._counting(client.request)
         return found
 

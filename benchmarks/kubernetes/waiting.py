@@ -113,15 +113,13 @@ def main() -> None:
 
     logging.disable(logging.CRITICAL)
     given = json.loads(Path(sys.argv[1]).read_text())
-    print(json.dumps(asdict(asyncio.run(_observe(WAYS[given["way"]], given["jobs"], given["first_s"])))))
+    print(json.dumps(asdict(asyncio.run(_observe(given["way"], given["jobs"], given["first_s"])))))
 
 
-async def _observe(
-    triggers: Callable[[Sequence[Any]], list[Any]], jobs: Sequence[Any], first_s: float
-) -> Cost:
+async def _observe(way: str, jobs: Sequence[Any], first_s: float) -> Cost:
     memory = _memory_bytes()
-    requests = Requests.counted(has_logs=False)
-    tasks = [asyncio.create_task(_fired(trigger)) for trigger in triggers(jobs)]
+    requests = Requests.counted(is_asyncio=way == POD_OPERATOR, has_logs=False)
+    tasks = [asyncio.create_task(_fired(trigger)) for trigger in WAYS[way](jobs)]
     await asyncio.sleep(first_s)
     before, cpu, begin = requests.now(), time.process_time(), time.monotonic()
     ended = sum(task.done() for task in tasks)
