@@ -26,6 +26,7 @@ from airflow_stepop.waiting import Pace
 log = logging.getLogger(__name__)
 
 LOG_INTERVAL_S = 1.0
+MEMORY_INTERVAL_S = 0.5  # between two looks at what costs no request
 LOG_BATCH = 100  # jobs whose logs one call asks for: a call stays short, whoever waits
 
 
@@ -186,7 +187,8 @@ class Watcher:
             log.warning("%s: no status (%s); asking again in %.0f s", self._hook.backend, error, pause_s)
             return pause_s
         self._tell(statuses)
-        pace.poll_interval_s = min((s.poll_interval_s for s in self._all()), default=pace.poll_interval_s)
+        wanted = [s.poll_interval_s for s in self._all()] or [pace.poll_interval_s]
+        pace.poll_interval_s = min([*wanted, *([MEMORY_INTERVAL_S] * self._hook.answers_from_memory)])
         return pace.after_success()
 
     def _tell(self, statuses: Mapping[JobHandle, JobStatus]) -> None:

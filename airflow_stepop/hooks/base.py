@@ -167,6 +167,11 @@ class StepHook(BaseHook, ABC):
         """Return the job's page in the service's console."""
         return None
 
+    @property
+    def answers_from_memory(self) -> bool:
+        """Whether ``status`` costs no request now, because changes come by themselves: it is asked often."""
+        return False
+
     def scope(self) -> str:
         """Return what one status call covers; jobs of one scope share one watcher."""
         return ""

@@ -183,6 +183,10 @@ class KubernetesStepHook(StepHook):
                     self._end(cluster, look.job, {FAILURE: json.dumps(look.failure.to_json())})
         return found
 
+    @property
+    def answers_from_memory(self) -> bool:
+        return any(states.is_watched for states in self._known_states.values())
+
     def _states(self, cluster: Cluster) -> States:
         return self._known_states.setdefault(id(cluster), States(cluster))
 
@@ -238,8 +242,8 @@ class KubernetesStepHook(StepHook):
 
     def cancel(self, handle: JobHandle) -> None:
         cluster = self._cluster(handle)
-        job = cluster.get("jobs", handle.id)
-        if job is not None and not verdict.status_of(job, ()).state.is_terminal:
+        job, pods = self._states(cluster).exactly(handle.id)
+        if job is not None and not verdict.status_of(job, pods).state.is_terminal:
             self._end(cluster, job, {CANCELLED: "true"})
 
     def _end(self, cluster: Cluster, job: Json, annotations: Mapping[str, str]) -> None:

@@ -40,6 +40,11 @@ class States:
         self._warnings = Warnings(cluster)
         self._known: dict[str, tuple[tuple[str, ...], JobStatus]] = {}
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether a look costs no request."""
+        return self._mirror.is_read
+
     def looks(self, names: Sequence[str]) -> Mapping[str, Look]:
         """Return how each job stands, by its name."""
         jobs, pods = self._objects(names)

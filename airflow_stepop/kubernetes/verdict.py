@@ -48,12 +48,29 @@ def status_of(job: Json | None, pods: Sequence[Json]) -> JobStatus:
         return JobStatus(JobState.SUCCEEDED, None, "Complete", *times)
     if (failed := conditions.get("Failed")) and _is_true(failed):
         return _failed(job, pod, failed, run)
+    return _unfinished(job, pod, run, *times)
+
+
+def _unfinished(
+    job: Json, pod: Json | None, run: Json, started_at: float | None, finished_at: float | None
+) -> JobStatus:
     is_suspended = job["spec"].get("suspend")
     if pod is None or is_suspended:  # Kueue can do that again to one that runs: its pod is being ended
         return JobStatus(JobState.PENDING, None, "Suspended" if is_suspended else "Pending")
-    if times[0] is not None or run:
-        return JobStatus(JobState.RUNNING, None, pod.get("status", {}).get("phase", ""), times[0])
+    if run.get("exitCode") == 0 and not _is_taken(job, pod):
+        return JobStatus(
+            JobState.SUCCEEDED, None, "Completed", started_at, finished_at
+        )  # the Job hears of it seconds later
+    if started_at is not None or run:
+        return JobStatus(JobState.RUNNING, None, pod.get("status", {}).get("phase", ""), started_at)
     return JobStatus(JobState.PENDING, None, _waiting_word(pod))
+
+
+def _is_taken(job: Json, pod: Json) -> bool:
+    """Return whether somebody ends the pod, so that how its container ended does not count."""
+    annotations = job["metadata"].get("annotations") or {}
+    is_ended = "deletionTimestamp" in pod["metadata"] or bool(pod.get("status", {}).get("reason"))
+    return is_ended or bool({FAILURE, CANCELLED} & set(annotations))
 
 
 def _failed(job: Json, pod: Json | None, failed: Json, run: Json) -> JobStatus:

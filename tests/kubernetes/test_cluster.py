@@ -259,6 +259,26 @@ def test_a_job_that_is_deleted_is_gone(hook, submitted):
         hook.outcome(handle)
 
 
+# -- the end of the step, before the Job has heard of it
+
+
+def test_a_step_has_succeeded_when_its_container_has(hook, submitted):
+    _, handle = submitted(["true"])
+    assert wait(hook, handle).state is JobState.SUCCEEDED
+    hook.cancel(handle)  # comes late
+    time.sleep(3)
+    assert hook.status([handle])[handle].state is JobState.SUCCEEDED
+    assert hook.outcome(handle).digest
+
+
+def test_a_container_that_ends_well_because_it_was_asked_to_has_not_succeeded(hook, submitted):
+    script = "trap 'exit 0' TERM; echo ready; while :; do sleep 0.1; done"
+    _, handle = submitted(["sh", "-c", script])
+    wait(hook, handle, lambda _: hook.tail(handle, 1).lines)
+    hook.cancel(handle)
+    assert wait(hook, handle).state is JobState.CANCELLED
+
+
 # -- what keeps a job from its start
 
 

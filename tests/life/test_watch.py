@@ -165,6 +165,22 @@ def test_slow_logs_do_not_hold_up_the_status(hook):
     assert asyncio.run(scenario())[0] is JobState.SUCCEEDED
 
 
+def test_what_costs_no_request_is_looked_at_often(hook, monkeypatch):
+    """Changes come by themselves then, and how often a service may be asked does not matter."""
+    monkeypatch.setattr(watch, "MEMORY_INTERVAL_S", 0.02)
+    monkeypatch.setattr(type(hook), "answers_from_memory", True)
+
+    async def scenario():
+        watcher = Watcher(hook)
+        waiting = asyncio.create_task(until_over(watcher, hook.add("job"), poll_interval_s=60))
+        await until(lambda: hook.calls["status"] > 10)
+        hook.end("job")
+        return await asyncio.wait_for(waiting, PATIENCE_S)
+
+    state, _ = asyncio.run(scenario())
+    assert state is JobState.SUCCEEDED
+
+
 def test_logs_that_fill_every_thread_do_not_hold_up_the_status(hook):
     """As when a thousand jobs end at once, and their node is slow to give out what they printed."""
     release = threading.Event()
