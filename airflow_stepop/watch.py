@@ -26,7 +26,7 @@ from airflow_stepop.waiting import Pace
 log = logging.getLogger(__name__)
 
 LOG_INTERVAL_S = 1.0
-MEMORY_INTERVAL_S = 0.5  # between two looks at what costs no request
+MEMORY_INTERVAL_S = 1.0  # between two looks at what costs no request
 LOG_BATCH = 100  # jobs whose logs one call asks for: a call stays short, whoever waits
 
 

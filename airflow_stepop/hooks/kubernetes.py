@@ -72,7 +72,7 @@ class KubernetesStepHook(StepHook):
     backend = "kubernetes"
     settings_model = KubernetesSettings
     inline_limit = SECRET_BYTES - OWN_BYTES
-    logs_a_second = 10
+    logs_a_second = 5
 
     @cached_property
     def _clusters(self) -> dict[tuple[str | None, str | None], Cluster]:

@@ -150,6 +150,7 @@ def test_the_api_server_answers_with_errors(begin, proxy):
     )
 
 
+@pytest.mark.skipif(not IS_FULL, reason="part of the long form: make faults")
 def test_the_token_is_replaced(begin, admin, namespaces, token_config):
     """The old one is not known any more; for a while there is no other."""
     run = begin("token")
@@ -166,6 +167,7 @@ def test_the_token_is_replaced(begin, admin, namespaces, token_config):
 # -- quotas
 
 
+@pytest.mark.skipif(not IS_FULL, reason="part of the long form: make faults")
 @pytest.mark.parametrize(
     ("name", "hard", "log"),
     [
@@ -201,6 +203,7 @@ def test_the_api_server_is_killed(begin, parts):
     run.settle("The API server is killed while the steps run, and comes back", log="Submitted: ")
 
 
+@pytest.mark.skipif(not IS_FULL, reason="part of the long form: make faults")
 def test_the_kubelet_stands_still(begin, parts):
     run = begin("kubelet")
     run.wait_running()
