@@ -79,6 +79,9 @@ def open_bucket(url: str) -> BucketStore:
     return _open(url, os.getpid())
 
 
+_DROPPED = "connection was not ready"  # hyper's words
+
+
 def client_options() -> ClientConfig:
     return {"timeout": "300s", "connect_timeout": "10s", "read_timeout": "60s"}
 
@@ -242,7 +245,7 @@ class BucketStore(Store):
         first = (span.offset or 0) + begin
         options: Any = {"range": (first, first + len(part))} if len(part) else None
         try:
-            found = obstore.get(self.client, span.path, options=options)
+            found = _again(lambda: obstore.get(self.client, span.path, options=options))
             data, size = memoryview(found.bytes()), found.meta["size"]
         except Exception as error:
             raise self._explain("read", span.path, error) from error
@@ -322,6 +325,18 @@ class BucketStore(Store):
         return StoreError(
             f"the store could not be {verb}: {place} ({by}): {words}. {self._access.advice(words)}"
         )
+
+
+def _again(read: Callable[[], T]) -> T:
+    """Read once more when a kept connection was closed in the very moment: obstore does not by itself."""
+    for pause_s in (0.5, 2.0, 5.0):
+        try:
+            return read()
+        except Exception as error:
+            if _DROPPED not in str(error):
+                raise
+        time.sleep(pause_s)
+    return read()
 
 
 def _words(error: Exception) -> str:

@@ -238,10 +238,21 @@ def test_help_lists_every_target() -> None:
 @pytest.mark.parametrize(
     ("args", "calls"),
     [
-        ("", ["-n 2 --dist loadfile --ignore=tests/real_airflow", "tests/real_airflow"]),
+        (
+            "",
+            [
+                "-n 2 --dist loadfile --ignore=tests/real_airflow --ignore=tests/faults",
+                "tests/real_airflow",
+                "tests/faults",
+            ],
+        ),
         (
             "-k docs",
-            ["-n 2 --dist loadfile --ignore=tests/real_airflow -k docs", "tests/real_airflow -k docs"],
+            [
+                "-n 2 --dist loadfile --ignore=tests/real_airflow --ignore=tests/faults -k docs",
+                "tests/real_airflow -k docs",
+                "tests/faults -k docs",
+            ],
         ),
         ("tests/test_docs.py -q", ["tests/test_docs.py -q"]),
         ("-x tests/test_docs.py::test_one", ["-x tests/test_docs.py::test_one"]),

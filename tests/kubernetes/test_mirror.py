@@ -76,7 +76,9 @@ def test_what_happens_is_known_from_the_streams(jobs, asked):
     hook.cancel(handles[0])
     until(lambda: hook.status(handles)[handles[0]].state is JobState.CANCELLED)
     assert states(hook, handles)[1:] == [JobState.RUNNING] * 4
-    assert [(method, kind) for method, kind, _ in asked] == [("GET", handles[0].id), ("PATCH", handles[0].id)]
+    name = handles[0].id
+    expected = [("GET", name), ("GET", "pods"), ("PATCH", name)]  # of the cancel
+    assert [(method, kind) for method, kind, _ in asked] == expected
 
 
 def test_nothing_is_gone_before_it_was_asked_for_by_its_name(jobs, asked, monkeypatch):

@@ -18,7 +18,7 @@ from pathlib import Path
 from airflow_stepop.hooks.local import LocalStepHook
 from airflow_stepop.local import supervisor
 from airflow_stepop.testing import Step, make_step
-from airflow_stepop.zipapp import runner_zipapp
+from airflow_stepop.transfer import input_files
 
 # What the kernel is asked for; between two of these a crash makes no difference.
 OPERATIONS = ("open", "os.", "subprocess.Popen", "shutil.", "fcntl.", "ctypes.dlopen", "tempfile.")
@@ -92,7 +92,7 @@ def main(what: str, count: int, folder: Path) -> None:
     hook = LocalStepHook(folder=folder / "jobs")
     typical = make_step(["true"], secrets={"TOKEN": "s3cret"})
     hook.render(typical.spec)  # reads what is read once
-    runner_zipapp(typical.payload.features)
+    input_files(typical.payload, typical.spec)  # builds the runner
     crash = {"wait": crash_wait, "supervisor": crash_supervisor}.get(what, crash_submit)
     crashes = []
     for number in range(1, count + 1):

@@ -13,6 +13,7 @@ from dataclasses import replace
 import pytest
 
 from airflow_stepop import transfer
+from airflow_stepop.buckets import _again
 from airflow_stepop.exceptions import IntegrityError, StepConfigError, WrongHostError
 from airflow_stepop.job import Part, Payload, Place, StepSpec
 from airflow_stepop.payload import CommandCall, build_payload, read_outcome
@@ -413,3 +414,15 @@ def test_parts_with_several_places_are_copied_into_one(steps, bucket, folder):
     part = Part(hashlib.sha256(b"7890123456789").hexdigest(), 13, places=places)
     (copied,) = bring(Payload(b"", "", {"x": part}), bucket).parts.values()
     assert bucket.read(bucket.path_of(copied.places[0].uri), 13) == b"7890123456789"
+
+
+def test_a_connection_that_is_closed_in_the_very_moment_is_no_end(monkeypatch):
+    monkeypatch.setattr("airflow_stepop.buckets.time.sleep", lambda _: None)
+    errors = [OSError("hyper::Error(Canceled, connection was not ready)"), OSError("no such bucket")]
+
+    def read():
+        raise errors.pop(0)
+
+    with pytest.raises(OSError, match="no such bucket"):
+        _again(read)
+    assert errors == []
