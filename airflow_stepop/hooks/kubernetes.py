@@ -118,7 +118,7 @@ class KubernetesStepHook(StepHook):
         way_back = "frames" if settings.outcome_in_log else "outcome"
         payload = replace(payload, features=payload.features | {way_back})
         cluster = self._cluster_of(spec)
-        self._job_url(self._handle_of(spec.name, cluster, settings.kubernetes_context))
+        self._job_url(self._handle(spec.name, cluster, settings.kubernetes_context))
         try:
             job = cluster.create("jobs", body) or _there(cluster.get("jobs", spec.name), spec)
             if not _is_released(job):
@@ -132,7 +132,7 @@ class KubernetesStepHook(StepHook):
             if status_of(error) in (400, 403, 422):
                 raise StepConfigError(f"{_refused(error, cluster)}: {said}") from error
             raise
-        return self._handle(job, cluster, settings.kubernetes_context)
+        return self._handle(spec.name, cluster, settings.kubernetes_context)
 
     def _release(
         self, cluster: Cluster, job: Json, payload: Payload, spec: StepSpec, settings: KubernetesSettings
@@ -157,16 +157,13 @@ class KubernetesStepHook(StepHook):
         if not _is_released(job):
             cluster.delete("jobs", spec.name, job["metadata"]["uid"])
             return None
-        return self._handle(job, cluster, _settings(spec).kubernetes_context)
+        return self._handle(spec.name, cluster, _settings(spec).kubernetes_context)
 
     def _cluster_of(self, spec: StepSpec) -> Cluster:
         settings = _settings(spec)
         return self.cluster(settings.kubernetes_context, settings.namespace)
 
-    def _handle(self, job: Json, cluster: Cluster, context: str | None) -> JobHandle:
-        return self._handle_of(job["metadata"]["name"], cluster, context)
-
-    def _handle_of(self, name: str, cluster: Cluster, context: str | None) -> JobHandle:
+    def _handle(self, name: str, cluster: Cluster, context: str | None) -> JobHandle:
         detail = {"namespace": cluster.namespace, **({"context": context} if context else {})}
         return JobHandle(self.backend, self.named, cluster.scope, name, name, detail)
 
@@ -272,7 +269,7 @@ class KubernetesStepHook(StepHook):
             metadata = job["metadata"]
             given = json.loads(metadata["annotations"][LABELS])
             if all(given.get(name) == value for name, value in labels.items()):
-                handle = self._handle(job, self.cluster(None, metadata["namespace"]), None)
+                handle = self._handle(metadata["name"], self.cluster(None, metadata["namespace"]), None)
                 yield FoundJob(handle, given, verdict.seconds(metadata["creationTimestamp"]))
 
     def link(self, handle: JobHandle) -> str | None:
@@ -317,7 +314,7 @@ class KubernetesStepHook(StepHook):
         try:
             connection = self.connection if self.named is not None else None
             known = extra_of(connection).get("cluster_context") if connection is not None else None
-            url = self._job_url(self._handle_of("JOB", cluster, known or "CONTEXT"))  # a step may say another
+            url = self._job_url(self._handle("JOB", cluster, known or "CONTEXT"))  # a step may say another
         except StepConfigError as error:
             yield Finding(False, "console", str(error), "correct it, or leave it out")
             return

@@ -104,9 +104,10 @@ class Cluster:
         except Exception as error:
             if status_of(error) != 403:
                 raise
-            pages = [*self._pages(self.path(kind), query)]
-        for page in pages:
-            yield from page["items"]
+            yield from self.list(kind, **query)
+        else:
+            for page in pages:
+                yield from page["items"]
 
     def snapshot(self, kind: str, **query: str) -> tuple[str, Iterator[Json]]:
         """Return the version of a list from which a watch can go on, and the objects in it."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from airflow_stepop.kubernetes.manifests import CANCELLED, FAILURE, JOB_NAME, RELEASED
+from airflow_stepop.kubernetes.manifests import CANCELLED, FAILURE, JOB_NAME
 
 if TYPE_CHECKING:
     from airflow_stepop.kubernetes.cluster import Cluster
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 STREAM_S = 45  # the server ends the stream then, and another one goes on: a silent line is noticed
 SILENCE_S = STREAM_S + 15.0  # nothing for so long: the other end is not there any more
 IDLE_S = 90.0  # nobody has asked for so long: nobody reads on
-_ANNOTATIONS = (CANCELLED, FAILURE, RELEASED)
+_ANNOTATIONS = (CANCELLED, FAILURE)
 
 
 class Mirror:

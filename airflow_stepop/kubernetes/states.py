@@ -49,7 +49,8 @@ class States:
         """Return how each job stands, by its name."""
         jobs, pods = self._objects(names)
         found = {name: self._look(name, jobs.get(name), pods.get(name, ())) for name in names}
-        self._known = {name: known for name, known in self._known.items() if name in found}
+        if len(self._known) > len(found):
+            self._known = {name: known for name, known in self._known.items() if name in found}
         waiting = {name: of for name, look in found.items() if (of := _waiting(look)) is not None}
         warned = self._warnings.of(set(waiting.values())) if waiting else {}
         for name, of in waiting.items():
@@ -79,7 +80,10 @@ class States:
             return self._ask(names)
         jobs, pods = self._mirror.objects()
         # Of these it may not have heard yet: nothing is gone before it was asked for by its name
-        own_jobs, own_pods = self._ask([name for name in names if name not in jobs])
+        missing = [name for name in names if name not in jobs]
+        if not missing:
+            return jobs, pods
+        own_jobs, own_pods = self._ask(missing)
         return {**jobs, **own_jobs}, {**pods, **own_pods}
 
     def _ask(self, names: Sequence[str]) -> tuple[Mapping[str, Json], Mapping[str, Sequence[Json]]]:

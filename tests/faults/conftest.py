@@ -121,14 +121,11 @@ def airflow(tmp_path_factory, connections) -> Iterator[deployment.Deployment]:
     if IS_FULL:
         env["STEPOP_FAULTS_FULL"] = "1"
         deployment.PATIENCE_S = 1800
-    running = deployment.Deployment(
+    found = deployment.Deployment(
         tmp_path_factory.mktemp("faults"), HERE / "dags", env, postgres=deployment.Postgres()
     )
-    try:
-        running.up()
-        yield running
-    finally:
-        running.down()
+    with found.running():
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -62,12 +62,9 @@ def airflow(
         env[f"AIRFLOW_CONN_{server.conn_id.upper()}"] = replace(server, endpoint=cable.url).connection()
         env |= {"AIRFLOW__STEPOP__EXTRA_STORES": address, "STEPOP_TEST_STORE": address}
     postgres = deployment.Postgres() if os.environ.get(deployment.POSTGRES) else None
-    running = deployment.Deployment(folder, HERE / "dags", env, postgres=postgres, line=cable)
-    try:
-        running.up()
-        yield running
-    finally:
-        running.down()
+    found = deployment.Deployment(folder, HERE / "dags", env, postgres=postgres, line=cable)
+    with found.running():
+        yield found
 
 
 @pytest.fixture

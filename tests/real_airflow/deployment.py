@@ -154,6 +154,15 @@ class Deployment:
         token.raise_for_status()
         self.client.headers["Authorization"] = f"Bearer {token.json()['access_token']}"
 
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Deployment]:
+        """Be up within the block, and gone after it."""
+        try:
+            self.up()
+            yield self
+        finally:
+            self.down()
+
     def answers(self) -> bool:
         with contextlib.suppress(httpx.TransportError):
             return self.client.get("/api/v2/version").status_code == 200

@@ -22,12 +22,9 @@ def airflow(tmp_path_factory, kubernetes_namespace):
     (folder / "dags").mkdir()
     shutil.copy(EXAMPLE, folder / "dags")
     variable = "AIRFLOW_CONN_KUBERNETES_DEFAULT"
-    running = deployment.Deployment(folder / "home", folder / "dags", {variable: os.environ[variable]})
-    try:
-        running.up()
-        yield running
-    finally:
-        running.down()
+    found = deployment.Deployment(folder / "home", folder / "dags", {variable: os.environ[variable]})
+    with found.running():
+        yield found
 
 
 @pytest.fixture(scope="module")
