@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from airflow_stepop.hooks.base import StepHook
 
 LONGEST_PAUSE_S = 30.0  # deadlines are looked at this often even when nothing is heard
+FIRST_QUESTION_S = 30.0  # after the first trigger of a triggerer began
 HOLD_S = 1.0  # a trigger that fires sooner can overtake the end of its own deferral, which costs a try
 LINES_AT_ONCE = 50  # written to the log before another trigger of this triggerer gets its turn
 
@@ -62,6 +63,8 @@ class _FirstQuestion:
     async def _ask(self, labels: Mapping[str, Any]) -> None:
         from asgiref.sync import sync_to_async
 
+        # later than a short step takes: a triggerer writes no log while it loads what answers the question
+        await asyncio.sleep(FIRST_QUESTION_S)
         with contextlib.suppress(Exception):  # whatever it is, it is met again when the answer matters
             await sync_to_async(task_state)(labels)
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 
 import pytest
+
+from airflow_stepop.triggers import FIRST_QUESTION_S
 
 GROUP = "The triggerer"
 STILL_DEFERRED = "goes on: the task is still deferred"
@@ -40,6 +43,7 @@ def test_a_trigger_that_moves_to_another_triggerer_leaves_the_job_alone(run, air
     task = crashed("crash_triggerer", run, "moved")
     task.wait_started(is_deferred=True)
     task.wait_watched()
+    time.sleep(FIRST_QUESTION_S + 10)  # until it can answer a question within Airflow's five seconds
     starts = airflow.log(*task.where).count("starting")
     first = airflow.processes["triggerer"].pid
     os.killpg(first, signal.SIGSTOP)
