@@ -26,7 +26,8 @@ from airflow_stepop.waiting import Pace
 log = logging.getLogger(__name__)
 
 LOG_INTERVAL_S = 1.0
-MEMORY_INTERVAL_S = 1.0  # between two looks at what costs no request
+CHANGES_INTERVAL_S = 0.25  # between two looks at what a service has told by itself, which costs no request
+ALL_INTERVAL_S = 10.0  # between two questions for all jobs of such a service: it may not tell everything
 LOG_BATCH = 100  # jobs whose logs one call asks for: a call stays short, whoever waits
 
 
@@ -55,8 +56,9 @@ class Subscription:
 
     @property
     def wants_logs(self) -> bool:
-        """New lines are fetched only once the last ones were taken: nothing piles up in memory."""
-        return self.wants_more and not self._lines
+        """Whether the job may print, and the last lines were taken: nothing piles up in memory."""
+        has_begun = self._status is not None and self._status.state is not JobState.PENDING
+        return has_begun and self.wants_more and not self._lines
 
     def tell_status(self, status: JobStatus) -> None:
         if status != self._status:
@@ -140,7 +142,7 @@ class Watcher:
             self._on_empty()
 
     def _all(self) -> list[Subscription]:
-        return self._of(self._subscriptions)
+        return [subscription for some in self._subscriptions.values() for subscription in some]
 
     def _of(self, handles: Iterable[JobHandle]) -> list[Subscription]:
         return [subscription for handle in handles for subscription in self._subscriptions.get(handle, ())]
@@ -151,9 +153,29 @@ class Watcher:
             if self._arrival.is_set() and pace.may_quicken:
                 pace.quicken()
             self._arrival.clear()
+            pace.poll_interval_s = min(s.poll_interval_s for s in self._all())
             handles = [h for h in self._subscriptions if not self._is_over(h)]
             pause_s = await self._ask(handles, pace) if handles else pace.poll_interval_s
-            await self._pause(pause_s, may_end_early=pace.may_quicken)
+            if not pace.errors and self._hook.changed() is not None:
+                await self._follow(pace)
+            else:
+                await self._pause(pause_s, may_end_early=pace.may_quicken)
+
+    async def _follow(self, pace: Pace) -> None:
+        """Ask for new jobs, and for those of which the service tells that they have changed, until it is time
+        to ask for all, or it tells nothing any more.
+        """
+        end = time.monotonic() + ALL_INTERVAL_S
+        while not pace.errors and time.monotonic() < end:
+            await asyncio.sleep(CHANGES_INTERVAL_S)
+            changed = self._hook.changed()
+            if changed is None:
+                return
+            new = [h for h in self._subscriptions if h not in self._known] if self._arrival.is_set() else []
+            self._arrival.clear()
+            handles = {h for h in (*new, *changed) if h in self._subscriptions and not self._is_over(h)}
+            if handles:
+                await self._ask(list(handles), pace)
 
     async def _pause(self, pause_s: float, may_end_early: bool) -> None:
         if not may_end_early:
@@ -187,8 +209,6 @@ class Watcher:
             log.warning("%s: no status (%s); asking again in %.0f s", self._hook.backend, error, pause_s)
             return pause_s
         self._tell(statuses)
-        wanted = [s.poll_interval_s for s in self._all()] or [pace.poll_interval_s]
-        pace.poll_interval_s = min([*wanted, *([MEMORY_INTERVAL_S] * self._hook.answers_from_memory)])
         return pace.after_success()
 
     def _tell(self, statuses: Mapping[JobHandle, JobStatus]) -> None:
@@ -215,12 +235,9 @@ class Watcher:
 
     def _next_to_read(self) -> list[Subscription]:
         """Return those whose logs are to be read now: where that costs a request each, a few in turn."""
-        waiting = [s for s in self._all() if s.wants_logs and self._has_begun(s.handle)]
+        waiting = [s for s in self._all() if s.wants_logs]
         waiting.sort(key=lambda s: s.read_at)
         return waiting[: self._hook.logs_a_second]
-
-    def _has_begun(self, handle: JobHandle) -> bool:
-        return handle in self._known and self._known[handle].state is not JobState.PENDING
 
     async def _read_logs(self, subscriptions: Sequence[Subscription]) -> None:
         cursors = {s.handle: s.cursor for s in subscriptions}

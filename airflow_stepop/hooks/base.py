@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseHook
@@ -167,10 +167,13 @@ class StepHook(BaseHook, ABC):
         """Return the job's page in the service's console."""
         return None
 
-    @property
-    def answers_from_memory(self) -> bool:
-        """Whether ``status`` costs no request now, because changes come by themselves: it is asked often."""
-        return False
+    def changed(self) -> Collection[JobHandle] | None:
+        """Return the jobs that the service has told of since the last call, without a request; ``None`` when
+        it tells of nothing by itself now.
+
+        Between two questions for all jobs, those that have changed are asked for alone.
+        """
+        return None
 
     def scope(self) -> str:
         """Return what one status call covers; jobs of one scope share one watcher."""

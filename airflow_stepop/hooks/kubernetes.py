@@ -11,7 +11,7 @@ import base64
 import binascii
 import json
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -180,9 +180,19 @@ class KubernetesStepHook(StepHook):
                     self._end(cluster, look.job, {FAILURE: json.dumps(look.failure.to_json())})
         return found
 
-    @property
-    def answers_from_memory(self) -> bool:
-        return any(states.is_watched for states in self._known_states.values())
+    def changed(self) -> Collection[JobHandle] | None:
+        watched = [
+            (context, cluster, states)
+            for (context, _), cluster in list(self._clusters.items())
+            if (states := self._known_states.get(id(cluster))) is not None and states.is_watched
+        ]
+        if not watched:
+            return None
+        return [
+            self._handle(name, cluster, context)
+            for context, cluster, states in watched
+            for name in states.changed()
+        ]
 
     def _states(self, cluster: Cluster) -> States:
         return self._known_states.setdefault(id(cluster), States(cluster))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from airflow_stepop.kubernetes.manifests import CANCELLED, FAILURE, JOB_NAME
@@ -39,17 +39,21 @@ class Mirror:
         """Whether it is up to date without a request."""
         return self._jobs.is_read and self._pods.is_read
 
-    def objects(self) -> tuple[Mapping[str, Json], Mapping[str, Sequence[Json]]]:
-        """Return jobs by name, and pods by the name of their job.
+    def objects(self, names: Iterable[str]) -> tuple[dict[str, Json], dict[str, tuple[Json, ...]]]:
+        """Return those of the jobs that are there, by name, and pods by the name of their job.
 
         :raises Exception: as the official client raises it; the API cannot be asked
         """
-        jobs = {name: job for name, (job,) in self._jobs.current().items()}
-        return jobs, self._pods.current()
+        jobs = {name: job for name, (job,) in self._jobs.current(names).items()}
+        return jobs, self._pods.current(jobs)
 
     def pods_of(self, name: str) -> Sequence[Json]:
         """Return the pods of a job."""
-        return self._pods.current().get(name, ())
+        return self._pods.current([name]).get(name, ())
+
+    def changed(self) -> set[str]:
+        """Return the names of the jobs of which something has changed since the last call."""
+        return self._jobs.changed() | self._pods.changed()
 
 
 class Changes:
@@ -73,6 +77,7 @@ class Changes:
         self._slim = slim
         self._group = group
         self._groups: dict[str, tuple[Json, ...]] = {}
+        self._changed: set[str] = set()
         self._version = ""
         self._lock = threading.Lock()
         self._reader: threading.Thread | None = None
@@ -82,15 +87,21 @@ class Changes:
     def is_read(self) -> bool:
         return self._reader is not None and self._reader.is_alive()
 
-    def current(self) -> Mapping[str, Sequence[Json]]:
-        """Return the objects of each group, each with what is needed of it."""
+    def changed(self) -> set[str]:
+        """Return the groups in which something has changed since the last call; it counts as no question."""
+        with self._lock:
+            changed, self._changed = self._changed, set()
+        return changed
+
+    def current(self, groups: Iterable[str]) -> dict[str, tuple[Json, ...]]:
+        """Return the objects of those groups that have any, each with what is needed of it."""
         self._asked_at = time.monotonic()
         if not self.is_read:
             self._list()
             self._reader = threading.Thread(target=self._read, name=f"stepop-{self._kind}", daemon=True)
             self._reader.start()
         with self._lock:
-            return dict(self._groups)
+            return {group: self._groups[group] for group in groups if group in self._groups}
 
     def _list(self) -> None:
         version, found = self._cluster.snapshot(self._kind, labelSelector=self._selector)
@@ -98,7 +109,7 @@ class Changes:
         for one in found:
             group = self._group(one)
             groups[group] = (*groups.get(group, ()), self._slim(one))
-        self._version, self._groups = version, groups
+        self._version, self._groups, self._changed = version, groups, set()
 
     def _read(self) -> None:
         try:
@@ -135,6 +146,7 @@ class Changes:
         others = (one for one in self._groups.get(group, ()) if one["metadata"]["name"] != name)
         members = (*others, self._slim(found)) if is_there else tuple(others)
         with self._lock:
+            self._changed.add(group)
             if members:
                 self._groups[group] = members
             else:

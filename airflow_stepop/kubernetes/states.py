@@ -38,31 +38,25 @@ class States:
         self._cluster = cluster
         self._mirror = Mirror(cluster, selector(MANAGED))
         self._warnings = Warnings(cluster)
-        self._known: dict[str, tuple[tuple[str, ...], JobStatus]] = {}
 
     @property
     def is_watched(self) -> bool:
         """Whether a look costs no request."""
         return self._mirror.is_read
 
+    def changed(self) -> set[str]:
+        """Return the names of the jobs of which something has changed since the last call."""
+        return self._mirror.changed()
+
     def looks(self, names: Sequence[str]) -> Mapping[str, Look]:
         """Return how each job stands, by its name."""
         jobs, pods = self._objects(names)
-        found = {name: self._look(name, jobs.get(name), pods.get(name, ())) for name in names}
-        if len(self._known) > len(found):
-            self._known = {name: known for name, known in self._known.items() if name in found}
+        found = {name: _look(jobs.get(name), pods.get(name, ())) for name in names}
         waiting = {name: of for name, look in found.items() if (of := _waiting(look)) is not None}
         warned = self._warnings.of(set(waiting.values())) if waiting else {}
         for name, of in waiting.items():
             found[name] = _with_warnings(found[name], warned.get(of, ()))
         return found
-
-    def _look(self, name: str, job: Json | None, pods: Sequence[Json]) -> Look:
-        versions = tuple(one["metadata"]["resourceVersion"] for one in (job, *pods) if one is not None)
-        known = self._known.get(name)
-        if known is None or known[0] != versions or job is None:
-            known = self._known[name] = versions, verdict.status_of(job, pods)
-        return Look(job, pods, known[1])
 
     def pod_of(self, name: str) -> Json | None:
         """Return the newest pod of a job."""
@@ -78,7 +72,7 @@ class States:
     def _objects(self, names: Sequence[str]) -> tuple[Mapping[str, Json], Mapping[str, Sequence[Json]]]:
         if len(names) <= FEW and not self._mirror.is_read:
             return self._ask(names)
-        jobs, pods = self._mirror.objects()
+        jobs, pods = self._mirror.objects(names)
         # Of these it may not have heard yet: nothing is gone before it was asked for by its name
         missing = [name for name in names if name not in jobs]
         if not missing:
@@ -102,6 +96,10 @@ class States:
 def selector(labels: Mapping[str, str]) -> str:
     """Return labels as the API wants to be asked for them."""
     return ",".join(f"{name}={value}" for name, value in labels.items())
+
+
+def _look(job: Json | None, pods: Sequence[Json]) -> Look:
+    return Look(job, pods, verdict.status_of(job, pods))
 
 
 def _waiting(look: Look) -> str | None:

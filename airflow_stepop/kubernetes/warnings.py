@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 FEW = 3  # so many objects are asked for one by one
 PAUSE_S = 5.0  # between two questions, however many objects are stuck
+WANTED_S = 15.0  # for so long an object that somebody has asked for is asked for together with others
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,18 @@ class Warnings:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._found: Mapping[str, Sequence[Warned]] = {}
+        self._wanted: dict[str, float] = {}
         self._asked_at = float("-inf")
 
     def of(self, names: Collection[str]) -> Mapping[str, Sequence[Warned]]:
         """Return the warnings of objects, as they were at most :data:`PAUSE_S` ago, if they can be had."""
-        if names and time.monotonic() - self._asked_at >= PAUSE_S:
-            self._asked_at = time.monotonic()
+        now = time.monotonic()
+        recent = {name: at for name, at in self._wanted.items() if now - at < WANTED_S}
+        self._wanted = recent | dict.fromkeys(names, now)
+        if names and now - self._asked_at >= PAUSE_S:
+            self._asked_at = now
             try:
-                self._found = self._ask(names)
+                self._found = self._ask(self._wanted)
             except Exception as error:  # noqa: BLE001, RUF100 - they explain a state; without them it is one, too
                 log.info("The warnings of namespace %s cannot be read: %s", self._cluster.namespace, error)
         return self._found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -165,20 +166,73 @@ def test_slow_logs_do_not_hold_up_the_status(hook):
     assert asyncio.run(scenario())[0] is JobState.SUCCEEDED
 
 
-def test_what_costs_no_request_is_looked_at_often(hook, monkeypatch):
-    """Changes come by themselves then, and how often a service may be asked does not matter."""
-    monkeypatch.setattr(watch, "MEMORY_INTERVAL_S", 0.02)
-    monkeypatch.setattr(type(hook), "answers_from_memory", True)
+@pytest.fixture
+def telling(hook, monkeypatch):
+    """A service that tells of changes by itself; return what it has told since the last call."""
+    told = []
+    asked = []
+    real = hook.status
+
+    def changed():
+        found, told[:] = list(told), []
+        return found
+
+    monkeypatch.setattr(hook, "changed", changed)
+    monkeypatch.setattr(hook, "status", lambda handles: asked.append(set(handles)) or real(handles))
+    return SimpleNamespace(told=told, asked=asked)
+
+
+def test_of_many_jobs_those_are_asked_for_that_have_changed(hook, telling, monkeypatch):
+    """How often a service may be asked for all does not matter then, nor how many jobs there are."""
+    monkeypatch.setattr(watch, "ALL_INTERVAL_S", 600)
+
+    async def scenario():
+        watcher = Watcher(hook)
+        handles = [hook.add(f"job-{n}") for n in range(100)]
+        waiting = [asyncio.create_task(until_over(watcher, h, poll_interval_s=60)) for h in handles]
+        await until(lambda: len(watcher._known) == 100)
+        telling.asked.clear()
+        telling.told += [hook.handle("of somebody else"), *handles[:2]]
+        for handle in handles[:2]:
+            hook.end(handle.id)
+        states = await asyncio.wait_for(asyncio.gather(*waiting[:2]), PATIENCE_S)
+        new = hook.add("new")
+        waiting.append(asyncio.create_task(until_over(watcher, new, poll_interval_s=60)))
+        await until(lambda: new in watcher._known)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert {state for state, _ in states} == {JobState.SUCCEEDED}
+        assert telling.asked == [set(handles[:2]), {new}]
+
+    asyncio.run(scenario())
+
+
+def test_all_are_asked_for_in_the_end_whatever_the_service_tells(hook, telling, monkeypatch):
+    monkeypatch.setattr(watch, "ALL_INTERVAL_S", 0.5)
 
     async def scenario():
         watcher = Watcher(hook)
         waiting = asyncio.create_task(until_over(watcher, hook.add("job"), poll_interval_s=60))
-        await until(lambda: hook.calls["status"] > 10)
+        await until(lambda: watcher._known)
         hook.end("job")
         return await asyncio.wait_for(waiting, PATIENCE_S)
 
-    state, _ = asyncio.run(scenario())
-    assert state is JobState.SUCCEEDED
+    assert asyncio.run(scenario())[0] is JobState.SUCCEEDED
+
+
+def test_a_service_that_tells_nothing_any_more_is_asked(hook, telling, monkeypatch):
+    monkeypatch.setattr(watch, "ALL_INTERVAL_S", 600)
+
+    async def scenario():
+        watcher = Watcher(hook)
+        waiting = asyncio.create_task(until_over(watcher, hook.add("job"), poll_interval_s=0.05))
+        await until(lambda: watcher._known)
+        monkeypatch.setattr(hook, "changed", lambda: None)
+        hook.end("job")
+        return await asyncio.wait_for(waiting, PATIENCE_S)
+
+    assert asyncio.run(scenario())[0] is JobState.SUCCEEDED
 
 
 def test_logs_that_fill_every_thread_do_not_hold_up_the_status(hook):
