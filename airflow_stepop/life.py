@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 STOP_LIMIT_S = 180.0  # longest wait for a cancelled job to end; SageMaker gives a step 120 s to save its work
 MAX_RESUBMISSIONS = 3
-PATIENCE_S = 240.0  # longest trouble of a service that a worker sits out, as it does for a store
+PATIENCE_S = 600.0  # longest trouble of a service that a worker sits out
 QUOTA_LIMIT_S = 600.0  # so long a task without start_timeout waits in its worker for room in a quota
 QUOTA_PAUSE_S = 120.0  # longest pause between two submits meanwhile
 OVERDUE_FACTOR, OVERDUE_S = 1.05, 600.0  # how long after its timeout a job may still be seen running

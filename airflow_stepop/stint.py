@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 ASK_S = 1.0  # longest question to Airflow while it kills this process
 DEFER_MARGIN_S = 300.0
 DOUBT_S = 0.5  # between two looks whether a question to Airflow is open
+# states of a task that Airflow is about to try again: its scheduler takes a worker for dead that was slow
+TRIED_AGAIN = ("scheduled", "queued", "up_for_retry")
 LOG_POLL_S = 1.0  # a step that prints is asked for more this often
 # Errors that another try would meet again; anything else may be a service that comes back.
 FINAL_ERRORS = (StepConfigError, PayloadError, StepFailedError, IntegrityError)
@@ -73,6 +75,7 @@ class Stint:
         self._word = ""  # the service's own for the job's state
         self._is_ended = False  # by the user: a submit that is still under way cancels its own job
         self._is_in_doubt = False  # asked to end, and Airflow could not be asked why
+        self._is_uncancelled = False  # ended by the user, and the job could not be cancelled at once
 
     # -- where Airflow calls in
 
@@ -117,12 +120,23 @@ class Stint:
             return
         state = self._ask_state()
         self._is_in_doubt = state is None
-        if state in ("running", None) and self._has_retry:
+        if state in TRIED_AGAIN or (state in ("running", None) and self._has_retry):
             self.log.info("This worker is ending; the job goes on and the next try attaches to it")
             return
         self._is_ended = True
         self.log.info("The task was ended: cancelling the job of %s", record.name)
-        self.life.cancel()
+        self._cancel_soon()
+
+    def _cancel_soon(self) -> None:
+        """Cancel, now or at the next pause: a signal may have interrupted what a cancel needs, such as the
+        import of a client.
+        """
+        try:
+            self.life.cancel()
+            self._is_uncancelled = False
+        except Exception as error:  # noqa: BLE001, RUF100 - raised here, it would come up in any code at all
+            self._is_uncancelled = True
+            self.log.warning("The job could not be cancelled yet: %s", error)
 
     # -- between
 
@@ -278,7 +292,7 @@ class Stint:
             record = self.life.record
             if record is None or record.collected is not None:
                 raise
-            if not isinstance(error, FINAL_ERRORS) and self._has_retry:
+            if not isinstance(error, FINAL_ERRORS) and self._has_retry and not self._is_ended:
                 raise StepInterruptedError(
                     f"lost touch with {record.name}: {error}. It goes on, and the next try attaches to it"
                 ) from error
@@ -292,7 +306,9 @@ class Stint:
             self.log.warning("The job may still be running and could not be cancelled: %s", error)
 
     def _settle_doubt(self) -> None:
-        """Ask again what ``on_kill`` could not: it may have interrupted a question to Airflow."""
+        """Do what ``on_kill`` could not: it may have interrupted a question to Airflow, or an import."""
+        if self._is_uncancelled:
+            self._cancel_soon()
         if self._is_in_doubt and (state := self._ask_state()) is not None:
             self._is_in_doubt = False
             if state != "running":

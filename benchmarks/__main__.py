@@ -148,7 +148,7 @@ def _kubernetes(module: str) -> Iterator[Table]:
             yield replace(table, chapter=chapter)
 
 
-KUBERNETES = ("waiting", "submitting", "noticing", "latency")
+KUBERNETES = ("waiting", "submitting", "noticing", "transfer", "latency")
 TABLES: dict[str, Callable[[], Iterator[Table]]] = {
     "import": _imports,
     "step": _step,

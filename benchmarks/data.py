@@ -9,8 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,10 @@ import numpy
 
 from airflow_stepop.buckets import BucketStore, open_bucket
 from airflow_stepop.hooks.local import LocalStepHook
-from airflow_stepop.payload import FunctionCall, hand_over, read_outcome, spill
-from airflow_stepop.results import StepResult
+from airflow_stepop.payload import FunctionCall
 from airflow_stepop.store import folder_uri, open_store
-from airflow_stepop.testing import make_step
 from benchmarks.measure import is_installed
+from benchmarks.steps import run_step
 from benchmarks.tables import Line
 from benchmarks.xcom import pass_array
 
@@ -124,33 +121,11 @@ def _through_step(value: numpy.ndarray[Any, Any], folder: Path, address: str) ->
 
     hook, store = LocalStepHook(folder=folder / "jobs"), open_store(address)
     call = FunctionCall(function=echo, args=(value,), kwargs={}, reference=None)
-    step = make_step(call, result_uri=store.uri("results"))
-    with _configured(address):
-        payload = spill(step.payload, lambda: store, hook.inline_limit)
-        spec = replace(step.spec, digest=payload.digest)
-        handle = hook.submit(spec, payload)
-        while not (status := hook.status([handle])[handle]).state.is_terminal:
-            time.sleep(0.005)
-        found = read_outcome(hook.outcome(handle), spec.name, spec.nonce)
-        if "failure" in found:
-            raise RuntimeError(f"{status}: {found['failure']}")
-        result = hand_over(found["result"])
-        loaded = result.load() if isinstance(result, StepResult) else result
+    loaded = run_step(hook, call, address)
     if loaded.nbytes != value.nbytes or loaded[-1] != value[-1]:
         raise RuntimeError("another array came back")
-    hook.delete(handle)
     for path in ("results", "parts"):  # a part that is there already would not be sent again
         store.delete_folder(path)
-
-
-@contextmanager
-def _configured(address: str) -> Iterator[None]:
-    name = "AIRFLOW__STEPOP__STORE"
-    os.environ[name] = address
-    try:
-        yield
-    finally:
-        del os.environ[name]
 
 
 def _gzip(value: numpy.ndarray[Any, Any], folder: Path) -> None:

@@ -12,13 +12,15 @@ from airflow_stepop.job import LogChunk, LogLine
 from airflow_stepop.kubernetes.cluster import Cluster, status_of
 from airflow_stepop.kubernetes.manifests import STEP
 from airflow_stepop.kubernetes.objects import Json
-from airflow_stepop.kubernetes.verdict import broken_container, has_begun
+from airflow_stepop.kubernetes.verdict import broken_container, has_begun, has_ended
 from airflow_stepop.runner.protocol import FRAME_PREFIX
 
 if TYPE_CHECKING:
     from airflow_stepop.job import Cursor
 
 BYTES = 256 * 1024  # at a time
+MOST_BYTES = 64 << 20  # of one second, or of one line
+MISSING = "[stepop] Lines are missing here: the node has rotated the log away"
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT")
 Timed = tuple[str, str]  # as the kubelet writes it, in nanoseconds; and the text
@@ -40,9 +42,19 @@ class PodLog:
     def since(self, cursor: Cursor) -> LogChunk | None:
         """Return the lines after ``cursor``; ``None`` when there is no log to read."""
         time, count = _position(cursor)
-        data = self._read(limitBytes=str(BYTES), **({"sinceTime": time} if time else {}))
-        lines = _timed(data, is_cut=len(data or b"") >= BYTES)
-        return _chunk(_after(lines, time, count), cursor) if lines else None
+        limit = BYTES
+        while True:
+            data = self._read(limitBytes=str(limit), **({"sinceTime": time} if time else {})) or b""
+            is_cut = limit <= len(data) < MOST_BYTES
+            lines = _timed(data, is_whole=not is_cut and self._is_over)
+            new = _after(lines, time, count)
+            if new or not is_cut:
+                break
+            limit *= 2  # all of it is known, or a part of one line
+        if not lines:
+            return None
+        is_missing = bool(time) and all(when != time for when, _ in lines)
+        return _chunk(new, cursor, [MISSING] * is_missing)
 
     def last(self, count: int, cursor: Cursor = None) -> LogChunk:
         """Return the last lines, none from before ``cursor``."""
@@ -56,6 +68,11 @@ class PodLog:
     def frames(self) -> list[str]:
         """Return the lines at the end that may carry the outcome."""
         return [text for _, text in _timed(self._read(tailLines=str(10 * FRAMES)))]
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether the last line is whole without an end of it."""
+        return self.pod is None or has_ended(self.pod)
 
     def _read(self, **query: str) -> bytes | None:
         container = broken_container(self.pod) or STEP
@@ -76,10 +93,10 @@ class PodLog:
 FRAMES = 64  # lines that the pieces of an outcome can take
 
 
-def _timed(data: bytes | None, is_cut: bool = False) -> list[Timed]:
+def _timed(data: bytes | None, is_whole: bool = True) -> list[Timed]:
     lines = (data or b"").split(b"\n")
-    if is_cut and len(lines) > 1:
-        lines.pop()  # the rest of it comes with the next answer
+    if not is_whole:
+        lines.pop()  # what follows the last end of a line; the rest of it comes with another answer
     parted = (line.decode("utf-8", "replace").partition(" ") for line in lines)
     # a kubelet whose container is gone says so in a line of its own, which is no line of the log
     return [(when, text) for when, space, text in parted if space and _TIME.match(when)]
@@ -97,13 +114,15 @@ def _after(lines: Sequence[Timed], time: str, count: int) -> list[Timed]:
     return newer[min(count, known) :]
 
 
-def _chunk(lines: Sequence[Timed], cursor: Cursor) -> LogChunk:
+def _chunk(lines: Sequence[Timed], cursor: Cursor, before: Sequence[str] = ()) -> LogChunk:
+    """Return the lines, after remarks of our own."""
     if not lines:
         return LogChunk([], cursor)
     time, count = _position(cursor)
     last = lines[-1][0]
     seen = sum(when == last for when, _ in lines) + (count if last == time else 0)
-    return LogChunk(list(_shown(lines)), json.dumps([last, seen]))
+    first = datetime.fromisoformat(lines[0][0]).timestamp()
+    return LogChunk([*(LogLine(first, text) for text in before), *_shown(lines)], json.dumps([last, seen]))
 
 
 def _shown(lines: Sequence[Timed]) -> list[LogLine]:

@@ -174,6 +174,12 @@ def has_begun(pod: Json) -> bool:
     return bool(_run_of(pod))
 
 
+def has_ended(pod: Json) -> bool:
+    """Return whether the step's container, or the pod as a whole, is over."""
+    is_over = pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+    return is_over or "exitCode" in _run_of(pod) or broken_container(pod) is not None
+
+
 def broken_container(pod: Json | None) -> str | None:
     """Return the name of the init container that kept the step from starting."""
     if pod is None or _run_of(pod):

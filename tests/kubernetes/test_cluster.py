@@ -22,26 +22,6 @@ pytestmark = pytest.mark.timeout(200)
 PATIENCE_S = 120
 
 
-@pytest.fixture
-def hook(kubernetes_namespace):
-    return KubernetesStepHook()
-
-
-@pytest.fixture
-def submitted(hook):
-    """Submit steps, and delete what is left of them."""
-    handles = []
-
-    def submit(call, **options):
-        step = make_step(call, **options)
-        handles.append(hook.submit(step.spec, step.payload))
-        return step, handles[-1]
-
-    yield submit
-    for handle in handles:
-        hook.delete(handle)
-
-
 def wait(hook, handle, until=lambda status: status.state.is_terminal):
     end = time.monotonic() + PATIENCE_S
     while not until(status := hook.status([handle])[handle]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+import sqlalchemy
 
 ENDED = "A user ends or clears the task"
 LIMITS = "A limit of Airflow ends the task"
@@ -107,6 +108,37 @@ def test_marked_in_the_middle_of_a_question_to_airflow(run, airflow, crashed):
     task.touch("let")
     title = (ENDED, "marked failed in the middle of a question to Airflow")
     task.settle(title, state="failed", log="The task is failed: cancelling its job")
+
+
+def test_marked_in_the_middle_of_an_import(run, airflow, crashed):
+    """What a cancel needs cannot be imported then: the import was interrupted by the signal."""
+    task = crashed("crash_users", run, "failed_importing")
+    task.wait_for("held")
+    task.wait_started()
+    airflow.patch(*task.where, "failed")
+    task.wait_for_log("could not be cancelled yet")
+    task.touch("let")
+    title = (ENDED, "marked failed while its worker imports the client of the service")
+    task.settle(title, state="failed", log="could not be cancelled yet")
+
+
+def test_taken_for_dead(run, airflow, crashed):
+    """Its scheduler, which is busy, hears of a worker's end too late, and believes that a task has failed."""
+    task = crashed("crash_users", run, "taken_for_dead")
+    task.wait_started()
+    dag_id, run_id, task_id = task.where
+    with sqlalchemy.create_engine(airflow.database).begin() as database:
+        database.execute(
+            sqlalchemy.text(
+                "update task_instance set state = 'up_for_retry', end_date = start_date "
+                "where dag_id = :dag_id and run_id = :run_id and task_id = :task_id"
+            ),
+            {"dag_id": dag_id, "run_id": run_id, "task_id": task_id},
+        )
+    task.wait_for_log("the job goes on")
+    task.touch("go")
+    title = (ENDED, "taken for failed by a busy scheduler, and tried again")
+    task.settle(title, state="success", log="found: attach")
 
 
 @pytest.mark.parametrize("way", WAYS)

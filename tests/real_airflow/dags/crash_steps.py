@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 from airflow_stepop import RemoteStepOperator
 
@@ -123,6 +125,29 @@ class Asking(CrashStep):
             return wait(handle)
 
         stint.wait_here = ask_and_wait
+        return stint
+
+
+class Importing(CrashStep):
+    """A step whose worker is in the middle of an import that a cancel needs when the user ends the task."""
+
+    def _open(self, context):
+        stint = super()._open(context)
+        hook, mark = stint.request.own_hook, self.env["STEPOP_TEST_MARK"]
+        wait, cancel = stint.wait_here, hook.cancel
+        client = sys.modules["client_of_a_test"] = ModuleType("client_of_a_test")
+
+        def import_and_wait(handle):
+            hold(mark)
+            client.NAME = "imported"
+            return wait(handle)
+
+        def import_and_cancel(handle):
+            from client_of_a_test import NAME  # noqa: F401 - partially initialized when the signal comes
+
+            cancel(handle)
+
+        stint.wait_here, hook.cancel = import_and_wait, import_and_cancel
         return stint
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from airflow.sdk import DAG
-from crash_steps import POINTS, Asking, BrokenTrigger, CrashStep
+from crash_steps import POINTS, Asking, BrokenTrigger, CrashStep, Importing
 
 WAYS = {"running": {}, "deferred": {"deferrable": True}}
 
@@ -26,6 +26,8 @@ with DAG("crash_users", schedule=None):
     CrashStep(task_id="failed_submitting", hold_at="submitting")
     CrashStep(task_id="failed_submitted", hold_at="submitted")
     Asking(task_id="failed_asking")
+    Importing(task_id="failed_importing")
+    CrashStep(task_id="taken_for_dead")
 
 with DAG("crash_run_timeout", schedule=None, dagrun_timeout=timedelta(seconds=40)):
     for way, arguments in WAYS.items():

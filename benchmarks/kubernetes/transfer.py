@@ -1,0 +1,107 @@
+"""A gigabyte that a step in a pod returns, beside what the way to its worker can do at all."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from airflow_stepop.buckets import open_bucket
+from airflow_stepop.payload import FunctionCall
+from airflow_stepop.resources import ResourceSettings
+from benchmarks.data import BYTES, GOAL, MIB, REPEATS
+from benchmarks.kubernetes import cluster
+from benchmarks.kubernetes.cluster import Room
+from benchmarks.steps import run_step
+from benchmarks.tables import Line, Table
+from tests.s3 import started
+
+RESOURCES = ResourceSettings(memory=f"{4 * BYTES // MIB + 256}MiB")
+SIGNED_S = 3600.0
+
+
+def tables(room: Room) -> Iterator[Table]:
+    """Yield MiB/s from the end of the step's function to the value in its worker."""
+    title = f"{BYTES // MIB} MiB returned by a step in a pod, through a bucket"
+    endpoint = os.environ.get("STEPOP_S3_FOR_PODS")
+    if not endpoint:
+        reason = "set STEPOP_S3SERVER, and STEPOP_S3_FOR_PODS to its address in pods"
+        yield Table(title, "MiB/s", [Line("not measured", None, reason)])
+        return
+    with _bucket(endpoint) as address:
+        yield Table(title, "MiB/s", _lines(address), is_more_better=True)
+
+
+@contextmanager
+def _bucket(endpoint: str) -> Iterator[str]:
+    """Yield the address of a new store; it is empty again afterwards."""
+    server = replace(started(os.environ["STEPOP_S3SERVER"]), endpoint=endpoint, conn_id="stepop_bench_s3")
+    os.environ[f"AIRFLOW_CONN_{server.conn_id.upper()}"] = server.connection()
+    address = server.new_address()
+    yield address
+    open_bucket(address).delete_folder("")
+
+
+def _lines(address: str) -> Iterator[Line]:
+    import obstore
+
+    store = open_bucket(address)
+    (url,) = store.sign("PUT", ["raw"], time.time() + SIGNED_S)
+
+    def copy() -> int:
+        _run(_sent, url, BYTES, address=address)
+        return len(obstore.get(store.client, "raw").bytes())
+
+    nothing_s = _best_s(lambda: _run(_made, BYTES, address=address))
+    raw = BYTES / MIB / (_best_s(copy) - nothing_s)
+    ours = BYTES / MIB / (_best_s(lambda: len(_run(_returned, BYTES, address=address))) - nothing_s)
+    note = f"without the {nothing_s:.1f} s of a pod that only makes the value"
+    yield Line("one plain PUT in the pod, one GET in the worker", raw, note)
+    yield Line("what a step returns, loaded in its worker", ours, goal=GOAL * raw)
+
+
+def _run(function: Callable[..., Any], *args: Any, address: str) -> Any:
+    call = FunctionCall(function=function, args=args, kwargs={}, reference=None)
+    return run_step(cluster.hook(), call, address, resources=RESOURCES)
+
+
+def _best_s(work: Callable[[], Any]) -> float:
+    """Return the shortest of some runs: a busy host adds to each, and takes nothing away."""
+    times = []
+    for _ in range(REPEATS):
+        begin = time.monotonic()
+        work()
+        times.append(time.monotonic() - begin)
+    return min(times)
+
+
+# -- in the pod
+
+
+def _made(size: int) -> int:
+    import os
+
+    return len(os.urandom(1 << 20) * (size >> 20))
+
+
+def _returned(size: int) -> bytes:
+    import os
+
+    return os.urandom(1 << 20) * (size >> 20)
+
+
+def _sent(url: str, size: int) -> int:
+    import os
+    from http.client import HTTPConnection
+    from urllib.parse import urlsplit
+
+    place = urlsplit(url)
+    connection = HTTPConnection(place.netloc)
+    connection.request("PUT", f"{place.path}?{place.query}", os.urandom(1 << 20) * (size >> 20))
+    answer = connection.getresponse()
+    if answer.status != 200:
+        raise RuntimeError(f"{answer.status} {answer.read()!r}")
+    return size

@@ -1,0 +1,51 @@
+"""A step from its submission until its value is here, without Airflow."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from airflow_stepop.hooks.base import StepHook
+from airflow_stepop.payload import FunctionCall, hand_over, read_outcome, spill
+from airflow_stepop.results import StepResult
+from airflow_stepop.store import open_store
+from airflow_stepop.testing import make_step
+
+LOOK_S = 0.005
+
+
+def run_step(hook: StepHook, call: FunctionCall, address: str, **options: Any) -> Any:
+    """Return what a step returns; what is too large for its job goes through a store, and is left in it.
+
+    :param address: of the store
+    :param options: fields of its spec
+    """
+    store = open_store(address)
+    step = make_step(call, result_uri=store.uri("results"), **options)
+    with _configured(address):
+        payload = spill(step.payload, lambda: store, hook.inline_limit)
+        spec = replace(step.spec, digest=payload.digest)
+        handle = hook.submit(spec, payload)
+        while not (status := hook.status([handle])[handle]).state.is_terminal:
+            time.sleep(LOOK_S)
+        found = read_outcome(hook.outcome(handle), spec.name, spec.nonce)
+        if "failure" in found:
+            raise RuntimeError(f"{status}: {found['failure']}")
+        result = hand_over(found["result"])
+        loaded = result.load() if isinstance(result, StepResult) else result
+    hook.delete(handle)
+    return loaded
+
+
+@contextmanager
+def _configured(address: str) -> Iterator[None]:
+    name = "AIRFLOW__STEPOP__STORE"
+    os.environ[name] = address
+    try:
+        yield
+    finally:
+        del os.environ[name]

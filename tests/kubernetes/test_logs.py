@@ -1,0 +1,81 @@
+"""Logs that are awkward to read: printed all at once, in one line, and rotated away."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_stepop.kubernetes.log import MISSING
+from airflow_stepop.kubernetes.quantities import amount_of
+from tests.kubernetes.test_cluster import wait
+
+pytestmark = pytest.mark.timeout(200)
+
+
+@pytest.fixture
+def rotated_at_bytes(kubernetes_namespace):
+    """How large a log becomes before its node begins another one; as far as this may be asked."""
+    import json
+
+    from kubernetes import client, config
+
+    core = client.CoreV1Api(config.new_client_from_config())
+    node = core.list_node().items[0].metadata.name
+    found = core.connect_get_node_proxy_with_path(node, "configz", _preload_content=False)
+    size = json.loads(found.data)["kubeletconfig"]["containerLogMaxSize"]
+    return int(amount_of(size))
+
+
+def texts(hook, handle, cursor=None):
+    """Return all lines, read as a triggerer reads them."""
+    return [line.text for chunk in hook.chunks(handle, cursor) for line in chunk.lines]
+
+
+def test_what_is_printed_all_at_once_is_read_in_full(hook, submitted):
+    """The API can be asked for lines since a second, and no more than so many bytes of them."""
+    _, handle = submitted(["python3", "-c", r"print(*range(200_000), sep='\n')"])
+    wait(hook, handle)
+    assert texts(hook, handle) == [str(number) for number in range(200_000)]
+
+
+def test_a_line_longer_than_one_answer_is_one_line(hook, submitted):
+    _, handle = submitted(["python3", "-c", "print('a' * 600_000); print('b', end='')"])
+    wait(hook, handle)
+    assert texts(hook, handle) == ["a" * 600_000, "b"]
+
+
+def test_a_line_is_read_once_it_ends(hook, submitted):
+    script = "import sys, time; print('x' * 50_000, end='', flush=True); time.sleep(3); print('y')"
+    _, handle = submitted(["python3", "-c", script])
+    seen, cursor = [], None
+    while True:
+        is_over = hook.status([handle])[handle].state.is_terminal
+        chunk = hook.logs({handle: cursor}).get(handle)
+        if chunk is not None:
+            seen += [line.text for line in chunk.lines]
+            cursor = chunk.cursor
+        if is_over:
+            break
+    assert seen + texts(hook, handle, cursor) == ["x" * 50_000 + "y"]
+
+
+def test_lines_that_the_node_has_rotated_away_are_named(hook, submitted, rotated_at_bytes):
+    """The result is there all the same: it is printed last."""
+    script = f"""
+import time
+print("first", flush=True)
+time.sleep(3)
+for _ in range({rotated_at_bytes} // 100_000 + 10):
+    print("x" * 100_000)
+print("filled", flush=True)
+time.sleep(25)
+print("last")
+"""
+    _, handle = submitted(["python3", "-c", script])
+    wait(hook, handle, lambda _: hook.tail(handle, 1).lines)
+    (chunk,) = hook.logs({handle: None}).values()
+    assert [line.text for line in chunk.lines] == ["first"]
+    wait(hook, handle)
+    found = texts(hook, handle, chunk.cursor)
+    assert found[0] == MISSING
+    assert found[-1] == "last"
+    assert found.count(MISSING) == 1
