@@ -50,7 +50,7 @@ T = TypeVar("T")
 STOP_LIMIT_S = 180.0  # longest wait for a cancelled job to end; SageMaker gives a step 120 s to save its work
 MAX_RESUBMISSIONS = 3
 PATIENCE_S = 600.0  # longest trouble of a service that a worker sits out
-QUOTA_LIMIT_S = 600.0  # so long a task without start_timeout waits in its worker for room in a quota
+QUOTA_LIMIT_S = 7 * 86400.0  # so long a task without start_timeout waits for room in a quota
 QUOTA_PAUSE_S = 120.0  # longest pause between two submits meanwhile
 OVERDUE_FACTOR, OVERDUE_S = 1.05, 600.0  # how long after its timeout a job may still be seen running
 RESUBMITTED = frozenset({Category.PREEMPTED, Category.NO_CAPACITY})
@@ -136,6 +136,7 @@ class StepLife:
     :param state: Airflow's ``task_state_store``
     :param was_killed: whether the user ended the task meanwhile
     :param observer: hears of what happens
+    :param pause: waits for so many seconds, or leaves this process with an exception; :meth:`begin` goes on
     """
 
     def __init__(
@@ -145,12 +146,14 @@ class StepLife:
         log: Logger,
         was_killed: Callable[[], bool] = lambda: False,
         observer: Observer | None = None,
+        pause: Callable[[float], None] | None = None,
     ) -> None:
         self.request = request
         self.observer = observer or Observer(request.labels)
         self.log = log
         self.was_killed = was_killed
         self._state = state
+        self._pause = pause or time.sleep
         self.record: StepRecord | None = None
         self.has_found_end = False  # the job of an earlier try had ended when this one attached to it
 
@@ -186,7 +189,7 @@ class StepLife:
         record = replace(record, memory_bytes=memory_bytes, keep=request.keep, where=request.where)
         self._save(record)
         if pause_s > 0:
-            time.sleep(pause_s)
+            self._pause(pause_s)
         return self._submit(record)
 
     def _submit(self, record: StepRecord) -> JobHandle:
@@ -195,7 +198,7 @@ class StepLife:
         hook = self._hook(record)
         size = shown_size(payload.inline_bytes)
         self.log.info("Submitting %s to %s (%s)", record.name, record.backend, size)
-        handle = self._submit_when_there_is_room(hook, spec, payload)
+        handle = self._submit_when_there_is_room(hook, spec, payload, record.started_at)
         if self.was_killed():
             hook.cancel(handle)
         self._save(record.with_handle(handle))
@@ -204,19 +207,24 @@ class StepLife:
         self.log.info("Submitted: %s", handle)
         return handle
 
-    def _submit_when_there_is_room(self, hook: StepHook, spec: StepSpec, payload: Payload) -> JobHandle:
-        """Submit, under the same name again while a quota is used up: other jobs make room when they end."""
+    def _submit_when_there_is_room(
+        self, hook: StepHook, spec: StepSpec, payload: Payload, since: float
+    ) -> JobHandle:
+        """Submit, under the same name again while a quota is used up: other jobs make room when they end.
+
+        :param since: when this generation of the step began, seconds since the epoch
+        """
         limit_s = self.request.start_timeout_s or QUOTA_LIMIT_S
-        end, longest_s = time.monotonic() + limit_s, self.request.capacity_pause_s
         while True:
             try:
                 return self._patiently(hook, lambda: hook.submit(spec, payload))
             except QuotaError as error:
-                pause_s, longest_s = jittered(longest_s), min(longest_s * 2, QUOTA_PAUSE_S)
-                if self.was_killed() or time.monotonic() + pause_s > end:
+                waited_s = max(time.time() - since, 0)
+                pause_s = jittered(min(max(waited_s, self.request.capacity_pause_s), QUOTA_PAUSE_S))
+                if self.was_killed() or waited_s + pause_s > limit_s:
                     raise StepFailedError(without_room(error), spec.name) from error
                 self.log.warning("%s: submitting again in %.0f s", error, pause_s)
-                time.sleep(pause_s)
+                self._pause(pause_s)
 
     def _patiently(self, hook: StepHook, ask: Callable[[], T]) -> T:
         """Return what a service says, once trouble has passed that does pass."""

@@ -30,7 +30,7 @@ from airflow_stepop.payload import hand_over
 from airflow_stepop.request import StepRequest
 from airflow_stepop.reraise import to_exception
 from airflow_stepop.tasklog import TaskLog
-from airflow_stepop.triggers import RemoteStepTrigger, task_state
+from airflow_stepop.triggers import PauseTrigger, RemoteStepTrigger, task_state
 from airflow_stepop.usage import XCOM_KEY, describe
 from airflow_stepop.waiting import Clock, Deadlines, Pace, Reason
 
@@ -69,6 +69,7 @@ class Stint:
             self.log,
             was_killed=lambda: self._is_ended,
             observer=self.observer,
+            pause=self._pause_elsewhere,
         )
         self._begun = context["ti"].start_date
         self._has_retry = bool(context["ti"].try_number <= context["ti"].max_tries)
@@ -87,6 +88,8 @@ class Stint:
 
     def resume(self, event: Mapping[str, Any]) -> Any:
         with self._guarded():
+            if event.get("reason") == Reason.PAUSED:
+                return self._go_on(self._begin_again())
             handle = self.life.resume()
             self.observer.phase("resumed: %s", event.get("reason"))
             if event.get("job") not in (None, handle.name):
@@ -150,6 +153,13 @@ class Stint:
         if self._defers(hook):
             self._defer(began)
         return self._end(began, self.wait_here(began))
+
+    def _begin_again(self) -> JobHandle | Collected:
+        """Submit after a pause; Airflow does not watch its own limit for the task meanwhile."""
+        end = self._deadlines().execution
+        if end is not None and time.time() > end:
+            raise AirflowTaskTimeout("the task's execution_timeout passed before there was room for its job")
+        return self.life.begin()
 
     def _end(self, handle: JobHandle, reason: Reason, word: str = "") -> Any:
         self.operator.job_url = self.request.hook(handle.backend, handle.conn_id).link(handle)
@@ -228,6 +238,16 @@ class Stint:
         left_s = deadlines.execution - time.time() if deadlines.execution is not None else LONGEST_S
         timeout = timedelta(seconds=max(left_s, 0) + DEFER_MARGIN_S) if left_s < LONGEST_S else None
         self.operator.defer(trigger=trigger, method_name="resume", timeout=timeout)
+
+    def _pause_elsewhere(self, pause_s: float) -> None:
+        """Wait before a submit, without a worker where the task may defer: else those workers that wait for
+        room could be all that there are, and none be left for the steps that make room when they end.
+        """
+        if not self._defers(self.request.own_hook):
+            time.sleep(pause_s)
+            return
+        trigger = PauseTrigger(until=time.time() + pause_s)
+        self.operator.defer(trigger=trigger, method_name="resume")
 
     def wait_here(self, handle: JobHandle) -> Reason:
         """Wait in the worker, by the rules of the trigger."""

@@ -72,6 +72,24 @@ class _FirstQuestion:
 _first_question = _FirstQuestion()
 
 
+class PauseTrigger(BaseTrigger):
+    """Fires when it is time to submit again.
+
+    :param until: seconds since the epoch
+    """
+
+    def __init__(self, until: float, **_: Any) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.until = until
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return f"{type(self).__module__}.{type(self).__qualname__}", {"until": self.until}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        await asyncio.sleep(max(self.until - time.time(), HOLD_S))
+        yield TriggerEvent({"reason": Reason.PAUSED.value})
+
+
 class RemoteStepTrigger(BaseTrigger):
     """Waits until a job is over or a deadline has passed, streams its log, and fires once.
 

@@ -22,6 +22,7 @@ class Reason(StrEnum):
     START_TIMEOUT = "start_timeout"  # it did not begin in time
     OVERDUE = "overdue"  # it should have been stopped by its own service long ago
     UNREACHABLE = "unreachable"  # it cannot be seen from this host
+    PAUSED = "paused"  # there is no job yet: it is time to submit again
 
     @property
     def is_deadline(self) -> bool:

@@ -343,6 +343,19 @@ def test_a_gpu_is_waited_for_and_found_by_its_name(hook, submitted, admin):
         admin.patch_node_status(node, {"status": {"capacity": {gpu: None}, "allocatable": {gpu: None}}})
 
 
+def test_a_spot_node_is_waited_for_and_its_taint_tolerated(hook, submitted, admin):
+    label, value = "kubernetes.azure.com/scalesetpriority", "spot"
+    (node,) = [one.metadata.name for one in admin.list_node().items if not one.spec.taints]
+    _, handle = submitted(["true"], settings={"spot": True})
+    wait(hook, handle, lambda status: "node" in status.native)
+    taint = {"key": label, "value": value, "effect": "NoSchedule"}
+    admin.patch_node(node, {"metadata": {"labels": {label: value}}, "spec": {"taints": [taint]}})
+    try:
+        assert wait(hook, handle).state is JobState.SUCCEEDED
+    finally:
+        admin.patch_node(node, {"metadata": {"labels": {label: None}}, "spec": {"taints": None}})
+
+
 def test_a_quota_of_jobs_that_is_used_up_takes_no_job(hook, submitted, admin):
     """The caller comes back; under the same name."""
     namespace = hook.cluster().namespace
