@@ -52,8 +52,8 @@ def _options() -> dict[str, dict[str, Any]]:
         ),
         "capacity_pause": _option(
             "Seconds before a job for which no machine was free is submitted again; twice as many each "
-            "further time, and up to half of them less at random. The task waits meanwhile as it waits for its "
-            "job: in the triggerer, if it may defer.",
+            "further time, and up to half of them less at random. The task waits meanwhile as it waits for "
+            "its job: in the triggerer, if it may defer.",
             "30",
             kind="float",
         ),
