@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_stepop.bounds import storable
-from airflow_stepop.endings import as_the_service_saw_it, given_up, refused, without_outcome, without_room
-from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, QuotaError, StepFailedError
+from airflow_stepop.endings import as_the_service_saw_it, given_up, refused, without_outcome
+from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, StepFailedError
 from airflow_stepop.job import (
     Category,
     Failure,
@@ -24,6 +24,7 @@ from airflow_stepop.job import (
     StepSpec,
 )
 from airflow_stepop.observe import Observer
+from airflow_stepop.patience import Patience
 from airflow_stepop.payload import outcome_size
 from airflow_stepop.printable import printable
 from airflow_stepop.record import (
@@ -46,12 +47,8 @@ if TYPE_CHECKING:
     from airflow_stepop.hooks.base import StepHook
     from airflow_stepop.oom import MoreMemory
 
-T = TypeVar("T")
 STOP_LIMIT_S = 180.0  # longest wait for a cancelled job to end; SageMaker gives a step 120 s to save its work
 MAX_RESUBMISSIONS = 3
-PATIENCE_S = 600.0  # longest trouble of a service that a worker sits out
-QUOTA_LIMIT_S = 7 * 86400.0  # so long a task without start_timeout waits for room in a quota
-QUOTA_PAUSE_S = 120.0  # longest pause between two submits meanwhile
 OVERDUE_FACTOR, OVERDUE_S = 1.05, 600.0  # how long after its timeout a job may still be seen running
 RESUBMITTED = frozenset({Category.PREEMPTED, Category.NO_CAPACITY})
 # What a new try does not take for the answer: nobody looked while it happened, and it was not the step's
@@ -153,7 +150,7 @@ class StepLife:
         self.log = log
         self.was_killed = was_killed
         self._state = state
-        self._pause = pause or time.sleep
+        self.patience = Patience(request, log, was_killed, pause or time.sleep)
         self.record: StepRecord | None = None
         self.has_found_end = False  # the job of an earlier try had ended when this one attached to it
 
@@ -189,7 +186,7 @@ class StepLife:
         record = replace(record, memory_bytes=memory_bytes, keep=request.keep, where=request.where)
         self._save(record)
         if pause_s > 0:
-            self._pause(pause_s)
+            self.patience.pause(pause_s)
         return self._submit(record)
 
     def _submit(self, record: StepRecord) -> JobHandle:
@@ -198,7 +195,7 @@ class StepLife:
         hook = self._hook(record)
         size = shown_size(payload.inline_bytes)
         self.log.info("Submitting %s to %s (%s)", record.name, record.backend, size)
-        handle = self._submit_when_there_is_room(hook, spec, payload, record.started_at)
+        handle = self.patience.submit(hook, spec, payload, record.started_at)
         if self.was_killed():
             hook.cancel(handle)
         self._save(record.with_handle(handle))
@@ -207,43 +204,11 @@ class StepLife:
         self.log.info("Submitted: %s", handle)
         return handle
 
-    def _submit_when_there_is_room(
-        self, hook: StepHook, spec: StepSpec, payload: Payload, since: float
-    ) -> JobHandle:
-        """Submit, under the same name again while a quota is used up: other jobs make room when they end.
-
-        :param since: when this generation of the step began, seconds since the epoch
-        """
-        limit_s = self.request.start_timeout_s or QUOTA_LIMIT_S
-        while True:
-            try:
-                return self._patiently(hook, lambda: hook.submit(spec, payload))
-            except QuotaError as error:
-                waited_s = max(time.time() - since, 0)
-                pause_s = jittered(min(max(waited_s, self.request.capacity_pause_s), QUOTA_PAUSE_S))
-                if self.was_killed() or waited_s + pause_s > limit_s:
-                    raise StepFailedError(without_room(error), spec.name) from error
-                self.log.warning("%s: submitting again in %.0f s", error, pause_s)
-                self._pause(pause_s)
-
-    def _patiently(self, hook: StepHook, ask: Callable[[], T]) -> T:
-        """Return what a service says, once trouble has passed that does pass."""
-        pace, end = Pace(self.request.poll_interval_s), time.monotonic() + PATIENCE_S
-        while True:
-            try:
-                return ask()
-            except Exception as error:
-                pause_s = pace.after_error()
-                if not hook.is_passing(error) or self.was_killed() or time.monotonic() + pause_s > end:
-                    raise
-                self.log.warning("%s has trouble (%s); asking again in %.0f s", hook.backend, error, pause_s)
-                time.sleep(pause_s)
-
     def _continue(self, record: StepRecord) -> JobHandle:
         """An earlier try died between the intent and the handle: its submit may have gone through, or not at
         all.
         """
-        handle = self._patiently(self._hook(record), lambda: self._lookup(record))
+        handle = self.patience.ask(self._hook(record), lambda: self._lookup(record))
         if handle is None:
             return self._submit(record)
         self._save(record.with_handle(handle))
@@ -300,7 +265,7 @@ class StepLife:
 
     def _stop(self, record: StepRecord) -> JobHandle | None:
         """Cancel the job of ``record``, if there is one, and wait until it is terminal or gone."""
-        handle = record.handle or self._patiently(self._hook(record), lambda: self._lookup(record))
+        handle = record.handle or self.patience.ask(self._hook(record), lambda: self._lookup(record))
         if handle is None:
             return None
         self._cancel(handle)
@@ -331,15 +296,15 @@ class StepLife:
 
     def status(self, handle: JobHandle) -> JobStatus:
         hook = self._hook_of(handle)
-        return self._patiently(hook, lambda: hook.status([handle])[handle])
+        return self.patience.ask(hook, lambda: hook.status([handle])[handle])
 
     def _cancel(self, handle: JobHandle) -> None:
         hook = self._hook_of(handle)
-        self._patiently(hook, lambda: hook.cancel(handle))
+        self.patience.ask(hook, lambda: hook.cancel(handle))
 
     def _outcome(self, handle: JobHandle) -> OutcomeReport:
         hook = self._hook_of(handle)
-        return self._patiently(hook, lambda: hook.outcome(handle))
+        return self.patience.ask(hook, lambda: hook.outcome(handle))
 
     def wait_until_over(self, handle: JobHandle, limit_s: float) -> bool:
         """Wait until ``handle`` is terminal or gone; return whether it is, within ``limit_s``."""
@@ -469,7 +434,7 @@ class StepLife:
             return
         hook = self._hook_of(handle)
         try:
-            self._patiently(hook, lambda: hook.delete(handle))
+            self.patience.ask(hook, lambda: hook.delete(handle))
         except Exception as error:  # noqa: BLE001, RUF100
             self.log.warning("%s could not be deleted and stays behind: %s", handle, error)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_stepop import life as life_module
+from airflow_stepop import patience
 from airflow_stepop.exceptions import QuotaError, StepFailedError
 from airflow_stepop.job import Category, JobHandle
 from airflow_stepop.record import load_record
@@ -37,9 +37,9 @@ def trouble(hook, monkeypatch):
 @pytest.fixture
 def pauses(monkeypatch):
     """Wait for nothing, and collect for how long it would have been."""
-    found, now = [], life_module.time.time
-    monkeypatch.setattr(life_module.time, "sleep", found.append)
-    monkeypatch.setattr(life_module.time, "time", lambda: now() + sum(found))
+    found, now = [], patience.time.time
+    monkeypatch.setattr(patience.time, "sleep", found.append)
+    monkeypatch.setattr(patience.time, "time", lambda: now() + sum(found))
     return found
 
 
@@ -67,7 +67,7 @@ def test_a_quota_that_stays_full_is_not_waited_for_without_end(
         life.begin()
     assert raised.value.failure.category is Category.QUOTA
     assert "count/jobs.batch=5" in raised.value.failure.summary
-    assert sum(pauses) <= (start_timeout_s or life_module.QUOTA_LIMIT_S)
+    assert sum(pauses) <= (start_timeout_s or patience.QUOTA_LIMIT_S)
     assert hook.running == []
 
 
@@ -79,7 +79,7 @@ def test_who_waits_for_room_may_leave_the_process(hook, state, new_try, trouble)
         raise SystemExit
 
     life = new_try()
-    life._pause = leave
+    life.patience.pause = leave
     with pytest.raises(SystemExit):
         life.begin()
     name = load_record(state).name
