@@ -16,6 +16,7 @@ from urllib.parse import quote, urlsplit
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
+    from kubernetes.client.exceptions import ApiException
 
     from airflow_stepop.kubernetes.objects import Json
 
@@ -131,7 +132,8 @@ class Cluster:
     ) -> Json:
         """Send one request and return the JSON of its answer.
 
-        :raises Exception: as the official client raises it; see :func:`status_of`
+        :raises ClusterError: the API server refuses
+        :raises Exception: it cannot be reached
         """
         found: Json = json.loads(self.open(method, path, body, query).data)
         return found
@@ -144,7 +146,11 @@ class Cluster:
         query: Mapping[str, str] | None = None,
         timeout_s: tuple[float, float] = TIMEOUT_S,
     ) -> Any:
-        """Send one request and return the answer of urllib3, its body still to be read."""
+        """Send one request and return the answer of urllib3, its body still to be read.
+
+        :raises ClusterError: the API server refuses
+        :raises Exception: it cannot be reached
+        """
         try:
             return self._send(self.client, method, path, body, query, timeout_s)
         except Exception as error:
@@ -176,16 +182,21 @@ class Cluster:
         timeout_s: tuple[float, float],
     ) -> Any:
         kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
-        return client.call_api(
-            path,
-            method,
-            query_params=list((query or {}).items()),
-            header_params={"Accept": "application/json, */*", "Content-Type": kind},
-            body=body,
-            auth_settings=["BearerToken"],
-            _preload_content=False,
-            _request_timeout=timeout_s,
-        )
+        from kubernetes.client.exceptions import ApiException
+
+        try:
+            return client.call_api(
+                path,
+                method,
+                query_params=list((query or {}).items()),
+                header_params={"Accept": "application/json, */*", "Content-Type": kind},
+                body=body,
+                auth_settings=["BearerToken"],
+                _preload_content=False,
+                _request_timeout=timeout_s,
+            )
+        except ApiException as error:  # whose text is all that the server has sent, headers too
+            raise ClusterError(client.configuration.host, error) from None
 
     def _or_nothing(
         self, method: str, path: str, body: Json | None = None, nothing: int = 404
@@ -198,11 +209,24 @@ class Cluster:
             raise
 
 
-def status_of(error: Exception) -> int | None:
-    """Return the HTTP status of an error of the official client; ``None`` for any other error."""
-    from kubernetes.client.exceptions import ApiException
+class ClusterError(Exception):
+    """The API server answers a request with an error.
 
-    return error.status if isinstance(error, ApiException) else None
+    :param host: its address
+    :param answer: as the official client raises it
+    """
+
+    def __init__(self, host: str, answer: ApiException) -> None:
+        self.status = int(answer.status or 0)
+        self.reason = _said(answer, "reason")
+        self.message = _said(answer, "message") or str(answer.reason or "")
+        hint = " (airflow stepop check shows what Airflow may not do there)" if self.status == 403 else ""
+        super().__init__(f"{host} answers {self.status}: {self.message}{hint}")
+
+
+def status_of(error: Exception) -> int | None:
+    """Return the HTTP status of an answer of the API server; ``None`` for any other error."""
+    return error.status if isinstance(error, ClusterError) else None
 
 
 def is_passing(error: Exception) -> bool:
@@ -220,16 +244,16 @@ def _is_there(error: Exception) -> bool:
     """Return whether an error 409 means that there is an object of that name; a quota's counter, which two
     requests change at once, gives the same status.
     """
-    return _said(error, "reason") in ("AlreadyExists", "")
+    return isinstance(error, ClusterError) and error.reason in ("AlreadyExists", "")
 
 
 def message_of(error: Exception) -> str:
     """Return what the API server says in an error, else the error itself."""
-    return _said(error, "message") or str(error)
+    return (error.message if isinstance(error, ClusterError) else "") or str(error)
 
 
-def _said(error: Exception, field: str) -> str:
+def _said(answer: ApiException, field: str) -> str:
     try:
-        return str(json.loads(error.body)[field])  # type: ignore[attr-defined]
-    except (AttributeError, TypeError, ValueError, KeyError):
+        return str(json.loads(answer.body)[field])
+    except (TypeError, ValueError, KeyError):
         return ""

@@ -42,7 +42,7 @@ class Mirror:
     def objects(self, names: Iterable[str]) -> tuple[dict[str, Json], dict[str, tuple[Json, ...]]]:
         """Return those of the jobs that are there, by name, and pods by the name of their job.
 
-        :raises Exception: as the official client raises it; the API cannot be asked
+        :raises Exception: the API cannot be asked
         """
         jobs = {name: job for name, (job,) in self._jobs.current(names).items()}
         return jobs, self._pods.current(jobs)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from airflow_stepop.hooks.kubernetes import KubernetesStepHook
+from airflow_stepop.kubernetes.cluster import ClusterError
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.json"))
 
@@ -29,13 +30,11 @@ def test_the_server_takes_the_golden_job(kubernetes_namespace, path):
 
 def test_the_server_refuses_what_it_does_not_know(kubernetes_namespace):
     """So the test above can fail."""
-    from kubernetes.client.exceptions import ApiException
-
     cluster, job = KubernetesStepHook().cluster(), json.loads(GOLDEN[0].read_text())
     job["metadata"].pop("namespace", None)
     job["spec"]["template"]["spec"]["nodeSelectr"] = {}
     query = {"dryRun": "All", "fieldValidation": "Strict"}
-    with pytest.raises(ApiException, match="nodeSelectr"):
+    with pytest.raises(ClusterError, match="nodeSelectr"):
         cluster.open("POST", cluster.path("jobs"), job, query)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from airflow_stepop.hooks.kubernetes import KubernetesStepHook
 from airflow_stepop.kubernetes import cluster as cluster_module
-from airflow_stepop.kubernetes.cluster import message_of
+from airflow_stepop.kubernetes.cluster import ClusterError, message_of
 
 
 class Server(ThreadingHTTPServer):
@@ -108,6 +108,14 @@ def test_a_configuration_that_is_gone_is_no_other_error(server, config, cluster)
     with pytest.raises(Exception, match="401") as raised:
         cluster.request("GET", "/version")
     assert message_of(raised.value) == "who?"
+
+
+def test_an_error_has_what_the_server_says_and_no_headers(server, cluster):
+    server.status, server.answer = 403, {"message": 'jobs.batch is forbidden: User "me" cannot get it'}
+    with pytest.raises(ClusterError) as raised:
+        cluster.request("GET", "/version")
+    hint = "(airflow stepop check shows what Airflow may not do there)"
+    assert str(raised.value) == f"{cluster.host} answers 403: {server.answer['message']} {hint}"
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
