@@ -155,27 +155,28 @@ class Watcher:
             self._arrival.clear()
             pace.poll_interval_s = min(s.poll_interval_s for s in self._all())
             handles = [h for h in self._subscriptions if not self._is_over(h)]
+            is_telling = self._hook.changed() is not None  # before the question: what comes after it is new
             pause_s = await self._ask(handles, pace) if handles else pace.poll_interval_s
-            if not pace.errors and self._hook.changed() is not None:
-                await self._follow(pace)
-            else:
-                await self._pause(pause_s, may_end_early=pace.may_quicken)
+            if is_telling and not pace.errors:
+                pause_s = await self._follow(pace)
+            await self._pause(pause_s, may_end_early=pace.may_quicken)
 
-    async def _follow(self, pace: Pace) -> None:
+    async def _follow(self, pace: Pace) -> float:
         """Ask for new jobs, and for those of which the service tells that they have changed, until it is time
-        to ask for all, or it tells nothing any more.
+        to ask for all, or it tells nothing any more; return the pause before that.
         """
-        end = time.monotonic() + ALL_INTERVAL_S
+        end, pause_s = time.monotonic() + ALL_INTERVAL_S, 0.0
         while not pace.errors and time.monotonic() < end:
             await asyncio.sleep(CHANGES_INTERVAL_S)
             changed = self._hook.changed()
             if changed is None:
-                return
+                break
             new = [h for h in self._subscriptions if h not in self._known] if self._arrival.is_set() else []
             self._arrival.clear()
             handles = {h for h in (*new, *changed) if h in self._subscriptions and not self._is_over(h)}
             if handles:
-                await self._ask(list(handles), pace)
+                pause_s = await self._ask(list(handles), pace)
+        return pause_s if pace.errors else 0.0
 
     async def _pause(self, pause_s: float, may_end_early: bool) -> None:
         if not may_end_early:

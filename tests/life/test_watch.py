@@ -208,6 +208,52 @@ def test_of_many_jobs_those_are_asked_for_that_have_changed(hook, telling, monke
     asyncio.run(scenario())
 
 
+def test_what_is_told_during_a_question_is_not_lost(hook, telling, monkeypatch):
+    """The answer for all jobs may be older than the news of one of them."""
+    monkeypatch.setattr(watch, "ALL_INTERVAL_S", 600)
+    answer = hook.status
+
+    def slow(handles):
+        found = answer(handles)
+        if len(telling.asked) == 1:
+            telling.told.append(hook.handle("job"))
+            hook.end("job")
+        return found
+
+    monkeypatch.setattr(hook, "status", slow)
+
+    async def scenario():
+        waiting = asyncio.create_task(until_over(Watcher(hook), hook.add("job"), poll_interval_s=60))
+        return await asyncio.wait_for(waiting, PATIENCE_S)
+
+    assert asyncio.run(scenario())[0] is JobState.SUCCEEDED
+
+
+def test_trouble_between_two_questions_for_all_makes_a_pause(hook, telling, monkeypatch):
+    monkeypatch.setattr(watch, "CHANGES_INTERVAL_S", 0.001)
+    answer, failed = hook.status, []
+
+    def broken(handles):
+        if telling.asked:
+            failed.append(handles)
+            raise ConnectionError("503")
+        return answer(handles)
+
+    monkeypatch.setattr(hook, "status", broken)
+
+    async def scenario():
+        waiting = asyncio.create_task(until_over(Watcher(hook), hook.add("job"), poll_interval_s=60))
+        await until(lambda: telling.asked)
+        telling.told.append(hook.handle("job"))
+        await until(lambda: failed)
+        await asyncio.sleep(0.5)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+
+    asyncio.run(scenario())
+    assert len(failed) == 1
+
+
 def test_all_are_asked_for_in_the_end_whatever_the_service_tells(hook, telling, monkeypatch):
     monkeypatch.setattr(watch, "ALL_INTERVAL_S", 0.5)
 
