@@ -22,7 +22,7 @@ export PYTHON
 help:
 	@echo "make demo     run dags_examples/quickstart.py in Airflow, on this host"
 	@echo "make airflow  start Airflow with the examples in it (PORT=8081 if 8080 is taken)"
-	@echo "make test     run every test, in 15 minutes      (ARGS='-k resources', ARGS=tests/test_resources.py)"
+	@echo "make test     run every test, in half an hour    (ARGS='-k resources', ARGS=tests/test_resources.py)"
 	@echo "make fuzz-readers  feed damage to every reader of stored bytes (STEPOP_FUZZ_EXAMPLES=5000 for each)"
 	@echo "make fuzz     kill everything around 200 steps at random (STEPOP_FUZZ=1000 for more)"
 	@echo "make crashes  measure every crash in a real Airflow again, and write docs/crashes.md"
@@ -44,7 +44,7 @@ $(STAMPS)/%: pyproject.toml | $(STAMPS)/base
 demo: $(STAMPS)/base
 	@$(BIN)/python scripts/demo.py $(ARGS)
 
-airflow: $(STAMPS)/base
+airflow: $(STAMPS)/examples
 	@$(BIN)/python scripts/standalone.py $(ARGS)
 
 test: $(STAMPS)/test
