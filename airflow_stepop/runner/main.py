@@ -21,6 +21,7 @@ from .files import make_scratch, quietly, remove_tree
 from .hashing import sha256
 from .meter import Meter
 from .phases import phase
+from .readers import wait_until_read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def main(argv: list[str]) -> int:
         found = _own_outcome(options, identity, _death(status, forwarded), meter.usage(rusage))
     code = _finish(options, found, os.WEXITSTATUS(status) if os.WIFEXITED(status) else None)
     helpers.finish(code)  # last: it may take long, and whoever stopped us may not wait
+    wait_until_read()
     return code
 
 
