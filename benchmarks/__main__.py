@@ -11,14 +11,14 @@ import itertools
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from benchmarks.tables import Line, Table, measure, to_markdown
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 SHORT = {"STEPOP_BENCH_BYTES": str(1 << 24), "STEPOP_BENCH_SHORT": "1"}
 
 HEAD = """\
@@ -39,24 +39,42 @@ Where a goal is missed, this is why:
 """
 
 
+KUBERNETES_HEAD = """\
+# Benchmarks of Kubernetes
+
+<!-- Made by `make bench ARGS='--write {names}'`: measure again instead of editing. -->
+
+What waiting for steps on a cluster costs, what a step costs there, and how soon its end is known, beside
+`KubernetesPodOperator`, all of it measured in one run on one host that is the cluster, too: Kubernetes 1.34,
+{machine}. Ratios are to the first line of each table. Where thousands of steps wait, their pods are played
+by [kwok](https://kwok.sigs.k8s.io); wherever something is timed, they really run.
+"""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench ARGS=...", description="measure and print")
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"some of: {', '.join(TABLES)} (default: all)"
     )
     parser.add_argument("--short", action="store_true", help="measure little, to see that all of it runs")
-    parser.add_argument("--write", action="store_true", help=f"write {PAGE.name} of the documentation")
+    parser.add_argument("--write", action="store_true", help="write the page of the documentation")
     options = parser.parse_args()
     unknown = set(options.names) - set(TABLES)
     if unknown:
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}")
+    names = options.names or list(TABLES)
+    pages = [page for page in PAGES if options.write and set(page.names) & set(names)]
+    for page in pages:
+        if missing := set(page.names) - set(names):
+            parser.error(f"{page.path.name} needs {', '.join(sorted(missing))}, too")
     os.environ |= SHORT if options.short else {}
     print(f"{_machine()}\n")
     with tempfile.TemporaryDirectory(prefix="stepop-bench-") as home:
         os.environ["AIRFLOW_HOME"] = home
-        done = [measure(table) for name in options.names or TABLES for table in TABLES[name]()]
-    if options.write:
-        PAGE.write_text(HEAD.format(machine=_machine()) + "\n" + to_markdown(done))
+        done = {name: [measure(table) for table in TABLES[name]()] for name in names}
+    for page in pages:
+        head = page.head.format(machine=_machine(), names=" ".join(page.names))
+        page.path.write_text(f"{head}\n{to_markdown([table for name in page.names for table in done[name]])}")
 
 
 def _machine() -> str:
@@ -139,13 +157,11 @@ def _kubernetes(module: str) -> Iterator[Table]:
 
     from benchmarks.kubernetes import cluster
 
-    chapter = "Kubernetes"
     if reason := cluster.why_not(module):
-        yield Table(f"Kubernetes: {module}", "", [Line("not measured", None, reason)], chapter=chapter)
+        yield Table(f"Kubernetes: {module}", "", [Line("not measured", None, reason)])
         return
     with cluster.room() as room:
-        for table in import_module(f"benchmarks.kubernetes.{module}").tables(room):
-            yield replace(table, chapter=chapter)
+        yield from import_module(f"benchmarks.kubernetes.{module}").tables(room)
 
 
 KUBERNETES = ("waiting", "submitting", "noticing", "transfer", "latency")
@@ -161,6 +177,22 @@ TABLES: dict[str, Callable[[], Iterator[Table]]] = {
     "latency": _latency,
     **{f"kubernetes-{module}": partial(_kubernetes, module) for module in KUBERNETES},
 }
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of the documentation, with all that is measured for it."""
+
+    path: Path
+    head: str
+    names: Sequence[str]
+
+
+_ON_KUBERNETES = [name for name in TABLES if name.startswith("kubernetes-")]
+PAGES = (
+    Page(DOCS / "benchmarks.md", HEAD, [name for name in TABLES if name not in _ON_KUBERNETES]),
+    Page(DOCS / "backends" / "kubernetes-benchmarks.md", KUBERNETES_HEAD, _ON_KUBERNETES),
+)
 
 
 if __name__ == "__main__":

@@ -23,16 +23,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """Lines of one unit; the first is what the others are compared with.
-
-    :param chapter: of the documentation; tables of one chapter follow each other
-    """
+    """Lines of one unit; the first is what the others are compared with."""
 
     title: str
     unit: str
     lines: Iterable[Line]
     is_more_better: bool = False
-    chapter: str = ""
 
     def verdict(self, line: Line) -> str:
         """Return whether the line meets its goal, in a word; empty without a goal."""
@@ -64,19 +60,15 @@ def measure(table: Table) -> Table:
 
 def to_markdown(tables: Sequence[Table]) -> str:
     """Return the tables as they stand in the documentation."""
-    parts, chapter = [], ""
+    parts = []
     for table in tables:
-        if table.chapter != chapter:
-            chapter = table.chapter
-            parts.append(f"## {chapter}")
         lines = list(table.lines)
         rows = [
             f"| {line.name} | {_number(line.value)} | {_ratio(line, lines[0])} | "
             f"{' '.join(filter(None, [table.goal(line), table.verdict(line)]))} | {line.note} |"
             for line in lines
         ]
-        level = "###" if chapter else "##"
-        head = f"{level} {table.title}\n\n| | {table.unit} | ratio | goal | |\n|---|---:|---:|---|---|"
+        head = f"## {table.title}\n\n| | {table.unit} | ratio | goal | |\n|---|---:|---:|---|---|"
         parts.append("\n".join([head, *rows]))
     return "\n\n".join(parts) + "\n"
 
