@@ -120,6 +120,8 @@ def airflow(tmp_path_factory, connections) -> Iterator[deployment.Deployment]:
     env = {**connections, "AIRFLOW__STEPOP__CAPACITY_PAUSE": "4"}
     if IS_FULL:
         env["STEPOP_FAULTS_FULL"] = "1"
+        # more workers than that, and a scheduler with too little of the processor takes tasks for failed
+        env["AIRFLOW__CORE__PARALLELISM"] = "6"
         deployment.PATIENCE_S = 1800
     found = deployment.Deployment(
         tmp_path_factory.mktemp("faults"), HERE / "dags", env, postgres=deployment.Postgres()

@@ -41,12 +41,14 @@ class FaultTable:
 
     rows: list[Row] = field(default_factory=list)
 
-    def text(self) -> str:
-        return "\n".join([COLUMNS, "|---|---|---|---|---|---|---|---|---|", *map(str, self.rows)])
-
     def write(self) -> None:
-        before, _, rest = PAGE.read_text().partition(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}\n\n{self.text()}\n\n{END}{rest.partition(END)[2]}")
+        """Write what was measured into the page; a fault that was not keeps its row."""
+        page = PAGE.read_text()
+        before, _, rest = page.partition(BEGIN)
+        found = {line.split(" | ")[0]: line for line in table_of(page).splitlines()[2:]}
+        found |= {str(row).split(" | ")[0]: str(row) for row in self.rows}
+        text = "\n".join([COLUMNS, "|---|---|---|---|---|---|---|---|---|", *found.values()])
+        PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}")
 
 
 class FaultRun:

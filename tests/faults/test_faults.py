@@ -9,8 +9,11 @@ import json
 import os
 import signal
 import time
+from functools import partial
 
 import pytest
+
+from kubernetes.client.exceptions import ApiException
 
 from tests import cluster
 from tests.faults.fault_table import PAGE, table_of
@@ -47,11 +50,20 @@ def evict(admin, pod):
     )
 
 
+def is_admitted(create):
+    try:
+        create()
+    except ApiException as error:
+        assert error.status == 403, error
+        return False
+    return True
+
+
 # -- faults that meet one task alone
 
 
 @pytest.fixture(scope="module")
-def preempt(admin, namespaces):
+def preempt(airflow, admin, namespaces):
     """Make a pod of a higher priority that wants the one slot of the node, for a moment."""
     name, made = "stepop-faults", []
 
@@ -70,7 +82,8 @@ def preempt(admin, namespaces):
             "terminationGracePeriodSeconds": 0,
             "containers": [container],
         }
-        admin.core.create_namespaced_pod(made[0], {"metadata": {"name": name}, "spec": spec})
+        create = partial(admin.core.create_namespaced_pod, made[0], {"metadata": {"name": name}, "spec": spec})
+        airflow.wait_for(lambda: is_admitted(create), "a priority class that the API server knows")
 
     yield act
     for namespace in made:
@@ -208,9 +221,10 @@ def test_the_kubelet_stands_still(begin, parts):
     run = begin("kubelet")
     run.wait_running()
     parts.send("kubelet", signal.SIGSTOP)
-    time.sleep(15)
+    length_s = 60 if IS_FULL else 15  # after 40 s the node is said to be not ready
+    time.sleep(length_s)
     parts.send("kubelet", signal.SIGCONT)
-    run.settle("The kubelet stands still for 15 s", log="Submitted: ")
+    run.settle(f"The kubelet stands still for {length_s} s", log="Submitted: ")
 
 
 @pytest.mark.skipif(not IS_FULL, reason="part of the long form: make faults")

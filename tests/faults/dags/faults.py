@@ -14,8 +14,9 @@ def value(number, seconds):
     return {"number": number, "data": "x" * (10_000 if number % 5 == 4 else 200)}
 
 
-def fault(name, short, full, seconds, make=task.remote_step, settings=None, **arguments):
-    """Make the DAG of a fault: so many steps, each of so many seconds."""
+def fault(name, short, full, make=task.remote_step, settings=None, **arguments):
+    """Make the DAG of a fault: so many steps of so many seconds, in the short and in the full form."""
+    count, seconds = full if IS_FULL else short
     arguments = {
         "backend": "kubernetes",
         "keep": "never",
@@ -26,25 +27,26 @@ def fault(name, short, full, seconds, make=task.remote_step, settings=None, **ar
     }
     with DAG(f"fault_{name}", schedule=None):
         step = make(task_id="step", **arguments)(value)
-        step.partial(seconds=seconds).expand(number=list(range(full if IS_FULL else short)))
+        step.partial(seconds=seconds).expand(number=list(range(count)))
 
 
 for point in POINTS:
-    fault(f"{KILLED.removeprefix('fault_')}{point}", 1, 5, 3, mortal_step)
-fault("triggerer", 2, 10, 15)
-fault("proxy", 10, 200, 4, conn_id="kubernetes_proxy")
-fault("api_server", 3, 20, 12)
-fault("kubelet", 3, 20, 12)
+    fault(f"{KILLED.removeprefix('fault_')}{point}", (1, 3), (5, 3), mortal_step)
+fault("triggerer", (2, 15), (10, 60))
+fault("proxy", (10, 4), (200, 4), conn_id="kubernetes_proxy")
+fault("api_server", (3, 12), (20, 90))
+fault("kubelet", (3, 12), (20, 90))
 for name in ("evicted", "deleted"):
-    fault(name, 2, 5, 20, retries=0)
+    fault(name, (2, 20), (5, 120), retries=0)
 for name in ("drained", "node_lost"):
-    fault(name, 2, 5, 12, retries=0)
-fault("preempted", 1, 1, 25, retries=0, settings={"resources": {"limits": {"stepop.test/slot": "1"}}})
-fault("token", 2, 10, 10, conn_id="kubernetes_token")
-fault("image", 2, 5, 1, image="registry.invalid/nothing:1")
-fault("quota_pods", 8, 50, 2, conn_id="kubernetes_full_pods")
-fault("quota_jobs", 5, 50, 2, conn_id="kubernetes_full_jobs")
-fault("secret", 1, 5, 2, settings={"node_selector": {"stepop.test/secret": "later"}})
-fault("namespace", 2, 10, 300, conn_id="kubernetes_doomed", retries=0)
-fault("two", 2, 10, 25)
-fault("etcd", 2, 10, 300, conn_id="kubernetes_token", retries=0)
+    fault(name, (2, 12), (5, 40), retries=0)
+slot = {"resources": {"limits": {"stepop.test/slot": "1"}}}
+fault("preempted", (1, 25), (1, 120), retries=0, settings=slot)
+fault("token", (2, 10), (10, 60), conn_id="kubernetes_token")
+fault("image", (2, 1), (5, 1), image="registry.invalid/nothing:1")
+fault("quota_pods", (8, 2), (50, 2), conn_id="kubernetes_full_pods")
+fault("quota_jobs", (5, 2), (50, 2), conn_id="kubernetes_full_jobs")
+fault("secret", (1, 2), (5, 2), settings={"node_selector": {"stepop.test/secret": "later"}})
+fault("namespace", (2, 300), (10, 300), conn_id="kubernetes_doomed", retries=0)
+fault("two", (2, 25), (10, 60))
+fault("etcd", (2, 300), (10, 300), conn_id="kubernetes_token", retries=0)
