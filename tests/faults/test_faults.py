@@ -9,11 +9,12 @@ import json
 import os
 import signal
 import time
+from contextlib import suppress
 from functools import partial
 
 import pytest
 
-from kubernetes.client.exceptions import ApiException
+from kubernetes.client.exceptions import ApiException, NotFoundException
 
 from tests import cluster
 from tests.faults.fault_table import PAGE, table_of
@@ -87,8 +88,9 @@ def preempt(airflow, admin, namespaces):
 
     yield act
     for namespace in made:
-        admin.core.delete_namespaced_pod(name, namespace)
         admin.scheduling.delete_priority_class(name)
+        with suppress(NotFoundException):
+            admin.core.delete_namespaced_pod(name, namespace)
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +254,7 @@ def test_the_node_is_lost(begin, admin, parts):
     run.airflow.wait_for(lambda: len(run.census.jobs(run.run)) >= run.steps, "jobs")
     time.sleep(10)
     admin.core.patch_node(node, {"spec": {"taints": None}})
-    run.settle("The node is tainted (NoExecute)", log="was taken away", generations=2)
+    run.settle("The node is tainted (NoExecute)", log="resubmitting (1 of 3)", generations=2)
 
 
 # -- who else is there
