@@ -135,7 +135,7 @@ def test_taken_for_dead(run, airflow, crashed):
             ),
             {"dag_id": dag_id, "run_id": run_id, "task_id": task_id},
         )
-    task.wait_for_log("the job goes on")
+    task.wait_for_log("found: attach")
     task.touch("go")
     title = (ENDED, "taken for failed by a busy scheduler, and tried again")
     task.settle(title, state="success", log="found: attach")
