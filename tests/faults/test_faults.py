@@ -9,12 +9,9 @@ import json
 import os
 import signal
 import time
-from contextlib import suppress
 from functools import partial
 
 import pytest
-
-from kubernetes.client.exceptions import ApiException, NotFoundException
 
 from tests import cluster
 from tests.faults.fault_table import PAGE, table_of
@@ -51,13 +48,17 @@ def evict(admin, pod):
     )
 
 
-def is_admitted(create):
+def has_status(status, call):
+    """Return whether the API server refuses the call so; other errors are errors."""
+    from kubernetes.client.exceptions import ApiException
+
     try:
-        create()
+        call()
     except ApiException as error:
-        assert error.status == 403, error
-        return False
-    return True
+        if error.status != status:
+            raise
+        return True
+    return False
 
 
 # -- faults that meet one task alone
@@ -83,14 +84,14 @@ def preempt(airflow, admin, namespaces):
             "terminationGracePeriodSeconds": 0,
             "containers": [container],
         }
-        create = partial(admin.core.create_namespaced_pod, made[0], {"metadata": {"name": name}, "spec": spec})
-        airflow.wait_for(lambda: is_admitted(create), "a priority class that the API server knows")
+        pod = {"metadata": {"name": name}, "spec": spec}
+        create = partial(admin.core.create_namespaced_pod, made[0], pod)
+        airflow.wait_for(lambda: not has_status(403, create), "a priority class that the API server knows")
 
     yield act
     for namespace in made:
         admin.scheduling.delete_priority_class(name)
-        with suppress(NotFoundException):
-            admin.core.delete_namespaced_pod(name, namespace)
+        has_status(404, partial(admin.core.delete_namespaced_pod, name, namespace))
 
 
 @pytest.fixture(scope="module")
