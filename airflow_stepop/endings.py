@@ -12,7 +12,7 @@ _DEADLINES = {
     Reason.START_TIMEOUT: (
         Category.START_TIMEOUT,
         "the step did not start within start_timeout and was cancelled",
-        "raise start_timeout, or ask for less so that there is room sooner",
+        "see what it waited for; raise start_timeout, or ask for less so that there is room sooner",
     ),
     Reason.EXECUTION_TIMEOUT: (
         Category.TIMEOUT,

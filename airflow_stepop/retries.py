@@ -75,7 +75,7 @@ class RemoteStepRetryPolicy(RetryPolicy):
         raised = (failed.failure.exception or {}).get("mro") or ()
         if name := next((name for name in raised if name in self.exceptions), None):
             return RetryDecision.retry(reason=f"the policy tries {name} again")
-        return RetryDecision.fail(f"{category}: the step's own failure is not tried again")
+        return RetryDecision.fail(f"{category} is not tried again")
 
     def _soon(self, try_number: int, max_tries: int, context: Context | None, reason: str) -> RetryDecision:
         if self.infra_delay is None:

@@ -323,7 +323,7 @@ class Stint:
         try:
             self.life.cancel()
         except Exception as error:  # noqa: BLE001, RUF100 - the first error is the one to show
-            self.log.warning("The job may still be running and could not be cancelled: %s", error)
+            self.log.warning("The job, if there is one, could not be cancelled: %s", error)
 
     def _settle_doubt(self) -> None:
         """Do what ``on_kill`` could not: it may have interrupted a question to Airflow, or an import."""

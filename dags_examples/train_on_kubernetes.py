@@ -1,7 +1,7 @@
 """Prepare in Airflow, train on a Kubernetes cluster, report in Airflow.
 
 Needs the connection ``kubernetes_default`` (type ``kubernetes``), or Airflow in the cluster itself, and
-``pip install 'airflow-stepop[kubernetes]'``. The image is a plain Python: nothing is built.
+``pip install '.[kubernetes]'`` in a clone. The image is a plain Python: nothing is built.
 """
 
 from __future__ import annotations

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from airflow_stepop.store import Store
 
 
+NOT_RUN = Finding(False, "run", "no step was run", "correct what the other findings name")
+
+
 @command
 def check_command(args: Namespace) -> None:
     """Print what was found; end with 1 when something does not work."""
@@ -31,7 +34,10 @@ def check_command(args: Namespace) -> None:
         raise StepConfigError(f"--limit is a number of seconds, and {args.limit:g} is none that can pass")
     found = [(str(place), finding) for place in places for finding in check_place(place)]
     if args.run:
-        found += [(str(place), finding) for place in places for finding in run_step(place, args)]
+        broken = {where for where, finding in found if not finding.is_ok}
+        for place in places:
+            ran = [NOT_RUN] if str(place) in broken else run_step(place, args)
+            found += [(str(place), finding) for finding in ran]
     if not args.conn_id:
         found += [("configuration", finding) for finding in check_configuration(places)]
     _print([_row(where, finding) for where, finding in found], args.output)

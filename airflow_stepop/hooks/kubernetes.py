@@ -373,7 +373,7 @@ def _is_released(job: Json) -> bool:
 
 def _refused(error: Exception, cluster: Cluster) -> str:
     if status_of(error) == 403:
-        return f"namespace {cluster.namespace!r} does not let Airflow do this"
+        return f"namespace {cluster.namespace!r} does not let Airflow do this (see airflow stepop check)"
     return "the cluster refused the job"
 
 

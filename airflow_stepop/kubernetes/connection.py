@@ -8,12 +8,14 @@ two connections of one process would share. See decision 0012.
 from __future__ import annotations
 
 import socket
+from difflib import get_close_matches
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.connections import extra_of
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.kubernetes.cluster import Cluster
+from airflow_stepop.kubernetes.console import KEY as CONSOLE_URL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +24,11 @@ if TYPE_CHECKING:
     from kubernetes.client import ApiClient, Configuration
 
 WAYS = ("in_cluster", "kube_config", "kube_config_path")
+# https://airflow.apache.org/docs/apache-airflow-providers-cncf-kubernetes/stable/connections/kubernetes.html
+FIELDS = (
+    *WAYS, "namespace", "cluster_context", "disable_verify_ssl", "disable_tcp_keepalive", CONSOLE_URL,
+    "xcom_sidecar_container_image", "xcom_sidecar_container_resources",
+)  # fmt: skip
 IN_CLUSTER_NAMESPACE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 # a line that a firewall has dropped is noticed: seconds until a probe, seconds between two, and how many
 KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
@@ -39,6 +46,7 @@ def connect(connection: Connection | None, context: str | None, namespace: str |
     from yaml import YAMLError
 
     fields = extra_of(connection) if connection is not None else {}
+    _check_spelling(fields, connection)
     again = partial(_new_client, fields, context or _field(fields, "cluster_context"))
     try:
         client = again()
@@ -50,9 +58,21 @@ def connect(connection: Connection | None, context: str | None, namespace: str |
         )
         raise StepConfigError(
             f"{named} leads to no Kubernetes cluster: {error}. Give the connection a kubeconfig "
-            "(kube_config or kube_config_path), or in_cluster where Airflow runs in the cluster"
+            "(kube_config: its text; kube_config_path: where it is), or in_cluster where Airflow runs in the "
+            "cluster"
         ) from error
     return Cluster(client, namespace or _field(fields, "namespace") or _own_namespace() or "default", again)
+
+
+def _check_spelling(fields: Mapping[str, Any], connection: Connection | None) -> None:
+    """Refuse what is nearly a field: steps would run elsewhere. Others may be for somebody else."""
+    for name in fields:
+        known = name.removeprefix("extra__kubernetes__")
+        if known not in FIELDS and (close := get_close_matches(known, FIELDS, n=1, cutoff=0.8)):
+            where = f"connection {connection.conn_id!r}" if connection is not None else "the connection"
+            raise StepConfigError(
+                f"{where} has {name!r} in its extra, which is no field of it; did you mean {close[0]!r}?"
+            )
 
 
 def _new_client(fields: Mapping[str, Any], context: str | None) -> ApiClient:

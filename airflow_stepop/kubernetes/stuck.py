@@ -28,7 +28,7 @@ WAITING: Mapping[str, tuple[Category, str]] = {
 }
 # words of a registry that mean: asking again cannot help
 FINAL_PULLS = (
-    "not found", "no such", "does not exist", "unauthorized", "authentication required", "denied",
+    "not found", "does not exist", "unauthorized", "authentication required", "denied",
     "forbidden", "invalid reference", "manifest unknown", "no match for platform",
 )  # fmt: skip
 # words of the API server that refuses a pod, after which it may take the same pod a moment later

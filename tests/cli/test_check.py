@@ -126,6 +126,17 @@ def test_an_image_where_there_are_none(stepop):
     assert "--image goes with --run" in stepop("check", "local", "--image", "python:3").err
 
 
+def test_where_something_is_missing_no_step_is_run(stepop, monkeypatch):
+    """It could only say the same again, and less well."""
+    from airflow_stepop.job import Finding
+
+    monkeypatch.setattr(LocalStepHook, "check", lambda _: [Finding(False, "role", "it is missing", "add it")])
+    said = stepop("check", "local", "--run", "-o", "json")
+    assert said.code == 1
+    assert rows(said)["run"]["found"] == "no step was run"
+    assert "running a step" not in said.err
+
+
 @pytest.mark.parametrize("limit", ["0", "-1", "nan", "inf"])
 def test_a_limit_that_is_none(stepop, limit):
     assert "--limit is a number of seconds" in stepop("check", "local", "--run", "--limit", limit).err

@@ -75,6 +75,18 @@ def test_it_means_what_it_means_to_the_provider_s_hook(extra, context, tmp_path,
     assert found.namespace == (expected[-1] or "default")
 
 
+@pytest.mark.parametrize("wrong", ["namspace", "kubeconfig_path", "extra__kubernetes__namspace"])
+def test_a_field_that_is_misspelt_is_an_error(wrong):
+    """Steps would run in the namespace ``default``."""
+    with pytest.raises(StepConfigError, match=rf"'k8s' has '{wrong}' in its extra.* did you mean '\w+'"):
+        connect(given({"kube_config": kubeconfig("one"), wrong: "ml"}), None, None)
+
+
+def test_a_field_of_somebody_else_is_none_of_our_business():
+    found = connect(given({"kube_config": kubeconfig("one"), "team": "ml"}), None, None)
+    assert found.host == "https://one:6443"
+
+
 def test_two_connections_of_one_process_lead_to_two_clusters():
     one, two = (connect(given({"kube_config": kubeconfig(host)}), None, None) for host in ("one", "two"))
     assert [one.host, two.host] == ["https://one:6443", "https://two:6443"]
