@@ -169,7 +169,8 @@ def _patiently(url: str, call: Callable[[], Any], patience_s: float = PATIENCE_S
             is_final = error.code < 500 and error.code not in _LATER
             error.close()
         except (OSError, http.client.HTTPException) as error:
-            problem, is_final = str(getattr(error, "reason", error)) or type(error).__name__, False
+            problem = str(getattr(error, "reason", error)) or type(error).__name__
+            is_final = isinstance(error, http.client.InvalidURL)  # no store that is away
         if is_final or time.monotonic() + pause_s > end:
             text = f"{problem} for {where}"
             raise OSError(text.replace(secret, "...") if secret else text)
