@@ -122,9 +122,9 @@ def test_marked_in_the_middle_of_an_import(run, airflow, crashed):
     task.settle(title, state="failed", log="could not be cancelled yet")
 
 
-def test_taken_for_dead(run, airflow, crashed):
+def test_taken_for_dead(airflow, crashed):
     """Its scheduler, which is busy, hears of a worker's end too late, and believes that a task has failed."""
-    task = crashed("crash_users", run, "taken_for_dead")
+    task = crashed("crash_scheduler", airflow.trigger("crash_scheduler"), "taken_for_dead")
     task.wait_started()
     dag_id, run_id, task_id = task.where
     with sqlalchemy.create_engine(airflow.database).begin() as database:

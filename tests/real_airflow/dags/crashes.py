@@ -27,6 +27,8 @@ with DAG("crash_users", schedule=None):
     CrashStep(task_id="failed_submitted", hold_at="submitted")
     Asking(task_id="failed_asking")
     Importing(task_id="failed_importing")
+
+with DAG("crash_scheduler", schedule=None):  # a run in which nobody clears a task
     CrashStep(task_id="taken_for_dead")
 
 with DAG("crash_run_timeout", schedule=None, dagrun_timeout=timedelta(seconds=40)):
