@@ -15,7 +15,7 @@ from airflow_stepop.payload import hand_over, read_outcome
 from airflow_stepop.testing import make_step
 from airflow_stepop.watch import Watcher
 from benchmarks.kubernetes import cluster
-from benchmarks.kubernetes.cluster import CONN_ID, IS_SHORT, Lives, Room
+from benchmarks.kubernetes.cluster import CONN_ID, IS_SHORT, Room
 from benchmarks.tables import Line, Table
 
 ENDINGS = 3 if IS_SHORT else 20
@@ -23,24 +23,19 @@ AT_ONCE = 3 if IS_SHORT else 4
 RUN_S = (1, 2) if IS_SHORT else (6, 10)  # longer than the operator's look at a pod that starts
 GOALS_S = (1.0, 2.0)
 STAMPED = "import time; time.sleep({seconds}); open('/dev/termination-log', 'w').write(str(time.time()))"
-Noticed = tuple[str, float, float]  # the pod; when its last instruction ran; when its end was known
+Noticed = tuple[float, float]  # when its last instruction ran; when its end was known
 
 
 def tables(room: Room) -> Iterator[Table]:
     """Yield seconds from the end of a step to the moment in which whoever waits for it knows."""
-    whole, own = [], []
-    with Lives(room.namespace).seen() as lives:
-        for name, noticed, goals in (
-            ("KubernetesPodOperator, deferred", _pods_noticed, (None, None)),
-            ("airflow-stepop, deferred", _steps_noticed, GOALS_S),
-        ):
-            found = asyncio.run(noticed(room))
-            lived = [(lives.of(pod)[0], stamp, known) for pod, stamp, known in found]
-            whole += _lines(name, [known - stamp for _, stamp, known in lived], goals)
-            own += _lines(name, [known - (life.ended_at or known) for life, _, known in lived], (None, None))
-    note = "from the last instruction of the step"
-    yield Table(f"The end of a step is known, {note}", "s", whole)
-    yield Table("The end of a step is known, after the API server knows it", "s", own)
+    lines = []
+    for name, noticed, goals in (
+        ("KubernetesPodOperator, deferred", _pods_noticed, (None, None)),
+        ("airflow-stepop, deferred", _steps_noticed, GOALS_S),
+    ):
+        found = asyncio.run(noticed(room))
+        lines += _lines(name, [known - stamp for stamp, known in found], goals)
+    yield Table("The end of a step is known, from the last instruction of the step", "s", lines)
 
 
 def _lines(name: str, delays: Sequence[float], goals: tuple[float | None, float | None]) -> list[Line]:
@@ -77,7 +72,7 @@ async def _steps_noticed(room: Room) -> list[Noticed]:
         report = await asyncio.to_thread(hook.outcome, handle)
         stamp = hand_over(read_outcome(report, step.spec.name, step.spec.nonce)["result"])
         await asyncio.to_thread(hook.delete, handle)
-        return handle.name, stamp, known
+        return stamp, known
 
     async with watcher.subscribe(keepers[0], hook.poll_interval_s) as kept:
         kept.wants_more = False  # a pod that is only played has no log
@@ -121,7 +116,7 @@ async def _pods_noticed(room: Room) -> list[Noticed]:
                 raise RuntimeError(event.payload["message"])
             break
         pod = await asyncio.to_thread(core.read_namespaced_pod, name, room.namespace)
-        return name, float(pod.status.container_statuses[0].state.terminated.message), known
+        return float(pod.status.container_statuses[0].state.terminated.message), known
 
     found = await _each(notice)
     await asyncio.to_thread(cluster.emptied, room.namespace)
