@@ -21,7 +21,7 @@ def rotated_at_bytes(kubernetes_namespace):
     from kubernetes import client, config
 
     core = client.CoreV1Api(config.new_client_from_config())
-    node = core.list_node().items[0].metadata.name
+    (node,) = [one.metadata.name for one in core.list_node().items if not one.spec.taints]
     found = core.connect_get_node_proxy_with_path(node, "configz", _preload_content=False)
     size = json.loads(found.data)["kubeletconfig"]["containerLogMaxSize"]
     return int(amount_of(size))
