@@ -181,9 +181,9 @@ class Cluster:
         query: Mapping[str, str] | None,
         timeout_s: tuple[float, float],
     ) -> Any:
-        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
         from kubernetes.client.exceptions import ApiException
 
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
         try:
             return client.call_api(
                 path,

@@ -184,6 +184,6 @@ def slim_pod(pod: Json) -> Json:
 
 
 def _slim_metadata(found: Json) -> Json:
-    kept = ("name", "uid", "creationTimestamp", "deletionTimestamp", "resourceVersion")
+    kept = ("name", "uid", "creationTimestamp", "deletionTimestamp")
     metadata = found["metadata"]
     return {name: metadata[name] for name in kept if name in metadata}

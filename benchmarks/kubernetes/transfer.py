@@ -41,8 +41,10 @@ def _bucket(endpoint: str) -> Iterator[str]:
     server = replace(started(os.environ["STEPOP_S3SERVER"]), endpoint=endpoint, conn_id="stepop_bench_s3")
     os.environ[f"AIRFLOW_CONN_{server.conn_id.upper()}"] = server.connection()
     address = server.new_address()
-    yield address
-    open_bucket(address).delete_folder("")
+    try:
+        yield address
+    finally:
+        open_bucket(address).delete_folder("")
 
 
 def _lines(address: str) -> Iterator[Line]:
