@@ -440,10 +440,12 @@ class StepLife:
 
     # -- the record
 
-    def resume(self) -> JobHandle:
-        """Return the job of the record after a deferral: the record, not the event, is what we believe."""
+    def resume(self) -> JobHandle | None:
+        """Return the job of the record after a deferral: the record, not the event, is what we believe.
+        ``None`` when there is none yet, as there was no room for it: :meth:`begin` goes on.
+        """
         self.record = load_record(self._state)
-        return self._known(self._own_record())
+        return self._own_record().handle
 
     def _own_record(self) -> StepRecord:
         if self.record is None:

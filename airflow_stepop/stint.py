@@ -88,9 +88,9 @@ class Stint:
 
     def resume(self, event: Mapping[str, Any]) -> Any:
         with self._guarded():
-            if event.get("reason") == Reason.PAUSED:
-                return self._go_on(self._begin_again())
-            handle = self.life.resume()
+            handle = None if event.get("reason") == Reason.PAUSED else self.life.resume()
+            if handle is None:
+                return self._begin_again()
             self.observer.phase("resumed: %s", event.get("reason"))
             if event.get("job") not in (None, handle.name):
                 # The old trigger of a cleared task fired late; SQLite gives trigger ids out again.
@@ -107,11 +107,13 @@ class Stint:
 
     def recover(self, failure: Mapping[str, Any]) -> Any:
         """Go on after a trigger that crashed or timed out."""
-        self.log.warning("The trigger failed (%s); waiting for the job here", failure.get("error"))
+        self.log.warning("The trigger failed (%s); this worker goes on", failure.get("error"))
         for line in failure.get("traceback") or ():
             self.log.warning("%s", line.rstrip())
         with self._guarded():
             handle = self.life.resume()
+            if handle is None:
+                return self._begin_again()
             return self._end(handle, self.wait_here(handle))
 
     def on_kill(self) -> None:
@@ -154,12 +156,12 @@ class Stint:
             self._defer(began)
         return self._end(began, self.wait_here(began))
 
-    def _begin_again(self) -> JobHandle | Collected:
+    def _begin_again(self) -> Any:
         """Submit after a pause; Airflow does not watch its own limit for the task meanwhile."""
         end = self._deadlines().execution
         if end is not None and time.time() > end:
             raise AirflowTaskTimeout("the task's execution_timeout passed before there was room for its job")
-        return self.life.begin()
+        return self._go_on(self.life.begin())
 
     def _end(self, handle: JobHandle, reason: Reason, word: str = "") -> Any:
         self.operator.job_url = self.request.hook(handle.backend, handle.conn_id).link(handle)
@@ -246,7 +248,8 @@ class Stint:
         if not self._defers(self.request.own_hook):
             time.sleep(pause_s)
             return
-        trigger = PauseTrigger(until=time.time() + pause_s)
+        until, end = time.time() + pause_s, self._deadlines().execution
+        trigger = PauseTrigger(until if end is None else min(until, end))
         self.operator.defer(trigger=trigger, method_name="resume")
 
     def wait_here(self, handle: JobHandle) -> Reason:

@@ -16,14 +16,14 @@ from airflow_stepop.observe import Observer
 from airflow_stepop.registry import create_hook
 from airflow_stepop.tasklog import TaskLog, configured_limit
 from airflow_stepop.waiting import Clock, Deadlines, Reason
-from airflow_stepop.watch import Subscription, watcher_for
+from airflow_stepop.watch import Subscription, Update, watcher_for
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
     from airflow_stepop.hooks.base import StepHook
 
-LONGEST_PAUSE_S = 30.0  # deadlines are looked at this often even when nothing is heard
+LONGEST_PAUSE_S = 300.0  # deadlines are looked at this often whatever is heard: a host may have slept
 FIRST_QUESTION_S = 30.0  # after the first trigger of a triggerer began
 HOLD_S = 1.0  # a trigger that fires sooner can overtake the end of its own deferral, which costs a try
 LINES_AT_ONCE = 50  # written to the log before another trigger of this triggerer gets its turn
@@ -173,11 +173,10 @@ class RemoteStepTrigger(BaseTrigger):
     async def _until_over(self, subscription: Subscription, task_log: TaskLog) -> tuple[Reason, str]:
         clock = Clock()
         observer = Observer(self.waiter, self.log if self.debug else None, self.log)
+        update = Update()
         while True:
-            now = clock.now()
-            update = await subscription.next(
-                min(self.deadlines.next_after(now) or LONGEST_PAUSE_S, LONGEST_PAUSE_S)
-            )
+            left_s = self.deadlines.next_after(update.status, clock.now())
+            update = await subscription.next(min(left_s or LONGEST_PAUSE_S, LONGEST_PAUSE_S))
             await _write(task_log, update.lines)
             subscription.wants_more = not task_log.is_full
             observer.saw(update.status)

@@ -62,14 +62,20 @@ class Deadlines:
             return None
         if status.state is JobState.PENDING and self.start is not None and now > self.start:
             return Reason.START_TIMEOUT
-        if self.run_s is not None and status.started_at is not None and now > status.started_at + self.run_s:
+        overdue = self._overdue(status)
+        if overdue is not None and now > overdue:
             return Reason.OVERDUE
         return None
 
-    def next_after(self, now: float) -> float | None:
+    def next_after(self, status: JobStatus | None, now: float) -> float | None:
         """Return the seconds until the next known time; ``None`` when there is none."""
-        ahead = [at - now for at in (self.execution, self.start) if at is not None and at > now]
-        return min(ahead, default=None)
+        times = (self.execution, self.start, self._overdue(status))
+        return min((at - now for at in times if at is not None and at > now), default=None)
+
+    def _overdue(self, status: JobStatus | None) -> float | None:
+        if self.run_s is None or status is None or status.started_at is None:
+            return None
+        return status.started_at + self.run_s
 
 
 class Clock:

@@ -13,9 +13,11 @@ import contextvars
 import logging
 import time
 import weakref
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 
 from airflow_stepop.exceptions import IntegrityError, StepConfigError
 from airflow_stepop.hooks.base import StepHook
@@ -27,7 +29,7 @@ log = logging.getLogger(__name__)
 
 LOG_INTERVAL_S = 1.0
 CHANGES_INTERVAL_S = 0.25  # between two looks at what a service has told by itself, which costs no request
-ALL_INTERVAL_S = 10.0  # between two questions for all jobs of such a service: it may not tell everything
+ALL_INTERVAL_S = 60.0  # between two questions for all jobs of such a service: it may forget to tell something
 LOG_BATCH = 100  # jobs whose logs one call asks for: a call stays short, whoever waits
 
 
@@ -47,7 +49,6 @@ class Subscription:
         self.handle = handle
         self.poll_interval_s = poll_interval_s
         self.cursor: Cursor = None
-        self.read_at = 0.0
         self.wants_more = True  # of the log, whose reader may have enough
         self._status: JobStatus | None = None
         self._lines: list[LogLine] = []
@@ -99,6 +100,7 @@ class Watcher:
         self._on_empty = on_empty
         self._subscriptions: dict[JobHandle, set[Subscription]] = {}
         self._known: dict[JobHandle, JobStatus] = {}
+        self._begun: OrderedDict[Subscription, None] = OrderedDict()  # the one to be read next is the first
         self._arrival = asyncio.Event()
         self._asking: ThreadPoolExecutor | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -109,7 +111,7 @@ class Watcher:
         subscription = Subscription(handle, poll_interval_s)
         self._subscriptions.setdefault(handle, set()).add(subscription)
         if handle in self._known:
-            subscription.tell_status(self._known[handle])
+            self._tell_one(subscription, self._known[handle])
         self._arrival.set()
         self._start()
         try:
@@ -130,6 +132,7 @@ class Watcher:
     def _forget(self, subscription: Subscription) -> None:
         others = self._subscriptions[subscription.handle]
         others.discard(subscription)
+        self._begun.pop(subscription, None)
         if not others:
             del self._subscriptions[subscription.handle]
             self._known.pop(subscription.handle, None)
@@ -217,7 +220,13 @@ class Watcher:
             if handle in self._subscriptions:
                 self._known[handle] = status
                 for subscription in self._subscriptions[handle]:
-                    subscription.tell_status(status)
+                    self._tell_one(subscription, status)
+
+    def _tell_one(self, subscription: Subscription, status: JobStatus) -> None:
+        subscription.tell_status(status)
+        if status.state is not JobState.PENDING and subscription not in self._begun:
+            self._begun[subscription] = None
+            self._begun.move_to_end(subscription, last=False)
 
     async def _watch_logs(self) -> None:
         pace = Pace(LOG_INTERVAL_S)
@@ -236,14 +245,13 @@ class Watcher:
 
     def _next_to_read(self) -> list[Subscription]:
         """Return those whose logs are to be read now: where that costs a request each, a few in turn."""
-        waiting = [s for s in self._all() if s.wants_logs]
-        waiting.sort(key=lambda s: s.read_at)
-        return waiting[: self._hook.logs_a_second]
+        found = list(islice((s for s in self._begun if s.wants_logs), self._hook.logs_a_second))
+        for subscription in found:
+            self._begun.move_to_end(subscription)
+        return found
 
     async def _read_logs(self, subscriptions: Sequence[Subscription]) -> None:
         cursors = {s.handle: s.cursor for s in subscriptions}
-        for subscription in subscriptions:
-            subscription.read_at = time.monotonic()
         chunks = await asyncio.to_thread(self._hook.logs, cursors)
         for subscription in subscriptions:
             chunk = chunks.get(subscription.handle)

@@ -168,8 +168,8 @@ class StepHook(BaseHook, ABC):
         return None
 
     def changed(self) -> Collection[JobHandle] | None:
-        """Return the jobs that the service has told of since the last call, without a request; ``None`` when
-        it tells of nothing by itself now.
+        """Return the jobs whose state may have changed since the last call, without a request; ``None`` when
+        the service tells of nothing by itself now.
 
         Between two questions for all jobs, those that have changed are asked for alone.
         """

@@ -109,7 +109,11 @@ class Changes:
         for one in found:
             group = self._group(one)
             groups[group] = (*groups.get(group, ()), self._slim(one))
-        self._version, self._groups, self._changed = version, groups, set()
+        before = self._groups
+        changed = {name for name in groups.keys() | before.keys() if groups.get(name) != before.get(name)}
+        with self._lock:
+            self._version, self._groups = version, groups
+            self._changed |= changed
 
     def _read(self) -> None:
         try:

@@ -38,6 +38,7 @@ class States:
         self._cluster = cluster
         self._mirror = Mirror(cluster, selector(MANAGED))
         self._warnings = Warnings(cluster)
+        self._held_up: set[str] = set()  # those of which the warnings may tell more
 
     @property
     def is_watched(self) -> bool:
@@ -45,14 +46,19 @@ class States:
         return self._mirror.is_read
 
     def changed(self) -> set[str]:
-        """Return the names of the jobs of which something has changed since the last call."""
-        return self._mirror.changed()
+        """Return the names of the jobs that may stand otherwise than at the last call."""
+        changed = self._mirror.changed()
+        if self._warnings.may_be_new:
+            changed |= self._held_up
+            self._held_up = set()
+        return changed
 
     def looks(self, names: Sequence[str]) -> Mapping[str, Look]:
         """Return how each job stands, by its name."""
         jobs, pods = self._objects(names)
         found = {name: _look(jobs.get(name), pods.get(name, ())) for name in names}
         waiting = {name: of for name, look in found.items() if (of := _waiting(look)) is not None}
+        self._held_up |= waiting.keys()
         warned = self._warnings.of(set(waiting.values())) if waiting else {}
         for name, of in waiting.items():
             found[name] = _with_warnings(found[name], warned.get(of, ()))

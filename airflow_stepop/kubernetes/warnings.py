@@ -40,12 +40,17 @@ class Warnings:
         self._wanted: dict[str, float] = {}
         self._asked_at = float("-inf")
 
+    @property
+    def may_be_new(self) -> bool:
+        """Whether the next question asks the cluster."""
+        return time.monotonic() - self._asked_at >= PAUSE_S
+
     def of(self, names: Collection[str]) -> Mapping[str, Sequence[Warned]]:
         """Return the warnings of objects, as they were at most :data:`PAUSE_S` ago, if they can be had."""
         now = time.monotonic()
         recent = {name: at for name, at in self._wanted.items() if now - at < WANTED_S}
         self._wanted = recent | dict.fromkeys(names, now)
-        if names and now - self._asked_at >= PAUSE_S:
+        if names and self.may_be_new:
             self._asked_at = now
             try:
                 self._found = self._ask(self._wanted)

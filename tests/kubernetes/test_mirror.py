@@ -8,7 +8,7 @@ import pytest
 
 from airflow_stepop.hooks.kubernetes import KubernetesStepHook
 from airflow_stepop.job import JobState
-from airflow_stepop.kubernetes import mirror
+from airflow_stepop.kubernetes import mirror, verdict, warnings
 from airflow_stepop.testing import make_step
 
 pytestmark = pytest.mark.timeout(120)
@@ -110,6 +110,33 @@ def test_a_stream_that_breaks_is_begun_again_from_a_list(jobs, asked, monkeypatc
     until(lambda: not hook._states(hook._cluster(handles[0]))._mirror.is_read)
     monkeypatch.undo()
     until(lambda: hook.status(handles)[handles[0]].state is JobState.CANCELLED)
+
+
+def test_what_changed_while_nobody_heard_of_it_is_told_after_the_list(jobs, monkeypatch):
+    """The list may have been asked for the sake of one job, and the others are not asked for for a minute."""
+    hook, handles = jobs
+    all_run(hook, handles)
+    until(lambda: not hook.changed())
+    monkeypatch.setattr(mirror.Changes, "_take", lambda self, event: False)
+    hook.cancel(handles[0])
+    until(lambda: hook.changed() is None)
+    cluster = hook._cluster(handles[0])
+    until(lambda: verdict.status_of(*hook._states(cluster).exactly(handles[0].id)).state.is_terminal)
+    monkeypatch.undo()
+    hook.status(handles[1:])
+    assert hook.changed() == [handles[0]]
+
+
+def test_what_the_warnings_may_tell_more_of_is_told_again(jobs, monkeypatch):
+    hook, handles = jobs
+    step = make_step(["true"], image="registry.invalid/no/such:image", settings=AT_ONCE)
+    broken = hook.submit(step.spec, step.payload)
+    monkeypatch.setattr(warnings, "PAUSE_S", 0.2)
+    try:
+        until(lambda: hook.status([*handles, broken])[broken].native == "ErrImagePull")
+        until(lambda: set(hook.changed()) == {broken})
+    finally:
+        hook.delete(broken)
 
 
 def test_an_api_that_cannot_be_reached_is_an_error_and_no_old_state(jobs, monkeypatch):

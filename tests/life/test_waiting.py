@@ -37,6 +37,20 @@ def test_a_job_that_ended_in_time_is_not_late():
     assert Deadlines(execution=50.0).reason(JobStatus(JobState.FAILED), 51.0) is Reason.FINISHED
 
 
+@pytest.mark.parametrize(
+    ("status", "now", "left_s"),
+    [
+        (None, 10.0, 40.0),
+        (PENDING, 60.0, 90.0),
+        (RUNNING, 160.0, 40.0),
+        (RUNNING, 201.0, None),
+        (JobStatus(JobState.RUNNING), 160.0, None),
+    ],
+)
+def test_the_next_time_to_look_is_that_of_the_next_deadline(status, now, left_s):
+    assert Deadlines(execution=50.0, start=150.0, run_s=100.0).next_after(status, now) == left_s
+
+
 def test_deadlines_survive_json():
     deadlines = Deadlines(1.0, None, 3.0)
     assert Deadlines.from_json(deadlines.to_json()) == deadlines

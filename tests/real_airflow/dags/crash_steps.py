@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 from airflow_stepop import RemoteStepOperator
+from airflow_stepop.exceptions import QuotaError
 
 MARKS = Path(os.environ.get("STEPOP_TEST_MARKS", "/nonexistent"))
 HOLD_LIMIT_S = 240
@@ -149,6 +150,38 @@ class Importing(CrashStep):
 
         stint.wait_here, hook.cancel = import_and_wait, import_and_cancel
         return stint
+
+
+class NoRoom(CrashStep):
+    """A step for which its service has no room until there is a file of its name with the ending ``.room``.
+
+    :param pause_s: how long it waits for it at a time, seconds
+    :param breaks: whether the trigger of its first pause breaks
+    """
+
+    def __init__(self, *, pause_s: float = 3, breaks: bool = False, **kwargs):
+        self.pause_s, self.breaks = pause_s, breaks
+        super().__init__(deferrable=True, **kwargs)
+
+    def _open(self, context):
+        stint = super()._open(context)
+        hook, mark = stint.request.own_hook, self.env["STEPOP_TEST_MARK"]
+        submit, pause = hook.submit, stint.life.patience.pause
+
+        def submit_if_there_is_room(*args):
+            if not Path(f"{mark}.room").exists():
+                raise QuotaError("all places are taken")
+            return submit(*args)
+
+        hook.submit, stint.life.patience.pause = submit_if_there_is_room, lambda _: pause(self.pause_s)
+        return stint
+
+    def defer(self, *, trigger, **kwargs):
+        paused = Path(f"{self.env['STEPOP_TEST_MARK']}.paused")
+        if self.breaks and not paused.exists():
+            trigger.until = "bogus"
+        paused.touch()
+        super().defer(trigger=trigger, **kwargs)
 
 
 class BrokenTrigger(CrashStep):

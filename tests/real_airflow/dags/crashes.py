@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from airflow.sdk import DAG
-from crash_steps import POINTS, Asking, BrokenTrigger, CrashStep, Importing
+from crash_steps import POINTS, Asking, BrokenTrigger, CrashStep, Importing, NoRoom
 
 WAYS = {"running": {}, "deferred": {"deferrable": True}}
 
@@ -34,6 +34,13 @@ with DAG("crash_scheduler", schedule=None):  # a run in which nobody clears a ta
 with DAG("crash_run_timeout", schedule=None, dagrun_timeout=timedelta(seconds=40)):
     for way, arguments in WAYS.items():
         CrashStep(task_id=way, **arguments)
+
+with DAG("crash_full", schedule=None):
+    NoRoom(task_id="waits")
+    NoRoom(task_id="killed")
+    NoRoom(task_id="breaks", breaks=True)
+    NoRoom(task_id="failed")
+    NoRoom(task_id="out_of_time", pause_s=600, execution_timeout=timedelta(seconds=20))
 
 with DAG("crash_triggerer", schedule=None):
     CrashStep(task_id="killed", deferrable=True)
