@@ -130,7 +130,7 @@ class KubernetesStepHook(StepHook):
                     f"the quota of namespace {cluster.namespace!r} is used up: {said}"
                 ) from error
             if status_of(error) in (400, 403, 422):
-                raise StepConfigError(f"{_refused(error, cluster)}: {said}") from error
+                raise StepConfigError(f"{_refused(error, cluster)}: {said}") from None  # it says all of it
             raise
         return self._handle(spec.name, cluster, settings.kubernetes_context)
 
