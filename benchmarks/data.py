@@ -18,14 +18,14 @@ from airflow_stepop.buckets import BucketStore, open_bucket
 from airflow_stepop.hooks.local import LocalStepHook
 from airflow_stepop.payload import FunctionCall
 from airflow_stepop.store import folder_uri, open_store
-from benchmarks.measure import is_installed
+from benchmarks.measure import IS_SHORT, is_installed
 from benchmarks.steps import run_step
 from benchmarks.tables import Line
 from benchmarks.xcom import pass_array
 
 BYTES = int(os.environ.get("STEPOP_BENCH_BYTES", str(1 << 30)))
 SHARE = 64  # the slow ones move so much less
-REPEATS = 3
+REPEATS = 1 if IS_SHORT else 3
 GOAL = 0.8
 MIB = 2**20
 SCALED = f"with {BYTES // SHARE // MIB or 1} MiB"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -11,10 +10,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.measure import IS_SHORT
 from benchmarks.tables import Line
 
 ROOT = Path(__file__).resolve().parents[1]
-RUNS = 1 if os.environ.get("STEPOP_BENCH_SHORT") else 5
+RUNS = 1 if IS_SHORT else 5
 NAMES = {
     "defer_once": "a task of Airflow that defers once",
     "step_deferred": "a no-op step that waits in the triggerer",

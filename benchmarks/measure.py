@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from statistics import median
 
-REPEATS = 1 if os.environ.get("STEPOP_BENCH_SHORT") else 7
+IS_SHORT = bool(os.environ.get("STEPOP_BENCH_SHORT"))
+REPEATS = 1 if IS_SHORT else 7
+WARMING = 0 if IS_SHORT else 1  # runs that only warm the disk cache
 
 _PROBE = """
 import json, resource, sys, time
@@ -49,14 +51,14 @@ def environment() -> dict[str, str]:
 
 
 def code_cost(code: str, before: str = "") -> Cost:
-    """Return the median cost of ``code`` after ``before`` has run; the first run warms the disk cache."""
+    """Return the median cost of ``code`` after ``before`` has run."""
     program = _PROBE.format(code=code, before=before)
     runs = []
-    for _ in range(REPEATS + 1):
+    for _ in range(WARMING + REPEATS):
         argv = [sys.executable, "-c", program]
         shown = subprocess.run(argv, capture_output=True, text=True, check=True, env=environment())
         runs.append(json.loads(shown.stdout.splitlines()[-1]))
-    return Cost(*(median(column) for column in zip(*runs[1:], strict=True)))
+    return Cost(*(median(column) for column in zip(*runs[WARMING:], strict=True)))
 
 
 def process_cost(argv: list[str], env: dict[str, str] | None = None) -> Cost:
@@ -68,8 +70,8 @@ def process_cost(argv: list[str], env: dict[str, str] | None = None) -> Cost:
 
 
 def repeated(measure: Callable[[], float]) -> float:
-    """Return the median of several measurements; the first one warms the disk cache."""
-    return median([measure() for _ in range(REPEATS + 1)][1:])
+    """Return the median of several measurements."""
+    return median([measure() for _ in range(WARMING + REPEATS)][WARMING:])
 
 
 def _cpu_of(argv: list[str], env: dict[str, str]) -> float:

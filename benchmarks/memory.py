@@ -28,23 +28,24 @@ print("peak", int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_
 
 def memory_lines() -> Iterator[Line]:
     """Yield MiB at the peak of a worker, and by how much an XCom of the same size would raise it."""
-    small = _peak_of(1024)
-    yield Line("two steps that pass 1 KiB on", small)
-    yield Line(f"two steps that pass {BYTES // MIB} MiB on", _peak_of(BYTES), goal=small + GOAL_MIB)
+    with tempfile.TemporaryDirectory(prefix="stepop-bench-") as home:
+        env = {**os.environ, "AIRFLOW_HOME": home, "AIRFLOW__CORE__DAGS_FOLDER": str(DAG.parent)}
+        env |= {"AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
+        migrate = [sys.executable, "-m", "airflow", "db", "migrate"]
+        subprocess.run(migrate, env=env, check=True, capture_output=True)
+        small = _peak_of(1024, env)
+        yield Line("two steps that pass 1 KiB on", small)
+        large = _peak_of(BYTES, env)
+        yield Line(f"two steps that pass {BYTES // MIB} MiB on", large, goal=small + GOAL_MIB)
     size = max(BYTES // SHARE, MIB)
     with tempfile.TemporaryDirectory(prefix="stepop-bench-") as folder:
         more = pass_array(size, f"file://{folder}/xcom").memory_bytes / MIB
     yield Line("an XCom in Airflow's object storage", small + more, f"{SCALED} only")
 
 
-def _peak_of(size: int) -> float:
-    with tempfile.TemporaryDirectory(prefix="stepop-bench-") as home:
-        env = {**os.environ, "AIRFLOW_HOME": home, "STEPOP_BENCH_BYTES": str(size)}
-        env |= {"AIRFLOW__CORE__LOAD_EXAMPLES": "False", "AIRFLOW__CORE__DAGS_FOLDER": str(DAG.parent)}
-        subprocess.run(
-            [sys.executable, "-m", "airflow", "db", "migrate"], env=env, check=True, capture_output=True
-        )
-        done = subprocess.run([sys.executable, "-c", _RUN, str(DAG)], env=env, capture_output=True, text=True)
+def _peak_of(size: int, env: dict[str, str]) -> float:
+    env = {**env, "STEPOP_BENCH_BYTES": str(size)}
+    done = subprocess.run([sys.executable, "-c", _RUN, str(DAG)], env=env, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stdout[-3000:] + done.stderr[-3000:])
     return float(done.stdout.rpartition("peak")[2])

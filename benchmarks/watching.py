@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,12 +15,13 @@ from airflow_stepop.hooks.local import LocalStepHook
 from airflow_stepop.job import Cursor, JobHandle, JobState, JobStatus, LogChunk
 from airflow_stepop.testing import make_step
 from airflow_stepop.watch import Watcher
+from benchmarks.measure import IS_SHORT
 from benchmarks.tables import Line
 
 JOBS = 1000
-OBSERVED_S = 6.0 if os.environ.get("STEPOP_BENCH_SHORT") else 60.0
-ENDINGS = 8 if os.environ.get("STEPOP_BENCH_SHORT") else 60  # jobs whose end is timed
-FIRST_S = 3.0  # what starting costs is not what waiting costs
+OBSERVED_S = 2.0 if IS_SHORT else 60.0
+ENDINGS = 4 if IS_SHORT else 60  # jobs whose end is timed
+FIRST_S = 1.0 if IS_SHORT else 3.0  # what starting costs is not what waiting costs
 
 
 class RunningHook(StepHook):
