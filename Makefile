@@ -106,7 +106,7 @@ resolve: $(STAMPS)/test
 
 extras: $(ALL_VENV)/stamps/base
 	@echo "==> every extra, installed together"
-	@$(ALL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[all]'
+	@scripts/install $(ALL_VENV) --editable '.[all]'
 	@$(ALL_VENV)/bin/python -m pip check
 	@$(ALL_VENV)/bin/python -c "import airflow_stepop.decorators, azure.ai.ml, boto3, google.cloud.aiplatform_v1, kubernetes, modal"
 
