@@ -92,7 +92,8 @@ class Observer:
         if status is not None and _is_told(status) and status.native != self._waits_for:
             self._waits_for = status.native
             if self._log is not None:
-                self._log.info("The job waits: %s", printable(status.native))
+                what = "waits" if status.state is JobState.PENDING else "is in trouble"
+                self._log.info("The job %s: %s", what, printable(status.native))
 
     def built(self, payload: Payload) -> None:
         self.phase("payload built: %d parts, %d bytes", len(payload.parts) + 1, _size(payload))
@@ -142,8 +143,8 @@ class Observer:
 
 
 def _is_told(status: JobStatus) -> bool:
-    """Return whether the service says more of a job that waits than that it does."""
-    return status.state is JobState.PENDING and " " in status.native
+    """Return whether the service says more of a job than that it waits, or runs."""
+    return not status.state.is_terminal and " " in status.native
 
 
 def _size(payload: Payload) -> int:

@@ -61,9 +61,29 @@ def _unfinished(
         return JobStatus(
             JobState.SUCCEEDED, None, "Completed", started_at, finished_at
         )  # the Job hears of it seconds later
+    trouble = _trouble_of(pod)
     if started_at is not None or run:
-        return JobStatus(JobState.RUNNING, None, pod.get("status", {}).get("phase", ""), started_at)
-    return JobStatus(JobState.PENDING, None, _waiting_word(pod))
+        word = trouble or pod.get("status", {}).get("phase", "")
+        return JobStatus(JobState.RUNNING, None, word, started_at)
+    return JobStatus(JobState.PENDING, None, trouble or _waiting_word(pod))
+
+
+def _trouble_of(pod: Json) -> str:
+    """Return why a pod may never be heard of again; empty when all is well.
+
+    The cluster cannot know whether a pod goes on whose node is silent, and neither can we: no other one is
+    begun before the node has confirmed its end, or is removed.
+    """
+    status = pod.get("status", {})
+    is_ready = all(container.get("ready") for container in status.get("containerStatuses") or ({},))
+    is_said_unready = any(
+        one["type"] == "Ready" and one["status"] == "False" for one in status.get("conditions") or ()
+    )
+    is_ended = "deletionTimestamp" in pod["metadata"]
+    if is_ready and is_said_unready:  # a kubelet says both or neither; the node controller speaks for it
+        then = "; its pod is to be removed, once the node is back or is deleted" if is_ended else ""
+        return f"NodeNotReady: its node does not answer{then}"
+    return f"Terminating: {DISRUPTIONS.get(_disruption(status), 'its pod was deleted')}" if is_ended else ""
 
 
 def _is_taken(job: Json, pod: Json) -> bool:
