@@ -83,7 +83,8 @@ def _trouble_of(pod: Json) -> str:
     if is_ready and is_said_unready:  # a kubelet says both or neither; the node controller speaks for it
         then = "; its pod is to be removed, once the node is back or is deleted" if is_ended else ""
         return f"NodeNotReady: its node does not answer{then}"
-    return f"Terminating: {DISRUPTIONS.get(_disruption(status), 'its pod was deleted')}" if is_ended else ""
+    taken = _disruption(status) if is_ended else ""
+    return f"Terminating: {DISRUPTIONS.get(taken, taken)}" if taken else ""
 
 
 def _is_taken(job: Json, pod: Json) -> bool:
