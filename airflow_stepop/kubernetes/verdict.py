@@ -75,7 +75,8 @@ def _trouble_of(pod: Json) -> str:
     begun before the node has confirmed its end, or is removed.
     """
     status = pod.get("status", {})
-    is_ready = all(container.get("ready") for container in status.get("containerStatuses") or ({},))
+    containers: Sequence[Json] = status.get("containerStatuses") or ()
+    is_ready = bool(containers) and all(container.get("ready") for container in containers)
     is_said_unready = any(
         one["type"] == "Ready" and one["status"] == "False" for one in status.get("conditions") or ()
     )

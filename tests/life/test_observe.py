@@ -106,13 +106,23 @@ def test_phases_count_from_the_beginning(hook, new_try, state):
     assert times == sorted(times)
 
 
-def test_what_a_job_waits_for_is_told_once():
+def test_what_a_job_waits_for_and_its_trouble_is_told_once():
     lines = Lines()
     observer = Observer({"dag_id": "d", "task_id": "t"}, log=lines)
     for word in ("Pending", "Unschedulable: no node", "Unschedulable: no node", "Unschedulable: one node"):
         observer.saw(JobStatus(JobState.PENDING, native=word))
-    observer.saw(JobStatus(JobState.RUNNING, native="is under way"))
-    assert lines == ["The job waits: Unschedulable: no node", "The job waits: Unschedulable: one node"]
+    for word in (
+        "Running",
+        "NodeNotReady: its node does not answer",
+        "NodeNotReady: its node does not answer",
+    ):
+        observer.saw(JobStatus(JobState.RUNNING, native=word))
+    observer.saw(JobStatus(JobState.FAILED, native="NodeLost: all is over"))
+    assert lines == [
+        "The job waits: Unschedulable: no node",
+        "The job waits: Unschedulable: one node",
+        "The job is in trouble: NodeNotReady: its node does not answer",
+    ]
 
 
 @pytest.mark.parametrize(
