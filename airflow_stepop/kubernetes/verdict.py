@@ -75,13 +75,9 @@ def _trouble_of(pod: Json) -> str:
     begun before the node has confirmed its end, or is removed.
     """
     status = pod.get("status", {})
-    containers: Sequence[Json] = status.get("containerStatuses") or ()
-    is_ready = bool(containers) and all(container.get("ready") for container in containers)
-    is_said_unready = any(
-        one["type"] == "Ready" and one["status"] == "False" for one in status.get("conditions") or ()
-    )
     is_ended = "deletionTimestamp" in pod["metadata"]
-    if is_ready and is_said_unready:  # a kubelet says both or neither; the node controller speaks for it
+    ready: Json = next((one for one in status.get("conditions") or () if one["type"] == "Ready"), {})
+    if ready.get("status") == "False" and not ready.get("reason"):  # a kubelet always gives one
         then = "; its pod is to be removed, once the node is back or is deleted" if is_ended else ""
         return f"NodeNotReady: its node does not answer{then}"
     taken = _disruption(status) if is_ended else ""
