@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -157,24 +158,49 @@ def test_options_in_the_text_exist() -> None:
         assert set(re.findall(r"\[stepop\] (\w+)", page.read_text())) <= options, page
 
 
-@pytest.mark.parametrize("path", DAG_FILES, ids=lambda path: path.stem)
-def test_every_example_is_a_dag(path: Path) -> None:
-    """Each example loads as Airflow loads it, in a process of its own; all but one have a remote step."""
-    code = (
-        "import sys; from airflow.dag_processing.dagbag import DagBag; bag = DagBag(sys.argv[1]); "
-        "assert not bag.import_errors, bag.import_errors; (dag,) = bag.dags.values(); "
-        "is_step = [getattr(t.operator_class, 'takes_step_results', False) for t in dag.tasks]; "
-        "assert any(is_step) is (dag.dag_id != 'maintenance'), dag.tasks"
-    )
-    command = [sys.executable, "-c", code, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=path.parent, env=environment(path))
+LOAD = """
+import json, os, sys
+from multiprocessing import get_context
+from airflow.dag_processing.dagbag import DagBag
+
+def load(path):
+    os.chdir(os.path.dirname(path))
+    sys.path.insert(0, os.getcwd())
+    bag = DagBag(path)
+    if bag.import_errors:
+        return str(bag.import_errors)
+    return [[dag_id, [getattr(task.operator_class, "takes_step_results", False) for task in dag.tasks]]
+            for dag_id, dag in bag.dags.items()]
+
+with get_context("fork").Pool(2, maxtasksperchild=1) as pool:
+    found = pool.map(load, sys.argv[2:], chunksize=1)
+open(sys.argv[1], "w").write(json.dumps(dict(zip(sys.argv[2:], found))))
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What each example loads as, in a process of its own; Airflow, which takes seconds, is imported once."""
+    report = tmp_path_factory.mktemp("loaded") / "found.json"
+    command = [sys.executable, "-c", LOAD, str(report), *map(str, DAG_FILES)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment())
     assert done.returncode == 0, done.stderr[-1500:]
+    return dict(json.loads(report.read_text()))
 
 
-def environment(path: Path) -> dict[str, str]:
+@pytest.mark.parametrize("path", DAG_FILES, ids=lambda path: path.stem)
+def test_every_example_is_a_dag(path: Path, loaded: dict[str, Any]) -> None:
+    """Each example loads as Airflow loads it, in a process of its own; all but one have a remote step."""
+    found = loaded[str(path)]
+    assert isinstance(found, list), found
+    ((dag_id, is_step),) = found
+    assert any(is_step) is (dag_id != "maintenance"), found
+
+
+def environment() -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
     override = {"AIRFLOW__STEPOP__BACKEND_OVERRIDE": "local"}  # as the documentation says for CI
-    return {**clean, **override, "PYTHONPATH": str(path.parent), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
+    return {**clean, **override, "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
 
 
 RUN = """
@@ -195,7 +221,8 @@ open(sys.argv[1], "w").write(json.dumps(done))
 def test_every_example_runs(tmp_path: Path) -> None:
     """Each example runs to its end in Airflow on this host, and its last task has the promised value."""
     folder = ROOT / "dags_examples"
-    env = environment(folder / "any") | {"AIRFLOW_HOME": str(tmp_path), "PYTHONWARNINGS": "ignore"}
+    env = environment() | {"AIRFLOW_HOME": str(tmp_path), "PYTHONWARNINGS": "ignore"}
+    env["PYTHONPATH"] = str(folder)
     env["AIRFLOW__CORE__DAGS_FOLDER"] = str(folder)
     env["AIRFLOW__STEPOP__DEPLOYMENT"] = "examples"
     env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"  # maintenance.py calls airflow
