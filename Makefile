@@ -102,7 +102,7 @@ $(BENCH_VENV)/stamps/%: pyproject.toml
 	@scripts/make_env $(BENCH_VENV) $*
 
 resolve: $(STAMPS)/test
-	@STEPOP_INDEX=1 $(BIN)/python -m pytest -m index -n 2 $(ARGS)
+	@STEPOP_INDEX=1 $(BIN)/python -m pytest -m index tests/test_packaging.py $(ARGS)
 
 extras: $(ALL_VENV)/stamps/base
 	@echo "==> every extra, installed together"

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from email import message_from_bytes
 from pathlib import Path
 
@@ -16,7 +18,13 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 PYTHONS = ("3.11", "3.12", "3.13")
+SETS = {
+    **{python: [python] for python in PYTHONS},
+    "floors": ["3.11", "--resolution", "lowest-direct"],
+    "sagemaker-sdk": ["3.11", "--extra", "sagemaker-sdk"],
+}
 IS_CI = os.environ.get("STEPOP_CI") == "1"
+Resolved = dict[str, str]  # package -> version
 
 
 @pytest.fixture(scope="module")
@@ -67,13 +75,12 @@ def test_all_names_every_backend() -> None:
     assert named == set(EXTRAS) - {"all", "sagemaker-sdk"}
 
 
-def resolve(tmp_path: Path, python: str, *arguments: str) -> dict[str, str]:
+def resolve(target: Path, python: str, *arguments: str) -> Resolved:
     """Return the version of each package that a resolver picks; nothing is installed."""
     uv = pytest.importorskip("uv").find_uv_bin()
-    target = tmp_path / "resolved.txt"
     index = ["--index-url", os.environ["PIP_INDEX_URL"]] if os.environ.get("PIP_INDEX_URL") else []
     command = [uv, "pip", "compile", "pyproject.toml", "--quiet", "--no-annotate", "--no-header", *index]
-    command += ["--python-version", python, "-o", str(target), *arguments]
+    command += ["--python-version", python, "--extra", "all", "-o", str(target), *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return dict(line.split("==") for line in target.read_text().splitlines() if "==" in line)
@@ -96,13 +103,20 @@ def index() -> None:
         (pytest.fail if IS_CI else pytest.skip)(f"no package index answers: {asked.stderr.strip()[-300:]}")
 
 
+@pytest.fixture(scope="module")
+def resolved(index: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Resolved]]]:
+    """What each set of requirements resolves to; they wait for the index beside one another."""
+    folder = tmp_path_factory.mktemp("resolved")
+    with ThreadPoolExecutor(len(SETS)) as pool:
+        yield {name: pool.submit(resolve, folder / name, *words) for name, words in SETS.items()}
+
+
 @pytest.mark.index
 @pytest.mark.timeout(900)
-@pytest.mark.usefixtures("index")
 @pytest.mark.parametrize("python", PYTHONS)
-def test_all_extras_resolve_together(tmp_path: Path, python: str) -> None:
+def test_all_extras_resolve_together(resolved: dict[str, Future[Resolved]], python: str) -> None:
     """Airflow 3.3 and all backends have common versions. A set that fits all fits each one alone."""
-    found = resolve(tmp_path, python, "--extra", "all")
+    found = resolved[python].result()
     assert found["apache-airflow"].startswith("3.")
     wanted = {"apache-airflow-providers-cncf-kubernetes", "apache-airflow-providers-amazon", "boto3"}
     wanted |= {"google-cloud-aiplatform", "azure-ai-ml", "azure-identity", "modal"}
@@ -111,17 +125,13 @@ def test_all_extras_resolve_together(tmp_path: Path, python: str) -> None:
 
 @pytest.mark.index
 @pytest.mark.timeout(900)
-@pytest.mark.usefixtures("index")
-def test_the_floors_resolve(tmp_path: Path) -> None:
+def test_the_floors_resolve(resolved: dict[str, Future[Resolved]]) -> None:
     """The lowest versions that we promise to work with exist, and fit together."""
-    found = resolve(tmp_path, "3.11", "--extra", "all", "--resolution", "lowest-direct")
-    assert found["apache-airflow"].startswith("3.3.")
+    assert resolved["floors"].result()["apache-airflow"].startswith("3.3.")
 
 
 @pytest.mark.index
 @pytest.mark.timeout(900)
-@pytest.mark.usefixtures("index")
-def test_the_sagemaker_sdk_resolves_on_311(tmp_path: Path) -> None:
+def test_the_sagemaker_sdk_resolves_on_311(resolved: dict[str, Future[Resolved]]) -> None:
     """The training-image catalogue can be added to everything else where its own pins allow it."""
-    found = resolve(tmp_path, "3.11", "--extra", "all", "--extra", "sagemaker-sdk")
-    assert found["sagemaker"].startswith("3.")
+    assert resolved["sagemaker-sdk"].result()["sagemaker"].startswith("3.")
