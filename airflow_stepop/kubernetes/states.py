@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from airflow_stepop.kubernetes.cluster import Cluster
     from airflow_stepop.kubernetes.objects import Json
 
+NAMES = 200  # that the address of one request has room for
+
 
 @dataclass(frozen=True)
 class Look:
@@ -89,13 +91,14 @@ class States:
     def _ask(self, names: Sequence[str]) -> tuple[Mapping[str, Json], Mapping[str, Sequence[Json]]]:
         asked = {name: self._cluster.get("jobs", name) for name in names}
         jobs = {name: job for name, job in asked.items() if job is not None}
-        return jobs, self._pods_of(list(jobs))
+        return jobs, self._pods_of(names)  # those of a job that was deleted may go on for a while, too
 
     def _pods_of(self, names: Sequence[str]) -> Mapping[str, Sequence[Json]]:
         found: dict[str, list[Json]] = defaultdict(list)
-        wanted = f"{JOB_NAME} in ({','.join(names)})"
-        for pod in self._cluster.list("pods", labelSelector=wanted) if names else ():
-            found[pod["metadata"]["labels"].get(JOB_NAME, "")].append(pod)
+        for first in range(0, len(names), NAMES):
+            wanted = f"{JOB_NAME} in ({','.join(names[first : first + NAMES])})"
+            for pod in self._cluster.list("pods", labelSelector=wanted):
+                found[pod["metadata"]["labels"].get(JOB_NAME, "")].append(pod)
         return found
 
 

@@ -38,17 +38,34 @@ def status_of(job: Json | None, pods: Sequence[Json]) -> JobStatus:
     :param job: the Job, ``None`` when the cluster knows none
     :param pods: its pods
     """
-    if job is None:
-        return JobStatus(JobState.GONE)
     pod = newest(pods)
+    if job is None:
+        return _without_job(pod)
     run = _run_of(pod)
     conditions = {one["type"]: one for one in job.get("status", {}).get("conditions") or ()}
     times = _seconds(run.get("startedAt")), _seconds(run.get("finishedAt"))
     if _is_true(conditions.get("Complete")):
         return JobStatus(JobState.SUCCEEDED, None, "Complete", *times)
-    if (failed := conditions.get("Failed")) and _is_true(failed):
+    # before Kubernetes 1.31 a Job whose deadline has passed is over earlier than its pod
+    if (failed := conditions.get("Failed")) and _is_true(failed) and not _may_run(pod):
         return _failed(job, pod, failed, run)
     return _unfinished(job, pod, run, *times)
+
+
+def _without_job(pod: Json | None) -> JobStatus:
+    """Return how a step stands whose Job was deleted: its pod has its grace period, and is there as long as
+    its node does not answer.
+    """
+    if pod is None or not _may_run(pod):
+        return JobStatus(JobState.GONE)
+    state = JobState.RUNNING if has_begun(pod) else JobState.PENDING
+    word = f"JobDeleted: the job was deleted, and its pod is not over yet. {_trouble_of(pod)}".strip(". ")
+    return JobStatus(state, None, word, _seconds(_run_of(pod).get("startedAt")))
+
+
+def _may_run(pod: Json | None) -> bool:
+    """Return whether nobody has said of a pod that it is over."""
+    return pod is not None and not has_ended(pod)
 
 
 def _unfinished(
@@ -79,7 +96,7 @@ def _trouble_of(pod: Json) -> str:
     ready: Json = next((one for one in status.get("conditions") or () if one["type"] == "Ready"), {})
     if ready.get("status") == "False" and not ready.get("reason"):  # a kubelet always gives one
         then = "; its pod is to be removed, once the node is back or is deleted" if is_ended else ""
-        return f"NodeNotReady: its node does not answer{then}"
+        return f"NodeNotReady: its node does not answer since {ready['lastTransitionTime']}{then}"
     taken = _disruption(status) if is_ended else ""
     return f"Terminating: {DISRUPTIONS.get(taken, taken)}" if taken else ""
 
@@ -140,7 +157,7 @@ def failure_of(pod: Json | None, failed: Json, run: Json) -> Failure | None:  # 
     if pod is None or "deletionTimestamp" in pod["metadata"]:
         return Failure(
             Category.PREEMPTED, "The step's pod was deleted before it ended", "PodDeleted", None,
-            "find who deletes pods in this namespace",
+            "unless its node was lost or removed: find who deletes pods in this namespace",
         )  # fmt: skip
     return _failure_of_container(run, reason, message, code)
 
