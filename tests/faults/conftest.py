@@ -48,7 +48,10 @@ def admin() -> object:
 
     config.load_kube_config()
     return SimpleNamespace(
-        core=client.CoreV1Api(), scheduling=client.SchedulingV1Api(), client=client.ApiClient()
+        core=client.CoreV1Api(),
+        scheduling=client.SchedulingV1Api(),
+        leases=client.CoordinationV1Api(),
+        client=client.ApiClient(),
     )
 
 

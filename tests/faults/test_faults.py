@@ -8,7 +8,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
+import uuid
+from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 
 import pytest
@@ -256,6 +260,61 @@ def test_the_node_is_lost(begin, admin, parts):
     time.sleep(10)
     admin.core.patch_node(node, {"spec": {"taints": None}})
     run.settle("The node is tainted (NoExecute)", log="resubmitting (1 of 3)", generations=2)
+
+
+@pytest.fixture
+def other_node(admin):
+    """A node that answers, and runs nothing: a cluster of whose nodes none answers takes no pod away, as the
+    fault is more likely its own.
+    """
+    name = f"stepop-faults-{uuid.uuid4().hex[:6]}"
+    lease = {"metadata": {"name": name}, "spec": {"holderIdentity": name, "leaseDurationSeconds": 40}}
+    ready = {"type": "Ready", "status": "True", "reason": "ByTest", "message": "", "lastHeartbeatTime": now()}
+    is_over = threading.Event()
+    taint = {"key": "stepop.test/other", "effect": "NoSchedule"}
+    admin.core.create_node({"metadata": {"name": name}, "spec": {"taints": [taint]}})
+    admin.leases.create_namespaced_lease("kube-node-lease", lease)
+    admin.core.patch_node_status(
+        name, {"status": {"conditions": [{**ready, "lastTransitionTime": ready["lastHeartbeatTime"]}]}}
+    )
+
+    def answer():
+        while not is_over.wait(2):
+            with suppress(Exception):  # the API server may be away for a moment
+                admin.leases.patch_namespaced_lease(name, "kube-node-lease", {"spec": {"renewTime": now()}})
+
+    thread = threading.Thread(target=answer, daemon=True)
+    thread.start()
+    yield name
+    is_over.set()
+    thread.join()
+    admin.core.delete_node(name)
+    has_status(404, partial(admin.leases.delete_namespaced_lease, name, "kube-node-lease"))
+
+
+def now():
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+@pytest.mark.skipif(not IS_FULL, reason="takes minutes: make faults")
+def test_the_node_does_not_answer(begin, parts, other_node):
+    """Its pods may still run, as here they do: no step is submitted again before they are over."""
+    run = begin("unreachable")
+    run.wait_running()
+    parts.send("kubelet", signal.SIGSTOP)
+    try:
+        run.airflow.wait_for(
+            lambda: all("deletionTimestamp" in pod["metadata"] for pod in run.census.running(run.run)),
+            "pods that are to be removed",
+            run.tell,
+        )
+        time.sleep(15)
+        assert len(run.census.running(run.run)) == run.steps
+        assert len(run.census.jobs(run.run)) == run.steps
+    finally:
+        parts.send("kubelet", signal.SIGCONT)
+    title = "The node does not answer, its pods are to be removed, and it comes back"
+    run.settle(title, log="its node does not answer since", generations=2)
 
 
 # -- who else is there

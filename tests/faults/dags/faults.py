@@ -40,6 +40,11 @@ for name in ("evicted", "deleted"):
     fault(name, (2, 20), (5, 120), retries=0)
 for name in ("drained", "node_lost"):
     fault(name, (2, 12), (5, 40), retries=0)
+lost = [
+    {"key": f"node.kubernetes.io/{what}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}
+    for what in ("unreachable", "not-ready")
+]
+fault("unreachable", (2, 120), (5, 120), retries=0, settings={"tolerations": lost})
 slot = {"resources": {"limits": {"stepop.test/slot": "1"}}}
 fault("preempted", (1, 25), (1, 120), retries=0, settings=slot)
 fault("token", (2, 10), (10, 60), conn_id="kubernetes_token")
