@@ -430,11 +430,13 @@ class StepLife:
             except Exception as error:  # noqa: BLE001, RUF100
                 self.log.warning("The checkpoints of this task stay behind: %s", error)
         handle, is_failed = record.handle, "failure" in (record.collected or {})
-        if handle is None or self.request.keep == "always" or (self.request.keep == "failed" and is_failed):
+        if handle is None:
             return
+        is_kept = self.request.keep == "always" or (self.request.keep == "failed" and is_failed)
         hook = self._hook_of(handle)
+        end = hook.cancel if is_kept else hook.delete  # something may run on beside a step that is over
         try:
-            self.patience.ask(hook, lambda: hook.delete(handle))
+            self.patience.ask(hook, lambda: end(handle))
         except Exception as error:  # noqa: BLE001, RUF100
             self.log.warning("%s could not be deleted and stays behind: %s", handle, error)
 

@@ -232,7 +232,7 @@ class StepRequest:
         self.observer.built(payload)
         payload = spill(payload, lambda: self.store, self.own_hook.inline_limit)
         if not self.own_hook.is_host_bound:
-            payload = bring(payload, self.store)
+            payload = bring(payload, self.store, self.own_hook.inline_limit)
         self.observer.stored(payload)
         spec = self.spec(name, nonce, labels, payload.digest)
         spec = replace(spec, resources=spec.resources.at_least(memory_bytes))

@@ -316,9 +316,10 @@ class Stint:
             if record is None or record.collected is not None:
                 raise
             if not isinstance(error, FINAL_ERRORS) and self._has_retry and not self._is_ended:
-                raise StepInterruptedError(
-                    f"lost touch with {record.name}: {error}. It goes on, and the next try attaches to it"
-                ) from error
+                what = "it goes on, and the next try attaches to it"
+                if record.handle is None:
+                    what = "it may not be there yet; the next try looks for it, and submits it if it is not"
+                raise StepInterruptedError(f"lost touch with {record.name}: {error}; {what}") from error
             self._cancel_quietly()
             raise
 

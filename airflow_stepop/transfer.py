@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_stepop.buckets import CHUNK_BYTES, MIB, BucketStore
 from airflow_stepop.exceptions import IntegrityError, StepConfigError
 from airflow_stepop.job import Buffer, Part, Payload, Place, StepSpec
+from airflow_stepop.resources import shown_size
 from airflow_stepop.results import signing_key
 from airflow_stepop.runner.hashing import sha256
 from airflow_stepop.runner.protocol import (
@@ -74,10 +75,11 @@ def put_parts(parts: Mapping[str, Part], store: Store) -> dict[str, Part]:
     return dict(zip(parts, in_order(put, list(parts.values()), PART_THREADS), strict=True))
 
 
-def bring(payload: Payload, store: Store) -> Payload:
+def bring(payload: Payload, store: Store, inline_limit: int) -> Payload:
     """Return a payload that a job elsewhere can read: what lies in a folder of this host is copied to the
     store, once.
 
+    :param inline_limit: bytes that the backend takes along with the job
     :raises StepConfigError: the store is a folder, too
     :raises StoreError: a part cannot be copied
     """
@@ -86,8 +88,9 @@ def bring(payload: Payload, store: Store) -> Payload:
         here = [place.uri for place in part.places if folder_of(place.uri) is not None]
         if here and not isinstance(store, BucketStore):
             raise StepConfigError(
-                f"the job cannot read {here[0]}: it is in a folder of this host. Set [stepop] store to a "
-                "bucket (s3://bucket/prefix)"
+                f"the step gets {shown_size(part.size)} that the job cannot read, as they lie in a folder of "
+                f"this host ({here[0]}). Set [stepop] store to a bucket (s3://bucket/prefix), or pass less: "
+                f"up to {shown_size(inline_limit)} in all go with the job"
             )
         if here and isinstance(store, BucketStore):
             parts[name] = _copied(part, store)

@@ -122,7 +122,7 @@ def _trial_step(hook: StepHook, deployment: str, image: str | None, limit_s: flo
         result_uri=store.uri(result_path(labels, name)),
     )
     payload = spill(step.payload, lambda: store, hook.inline_limit)
-    return Step(step.spec, payload if hook.is_host_bound else bring(payload, store))
+    return Step(step.spec, payload if hook.is_host_bound else bring(payload, store, hook.inline_limit))
 
 
 class Trial:

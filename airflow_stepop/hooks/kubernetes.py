@@ -20,10 +20,13 @@ from airflow_stepop.connections import extra_of
 from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, QuotaError, StepConfigError
 from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.job import (
+    Category,
     Cursor,
+    Failure,
     Finding,
     FoundJob,
     JobHandle,
+    JobState,
     JobStatus,
     LogChunk,
     OutcomeReport,
@@ -42,6 +45,7 @@ from airflow_stepop.kubernetes.manifests import (
     LABELS,
     RELEASED,
     RESULTS,
+    SUCCEEDED,
     is_bucket,
     job_labels,
     job_manifest,
@@ -61,6 +65,7 @@ from airflow_stepop.transfer import input_files
 DEFAULT_CONN_ID = "kubernetes_default"
 SECRET_BYTES = 1 << 20  # of all values together: https://kubernetes.io/docs/concepts/configuration/secret/
 OWN_BYTES = 160 << 10  # of it, the runner with all its features, and addresses
+ELSEWHERE = ". The step's settings name this namespace: it needs the Role of the documentation, too"
 
 
 class KubernetesStepHook(StepHook):
@@ -129,8 +134,9 @@ class KubernetesStepHook(StepHook):
                 raise QuotaError(
                     f"the quota of namespace {cluster.namespace!r} is used up: {said}"
                 ) from error
-            if status_of(error) in (400, 403, 422):
-                raise StepConfigError(f"{_refused(error, cluster)}: {said}") from None  # it says all of it
+            if status_of(error) in (400, 403, 404, 422):  # 404: it has no such namespace
+                where = "" if cluster.namespace == self.cluster().namespace else ELSEWHERE
+                raise StepConfigError(f"{_refused(error, cluster)}: {said}{where}") from None
             raise
         return self._handle(spec.name, cluster, settings.kubernetes_context)
 
@@ -250,8 +256,13 @@ class KubernetesStepHook(StepHook):
     def cancel(self, handle: JobHandle) -> None:
         cluster = self._cluster(handle)
         job, pods = self._states(cluster).exactly(handle.id)
-        if job is not None and not verdict.status_of(job, pods).state.is_terminal:
+        if job is None:
+            return
+        status = verdict.status_of(job, pods)
+        if not status.state.is_terminal:
             self._end(cluster, job, {CANCELLED: "true"})
+        elif verdict.has_company(verdict.newest(pods)):
+            self._end(cluster, job, _how_it_ended(status))
 
     def _end(self, cluster: Cluster, job: Json, annotations: Mapping[str, str]) -> None:
         """Have the cluster end a job: SIGTERM, the grace period, SIGKILL; the Job stays, and says why.
@@ -263,7 +274,7 @@ class KubernetesStepHook(StepHook):
         if job["spec"].get("suspend"):
             cluster.delete("jobs", metadata["name"], metadata["uid"])
             return
-        has_reason = {FAILURE, CANCELLED} & set(metadata.get("annotations") or {})
+        has_reason = {FAILURE, CANCELLED, SUCCEEDED} & set(metadata.get("annotations") or {})
         if not has_reason:
             body = {"metadata": {"annotations": dict(annotations)}, "spec": {"activeDeadlineSeconds": 1}}
             cluster.patch("jobs", metadata["name"], body)
@@ -324,12 +335,13 @@ class KubernetesStepHook(StepHook):
         try:
             connection = self.connection if self.named is not None else None
             known = extra_of(connection).get("cluster_context") if connection is not None else None
-            url = self._job_url(self._handle("JOB", cluster, known or "CONTEXT"))  # a step may say another
+            url = self._job_url(self._handle("JOB", cluster, known or "CONTEXT"))
         except StepConfigError as error:
             yield Finding(False, "console", str(error), "correct it, or leave it out")
             return
         if url is not None:
-            yield Finding(True, "console", f"the page of a job is {url}")
+            needed = "" if known or "CONTEXT" not in url else "; every step needs kubernetes_context for it"
+            yield Finding(True, "console", f"the page of a job is {url}{needed}")
 
     # -- handles
 
@@ -346,6 +358,14 @@ class KubernetesStepHook(StepHook):
             cluster = self._cluster(handle)
             groups.setdefault(id(cluster), (cluster, []))[1].append(handle)
         yield from groups.values()
+
+
+def _how_it_ended(status: JobStatus) -> dict[str, str]:
+    """Return the annotations that tell it when the pod is gone."""
+    if status.state is JobState.SUCCEEDED:
+        return {SUCCEEDED: "true"}
+    failure = status.failure or Failure(Category.USER_ERROR, "The step failed: see the task's log")
+    return {FAILURE: json.dumps(failure.to_json())}
 
 
 def _settings(spec: StepSpec) -> KubernetesSettings:
@@ -374,6 +394,8 @@ def _is_released(job: Json) -> bool:
 def _refused(error: Exception, cluster: Cluster) -> str:
     if status_of(error) == 403:
         return f"namespace {cluster.namespace!r} does not let Airflow do this (see airflow stepop check)"
+    if status_of(error) == 404:
+        return f"{cluster.host} has no namespace {cluster.namespace!r}"
     return "the cluster refused the job"
 
 

@@ -56,6 +56,8 @@ def connect(connection: Connection | None, context: str | None, namespace: str |
             if connection is not None
             else "no connection kubernetes_default, and what is here,"
         )
+        if context is not None:
+            named = f"kubernetes_context={context!r} with {named}"
         raise StepConfigError(
             f"{named} leads to no Kubernetes cluster: {error}. Give the connection a kubeconfig "
             "(kube_config: its text; kube_config_path: where it is), or in_cluster where Airflow runs in the "

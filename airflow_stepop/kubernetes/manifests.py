@@ -28,7 +28,8 @@ RESULTS = f"{PREFIX}/result-uri"  # annotation: where in the store the large par
 DIGEST = f"{PREFIX}/digest"  # annotation of the pod: SHA-256 of the manifest that the Secret holds
 RELEASED = f"{PREFIX}/released"  # annotation: the submit is complete
 CANCELLED = f"{PREFIX}/cancelled"  # annotation: somebody asked for the end
-FAILURE = f"{PREFIX}/failure"  # annotation: why the job was given up before it began, as JSON
+FAILURE = f"{PREFIX}/failure"  # annotation: why the step failed, where its pod cannot tell, as JSON
+SUCCEEDED = f"{PREFIX}/succeeded"  # annotation: the step had, when what ran on beside it was ended
 QUEUE = "kueue.x-k8s.io/queue-name"
 
 JOB_NAME = "batch.kubernetes.io/job-name"  # label that the Job controller gives its pods

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from airflow_stepop.kubernetes.manifests import CANCELLED, FAILURE, JOB_NAME
+from airflow_stepop.kubernetes.manifests import CANCELLED, FAILURE, JOB_NAME, QUEUE, SUCCEEDED
 
 if TYPE_CHECKING:
     from airflow_stepop.kubernetes.cluster import Cluster
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 STREAM_S = 45  # the server ends the stream then, and another one goes on: a silent line is noticed
 SILENCE_S = STREAM_S + 15.0  # nothing for so long: the other end is not there any more
 IDLE_S = 90.0  # nobody has asked for so long: nobody reads on
-_ANNOTATIONS = (CANCELLED, FAILURE)
+_ANNOTATIONS = (CANCELLED, FAILURE, SUCCEEDED)
 
 
 class Mirror:
@@ -170,6 +170,8 @@ def slim_job(job: Json) -> Json:
     metadata = _slim_metadata(job)
     given = job["metadata"].get("annotations") or {}
     metadata["annotations"] = {name: given[name] for name in _ANNOTATIONS if name in given}
+    if queue := (job["metadata"].get("labels") or {}).get(QUEUE):
+        metadata["labels"] = {QUEUE: queue}
     return {
         "metadata": metadata,
         "spec": {"suspend": job["spec"].get("suspend", False)},

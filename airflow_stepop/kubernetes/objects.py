@@ -80,8 +80,9 @@ def _normal_object(value: Mapping[str, Any], kind: str, where: str) -> Json:
     for key, inner in value.items():
         field = _spellings(kind).get(key)
         if field is None:
-            close = get_close_matches(str(key), _spellings(kind), n=1)
-            guess = f"; did you mean {close[0]!r}?" if close else ""
+            close = [one for one in _spellings(kind) if str(key).startswith(one)]  # enviroment: env
+            close = close or get_close_matches(str(key), _spellings(kind), n=1)
+            guess = f"; did you mean {max(close, key=len)!r}?" if close else ""
             valid = ", ".join(sorted(map(snake_case, schema()[kind])))
             raise StepConfigError(f"{where} has no {key!r}{guess} (valid: {valid})")
         if field in found:

@@ -217,7 +217,9 @@ def _loaded(template: Any) -> Json:
                 text = Path(text).read_text()
             template = yaml.safe_load(text)
         except (OSError, yaml.YAMLError) as error:
-            raise StepConfigError(f"pod_template cannot be read: {error}") from None
+            raise StepConfigError(
+                f"pod_template is neither YAML of several lines nor the path of a file: {error}"
+            ) from None
     if not isinstance(template, Mapping):
         raise StepConfigError(f"pod_template is no pod: {json.dumps(template, default=str)[:80]}")
     return dict(template)

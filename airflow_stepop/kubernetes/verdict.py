@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from airflow_stepop.job import Category, Failure, JobState, JobStatus
-from airflow_stepop.kubernetes.manifests import CANCELLED, FAILURE, STEP
+from airflow_stepop.kubernetes.manifests import CANCELLED, FAILURE, QUEUE, STEP, SUCCEEDED
 from airflow_stepop.kubernetes.objects import Json
 
 # reason of a pod's condition DisruptionTarget, and of a pod itself -> what took it away
@@ -32,6 +32,10 @@ DISRUPTIONS: Mapping[str, str] = {
 }
 
 
+# reason of a container that could not be started -> its times mean nothing: they are those of the epoch
+NEVER_BEGUN = ("StartError", "ContainerCannotRun")
+
+
 def status_of(job: Json | None, pods: Sequence[Json]) -> JobStatus:
     """Return where the step stands.
 
@@ -43,7 +47,7 @@ def status_of(job: Json | None, pods: Sequence[Json]) -> JobStatus:
         return _without_job(pod)
     run = _run_of(pod)
     conditions = {one["type"]: one for one in job.get("status", {}).get("conditions") or ()}
-    times = _seconds(run.get("startedAt")), _seconds(run.get("finishedAt"))
+    times = _begun(run), _seconds(run.get("finishedAt"))
     if _is_true(conditions.get("Complete")):
         return JobStatus(JobState.SUCCEEDED, None, "Complete", *times)
     # before Kubernetes 1.31 a Job whose deadline has passed is over earlier than its pod
@@ -60,7 +64,7 @@ def _without_job(pod: Json | None) -> JobStatus:
         return JobStatus(JobState.GONE)
     state = JobState.RUNNING if has_begun(pod) else JobState.PENDING
     word = f"JobDeleted: the job was deleted, and its pod is not over yet. {_trouble_of(pod)}".strip(". ")
-    return JobStatus(state, None, word, _seconds(_run_of(pod).get("startedAt")))
+    return JobStatus(state, None, word, _begun(_run_of(pod)))
 
 
 def _may_run(pod: Json | None) -> bool:
@@ -73,16 +77,31 @@ def _unfinished(
 ) -> JobStatus:
     is_suspended = job["spec"].get("suspend")
     if pod is None or is_suspended:  # Kueue can do that again to one that runs: its pod is being ended
-        return JobStatus(JobState.PENDING, None, "Suspended" if is_suspended else "Pending")
+        return JobStatus(JobState.PENDING, None, _suspended_word(job) if is_suspended else "Pending")
     if run.get("exitCode") == 0 and not _is_taken(job, pod):
         return JobStatus(
             JobState.SUCCEEDED, None, "Completed", started_at, finished_at
         )  # the Job hears of it seconds later
+    if run.get("exitCode") and has_company(pod) and not _is_taken(job, pod):
+        # the Job would hear of it when all containers of the pod are over, which may be never
+        failure = failure_of(pod, {}, run)
+        return JobStatus(JobState.FAILED, failure, run.get("reason", "Error"), started_at, finished_at)
     trouble = _trouble_of(pod)
     if started_at is not None or run:
         word = trouble or pod.get("status", {}).get("phase", "")
         return JobStatus(JobState.RUNNING, None, word, started_at)
     return JobStatus(JobState.PENDING, None, trouble or _waiting_word(pod))
+
+
+def _suspended_word(job: Json) -> str:
+    queue = (job["metadata"].get("labels") or {}).get(QUEUE)
+    return f"Suspended: Kueue has not let it in yet (queue {queue!r})" if queue else "Suspended"
+
+
+def has_company(pod: Json | None) -> bool:
+    """Return whether other containers than the step's still run, which the pod does not end by itself."""
+    containers = (pod or {}).get("status", {}).get("containerStatuses") or ()
+    return any(one["name"] != STEP and "running" in (one.get("state") or {}) for one in containers)
 
 
 def _trouble_of(pod: Json) -> str:
@@ -105,16 +124,15 @@ def _is_taken(job: Json, pod: Json) -> bool:
     """Return whether somebody ends the pod, so that how its container ended does not count."""
     annotations = job["metadata"].get("annotations") or {}
     is_ended = "deletionTimestamp" in pod["metadata"] or bool(pod.get("status", {}).get("reason"))
-    return is_ended or bool({FAILURE, CANCELLED} & set(annotations))
+    return is_ended or bool({FAILURE, CANCELLED, SUCCEEDED} & set(annotations))
 
 
 def _failed(job: Json, pod: Json | None, failed: Json, run: Json) -> JobStatus:
-    times = (
-        _seconds(run.get("startedAt")),
-        _seconds(run.get("finishedAt") or failed.get("lastTransitionTime")),
-    )
+    times = _begun(run), _seconds(run.get("finishedAt") or failed.get("lastTransitionTime"))
     annotations = job["metadata"].get("annotations") or {}
     word = failed.get("reason", "Failed")
+    if SUCCEEDED in annotations:
+        return JobStatus(JobState.SUCCEEDED, None, "Completed", *times)
     if FAILURE in annotations:
         return JobStatus(JobState.FAILED, Failure.from_json(json.loads(annotations[FAILURE])), word, *times)
     if CANCELLED in annotations:
@@ -164,7 +182,7 @@ def failure_of(pod: Json | None, failed: Json, run: Json) -> Failure | None:  # 
 
 def _failure_of_container(run: Json, reason: str, message: str, code: int | None) -> Failure | None:
     word = run.get("reason", "")
-    if word in ("StartError", "ContainerCannotRun"):
+    if word in NEVER_BEGUN:
         return Failure(
             Category.BAD_CONFIG, f"The container could not be started: {run.get('message', '')}", word, code,
             "the image needs python3 in PATH: set image=, or settings python= to where it is",
@@ -275,6 +293,11 @@ def _waiting_word(pod: Json) -> str:
 
 def _is_true(condition: Json | None) -> bool:
     return condition is not None and condition.get("status") == "True"
+
+
+def _begun(run: Json) -> float | None:
+    """Return when the step's container began to run."""
+    return None if run.get("reason") in NEVER_BEGUN else _seconds(run.get("startedAt"))
 
 
 def _seconds(text: str | None) -> float | None:

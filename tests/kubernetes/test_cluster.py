@@ -30,8 +30,12 @@ def wait(hook, handle, until=lambda status: status.state.is_terminal):
     return status
 
 
+def pods_of(hook, handle):
+    return list(hook.cluster().list("pods", labelSelector=f"{JOB_NAME}={handle.id}"))
+
+
 def only_pod(hook, handle):
-    (pod,) = hook.cluster().list("pods", labelSelector=f"{JOB_NAME}={handle.id}")
+    (pod,) = pods_of(hook, handle)
     return pod["metadata"]["name"]
 
 
@@ -65,10 +69,44 @@ def test_a_missing_secret_is_a_mistake_and_not_waited_for(hook, submitted):
 
 def test_an_image_without_that_python_says_so(hook, submitted):
     _, handle = submitted(["true"], settings={"python": "python2.4"})
-    status = wait(hook, handle)
+    seen = []
+    status = wait(hook, handle, lambda status: seen.append(status) or status.state.is_terminal)
+    assert {status.started_at for status in seen} == {None}, "its node says that it began in 1970"
     assert status.state is JobState.FAILED
     assert status.failure.category is Category.BAD_CONFIG
     assert "python3" in status.failure.hint
+
+
+BESIDE = {"name": "beside", "image": default_image(), "command": ["sleep", "600"]}
+TEMPLATE = {"spec": {"containers": [BESIDE], "terminationGracePeriodSeconds": 0}}
+
+
+def test_a_step_that_fails_beside_a_container_that_runs_on_has_failed(hook, submitted):
+    """A pod ends with the last of its containers, but for those of ``sidecars``."""
+
+    def fail():
+        raise ValueError("no")
+
+    call = FunctionCall(function=fail, args=[], kwargs={}, reference=None)
+    step, handle = submitted(call, settings={"pod_template": TEMPLATE})
+    status = wait(hook, handle)
+    assert status.state is JobState.FAILED
+    assert status.failure is None, "the step's own outcome says more"
+    failure = read_outcome(hook.outcome(handle), step.spec.name, step.spec.nonce)["failure"]
+    assert failure["exception"]["qualname"] == "ValueError"
+    hook.cancel(handle)
+    wait(hook, handle, lambda _: not pods_of(hook, handle))
+    status = wait(hook, handle)
+    assert status.state is JobState.FAILED
+    assert status.failure.category is Category.USER_ERROR
+
+
+def test_a_step_that_succeeds_beside_a_container_that_runs_on_has_succeeded(hook, submitted):
+    _, handle = submitted(["true"], settings={"pod_template": TEMPLATE})
+    assert wait(hook, handle).state is JobState.SUCCEEDED
+    hook.cancel(handle)
+    wait(hook, handle, lambda _: not pods_of(hook, handle))
+    assert wait(hook, handle).state is JobState.SUCCEEDED
 
 
 def test_what_no_node_has_is_waited_for_in_the_scheduler_s_own_words(hook, submitted):
@@ -409,7 +447,9 @@ def test_a_queue_starts_a_job_stops_it_and_starts_it_again(hook, submitted):
     suspend(False)
     wait(hook, handle, lambda status: status.state is JobState.RUNNING)
     suspend(True)
-    assert wait(hook, handle, lambda status: status.native == "Suspended").state is JobState.PENDING
+    status = wait(hook, handle, lambda status: status.native.startswith("Suspended"))
+    assert status.state is JobState.PENDING
+    assert "Kueue has not let it in yet (queue 'gpus')" in status.native
     suspend(False)
     assert wait(hook, handle).state is JobState.SUCCEEDED
 

@@ -158,7 +158,11 @@ def test_the_user_s_own_affinity_holds_as_well():
         ),
         ({"affinity": []}, "must be a mapping"),
         ({"pod_template": {"specs": {}}}, "specs"),
-        ({"pod_template": "/nowhere.yaml"}, "cannot be read"),
+        ({"pod_template": "/nowhere.yaml"}, "neither YAML of several lines nor the path of a file"),
+        (
+            {"pod_template": {"spec": {"containers": [{"name": "step", "enviroment": []}]}}},
+            "has no 'enviroment'; did you mean 'env'",
+        ),
         ({"active_deadline_seconds": 5}, "contradicts timeout=86400"),
         ({"image_pull_policy": "Always", "node_selectr": {}}, "did you mean 'node_selector'"),
     ],

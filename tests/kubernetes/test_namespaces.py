@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
 
+from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.hooks.kubernetes import KubernetesStepHook
 from airflow_stepop.job import JobState, StepSpec
+from airflow_stepop.kubernetes.cluster import Cluster, ClusterError
 from airflow_stepop.testing import make_step
 from tests.cluster import NAME, allow
 
@@ -77,3 +80,31 @@ def test_find_sees_other_namespaces_where_airflow_may_list_them(submitted, sees_
 def test_find_sees_its_own_namespace_where_it_may_list_no_more(submitted):
     spec, _ = submitted
     assert list(KubernetesStepHook().find({"nonce": spec.nonce})) == []
+
+
+@pytest.mark.parametrize(
+    ("namespace", "said"),
+    [("no-such-namespace", "namespace 'no-such-namespace'"), ("default", "does not let Airflow do this")],
+)
+def test_a_namespace_that_takes_no_job_from_airflow_is_named(kubernetes_namespace, namespace, said):
+    """An account that may do nothing there is not told whether there is such a namespace."""
+    hook, step = KubernetesStepHook(), make_step(["true"], settings={"namespace": namespace})
+    with pytest.raises(StepConfigError, match=f"{said}.* it needs the Role of the documentation, too"):
+        hook.submit(step.spec, step.payload)
+
+
+def test_a_namespace_that_is_not_there_is_named(kubernetes_namespace, monkeypatch):
+    """As an account is told that may make jobs everywhere."""
+    from kubernetes.client.exceptions import ApiException
+
+    answer = {"reason": "NotFound", "message": 'namespaces "typo" not found'}
+    error = ApiException(status=404, reason="Not Found")
+    error.body = json.dumps(answer)
+
+    def refuse(*_, **__):
+        raise ClusterError("cluster", error)
+
+    monkeypatch.setattr(Cluster, "create", refuse)
+    hook, step = KubernetesStepHook(), make_step(["true"], settings={"namespace": "typo"})
+    with pytest.raises(StepConfigError, match="has no namespace 'typo': namespaces \"typo\" not found"):
+        hook.submit(step.spec, step.payload)

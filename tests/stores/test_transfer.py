@@ -366,13 +366,13 @@ def test_what_only_this_host_has_is_copied_once(steps, bucket, folder):
     data = random.Random(12).randbytes(40 * MIB)
     payload = payload_of(steps.run(folder, reverse, data))
     for _ in range(2):
-        (part,) = bring(payload, bucket).parts.values()
+        (part,) = bring(payload, bucket, MIB).parts.values()
         (place,) = part.places
         assert place.uri.startswith(bucket.uri("parts/"))
         assert place.uri.endswith(part.sha256)
     (copy,) = bucket.objects("parts")
     assert hashlib.sha256(bucket.read(copy.path, copy.size)).hexdigest() == part.sha256
-    assert bring(payload_of(steps.run(bucket, reverse, data)), bucket).parts, (
+    assert bring(payload_of(steps.run(bucket, reverse, data)), bucket, MIB).parts, (
         "what is in a bucket stays there"
     )
     assert len([*bucket.list("parts")]) == 2
@@ -383,7 +383,7 @@ def test_a_changed_file_is_not_copied(steps, bucket, folder):
     path = folder.folder / folder.path_of(result.places()[0].uri)
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     with pytest.raises(IntegrityError, match="it was not copied"):
-        bring(payload_of(result), bucket)
+        bring(payload_of(result), bucket, MIB)
     assert not [*bucket.list("parts")]
 
 
@@ -391,7 +391,7 @@ def test_a_copy_of_another_size_is_made_again(steps, bucket, folder):
     data = random.Random(15).randbytes(MIB)
     payload = payload_of(steps.run(folder, reverse, data))
     for damage in (b"", b"?"):
-        (place,) = next(iter(bring(payload, bucket).parts.values())).places
+        (place,) = next(iter(bring(payload, bucket, MIB).parts.values())).places
         path = bucket.path_of(place.uri)
         assert bucket.read(path, place.size) == data[::-1]
         overwrite(bucket, path, lambda _, damage=damage: damage)
@@ -399,8 +399,8 @@ def test_a_copy_of_another_size_is_made_again(steps, bucket, folder):
 
 def test_a_folder_cannot_be_copied_to_a_folder_or_from_another_host(steps, bucket, folder):
     result = steps.run(folder, reverse, random.Random(14).randbytes(MIB))
-    with pytest.raises(StepConfigError, match=r"in a folder of this host\. Set \[stepop\] store to a bucket"):
-        bring(payload_of(result), folder)
+    with pytest.raises(StepConfigError, match=r"gets 1 MiB that the job cannot read, .* up to 1 MiB in all"):
+        bring(payload_of(result), folder, MIB)
     elsewhere = StepResult.signed(result.entry, folder.uri("results/elsewhere"))
     elsewhere.host = "far-away"
     elsewhere.mac = elsewhere._expected_mac()
@@ -412,7 +412,7 @@ def test_parts_with_several_places_are_copied_into_one(steps, bucket, folder):
     folder.put_new("a", b"0123456789")
     places = [Place(folder.uri("a"), 3, 7), Place(folder.uri("a"), 10)]
     part = Part(hashlib.sha256(b"7890123456789").hexdigest(), 13, places=places)
-    (copied,) = bring(Payload(b"", "", {"x": part}), bucket).parts.values()
+    (copied,) = bring(Payload(b"", "", {"x": part}), bucket, MIB).parts.values()
     assert bucket.read(bucket.path_of(copied.places[0].uri), 13) == b"7890123456789"
 
 
