@@ -434,11 +434,12 @@ class StepLife:
             return
         is_kept = self.request.keep == "always" or (self.request.keep == "failed" and is_failed)
         hook = self._hook_of(handle)
-        end = hook.cancel if is_kept else hook.delete  # something may run on beside a step that is over
+        # something may run on beside a step that is over
+        end, what = (hook.cancel, "ended") if is_kept else (hook.delete, "deleted")
         try:
             self.patience.ask(hook, lambda: end(handle))
         except Exception as error:  # noqa: BLE001, RUF100
-            self.log.warning("%s could not be deleted and stays behind: %s", handle, error)
+            self.log.warning("%s could not be %s and stays behind: %s", handle, what, error)
 
     # -- the record
 

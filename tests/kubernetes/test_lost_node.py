@@ -10,10 +10,10 @@ import pytest
 
 from airflow_stepop.cli import jobs
 from airflow_stepop.job import Category, FoundJob, JobState
-from airflow_stepop.kubernetes.manifests import CANCELLED, JOB_NAME, STEP
+from airflow_stepop.kubernetes.manifests import CANCELLED, STEP
 from airflow_stepop.kubernetes.verdict import newest, status_of
 from airflow_stepop.upkeep.places import Job, Place
-from tests.kubernetes.test_cluster import wait
+from tests.kubernetes.test_cluster import pods_of, wait
 
 pytestmark = pytest.mark.timeout(300)
 KEY = "stepop.test/lost"
@@ -111,10 +111,6 @@ def steps(hook, submitted, core, node):
         pod = pod_of(hook, handle)
         if pod is not None:
             core.delete_namespaced_pod(*named(pod), grace_period_seconds=0)
-
-
-def pods_of(hook, handle):
-    return list(hook.cluster().list("pods", labelSelector=f"{JOB_NAME}={handle.id}"))
 
 
 def pod_of(hook, handle):

@@ -13,9 +13,8 @@ import pytest
 
 from airflow_stepop.exceptions import OutcomeLostError
 from airflow_stepop.job import Category, JobState
-from airflow_stepop.kubernetes.manifests import JOB_NAME
 from airflow_stepop.kubernetes.verdict import containers_of
-from tests.kubernetes.test_cluster import wait
+from tests.kubernetes.test_cluster import pods_of, wait
 
 pytestmark = pytest.mark.timeout(200)
 SCRIPT = "echo first; sleep 600 & sleep 600 & echo last; wait"
@@ -59,7 +58,7 @@ def kill_whole(container):
 
 
 def container_of(hook, handle):
-    (pod,) = hook.cluster().list("pods", labelSelector=f"{JOB_NAME}={handle.id}")
+    (pod,) = pods_of(hook, handle)
     ((_, container),) = containers_of(pod)
     return container["containerID"].partition("://")[2]
 

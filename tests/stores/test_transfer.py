@@ -399,7 +399,9 @@ def test_a_copy_of_another_size_is_made_again(steps, bucket, folder):
 
 def test_a_folder_cannot_be_copied_to_a_folder_or_from_another_host(steps, bucket, folder):
     result = steps.run(folder, reverse, random.Random(14).randbytes(MIB))
-    with pytest.raises(StepConfigError, match=r"gets 1 MiB that the job cannot read, .* up to 1 MiB in all"):
+    why, what = "gets 1 MiB that the job cannot read", r"Set \[stepop\] store to a bucket .* up to 1 MiB in all"
+    said = rf"{why}, .* in a folder of this host .*\. {what}"
+    with pytest.raises(StepConfigError, match=said):
         bring(payload_of(result), folder, MIB)
     elsewhere = StepResult.signed(result.entry, folder.uri("results/elsewhere"))
     elsewhere.host = "far-away"
