@@ -52,7 +52,7 @@ class Mirror:
         return self._pods.current([name]).get(name, ())
 
     def changed(self) -> set[str]:
-        """Return the names of the jobs of which something has changed since the last call."""
+        """Return the names of the jobs of which a look would find something new since the last call."""
         return self._jobs.changed() | self._pods.changed()
 
 
@@ -88,7 +88,7 @@ class Changes:
         return self._reader is not None and self._reader.is_alive()
 
     def changed(self) -> set[str]:
-        """Return the groups in which something has changed since the last call; it counts as no question."""
+        """Return the groups whose objects have changed since the last call; it counts as no question."""
         with self._lock:
             changed, self._changed = self._changed, set()
         return changed
@@ -147,8 +147,11 @@ class Changes:
 
     def _put(self, found: Json, is_there: bool) -> None:
         name, group = found["metadata"]["name"], self._group(found)
-        others = (one for one in self._groups.get(group, ()) if one["metadata"]["name"] != name)
+        before = self._groups.get(group, ())
+        others = (one for one in before if one["metadata"]["name"] != name)
         members = (*others, self._slim(found)) if is_there else tuple(others)
+        if members == before:  # it is about what nobody here reads
+            return
         with self._lock:
             self._changed.add(group)
             if members:

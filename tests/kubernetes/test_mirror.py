@@ -127,6 +127,19 @@ def test_what_changed_while_nobody_heard_of_it_is_told_after_the_list(jobs, monk
     assert handles[0] in hook.changed()
 
 
+def test_what_no_look_needs_is_no_change(jobs):
+    """The Job controller writes of thousands of jobs at its own pace what nobody here reads."""
+    hook, handles = jobs
+    all_run(hook, handles)
+    cluster = hook._cluster(handles[0])
+    until(lambda: time.sleep(1) or not hook.changed())  # a pod that runs is ready a moment later
+    cluster.patch("jobs", handles[0].id, {"metadata": {"annotations": {"someone": "else"}}})
+    hook.cancel(handles[1])  # heard of after that, in the same stream
+    told: set = set()
+    until(lambda: told.update(hook.changed()) or handles[1] in told)
+    assert handles[0] not in told
+
+
 def test_what_the_warnings_may_tell_more_of_is_told_again(jobs, monkeypatch):
     hook, handles = jobs
     step = make_step(["true"], image="registry.invalid/no/such:image", settings=AT_ONCE)

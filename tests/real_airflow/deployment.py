@@ -298,8 +298,24 @@ class Deployment:
     def wait_run(self, dag_id: str, run_id: str) -> dict[str, str]:
         """Wait until the run is over and return task id -> state."""
         path = f"dags/{dag_id}/dagRuns/{run_id}"
-        self.wait_for(lambda: self.get(path)["state"] in ("success", "failed"), f"run {run_id} of {dag_id}")
+        self.wait_for(
+            lambda: self.get(path)["state"] in ("success", "failed"),
+            f"run {run_id} of {dag_id}",
+            explain=lambda: self._what_holds_up(dag_id, run_id),
+        )
         return self.states(dag_id, run_id)
+
+    def _what_holds_up(self, dag_id: str, run_id: str) -> str:
+        """Return the tasks that are not over, each with the end of its log, and the ends of the services'
+        logs.
+        """
+        said = [
+            f"{task_id} is {state}\n{self.log(dag_id, run_id, task_id)[-3000:]}"
+            for task_id, state in self.states(dag_id, run_id).items()
+            if state not in FINISHED and "[" not in task_id
+        ]
+        services = [f"{name}:\n{(self.home / f'{name}.log').read_text()[-3000:]}" for name in self.processes]
+        return "\n\n".join((said or ["all its tasks are over"]) + services)
 
     def states(self, dag_id: str, run_id: str) -> dict[str, str]:
         found = self.get(f"dags/{dag_id}/dagRuns/{run_id}/taskInstances", limit=500)["task_instances"]
