@@ -7,6 +7,7 @@ it runs; ``ARGS=--write`` puts the tables into the documentation.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import os
 import platform
@@ -71,10 +72,15 @@ def main() -> None:
     print(f"{_machine()}\n")
     with tempfile.TemporaryDirectory(prefix="stepop-bench-") as home:
         os.environ["AIRFLOW_HOME"] = home
-        done = {name: [measure(table) for table in TABLES[name]()] for name in names}
+        done = {name: _measured(name) for name in names}
     for page in pages:
         head = page.head.format(machine=_machine(), names=" ".join(page.names))
         page.path.write_text(f"{head}\n{to_markdown([table for name in page.names for table in done[name]])}")
+
+
+def _measured(name: str) -> list[Table]:
+    with contextlib.closing(TABLES[name]()) as tables:  # after an error, too, what they made goes away
+        return [measure(table) for table in tables]
 
 
 def _machine() -> str:
