@@ -269,21 +269,25 @@ def other_node(admin):
     """
     name = f"stepop-faults-{uuid.uuid4().hex[:6]}"
     lease = {"metadata": {"name": name}, "spec": {"holderIdentity": name, "leaseDurationSeconds": 40}}
-    ready = {"type": "Ready", "status": "True", "reason": "ByTest", "message": "", "lastHeartbeatTime": now()}
+    ready = {"type": "Ready", "status": "True", "reason": "ByTest", "message": ""}
     is_over = threading.Event()
     taint = {"key": "stepop.test/other", "effect": "NoSchedule"}
     admin.core.create_node({"metadata": {"name": name}, "spec": {"taints": [taint]}})
     admin.leases.create_namespaced_lease("kube-node-lease", lease)
-    admin.core.patch_node_status(
-        name, {"status": {"conditions": [{**ready, "lastTransitionTime": ready["lastHeartbeatTime"]}]}}
-    )
 
     def answer():
+        """As a kubelet does: only its node's own word makes a node ready again that was late once."""
+        admin.leases.patch_namespaced_lease(name, "kube-node-lease", {"spec": {"renewTime": now()}})
+        times = {"lastHeartbeatTime": now(), "lastTransitionTime": now()}
+        admin.core.patch_node_status(name, {"status": {"conditions": [ready | times]}})
+
+    def answer_on():
         while not is_over.wait(2):
             with suppress(Exception):  # the API server may be away for a moment
-                admin.leases.patch_namespaced_lease(name, "kube-node-lease", {"spec": {"renewTime": now()}})
+                answer()
 
-    thread = threading.Thread(target=answer, daemon=True)
+    answer()
+    thread = threading.Thread(target=answer_on, daemon=True)
     thread.start()
     yield name
     is_over.set()
