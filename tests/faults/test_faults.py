@@ -125,7 +125,7 @@ def at_once(begin, admin, preempt):
 
 @pytest.mark.parametrize("way", [way for way in TAKEN if IS_FULL or way not in LONG])
 def test_the_pod_is_taken_away(at_once, way):
-    """The step is submitted again, and no retry is spent: the task has none."""
+    """The step is submitted again, and no retry is spent."""
     title, log = TAKEN[way]
     at_once[way].settle(title, log=log, generations=2)
 

@@ -37,16 +37,16 @@ fault("proxy", (10, 4), (200, 4), conn_id="kubernetes_proxy")
 fault("api_server", (3, 12), (20, 90))
 fault("kubelet", (3, 12), (20, 90))
 for name in ("evicted", "deleted"):
-    fault(name, (2, 20), (5, 120), retries=0)
+    fault(name, (2, 20), (5, 120))
 for name in ("drained", "node_lost"):
-    fault(name, (2, 12), (5, 40), retries=0)
+    fault(name, (2, 12), (5, 40))
 lost = [
     {"key": f"node.kubernetes.io/{what}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}
     for what in ("unreachable", "not-ready")
 ]
-fault("unreachable", (2, 120), (5, 120), retries=0, settings={"tolerations": lost})
+fault("unreachable", (2, 120), (5, 120), settings={"tolerations": lost})
 slot = {"resources": {"limits": {"stepop.test/slot": "1"}}}
-fault("preempted", (1, 25), (1, 120), retries=0, settings=slot)
+fault("preempted", (1, 25), (1, 120), settings=slot)
 fault("token", (2, 10), (10, 60), conn_id="kubernetes_token")
 fault("image", (2, 1), (5, 1), image="registry.invalid/nothing:1")
 fault("quota_pods", (8, 2), (50, 2), conn_id="kubernetes_full_pods")
