@@ -144,16 +144,18 @@ def emptied(namespace: str) -> None:
 
     batch, pods = client.BatchV1Api(_client()), core()
 
-    def is_empty() -> bool:
+    def is_asked() -> bool:
         try:
             batch.delete_collection_namespaced_job(namespace, body={"propagationPolicy": "Background"})
             pods.delete_collection_namespaced_pod(namespace, grace_period_seconds=0)
         except client.ApiException as error:
             if error.status != 504:  # thousands take longer than a request may
                 raise
-        return not pods.list_namespaced_pod(namespace, limit=1).items
+            return False
+        return True
 
-    wait_for(is_empty, "an empty namespace")
+    wait_for(is_asked, "an end of jobs and pods")
+    wait_for(lambda: not pods.list_namespaced_pod(namespace, limit=1).items, "an empty namespace")
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:

@@ -26,7 +26,7 @@ from benchmarks.tables import Line, Table
 JOBS = 20 if IS_SHORT else 1000
 MORE = 0 if IS_SHORT else 5000
 OBSERVED_S = 3.0 if IS_SHORT else 60.0
-FIRST_S = 3.0 if IS_SHORT else 15.0  # for so many: what starting costs is not what waiting costs
+FIRST_S = 3.0 if IS_SHORT else 15.0  # for JOBS of them: what starting costs is not what waiting costs
 SUBMIT_S = 20 if IS_SHORT else 120  # in which all steps are submitted and run
 MIB = 2**20
 OURS, POD_OPERATOR = "airflow-stepop", "KubernetesPodOperator"

@@ -140,7 +140,7 @@ class FaultRun:
             len(self.census.overlaps(self.run)) + unexplained,
             len(orphans),
             sum(not self._is_right(number) for number in range(steps)) if state == "success" else 0,
-            sum(one["try_number"] - 1 for one in instances) - self._overtaken(is_killed=retries > 0),
+            sum(one["try_number"] - 1 for one in instances) - self._overtaken(),
             log,
         )
         expected = Row(fault, steps, state, generations, 0, 0, 0, retries * steps, log)
@@ -149,17 +149,13 @@ class FaultRun:
         assert any(log in text for text in texts), f"{log!r} is in no log:\n{self.tell()}"
         self.table.rows.append(row)
 
-    def _overtaken(self, is_killed):
+    def _overtaken(self):
         """Return how often the scheduler took a task that goes on after its deferral for one that had failed:
         it hears of the end of a worker too late when it has too little of the processor.
-
-        :param is_killed: a worker is killed: then its task is rightly found to be running without it
         """
-        states = ("queued",) if is_killed else ("queued", "running")
-        words = [f"state attribute is {state}" for state in states]
         task = f"<TaskInstance: {self.dag_id}.step {self.run} "
         lines = (self.airflow.home / "scheduler.log").read_text().splitlines()
-        return sum(task in line and any(word in line for word in words) for line in lines)
+        return sum(task in line and "state attribute is queued" in line for line in lines)
 
     def _is_right(self, number):
         try:

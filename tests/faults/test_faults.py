@@ -12,7 +12,6 @@ import threading
 import time
 import uuid
 from contextlib import suppress
-from datetime import UTC, datetime
 from functools import partial
 
 import pytest
@@ -269,7 +268,6 @@ def other_node(admin):
     """
     name = f"stepop-faults-{uuid.uuid4().hex[:6]}"
     lease = {"metadata": {"name": name}, "spec": {"holderIdentity": name, "leaseDurationSeconds": 40}}
-    ready = {"type": "Ready", "status": "True", "reason": "ByTest", "message": ""}
     is_over = threading.Event()
     taint = {"key": "stepop.test/other", "effect": "NoSchedule"}
     admin.core.create_node({"metadata": {"name": name}, "spec": {"taints": [taint]}})
@@ -277,9 +275,8 @@ def other_node(admin):
 
     def answer():
         """As a kubelet does: only its node's own word makes a node ready again that was late once."""
-        admin.leases.patch_namespaced_lease(name, "kube-node-lease", {"spec": {"renewTime": now()}})
-        times = {"lastHeartbeatTime": now(), "lastTransitionTime": now()}
-        admin.core.patch_node_status(name, {"status": {"conditions": [ready | times]}})
+        admin.leases.patch_namespaced_lease(name, "kube-node-lease", {"spec": {"renewTime": cluster.now()}})
+        cluster.say_ready(admin.core, name)
 
     def answer_on():
         while not is_over.wait(2):
@@ -294,10 +291,6 @@ def other_node(admin):
     thread.join()
     admin.core.delete_node(name)
     has_status(404, partial(admin.leases.delete_namespaced_lease, name, "kube-node-lease"))
-
-
-def now():
-    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 @pytest.mark.skipif(not IS_FULL, reason="takes minutes: make faults")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import uuid
-from datetime import UTC, datetime
 
 import pytest
 
@@ -13,15 +12,12 @@ from airflow_stepop.job import Category, FoundJob, JobState
 from airflow_stepop.kubernetes.manifests import CANCELLED, STEP
 from airflow_stepop.kubernetes.verdict import newest, status_of
 from airflow_stepop.upkeep.places import Job, Place
+from tests.cluster import now, say_ready
 from tests.kubernetes.test_cluster import pods_of, wait
 
 pytestmark = pytest.mark.timeout(300)
 KEY = "stepop.test/lost"
 TOLERATED_S = 3  # 300 unless a pod says otherwise
-
-
-def now():
-    return datetime.now(UTC).isoformat()
 
 
 @pytest.fixture
@@ -41,19 +37,11 @@ def node(core):
             "spec": {"taints": [{"key": KEY, "effect": "NoSchedule"}]},
         }
     )
-    say_ready(core, name)
+    room = {"cpu": "4", "memory": "8Gi", "pods": "10"}
+    say_ready(core, name, capacity=room, allocatable=room)
     yield name
     if name in [one.metadata.name for one in core.list_node().items]:
         core.delete_node(name)
-
-
-def say_ready(core, name):
-    """Say once what a kubelet says again and again."""
-    room = {"cpu": "4", "memory": "8Gi", "pods": "10"}
-    times = {"lastHeartbeatTime": now(), "lastTransitionTime": now()}
-    ready = {"type": "Ready", "status": "True", "reason": "ByTest", "message": "", **times}
-    status = {"capacity": room, "allocatable": room, "conditions": [ready]}
-    core.patch_node_status(name, {"status": status})
 
 
 def named(pod):

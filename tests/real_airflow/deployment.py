@@ -314,8 +314,12 @@ class Deployment:
             for task_id, state in self.states(dag_id, run_id).items()
             if state not in FINISHED and "[" not in task_id
         ]
-        services = [f"{name}:\n{(self.home / f'{name}.log').read_text()[-3000:]}" for name in self.processes]
+        services = [f"{name}:\n{self._said(name)}" for name in self.processes]
         return "\n\n".join((said or ["all its tasks are over"]) + services)
+
+    def _said(self, name: str) -> str:
+        """Return the end of what a component has said."""
+        return (self.home / f"{name}.log").read_text()[-3000:]
 
     def states(self, dag_id: str, run_id: str) -> dict[str, str]:
         found = self.get(f"dags/{dag_id}/dagRuns/{run_id}/taskInstances", limit=500)["task_instances"]
@@ -413,8 +417,7 @@ class Deployment:
                 if process.poll() is not None and self.revives:
                     self.start(name)
                 elif process.poll() is not None:
-                    tail = (self.home / f"{name}.log").read_text()[-3000:]
-                    raise AssertionError(f"{name} ended with {process.returncode}:\n{tail}")
+                    raise AssertionError(f"{name} ended with {process.returncode}:\n{self._said(name)}")
             if time.monotonic() > end:
                 raise AssertionError(f"waited {PATIENCE_S} s for {what}\n{explain()}")
             time.sleep(0.2)
