@@ -351,7 +351,9 @@ def set_clock(tmp_path):
     path = tmp_path / "clock"
     path.write_text("+0")
     head = f"def clock(hours): open({str(path)!r}, 'w').write('%+d' % (hours * 3600))\n"
-    head += "import select, time\ndef pause(): select.select([], [], [], 0.02)\n"  # time.sleep() fails there
+    # libfaketime 0.9.10 refuses every time.sleep() of Python (clock_nanosleep with TIMER_ABSTIME) as invalid
+    head += "import select, time\ndef sleep(seconds): select.select([], [], [], seconds)\n"
+    head += "time.sleep = sleep\ndef pause(): sleep(0.02)\n"
     env = {
         **os.environ,
         "LD_PRELOAD": str(FAKETIME),
@@ -378,6 +380,12 @@ def test_the_clock_can_be_set(set_clock):
     )
     assert abs(after - before - 30 * 3600) < 60
     assert steady < 60
+
+
+def test_who_sleeps_while_the_clock_is_set_wakes_up(set_clock):
+    """What is tested below sleeps, too: when it kills the processes of a lost job, for one."""
+    slept = set_clock("a = time.monotonic(); clock(-3); time.sleep(0.2); print(time.monotonic() - a)")
+    assert 0.2 <= slept < 60
 
 
 @pytest.mark.parametrize("hours", JUMPS)
