@@ -24,8 +24,10 @@ def command(function: Callable[[Namespace], None]) -> Callable[[Namespace], None
     @wraps(function)
     def run(args: Namespace) -> None:
         from airflow.utils.cli import suppress_logs_and_warning
+        from sqlalchemy.exc import DBAPIError
 
         from airflow_stepop.exceptions import StepopError
+        from airflow_stepop.upkeep.database import database_trouble
 
         try:
             with _database_of_airflow():
@@ -33,6 +35,9 @@ def command(function: Callable[[Namespace], None]) -> Callable[[Namespace], None
                 sys.stdout.flush()
         except StepopError as error:
             raise SystemExit(f"airflow stepop: {error}") from (error if args.verbose else None)
+        except DBAPIError as error:
+            said = database_trouble(error)
+            raise SystemExit(f"airflow stepop: {said}") from (error if args.verbose else None)
         except KeyboardInterrupt:
             raise SystemExit(130) from None
         except BrokenPipeError:  # `| head` has seen enough

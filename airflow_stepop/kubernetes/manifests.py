@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.exceptions import StepConfigError, UnsupportedError
-from airflow_stepop.kubernetes.objects import Json, merged
+from airflow_stepop.kubernetes.objects import STEP, Json, merged
 from airflow_stepop.kubernetes.quantities import node_terms, quantity, requirements, tolerations, with_terms
 from airflow_stepop.kubernetes.settings import KubernetesSettings
 from airflow_stepop.runner.protocol import ENV_JOB, ENV_NONCE, NOWHERE, RUNNER
@@ -34,7 +34,6 @@ QUEUE = "kueue.x-k8s.io/queue-name"
 
 JOB_NAME = "batch.kubernetes.io/job-name"  # label that the Job controller gives its pods
 
-STEP = "step"  # the container
 INPUT, OUTPUT = "/stepop/in", "/stepop/out"
 RECEIPT = "/dev/termination-log"
 ENV_DIGEST = "STEPOP_DIGEST"

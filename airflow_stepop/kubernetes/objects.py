@@ -18,6 +18,8 @@ from airflow_stepop.exceptions import StepConfigError
 
 Json = dict[str, Any]
 
+STEP = "step"  # the container of a pod that is the step itself
+
 # By what the entries of a list are the same when one list goes over another: "patchMergeKey" in the API
 # reference of the field, https://kubernetes.io/docs/reference/generated/kubernetes-api/v1.34/
 MERGE_KEYS = {
@@ -101,6 +103,8 @@ def merged(under: Any, over: Any, field: str = "") -> Any:
     """Return ``over`` laid over ``under`` as a strategic merge patch would.
 
     Mappings are merged by key and lists of :data:`MERGE_KEYS` by that key; anything else is replaced.
+
+    :raises StepConfigError: an entry of such a list has no such key
     """
     if isinstance(under, Mapping) and isinstance(over, Mapping):
         both = {**under, **over}
@@ -111,6 +115,9 @@ def merged(under: Any, over: Any, field: str = "") -> Any:
     key = MERGE_KEYS.get(field)
     if key is None or not isinstance(under, list) or not isinstance(over, list):
         return over
+    for entry in [*under, *over]:
+        if key not in entry:
+            raise StepConfigError(f"{field} of pod_template or settings: an entry has no {key!r}: {entry}")
     named = {entry[key]: entry for entry in over}
     first = [merged(entry, named.pop(entry[key], {})) for entry in under]
     return [*first, *named.values()]

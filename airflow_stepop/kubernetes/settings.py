@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.hooks.base import BackendSettings
-from airflow_stepop.kubernetes.objects import Json, normal
+from airflow_stepop.kubernetes.objects import STEP, Json, normal
 
 # settings that are fields of the pod itself, and of the step's container
 POD_FIELDS = {
@@ -186,9 +186,11 @@ class KubernetesSettings(BackendSettings):
         if unknown := set(given) - known:
             raise StepConfigError(f"pod_template has no {min(unknown)!r} (valid: {', '.join(sorted(known))})")
         given = given.get("template", given)  # of a PodTemplate
+        spec = normal(given.get("spec") or {}, "PodSpec", "pod_template.spec")
+        _check_containers([one.get("name") for one in spec.get("containers") or ()])
         return {
             "metadata": normal(given.get("metadata") or {}, "ObjectMeta", "pod_template.metadata"),
-            "spec": normal(given.get("spec") or {}, "PodSpec", "pod_template.spec"),
+            "spec": spec,
         }
 
     def _fields(self, table: Mapping[str, str], kind: str) -> Json:
@@ -199,6 +201,15 @@ class KubernetesSettings(BackendSettings):
             for field, value in given.items()
             if value is not None
         }
+
+
+def _check_containers(names: Sequence[Any]) -> None:
+    """Refuse what would run beside the step, where it was most likely written for the step itself."""
+    if names and STEP not in names:
+        raise StepConfigError(
+            f"pod_template has the containers {', '.join(map(repr, names))} and none called {STEP!r}, which "
+            "is the step's: call it so, or put those that run beside it into the setting sidecars"
+        )
 
 
 def _loaded(template: Any) -> Json:

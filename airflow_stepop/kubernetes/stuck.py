@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from airflow_stepop.job import Category, Failure
-from airflow_stepop.kubernetes.manifests import STEP
-from airflow_stepop.kubernetes.objects import Json
+from airflow_stepop.kubernetes.objects import STEP, Json
 from airflow_stepop.kubernetes.verdict import containers_of
 from airflow_stepop.kubernetes.warnings import Warned
 

@@ -8,13 +8,14 @@ https://kubernetes.io/docs/concepts/workloads/pods/disruptions/#pod-disruption-c
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from airflow_stepop.job import Category, Failure, JobState, JobStatus
-from airflow_stepop.kubernetes.manifests import CANCELLED, FAILURE, QUEUE, STEP, SUCCEEDED
-from airflow_stepop.kubernetes.objects import Json
+from airflow_stepop.kubernetes.manifests import CANCELLED, FAILURE, QUEUE, SUCCEEDED
+from airflow_stepop.kubernetes.objects import STEP, Json
 
 # reason of a pod's condition DisruptionTarget, and of a pod itself -> what took it away
 DISRUPTIONS: Mapping[str, str] = {
@@ -31,6 +32,20 @@ DISRUPTIONS: Mapping[str, str] = {
     "Preempting": "a pod of higher priority needed its place",
 }
 
+
+# what the scheduler finds no node for -> what of a task asks for it
+# https://kubernetes.io/docs/concepts/scheduling-eviction/kube-scheduler/
+RESOURCES: Mapping[str, str] = {"cpu": "cpu_count", "memory": "memory", "ephemeral-storage": "disk"}
+PLACEMENT: Mapping[str, str] = {
+    "node affinity/selector": "gpu_type, spot, node_selector, affinity",
+    "pod affinity rules": "affinity",
+    "anti-affinity rules": "affinity",
+    "untolerated taint": "tolerations",
+    "topology spread constraints": "topology_spread_constraints",
+    "persistentvolumeclaim": "volumes",
+    "volume node affinity": "volumes",
+    "free ports": "host_network",
+}
 
 # reason of a container that could not be started -> its times mean nothing: they are those of the epoch
 NEVER_BEGUN = ("StartError", "ContainerCannotRun")
@@ -283,12 +298,21 @@ def _disruption(status: Json) -> str:
 def _waiting_word(pod: Json) -> str:
     for condition in pod.get("status", {}).get("conditions") or ():
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return f"{condition.get('reason', '')}: {condition.get('message', '')}".strip(": ")
+            said = f"{condition.get('reason', '')}: {condition.get('message', '')}".strip(": ")
+            return f"{said} (see {', '.join(asked)})" if (asked := _asked_for(said)) else said
     for _, container in containers_of(pod):
         waiting = (container.get("state") or {}).get("waiting")
         if waiting:
             return str(waiting.get("reason", ""))
     return str(pod.get("status", {}).get("phase", ""))
+
+
+def _asked_for(said: str) -> Sequence[str]:
+    """Return what of a task the scheduler finds no node for."""
+    short = re.findall(r"Insufficient ([\w./-]*\w)", said)
+    names = [RESOURCES.get(name, "gpu_count, gpu_resource") for name in short]
+    names += [options for words, options in PLACEMENT.items() if words in said.lower()]
+    return list(dict.fromkeys(names))
 
 
 def _is_true(condition: Json | None) -> bool:

@@ -8,10 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.exceptions import IntegrityError, StepConfigError
 from airflow_stepop.record import STATE_KEY, StepRecord
+
+if TYPE_CHECKING:
+    from sqlalchemy.exc import DBAPIError
 
 ROWS = 1000  # read at once
 _REFERENCE = "__airflow_state_ref__"  # Airflow's mark: the value itself is in the workers' own backend
@@ -37,6 +40,12 @@ class TaskKey:
     def __str__(self) -> str:
         index = f"[{self.map_index}]" if self.map_index >= 0 else ""
         return f"{self.dag_id}.{self.task_id}{index} of {self.run_id}"
+
+
+def database_trouble(error: DBAPIError) -> str:
+    """Return what to do when Airflow's database is not there, or older than this Airflow."""
+    said = str(error.orig).partition("\n")[0]
+    return f"Airflow's database cannot be read: {said}; see airflow db check, and airflow db migrate"
 
 
 def task_states(keys: Iterable[TaskKey]) -> dict[TaskKey, str | None]:

@@ -68,7 +68,7 @@ def connections(complain: Complain) -> list[Place]:
     One that cannot be read is complained about and does not hide the others.
     """
     found = set()
-    for conn_id, load in _stored_connections():
+    for conn_id, load in [*_in_database(complain), *_in_environment()]:
         try:
             backend = backend_of(load())
         except Exception as error:  # noqa: BLE001, RUF100 - a wrong key, a broken URI: one connection's trouble
@@ -79,16 +79,27 @@ def connections(complain: Complain) -> list[Place]:
     return sorted(found, key=str)
 
 
-def _stored_connections() -> Iterator[tuple[str, Callable[[], Any]]]:
+def _in_database(complain: Complain) -> list[tuple[str, Callable[[], Any]]]:
     from airflow.models.connection import Connection
     from airflow.utils.session import create_session
     from sqlalchemy import select
+    from sqlalchemy.exc import DBAPIError
 
-    with create_session() as session:
-        stored = list(session.scalars(select(Connection)))
-        session.expunge_all()
-    for connection in stored:
-        yield connection.conn_id, partial(_same, connection)
+    from airflow_stepop.upkeep.database import database_trouble
+
+    try:
+        with create_session() as session:
+            stored = list(session.scalars(select(Connection)))
+            session.expunge_all()
+    except DBAPIError as error:
+        complain(database_trouble(error))
+        return []
+    return [(connection.conn_id, partial(_same, connection)) for connection in stored]
+
+
+def _in_environment() -> Iterator[tuple[str, Callable[[], Any]]]:
+    from airflow.models.connection import Connection
+
     for name in os.environ:
         if name.startswith(ENV_PREFIX):
             conn_id = name.removeprefix(ENV_PREFIX).lower()

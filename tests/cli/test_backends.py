@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from argparse import Namespace
@@ -192,12 +193,16 @@ def airflow_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def airflow(home: Path, *words: str, **env: str) -> str:
     """Return what the real command prints."""
+    done = run_airflow(home, *words, **env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def run_airflow(home: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
     clean = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")}
     clean |= {"AIRFLOW_HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "False", "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-m", "airflow", *words]
-    done = subprocess.run(command, capture_output=True, text=True, env=clean | env)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+    return subprocess.run(command, capture_output=True, text=True, env=clean | env)
 
 
 @pytest.mark.xdist_group("cli")
@@ -212,6 +217,32 @@ def test_list_names_backends_and_connections(airflow_home: Path) -> None:
     assert rows["local"]["connections"] == ["here"]
     assert rows["kubernetes"]["connections"] == ["gpu"]
     assert all(row["what to do"] for row in rows.values() if row["usable"] == "no")
+
+
+NO_DATABASE = "airflow stepop: Airflow's database cannot be read: no such table: .*; .*airflow db migrate"
+
+
+@pytest.mark.xdist_group("cli")
+def test_list_before_there_is_a_database(tmp_path: Path) -> None:
+    """The first command of a new user: the backends are there, and one line says what to do."""
+    done = run_airflow(tmp_path, "stepop", "list", "-o", "json", AIRFLOW_CONN_GPU="kubernetes://")
+    rows = {row["backend"]: row for row in json.loads(done.stdout)}
+    assert rows["kubernetes"]["connections"] == ["gpu"]
+    (said,) = done.stderr.splitlines()
+    assert re.fullmatch(
+        "airflow stepop: Airflow's database cannot be read: .*no such table.*; .*migrate", said
+    )
+    assert done.returncode == 0
+
+
+@pytest.mark.xdist_group("cli")
+def test_a_command_that_needs_the_database_says_so(tmp_path: Path) -> None:
+    done = run_airflow(tmp_path, "stepop", "gc")
+    (said,) = done.stderr.splitlines()
+    assert re.fullmatch(
+        "airflow stepop: Airflow's database cannot be read: .*no such table.*; .*migrate", said
+    )
+    assert done.returncode == 1
 
 
 @pytest.mark.xdist_group("cli")

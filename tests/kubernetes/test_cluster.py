@@ -78,7 +78,7 @@ def test_an_image_without_that_python_says_so(hook, submitted):
 
 
 BESIDE = {"name": "beside", "image": default_image(), "command": ["sleep", "600"]}
-TEMPLATE = {"spec": {"containers": [BESIDE], "terminationGracePeriodSeconds": 0}}
+TEMPLATE = {"spec": {"containers": [{"name": "step"}, BESIDE], "terminationGracePeriodSeconds": 0}}
 
 
 def test_a_step_that_fails_beside_a_container_that_runs_on_has_failed(hook, submitted):
@@ -109,10 +109,18 @@ def test_a_step_that_succeeds_beside_a_container_that_runs_on_has_succeeded(hook
     assert wait(hook, handle).state is JobState.SUCCEEDED
 
 
-def test_what_no_node_has_is_waited_for_in_the_scheduler_s_own_words(hook, submitted):
-    _, handle = submitted(["true"], resources=ResourceSettings(cpu_count=100))
-    status = wait(hook, handle, lambda status: "Insufficient cpu" in status.native)
+@pytest.mark.parametrize(
+    ("wanted", "said", "option"),
+    [
+        ({"cpu_count": 100}, "Insufficient cpu", "cpu_count"),
+        ({"gpu_count": 1, "gpu_type": "A100"}, "node affinity/selector", "gpu_type"),
+    ],
+)
+def test_what_no_node_has_is_waited_for_in_the_scheduler_s_own_words(hook, submitted, wanted, said, option):
+    _, handle = submitted(["true"], resources=ResourceSettings(**wanted))
+    status = wait(hook, handle, lambda status: said in status.native)
     assert status.state is JobState.PENDING
+    assert option in status.native.rpartition("(see ")[2]
     hook.cancel(handle)
     assert wait(hook, handle).state is JobState.CANCELLED
 

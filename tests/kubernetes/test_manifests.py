@@ -143,6 +143,20 @@ def test_the_user_s_own_affinity_holds_as_well():
     assert all("zone" in [one["key"] for one in term["matchExpressions"]] for term in terms)
 
 
+TEMPLATE = """\
+apiVersion: v1
+kind: Pod
+metadata:
+  annotations: {a: b}
+spec:
+  hostNetwork: true
+  volumes: [{name: data, emptyDir: {}}]
+  containers:
+    - {name: step, image: ignored, volumeMounts: [{name: data, mountPath: /data}]}
+    - {name: helper, image: "helper:1"}
+"""
+
+
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
@@ -163,6 +177,15 @@ def test_the_user_s_own_affinity_holds_as_well():
             {"pod_template": {"spec": {"containers": [{"name": "step", "enviroment": []}]}}},
             "has no 'enviroment'; did you mean 'env'",
         ),
+        (
+            {"pod_template": {"spec": {"containers": [{"name": "base"}, {"name": "helper"}]}}},
+            "has the containers 'base', 'helper' and none called 'step', which is the step's",
+        ),
+        ({"pod_template": {"spec": {"volumes": [{"emptyDir": {}}]}}}, "volumes .* an entry has no 'name'"),
+        (
+            {"pod_template": TEMPLATE.replace("image: ignored", "env: [{name: A}]"), "env": [{"value": "1"}]},
+            "env .* an entry has no 'name': {'value': '1'}",
+        ),
         ({"active_deadline_seconds": 5}, "contradicts timeout=86400"),
         ({"image_pull_policy": "Always", "node_selectr": {}}, "did you mean 'node_selector'"),
     ],
@@ -179,20 +202,6 @@ def test_nodes_are_refused():
 
 def test_camel_case_works_at_the_top_as_well():
     assert pod(settings={"nodeSelector": {"a": "b"}}) == pod(settings={"node_selector": {"a": "b"}})
-
-
-TEMPLATE = """\
-apiVersion: v1
-kind: Pod
-metadata:
-  annotations: {a: b}
-spec:
-  hostNetwork: true
-  volumes: [{name: data, emptyDir: {}}]
-  containers:
-    - {name: step, image: ignored, volumeMounts: [{name: data, mountPath: /data}]}
-    - {name: helper, image: "helper:1"}
-"""
 
 
 def test_a_template_lies_under_ours(tmp_path):
