@@ -50,7 +50,7 @@ class TaskLog:
 
     def __init__(self, log: Logger, hook: StepHook, handle: JobHandle, limit: int) -> None:
         self._log = log
-        self._hook = hook
+        self.hook = hook
         self._handle = handle
         self._limit = limit
         self._left = limit
@@ -74,12 +74,12 @@ class TaskLog:
         only. Blocks while it reads.
         """
         while not self.is_full:
-            chunk = self._hook.logs({self._handle: cursor}).get(self._handle)
+            chunk = self.hook.logs({self._handle: cursor}).get(self._handle)
             if chunk is None or not chunk.lines:
                 return
             cursor = chunk.cursor
             yield chunk.lines
-        lines = self._hook.tail(self._handle, LAST_LINES, cursor).lines
+        lines = self.hook.tail(self._handle, LAST_LINES, cursor).lines
         if lines:
             title = f"[stepop] The last {len(lines)} lines of the step:"
             yield [LogLine(lines[0].time, title), *lines]
@@ -93,7 +93,7 @@ class TaskLog:
             self._log.info(text, timestamp=when, logger=SOURCE)
 
     def _full(self) -> str:
-        place = self._hook.link(self._handle)
+        place = self.hook.link(self._handle)
         command = f"airflow stepop logs {self._handle.name}"
         return (
             f"[stepop] The step has printed as much as a task's log may hold ([stepop] log_limit, "

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -16,7 +17,7 @@ from airflow_stepop.observe import Observer
 from airflow_stepop.registry import create_hook
 from airflow_stepop.tasklog import TaskLog, configured_limit
 from airflow_stepop.waiting import Clock, Deadlines, Reason
-from airflow_stepop.watch import Subscription, Update, watcher_for
+from airflow_stepop.watch import Subscription, Update, Watcher, watcher_for
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -41,6 +42,22 @@ def task_state(labels: Mapping[str, Any]) -> str | None:
         dag_id=labels["dag_id"], task_ids=[task_id], run_ids=[run_id], map_index=map_index
     )
     return states.get(run_id, {}).get(task_id if map_index < 0 else f"{task_id}_{map_index}")
+
+
+async def _make_hook(backend: str, conn_id: str | None) -> StepHook:
+    """Return a hook that has its connection: the watcher's threads cannot look it up."""
+    return create_hook(backend, conn_id, None if conn_id is None else await _connection(conn_id))
+
+
+async def _connection(conn_id: str) -> Connection:
+    from airflow.sdk import BaseHook
+    from airflow.sdk.exceptions import AirflowNotFoundException
+    from asgiref.sync import sync_to_async
+
+    try:
+        return await BaseHook.aget_connection(conn_id)
+    except (AirflowNotFoundException, AttributeError):  # dag.test() cannot await connections of its database
+        return await sync_to_async(BaseHook.get_connection)(conn_id)
 
 
 async def _write(task_log: TaskLog, lines: Sequence[LogLine]) -> None:
@@ -121,7 +138,7 @@ class RemoteStepTrigger(BaseTrigger):
         self.waiter = dict(waiter)
         self.log_limit = log_limit
         self.debug = debug
-        self._hook: StepHook | None = None
+        self._watcher: Watcher | None = None
         self._has_fired = False
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -143,8 +160,8 @@ class RemoteStepTrigger(BaseTrigger):
             await asyncio.sleep(self._hold_s())
         except asyncio.CancelledError:
             # dag.test() calls no on_kill: there, an interruption is the user's Ctrl-C.
-            if self.task_instance is None and self._hook is not None:
-                self._hook.cancel(self.handle)
+            if self.task_instance is None and self._watcher is not None:
+                self._watcher.hook.cancel(self.handle)
             raise
         self._has_fired = True
         yield TriggerEvent({"reason": reason.value, "job": self.handle.name, "error": error})
@@ -157,15 +174,17 @@ class RemoteStepTrigger(BaseTrigger):
         return min(max(HOLD_S - waited_s, 0), HOLD_S)  # whatever the clocks of two hosts say
 
     async def _wait(self) -> tuple[Reason, str]:
-        self._hook = hook = create_hook(self.handle.backend, self.handle.conn_id, await self._connection())
-        key = (self.handle.backend, self.handle.conn_id, self.handle.scope)
         limit = configured_limit() if self.log_limit is None else self.log_limit
-        task_log = TaskLog(self.log, hook, self.handle, limit)
-        async with watcher_for(key, hook).subscribe(self.handle, self.poll_interval) as subscription:
+        backend, conn_id = self.handle.backend, self.handle.conn_id
+        make = partial(_make_hook, backend, conn_id)
+        self._watcher = watcher = await watcher_for((backend, conn_id, self.handle.scope), make)
+        async with watcher.subscribe(self.handle, self.poll_interval) as subscription:
+            task_log = TaskLog(self.log, watcher.hook, self.handle, limit)
             reason, error = await self._until_over(subscription, task_log)
             if reason.is_deadline:
                 self.log.warning("%s: %s; it is being cancelled", self.handle, reason.value)
                 await self._cancel()
+            task_log.hook = watcher.hook  # another one, if the connection was changed meanwhile
             if reason is not Reason.UNREACHABLE:
                 await self._drain(subscription, task_log)
         return reason, error
@@ -197,24 +216,11 @@ class RemoteStepTrigger(BaseTrigger):
         except Exception as error:  # noqa: BLE001, RUF100 - logs may fail in any way; the outcome must still be read
             self.log.warning("The last lines of %s could not be read: %s", self.handle, error)
 
-    async def _connection(self) -> Connection | None:
-        """Look the connection up here: the watcher's threads cannot."""
-        from airflow.sdk import BaseHook
-        from airflow.sdk.exceptions import AirflowNotFoundException
-        from asgiref.sync import sync_to_async
-
-        if self.handle.conn_id is None:
-            return None
-        try:
-            return await BaseHook.aget_connection(self.handle.conn_id)
-        except (
-            AirflowNotFoundException,
-            AttributeError,
-        ):  # dag.test() cannot await connections of its database
-            return await sync_to_async(BaseHook.get_connection)(self.handle.conn_id)
-
     async def _cancel(self) -> None:
-        hook = self._hook or create_hook(self.handle.backend, self.handle.conn_id, await self._connection())
+        if self._watcher is not None:
+            hook = self._watcher.hook
+        else:
+            hook = await _make_hook(self.handle.backend, self.handle.conn_id)
         try:
             await asyncio.to_thread(hook.cancel, self.handle)
         except StepConfigError as error:

@@ -13,10 +13,10 @@ import contextvars
 import logging
 import time
 import weakref
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence
+from collections import OrderedDict, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 from airflow_stepop.exceptions import IntegrityError, StepConfigError
@@ -31,6 +31,9 @@ LOG_INTERVAL_S = 1.0
 CHANGES_INTERVAL_S = 0.25  # between two looks at what a service has told by itself, which costs no request
 ALL_INTERVAL_S = 60.0  # between two questions for all jobs of such a service: it may forget to tell something
 LOG_BATCH = 100  # jobs whose logs one call asks for: a call stays short, whoever waits
+
+
+Make = Callable[[], Awaitable[StepHook]]
 
 
 @dataclass
@@ -93,10 +96,17 @@ async def _heard(event: asyncio.Event, timeout_s: float | None) -> None:
 
 
 class Watcher:
-    """Asks one hook for the status and the logs of every subscribed job."""
+    """Asks one hook for the status and the logs of every subscribed job.
 
-    def __init__(self, hook: StepHook, on_empty: Callable[[], object] = lambda: None) -> None:
-        self._hook = hook
+    :param hook: the one that asks now; another one takes its place when its connection was changed
+    :param again: makes such a hook, with the connection as it is then
+    """
+
+    def __init__(
+        self, hook: StepHook, again: Make | None = None, on_empty: Callable[[], object] = lambda: None
+    ) -> None:
+        self.hook = hook
+        self._again = again
         self._on_empty = on_empty
         self._subscriptions: dict[JobHandle, set[Subscription]] = {}
         self._known: dict[JobHandle, JobStatus] = {}
@@ -153,16 +163,32 @@ class Watcher:
     async def _watch_status(self) -> None:
         pace = Pace(min(s.poll_interval_s for s in self._all()))
         while True:
+            if pace.errors:
+                await self._look_up_again()
             if self._arrival.is_set() and pace.may_quicken:
                 pace.quicken()
             self._arrival.clear()
             pace.poll_interval_s = min(s.poll_interval_s for s in self._all())
             handles = [h for h in self._subscriptions if not self._is_over(h)]
-            is_telling = self._hook.changed() is not None  # before the question: what comes after it is new
+            is_telling = self.hook.changed() is not None  # before the question: what comes after it is new
             pause_s = await self._ask(handles, pace) if handles else pace.poll_interval_s
             if is_telling and not pace.errors:
                 pause_s = await self._follow(pace)
             await self._pause(pause_s, may_end_early=pace.may_quicken)
+
+    async def _look_up_again(self) -> None:
+        """Go on with the connection as it is now: somebody may have replaced what is valid no more."""
+        if self._again is None:
+            return
+        try:
+            hook = await self._again()
+            is_another = hook.connection != self.hook.connection
+        except Exception as error:  # noqa: BLE001, RUF100 - what the service said matters more, and was logged
+            log.warning("%s: the connection cannot be looked up (%s)", self.hook.backend, error)
+            return
+        if is_another:
+            log.info("%s: the connection was changed; asking with it", self.hook.backend)
+            self.hook = hook
 
     async def _follow(self, pace: Pace) -> float:
         """Ask for new jobs, and for those of which the service tells that they have changed, until it is time
@@ -171,7 +197,7 @@ class Watcher:
         end, pause_s = time.monotonic() + ALL_INTERVAL_S, 0.0
         while not pace.errors and time.monotonic() < end:
             await asyncio.sleep(CHANGES_INTERVAL_S)
-            changed = self._hook.changed()
+            changed = self.hook.changed()
             if changed is None:
                 break
             new = [h for h in self._subscriptions if h not in self._known] if self._arrival.is_set() else []
@@ -194,12 +220,12 @@ class Watcher:
         """Ask for the status of ``handles`` and tell the subscribers; return the pause before the next
         question.
         """
-        tags = {"backend": self._hook.backend}
+        tags = {"backend": self.hook.backend}
         count(WATCHER_CALLS, 1, tags)
         gauge(WATCHER_JOBS, len(handles), tags)
         try:
             loop = asyncio.get_running_loop()
-            statuses = await loop.run_in_executor(self._asking, self._hook.status, handles)
+            statuses = await loop.run_in_executor(self._asking, self.hook.status, handles)
         except (StepConfigError, IntegrityError) as error:
             if isinstance(error, IntegrityError) and len(handles) > 1:
                 # One handle is damaged: find it, so that the others are answered
@@ -210,7 +236,7 @@ class Watcher:
         except Exception as error:  # noqa: BLE001, RUF100 - an API error is never a job state, whatever its class
             pause_s = pace.after_error()
             count(WATCHER_ERRORS, 1, tags)
-            log.warning("%s: no status (%s); asking again in %.0f s", self._hook.backend, error, pause_s)
+            log.warning("%s: no status (%s); asking again in %.0f s", self.hook.backend, error, pause_s)
             return pause_s
         self._tell(statuses)
         return pace.after_success()
@@ -238,37 +264,49 @@ class Watcher:
                     await self._read_logs(waiting[first : first + LOG_BATCH])
                 except Exception as error:  # noqa: BLE001, RUF100 - logs may fail in any way; the job goes on
                     pause_s = pace.after_error()
-                    log.warning(
-                        "%s: no logs (%s); asking again in %.0f s", self._hook.backend, error, pause_s
-                    )
+                    log.warning("%s: no logs (%s); asking again in %.0f s", self.hook.backend, error, pause_s)
             await asyncio.sleep(pause_s)
 
     def _next_to_read(self) -> list[Subscription]:
         """Return those whose logs are to be read now: where that costs a request each, a few in turn."""
-        found = list(islice((s for s in self._begun if s.wants_logs), self._hook.logs_a_second))
+        found = list(islice((s for s in self._begun if s.wants_logs), self.hook.logs_a_second))
         for subscription in found:
             self._begun.move_to_end(subscription)
         return found
 
     async def _read_logs(self, subscriptions: Sequence[Subscription]) -> None:
         cursors = {s.handle: s.cursor for s in subscriptions}
-        chunks = await asyncio.to_thread(self._hook.logs, cursors)
+        chunks = await asyncio.to_thread(self.hook.logs, cursors)
         for subscription in subscriptions:
             chunk = chunks.get(subscription.handle)
             if chunk is not None and subscription.cursor == cursors[subscription.handle]:
                 subscription.tell_lines(chunk.lines, chunk.cursor)
 
 
+@dataclass
+class _Watchers:
+    """Those of one event loop."""
+
+    known: dict[Hashable, Watcher] = field(default_factory=dict)
+    making: dict[Hashable, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+
+
 # dag.test() runs every trigger in a loop of its own that is closed afterwards, so watchers belong to their
 # loop.
-_watchers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, Watcher]] = (
-    weakref.WeakKeyDictionary()
-)
+_watchers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Watchers] = weakref.WeakKeyDictionary()
 
 
-def watcher_for(key: Hashable, hook: StepHook) -> Watcher:
-    """Return the running loop's watcher for ``key``; the first caller's hook serves all. Never awaits."""
-    watchers = _watchers.setdefault(asyncio.get_running_loop(), {})
-    if key not in watchers:
-        watchers[key] = Watcher(hook, on_empty=lambda: watchers.pop(key, None))
-    return watchers[key]
+async def watcher_for(key: Hashable, make: Make) -> Watcher:
+    """Return the running loop's watcher for ``key``; the first caller's hook serves all.
+
+    Subscribe before anything else is awaited: one that nobody subscribes to is forgotten with its last
+    subscriber.
+
+    :param make: makes its hook; to look a connection up costs a millisecond, times ten thousand triggers
+    """
+    watchers = _watchers.setdefault(asyncio.get_running_loop(), _Watchers())
+    async with watchers.making[key]:
+        if key not in watchers.known:
+            hook = await make()
+            watchers.known[key] = Watcher(hook, make, on_empty=lambda: watchers.known.pop(key, None))
+        return watchers.known[key]

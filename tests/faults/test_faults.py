@@ -174,13 +174,36 @@ def test_the_token_is_replaced(begin, admin, namespaces, token_config):
     """The old one is not known any more; for a while there is no other."""
     run = begin("token")
     run.wait_running()
+    config = json.loads(token_config.read_text())
+    token_config.write_text(json.dumps(with_new_token(config, admin, namespaces["token"])))
+    run.settle("The token of the connection is replaced", log="Submitted: ")
+
+
+@pytest.mark.skipif(not IS_FULL, reason="part of the long form: make faults")
+def test_the_token_is_replaced_in_airflow(begin, airflow, admin, namespaces, token_config):
+    """The configuration is in the connection itself: those who wait already are to look it up again."""
     namespace = namespaces["token"]
     config = json.loads(token_config.read_text())
+    stored = {"connection_id": "kubernetes_stored", "conn_type": "kubernetes"}
+
+    def store(method, path):
+        extra = json.dumps({"kube_config": json.dumps(config), "namespace": namespace})
+        airflow.ask(method, path, json={**stored, "extra": extra}).raise_for_status()
+
+    store("POST", "connections")
+    run = begin("connection")
+    run.wait_running()
+    config = with_new_token(config, admin, namespace)
+    token_config.write_text(json.dumps(config))  # it is the account of other faults, too
+    store("PATCH", "connections/kubernetes_stored")
+    run.settle("The token is replaced in Airflow's connection", log="Submitted: ")
+
+
+def with_new_token(config, admin, namespace):
+    """Return the configuration with another token, when nobody knows the old one any more."""
     admin.core.delete_namespaced_service_account(cluster.NAME, namespace)
     time.sleep(15)  # the server remembers a token for ten seconds
-    config["users"] = [{"name": "u", "user": {"token": cluster.new_token(namespace)}}]
-    token_config.write_text(json.dumps(config))
-    run.settle("The token of the connection is replaced", log="Submitted: ")
+    return {**config, "users": [{"name": "u", "user": {"token": cluster.new_token(namespace)}}]}
 
 
 # -- quotas

@@ -17,6 +17,16 @@ from airflow_stepop.watch import Watcher, watcher_for
 PATIENCE_S = 30  # a test that waits for something that comes may be on a machine that is busy
 
 
+def maker(*hooks):
+    """Return what makes these hooks, one after the other, and the last one again and again."""
+    left = list(hooks)
+
+    async def make():
+        return left.pop(0) if len(left) > 1 else left[0]
+
+    return make
+
+
 async def until_over(watcher, handle, poll_interval_s=0.05, lines=None):
     lines = [] if lines is None else lines
     async with watcher.subscribe(handle, poll_interval_s) as subscription:
@@ -325,17 +335,74 @@ def test_logs_that_cost_a_request_each_are_read_in_turn(hook, monkeypatch):
 
 def test_a_subscriber_that_goes_away_leaves_nothing_behind(hook):
     async def scenario():
-        watcher = watcher_for("key", hook)
+        watcher = await watcher_for("key", maker(hook))
         handle = hook.add("job")
         waiting = asyncio.create_task(until_over(watcher, handle))
         await until(lambda: hook.calls["status"])
-        assert watcher_for("key", hook) is watcher
+        assert await watcher_for("key", maker(hook)) is watcher
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
-        assert watch._watchers[asyncio.get_running_loop()] == {}
+        assert watch._watchers[asyncio.get_running_loop()].known == {}
         await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
 
     asyncio.run(scenario())
+
+
+def test_a_thousand_triggers_look_their_connection_up_once(hook):
+    """When a triggerer starts, all of them come before the first one has its connection."""
+    made = []
+
+    async def make():
+        await asyncio.sleep(0.05)
+        made.append(hook)
+        return hook
+
+    async def through_registry(name):
+        return await until_over(await watcher_for("key", make), hook.handle(name))
+
+    async def scenario():
+        names = [f"job-{n}" for n in range(1000)]
+        for name in names:
+            hook.end(name)
+        return await asyncio.gather(*map(through_registry, names))
+
+    assert {state for state, _ in asyncio.run(scenario())} == {JobState.SUCCEEDED}
+    assert len(made) == 1
+
+
+def test_a_connection_that_cannot_be_looked_up_stops_only_who_needs_it(hook):
+    """The next one looks it up anew."""
+    fails = [LookupError("no such connection")]
+
+    async def make():
+        if fails:
+            raise fails.pop()
+        return hook
+
+    async def scenario():
+        hook.end("job")
+        with pytest.raises(LookupError):
+            await watcher_for("key", make)
+        return await until_over(await watcher_for("key", make), hook.handle("job"))
+
+    state, _ = asyncio.run(scenario())
+    assert state is JobState.SUCCEEDED
+
+
+def test_a_connection_that_was_changed_is_used_by_those_who_wait_already(hook):
+    """Its token was replaced in Airflow: the old one fails for ever."""
+    from airflow.sdk import Connection
+
+    old, same, new = (type(hook)() for _ in range(3))
+    for one, password in ((old, "old"), (same, "old"), (new, "new")):
+        one.conn_id = "here"
+        one._connection = Connection(conn_id="here", conn_type="generic", password=password)
+    old.error = same.error = ConnectionError("401")
+    new.end("job")
+    state, _ = asyncio.run(_through_registry(old, same, new))
+    assert state is JobState.SUCCEEDED
+    assert old.calls["status"] > 1
+    assert not same.calls["status"], "what a hook has read stays where nothing was changed"
 
 
 def test_news_at_the_moment_of_a_cancellation_does_not_undo_it(hook):
@@ -364,12 +431,12 @@ def test_a_closed_loop_is_forgotten(hook):
     for _ in range(3):
         asyncio.run(_through_registry(hook))
     gc.collect()
-    assert not [loop for loop in watch._watchers if loop.is_closed() and watch._watchers[loop]]
+    assert not [loop for loop in watch._watchers if loop.is_closed() and watch._watchers[loop].known]
 
 
-async def _through_registry(hook):
+async def _through_registry(hook, *later):
     hook.end("job")
-    return await until_over(watcher_for("key", hook), hook.handle("job"))
+    return await until_over(await watcher_for("key", maker(hook, *later)), hook.handle("job"))
 
 
 def test_the_status_is_asked_for_outside_the_event_loop(hook):

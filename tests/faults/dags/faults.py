@@ -48,6 +48,7 @@ fault("unreachable", (2, 120), (5, 120), settings={"tolerations": lost})
 slot = {"resources": {"limits": {"stepop.test/slot": "1"}}}
 fault("preempted", (1, 25), (1, 120), settings=slot)
 fault("token", (2, 10), (10, 60), conn_id="kubernetes_token")
+fault("connection", (2, 10), (10, 60), conn_id="kubernetes_stored")
 fault("image", (2, 1), (5, 1), image="registry.invalid/nothing:1")
 fault("quota_pods", (8, 2), (50, 2), conn_id="kubernetes_full_pods")
 fault("quota_jobs", (5, 2), (50, 2), conn_id="kubernetes_full_jobs")
