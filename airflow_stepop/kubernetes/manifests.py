@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_stepop.exceptions import StepConfigError, UnsupportedError
 from airflow_stepop.kubernetes.objects import STEP, Json, merged
 from airflow_stepop.kubernetes.quantities import node_terms, quantity, requirements, tolerations, with_terms
-from airflow_stepop.kubernetes.settings import KubernetesSettings
+from airflow_stepop.kubernetes.settings import KubernetesSettings, step_of
 from airflow_stepop.runner.protocol import ENV_JOB, ENV_NONCE, NOWHERE, RUNNER
 from airflow_stepop.store import folder_of
 
@@ -39,6 +39,7 @@ RECEIPT = "/dev/termination-log"
 ENV_DIGEST = "STEPOP_DIGEST"
 # beyond the step's own time limit: a pod may wait so long for its start before the cluster gives the job up
 START_S = 7 * 86400
+GRACE_S = 30  # between SIGTERM and SIGKILL
 
 _LABEL = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
 
@@ -111,14 +112,21 @@ def job_manifest(spec: StepSpec, settings: KubernetesSettings) -> Json:
                         "annotations": {**settings.annotations, DIGEST: spec.digest},
                     },
                 ),
-                "spec": merged(template["spec"], _pod(spec, settings, timeout_s)),
+                "spec": merged(template["spec"], _pod(spec, settings, template["spec"])),
             },
         },
     }
 
 
-def _pod(spec: StepSpec, settings: KubernetesSettings, timeout_s: int) -> Json:
+def _pod(spec: StepSpec, settings: KubernetesSettings, template: Json) -> Json:
     fields = settings.pod_fields()
+    account = fields.get("serviceAccountName", template.get("serviceAccountName"))
+    defaults = {
+        "terminationGracePeriodSeconds": GRACE_S,
+        # nothing in the pod talks to the cluster unless it is given an account for that
+        "automountServiceAccountToken": account is not None,
+        "enableServiceLinks": False,
+    }
     volumes: list[Json] = [
         {"name": "stepop-in", "secret": {"secretName": spec.name, "defaultMode": 0o444}},
         {"name": "stepop-out", "emptyDir": {}},
@@ -131,21 +139,19 @@ def _pod(spec: StepSpec, settings: KubernetesSettings, timeout_s: int) -> Json:
     tolerated = [*(fields.get("tolerations") or []), *tolerations(spec.resources, settings)]
     sidecars = settings.other_containers()
     return {
+        **{field: default for field, default in defaults.items() if field not in template},
         **fields,
         "restartPolicy": "Never",
-        "activeDeadlineSeconds": timeout_s,
-        # nothing in the pod talks to the cluster unless it is given an account for that
-        "automountServiceAccountToken": settings.service_account_name is not None,
-        "enableServiceLinks": False,
+        "activeDeadlineSeconds": math.ceil(spec.timeout_s),
         **({"affinity": affinity} if affinity else {}),
         **({"tolerations": tolerated} if tolerated else {}),
         **({"initContainers": [*(fields.get("initContainers") or []), *sidecars]} if sidecars else {}),
-        "containers": [_container(spec, settings)],
+        "containers": [_container(spec, settings, template)],
         "volumes": [*(fields.get("volumes") or []), *volumes],
     }
 
 
-def _container(spec: StepSpec, settings: KubernetesSettings) -> Json:
+def _container(spec: StepSpec, settings: KubernetesSettings, template: Json) -> Json:
     fields = settings.container_fields()
     mounts: list[Json] = [
         {"name": "stepop-in", "mountPath": INPUT, "readOnly": True},
@@ -159,7 +165,7 @@ def _container(spec: StepSpec, settings: KubernetesSettings) -> Json:
     return {
         **fields,
         "name": STEP,
-        "image": spec.image or default_image(),
+        "image": spec.image or step_of(template).get("image") or default_image(),
         "command": [settings.python, "-u", f"{INPUT}/{RUNNER}", "run"],
         "args": [
             *("--in", INPUT, "--out", OUTPUT, "--receipt", RECEIPT),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -91,10 +91,12 @@ class KubernetesSettings(BackendSettings):
     :param share_process_namespace: let the containers of the pod see each other's processes
     :param dns_policy: where names are looked up
     :param dns_config: further name servers and options
-    :param termination_grace_period_seconds: seconds between asking the step to stop (SIGTERM) and killing it
+    :param termination_grace_period_seconds: seconds between asking the step to stop (SIGTERM) and killing it,
+        by default 30; with 0 a cluster would forget a pod before it has ended
     :param active_deadline_seconds: longest run time of the step in seconds; the same as ``timeout``
     :param ttl_seconds_after_finished: seconds after which the cluster removes a finished job
-    :param pod_template: a pod over which ours is laid: a mapping, YAML, or the path of a file with it
+    :param pod_template: a pod over which ours is laid: a mapping, YAML, or the path of a file with it. Its
+        container ``step`` is the step's; what a step decides itself may not contradict it
     :param python: interpreter in the image
     :param outcome_in_log: an outcome above 3 kB comes back through the pod's log, unreadable for others;
         ``False``: through the store, which must be a bucket
@@ -137,7 +139,7 @@ class KubernetesSettings(BackendSettings):
     share_process_namespace: bool | None = None
     dns_policy: str | None = None
     dns_config: Any = None
-    termination_grace_period_seconds: int = Field(default=30, ge=0)
+    termination_grace_period_seconds: int | None = Field(default=None, ge=1)
     active_deadline_seconds: int | None = Field(default=None, ge=1)
     ttl_seconds_after_finished: int = Field(default=86400, ge=0)
     pod_template: Any = None
@@ -187,11 +189,9 @@ class KubernetesSettings(BackendSettings):
             raise StepConfigError(f"pod_template has no {min(unknown)!r} (valid: {', '.join(sorted(known))})")
         given = given.get("template", given)  # of a PodTemplate
         spec = normal(given.get("spec") or {}, "PodSpec", "pod_template.spec")
-        _check_containers([one.get("name") for one in spec.get("containers") or ()])
-        return {
-            "metadata": normal(given.get("metadata") or {}, "ObjectMeta", "pod_template.metadata"),
-            "spec": spec,
-        }
+        metadata = normal(given.get("metadata") or {}, "ObjectMeta", "pod_template.metadata")
+        _check_template(metadata, spec)
+        return {"metadata": metadata, "spec": spec}
 
     def _fields(self, table: Mapping[str, str], kind: str) -> Json:
         given = {field: getattr(self, name) for name, field in table.items()}
@@ -203,12 +203,36 @@ class KubernetesSettings(BackendSettings):
         }
 
 
-def _check_containers(names: Sequence[Any]) -> None:
-    """Refuse what would run beside the step, where it was most likely written for the step itself."""
+def step_of(spec: Json) -> Json:
+    """Return the container of a pod that is the step; empty when it has none."""
+    return next((one for one in spec.get("containers") or () if one.get("name") == STEP), {})
+
+
+def _check_template(metadata: Json, spec: Json) -> None:
+    """Refuse what would have no effect, or another one than whoever wrote it has meant."""
+    names = [one.get("name") for one in spec.get("containers") or ()]
     if names and STEP not in names:
         raise StepConfigError(
             f"pod_template has the containers {', '.join(map(repr, names))} and none called {STEP!r}, which "
             "is the step's: call it so, or put those that run beside it into the setting sidecars"
+        )
+    for given, field, instead in (
+        (metadata, "namespace", "the setting namespace says where a step runs"),
+        (step_of(spec), "command", "the task says what runs"),
+        (step_of(spec), "args", "the task says what runs"),
+        (step_of(spec), "terminationMessagePath", "what a step leaves there is its outcome"),
+        (spec, "activeDeadlineSeconds", "the task's timeout= is the limit"),
+    ):
+        if given.get(field) is not None:
+            raise StepConfigError(f"pod_template has {field}={given[field]!r}: leave it out, {instead}")
+    if (policy := spec.get("restartPolicy", "Never")) != "Never":
+        raise StepConfigError(
+            f"pod_template has restartPolicy={policy!r}: leave it out, the task's retries= is for that"
+        )
+    if spec.get("terminationGracePeriodSeconds") == 0:
+        raise StepConfigError(
+            "pod_template has terminationGracePeriodSeconds=0, with which a cluster forgets a pod before it "
+            "has ended, so that a step could run twice: use 1 or more"
         )
 
 

@@ -78,7 +78,7 @@ def test_an_image_without_that_python_says_so(hook, submitted):
 
 
 BESIDE = {"name": "beside", "image": default_image(), "command": ["sleep", "600"]}
-TEMPLATE = {"spec": {"containers": [{"name": "step"}, BESIDE], "terminationGracePeriodSeconds": 0}}
+TEMPLATE = {"spec": {"containers": [{"name": "step"}, BESIDE], "terminationGracePeriodSeconds": 1}}
 
 
 def test_a_step_that_fails_beside_a_container_that_runs_on_has_failed(hook, submitted):
@@ -277,7 +277,7 @@ def test_a_submit_that_never_came_to_its_end_is_taken_back(hook, monkeypatch):
 
 
 def test_a_job_that_is_deleted_is_gone(hook, submitted):
-    _, handle = submitted(["sleep", "600"], settings={"termination_grace_period_seconds": 0})
+    _, handle = submitted(["sleep", "600"], settings={"termination_grace_period_seconds": 1})
     wait(hook, handle, lambda status: status.state is JobState.RUNNING)
     hook.delete(handle)
     assert wait(hook, handle).state is JobState.GONE

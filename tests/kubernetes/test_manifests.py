@@ -143,6 +143,11 @@ def test_the_user_s_own_affinity_holds_as_well():
     assert all("zone" in [one["key"] for one in term["matchExpressions"]] for term in terms)
 
 
+def of_step(**fields):
+    """Return settings with a template whose container ``step`` has these fields."""
+    return {"pod_template": {"spec": {"containers": [{"name": "step", **fields}]}}}
+
+
 TEMPLATE = """\
 apiVersion: v1
 kind: Pod
@@ -152,7 +157,7 @@ spec:
   hostNetwork: true
   volumes: [{name: data, emptyDir: {}}]
   containers:
-    - {name: step, image: ignored, volumeMounts: [{name: data, mountPath: /data}]}
+    - {name: step, image: "ours:1", volumeMounts: [{name: data, mountPath: /data}]}
     - {name: helper, image: "helper:1"}
 """
 
@@ -181,9 +186,17 @@ spec:
             {"pod_template": {"spec": {"containers": [{"name": "base"}, {"name": "helper"}]}}},
             "has the containers 'base', 'helper' and none called 'step', which is the step's",
         ),
+        ({"pod_template": {"metadata": {"namespace": "n"}, "spec": {}}}, "namespace='n': leave it out"),
+        (of_step(command=["true"]), r"command=\['true'\]: leave it out, the task says what runs"),
+        (of_step(args=["x"]), "args=.*: leave it out"),
+        (of_step(terminationMessagePath="/x"), "terminationMessagePath='/x': leave it out"),
+        ({"pod_template": {"activeDeadlineSeconds": 5, "hostNetwork": True}}, "timeout= is the limit"),
+        ({"pod_template": {"restartPolicy": "Always"}}, "restartPolicy='Always': .* retries="),
+        ({"pod_template": {"terminationGracePeriodSeconds": 0}}, "run twice: use 1 or more"),
+        ({"termination_grace_period_seconds": 0}, "greater than or equal to 1"),
         ({"pod_template": {"spec": {"volumes": [{"emptyDir": {}}]}}}, "volumes .* an entry has no 'name'"),
         (
-            {"pod_template": TEMPLATE.replace("image: ignored", "env: [{name: A}]"), "env": [{"value": "1"}]},
+            {**of_step(env=[{"name": "A", "value": "1"}]), "env": [{"value": "1"}]},
             "env .* an entry has no 'name': {'value': '1'}",
         ),
         ({"active_deadline_seconds": 5}, "contradicts timeout=86400"),
@@ -217,6 +230,30 @@ def test_a_template_lies_under_ours(tmp_path):
         assert step["image"] == "python:3.11-slim"
         assert [one["mountPath"] for one in step["volumeMounts"]] == ["/data", "/stepop/in", "/stepop/out"]
         assert helper == {"name": "helper", "image": "helper:1"}
+
+
+def test_what_nobody_says_otherwise_is_the_template_s():
+    def made(image=None, **settings):
+        spec = pod(image=image, settings={"pod_template": {"spec": under}, **settings})
+        return (
+            spec["containers"][0]["image"],
+            spec["terminationGracePeriodSeconds"],
+            spec["enableServiceLinks"],
+            spec["automountServiceAccountToken"],
+        )
+
+    under = {"hostNetwork": True}
+    assert made() == (default_image(), 30, False, False)
+    under = {
+        "containers": [{"name": "step", "image": "ours:1"}],
+        "terminationGracePeriodSeconds": 120,
+        "enableServiceLinks": True,
+        "serviceAccountName": "robot",
+    }
+    assert made() == ("ours:1", 120, True, True)
+    assert made(image="mine:1", termination_grace_period_seconds=5)[:2] == ("mine:1", 5)
+    under["automountServiceAccountToken"] = False
+    assert made()[3] is False
 
 
 def test_objects_of_the_official_client_are_taken_as_they_are():

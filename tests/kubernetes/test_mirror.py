@@ -13,7 +13,7 @@ from airflow_stepop.testing import make_step
 
 pytestmark = pytest.mark.timeout(120)
 PATIENCE_S = 60
-AT_ONCE = {"termination_grace_period_seconds": 0}
+AT_ONCE = {"termination_grace_period_seconds": 1}
 
 
 @pytest.fixture

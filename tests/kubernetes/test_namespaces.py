@@ -15,7 +15,7 @@ from airflow_stepop.testing import make_step
 from tests.cluster import NAME, allow
 
 pytestmark = pytest.mark.timeout(120)
-AT_ONCE = {"termination_grace_period_seconds": 0}
+AT_ONCE = {"termination_grace_period_seconds": 1}
 
 
 @pytest.fixture(scope="module")
