@@ -16,6 +16,7 @@ from collections.abc import Iterable
 import psutil
 
 KILL_TIMEOUT_S = 10.0
+LOOK_AGAIN_S = 0.02
 UNENFORCED: tuple[str, ...] = ("cpu_count",)  # no system but Linux binds a process to CPUs
 _GONE = (psutil.Error, OSError)
 
@@ -60,18 +61,17 @@ class Family:
         self._kin = _Kin(os.getpid(), apart={self._guardian})
 
     def join(self, supervisor: int) -> None:
+        self._tell(b"%d\n" % os.getpid())  # whenever the supervisor dies: the guardian knows whom to kill
         os.close(self._pipe)
 
     def started(self, runner: int) -> None:
-        self._tell(b"%d\n" % runner)
         self._kin.sessions.add(runner)
 
     def members(self) -> list[int]:
         return [process.pid for process in self._kin.look()]
 
     def everyone(self) -> list[int]:
-        marked = {process.pid for process in psutil.process_iter() if _is_marked(process, self._mark)}
-        return sorted(marked.union(self.members()))
+        return sorted({process.pid for process in _marked(self._mark)}.union(self.members()))
 
     def end(self) -> None:
         self._tell(b"end\n")
@@ -166,12 +166,21 @@ def kill_marked(mark: str) -> int:
     killed = 0
     deadline = time.monotonic() + KILL_TIMEOUT_S
     while time.monotonic() < deadline:
-        count = sum(_kill(process) for process in psutil.process_iter() if _is_marked(process, mark))
+        count = sum(map(_kill, _marked(mark)))
         if not count:
             break
         killed += count
         time.sleep(0.005)
     return killed
+
+
+def _marked(mark: str) -> list[psutil.Process]:
+    """Look twice: for a moment, a process that executes another program has no environment at all."""
+    found = [process for process in psutil.process_iter() if _is_marked(process, mark)]
+    if not found:
+        time.sleep(LOOK_AGAIN_S)
+        found = [process for process in psutil.process_iter() if _is_marked(process, mark)]
+    return found
 
 
 def _is_marked(process: psutil.Process, mark: str) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+PF_EXITING, PF_KTHREAD = 0x4, 0x200000  # include/linux/sched.h
 
 KILL_TIMEOUT_S = 10.0
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -127,17 +128,15 @@ def kill_marked(mark: str) -> int:
     killed = 0
     deadline = time.monotonic() + KILL_TIMEOUT_S
     while time.monotonic() < deadline:
-        count = sum(_kill_if_marked(pid, wanted) for pid in _pids())
-        if not count:
+        found = [pid for pid in _pids() if _is_marked(pid, wanted) is not False]
+        if not found:
             break
-        killed += count
+        killed += sum(_kill_if_marked(pid, wanted) for pid in found)
         time.sleep(0.005)
     return killed
 
 
 def _kill_if_marked(pid: int, mark: bytes) -> bool:
-    if not _is_marked(pid, mark):
-        return False
     with contextlib.suppress(ProcessLookupError):
         pidfd = os.pidfd_open(pid)
         try:
@@ -149,12 +148,27 @@ def _kill_if_marked(pid: int, mark: bytes) -> bool:
     return False
 
 
-def _is_marked(pid: int, mark: bytes) -> bool:
+def _is_marked(pid: int, mark: bytes) -> bool | None:
+    """Return whether a process has the line in its environment; ``None`` while that cannot be told."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
-            return mark in file.read().split(b"\0")
+            lines = file.read().split(b"\0")
+        if lines == [b""] and not _has_no_environment(pid):
+            return None
     except OSError:
         return False  # it ended, or it belongs to another user
+    return mark in lines
+
+
+def _has_no_environment(pid: int) -> bool:
+    """Return whether a process of which none could be read has none, and is not in the middle of an exec.
+
+    :raises OSError: it ended
+    """
+    with open(f"/proc/{pid}/stat", "rb") as file:  # proc_pid_stat(5)
+        fields = file.read().rpartition(b") ")[2].split()
+    state, flags, env_start, env_end = fields[0], *map(int, (fields[6], fields[47], fields[48]))
+    return state in (b"Z", b"X") or bool(flags & (PF_EXITING | PF_KTHREAD)) or 0 < env_start == env_end
 
 
 def _pids() -> list[int]:

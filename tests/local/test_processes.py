@@ -1,0 +1,46 @@
+"""Who is found by the environment: also in the moment in which a process has none."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from airflow_stepop.local.processes import KILL_TIMEOUT_S, kill_marked
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")
+
+
+@pytest.fixture
+def without_environment():
+    process = subprocess.Popen(["sleep", "600"], env={})
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_process_that_executes_programs_all_the_time_is_killed(tmp_path: Path) -> None:
+    """In a tenth of all looks it has no environment that could be read."""
+    script = tmp_path / "again.sh"
+    script.write_text('exec sh "$0"\n')
+    for number in range(30):
+        env = {**os.environ, "STEPOP_NONCE": f"again-{number}"}
+        process = subprocess.Popen(["sh", str(script)], env=env)
+        time.sleep(0.02)
+        killed = kill_marked(f"STEPOP_NONCE=again-{number}")
+        try:
+            assert process.wait(1) == -9
+        finally:
+            process.kill()
+        assert killed
+
+
+def test_who_has_no_environment_is_not_waited_for(without_environment: subprocess.Popen[bytes]) -> None:
+    begin = time.monotonic()
+    assert kill_marked("STEPOP_NONCE=nobody") == 0
+    assert time.monotonic() - begin < KILL_TIMEOUT_S / 2
+    assert without_environment.poll() is None
