@@ -188,7 +188,7 @@ class BucketStore(Store):
 
         def put() -> bool:
             try:
-                obstore.put(client, path, data, mode="create", use_multipart=False)
+                _again(lambda: obstore.put(client, path, data, mode="create", use_multipart=False))
             except AlreadyExistsError:
                 return False
             return True
@@ -199,7 +199,7 @@ class BucketStore(Store):
         import obstore
 
         client = self.client
-        return self._call("read", path, lambda: int(obstore.head(client, path)["size"]))
+        return self._call("read", path, lambda: int(_again(lambda: obstore.head(client, path))["size"]))
 
     def find_size(self, path: str) -> int | None:
         """Return how many bytes an object has; ``None`` when there is none.
@@ -212,7 +212,7 @@ class BucketStore(Store):
 
         def look() -> int | None:
             try:
-                return int(obstore.head(client, path)["size"])
+                return int(_again(lambda: obstore.head(client, path))["size"])
             except FileNotFoundError:
                 return None
 
@@ -261,7 +261,7 @@ class BucketStore(Store):
         client = self.client
 
         def delete(paths: Sequence[str]) -> None:
-            obstore.delete(client, paths)
+            _again(lambda: obstore.delete(client, paths))
 
         for chunk in self._chunks(path):
             self._call("emptied", path, partial(delete, [entry["path"] for entry in chunk]))
@@ -327,16 +327,17 @@ class BucketStore(Store):
         )
 
 
-def _again(read: Callable[[], T]) -> T:
-    """Read once more when a kept connection was closed in the very moment: obstore does not by itself."""
-    for pause_s in (0.5, 2.0, 5.0):
+def _again(ask: Callable[[], T]) -> T:
+    """Ask again when a kept connection was closed in the very moment: obstore does not by itself."""
+    end, pause_s = time.monotonic() + PATIENCE_S, _FIRST_PAUSE_S
+    while True:
         try:
-            return read()
+            return ask()
         except Exception as error:
-            if _DROPPED not in str(error):
+            if _DROPPED not in str(error) or time.monotonic() > end:
                 raise
         time.sleep(pause_s)
-    return read()
+        pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 
 
 def _words(error: Exception) -> str:

@@ -12,8 +12,7 @@ from dataclasses import replace
 
 import pytest
 
-from airflow_stepop import transfer
-from airflow_stepop.buckets import _again
+from airflow_stepop import buckets, transfer
 from airflow_stepop.exceptions import IntegrityError, StepConfigError, WrongHostError
 from airflow_stepop.job import Part, Payload, Place, StepSpec
 from airflow_stepop.payload import CommandCall, build_payload, read_outcome
@@ -418,13 +417,20 @@ def test_parts_with_several_places_are_copied_into_one(steps, bucket, folder):
     assert bucket.read(bucket.path_of(copied.places[0].uri), 13) == b"7890123456789"
 
 
-def test_a_connection_that_is_closed_in_the_very_moment_is_no_end(monkeypatch):
-    monkeypatch.setattr("airflow_stepop.buckets.time.sleep", lambda _: None)
-    errors = [OSError("hyper::Error(Canceled, connection was not ready)"), OSError("no such bucket")]
+def test_connections_that_are_closed_in_the_very_moment_are_no_end(monkeypatch):
+    """A proxy takes every connection and closes it, in front of a store that restarts."""
+    monkeypatch.setattr(buckets, "_FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(buckets, "_LONGEST_PAUSE_S", 0.001)
+    dropped = OSError("hyper::Error(Canceled, connection was not ready)")
+    errors = [*[dropped] * 50, OSError("no such bucket")]
 
-    def read():
+    def ask():
         raise errors.pop(0)
 
     with pytest.raises(OSError, match="no such bucket"):
-        _again(read)
+        buckets._again(ask)
     assert errors == []
+    monkeypatch.setattr(buckets, "PATIENCE_S", 0.0)
+    errors.append(dropped)
+    with pytest.raises(OSError, match="not ready"):
+        buckets._again(ask)
