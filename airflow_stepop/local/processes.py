@@ -167,8 +167,13 @@ def _has_no_environment(pid: int) -> bool:
     """
     with open(f"/proc/{pid}/stat", "rb") as file:  # proc_pid_stat(5)
         fields = file.read().rpartition(b") ")[2].split()
-    state, flags, env_start, env_end = fields[0], *map(int, (fields[6], fields[47], fields[48]))
-    return state in (b"Z", b"X") or bool(flags & (PF_EXITING | PF_KTHREAD)) or 0 < env_start == env_end
+    state, flags = fields[0], int(fields[6])
+    is_executed = fields[23] != b"0"  # startcode, which the kernel writes last: fs/binfmt_elf.c
+    return (
+        state in (b"Z", b"X")
+        or bool(flags & (PF_EXITING | PF_KTHREAD))
+        or (is_executed and fields[47] == fields[48])  # env_start, env_end
+    )
 
 
 def _pids() -> list[int]:
