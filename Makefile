@@ -52,11 +52,14 @@ test: $(STAMPS)/test
 ifneq ($(NAMED),)
 	@$(BIN)/python -m pytest $(ARGS)
 else
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/real_airflow --ignore=tests/faults $(ARGS) || $(NONE_CHOSEN)
-	@echo "==> pytest, in a real Airflow"
-	@$(BIN)/python -m pytest tests/real_airflow $(ARGS) || $(NONE_CHOSEN)
-	@echo "==> pytest, with faults of a real cluster"
-	@$(BIN)/python -m pytest tests/faults $(ARGS) || $(NONE_CHOSEN)
+	@failed=; trap 'exit 130' INT; \
+	$(BIN)/python -m pytest -n 3 --dist loadfile --ignore=tests/real_airflow --ignore=tests/faults $(ARGS) \
+		|| $(NONE_CHOSEN) || failed=yes; \
+	echo "==> pytest, in a real Airflow"; \
+	$(BIN)/python -m pytest tests/real_airflow $(ARGS) || $(NONE_CHOSEN) || failed=yes; \
+	echo "==> pytest, with faults of a real cluster"; \
+	$(BIN)/python -m pytest tests/faults $(ARGS) || $(NONE_CHOSEN) || failed=yes; \
+	test -z "$$failed"
 endif
 
 fuzz-readers: $(STAMPS)/test

@@ -176,7 +176,7 @@ def test_the_token_is_replaced(begin, admin, namespaces, token_config):
     run.wait_running()
     config = json.loads(token_config.read_text())
     token_config.write_text(json.dumps(with_new_token(config, admin, namespaces["token"])))
-    run.settle("The token of the connection is replaced", log="Submitted: ")
+    run.settle("The token is replaced in the file that the connection names", log="Submitted: ")
 
 
 @pytest.mark.skipif(not IS_FULL, reason="part of the long form: make faults")
