@@ -262,32 +262,55 @@ def test_help_lists_every_target() -> None:
     assert set(phony.split()) - {"help"} <= shown
 
 
+PARTS = [
+    "-n 3 --dist loadfile --ignore=tests/real_airflow --ignore=tests/faults",
+    "tests/real_airflow",
+    "tests/faults",
+]
+# a Python that says how it was called, and fails when it is told to
+PYTHON = """#!/bin/sh
+echo "$*" >> "$CALLS"
+case "$*" in *"$FAILS"*) exit 1 ;; esac
+"""
+
+
+@pytest.fixture
+def make_test(tmp_path: Path):
+    """Return how to call ``make test``, which returns its exit code and how it has called pytest."""
+    for name in ("base", "test"):
+        stamp = tmp_path / "stamps" / name
+        stamp.parent.mkdir(exist_ok=True)
+        stamp.touch()
+    python = tmp_path / "python"
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+
+    def call(args: str, fails: str) -> tuple[int, list[str]]:
+        calls = tmp_path / "calls"
+        command = ["make", "test", f"BIN={tmp_path}", f"STAMPS={tmp_path / 'stamps'}", f"ARGS={args}"]
+        env = {**os.environ, "CALLS": str(calls), "FAILS": fails}
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True)
+        return done.returncode, [line.removeprefix("-m pytest ") for line in calls.read_text().splitlines()]
+
+    return call
+
+
 @pytest.mark.parametrize(
     ("args", "calls"),
     [
-        (
-            "",
-            [
-                "-n 2 --dist loadfile --ignore=tests/real_airflow --ignore=tests/faults",
-                "tests/real_airflow",
-                "tests/faults",
-            ],
-        ),
-        (
-            "-k docs",
-            [
-                "-n 2 --dist loadfile --ignore=tests/real_airflow --ignore=tests/faults -k docs",
-                "tests/real_airflow -k docs",
-                "tests/faults -k docs",
-            ],
-        ),
+        ("", PARTS),
+        ("-k docs", [f"{part} -k docs" for part in PARTS]),
         ("tests/test_docs.py -q", ["tests/test_docs.py -q"]),
         ("-x tests/test_docs.py::test_one", ["-x tests/test_docs.py::test_one"]),
     ],
 )
-def test_a_path_narrows_the_tests(args: str, calls: list[str]) -> None:
-    """``make test ARGS=tests/...`` runs nothing else; other arguments go to both calls."""
-    command = ["make", "--dry-run", "--no-print-directory", "test", f"ARGS={args}"]
-    shown = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    found = re.findall(r"python -m pytest (.*?) *(?:\|\| .*)?$", shown, re.MULTILINE)
-    assert found == calls
+def test_a_path_narrows_the_tests(make_test, args: str, calls: list[str]) -> None:
+    """``make test ARGS=tests/...`` runs nothing else; other arguments go to every part."""
+    assert make_test(args, fails="nothing") == (0, calls)
+
+
+@pytest.mark.parametrize("fails", PARTS)
+def test_every_part_of_the_tests_runs_whatever_has_failed(make_test, fails: str) -> None:
+    code, calls = make_test("", fails)
+    assert code != 0
+    assert calls == PARTS
