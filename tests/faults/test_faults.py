@@ -92,8 +92,8 @@ def preempt(airflow, admin, namespaces):
         airflow.wait_for(lambda: not has_status(403, create), "a priority class that the API server knows")
 
     yield act
-    for namespace in made:
-        admin.scheduling.delete_priority_class(name)
+    for namespace in made:  # one of the faults makes the cluster anew: then none of this is there
+        has_status(404, partial(admin.scheduling.delete_priority_class, name))
         has_status(404, partial(admin.core.delete_namespaced_pod, name, namespace))
 
 
@@ -118,7 +118,7 @@ def at_once(begin, admin, preempt):
         admin.core.delete_namespaced_secret(job["metadata"]["name"], job["metadata"]["namespace"])
     admin.core.patch_node(node, {"metadata": {"labels": {LATER: "later"}}})
     yield runs
-    admin.core.patch_node_status(node, [{"op": "remove", "path": path}])
+    has_status(422, partial(admin.core.patch_node_status, node, [{"op": "remove", "path": path}]))
     admin.core.patch_node(node, {"metadata": {"labels": {LATER: None}}})
 
 
