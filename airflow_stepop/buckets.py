@@ -196,23 +196,18 @@ class BucketStore(Store):
         return self._call("written", path, put)
 
     def size_of(self, path: str) -> int:
-        import obstore
-
-        client = self.client
-        return self._call("read", path, lambda: int(_again(lambda: obstore.head(client, path))["size"]))
+        return self._call("read", path, partial(_size, self.client, path))
 
     def find_size(self, path: str) -> int | None:
         """Return how many bytes an object has; ``None`` when there is none.
 
         :raises StoreError: the store cannot be read
         """
-        import obstore
-
         client = self.client
 
         def look() -> int | None:
             try:
-                return int(_again(lambda: obstore.head(client, path))["size"])
+                return _size(client, path)
             except FileNotFoundError:
                 return None
 
@@ -327,8 +322,18 @@ class BucketStore(Store):
         )
 
 
+def _size(client: ObjectStore, path: str) -> int:
+    """Return how many bytes an object has; a blocking call."""
+    import obstore
+
+    return int(_again(lambda: obstore.head(client, path))["size"])
+
+
 def _again(ask: Callable[[], T]) -> T:
-    """Ask again when a kept connection was closed in the very moment: obstore does not by itself."""
+    """Ask again when a kept connection was closed in the very moment: obstore does not by itself.
+
+    Not for a stream: whoever asks for the rest of one again may get none, and takes half of it for all.
+    """
     end, pause_s = time.monotonic() + PATIENCE_S, _FIRST_PAUSE_S
     while True:
         try:

@@ -217,14 +217,12 @@ class RemoteStepTrigger(BaseTrigger):
             self.log.warning("The last lines of %s could not be read: %s", self.handle, error)
 
     async def _cancel(self) -> None:
-        if self._watcher is not None:
-            hook = self._watcher.hook
-        else:
-            hook = await _make_hook(self.handle.backend, self.handle.conn_id)
+        watcher, handle = self._watcher, self.handle
+        hook = watcher.hook if watcher is not None else await _make_hook(handle.backend, handle.conn_id)
         try:
-            await asyncio.to_thread(hook.cancel, self.handle)
+            await asyncio.to_thread(hook.cancel, handle)
         except StepConfigError as error:
-            self.log.warning("%s could not be cancelled from here: %s", self.handle, error)
+            self.log.warning("%s could not be cancelled from here: %s", handle, error)
 
     async def on_kill(self) -> None:
         """Cancel the job when the user ended the task.

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 from airflow_stepop.job import Category, Failure, JobState, JobStatus
@@ -35,16 +36,21 @@ DISRUPTIONS: Mapping[str, str] = {
 
 # what the scheduler finds no node for -> what of a task asks for it
 # https://kubernetes.io/docs/concepts/scheduling-eviction/kube-scheduler/
-RESOURCES: Mapping[str, str] = {"cpu": "cpu_count", "memory": "memory", "ephemeral-storage": "disk"}
-PLACEMENT: Mapping[str, str] = {
-    "node affinity/selector": "gpu_type, spot, node_selector, affinity",
-    "pod affinity rules": "affinity",
-    "anti-affinity rules": "affinity",
-    "untolerated taint": "tolerations",
-    "topology spread constraints": "topology_spread_constraints",
-    "persistentvolumeclaim": "volumes",
-    "volume node affinity": "volumes",
-    "free ports": "host_network",
+RESOURCES: Mapping[str, Sequence[str]] = {
+    "cpu": ("cpu_count",),
+    "memory": ("memory",),
+    "ephemeral-storage": ("disk",),
+}
+OTHER_RESOURCE = ("gpu_count", "gpu_resource")
+PLACEMENT: Mapping[str, Sequence[str]] = {
+    "node affinity/selector": ("gpu_type", "spot", "node_selector", "affinity"),
+    "pod affinity rules": ("affinity",),
+    "anti-affinity rules": ("affinity",),
+    "untolerated taint": ("tolerations",),
+    "topology spread constraints": ("topology_spread_constraints",),
+    "persistentvolumeclaim": ("volumes",),
+    "volume node affinity": ("volumes",),
+    "free ports": ("host_network",),
 }
 
 # reason of a container that could not be started -> its times mean nothing: they are those of the epoch
@@ -310,9 +316,9 @@ def _waiting_word(pod: Json) -> str:
 def _asked_for(said: str) -> Sequence[str]:
     """Return what of a task the scheduler finds no node for."""
     short = re.findall(r"Insufficient ([\w./-]*\w)", said)
-    names = [RESOURCES.get(name, "gpu_count, gpu_resource") for name in short]
-    names += [options for words, options in PLACEMENT.items() if words in said.lower()]
-    return list(dict.fromkeys(names))
+    asked = [RESOURCES.get(name, OTHER_RESOURCE) for name in short]
+    asked += [options for words, options in PLACEMENT.items() if words in said.lower()]
+    return list(dict.fromkeys(chain.from_iterable(asked)))
 
 
 def _is_true(condition: Json | None) -> bool:

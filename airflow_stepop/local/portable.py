@@ -176,11 +176,11 @@ def kill_marked(mark: str) -> int:
 
 def _marked(mark: str) -> list[psutil.Process]:
     """Look twice: for a moment, a process that executes another program has no environment at all."""
-    found = [process for process in psutil.process_iter() if _is_marked(process, mark)]
-    if not found:
-        time.sleep(LOOK_AGAIN_S)
-        found = [process for process in psutil.process_iter() if _is_marked(process, mark)]
-    return found
+    for pause_s in (0.0, LOOK_AGAIN_S):
+        time.sleep(pause_s)
+        if found := [process for process in psutil.process_iter() if _is_marked(process, mark)]:
+            return found
+    return []
 
 
 def _is_marked(process: psutil.Process, mark: str) -> bool:

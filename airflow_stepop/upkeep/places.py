@@ -12,6 +12,7 @@ from airflow_stepop.connections import backend_of
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.job import FoundJob, JobHandle, JobStatus
 from airflow_stepop.registry import create_hook, describe_backends
+from airflow_stepop.upkeep.database import database_trouble
 
 if TYPE_CHECKING:
     from airflow_stepop.hooks.base import StepHook
@@ -84,8 +85,6 @@ def _in_database(complain: Complain) -> list[tuple[str, Callable[[], Any]]]:
     from airflow.utils.session import create_session
     from sqlalchemy import select
     from sqlalchemy.exc import DBAPIError
-
-    from airflow_stepop.upkeep.database import database_trouble
 
     try:
         with create_session() as session:

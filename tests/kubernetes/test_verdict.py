@@ -27,6 +27,11 @@ def waiting_for(message):
             "gpu_type, spot, node_selector, affinity",
         ),
         ("0/2 nodes are available: 2 node(s) had untolerated taint {a: b}.", "tolerations"),
+        (
+            "0/2 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, "
+            "1 node(s) didn't match pod affinity rules.",
+            "gpu_type, spot, node_selector, affinity",
+        ),
         ('persistentvolumeclaim "data" not found', "volumes"),
     ],
 )
