@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections import defaultdict
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -80,11 +81,12 @@ class Census:
                 stream = self.cluster.open(
                     "GET", PATHS[kind], query={**query, **more}, timeout_s=(5, STREAM_S + 5)
                 )
-                for line in stream:
-                    event = json.loads(line)
-                    if event["type"] == "ERROR":
-                        break
-                    self._saw(kind, event["object"], is_gone=event["type"] == "DELETED")
+                with closing(stream):
+                    for line in stream:
+                        event = json.loads(line)
+                        if event["type"] == "ERROR":
+                            break
+                        self._saw(kind, event["object"], is_gone=event["type"] == "DELETED")
             except Exception:
                 time.sleep(0.3)
 

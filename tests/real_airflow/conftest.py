@@ -14,7 +14,8 @@ import pytest
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
-from statsd_server import StatsdServer  # noqa: E402 - beside this folder, for other tests too
+from line import Line  # noqa: E402 - beside this folder, for other tests too
+from statsd_server import StatsdServer  # noqa: E402
 
 
 def _load(name: str) -> ModuleType:
@@ -29,7 +30,6 @@ def _load(name: str) -> ModuleType:
 
 deployment = _load("deployment")
 crash_table = _load("crash_table")
-line = _load("line")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -58,7 +58,7 @@ def airflow(
     folder, env, cable = tmp_path_factory.mktemp("airflow"), dict(statsd.env), None
     if os.environ.get("STEPOP_S3SERVER"):
         server = request.getfixturevalue("s3_server")
-        cable, address = line.Line(server.endpoint), server.new_address()
+        cable, address = Line(server.endpoint), server.new_address()
         env[f"AIRFLOW_CONN_{server.conn_id.upper()}"] = replace(server, endpoint=cable.url).connection()
         env |= {"AIRFLOW__STEPOP__EXTRA_STORES": address, "STEPOP_TEST_STORE": address}
     postgres = deployment.Postgres() if os.environ.get(deployment.POSTGRES) else None

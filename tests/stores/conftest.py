@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import secrets
 import socket
@@ -11,7 +10,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -19,6 +17,7 @@ from airflow_stepop.hooks.local import LocalStepHook
 from airflow_stepop.job import StepSpec
 from airflow_stepop.payload import FunctionCall, build_payload, hand_over, read_outcome, spill
 from airflow_stepop.store import open_store, result_path
+from tests.line import Line
 
 _number = itertools.count()
 
@@ -52,28 +51,20 @@ def connect(s3_server, monkeypatch):
     return make
 
 
-class Gate:
-    """Passes connections on to a server, until it is shut."""
+class Gate(Line):
+    """A line to a server that can be shut: it hangs up at once, or holds back what comes."""
 
-    def __init__(self, endpoint: str) -> None:
-        parts = urlsplit(endpoint)
-        self._target = (parts.hostname, parts.port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self.endpoint = f"http://127.0.0.1:{self.port}"
-        self._open: list[socket.socket] = []
+    def __init__(self, url: str) -> None:
         self._is_shut = False
         self.passed_bytes = 0
         self._stop_at: int | None = None
         self.stopped = threading.Event()
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__(url)
 
     def shut(self) -> None:
-        """Cut what is open, and refuse what comes."""
+        """Break what is open, and hang up on what comes."""
         self._is_shut = True
-        for one in self._open:
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+        self.break_all()
 
     def open(self) -> None:
         """Let everything pass again."""
@@ -96,42 +87,25 @@ class Gate:
 
         threading.Thread(target=watch, daemon=True).start()
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            if self._is_shut:
-                client.close()
-                continue
-            server = socket.create_connection(self._target)
-            self._open += [client, server]
-            for source, target in ((client, server), (server, client)):
-                threading.Thread(target=self._pass, args=(source, target), daemon=True).start()
+    def _connect(self) -> socket.socket:
+        if self._is_shut:
+            raise ConnectionRefusedError
+        return super()._connect()
 
-    def _pass(self, source: socket.socket, target: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(1 << 18):
-                while self._stop_at is not None and self.passed_bytes >= self._stop_at and not self._is_shut:
-                    self.stopped.set()
-                    time.sleep(0.01)
-                target.sendall(data)
-                self.passed_bytes += len(data)
-        for one in (source, target):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-
-    def end(self) -> None:
-        self.shut()
-        self._listener.close()
+    def _send(self, target: socket.socket, data: bytes) -> None:
+        while self._stop_at is not None and self.passed_bytes >= self._stop_at and not self._is_shut:
+            self.stopped.set()
+            time.sleep(0.01)
+        super()._send(target, data)
+        self.passed_bytes += len(data)
 
 
 @pytest.fixture
 def gate(s3_server) -> Iterator[Gate]:
     gate = Gate(s3_server.endpoint)
     yield gate
-    gate.end()
+    gate.open()
+    gate.cut()
 
 
 class Steps:

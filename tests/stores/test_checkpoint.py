@@ -98,7 +98,7 @@ def tries(steps, bucket) -> Tries:
 @pytest.fixture
 def gated(steps, gate, connect) -> Iterator[Tries]:
     """Tries whose way to the bucket leads through the gate."""
-    tries = Tries(steps, connect({"endpoint_url": gate.endpoint}))
+    tries = Tries(steps, connect({"endpoint_url": gate.url}))
     yield tries
     gate.open()
     tries.store.delete_folder("")

@@ -225,7 +225,7 @@ def test_a_result_after_its_addresses_expired(steps, bucket, monkeypatch):
 @pytest.mark.parametrize("phase", ["spill", "submit", "step", "load"])
 def test_a_store_that_is_away_for_some_seconds(steps, connect, gate, phase):
     """Everything is tried again, in every phase, in the middle of a transfer."""
-    store = connect({"endpoint_url": gate.endpoint})
+    store = connect({"endpoint_url": gate.url})
     data = random.Random(8).randbytes(40 * MIB)
 
     def trouble(now):
@@ -249,7 +249,7 @@ def test_a_long_transfer_says_so_in_the_log(steps, connect, gate, caplog, monkey
     from airflow_stepop.runner import threads
 
     monkeypatch.setattr(threads, "FIRST_LINE_S", 1.0)
-    store = connect({"endpoint_url": gate.endpoint})
+    store = connect({"endpoint_url": gate.url})
     gate.shut_after(5 * MIB, 4)
     with caplog.at_level("INFO", "airflow_stepop"):
         store.put_new("x", random.Random(9).randbytes(40 * MIB))

@@ -33,7 +33,8 @@ def fault(name, short, full, make=task.remote_step, settings=None, **arguments):
 for point in POINTS:
     fault(f"{KILLED.removeprefix('fault_')}{point}", (1, 3), (5, 3), mortal_step)
 fault("triggerer", (2, 15), (10, 60))
-fault("proxy", (10, 4), (200, 4), conn_id="kubernetes_proxy")
+# one is to run on until each of the troubles has come once
+fault("proxy", (10, 25), (200, 4), conn_id="kubernetes_proxy")
 fault("api_server", (3, 12), (20, 90))
 fault("kubelet", (3, 12), (20, 90))
 for name in ("evicted", "deleted"):

@@ -18,7 +18,6 @@ class Line:
         parts = urlsplit(url)
         self._target = (str(parts.hostname), int(parts.port or 80))
         self._port = 0
-        self._listener: socket.socket | None = None
         self._open: set[socket.socket] = set()
         self.mend()
         self.url = f"http://127.0.0.1:{self._port}"
@@ -31,18 +30,23 @@ class Line:
 
     def cut(self) -> None:
         """Refuse connections, and break those that are open."""
-        assert self._listener is not None
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        self._close(self._listener)
+        self.break_all()
+
+    def break_all(self) -> None:
+        """Break the connections that are open; others are accepted."""
         for end in list(self._open):
             self._close(end)
+
+    def _connect(self) -> socket.socket:
+        return socket.create_connection(self._target, 10)
 
     def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = listener.accept()
                 try:
-                    far = socket.create_connection(self._target, 10)
+                    far = self._connect()
                 except OSError:
                     near.close()
                     continue
@@ -52,10 +56,13 @@ class Line:
 
     def _pass(self, source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                target.sendall(data)
+            while data := source.recv(1 << 18):
+                self._send(target, data)
         self._close(source)
         self._close(target)
+
+    def _send(self, target: socket.socket, data: bytes) -> None:
+        target.sendall(data)
 
     def _close(self, end: socket.socket) -> None:
         self._open.discard(end)
