@@ -114,7 +114,6 @@ class KubernetesStepHook(StepHook):
 
     def submit(self, spec: StepSpec, payload: Payload) -> JobHandle:
         body, settings = self.render(spec), _settings(spec)
-        _check_reach(payload)
         if not settings.outcome_in_log and not is_bucket(spec.result_uri):
             raise StepConfigError(
                 "outcome_in_log=False needs [stepop] store to be a bucket, or what a step returns could not "
@@ -397,14 +396,3 @@ def _refused(error: Exception, cluster: Cluster) -> str:
     if status_of(error) == 404:
         return f"{cluster.host} has no namespace {cluster.namespace!r}"
     return "the cluster refused the job"
-
-
-def _check_reach(payload: Payload) -> None:
-    """A pod does not see this host's folders."""
-    for uri in [place.uri for part in payload.parts.values() for place in part.places]:
-        if not is_bucket(uri):
-            raise StepConfigError(
-                f"the step needs {uri}, and a pod does not see the folders of this host: set [stepop] store "
-                "to a bucket, or pass less than "
-                f"{KubernetesStepHook.inline_limit // 1024} KiB to the step"
-            )

@@ -64,8 +64,7 @@ def normal(value: Any, kind: str, where: str) -> Any:
     :param where: what the user calls it, for errors
     :raises StepConfigError: a key that no such object has, or a value of another shape
     """
-    if hasattr(value, "openapi_types") and hasattr(value, "to_dict"):
-        value = _without_nothing(value.to_dict())
+    value = as_json(value)
     if kind.startswith("["):
         if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
             raise StepConfigError(f"{where} must be a list, not {type(value).__name__}")
@@ -91,6 +90,12 @@ def _normal_object(value: Mapping[str, Any], kind: str, where: str) -> Json:
             raise StepConfigError(f"{where} has {field!r} in two spellings")
         found[field] = normal(inner, schema()[kind][field], f"{where}.{key}")
     return found
+
+
+def as_json(value: Any) -> Any:
+    """Return the JSON of an object of the official client, in snake case; anything else as it is."""
+    is_model = hasattr(value, "openapi_types") and hasattr(value, "to_dict")
+    return _without_nothing(value.to_dict()) if is_model else value
 
 
 def _without_nothing(value: Any) -> Any:

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.hooks.base import BackendSettings
-from airflow_stepop.kubernetes.objects import STEP, Json, normal
+from airflow_stepop.kubernetes.objects import STEP, Json, as_json, normal
 
 # settings that are fields of the pod itself, and of the step's container
 POD_FIELDS = {
@@ -239,10 +239,7 @@ def _check_template(metadata: Json, spec: Json) -> None:
 def _loaded(template: Any) -> Json:
     if template is None:
         return {}
-    if hasattr(template, "openapi_types"):
-        from airflow_stepop.kubernetes.objects import _without_nothing
-
-        template = _without_nothing(template.to_dict())
+    template = as_json(template)
     if isinstance(template, str | Path):
         import yaml
 

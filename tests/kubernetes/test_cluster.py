@@ -12,10 +12,10 @@ from airflow_stepop.hooks.kubernetes import KubernetesStepHook
 from airflow_stepop.job import Category, JobState
 from airflow_stepop.kubernetes.log import PodLog
 from airflow_stepop.kubernetes.manifests import JOB_NAME, default_image
-from airflow_stepop.payload import FunctionCall, hand_over, read_outcome, spill
+from airflow_stepop.payload import FunctionCall, hand_over, read_outcome
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.results import StepResult
-from airflow_stepop.store import folder_uri, open_store
+from airflow_stepop.store import open_store
 from airflow_stepop.testing import make_step
 
 pytestmark = pytest.mark.timeout(200)
@@ -192,14 +192,6 @@ def test_an_outcome_that_may_not_stand_in_the_log_comes_back_through_the_store(
 def test_without_log_and_store_there_is_no_way_back(hook, submitted):
     with pytest.raises(StepConfigError, match="outcome_in_log=False needs"):
         submitted(["true"], settings={"outcome_in_log": False})
-
-
-def test_an_argument_that_needs_a_store_says_so(hook, tmp_path):
-    step = make_step(FunctionCall(function=len, args=[bytes(2_000_000)], kwargs={}, reference=None))
-    payload = spill(step.payload, lambda: open_store(folder_uri(tmp_path)), hook.inline_limit)
-    with pytest.raises(StepConfigError, match="a pod does not see the folders of this host"):
-        hook.submit(step.spec, payload)
-    assert hook.lookup(step.spec) is None
 
 
 def test_a_triggerer_needs_no_look_at_the_connection(hook, submitted, monkeypatch):

@@ -18,6 +18,11 @@ def large(size):
     return b"x" * size
 
 
+@task.remote_step(retries=0)
+def rendered(**given):
+    return given
+
+
 with DAG(NAME, schedule=None, default_args={"retries": 0}):
 
     @task
@@ -27,14 +32,10 @@ with DAG(NAME, schedule=None, default_args={"retries": 0}):
     check(large.override(task_id=NAME)(100_000))
     large.override(task_id="gone", store=GONE)(100_000)
     large.override(task_id="gone_and_not_needed", store=GONE)(10)
+    rendered.override(task_id="large_argument", backend="kubernetes")(data="x" * 2_000_000)
     large.override(task_id="elsewhere", store="/somewhere/else")(10)
     if READ_ONLY:
         large.override(task_id="read_only", store=READ_ONLY)(100_000)
-
-    @task.remote_step(retries=0)
-    def rendered(**given):
-        return given
-
     rendered.override(task_id="bad_backend", backend="{{ 'lo' ~ 'cla' }}")()
     rendered.override(task_id="bad_setting", settings="{{ {'pyhton': 1} }}")()
     rendered.override(task_id="bad_memory", resource_settings={"memory": "{{ 16 }}"})()
