@@ -99,14 +99,12 @@ def _unfinished(
     is_suspended = job["spec"].get("suspend")
     if pod is None or is_suspended:  # Kueue can do that again to one that runs: its pod is being ended
         return JobStatus(JobState.PENDING, None, _suspended_word(job) if is_suspended else "Pending")
-    if run.get("exitCode") == 0 and not _is_taken(job, pod):
-        return JobStatus(
-            JobState.SUCCEEDED, None, "Completed", started_at, finished_at
-        )  # the Job hears of it seconds later
-    if run.get("exitCode") and has_company(pod) and not _is_taken(job, pod):
-        # the Job would hear of it when all containers of the pod are over, which may be never
-        failure = failure_of(pod, {}, run)
-        return JobStatus(JobState.FAILED, failure, run.get("reason", "Error"), started_at, finished_at)
+    code = run.get("exitCode")
+    if code is not None and (code == 0 or has_company(pod)) and not _is_taken(job, pod):
+        # the Job hears of it seconds later; or when all containers of the pod are over, which may be never
+        state, failure = (JobState.FAILED, failure_of(pod, {}, run)) if code else (JobState.SUCCEEDED, None)
+        word = run.get("reason", "Error") if code else "Completed"
+        return JobStatus(state, failure, word, started_at, finished_at)
     trouble = _trouble_of(pod)
     if started_at is not None or run:
         word = trouble or pod.get("status", {}).get("phase", "")
