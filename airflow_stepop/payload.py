@@ -452,5 +452,5 @@ def _is_plain(value: Any) -> bool:
     return all(map(_is_plain, value)) if isinstance(value, (list, tuple)) else True
 
 
-def _no_segment(segment: Mapping[str, Any]) -> Buffer:
+def _no_segment(segment: Mapping[str, Any], _codec: str) -> Buffer:
     raise IntegrityError(f"a plain value must carry its bytes, and {segment!r} does not")

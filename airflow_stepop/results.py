@@ -120,8 +120,8 @@ class StepResult:
                 "or this host has another [stepop] signing_key (or [core] fernet_key)"
             )
 
-    def _read_segment(self, segment: Mapping[str, Any]) -> Buffer:
-        return read_places(places_of(segment, self.base_uri), segment, self.host)
+    def _read_segment(self, segment: Mapping[str, Any], codec: str) -> Buffer:
+        return read_places(places_of(segment, self.base_uri), segment, self.host, codec)
 
     def _expected_mac(self) -> str:
         message = json.dumps([self.entry, self.base_uri, self.host], sort_keys=True).encode()

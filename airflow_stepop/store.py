@@ -32,7 +32,7 @@ from urllib.parse import urlsplit
 from airflow_stepop.exceptions import StepConfigError, StoreError, WrongHostError
 from airflow_stepop.job import Buffer, Place
 from airflow_stepop.names import slug
-from airflow_stepop.runner.hashing import Beside, memory
+from airflow_stepop.runner.hashing import Beside, Memory
 from airflow_stepop.runner.values import CHUNK_BYTES, SegmentError, check
 
 if TYPE_CHECKING:
@@ -435,9 +435,12 @@ def places_of(segment: Mapping[str, Any], base_uri: str) -> list[Place]:
     return [Place(f"{base_uri}/{segment['name']}", segment["size"])] if "name" in segment else []
 
 
-def read_places(places: Sequence[Place], segment: Mapping[str, Any], host: str = "") -> Buffer:
+def read_places(
+    places: Sequence[Place], segment: Mapping[str, Any], host: str = "", codec: str = ""
+) -> Buffer:
     """Return the checked bytes of a segment, wherever its places are; they are hashed as they arrive.
 
+    :param codec: of the value that they are
     :raises SegmentError: they are not those that were recorded
     :raises StoreError: they cannot be read, or lie outside the configured stores
     """
@@ -453,13 +456,11 @@ def read_places(places: Sequence[Place], segment: Mapping[str, Any], host: str =
     ]
     for store, spans in groups:
         store.check_sizes(spans)
-    data, at = memory(size), 0
-    view = memoryview(data)
+    data, at = Memory(size, codec), 0
     with Beside(size) as found:
         for store, spans in groups:
             end = at + sum(span.size for span in spans)
-            for part in store.fill(spans, view[at:end]):
-                found.update(part)
+            found.update_all(store.fill(spans, data.view[at:end]))
             at = end
     check(f"the value at {places[0].uri}", dict(segment), at, found.hexdigest())
-    return data
+    return data.whole()

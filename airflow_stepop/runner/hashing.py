@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
     from hashlib import _Hash
     from typing import Any
+
+    from .values import Buffer
 
 # above this, the faster code of OpenSSL pays for its loading
 SMALL_BYTES = 1 << 20
 # above this, a thread pays: hashing takes as long as reading or writing, and can go on beside it
 LARGE_BYTES = 32 << 20
+BYTES_CODECS = ("bytes", "file")
 
 
 def sha256(size: int, data: bytes = b"") -> _Hash:
@@ -28,21 +33,36 @@ def sha256(size: int, data: bytes = b"") -> _Hash:
     return hashlib.sha256(data)
 
 
-def memory(size: int) -> bytearray | memoryview:
-    """Return ``size`` writable bytes to read into.
+class Memory:
+    """``size`` bytes to read into: ``view``.
 
-    A large one is not filled with zeros before: its pages come while it is read, beside the hashing.
+    Large ones are not filled with zeros before: their pages come while they are read, beside the hashing.
 
+    :param codec: of the value; where that is the bytes themselves, they are read into what they become
     :raises MemoryError: there is not so much
     """
-    if size < LARGE_BYTES:
-        return bytearray(size)
-    import mmap
 
-    try:
-        return memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANON))
-    except (OSError, OverflowError, ValueError):
-        raise MemoryError from None
+    def __init__(self, size: int, codec: str = "") -> None:
+        self._whole: Callable[[], Buffer]
+        try:
+            if codec in BYTES_CODECS:
+                held = io.BytesIO(bytes(size))
+                self.view, self._whole = held.getbuffer(), held.getvalue
+                return
+            if size < LARGE_BYTES or codec == "bytearray":
+                data: Buffer = bytearray(size)
+            else:
+                import mmap
+
+                data = memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANON))
+        except (OSError, OverflowError, ValueError):
+            raise MemoryError from None
+        self.view, self._whole = memoryview(data), lambda: data
+
+    def whole(self) -> Buffer:
+        """Return them once they are written; ``bytes`` are copied if somebody keeps a part of the view."""
+        self.view.release()
+        return self._whole()
 
 
 class Beside:
@@ -77,6 +97,11 @@ class Beside:
             self._found.update(data)
         else:
             self._todo.put(memoryview(data))  # a view of our own: the caller may release its
+
+    def update_all(self, parts: Iterable[Any]) -> None:
+        """Take parts as they come, and keep none of them."""
+        for data in parts:
+            self.update(data)
 
     def hexdigest(self) -> str:
         """Return the digest of everything that was given before its block was left."""

@@ -23,8 +23,10 @@ class Parts:
         self.folder = folder
         self._locations: dict[str, Any] | None = None
 
-    def read(self, segment: dict[str, Any]) -> Buffer:
+    def read(self, segment: dict[str, Any], codec: str = "") -> Buffer:
         """Return the checked bytes of a part.
+
+        :param codec: of the value that they are
 
         :raises RefusedError: it cannot be read, or its bytes are not those that were recorded
         """
@@ -32,10 +34,10 @@ class Parts:
         try:
             location = self._location(name)
             if isinstance(location, str) and not _is_url(location):
-                return _read_file(os.path.join(self.folder, location), segment)
+                return _read_file(os.path.join(self.folder, location), segment, codec)
             from .places import read_places
 
-            return read_places(self.folder, location, segment)
+            return read_places(self.folder, location, segment, codec)
         except ImportError:  # this runner was made for a step without such parts
             raise RefusedError(
                 "infra", f"The step was not started: part {name} has a place that is no path"
@@ -63,11 +65,11 @@ def _changed(location: Any) -> str:
     return f"somebody changed the stored input after it was written: delete {where}, then clear the task"
 
 
-def _read_file(path: str, segment: dict[str, Any]) -> Buffer:
+def _read_file(path: str, segment: dict[str, Any], codec: str) -> Buffer:
     # Not blocking: a pipe that nobody writes to must not hold the step up
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as stream:
         there = os.fstat(stream.fileno()).st_size
-        return read_checked(stream, segment, f"part {segment['name']}", there)
+        return read_checked(stream, segment, f"part {segment['name']}", there, codec)
 
 
 def _is_url(location: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from .files import tell
-from .hashing import memory, sha256
+from .hashing import Memory, sha256
 from .threads import Progress, in_order
 from .urls import check_size, get
 from .values import SegmentError, check
@@ -21,7 +21,7 @@ RANGE_BYTES = 16 << 20
 THREADS = 8
 
 
-def read_places(folder: str, location: Any, segment: dict[str, Any]) -> Buffer:
+def read_places(folder: str, location: Any, segment: dict[str, Any], codec: str) -> Buffer:
     """Return the checked bytes of a part, read in parallel and hashed as they come.
 
     :param location: a URL of all of it, or a list of [path or URL, offset, size]
@@ -39,9 +39,16 @@ def read_places(folder: str, location: Any, segment: dict[str, Any]) -> Buffer:
         raise SegmentError(f"{name} has {there} bytes and not the {size} that were recorded")
     if whole and size > RANGE_BYTES:
         check_size(location, size, name)  # first: a size that is wrong must not take memory
-    data, found = memory(size), sha256(size)
-    jobs = _ranges(places, memoryview(data))
-    progress = Progress(f"reading {name}", size, tell)
+    data = Memory(size, codec)
+    digest = _filled(folder, places, data.view, name, whole)
+    check(name, segment, size, digest)
+    return data.whole()
+
+
+def _filled(folder: str, places: list[list[Any]], view: memoryview, name: str, whole: str) -> str:
+    """Read places into ``view``, and return the SHA-256 of what they are."""
+    jobs = _ranges(places, view)
+    progress = Progress(f"reading {name}", len(view), tell)
 
     def read(job: tuple[str, int, memoryview]) -> memoryview:
         where, offset, part = job
@@ -52,11 +59,11 @@ def read_places(folder: str, location: Any, segment: dict[str, Any]) -> Buffer:
         progress.add(len(part))
         return part
 
+    found = sha256(len(view))
     for part in in_order(read, jobs, THREADS, progress.tick):
         found.update(part)
     progress.end()
-    check(name, segment, size, found.hexdigest())
-    return data
+    return str(found.hexdigest())
 
 
 def _ranges(places: list[list[Any]], view: memoryview) -> list[tuple[str, int, memoryview]]:

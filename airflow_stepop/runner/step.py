@@ -185,9 +185,9 @@ class Step:
         if "segments" in self.__dict__:
             self.segments.discard()
 
-    def read_segment(self, segment: dict[str, Any]) -> Buffer:
+    def read_segment(self, segment: dict[str, Any], codec: str) -> Buffer:
         """Return the checked bytes of a part."""
-        return self.parts.read(segment)
+        return self.parts.read(segment, codec)
 
 
 class guard_disk:  # noqa: N801 - used like a function

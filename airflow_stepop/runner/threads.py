@@ -24,13 +24,16 @@ def in_order(
     way is not waited for.
     """
     crew = _Crew(call, jobs)
-    for _ in range(min(count, len(jobs))):
-        threading.Thread(target=crew.work, daemon=True).start()
+    threads = [threading.Thread(target=crew.work, daemon=True) for _ in range(min(count, len(jobs)))]
+    for thread in threads:
+        thread.start()
     try:
         for index in range(len(jobs)):
             yield crew.result(index, tick)
     finally:
         crew.stop()
+    for thread in threads:  # at their end: none of them holds a result any more
+        thread.join()
 
 
 class _Crew:

@@ -13,7 +13,7 @@ Writing::
 Reading::
 
     value = decode_entry(entry, read_segment, loads)
-    # read_segment(segment) -> Buffer        only for segments elsewhere; see read_checked and check_segment
+    # read_segment(segment, codec) -> Buffer  only for segments elsewhere; see read_checked, check_segment
     # loads(data, buffers) -> value          None: a pickle is refused with UntrustedPickleError
 
 Data codecs are exact: what comes back has the type that went in. Everything else is a pickle (protocol
@@ -28,7 +28,7 @@ import json
 import sys
 
 from . import protocol
-from .hashing import Beside, memory
+from .hashing import BYTES_CODECS, Beside, Memory
 
 TYPE_CHECKING = False  # a type checker takes it for True; saves the import of typing
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     Entry = dict[str, Any]
     Dumps = Callable[[Any, Callable[[Any], Any]], bytes]
     Loads = Callable[[Any, list[Any]], Any]
-    ReadSegment = Callable[[dict[str, Any]], Buffer]
+    ReadSegment = Callable[[dict[str, Any], str], Buffer]  # of a value of that codec
     # (buffers, how to get their digest, size) -> the fields that say where it is
     Save = Callable[[list[Buffer], Callable[[], str], int], dict[str, Any]]
 
@@ -271,7 +271,8 @@ def _has_shape(value: Any, shape: dict[str, type]) -> bool:
 
 def read_segments(entry: Entry, read_segment: ReadSegment) -> list[Buffer]:
     """Return the checked bytes of every segment."""
-    return [_inline(segment) if "data" in segment else read_segment(segment) for segment in entry["segments"]]
+    codec, segments = entry["codec"], entry["segments"]
+    return [_inline(one) if "data" in one else read_segment(one, codec) for one in segments]
 
 
 def _inline(segment: dict[str, Any]) -> bytearray:
@@ -292,7 +293,9 @@ def check_segment(data: Buffer, segment: dict[str, Any], what: str = "") -> None
     check(what or str(segment.get("name", "segment")), segment, found.size, found.hexdigest())
 
 
-def read_checked(stream: Any, segment: dict[str, Any], what: str = "", there: int | None = None) -> Buffer:
+def read_checked(
+    stream: Any, segment: dict[str, Any], what: str = "", there: int | None = None, codec: str = ""
+) -> Buffer:
     """Read from a binary stream (``readinto``) exactly the bytes that ``segment`` records, and hash them.
 
     :param there: how many bytes the stream has, when that is known: a wrong size takes no memory then
@@ -300,18 +303,17 @@ def read_checked(stream: Any, segment: dict[str, Any], what: str = "", there: in
     """
     if there is not None and there < segment["size"]:
         check(what or str(segment.get("name", "segment")), segment, there, "")
-    data = memory(segment["size"])
-    size = 0
-    with memoryview(data) as view, Beside(len(data)) as found:
+    data, size = Memory(segment["size"], codec), 0
+    with data.view as view, Beside(len(view)) as found:
         while size < len(view):
             count = stream.readinto(view[size : size + CHUNK_BYTES])
             if not count:
                 break
             found.update(view[size : size + count])
             size += count
-    extra = stream.read(1) if size == len(data) else b""
+    extra = stream.read(1) if size == segment["size"] else b""
     check(what or str(segment.get("name", "segment")), segment, size + len(extra), found.hexdigest())
-    return data
+    return data.whole()
 
 
 def check(what: str, segment: dict[str, Any], size: int, found: str) -> None:
@@ -345,8 +347,8 @@ def _decode_data(codec: str, data: Buffer) -> Any:
         return decode_json(data)
     if codec == "bytearray":
         return data if isinstance(data, bytearray) else bytearray(data)
-    if codec in ("bytes", "file"):
-        return bytes(data)
+    if codec in BYTES_CODECS:
+        return data if isinstance(data, bytes) else bytes(data)
     from .arrays import decode_array
 
     return decode_array(codec, data)

@@ -168,7 +168,7 @@ def test_entry(data):
     read(lambda entry: decode_entry(entry, _no_segment), data, SegmentError, UntrustedPickleError)
 
 
-def _no_segment(segment):
+def _no_segment(segment, codec):
     raise SegmentError("there is none")
 
 

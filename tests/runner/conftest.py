@@ -76,7 +76,7 @@ class Finished:
         return failure
 
     def decode(self, entry: Mapping[str, Any], loads: Callable[..., Any] | None = None) -> Any:
-        def read(segment: dict[str, Any]) -> bytearray:
+        def read(segment: dict[str, Any], _codec: str) -> bytearray:
             with open(self.out / segment["name"], "rb") as stream:
                 return read_checked(stream, segment)
 

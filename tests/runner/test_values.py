@@ -31,6 +31,7 @@ from airflow_stepop.runner.values import (
     encode_value,
     read_checked,
 )
+from tests.memory import at_most
 
 
 def dumps(value, callback):
@@ -49,8 +50,8 @@ def there_and_back(value, limit=protocol.INLINE_VALUE_BYTES, loads=None):
         store.append(b"".join(buffers))
         return {"name": str(len(store) - 1)}
 
-    def read(segment):
-        return read_checked(io.BytesIO(store[int(segment["name"])]), segment)
+    def read(segment, codec):
+        return read_checked(io.BytesIO(store[int(segment["name"])]), segment, codec=codec)
 
     entry = encode_value(value, dumps).to_entry(save, limit)
     return entry["codec"], decode_entry(entry, read, loads)
@@ -317,10 +318,21 @@ def test_a_large_array_can_be_written_and_is_its_owners_alone():
     again[0] = 2
 
 
-def test_memory_that_nobody_has_is_refused():
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_large_bytes_are_read_into_what_they_become(kind):
+    data = bytes(hashing.LARGE_BYTES)
+    entry = encode_value(kind(data), dumps).to_entry(lambda *_: {"name": "x"})
+    with at_most(1.1 * len(data)):
+        value = decode_entry(entry, lambda one, codec: read_checked(io.BytesIO(data), one, codec=codec))
+    assert type(value) is kind
+    assert value == data
+
+
+@pytest.mark.parametrize("codec", ["bytes", "bytearray", "numpy"])
+def test_memory_that_nobody_has_is_refused(codec):
     for size in (1 << 60, 1 << 66):
         with pytest.raises(MemoryError):
-            hashing.memory(size)
+            hashing.Memory(size, codec)
 
 
 def test_nothing_waits_when_writing_fails():

@@ -17,9 +17,11 @@ from airflow_stepop.exceptions import IntegrityError, StepConfigError, WrongHost
 from airflow_stepop.job import Part, Payload, Place, StepSpec
 from airflow_stepop.payload import CommandCall, build_payload, read_outcome
 from airflow_stepop.results import StepResult
+from airflow_stepop.runner import places
 from airflow_stepop.runner.protocol import LOCATIONS, UPLOADS
-from airflow_stepop.store import configured_stores, open_store
+from airflow_stepop.store import configured_stores, open_store, read_places
 from airflow_stepop.transfer import bring, input_files
+from tests.memory import at_most
 
 MIB = 1 << 20
 
@@ -57,6 +59,23 @@ def reverse(value):
 
 def length(value):
     return len(value)
+
+
+def test_large_bytes_are_read_into_what_they_become(bucket, tmp_path):
+    """In a worker, and in a job: none of the threads that read keeps a part of them."""
+    data = random.Random(1).randbytes(MIB) * 64
+    segment = {"name": "x", "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    bucket.put("x", data)
+    (url,) = bucket.sign("GET", ["x"], time.time() + 600)
+    readers = (
+        lambda: read_places([Place(bucket.uri("x"), len(data))], segment, codec="bytes"),
+        lambda: places.read_places(str(tmp_path), url, segment, "bytes"),
+    )
+    for read in readers:
+        with at_most(1.2 * len(data)):
+            found = read()
+        assert found == data
+        assert type(found) is bytes
 
 
 def test_arguments_and_results_go_through_the_store(steps, bucket):

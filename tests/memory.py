@@ -1,0 +1,19 @@
+"""How much memory Python takes for something."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def at_most(limit: float) -> Iterator[None]:
+    """Refuse to take more than ``limit`` bytes of memory at once."""
+    tracemalloc.start()
+    try:
+        yield
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak <= limit, f"it took {peak} bytes"
