@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import sys
 
+from .protocol import BYTES_CODECS
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
 SMALL_BYTES = 1 << 20
 # above this, a thread pays: hashing takes as long as reading or writing, and can go on beside it
 LARGE_BYTES = 32 << 20
-BYTES_CODECS = ("bytes", "file")
 
 
 def sha256(size: int, data: bytes = b"") -> _Hash:

@@ -27,7 +27,6 @@ class Parts:
         """Return the checked bytes of a part.
 
         :param codec: of the value that they are
-
         :raises RefusedError: it cannot be read, or its bytes are not those that were recorded
         """
         name = segment["name"]

@@ -46,7 +46,7 @@ def read_places(folder: str, location: Any, segment: dict[str, Any], codec: str)
 
 
 def _filled(folder: str, places: list[list[Any]], view: memoryview, name: str, whole: str) -> str:
-    """Read places into ``view``, and return the SHA-256 of what they are."""
+    """Read places into ``view``, and return the SHA-256 of what they are. No part of the view is kept."""
     jobs = _ranges(places, view)
     progress = Progress(f"reading {name}", len(view), tell)
 

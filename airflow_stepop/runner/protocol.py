@@ -91,3 +91,4 @@ CODE_BYTES = 64 * 1024 * 1024
 
 # codecs that can be read without running anybody's code
 DATA_CODECS = frozenset({"json", "bytes", "bytearray", "numpy", "arrow", "arrow_batch", "file"})
+BYTES_CODECS = frozenset({"bytes", "file"})  # of them, those whose value is the bytes themselves

@@ -28,7 +28,7 @@ import json
 import sys
 
 from . import protocol
-from .hashing import BYTES_CODECS, Beside, Memory
+from .hashing import Beside, Memory
 
 TYPE_CHECKING = False  # a type checker takes it for True; saves the import of typing
 if TYPE_CHECKING:
@@ -299,6 +299,7 @@ def read_checked(
     """Read from a binary stream (``readinto``) exactly the bytes that ``segment`` records, and hash them.
 
     :param there: how many bytes the stream has, when that is known: a wrong size takes no memory then
+    :param codec: of the value that they are
     :raises SegmentError: size or SHA-256 differ
     """
     if there is not None and there < segment["size"]:
@@ -347,7 +348,7 @@ def _decode_data(codec: str, data: Buffer) -> Any:
         return decode_json(data)
     if codec == "bytearray":
         return data if isinstance(data, bytearray) else bytearray(data)
-    if codec in BYTES_CODECS:
+    if codec in protocol.BYTES_CODECS:
         return data if isinstance(data, bytes) else bytes(data)
     from .arrays import decode_array
 

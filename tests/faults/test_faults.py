@@ -161,15 +161,15 @@ def test_the_api_server_answers_with_errors(begin, proxy):
     run.settle(f"The API server answers 429, 503, 500, or hangs up, {length}", log="kubernetes has trouble")
 
 
-def make_trouble(run, proxy, trouble, length_s=5, pause_s=1.5):
+def make_trouble(run, proxy, trouble):
     """Have the API server answer so until somebody has met it: who waits longer and longer may be away."""
     proxy.trouble = trouble
     try:
-        time.sleep(length_s)
+        time.sleep(5)
         run.airflow.wait_for(lambda: proxy.answers[trouble], f"somebody who meets {trouble}", run.tell)
     finally:
         proxy.trouble = None
-    time.sleep(pause_s)
+    time.sleep(1.5)
 
 
 @pytest.mark.skipif(not IS_FULL, reason="part of the long form: make faults")
