@@ -11,6 +11,8 @@ CRASHES := $(sort $(wildcard tests/real_airflow/test_crash_*.py)) tests/real_air
 ARGS ?=
 # What ARGS names of the tests' files: they alone are run then
 NAMED = $(strip $(wildcard $(foreach word,$(filter tests/%,$(ARGS)),$(firstword $(subst ::, ,$(word))))))
+# One Airflow serves all tests of a folder: when it is broken, each would wait for minutes in vain
+TOGETHER := --maxfail 6
 NONE_CHOSEN = test $$? = 5 -a -n "$(ARGS)"
 
 export PYTHON
@@ -56,9 +58,9 @@ else
 	$(BIN)/python -m pytest -n 3 --dist loadfile --ignore=tests/real_airflow --ignore=tests/faults $(ARGS) \
 		|| $(NONE_CHOSEN) || failed=yes; \
 	echo "==> pytest, in a real Airflow"; \
-	$(BIN)/python -m pytest tests/real_airflow $(ARGS) || $(NONE_CHOSEN) || failed=yes; \
+	$(BIN)/python -m pytest $(TOGETHER) tests/real_airflow $(ARGS) || $(NONE_CHOSEN) || failed=yes; \
 	echo "==> pytest, with faults of a real cluster"; \
-	$(BIN)/python -m pytest tests/faults $(ARGS) || $(NONE_CHOSEN) || failed=yes; \
+	$(BIN)/python -m pytest $(TOGETHER) tests/faults $(ARGS) || $(NONE_CHOSEN) || failed=yes; \
 	test -z "$$failed"
 endif
 

@@ -43,6 +43,19 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
+def only_node(core: Any) -> str:
+    """Return the node that runs something: others have no kubelet, which gives its node this label."""
+    found = core.list_node(label_selector="kubernetes.io/hostname,!fake").items
+    (name,) = [one.metadata.name for one in found]
+    return str(name)
+
+
+def offer(core: Any, node: str, resource: str, amount: str | None) -> None:
+    """Say that a node has so much of a resource; ``None``: that it has none."""
+    room = {resource: amount}
+    core.patch_node_status(node, {"status": {"capacity": room, "allocatable": room}})
+
+
 def say_ready(core: Any, node: str, **status: Any) -> None:
     """Say once what a kubelet says again and again, of a node that has none."""
     times = {"lastHeartbeatTime": now(), "lastTransitionTime": now()}

@@ -53,6 +53,14 @@ PLACEMENT: Mapping[str, Sequence[str]] = {
     "free ports": ("host_network",),
 }
 
+# why a kubelet does not take a pod that no other node of its kind would take either
+# https://github.com/kubernetes/kubernetes/tree/v1.34.0/pkg/kubelet : lifecycle, sysctl, cm/cpumanager
+UNSUPPORTED = (
+    "AppArmor", "InitContainerRestartPolicyForbidden", "PodLevelResourcesNotSupported", "PodOSNotSupported",
+    "PodOSSelectorNodeLabelDoesNotMatch", "SMTAlignmentError", "SupplementalGroupsPolicyNotSupported",
+    "SysctlForbidden",
+)  # fmt: skip
+
 # reason of a container that could not be started -> its times mean nothing: they are those of the epoch
 NEVER_BEGUN = ("StartError", "ContainerCannotRun")
 
@@ -196,10 +204,10 @@ def failure_of(pod: Json | None, failed: Json, run: Json) -> Failure | None:  # 
             Category.PREEMPTED, "The step's pod was deleted before it ended", "PodDeleted", None,
             "unless its node was lost or removed: find who deletes pods in this namespace",
         )  # fmt: skip
-    return _failure_of_container(run, reason, message, code)
+    return _failure_of_container(pod, run, code)
 
 
-def _failure_of_container(run: Json, reason: str, message: str, code: int | None) -> Failure | None:
+def _failure_of_container(pod: Json, run: Json, code: int | None) -> Failure | None:
     word = run.get("reason", "")
     if word in NEVER_BEGUN:
         return Failure(
@@ -213,9 +221,23 @@ def _failure_of_container(run: Json, reason: str, message: str, code: int | None
             Category.INFRA, f"The step's container was killed by signal {code - 128}", word, code,
             "somebody killed it, or its node ran out of memory as a whole",
         )  # fmt: skip
+    status = pod["status"]
+    reason, message = status.get("reason", ""), status.get("message", "")
+    if reason and not containers_of(pod):
+        return _refused(reason, message)
     if reason:
         return Failure(Category.INFRA, f"The step's pod failed: {message or reason}", reason, code, "")
     return None
+
+
+def _refused(reason: str, message: str) -> Failure:
+    """Return why the node that the scheduler had chosen did not take the pod: nothing of it ever ran."""
+    summary = f"The node refused the step's pod: {message.removeprefix('Pod was rejected: ') or reason}"
+    if reason in UNSUPPORTED:
+        hint = "take that out of settings or pod_template, or choose other nodes with node_selector"
+        return Failure(Category.BAD_CONFIG, summary, reason, None, hint)
+    hint = "if it goes on: look at the labels, the free resources and the device plugins of the nodes"
+    return Failure(Category.NO_CAPACITY, summary, reason, None, hint)
 
 
 def newest(pods: Sequence[Json]) -> Json | None:

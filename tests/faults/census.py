@@ -103,6 +103,11 @@ class Census:
         """Return the pods whose step runs."""
         return [pod.found for pod in self._of("pods", run) if pod.is_running]
 
+    def refused(self, run):
+        """Return the pods that their node did not take."""
+        pods = self._of("pods", run)
+        return [pod.found for pod in pods if pod.found["status"]["phase"] == "Failed" and not pod.times[0]]
+
     def jobs(self, run):
         return [job.found for job in self._of("jobs", run)]
 

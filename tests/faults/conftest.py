@@ -118,9 +118,10 @@ def connections(namespaces, configs, proxy, token_config) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def airflow(tmp_path_factory, connections) -> Iterator[deployment.Deployment]:
+def airflow(tmp_path_factory, connections, admin) -> Iterator[deployment.Deployment]:
     needs(deployment.POSTGRES, deployment.GET_POSTGRES)
     env = {**connections, "AIRFLOW__STEPOP__CAPACITY_PAUSE": "4"}
+    env["STEPOP_TEST_NODE"] = cluster.only_node(admin.core)
     if IS_FULL:
         env["STEPOP_FAULTS_FULL"] = "1"
         # more workers than that, and a scheduler with too little of the processor takes tasks for failed

@@ -87,6 +87,14 @@ class FaultRun:
         self.wait_state("deferred", wanted)
         return self.census.running(self.run)
 
+    def wait_refused(self):
+        """Wait until the node has taken none of the steps' pods."""
+        self.airflow.wait_for(
+            lambda: len(self.census.refused(self.run)) >= self.steps,
+            f"refused pods of {self.dag_id}",
+            self.tell,
+        )
+
     def wait_jobs(self, count=1):
         self.airflow.wait_for(
             lambda: len(self.census.jobs(self.run)) >= count, f"{count} jobs of {self.dag_id}", self.tell

@@ -37,11 +37,7 @@ TAKEN = {
 }
 LONG = {"preempted", "job", "secret"}  # counted in the long form alone
 SLOT = "stepop.test/slot"
-LATER = "stepop.test/secret"
-
-
-def real_nodes(admin):
-    return [one.metadata.name for one in admin.core.list_node().items if not one.spec.taints]
+LATER = "stepop.test/later"
 
 
 def evict(admin, pod):
@@ -100,11 +96,11 @@ def preempt(airflow, admin, namespaces):
 @pytest.fixture(scope="module")
 def at_once(begin, admin, preempt):
     """The runs of all of them, each with its fault; their workers are killed where their DAGs say."""
-    (node,) = real_nodes(admin)
-    path = "/status/capacity/stepop.test~1slot"
-    admin.core.patch_node_status(node, [{"op": "add", "path": path, "value": "1"}])
+    node = cluster.only_node(admin.core)
+    cluster.offer(admin.core, node, SLOT, "1")
+    cluster.offer(admin.core, node, LATER, None)
     admin.core.patch_node(node, {"metadata": {"labels": {LATER: None}}})
-    names = [*TAKEN, "secret", "image", *(f"killed_{point}" for point in KILLED)]
+    names = [*TAKEN, "secret", "image", "refused", *(f"killed_{point}" for point in KILLED)]
     runs = {name: begin(name) for name in names}
     for pod in runs["evicted"].wait_running():
         evict(admin, pod)
@@ -116,9 +112,12 @@ def at_once(begin, admin, preempt):
     secret.wait_state("deferred", secret.steps)
     for job in secret.wait_jobs(secret.steps):
         admin.core.delete_namespaced_secret(job["metadata"]["name"], job["metadata"]["namespace"])
-    admin.core.patch_node(node, {"metadata": {"labels": {LATER: "later"}}})
+    cluster.offer(admin.core, node, LATER, "100")
+    runs["refused"].wait_refused()
+    admin.core.patch_node(node, {"metadata": {"labels": {LATER: "yes"}}})
     yield runs
-    has_status(422, partial(admin.core.patch_node_status, node, [{"op": "remove", "path": path}]))
+    for resource in (SLOT, LATER):
+        cluster.offer(admin.core, node, resource, None)
     admin.core.patch_node(node, {"metadata": {"labels": {LATER: None}}})
 
 
@@ -142,6 +141,12 @@ def test_the_image_is_not_there(at_once):
 def test_the_secret_is_deleted_before_the_start(at_once):
     title = "The Secret is deleted before the start"
     at_once["secret"].settle(title, log="own Secret was deleted", generations=2, retries=1)
+
+
+def test_the_node_refuses_the_pod(at_once):
+    """The scheduler and the kubelet do not always know the same of a node, its devices and its room."""
+    title, log = "The node refuses the pod (kubelet admission)", "The node refused the step's pod"
+    at_once["refused"].settle(title, log=log, generations=2)
 
 
 # -- the way to the API server
@@ -263,7 +268,7 @@ def test_the_kubelet_stands_still(begin, parts):
 def test_the_node_is_drained(begin, admin):
     run = begin("drained")
     pods = run.wait_running()
-    (node,) = real_nodes(admin)
+    node = cluster.only_node(admin.core)
     admin.core.patch_node(node, {"spec": {"unschedulable": True}})
     try:
         for pod in pods:
@@ -278,7 +283,7 @@ def test_the_node_is_drained(begin, admin):
 def test_the_node_is_lost(begin, admin, parts):
     run = begin("node_lost")
     run.wait_running()
-    (node,) = real_nodes(admin)
+    node = cluster.only_node(admin.core)
     taint = {"key": "stepop.test/lost", "effect": "NoExecute"}  # "unreachable" is tolerated for 300 s
     admin.core.patch_node(node, {"spec": {"taints": [taint]}})
     run.airflow.wait_for(lambda: len(run.census.jobs(run.run)) >= run.steps, "jobs")

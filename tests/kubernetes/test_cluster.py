@@ -17,9 +17,11 @@ from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.results import StepResult
 from airflow_stepop.store import open_store
 from airflow_stepop.testing import make_step
+from tests.cluster import offer, only_node
 
 pytestmark = pytest.mark.timeout(200)
 PATIENCE_S = 120
+KUBELET_HEARS_S = 1.0  # of a label of its node; a pod that comes before and asks for it is refused
 
 
 def wait(hook, handle, until=lambda status: status.state.is_terminal):
@@ -367,28 +369,32 @@ def test_a_quota_that_is_used_up_is_waited_for(hook, submitted, admin):
 
 def test_a_gpu_is_waited_for_and_found_by_its_name(hook, submitted, admin):
     gpu = "nvidia.com/gpu"
-    (node,) = [one.metadata.name for one in admin.list_node().items if not one.spec.taints]
+    node = only_node(admin)
     wanted = ResourceSettings(gpu_count=1, gpu_type="A100")
     _, handle = submitted(["true"], resources=wanted)
     wait(hook, handle, lambda status: "node" in status.native)
-    admin.patch_node_status(node, {"status": {"capacity": {gpu: "2"}, "allocatable": {gpu: "2"}}})
+    label = "nvidia.com/gpu.product"
+    admin.patch_node(node, {"metadata": {"labels": {label: "NVIDIA-A100-SXM4-40GB"}}})
+    time.sleep(KUBELET_HEARS_S)
+    offer(admin, node, gpu, "2")
     try:
-        label = "nvidia.com/gpu.product"
-        admin.patch_node(node, {"metadata": {"labels": {label: "NVIDIA-A100-SXM4-40GB"}}})
         assert wait(hook, handle).state is JobState.SUCCEEDED
     finally:
         admin.patch_node(node, {"metadata": {"labels": {label: None}}})
-        admin.patch_node_status(node, {"status": {"capacity": {gpu: None}, "allocatable": {gpu: None}}})
+        offer(admin, node, gpu, None)
 
 
 def test_a_spot_node_is_waited_for_and_its_taint_tolerated(hook, submitted, admin):
     label, value = "kubernetes.azure.com/scalesetpriority", "spot"
-    (node,) = [one.metadata.name for one in admin.list_node().items if not one.spec.taints]
+    node = only_node(admin)
     _, handle = submitted(["true"], settings={"spot": True})
     wait(hook, handle, lambda status: "node" in status.native)
     taint = {"key": label, "value": value, "effect": "NoSchedule"}
-    admin.patch_node(node, {"metadata": {"labels": {label: value}}, "spec": {"taints": [taint]}})
+    soon = {"key": "stepop.test/soon", "effect": "NoSchedule"}
+    admin.patch_node(node, {"metadata": {"labels": {label: value}}, "spec": {"taints": [taint, soon]}})
     try:
+        time.sleep(KUBELET_HEARS_S)
+        admin.patch_node(node, {"spec": {"taints": [taint]}})
         assert wait(hook, handle).state is JobState.SUCCEEDED
     finally:
         admin.patch_node(node, {"metadata": {"labels": {label: None}}, "spec": {"taints": None}})
@@ -414,19 +420,42 @@ def test_a_quota_of_jobs_that_is_used_up_takes_no_job(hook, submitted, admin):
 
 
 def test_a_secret_that_somebody_deleted_before_the_start_is_said(hook, submitted, admin):
-    namespace = hook.cluster().namespace
-    step = make_step(["true"], settings={"node_selector": {"is-there": "later"}})
+    namespace, later = hook.cluster().namespace, "stepop.test/later"
+    step = make_step(["true"], settings={"resources": {"limits": {later: "1"}}})
     handle = hook.submit(step.spec, step.payload)
     admin.delete_namespaced_secret(handle.id, namespace)
-    (node,) = [one.metadata.name for one in admin.list_node().items if not one.spec.taints]
-    admin.patch_node(node, {"metadata": {"labels": {"is-there": "later"}}})
+    node = only_node(admin)
+    offer(admin, node, later, "1")
     try:
         status = wait(hook, handle)
     finally:
-        admin.patch_node(node, {"metadata": {"labels": {"is-there": None}}})
+        offer(admin, node, later, None)
         hook.delete(handle)
     assert status.failure.category is Category.INFRA
     assert "own Secret was deleted" in status.failure.summary
+
+
+@pytest.mark.parametrize(
+    ("asked", "category", "said"),
+    [
+        (
+            {"nodeSelector": {"stepop.test/is": "nowhere"}},
+            Category.NO_CAPACITY,
+            "Predicate NodeAffinity failed",
+        ),
+        ({"os": {"name": "windows"}}, Category.BAD_CONFIG, "the OS field doesn't match node OS"),
+    ],
+)
+def test_a_node_that_refuses_the_pod_is_told_from_a_step_that_fails(
+    hook, submitted, admin, asked, category, said
+):
+    """A scheduler may know more, or less, of a node than its kubelet does; here nobody asks one."""
+    template = {"spec": {"nodeName": only_node(admin), **asked}}
+    _, handle = submitted(["true"], settings={"pod_template": template})
+    failure = wait(hook, handle).failure
+    assert failure.category is category
+    assert failure.summary.startswith("The node refused the step's pod: ")
+    assert said in failure.summary
 
 
 def test_a_queue_starts_a_job_stops_it_and_starts_it_again(hook, submitted):

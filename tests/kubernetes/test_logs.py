@@ -8,6 +8,7 @@ from airflow_stepop.job import JobState
 from airflow_stepop.kubernetes.log import MISSING
 from airflow_stepop.kubernetes.quantities import amount_of
 from airflow_stepop.payload import FunctionCall, hand_over, read_outcome
+from tests.cluster import only_node
 from tests.kubernetes.test_cluster import wait
 
 pytestmark = pytest.mark.timeout(200)
@@ -21,8 +22,7 @@ def rotated_at_bytes(kubernetes_namespace):
     from kubernetes import client, config
 
     core = client.CoreV1Api(config.new_client_from_config())
-    (node,) = [one.metadata.name for one in core.list_node().items if not one.spec.taints]
-    found = core.connect_get_node_proxy_with_path(node, "configz", _preload_content=False)
+    found = core.connect_get_node_proxy_with_path(only_node(core), "configz", _preload_content=False)
     size = json.loads(found.data)["kubeletconfig"]["containerLogMaxSize"]
     return int(amount_of(size))
 

@@ -13,6 +13,7 @@ from airflow_stepop.kubernetes.cluster import Cluster
 
 MARKS = Path(os.environ.get("STEPOP_TEST_MARKS", "/nonexistent"))
 IS_FULL = bool(os.environ.get("STEPOP_FAULTS_FULL"))
+NODE = os.environ.get("STEPOP_TEST_NODE", "unknown")
 KILLED = "fault_killed_"
 # point -> whose method, before or after it, and for which first argument
 POINTS = {

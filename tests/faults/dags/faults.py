@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from airflow.sdk import DAG, task
-from fault_steps import IS_FULL, KILLED, POINTS, mortal_step
+from fault_steps import IS_FULL, KILLED, NODE, POINTS, mortal_step
 
 
 def value(number, seconds):
@@ -53,7 +53,10 @@ fault("connection", (2, 10), (10, 60), conn_id="kubernetes_stored")
 fault("image", (2, 1), (5, 1), image="registry.invalid/nothing:1")
 fault("quota_pods", (8, 2), (50, 2), conn_id="kubernetes_full_pods")
 fault("quota_jobs", (5, 2), (50, 2), conn_id="kubernetes_full_jobs")
-fault("secret", (1, 2), (5, 2), settings={"node_selector": {"stepop.test/secret": "later"}})
+later = {"resources": {"limits": {"stepop.test/later": "1"}}}
+fault("secret", (1, 2), (5, 2), settings=later)
+bound = {"pod_template": {"spec": {"nodeName": NODE}}, "node_selector": {"stepop.test/later": "yes"}}
+fault("refused", (2, 1), (5, 1), settings=bound)
 fault("namespace", (2, 300), (10, 300), conn_id="kubernetes_doomed", retries=0)
 fault("two", (2, 25), (10, 60))
 fault("etcd", (2, 300), (10, 300), conn_id="kubernetes_token", retries=0)
