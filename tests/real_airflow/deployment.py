@@ -7,10 +7,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +27,7 @@ COMPONENTS = {
     "dag-processor": ["dag-processor"],
     "triggerer": ["triggerer"],
 }
+SCRIPTS = Path(__file__).parents[2] / "scripts"
 POSTGRES = "STEPOP_POSTGRES"
 GET_POSTGRES = f"needs a PostgreSQL server: {POSTGRES}=scripts/postgres (Debian: apt-get install postgresql)"
 ELSEWHERE = ["unshare", "--uts", "sh", "-c", 'hostname elsewhere && exec "$0" "$@"']  # a host of another name
@@ -38,11 +37,7 @@ FINISHED = {"success", "failed", "skipped", "upstream_failed", "removed"}
 
 def free_port() -> int:
     """Return a port that nobody uses, and that no outgoing connection takes before it is bound."""
-    while True:
-        port = random.randrange(15000, 32000)  # the kernel gives connections ports from 32768 on
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
+    return int(subprocess.check_output([SCRIPTS / "free_port"]))
 
 
 class Postgres:
