@@ -97,7 +97,9 @@ class Census:
             seen.gone_at = time.time()
 
     def _of(self, kind, run):
-        return [one for one in list(self._seen[kind].values()) if one.labels["airflow-stepop/run-id"] == run]
+        return [
+            one for one in list(self._seen[kind].values()) if one.labels.get("airflow-stepop/run-id") == run
+        ]
 
     def running(self, run):
         """Return the pods whose step runs."""

@@ -31,6 +31,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 POSTGRES = "STEPOP_POSTGRES"
 GET_POSTGRES = f"needs a PostgreSQL server: {POSTGRES}=scripts/postgres (Debian: apt-get install postgresql)"
 ELSEWHERE = ["unshare", "--uts", "sh", "-c", 'hostname elsewhere && exec "$0" "$@"']  # a host of another name
+LOOK_S, START_S = 2.0, 60.0  # how often a scheduler is looked at; how long it may take to begin
 PATIENCE_S = 300  # nothing takes a tenth of it on a quiet machine; one that is busy may take its time
 FINISHED = {"success", "failed", "skipped", "upstream_failed", "removed"}
 
@@ -70,7 +71,8 @@ class Deployment:
 
     :param postgres: its database; without one, a file
     :param line: to a server that its tasks use, for tests that cut it
-    :param revives: start a component again that has ended, as a service manager does
+    :param revives: start a component again that has ended, and a scheduler that stands still, as a service
+        manager does: one that lost its database was seen to wait for ever for workers that had nothing to do
     """
 
     home: Path
@@ -92,6 +94,8 @@ class Deployment:
             (self.home / "airflow.cfg").write_text(f"[database]\nsql_alchemy_conn = {self.postgres.url}\n")
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
         self._left_alone: list[int] = []
+        self._began: dict[str, float] = {}
+        self._looked = 0.0
 
     @property
     def env(self) -> dict[str, str]:
@@ -172,6 +176,7 @@ class Deployment:
 
     def start(self, name: str) -> None:
         """Start a component; ``triggerer-2`` is one more on this host, ``triggerer-3`` on another host."""
+        self._began[name] = time.monotonic()
         with (self.home / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 [
@@ -408,14 +413,29 @@ class Deployment:
     ) -> None:
         end = time.monotonic() + PATIENCE_S
         while not is_there():
-            for name, process in list(self.processes.items()):
-                if process.poll() is not None and self.revives:
-                    self.start(name)
-                elif process.poll() is not None:
-                    raise AssertionError(f"{name} ended with {process.returncode}:\n{self._said(name)}")
+            self._look_after_processes()
             if time.monotonic() > end:
                 raise AssertionError(f"waited {PATIENCE_S} s for {what}\n{explain()}")
             time.sleep(0.2)
+
+    def _look_after_processes(self) -> None:
+        for name, process in list(self.processes.items()):
+            if process.poll() is not None and self.revives:
+                self.start(name)
+            elif process.poll() is not None:
+                raise AssertionError(f"{name} ended with {process.returncode}:\n{self._said(name)}")
+        if self.revives and time.monotonic() > self._looked + LOOK_S:
+            self._looked = time.monotonic()
+            if self._looked > self._began["scheduler"] + START_S and self._stands_still("scheduler"):
+                self.kill("scheduler")
+                self.start("scheduler")
+
+    def _stands_still(self, name: str) -> bool:
+        """Return whether Airflow has not heard of a component for too long; nobody knows while it is away."""
+        with contextlib.suppress(httpx.TransportError):
+            answer = self.client.get("/api/v2/monitor/health")
+            return answer.status_code == 200 and answer.json()[name]["status"] == "unhealthy"
+        return False
 
 
 def is_alive(pid: int) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 
 import pytest
@@ -19,6 +21,11 @@ def kill_api_server(airflow):
     airflow.kill("api-server")
     time.sleep(AWAY_S)
     airflow.start("api-server")
+
+
+def stop_scheduler(airflow):
+    """It is alive and does nothing: whoever looks after it kills it, with its workers."""
+    os.kill(airflow.processes["scheduler"].pid, signal.SIGSTOP)
 
 
 def kill_scheduler(airflow):
@@ -44,6 +51,7 @@ def kill_database(airflow):
 
 SERVICES = {
     "api_server": ("The API server is killed and comes back", kill_api_server),
+    "scheduler_still": ("The scheduler stands still, until it is killed and comes back", stop_scheduler),
     "scheduler": ("The scheduler and its workers are killed and come back", kill_scheduler),
     "scheduler_alone": ("The scheduler is killed and comes back; its workers go on", kill_scheduler_alone),
     "database": ("The database (PostgreSQL) is killed and comes back", kill_database),
