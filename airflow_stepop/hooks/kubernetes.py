@@ -53,6 +53,7 @@ from airflow_stepop.kubernetes.manifests import (
     secret_manifest,
 )
 from airflow_stepop.kubernetes.objects import Json
+from airflow_stepop.kubernetes.pods import newest, receipt_of, seconds
 from airflow_stepop.kubernetes.settings import KubernetesSettings
 from airflow_stepop.kubernetes.states import States, selector
 from airflow_stepop.runner.frames import from_lines
@@ -209,7 +210,7 @@ class KubernetesStepHook(StepHook):
     def outcome(self, handle: JobHandle) -> OutcomeReport:
         cluster = self._cluster(handle)
         job, pods = self._states(cluster).exactly(handle.id)
-        receipt = verdict.receipt_of(pods)
+        receipt = receipt_of(pods)
         if job is None or receipt is None:
             raise OutcomeLostError(f"{handle} ended without an outcome")
         results = job["metadata"]["annotations"].get(RESULTS, "")
@@ -225,7 +226,7 @@ class KubernetesStepHook(StepHook):
             store, path = locate(uri)
             return bytes(store.read(path, receipt["size"]))
         key = base64.b64decode(secret["data"][FRAMES]) if secret is not None else b""
-        data = from_lines(PodLog(cluster, verdict.newest(pods)).frames(), key) if key else None
+        data = from_lines(PodLog(cluster, newest(pods)).frames(), key) if key else None
         if data is None:
             raise OutcomeLostError(
                 f"the outcome of {handle} was printed to its log, and is not there any more: the node has "
@@ -260,7 +261,7 @@ class KubernetesStepHook(StepHook):
         status = verdict.status_of(job, pods)
         if not status.state.is_terminal:
             self._end(cluster, job, {CANCELLED: "true"})
-        elif verdict.has_company(verdict.newest(pods)):
+        elif verdict.has_company(newest(pods)):
             self._end(cluster, job, _how_it_ended(status))
 
     def _end(self, cluster: Cluster, job: Json, annotations: Mapping[str, str]) -> None:
@@ -290,7 +291,7 @@ class KubernetesStepHook(StepHook):
             given = json.loads(metadata["annotations"][LABELS])
             if all(given.get(name) == value for name, value in labels.items()):
                 handle = self._handle(metadata["name"], self.cluster(None, metadata["namespace"]), None)
-                yield FoundJob(handle, given, verdict.seconds(metadata["creationTimestamp"]))
+                yield FoundJob(handle, given, seconds(metadata["creationTimestamp"]))
 
     def link(self, handle: JobHandle) -> str | None:
         """Return the job's page in the console that the connection names; a mistake there is a warning: the

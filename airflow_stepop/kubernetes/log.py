@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from airflow_stepop.job import LogChunk, LogLine
 from airflow_stepop.kubernetes.cluster import Cluster, status_of
 from airflow_stepop.kubernetes.objects import STEP, Json
-from airflow_stepop.kubernetes.verdict import broken_container, has_begun, has_ended
+from airflow_stepop.kubernetes.pods import broken_container, has_begun, has_ended
 from airflow_stepop.runner.protocol import FRAME_PREFIX
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from airflow_stepop.job import Failure, JobState, JobStatus
 from airflow_stepop.kubernetes import stuck, verdict
 from airflow_stepop.kubernetes.manifests import JOB_NAME, MANAGED
 from airflow_stepop.kubernetes.mirror import Mirror
+from airflow_stepop.kubernetes.pods import newest
 from airflow_stepop.kubernetes.warnings import FEW, Warned, Warnings
 
 if TYPE_CHECKING:
@@ -69,8 +70,8 @@ class States:
     def pod_of(self, name: str) -> Json | None:
         """Return the newest pod of a job."""
         if self._mirror.is_read and (pods := self._mirror.pods_of(name)):
-            return verdict.newest(pods)
-        return verdict.newest(self._pods_of([name]).get(name, ()))
+            return newest(pods)
+        return newest(self._pods_of([name]).get(name, ()))
 
     def exactly(self, name: str) -> tuple[Json | None, Sequence[Json]]:
         """Return a job and its pods with all that the cluster has of them."""
@@ -115,14 +116,14 @@ def _waiting(look: Look) -> str | None:
     """Return the object whose warnings may say why a job does not begin; ``None`` when all is well."""
     if look.job is None or look.status.state is not JobState.PENDING or look.job["spec"].get("suspend"):
         return None
-    pod = verdict.newest(look.pods)
+    pod = newest(look.pods)
     if pod is None:
         return str(look.job["metadata"]["name"])
     return str(pod["metadata"]["name"]) if stuck.is_held_up(pod) else None
 
 
 def _with_warnings(look: Look, warned: Sequence[Warned]) -> Look:
-    pod = verdict.newest(look.pods)
+    pod = newest(look.pods)
     if pod is None:
         failure, word = stuck.refusal(warned)
     else:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from airflow_stepop.job import Category, Failure
 from airflow_stepop.kubernetes.objects import STEP, Json
-from airflow_stepop.kubernetes.verdict import containers_of
+from airflow_stepop.kubernetes.pods import containers_of
 from airflow_stepop.kubernetes.warnings import Warned
 
 # why a container is not started -> category, what to do

@@ -12,8 +12,8 @@ from itertools import pairwise
 
 from airflow_stepop.kubernetes.cluster import Cluster
 from airflow_stepop.kubernetes.manifests import JOB_NAME, MANAGED, STEP
+from airflow_stepop.kubernetes.pods import seconds
 from airflow_stepop.kubernetes.states import selector
-from airflow_stepop.kubernetes.verdict import seconds
 
 PATHS = {"jobs": "/apis/batch/v1/jobs", "pods": "/api/v1/pods", "secrets": "/api/v1/secrets"}
 STREAM_S = 30

@@ -10,7 +10,8 @@ import pytest
 from airflow_stepop.cli import jobs
 from airflow_stepop.job import Category, FoundJob, JobState
 from airflow_stepop.kubernetes.manifests import CANCELLED, STEP
-from airflow_stepop.kubernetes.verdict import newest, status_of
+from airflow_stepop.kubernetes.pods import newest
+from airflow_stepop.kubernetes.verdict import status_of
 from airflow_stepop.upkeep.places import Job, Place
 from tests.cluster import now, say_ready
 from tests.kubernetes.test_cluster import pods_of, wait

@@ -13,7 +13,7 @@ import pytest
 
 from airflow_stepop.exceptions import OutcomeLostError
 from airflow_stepop.job import Category, JobState
-from airflow_stepop.kubernetes.verdict import containers_of
+from airflow_stepop.kubernetes.pods import containers_of
 from tests.kubernetes.test_cluster import pods_of, wait
 
 pytestmark = pytest.mark.timeout(200)

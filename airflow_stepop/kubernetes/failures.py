@@ -1,0 +1,183 @@
+"""Why a step failed, as far as its Job and its pod tell: total tables from their words to categories.
+
+Sources: https://kubernetes.io/docs/concepts/workloads/pods/disruptions/#pod-disruption-conditions ,
+https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/ and, for what a kubelet says,
+https://github.com/kubernetes/kubernetes/tree/v1.34.0/pkg/kubelet
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from airflow_stepop.job import Category, Failure
+from airflow_stepop.kubernetes.objects import Json
+from airflow_stepop.kubernetes.pods import NEVER_BEGUN, broken_container, containers_of, is_true, run_of
+
+# reason of a pod's condition DisruptionTarget, and of a pod itself -> what took it away
+DISRUPTIONS: Mapping[str, str] = {
+    "PreemptionByScheduler": "a pod of higher priority needed its place",
+    "EvictionByEvictionAPI": "it was evicted, as when its node is drained",
+    "DeletionByTaintManager": "its node was lost or tainted",
+    "DeletionByPodGC": "its node is gone",
+    "TerminationByKubelet": "its node shut down or ran short of something",
+    "NodeLost": "its node was lost",
+    "NodeShutdown": "its node shut down",
+    "Shutdown": "its node shut down",
+    "Terminated": "its node shut down",
+    "Preempting": "a pod of higher priority needed its place",
+}
+# why a kubelet does not take a pod that no other node of its kind would take either
+UNSUPPORTED = (
+    "AppArmor", "InitContainerRestartPolicyForbidden", "PodLevelResourcesNotSupported", "PodOSNotSupported",
+    "PodOSSelectorNodeLabelDoesNotMatch", "SMTAlignmentError", "SupplementalGroupsPolicyNotSupported",
+    "SysctlForbidden",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _End:
+    """What the cluster has of a step that failed.
+
+    :param failed: the condition of its Job that says so; empty while it does not
+    """
+
+    pod: Json | None
+    failed: Json
+
+    @property
+    def status(self) -> Json:
+        return (self.pod or {}).get("status") or {}
+
+    @property
+    def reason(self) -> str:
+        return str(self.status.get("reason") or "")
+
+    @property
+    def message(self) -> str:
+        return str(self.status.get("message") or "")
+
+    @property
+    def run(self) -> Json:
+        return run_of(self.pod)
+
+    @property
+    def code(self) -> int | None:
+        return self.run.get("exitCode")
+
+
+def failure_of(pod: Json | None, failed: Json) -> Failure | None:
+    """Return what the cluster knows of a failure; ``None`` when the step's own outcome says more.
+
+    :param failed: the Job's condition ``Failed``, empty when there is none
+    """
+    end = _End(pod, failed)
+    return next((found for judge in _JUDGES if (found := judge(end)) is not None), None)
+
+
+def disruption(status: Json) -> str:
+    """Return what took a pod away, a word of the cluster; empty when nothing did."""
+    for condition in status.get("conditions") or ():
+        if condition["type"] == "DisruptionTarget" and is_true(condition):
+            return str(condition.get("reason", "DisruptionTarget"))
+    reason = str(status.get("reason", ""))
+    return reason if reason in DISRUPTIONS else ""
+
+
+def _out_of_time(end: _End) -> Failure | None:
+    if end.reason == "DeadlineExceeded" and end.run:
+        return Failure(
+            Category.TIMEOUT, "The step ran longer than its timeout", end.reason, end.code,
+            "raise timeout=, or do less",
+        )  # fmt: skip
+    if "DeadlineExceeded" in (end.reason, end.failed.get("reason")):
+        return Failure(
+            Category.START_TIMEOUT, "The job did not come to its end within its deadline, waiting included",
+            "DeadlineExceeded", end.code, "see what it waited for; raise start_timeout or timeout",
+        )  # fmt: skip
+    return None
+
+
+def _refused(end: _End) -> Failure | None:
+    """The node that the scheduler had chosen did not take the pod: nothing of it ever ran."""
+    if not end.reason or containers_of(end.pod or {}):
+        return None
+    said = end.message.removeprefix("Pod was rejected: ") or end.reason
+    summary = f"The node refused the step's pod: {said}"
+    if end.reason in UNSUPPORTED:
+        hint = "take that out of settings or pod_template, or choose other nodes with node_selector"
+        return Failure(Category.BAD_CONFIG, summary, end.reason, None, hint)
+    hint = "if it goes on: look at the labels, the free resources and the device plugins of the nodes"
+    return Failure(Category.NO_CAPACITY, summary, end.reason, None, hint)
+
+
+def _taken_away(end: _End) -> Failure | None:
+    """Of a pod that exceeds a limit of its own a kubelet says ``Evicted`` alone, and no disruption."""
+    taken = disruption(end.status)
+    if not taken and end.reason == "Evicted":
+        return Failure(
+            Category.BAD_CONFIG, f"The step used more disk than it may: {end.message}".rstrip(": "),
+            end.reason, end.code, "raise disk of resource_settings, or the limit of the volume that it names",
+        )  # fmt: skip
+    if not taken:
+        return None
+    text = f"The step's pod was taken away: {DISRUPTIONS.get(taken, taken)}"
+    text = f"{text} ({end.message})" if end.message else text
+    return Failure(Category.PREEMPTED, text, taken, end.code, "")
+
+
+def _out_of_memory(end: _End) -> Failure | None:
+    if end.run.get("reason") != "OOMKilled" or end.code == 0:
+        return None
+    return Failure(
+        Category.OOM, "The step ran out of memory", "OOMKilled", end.code, "raise memory of resource_settings"
+    )
+
+
+def _broken_init(end: _End) -> Failure | None:
+    name = broken_container(end.pod)
+    if name is None:
+        return None
+    statuses = end.status.get("initContainerStatuses") or ()
+    (run,) = (one["state"]["terminated"] for one in statuses if one["name"] == name)
+    is_oom = run.get("reason") == "OOMKilled"
+    return Failure(
+        Category.OOM if is_oom else Category.BAD_CONFIG,
+        f"Init container {name!r} failed before the step began",
+        run.get("reason", ""), run.get("exitCode"), "see its last lines; they are the last lines here",
+    )  # fmt: skip
+
+
+def _deleted(end: _End) -> Failure | None:
+    if end.pod is not None and "deletionTimestamp" not in end.pod["metadata"]:
+        return None
+    return Failure(
+        Category.PREEMPTED, "The step's pod was deleted before it ended", "PodDeleted", None,
+        "unless its node was lost or removed: find who deletes pods in this namespace",
+    )  # fmt: skip
+
+
+def _broken(end: _End) -> Failure | None:
+    word = end.run.get("reason", "")
+    if word in NEVER_BEGUN:
+        return Failure(
+            Category.BAD_CONFIG, f"The container could not be started: {end.run.get('message', '')}", word,
+            end.code, "the image needs python3 in PATH: set image=, or settings python= to where it is",
+        )  # fmt: skip
+    if end.run.get("message") or (end.code is not None and end.code < 128):
+        return None
+    if end.code is not None:
+        return Failure(
+            Category.INFRA, f"The step's container was killed by signal {end.code - 128}", word, end.code,
+            "somebody killed it, or its node ran out of memory as a whole",
+        )  # fmt: skip
+    if end.reason:
+        summary = f"The step's pod failed: {end.message or end.reason}"
+        return Failure(Category.INFRA, summary, end.reason, end.code, "")
+    return None
+
+
+# the first that knows has the say
+_JUDGES: Sequence[Callable[[_End], Failure | None]] = (
+    _out_of_time, _refused, _out_of_memory, _taken_away, _broken_init, _deleted, _broken,
+)  # fmt: skip
