@@ -200,6 +200,8 @@ class JobStatus:
     :param native: the service's own word for the state
     :param started_at: when the step's process began, seconds since the epoch
     :param finished_at: when it ended, seconds since the epoch
+    :param waits_since: of one whose service has stopped it and will start it again: since when it waits,
+        seconds since the epoch
     :param usage: what the service itself measured (``wall_s``, ``cpu_s``, ``peak_memory_bytes``,
         ``peak_gpu_memory_bytes``); counts where the runner was killed before it could say. Not part of the
         identity
@@ -210,6 +212,7 @@ class JobStatus:
     native: str = ""
     started_at: float | None = None
     finished_at: float | None = None
+    waits_since: float | None = None
     usage: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 

@@ -292,7 +292,8 @@ class StepLife:
         begun = (record.submitted_at if record else None) or time.time()
         start_timeout_s = self.request.start_timeout_s
         start = begun + start_timeout_s if start_timeout_s is not None else None
-        return Deadlines(execution, start, self.request.timeout_s * OVERDUE_FACTOR + OVERDUE_S)
+        run_s = self.request.timeout_s * OVERDUE_FACTOR + OVERDUE_S
+        return Deadlines(execution, start, run_s, start_timeout_s)
 
     def status(self, handle: JobHandle) -> JobStatus:
         hook = self._hook_of(handle)

@@ -35,12 +35,14 @@ class Deadlines:
 
     :param execution: Airflow's limit for the task, seconds since the epoch
     :param start: by when the step must have begun, seconds since the epoch
+    :param start_s: how long it may wait for that, seconds: counts anew when its service makes it wait again
     :param run_s: longest run time with a margin: its own service should have ended the job before, seconds
     """
 
     execution: float | None = None
     start: float | None = None
     run_s: float | None = None
+    start_s: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -60,7 +62,8 @@ class Deadlines:
             return Reason.EXECUTION_TIMEOUT
         if status is None:
             return None
-        if status.state is JobState.PENDING and self.start is not None and now > self.start:
+        start = self._start(status)
+        if status.state is JobState.PENDING and start is not None and now > start:
             return Reason.START_TIMEOUT
         overdue = self._overdue(status)
         if overdue is not None and now > overdue:
@@ -69,8 +72,13 @@ class Deadlines:
 
     def next_after(self, status: JobStatus | None, now: float) -> float | None:
         """Return the seconds until the next known time; ``None`` when there is none."""
-        times = (self.execution, self.start, self._overdue(status))
+        times = (self.execution, self._start(status), self._overdue(status))
         return min((at - now for at in times if at is not None and at > now), default=None)
+
+    def _start(self, status: JobStatus | None) -> float | None:
+        if self.start is None or self.start_s is None or status is None or status.waits_since is None:
+            return self.start
+        return max(self.start, status.waits_since + self.start_s)
 
     def _overdue(self, status: JobStatus | None) -> float | None:
         if self.run_s is None or status is None or status.started_at is None:

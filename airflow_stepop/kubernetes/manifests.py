@@ -15,7 +15,7 @@ from airflow_stepop.exceptions import StepConfigError, UnsupportedError
 from airflow_stepop.kubernetes.objects import STEP, Json, merged
 from airflow_stepop.kubernetes.quantities import node_terms, quantity, requirements, tolerations, with_terms
 from airflow_stepop.kubernetes.settings import KubernetesSettings, step_of
-from airflow_stepop.runner.protocol import ENV_JOB, ENV_NONCE, NOWHERE, RUNNER
+from airflow_stepop.runner.protocol import ENV_JOB, ENV_NONCE, NOWHERE, RECEIPT_LIMIT, RUNNER
 from airflow_stepop.store import folder_of
 
 if TYPE_CHECKING:
@@ -36,9 +36,13 @@ JOB_NAME = "batch.kubernetes.io/job-name"  # label that the Job controller gives
 
 INPUT, OUTPUT = "/stepop/in", "/stepop/out"
 RECEIPT = "/dev/termination-log"
+MESSAGES_BYTES = 12288  # of all containers of a pod together, each has the same share; the rest is cut off
+INJECTED = 6  # containers that webhooks may put into a pod: meshes, agents for secrets
 ENV_DIGEST = "STEPOP_DIGEST"
 # beyond the step's own time limit: a pod may wait so long for its start before the cluster gives the job up
 START_S = 7 * 86400
+# a kubelet counts the time of a pod from when it took it: for so long images and init containers may take
+START_IN_POD_S = 3600
 GRACE_S = 30  # between SIGTERM and SIGKILL
 
 _LABEL = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
@@ -92,6 +96,10 @@ def job_manifest(spec: StepSpec, settings: KubernetesSettings) -> Json:
     }
     waiting_s = math.ceil(spec.start_timeout_s) if spec.start_timeout_s is not None else START_S
     template = settings.template()
+    pod = merged(template["spec"], _pod(spec, settings, template["spec"]))
+    grace_s = pod["terminationGracePeriodSeconds"]
+    pod["activeDeadlineSeconds"] = min(waiting_s, START_IN_POD_S) + timeout_s + grace_s
+    step_of(pod)["args"] += ["--receipt-limit", str(_receipt_limit(pod)), "--grace", str(grace_s)]
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -102,7 +110,7 @@ def job_manifest(spec: StepSpec, settings: KubernetesSettings) -> Json:
             "completions": 1,
             "parallelism": 1,
             "podReplacementPolicy": "Failed",
-            "activeDeadlineSeconds": waiting_s + timeout_s,
+            "activeDeadlineSeconds": waiting_s + timeout_s + grace_s,
             "ttlSecondsAfterFinished": settings.ttl_seconds_after_finished,
             "template": {
                 "metadata": merged(
@@ -112,7 +120,7 @@ def job_manifest(spec: StepSpec, settings: KubernetesSettings) -> Json:
                         "annotations": {**settings.annotations, DIGEST: spec.digest},
                     },
                 ),
-                "spec": merged(template["spec"], _pod(spec, settings, template["spec"])),
+                "spec": pod,
             },
         },
     }
@@ -135,14 +143,16 @@ def _pod(spec: StepSpec, settings: KubernetesSettings, template: Json) -> Json:
         limit = quantity(spec.resources.shm)
         volumes.append({"name": "stepop-shm", "emptyDir": {"medium": "Memory", "sizeLimit": limit}})
     terms = node_terms(spec.resources, settings)
-    affinity = with_terms(fields.get("affinity"), terms)
-    tolerated = [*(fields.get("tolerations") or []), *tolerations(spec.resources, settings)]
+    affinity = with_terms(merged(template.get("affinity") or {}, fields.get("affinity") or {}), terms)
+    tolerated = [
+        *(fields.get("tolerations", template.get("tolerations")) or []),
+        *tolerations(spec.resources, settings),
+    ]
     sidecars = settings.other_containers()
     return {
         **{field: default for field, default in defaults.items() if field not in template},
         **fields,
         "restartPolicy": "Never",
-        "activeDeadlineSeconds": math.ceil(spec.timeout_s),
         **({"affinity": affinity} if affinity else {}),
         **({"tolerations": tolerated} if tolerated else {}),
         **({"initContainers": [*(fields.get("initContainers") or []), *sidecars]} if sidecars else {}),
@@ -170,6 +180,7 @@ def _container(spec: StepSpec, settings: KubernetesSettings, template: Json) -> 
         "args": [
             *("--in", INPUT, "--out", OUTPUT, "--receipt", RECEIPT),
             *("--digest", f"$({ENV_DIGEST})"),  # the kubelet puts it in
+            *("--timeout", f"{spec.timeout_s:g}"),
             *(() if is_bucket(spec.result_uri) else ("--segments", NOWHERE)),
         ],
         "env": [
@@ -184,6 +195,15 @@ def _container(spec: StepSpec, settings: KubernetesSettings, template: Json) -> 
         "terminationMessagePath": RECEIPT,
         "volumeMounts": [*(fields.get("volumeMounts") or []), *mounts],
     }
+
+
+def _receipt_limit(pod: Json) -> int:
+    """Return how long the termination message of each container of a pod may be.
+
+    https://github.com/kubernetes/kubernetes/tree/v1.34.0/pkg/kubelet/status (normalizeStatus)
+    """
+    containers = len(pod["containers"]) + len(pod.get("initContainers") or ()) + INJECTED
+    return min(RECEIPT_LIMIT, MESSAGES_BYTES // containers)
 
 
 def is_bucket(uri: str) -> bool:

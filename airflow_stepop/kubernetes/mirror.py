@@ -22,6 +22,7 @@ STREAM_S = 45  # the server ends the stream then, and another one goes on: a sil
 SILENCE_S = STREAM_S + 15.0  # nothing for so long: the other end is not there any more
 IDLE_S = 90.0  # nobody has asked for so long: nobody reads on
 _ANNOTATIONS = (CANCELLED, FAILURE, SUCCEEDED)
+_JOB_STATUS = ("conditions", "failed", "succeeded", "uncountedTerminatedPods")
 
 
 class Mirror:
@@ -170,7 +171,7 @@ def _job_of(pod: Json) -> str:
 
 def slim_job(job: Json) -> Json:
     """Return what a look at the state needs of a Job: ten thousand of them stay in memory."""
-    metadata = _slim_metadata(job)
+    metadata, status = _slim_metadata(job), job.get("status", {})
     given = job["metadata"].get("annotations") or {}
     metadata["annotations"] = {name: given[name] for name in _ANNOTATIONS if name in given}
     if queue := (job["metadata"].get("labels") or {}).get(QUEUE):
@@ -178,7 +179,7 @@ def slim_job(job: Json) -> Json:
     return {
         "metadata": metadata,
         "spec": {"suspend": job["spec"].get("suspend", False)},
-        "status": {"conditions": job.get("status", {}).get("conditions") or ()},
+        "status": {name: status[name] for name in _JOB_STATUS if name in status},
     }
 
 

@@ -6,6 +6,7 @@ https://kubernetes.io/docs/tasks/debug/debug-application/debug-pods/
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from airflow_stepop.job import Category, Failure
@@ -30,19 +31,27 @@ FINAL_PULLS = (
     "not found", "does not exist", "unauthorized", "authentication required", "denied",
     "forbidden", "invalid reference", "manifest unknown", "no match for platform",
 )  # fmt: skip
-# words of the API server that refuses a pod, after which it may take the same pod a moment later
+# words of the API server that does not take such a pod; after any others it may a moment later
+FINAL_REFUSALS = ("is forbidden", "is invalid", "denied the request", "not found")
 PASSING_REFUSALS = (
     "exceeded quota",
     "failed calling webhook",
     "is being terminated",
+    "status unknown for quota",
     "timeout",
     "unavailable",
 )
 REFUSALS = (
     2  # so often a pod may be refused for a reason that cannot: what it needs may be made a moment later
 )
-PULL_TRIES = 3  # so often an image may fail to come for a reason that can pass
+# words of a node that cannot start a container now; it goes on trying, and may as well succeed
+PASSING_STARTS = ("deadline exceeded", "timed out", "is reserved for", "unavailable", "connection refused")
+TRIES = 3  # so often an image, or a container, may fail to come for a reason that can pass
+PULLS = ("ErrImagePull", "ImagePullBackOff")
+MAY_PASS = (*PULLS, "ImageInspectError", "CreateContainerError")
 MOUNT_TRIES = 3  # so often a volume may fail to be there: what it needs may be made together with the job
+# what it needs that is an object of the cluster; a driver that is not found is one that is not there yet
+MISSING = re.compile(r'(secret|configmap|persistentvolumeclaim) "[^"]*" not found')
 
 
 def refusal(warned: Sequence[Warned]) -> tuple[Failure | None, str]:
@@ -50,13 +59,19 @@ def refusal(warned: Sequence[Warned]) -> tuple[Failure | None, str]:
     refusals = [one for one in warned if one.reason == "FailedCreate"]
     if not refusals:
         return None, ""
-    said = refusals[-1].message.partition("Error creating: ")[2] or refusals[-1].message
-    tries = sum(one.count for one in refusals)
-    if tries < REFUSALS or any(text in said for text in PASSING_REFUSALS):
+    final = [one for one in refusals if _is_final(one.message)]
+    said = (final or refusals)[-1].message
+    said = said.partition("Error creating: ")[2] or said
+    if sum(one.count for one in final) < REFUSALS:
         return None, f"FailedCreate: {said}"
     category = Category.BAD_CONFIG if "not found" in said else Category.DENIED
     hint = "change the settings that it names, or have the namespace allow them"
     return Failure(category, f"The cluster refuses the pod: {said}", "FailedCreate", None, hint), said
+
+
+def _is_final(refused: str) -> bool:
+    is_passing = any(text in refused for text in PASSING_REFUSALS)
+    return not is_passing and any(text in refused for text in FINAL_REFUSALS)
 
 
 def is_held_up(pod: Json) -> bool:
@@ -83,19 +98,28 @@ def stuck_failure(pod: Json, warned: Sequence[Warned]) -> Failure | None:
         word, message = waiting.get("reason", ""), waiting.get("message", "")
         if word not in WAITING:
             continue
-        category, hint = WAITING[word]
-        is_pull = word in ("ErrImagePull", "ImagePullBackOff")
-        tries = sum(one.count for one in warned if one.reason == "Failed" and "pull" in one.message)
-        if is_pull and tries < PULL_TRIES and not any(text in message.lower() for text in FINAL_PULLS):
+        if _may_start(word, message.lower(), warned):
             continue
+        category, hint = WAITING[word]
         what = f"container {name!r} cannot be started" if name != STEP else "The step cannot be started"
         return Failure(category, f"{what}: {word}: {message}".rstrip(": "), word, None, hint)
     return _missing_volume(warned)
 
 
+def _may_start(word: str, message: str, warned: Sequence[Warned]) -> bool:
+    """Return whether a container may start although its node has just said that it cannot."""
+    is_pull = word in PULLS
+    if is_pull and any(text in message for text in FINAL_PULLS):
+        return False
+    if not is_pull and any(text in message for text in PASSING_STARTS):
+        return True
+    tries = sum(one.count for one in warned if one.reason == "Failed" and ("pull" in one.message) == is_pull)
+    return word in MAY_PASS and tries < TRIES
+
+
 def _missing_volume(warned: Sequence[Warned]) -> Failure | None:
     for one in warned:
-        if one.reason != "FailedMount" or "not found" not in one.message or one.count < MOUNT_TRIES:
+        if one.reason != "FailedMount" or one.count < MOUNT_TRIES or not MISSING.search(one.message):
             continue
         if '"stepop-in"' in one.message:
             summary = f"The step's own Secret was deleted before it began: {one.message}"

@@ -85,9 +85,13 @@ def _may_run(pod: Json | None) -> bool:
 def _unfinished(
     job: Json, pod: Json | None, run: Json, started_at: float | None, finished_at: float | None
 ) -> JobStatus:
-    is_suspended = job["spec"].get("suspend")
-    if pod is None or is_suspended:  # Kueue can do that again to one that runs: its pod is being ended
-        return JobStatus(JobState.PENDING, None, _suspended_word(job) if is_suspended else "Pending")
+    since = _suspended_since(job)
+    if job["spec"].get("suspend") and (pod is None or since is not None):
+        # Kueue can do that again to one that runs: its pod is being ended
+        return JobStatus(JobState.PENDING, None, _suspended_word(job), waits_since=since)
+    if pod is None:
+        state = JobState.RUNNING if _has_counted(job) else JobState.PENDING
+        return JobStatus(state, None, "Pending" if state is JobState.PENDING else "Ending")
     code = run.get("exitCode")
     if code is not None and (code == 0 or has_company(pod)) and not _is_taken(job, pod):
         # the Job hears of it seconds later; or when all containers of the pod are over, which may be never
@@ -99,6 +103,19 @@ def _unfinished(
         word = trouble or pod.get("status", {}).get("phase", "")
         return JobStatus(JobState.RUNNING, None, word, started_at)
     return JobStatus(JobState.PENDING, None, trouble or _waiting_word(pod))
+
+
+def _suspended_since(job: Json) -> float | None:
+    conditions = job.get("status", {}).get("conditions") or ()
+    suspended: Json = next((one for one in conditions if one["type"] == "Suspended" and is_true(one)), {})
+    return seconds_of(suspended.get("lastTransitionTime"))
+
+
+def _has_counted(job: Json) -> bool:
+    """Return whether a pod of the job is over and gone, of which its conditions do not tell yet."""
+    status = job.get("status", {})
+    counted = status.get("uncountedTerminatedPods") or {}
+    return bool(status.get("failed") or status.get("succeeded") or any(counted.values()))
 
 
 def _suspended_word(job: Json) -> str:

@@ -1,7 +1,7 @@
 """The parent process: checks the manifest, forks, waits, leaves a receipt whatever becomes of the child.
 
 ``python3 -u step.pyz run --in DIR --out DIR --digest SHA256 --receipt (FILE | fd:N | -)
-[--receipt-limit BYTES] [--segments DIR] [--checkpoint DIR]``
+[--receipt-limit BYTES] [--segments DIR] [--checkpoint DIR] [--timeout SECONDS] [--grace SECONDS]``
 
 It imports little, does nothing that the step can break, and may be process 1 of a container.
 """
@@ -63,10 +63,11 @@ def main(argv: list[str]) -> int:
         os.close(receiver)
         return _child(options, manifest, helpers, sender, meter)
     os.close(sender)
-    status, rusage, forwarded = _wait(pid, meter, helpers)
+    status, rusage, forwarded, limit = _wait(pid, meter, helpers, options)
     found = _outcome(options, manifest["nonce"], receiver)
-    if found is None:
-        found = _own_outcome(options, identity, _death(status, forwarded), meter.usage(rusage))
+    if found is None or (limit.is_over and json.loads(found[0])["status"] != "success"):
+        why = limit.error() if limit.is_over else _death(status, forwarded)
+        found = _own_outcome(options, identity, why, meter.usage(rusage))
     code = _finish(options, found, os.WEXITSTATUS(status) if os.WIFEXITED(status) else None)
     helpers.finish(code)  # last: it may take long, and whoever stopped us may not wait
     wait_until_read()
@@ -91,21 +92,23 @@ def leave(code: int) -> None:
 
 
 def _options(argv: list[str]) -> dict[str, str]:
-    known = {"--in", "--out", "--digest", "--receipt", "--receipt-limit", "--segments", "--checkpoint"}
+    required = {"in", "out", "digest", "receipt"}
+    known = {*required, "receipt-limit", "segments", "checkpoint", "timeout", "grace"}
     if argv[:1] != ["run"] or len(argv) % 2 == 0:
         raise ValueError("expected 'run' and options with values")
     options = {}
     for name, value in zip(argv[1::2], argv[2::2]):
-        if name not in known:
+        if name[:2] != "--" or name[2:] not in known:
             raise ValueError(f"unknown option {name}")
         options[name[2:]] = value
-    missing = {"in", "out", "digest", "receipt"} - set(options)
+    missing = required - set(options)
     if missing:
         raise ValueError(f"missing --{', --'.join(sorted(missing))}")
     options.setdefault("segments", options["out"])
     for name in {"in", "out", "segments", "checkpoint"} & set(options):  # the step may change its folder
         options[name] = os.path.abspath(options[name]) if options[name] != protocol.NOWHERE else ""
     int(options.setdefault("receipt-limit", str(protocol.RECEIPT_LIMIT)))
+    float(options.setdefault("timeout", "0")), float(options.setdefault("grace", "0"))
     if options["receipt"].startswith("fd:"):
         int(options["receipt"][3:])
     elif options["receipt"] != "-":
@@ -232,9 +235,46 @@ def _check_python(manifest: dict[str, Any]) -> None:
 # -- fork and wait -------------------------------------------------------------------------------------------
 
 
-def _wait(pid: int, meter: Meter, helpers: _Helpers) -> tuple[int, Any, list[int]]:
-    """Wait for the child and reap orphans; return its status, its usage, and the signals it was sent."""
+class _TimeLimit:
+    """Has the step stopped when its time is over: SIGTERM, and SIGKILL after its grace period.
+
+    :param seconds: 0 for no limit
+    """
+
+    def __init__(self, pid: int, seconds: float, grace_s: float) -> None:
+        self.pid, self.seconds, self.grace_s = pid, seconds, grace_s
+        self.is_over = False
+
+    def start(self) -> None:
+        signal.signal(signal.SIGALRM, self._stop)
+        signal.setitimer(signal.ITIMER_REAL, self.seconds)
+
+    def end(self) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _stop(self, signum: int, frame: object) -> None:
+        if self.is_over or self.grace_s <= 0:
+            quietly(os.killpg, self.pid, signal.SIGKILL)
+            quietly(os.kill, self.pid, signal.SIGKILL)
+        else:
+            quietly(os.kill, self.pid, signal.SIGTERM)
+            signal.setitimer(signal.ITIMER_REAL, self.grace_s)
+        self.is_over = True
+
+    def error(self) -> StepError:
+        return StepError(
+            "timeout",
+            f"The step ran longer than its timeout of {self.seconds:g} s and was stopped",
+            "raise timeout, or find out what it waited for",
+        )
+
+
+def _wait(
+    pid: int, meter: Meter, helpers: _Helpers, options: dict[str, str]
+) -> tuple[int, Any, list[int], _TimeLimit]:
+    """Wait for the child and reap orphans; return its status, its usage, its signals and its time limit."""
     forwarded: list[int] = []
+    limit = _TimeLimit(pid, float(options["timeout"]), float(options["grace"]))
     meter.watch(pid)
     helpers.start()
 
@@ -245,17 +285,19 @@ def _wait(pid: int, meter: Meter, helpers: _Helpers) -> tuple[int, Any, list[int
     for signum in _FORWARDED:
         signal.signal(signum, forward)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+    limit.start()
     while True:
         found, status, rusage = os.wait4(-1, 0)
         if found == pid:
             break
+    limit.end()
     # From here on we only write; being stopped half-way would leave no receipt
     for signum in _FORWARDED:
         signal.signal(signum, signal.SIG_IGN)
     meter.stop()
     if helpers.secrets is not None:
         helpers.secrets.finish()
-    return status, rusage, forwarded
+    return status, rusage, forwarded, limit
 
 
 def _fork() -> int:

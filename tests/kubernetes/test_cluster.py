@@ -321,6 +321,40 @@ def test_a_broken_init_container_is_named_and_its_last_lines_are_told(hook, subm
     assert [line.text for line in hook.tail(handle, 5).lines] == ["no such bucket"]
 
 
+def test_a_volume_that_is_fuller_than_it_may_be_is_a_mistake(hook, submitted):
+    settings = {
+        "volumes": [{"name": "scratch", "empty_dir": {"size_limit": "1Mi"}}],
+        "volume_mounts": [{"name": "scratch", "mount_path": "/scratch"}],
+        "termination_grace_period_seconds": 1,
+    }
+    command = ["sh", "-c", "head -c 20000000 /dev/zero > /scratch/full; sleep 100"]
+    _, handle = submitted(command, settings=settings)
+    failure = wait(hook, handle).failure
+    assert failure.category is Category.BAD_CONFIG
+    assert 'EmptyDir volume "scratch" exceeds the limit "1Mi"' in failure.summary
+
+
+def test_a_result_comes_back_from_a_pod_of_many_containers(hook, submitted):
+    """A node cuts the message of each container to its share of 12 KiB."""
+
+    def result():
+        return {f"metric_{number}": number / 7 for number in range(45)}
+
+    others = [{"name": f"i{number}", "image": default_image(), "command": ["true"]} for number in range(4)]
+    call = FunctionCall(function=result, args=[], kwargs={}, reference=None)
+    step, handle = submitted(call, settings={"init_containers": others})
+    assert wait(hook, handle).state is JobState.SUCCEEDED
+    found = hand_over(read_outcome(hook.outcome(handle), step.spec.name, step.spec.nonce)["result"])
+    assert (found.load() if isinstance(found, StepResult) else found) == result()
+
+
+def test_the_time_limit_of_a_step_begins_when_it_begins(hook, submitted):
+    """A node counts the time of a pod from when it took it: images and init containers count there."""
+    slow = {"name": "slow", "image": default_image(), "command": ["sleep", "4"]}
+    _, handle = submitted(["sleep", "1"], settings={"init_containers": [slow]}, timeout_s=3.0)
+    assert wait(hook, handle).state is JobState.SUCCEEDED
+
+
 def test_a_volume_that_is_not_there_is_a_mistake(hook, submitted):
     settings = {
         "volumes": [{"name": "data", "config_map": {"name": "no-such-map"}}],
@@ -479,6 +513,7 @@ def test_a_queue_starts_a_job_stops_it_and_starts_it_again(hook, submitted):
     status = wait(hook, handle, lambda status: status.native.startswith("Suspended"))
     assert status.state is JobState.PENDING
     assert "Kueue has not let it in yet (queue 'gpus')" in status.native
+    assert status.waits_since > job.metadata.creation_timestamp.timestamp()
     suspend(False)
     assert wait(hook, handle).state is JobState.SUCCEEDED
 

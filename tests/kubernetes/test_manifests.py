@@ -143,6 +143,25 @@ def test_the_user_s_own_affinity_holds_as_well():
     assert all("zone" in [one["key"] for one in term["matchExpressions"]] for term in terms)
 
 
+def test_what_a_template_tolerates_and_wants_holds_beside_our_own():
+    own = {"key": "dedicated", "value": "ml", "effect": "NoSchedule"}
+    pool = {"matchExpressions": [{"key": "pool", "operator": "In", "values": ["ml"]}]}
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [pool]}}
+    spec = {"tolerations": [own], "affinity": {"nodeAffinity": required}}
+    found = pod(resources={"gpu_count": 1, "gpu_type": "T4"}, settings={"pod_template": {"spec": spec}})
+    assert [one["key"] for one in found["tolerations"]] == ["dedicated", "nvidia.com/gpu"]
+    (terms,) = found["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"].values()
+    assert terms
+    assert all("pool" in [one["key"] for one in term["matchExpressions"]] for term in terms)
+
+
+@pytest.mark.parametrize(("others", "bytes_left"), [(0, 1755), (1, 1536), (20, 455)])
+def test_the_receipt_has_room_in_the_container_s_share_of_the_messages(others, bytes_left):
+    settings = {"init_containers": [{"name": f"i{number}"} for number in range(others)]}
+    args = container(settings=settings)["args"]
+    assert args[args.index("--receipt-limit") + 1] == str(bytes_left)
+
+
 def of_step(**fields):
     """Return settings with a template whose container ``step`` has these fields."""
     return {"pod_template": {"spec": {"containers": [{"name": "step", **fields}]}}}

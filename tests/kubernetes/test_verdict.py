@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_stepop.job import Category, JobState
+from airflow_stepop.kubernetes.pods import seconds
 from airflow_stepop.kubernetes.verdict import status_of
 
 
@@ -52,6 +53,72 @@ FAILED = {
 }
 
 
+TAKEN = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}
+RUNS = {"name": "step", "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}
+ENDED = {"name": "step", "state": {"terminated": {"exitCode": 137, "reason": "Error"}}}
+
+
+def failed(**status):
+    """Return the failure of a job whose pod has this status."""
+    pod = {"metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"}, "status": {"phase": "Failed", **status}}
+    found = status_of({"metadata": {}, "spec": {}, "status": {"conditions": [FAILED]}}, [pod])
+    assert found.state is JobState.FAILED
+    return found.failure
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        'Usage of EmptyDir volume "scratch" exceeds the limit "1Mi". ',
+        'Container step exceeded its local ephemeral storage limit "1Mi". ',
+        "Pod ephemeral local storage usage exceeds the total limit of containers 1Mi. ",
+    ],
+)
+def test_a_pod_that_exceeds_its_own_limit_is_not_evicted_for_others(said):
+    failure = failed(reason="Evicted", message=said, containerStatuses=[ENDED])
+    assert failure.category is Category.BAD_CONFIG
+    assert said.strip() in failure.summary
+
+
+def test_a_pod_that_makes_room_on_its_node_was_taken_away():
+    message = "The node was low on resource: memory. "
+    failure = failed(reason="Evicted", message=message, conditions=[TAKEN], containerStatuses=[ENDED])
+    assert failure.category is Category.PREEMPTED
+
+
+def test_an_init_container_that_was_evicted_has_not_failed():
+    init = {"name": "download", "state": {"terminated": {"exitCode": 137, "reason": "Error"}}}
+    waiting = {"name": "step", "state": {"waiting": {"reason": "PodInitializing"}}}
+    statuses = {"initContainerStatuses": [init], "containerStatuses": [waiting]}
+    assert failed(**statuses).category is Category.BAD_CONFIG
+    assert failed(reason="Evicted", conditions=[TAKEN], **statuses).category is Category.PREEMPTED
+
+
+def test_time_that_is_over_before_the_step_began_is_not_its_own():
+    waiting = {"name": "step", "state": {"waiting": {"reason": "ContainerCreating"}}}
+    failure = failed(reason="DeadlineExceeded", containerStatuses=[waiting])
+    assert failure.category is Category.START_TIMEOUT
+    assert failed(reason="DeadlineExceeded", containerStatuses=[ENDED]).category is Category.TIMEOUT
+
+
+def test_a_job_that_is_suspended_again_waits_since_then():
+    at = "2026-01-01T01:00:00Z"
+    conditions = [{"type": "Suspended", "status": "True", "lastTransitionTime": at}]
+    job = {"metadata": {}, "spec": {"suspend": True}, "status": {"conditions": conditions}}
+    status = status_of(job, [])
+    assert status.state is JobState.PENDING
+    assert status.waits_since == seconds(at)
+    runs = {"metadata": {"creationTimestamp": at}, "status": {"containerStatuses": [RUNS]}}
+    assert status_of({**job, "status": {}}, [runs]).state is JobState.RUNNING, "nobody has ended it yet"
+
+
+@pytest.mark.parametrize("counted", [{"failed": 1}, {"uncountedTerminatedPods": {"failed": ["uid"]}}])
+def test_a_job_whose_pod_is_over_and_gone_does_not_wait_for_its_start(counted):
+    assert status_of({"metadata": {}, "spec": {}, "status": counted}, []).state is JobState.RUNNING
+    nothing = {"uncountedTerminatedPods": {}}
+    assert status_of({"metadata": {}, "spec": {}, "status": nothing}, []).state is JobState.PENDING
+
+
 @pytest.mark.parametrize(
     ("reason", "said", "category"),
     [  # the words are those of kubelet 1.34
@@ -76,12 +143,7 @@ FAILED = {
     ],
 )
 def test_a_node_that_refuses_the_pod_is_no_failure_of_the_step(reason, said, category):
-    pod = {
-        "metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"},
-        "status": {"phase": "Failed", "reason": reason, "message": f"Pod was rejected: {said}"},
-    }
-    status = status_of({"metadata": {}, "spec": {}, "status": {"conditions": [FAILED]}}, [pod])
-    assert status.state is JobState.FAILED
-    assert status.failure.category is Category(category)
-    assert status.failure.summary == f"The node refused the step's pod: {said}"
-    assert status.failure.hint
+    failure = failed(reason=reason, message=f"Pod was rejected: {said}")
+    assert failure.category is Category(category)
+    assert failure.summary == f"The node refused the step's pod: {said}"
+    assert failure.hint

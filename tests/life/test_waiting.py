@@ -28,6 +28,14 @@ def test_when_waiting_is_over(status, now, reason):
     assert Deadlines(execution=None, start=150.0, run_s=100.0).reason(status, now) is reason
 
 
+@pytest.mark.parametrize(("now", "reason"), [(451.0, Reason.START_TIMEOUT), (449.0, None)])
+def test_a_job_that_its_service_makes_wait_again_has_its_time_again(now, reason):
+    status = JobStatus(JobState.PENDING, waits_since=400.0)
+    deadlines = Deadlines(start=150.0, start_s=50.0)
+    assert deadlines.reason(status, now) is reason
+    assert deadlines.next_after(status, 440.0) == 10.0
+
+
 def test_the_execution_timeout_needs_no_status():
     """It strikes even while the API of the service cannot be reached."""
     assert Deadlines(execution=50.0).reason(None, 51.0) is Reason.EXECUTION_TIMEOUT

@@ -296,6 +296,48 @@ def test_wrong_command_line(folder, change):
     assert "usage: python3 -u step.pyz run --in DIR" in done.stderr
 
 
+# -- the time limit ------------------------------------------------------------------------------------------
+
+SLEEP = """
+import pathlib, signal, sys, time
+
+def f(path):
+    def told(*_):
+        pathlib.Path(path).touch()
+        {then}
+    signal.signal(signal.SIGTERM, told)
+    time.sleep(60)
+    return "woken"
+"""
+
+
+@pytest.mark.parametrize(
+    ("then", "grace"), [("raise ValueError", "30"), ("sys.exit(0)", "30"), ("time.sleep(60)", "0.5")]
+)
+def test_a_step_is_stopped_when_its_time_is_over(folder, tmp_path, then, grace):
+    """It hears SIGTERM and has its grace period; however it ends then, it was too slow."""
+    began = time.monotonic()
+    step = folder.reference(SLEEP.format(then=then), "f", str(tmp_path / "told"))
+    done = step.run(timeout="1", grace=grace)
+    assert time.monotonic() - began < 20
+    assert (tmp_path / "told").exists()
+    assert done.code == protocol.EXIT_STEP_FAILED
+    failure = done.outcome["failure"]
+    assert failure["category"] == "timeout"
+    assert failure["summary"] == "The step ran longer than its timeout of 1 s and was stopped"
+
+
+def test_a_step_that_ends_in_time_knows_of_no_limit(folder):
+    source = "import signal\ndef f(): return str(signal.getitimer(signal.ITIMER_REAL))"
+    assert folder.reference(source, "f").run(timeout="60", grace="1").value() == "(0.0, 0.0)"
+
+
+def test_a_step_that_is_done_in_its_grace_period_has_succeeded(folder):
+    source = "import signal, time\ndef f():\n    signal.sigwait({signal.SIGTERM})\n    return 'saved'\n"
+    mask = "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})\n"
+    assert folder.reference(mask + source, "f").run(timeout="1", grace="30").value() == "saved"
+
+
 # -- disks and users -----------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,104 @@
+"""What the cluster warns of: what can still pass is waited for, and what cannot is not."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_stepop.job import Category
+from airflow_stepop.kubernetes.stuck import refusal, stuck_failure
+from airflow_stepop.kubernetes.warnings import Warned
+
+QUOTA = 'pods "s-1" is forbidden: exceeded quota: small, requested: pods=1, used: pods=1, limited: pods=1'
+SECURITY = 'pods "s-1" is forbidden: violates PodSecurity "restricted:latest": host namespaces'
+
+
+def refused(said, count):
+    return Warned("FailedCreate", f"Error creating: {said}", count)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        'Operation cannot be fulfilled on resourcequotas "small": the object has been modified',
+        "etcdserver: request timed out",
+        "etcdserver: leader changed",
+        "Internal error occurred: resource quota evaluation timed out",
+        'Internal error occurred: failed calling webhook "w": denied the request',
+        'pods "s-1" is forbidden: status unknown for quota: small, resources: pods',
+    ],
+)
+def test_a_refusal_that_may_pass_is_waited_for_however_often_it_comes(said):
+    failure, word = refusal([refused(QUOTA, 20), refused(said, 9)])
+    assert failure is None
+    assert word == f"FailedCreate: {said}"
+
+
+@pytest.mark.parametrize(
+    ("said", "category"),
+    [
+        (SECURITY, Category.DENIED),
+        ('admission webhook "w" denied the request: no', Category.DENIED),
+        ('Pod "s-1" is invalid: spec.x: Invalid value', Category.DENIED),
+        ('pods "s-1" is forbidden: serviceaccount "no" not found', Category.BAD_CONFIG),
+    ],
+)
+def test_a_refusal_that_cannot_pass_is_final_the_second_time(said, category):
+    assert refusal([refused(QUOTA, 20), refused(said, 1)])[0] is None
+    failure, _ = refusal([refused(QUOTA, 20), refused(said, 2)])
+    assert failure.category is category
+    assert said in failure.summary
+
+
+def waiting(reason, message=""):
+    state = {"waiting": {"reason": reason, "message": message}}
+    return {"metadata": {}, "status": {"containerStatuses": [{"name": "step", "state": state}]}}
+
+
+CREATING = waiting("ContainerCreating")
+DRIVER = (
+    'MountVolume.MountDevice failed for volume "v" : kubernetes.io/csi: '
+    "attacher.MountDevice failed to create newCsiDriverClient: "
+    "driver name efs.csi.aws.com not found in the list of registered CSI drivers"
+)
+
+
+@pytest.mark.parametrize(
+    ("pod", "warned"),
+    [
+        (CREATING, [Warned("FailedMount", DRIVER, 30)]),
+        (CREATING, [Warned("FailedMount", 'MountVolume.SetUp failed: secret "no" not found', 2)]),
+        (waiting("CreateContainerConfigError", "failed to sync secret cache: timed out waiting"), []),
+        (waiting("CreateContainerError", "context deadline exceeded"), [Warned("Failed", "Error: x", 9)]),
+        (waiting("CreateContainerError", 'name "x" is reserved for "y"'), [Warned("Failed", "Error: x", 9)]),
+        (waiting("CreateContainerError", "no command specified"), [Warned("Failed", "Error: x", 2)]),
+        (waiting("ErrImagePull", "i/o timeout"), [Warned("Failed", "Failed to pull image", 2)]),
+    ],
+)
+def test_what_a_node_may_get_over_is_waited_for(pod, warned):
+    assert stuck_failure(pod, warned) is None
+
+
+@pytest.mark.parametrize(
+    ("pod", "warned", "category"),
+    [
+        (
+            CREATING,
+            [Warned("FailedMount", 'MountVolume.SetUp failed: configmap "no" not found', 3)],
+            Category.BAD_CONFIG,
+        ),
+        (waiting("CreateContainerConfigError", 'secret "no" not found'), [], Category.BAD_CONFIG),
+        (
+            waiting("CreateContainerError", "no command specified"),
+            [Warned("Failed", "Error: no command specified", 3)],
+            Category.BAD_CONFIG,
+        ),
+        (waiting("ErrImagePull", "manifest unknown"), [], Category.IMAGE_PULL),
+        (
+            waiting("ErrImagePull", "i/o timeout"),
+            [Warned("Failed", "Failed to pull image", 3)],
+            Category.IMAGE_PULL,
+        ),
+    ],
+)
+def test_what_it_cannot_get_over_is_a_mistake(pod, warned, category):
+    assert stuck_failure(pod, warned).category is category
