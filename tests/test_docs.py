@@ -264,8 +264,8 @@ def test_help_lists_every_target() -> None:
 
 PARTS = [
     "-n 3 --dist loadfile --ignore=tests/real_airflow --ignore=tests/faults",
-    "tests/real_airflow",
-    "tests/faults",
+    "--maxfail 6 tests/real_airflow",
+    "--maxfail 6 tests/faults",
 ]
 # a Python that says how it was called, and fails when it is told to
 PYTHON = """#!/bin/sh
