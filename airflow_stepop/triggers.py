@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 LONGEST_PAUSE_S = 300.0  # deadlines are looked at this often whatever is heard: a host may have slept
 FIRST_QUESTION_S = 30.0  # after the first trigger of a triggerer began
 HOLD_S = 1.0  # a trigger that fires sooner can overtake the end of its own deferral, which costs a try
+SECURE_S = 10.0  # so long a task may wait for its outcome to be secured; it is there already
 LINES_AT_ONCE = 50  # written to the log before another trigger of this triggerer gets its turn
 
 
@@ -184,6 +185,8 @@ class RemoteStepTrigger(BaseTrigger):
             if reason.is_deadline:
                 self.log.warning("%s: %s; it is being cancelled", self.handle, reason.value)
                 await self._cancel()
+            if reason is Reason.FINISHED:
+                await self._secure(watcher.hook)
             task_log.hook = watcher.hook  # another one, if the connection was changed meanwhile
             if reason is not Reason.UNREACHABLE:
                 await self._drain(subscription, task_log)
@@ -215,6 +218,12 @@ class RemoteStepTrigger(BaseTrigger):
                 await _write(task_log, lines)
         except Exception as error:  # noqa: BLE001, RUF100 - logs may fail in any way; the outcome must still be read
             self.log.warning("The last lines of %s could not be read: %s", self.handle, error)
+
+    async def _secure(self, hook: StepHook) -> None:
+        try:
+            await asyncio.wait_for(asyncio.to_thread(hook.secure, self.handle), SECURE_S)
+        except Exception as error:  # noqa: BLE001, RUF100 - the worker reads the outcome, if it comes in time
+            self.log.warning("The outcome of %s could not be secured: %s", self.handle, error)
 
     async def _cancel(self) -> None:
         watcher, handle = self._watcher, self.handle

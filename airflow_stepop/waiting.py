@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
 
@@ -49,7 +49,8 @@ class Deadlines:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Deadlines:
-        return cls(**data)
+        known = {one.name for one in fields(cls)}  # a newer version may have sent more
+        return cls(**{name: value for name, value in data.items() if name in known})
 
     def reason(self, status: JobStatus | None, now: float) -> Reason | None:
         """Return why to stop waiting; ``None`` to go on. A job that ended in time is finished, not late.

@@ -139,6 +139,12 @@ class StepHook(BaseHook, ABC):
         :raises OutcomeLostError: the job ended without leaving one
         """
 
+    def secure(self, handle: JobHandle) -> None:
+        """Have the service hold on to what the machine of a terminal job takes along when it goes.
+
+        Called by who has noticed the end, since nobody knows when a worker will be free to read the outcome.
+        """
+
     @abstractmethod
     def cancel(self, handle: JobHandle) -> None:
         """Ask the service to stop the job and return soon. Idempotent; finished or gone is not an error."""

@@ -37,6 +37,7 @@ from airflow_stepop.kubernetes import console, verdict
 from airflow_stepop.kubernetes.access import check_access
 from airflow_stepop.kubernetes.cluster import Cluster, is_passing, message_of, status_of
 from airflow_stepop.kubernetes.connection import connect
+from airflow_stepop.kubernetes.kept import frames_kept, notes_on, receipt_kept
 from airflow_stepop.kubernetes.log import PodLog
 from airflow_stepop.kubernetes.manifests import (
     CANCELLED,
@@ -210,29 +211,39 @@ class KubernetesStepHook(StepHook):
     def outcome(self, handle: JobHandle) -> OutcomeReport:
         cluster = self._cluster(handle)
         job, pods = self._states(cluster).exactly(handle.id)
-        receipt = receipt_of(pods)
+        receipt = receipt_of(pods) or (receipt_kept(job) if job is not None else None)
         if job is None or receipt is None:
             raise OutcomeLostError(f"{handle} ended without an outcome")
         results = job["metadata"]["annotations"].get(RESULTS, "")
-        data = _inline(receipt) or self._sent(cluster, handle, pods, f"{results}/{OUTCOME}", receipt)
+        data = _inline(receipt) or self._sent(cluster, job, pods, f"{results}/{OUTCOME}", receipt)
         return OutcomeReport(receipt["digest"], data, results)
 
     def _sent(
-        self, cluster: Cluster, handle: JobHandle, pods: Sequence[Json], uri: str, receipt: Mapping[str, Any]
+        self, cluster: Cluster, job: Json, pods: Sequence[Json], uri: str, receipt: Mapping[str, Any]
     ) -> bytes:
         """Return an outcome that the termination message has no room for, from the log or from the store."""
-        secret = cluster.get("secrets", handle.id)
+        name = job["metadata"]["name"]
+        secret = cluster.get("secrets", name)
         if secret is not None and FRAMES not in secret["data"]:
             store, path = locate(uri)
             return bytes(store.read(path, receipt["size"]))
         key = base64.b64decode(secret["data"][FRAMES]) if secret is not None else b""
-        data = from_lines(PodLog(cluster, newest(pods)).frames(), key) if key else None
+        lines = frames_kept(job) or PodLog(cluster, newest(pods)).frames()
+        data = from_lines(lines, key) if key else None
         if data is None:
             raise OutcomeLostError(
-                f"the outcome of {handle} was printed to its log, and is not there any more: the node has "
+                f"the outcome of job {name} was printed to its log, and is not there any more: the node has "
                 "rotated the log, or the pod or its Secret is gone"
             )
         return data
+
+    def secure(self, handle: JobHandle) -> None:
+        cluster = self._cluster(handle)
+        look = self._states(cluster).looks([handle.id])[handle.id]
+        if look.job is None or not look.status.state.is_terminal or verdict.has_told(look.job):
+            return
+        if notes := notes_on(cluster, look.job, look.pods, look.status):
+            cluster.patch("jobs", handle.id, {"metadata": {"annotations": notes}})
 
     # -- logs
 

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 
 from airflow_stepop.job import Category, Failure
 from airflow_stepop.kubernetes.objects import Json
-from airflow_stepop.kubernetes.pods import NEVER_BEGUN, broken_container, containers_of, is_true, run_of
+from airflow_stepop.kubernetes.pods import (
+    NEVER_BEGUN,
+    begun_at,
+    broken_container,
+    containers_of,
+    is_true,
+    run_of,
+)
 
 # reason of a pod's condition DisruptionTarget, and of a pod itself -> what took it away
 DISRUPTIONS: Mapping[str, str] = {
@@ -85,7 +92,7 @@ def disruption(status: Json) -> str:
 
 
 def _out_of_time(end: _End) -> Failure | None:
-    if end.reason == "DeadlineExceeded" and end.run:
+    if end.reason == "DeadlineExceeded" and begun_at(end.run) is not None:
         return Failure(
             Category.TIMEOUT, "The step ran longer than its timeout", end.reason, end.code,
             "raise timeout=, or do less",

@@ -29,6 +29,8 @@ DIGEST = f"{PREFIX}/digest"  # annotation of the pod: SHA-256 of the manifest th
 RELEASED = f"{PREFIX}/released"  # annotation: the submit is complete
 CANCELLED = f"{PREFIX}/cancelled"  # annotation: somebody asked for the end
 FAILURE = f"{PREFIX}/failure"  # annotation: why the step failed, where its pod cannot tell, as JSON
+RECEIPT_KEPT = f"{PREFIX}/receipt"  # annotation: the receipt that its pod had
+FRAMES_KEPT = f"{PREFIX}/frames"  # annotation: the lines of its log that carry the outcome
 SUCCEEDED = f"{PREFIX}/succeeded"  # annotation: the step had, when what ran on beside it was ended
 QUEUE = "kueue.x-k8s.io/queue-name"
 
@@ -98,7 +100,8 @@ def job_manifest(spec: StepSpec, settings: KubernetesSettings) -> Json:
     template = settings.template()
     pod = merged(template["spec"], _pod(spec, settings, template["spec"]))
     grace_s = pod["terminationGracePeriodSeconds"]
-    pod["activeDeadlineSeconds"] = min(waiting_s, START_IN_POD_S) + timeout_s + grace_s
+    start_s = START_IN_POD_S if spec.start_timeout_s is None else waiting_s
+    pod["activeDeadlineSeconds"] = start_s + timeout_s + grace_s
     step_of(pod)["args"] += ["--receipt-limit", str(_receipt_limit(pod)), "--grace", str(grace_s)]
     return {
         "apiVersion": "batch/v1",
@@ -110,7 +113,7 @@ def job_manifest(spec: StepSpec, settings: KubernetesSettings) -> Json:
             "completions": 1,
             "parallelism": 1,
             "podReplacementPolicy": "Failed",
-            "activeDeadlineSeconds": waiting_s + timeout_s + grace_s,
+            "activeDeadlineSeconds": waiting_s + pod["activeDeadlineSeconds"],
             "ttlSecondsAfterFinished": settings.ttl_seconds_after_finished,
             "template": {
                 "metadata": merged(

@@ -12,7 +12,14 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from airflow_stepop.kubernetes.manifests import CANCELLED, FAILURE, JOB_NAME, QUEUE, SUCCEEDED
+from airflow_stepop.kubernetes.manifests import (
+    CANCELLED,
+    FAILURE,
+    JOB_NAME,
+    QUEUE,
+    RECEIPT_KEPT,
+    SUCCEEDED,
+)
 
 if TYPE_CHECKING:
     from airflow_stepop.kubernetes.cluster import Cluster
@@ -174,6 +181,8 @@ def slim_job(job: Json) -> Json:
     metadata, status = _slim_metadata(job), job.get("status", {})
     given = job["metadata"].get("annotations") or {}
     metadata["annotations"] = {name: given[name] for name in _ANNOTATIONS if name in given}
+    if RECEIPT_KEPT in given:
+        metadata["annotations"][RECEIPT_KEPT] = ""  # whoever reads the outcome asks for all of the Job
     if queue := (job["metadata"].get("labels") or {}).get(QUEUE):
         metadata["labels"] = {QUEUE: queue}
     return {

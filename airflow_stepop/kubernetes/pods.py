@@ -46,13 +46,17 @@ def broken_container(pod: Json | None) -> str | None:
 def receipt_of(pods: Sequence[Json]) -> Mapping[str, Any] | None:
     """Return the receipt that the runner has left as the termination message; ``None`` when there is none."""
     for pod in sorted(pods, key=_created, reverse=True):
-        try:
-            receipt = json.loads(run_of(pod)["message"])
-        except (KeyError, ValueError):
-            continue
-        if isinstance(receipt, dict) and isinstance(receipt.get("digest"), str):
+        if (receipt := receipt_in(run_of(pod).get("message") or "")) is not None:
             return receipt
     return None
+
+
+def receipt_in(text: str) -> Mapping[str, Any] | None:
+    try:
+        receipt = json.loads(text)
+    except ValueError:
+        return None
+    return receipt if isinstance(receipt, dict) and isinstance(receipt.get("digest"), str) else None
 
 
 def run_of(pod: Json | None) -> Json:

@@ -51,7 +51,7 @@ PULLS = ("ErrImagePull", "ImagePullBackOff")
 MAY_PASS = (*PULLS, "ImageInspectError", "CreateContainerError")
 MOUNT_TRIES = 3  # so often a volume may fail to be there: what it needs may be made together with the job
 # what it needs that is an object of the cluster; a driver that is not found is one that is not there yet
-MISSING = re.compile(r'(secret|configmap|persistentvolumeclaim) "[^"]*" not found')
+MISSING = re.compile(r'(secret|configmap|persistentvolumeclaim)s? "[^"]*" not found')
 
 
 def refusal(warned: Sequence[Warned]) -> tuple[Failure | None, str]:
@@ -113,7 +113,10 @@ def _may_start(word: str, message: str, warned: Sequence[Warned]) -> bool:
         return False
     if not is_pull and any(text in message for text in PASSING_STARTS):
         return True
-    tries = sum(one.count for one in warned if one.reason == "Failed" and ("pull" in one.message) == is_pull)
+    failed = [
+        one for one in warned if one.reason == "Failed" and is_pull == ("Failed to pull" in one.message)
+    ]
+    tries = sum(one.count for one in failed if is_pull or "Pull" not in one.message)
     return word in MAY_PASS and tries < TRIES
 
 

@@ -13,7 +13,7 @@ from itertools import chain
 
 from airflow_stepop.job import Failure, JobState, JobStatus
 from airflow_stepop.kubernetes.failures import DISRUPTIONS, disruption, failure_of
-from airflow_stepop.kubernetes.manifests import CANCELLED, FAILURE, QUEUE, SUCCEEDED
+from airflow_stepop.kubernetes.manifests import CANCELLED, FAILURE, QUEUE, RECEIPT_KEPT, SUCCEEDED
 from airflow_stepop.kubernetes.objects import STEP, Json
 from airflow_stepop.kubernetes.pods import (
     begun_at,
@@ -46,6 +46,9 @@ PLACEMENT: Mapping[str, Sequence[str]] = {
 }
 
 
+_REASONS = {FAILURE, CANCELLED, SUCCEEDED}  # annotations that say why a Job ends
+
+
 def status_of(job: Json | None, pods: Sequence[Json]) -> JobStatus:
     """Return where the step stands.
 
@@ -64,6 +67,17 @@ def status_of(job: Json | None, pods: Sequence[Json]) -> JobStatus:
     if (failed := conditions.get("Failed")) and is_true(failed) and not _may_run(pod):
         return _failed(job, pod, failed, run)
     return _unfinished(job, pod, run, *times)
+
+
+def is_over(job: Json) -> bool:
+    """Return whether the Job itself says that it has ended."""
+    conditions = job.get("status", {}).get("conditions") or ()
+    return any(one["type"] in ("Complete", "Failed") and is_true(one) for one in conditions)
+
+
+def has_told(job: Json) -> bool:
+    """Return whether the Job tells how the step ended, whatever becomes of its pod."""
+    return bool({RECEIPT_KEPT, *_REASONS} & set(job["metadata"].get("annotations") or {}))
 
 
 def _without_job(pod: Json | None) -> JobStatus:
@@ -85,13 +99,15 @@ def _may_run(pod: Json | None) -> bool:
 def _unfinished(
     job: Json, pod: Json | None, run: Json, started_at: float | None, finished_at: float | None
 ) -> JobStatus:
-    since = _suspended_since(job)
-    if job["spec"].get("suspend") and (pod is None or since is not None):
+    suspension = _suspension(job)
+    since = seconds_of(suspension.get("lastTransitionTime"))
+    if job["spec"].get("suspend") and (pod is None or is_true(suspension)):
         # Kueue can do that again to one that runs: its pod is being ended
         return JobStatus(JobState.PENDING, None, _suspended_word(job), waits_since=since)
+    if pod is None and _has_counted(job):
+        return JobStatus(JobState.RUNNING, None, "Ending")
     if pod is None:
-        state = JobState.RUNNING if _has_counted(job) else JobState.PENDING
-        return JobStatus(state, None, "Pending" if state is JobState.PENDING else "Ending")
+        return JobStatus(JobState.PENDING, None, "Pending", waits_since=since)
     code = run.get("exitCode")
     if code is not None and (code == 0 or has_company(pod)) and not _is_taken(job, pod):
         # the Job hears of it seconds later; or when all containers of the pod are over, which may be never
@@ -102,13 +118,14 @@ def _unfinished(
     if started_at is not None or run:
         word = trouble or pod.get("status", {}).get("phase", "")
         return JobStatus(JobState.RUNNING, None, word, started_at)
-    return JobStatus(JobState.PENDING, None, trouble or _waiting_word(pod))
+    return JobStatus(JobState.PENDING, None, trouble or _waiting_word(pod), waits_since=since)
 
 
-def _suspended_since(job: Json) -> float | None:
+def _suspension(job: Json) -> Json:
+    """Return the condition that says since when a job is suspended, or no more; empty when there is none."""
     conditions = job.get("status", {}).get("conditions") or ()
-    suspended: Json = next((one for one in conditions if one["type"] == "Suspended" and is_true(one)), {})
-    return seconds_of(suspended.get("lastTransitionTime"))
+    found: Json = next((one for one in conditions if one["type"] == "Suspended"), {})
+    return found
 
 
 def _has_counted(job: Json) -> bool:
@@ -149,7 +166,7 @@ def _is_taken(job: Json, pod: Json) -> bool:
     """Return whether somebody ends the pod, so that how its container ended does not count."""
     annotations = job["metadata"].get("annotations") or {}
     is_ended = "deletionTimestamp" in pod["metadata"] or bool(pod.get("status", {}).get("reason"))
-    return is_ended or bool({FAILURE, CANCELLED, SUCCEEDED} & set(annotations))
+    return is_ended or bool(_REASONS & set(annotations))
 
 
 def _failed(job: Json, pod: Json | None, failed: Json, run: Json) -> JobStatus:
@@ -162,6 +179,8 @@ def _failed(job: Json, pod: Json | None, failed: Json, run: Json) -> JobStatus:
         return JobStatus(JobState.FAILED, Failure.from_json(json.loads(annotations[FAILURE])), word, *times)
     if CANCELLED in annotations:
         return JobStatus(JobState.CANCELLED, None, "cancelled", *times)
+    if RECEIPT_KEPT in annotations:  # its pod had told all, and may be gone now
+        return JobStatus(JobState.FAILED, None, word, *times)
     return JobStatus(JobState.FAILED, failure_of(pod, failed), word, *times)
 
 

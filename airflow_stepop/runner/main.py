@@ -16,6 +16,7 @@ import signal
 import sys
 
 from . import protocol
+from .alarm import Alarm, TimeLimit
 from .failures import RefusedError, StepError, ended
 from .files import make_scratch, quietly, remove_tree
 from .hashing import sha256
@@ -235,47 +236,14 @@ def _check_python(manifest: dict[str, Any]) -> None:
 # -- fork and wait -------------------------------------------------------------------------------------------
 
 
-class _TimeLimit:
-    """Has the step stopped when its time is over: SIGTERM, and SIGKILL after its grace period.
-
-    :param seconds: 0 for no limit
-    """
-
-    def __init__(self, pid: int, seconds: float, grace_s: float) -> None:
-        self.pid, self.seconds, self.grace_s = pid, seconds, grace_s
-        self.is_over = False
-
-    def start(self) -> None:
-        signal.signal(signal.SIGALRM, self._stop)
-        signal.setitimer(signal.ITIMER_REAL, self.seconds)
-
-    def end(self) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-    def _stop(self, signum: int, frame: object) -> None:
-        if self.is_over or self.grace_s <= 0:
-            quietly(os.killpg, self.pid, signal.SIGKILL)
-            quietly(os.kill, self.pid, signal.SIGKILL)
-        else:
-            quietly(os.kill, self.pid, signal.SIGTERM)
-            signal.setitimer(signal.ITIMER_REAL, self.grace_s)
-        self.is_over = True
-
-    def error(self) -> StepError:
-        return StepError(
-            "timeout",
-            f"The step ran longer than its timeout of {self.seconds:g} s and was stopped",
-            "raise timeout, or find out what it waited for",
-        )
-
-
 def _wait(
     pid: int, meter: Meter, helpers: _Helpers, options: dict[str, str]
-) -> tuple[int, Any, list[int], _TimeLimit]:
+) -> tuple[int, Any, list[int], TimeLimit]:
     """Wait for the child and reap orphans; return its status, its usage, its signals and its time limit."""
     forwarded: list[int] = []
-    limit = _TimeLimit(pid, float(options["timeout"]), float(options["grace"]))
-    meter.watch(pid)
+    alarm, limit = Alarm(), TimeLimit(float(options["timeout"]), float(options["grace"]))
+    limit.watch(pid, alarm)
+    meter.watch(pid, alarm)
     helpers.start()
 
     def forward(signum: int, frame: object) -> None:
@@ -285,12 +253,11 @@ def _wait(
     for signum in _FORWARDED:
         signal.signal(signum, forward)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
-    limit.start()
     while True:
         found, status, rusage = os.wait4(-1, 0)
         if found == pid:
             break
-    limit.end()
+    alarm.stop()
     # From here on we only write; being stopped half-way would leave no receipt
     for signum in _FORWARDED:
         signal.signal(signum, signal.SIG_IGN)

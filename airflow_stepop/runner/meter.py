@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 import os
 import resource
-import signal
 import sys
 import time
 
@@ -13,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from .alarm import Alarm
     from .gpu import GpuMeter
 
 FIRST_LOOK_S = 0.5  # most steps are over by then, and cost nothing
@@ -51,20 +51,18 @@ class Meter:
 
     # -- in the parent
 
-    def watch(self, pid: int) -> None:
-        """Look at ``pid`` and everything below it from time to time, until :meth:`stop`."""
+    def watch(self, pid: int, alarm: Alarm) -> None:
+        """Look at ``pid`` and everything below it from time to time, until the alarm is stopped."""
         self._pid = pid
         if os.path.exists(f"/proc/{pid}/statm"):  # Linux
-            signal.signal(signal.SIGALRM, self._look)
-            signal.setitimer(signal.ITIMER_REAL, FIRST_LOOK_S)
+            alarm.call(FIRST_LOOK_S, self._look)
 
     def stop(self) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, signal.SIG_IGN)
         if self._gpu is not None:
             self._gpu.stop()
 
-    def _look(self, signum: int, frame: object) -> None:
+    def _look(self) -> float:
+        """Return the seconds until the next look."""
         began = time.process_time()  # not the time of the clock: on a busy host looks would become rare
         try:
             self._look_at_memory()
@@ -72,7 +70,7 @@ class Meter:
         except Exception:  # noqa: S110 - a measurement that fails must not end the step
             pass
         cost = time.process_time() - began
-        signal.setitimer(signal.ITIMER_REAL, max(LOOK_S, cost / LOOK_SHARE))
+        return max(LOOK_S, cost / LOOK_SHARE)
 
     def _look_at_memory(self) -> None:
         pids = _tree(self._pid)

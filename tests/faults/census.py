@@ -105,6 +105,10 @@ class Census:
         """Return the pods whose step runs."""
         return [pod.found for pod in self._of("pods", run) if pod.is_running]
 
+    def there(self, run):
+        """Return the pods that are there, whatever becomes of them."""
+        return [pod.found for pod in self._of("pods", run) if pod.gone_at is None]
+
     def refused(self, run):
         """Return the pods that their node did not take."""
         pods = self._of("pods", run)

@@ -279,6 +279,22 @@ def test_the_node_is_drained(begin, admin):
     run.settle("The node is drained", log="resubmitting (1 of 3)", generations=2)
 
 
+def test_the_node_is_removed_once_its_steps_are_over(begin, airflow, admin):
+    """As autoscalers do it, while no worker is free to read what came of them."""
+    pool = {"name": "autoscaled", "slots": 16, "description": "", "include_deferred": False}
+    airflow.ask("POST", "pools", json=pool).raise_for_status()
+    run = begin("autoscaled")
+    pods = run.wait_running()
+    airflow.ask("PATCH", "pools/autoscaled", json={**pool, "slots": 0}).raise_for_status()
+    run.wait_state("scheduled", run.steps)
+    for pod in pods:
+        name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+        admin.core.delete_namespaced_pod(name, namespace, grace_period_seconds=0)
+    airflow.wait_for(lambda: not run.census.there(run.run), "pods that are gone", run.tell)
+    airflow.ask("PATCH", "pools/autoscaled", json=pool).raise_for_status()
+    run.settle("The node is removed once the steps are over, before their workers come", log="Submitted: ")
+
+
 @pytest.mark.skipif(not IS_FULL, reason="takes minutes: make faults")
 def test_the_node_is_lost(begin, admin, parts):
     run = begin("node_lost")

@@ -348,6 +348,40 @@ def test_a_result_comes_back_from_a_pod_of_many_containers(hook, submitted):
     assert (found.load() if isinstance(found, StepResult) else found) == result()
 
 
+@pytest.mark.parametrize("size", [10, 20_000, 0])
+def test_a_pod_that_is_gone_after_its_end_has_told_all(hook, submitted, admin, size):
+    """Autoscalers remove a node that runs nothing, with its pods, while the task waits for a worker."""
+
+    def text(size):
+        if not size:
+            raise ValueError("no")
+        return "x" * size
+
+    step, handle = submitted(FunctionCall(function=text, args=[size], kwargs={}, reference=None))
+    ended = wait(hook, handle)
+    hook.secure(handle)
+    admin.delete_namespaced_pod(only_pod(hook, handle), hook.cluster().namespace, grace_period_seconds=0)
+    wait(hook, handle, lambda _: not pods_of(hook, handle))
+    status = wait(hook, handle)
+    assert (status.state, status.failure) == (ended.state, None)
+    outcome = read_outcome(hook.outcome(handle), step.spec.name, step.spec.nonce)
+    if size:
+        found = hand_over(outcome["result"])
+        assert (found.load() if isinstance(found, StepResult) else found) == text(size)
+    else:
+        assert outcome["failure"]["exception"]["qualname"] == "ValueError"
+
+
+def test_a_failure_that_only_the_pod_knew_is_secured(hook, submitted, admin):
+    command = ["python3", "-c", "bytearray(1 << 30)"]
+    _, handle = submitted(command, resources=ResourceSettings(memory="128MiB"))
+    wait(hook, handle, lambda status: status.state.is_terminal and status.native == "BackoffLimitExceeded")
+    hook.secure(handle)
+    admin.delete_namespaced_pod(only_pod(hook, handle), hook.cluster().namespace, grace_period_seconds=0)
+    wait(hook, handle, lambda _: not pods_of(hook, handle))
+    assert wait(hook, handle).failure.category is Category.OOM
+
+
 def test_the_time_limit_of_a_step_begins_when_it_begins(hook, submitted):
     """A node counts the time of a pod from when it took it: images and init containers count there."""
     slow = {"name": "slow", "image": default_image(), "command": ["sleep", "4"]}

@@ -71,7 +71,11 @@ DRIVER = (
         (waiting("CreateContainerError", "context deadline exceeded"), [Warned("Failed", "Error: x", 9)]),
         (waiting("CreateContainerError", 'name "x" is reserved for "y"'), [Warned("Failed", "Error: x", 9)]),
         (waiting("CreateContainerError", "no command specified"), [Warned("Failed", "Error: x", 2)]),
-        (waiting("ErrImagePull", "i/o timeout"), [Warned("Failed", "Failed to pull image", 2)]),
+        (waiting("CreateContainerError", "no"), [Warned("Failed", "Error: ErrImagePull", 9)]),
+        (
+            waiting("ErrImagePull", "i/o timeout"),
+            [Warned("Failed", "Failed to pull image", 2), Warned("Failed", "Error: ErrImagePull", 2)],
+        ),
     ],
 )
 def test_what_a_node_may_get_over_is_waited_for(pod, warned):
@@ -84,6 +88,11 @@ def test_what_a_node_may_get_over_is_waited_for(pod, warned):
         (
             CREATING,
             [Warned("FailedMount", 'MountVolume.SetUp failed: configmap "no" not found', 3)],
+            Category.BAD_CONFIG,
+        ),
+        (
+            CREATING,
+            [Warned("FailedMount", 'failed to get NodeStageSecretRef: secrets "no" not found', 3)],
             Category.BAD_CONFIG,
         ),
         (waiting("CreateContainerConfigError", 'secret "no" not found'), [], Category.BAD_CONFIG),

@@ -55,7 +55,10 @@ FAILED = {
 
 TAKEN = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}
 RUNS = {"name": "step", "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}
-ENDED = {"name": "step", "state": {"terminated": {"exitCode": 137, "reason": "Error"}}}
+AT = "2026-01-01T00:00:00Z"
+ENDED = {"name": "step", "state": {"terminated": {"exitCode": 137, "reason": "Error", "startedAt": AT}}}
+# what a kubelet says of a container that never was, once its pod is over
+NEVER = {"name": "step", "state": {"terminated": {"exitCode": 137, "reason": "ContainerStatusUnknown"}}}
 
 
 def failed(**status):
@@ -96,8 +99,9 @@ def test_an_init_container_that_was_evicted_has_not_failed():
 
 def test_time_that_is_over_before_the_step_began_is_not_its_own():
     waiting = {"name": "step", "state": {"waiting": {"reason": "ContainerCreating"}}}
-    failure = failed(reason="DeadlineExceeded", containerStatuses=[waiting])
-    assert failure.category is Category.START_TIMEOUT
+    for one in (waiting, NEVER):
+        failure = failed(reason="DeadlineExceeded", containerStatuses=[one])
+        assert failure.category is Category.START_TIMEOUT
     assert failed(reason="DeadlineExceeded", containerStatuses=[ENDED]).category is Category.TIMEOUT
 
 
@@ -108,6 +112,10 @@ def test_a_job_that_is_suspended_again_waits_since_then():
     status = status_of(job, [])
     assert status.state is JobState.PENDING
     assert status.waits_since == seconds(at)
+    again = {"conditions": [{**conditions[0], "status": "False"}]}
+    assert status_of({**job, "spec": {}, "status": again}, []).waits_since == seconds(at)
+    placed = {"metadata": {"creationTimestamp": at}, "status": {"phase": "Pending"}}
+    assert status_of({**job, "spec": {}, "status": again}, [placed]).waits_since == seconds(at)
     runs = {"metadata": {"creationTimestamp": at}, "status": {"containerStatuses": [RUNS]}}
     assert status_of({**job, "status": {}}, [runs]).state is JobState.RUNNING, "nobody has ended it yet"
 

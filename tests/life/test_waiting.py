@@ -62,6 +62,7 @@ def test_the_next_time_to_look_is_that_of_the_next_deadline(status, now, left_s)
 def test_deadlines_survive_json():
     deadlines = Deadlines(1.0, None, 3.0)
     assert Deadlines.from_json(deadlines.to_json()) == deadlines
+    assert Deadlines.from_json({**deadlines.to_json(), "of_a_newer_version": 1}) == deadlines
 
 
 def test_the_first_looks_are_quick_and_the_later_ones_are_not():

@@ -57,6 +57,7 @@ later = {"resources": {"limits": {"stepop.test/later": "1"}}}
 fault("secret", (1, 2), (5, 2), settings=later)
 bound = {"pod_template": {"spec": {"nodeName": NODE}}, "node_selector": {"stepop.test/later": "yes"}}
 fault("refused", (2, 1), (5, 1), settings=bound)
+fault("autoscaled", (5, 8), (10, 20), pool="autoscaled")
 fault("namespace", (2, 300), (10, 300), conn_id="kubernetes_doomed", retries=0)
 fault("two", (2, 25), (10, 60))
 fault("etcd", (2, 300), (10, 300), conn_id="kubernetes_token", retries=0)

@@ -1,0 +1,85 @@
+"""The one timer of a process, for all who want to be called; and the time limit of a step."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from .failures import StepError
+from .files import quietly
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Call = Callable[[], float | None]
+
+SOON_S = 0.001  # 0 would turn the timer off
+
+
+class Alarm:
+    """Calls whoever is due, in the main thread and whatever it waits for."""
+
+    def __init__(self) -> None:
+        self._due: list[tuple[float, Call]] = []
+        signal.signal(signal.SIGALRM, self._ring)
+
+    def call(self, after_s: float, call: Call) -> None:
+        """Have ``call`` called once, in so many seconds, and again in as many as it returns."""
+        self._due.append((time.monotonic() + after_s, call))
+        self._set()
+
+    def stop(self) -> None:
+        self._due = []
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+
+    def _ring(self, signum: int, frame: object) -> None:
+        now = time.monotonic()
+        due = [call for at, call in self._due if at <= now]
+        self._due = [(at, call) for at, call in self._due if at > now]
+        for call in due:
+            after_s = call()
+            if after_s is not None:
+                self._due.append((time.monotonic() + after_s, call))
+        self._set()
+
+    def _set(self) -> None:
+        if self._due:
+            left_s = min(at for at, _ in self._due) - time.monotonic()
+            signal.setitimer(signal.ITIMER_REAL, max(left_s, SOON_S))
+
+
+class TimeLimit:
+    """Has the step stopped when its time is over: SIGTERM, and SIGKILL after its grace period.
+
+    :param seconds: 0 for no limit
+    """
+
+    def __init__(self, seconds: float, grace_s: float) -> None:
+        self.seconds, self.grace_s = seconds, grace_s
+        self.is_over = False
+        self._pid = 0
+
+    def watch(self, pid: int, alarm: Alarm) -> None:
+        self._pid = pid
+        if self.seconds:
+            alarm.call(self.seconds, self._stop)
+
+    def error(self) -> StepError:
+        return StepError(
+            "timeout",
+            f"The step ran longer than its timeout of {self.seconds:g} s and was stopped",
+            "raise timeout, or find out what it waited for",
+        )
+
+    def _stop(self) -> float | None:
+        if self.is_over or not self.grace_s:
+            quietly(os.killpg, self._pid, signal.SIGKILL)
+            quietly(os.kill, self._pid, signal.SIGKILL)
+            self.is_over = True
+            return None
+        self.is_over = True
+        quietly(os.kill, self._pid, signal.SIGTERM)
+        return self.grace_s
