@@ -221,9 +221,11 @@ class RemoteStepTrigger(BaseTrigger):
 
     async def _secure(self, hook: StepHook) -> None:
         try:
-            await asyncio.wait_for(asyncio.to_thread(hook.secure, self.handle), SECURE_S)
+            async with asyncio.timeout(SECURE_S):
+                await asyncio.to_thread(hook.secure, self.handle)
         except Exception as error:  # noqa: BLE001, RUF100 - the worker reads the outcome, if it comes in time
-            self.log.warning("The outcome of %s could not be secured: %s", self.handle, error)
+            said = str(error) or type(error).__name__
+            self.log.warning("The outcome of %s could not be secured: %s", self.handle, said)
 
     async def _cancel(self) -> None:
         watcher, handle = self._watcher, self.handle

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.kubernetes.log import PodLog
-from airflow_stepop.kubernetes.manifests import FAILURE, FRAMES_KEPT, RECEIPT_KEPT
+from airflow_stepop.kubernetes.manifests import FAILURE, FRAMES_KEPT, OUTCOME_IN_LOG, RECEIPT_KEPT
 from airflow_stepop.kubernetes.pods import newest, receipt_in, receipt_of
 from airflow_stepop.kubernetes.verdict import is_over
 from airflow_stepop.runner.protocol import FRAME_PREFIX
@@ -17,20 +18,38 @@ if TYPE_CHECKING:
     from airflow_stepop.kubernetes.cluster import Cluster
     from airflow_stepop.kubernetes.objects import Json
 
+log = logging.getLogger(__name__)
+
 MOST_CHARS = 64 << 10  # all annotations of an object together may have 256 KiB
 
 
 def notes_on(cluster: Cluster, job: Json, pods: Sequence[Json], status: JobStatus) -> dict[str, str]:
-    """Return as annotations what the pods of a job tell of a step that is over."""
-    notes, receipt = {}, receipt_of(pods)
-    if status.failure is not None and is_over(job):  # before that, the note would be the reason for its end
+    """Return as annotations what the pods of a job tell of a step that is over.
+
+    Nothing is noted of a pod that is not seen: whoever looks later may find it. A receipt is noted together
+    with the outcome that it stands for, where that is in no other place than the pod's log.
+    """
+    notes: dict[str, str] = {}
+    receipt = receipt_of(pods)
+    if pods and status.failure is not None and is_over(job):  # before that, it would be the reason of the end
         notes[FAILURE] = json.dumps(status.failure.to_json())
-    if receipt is not None:
-        notes[RECEIPT_KEPT] = json.dumps(receipt)
-    if receipt is None or "outcome" in receipt:
+    if receipt is None:
         return notes
-    frames = "\n".join(line for line in PodLog(cluster, newest(pods)).frames() if FRAME_PREFIX in line)
-    return {**notes, FRAMES_KEPT: frames} if 0 < len(frames) <= MOST_CHARS else notes
+    if "outcome" not in receipt and OUTCOME_IN_LOG in job["metadata"]["annotations"]:
+        frames = _frames(cluster, pods)
+        if not 0 < len(frames) <= MOST_CHARS:
+            return notes
+        notes[FRAMES_KEPT] = frames
+    return {**notes, RECEIPT_KEPT: json.dumps(receipt)}
+
+
+def _frames(cluster: Cluster, pods: Sequence[Json]) -> str:
+    try:
+        lines = PodLog(cluster, newest(pods)).frames()
+    except Exception as error:  # noqa: BLE001, RUF100 - its node may be going; the worker may have better luck
+        log.info("The log of a step that is over cannot be read: %s", error)
+        return ""
+    return "\n".join(line for line in lines if FRAME_PREFIX in line)
 
 
 def receipt_kept(job: Json) -> Mapping[str, Any] | None:

@@ -29,6 +29,7 @@ DIGEST = f"{PREFIX}/digest"  # annotation of the pod: SHA-256 of the manifest th
 RELEASED = f"{PREFIX}/released"  # annotation: the submit is complete
 CANCELLED = f"{PREFIX}/cancelled"  # annotation: somebody asked for the end
 FAILURE = f"{PREFIX}/failure"  # annotation: why the step failed, where its pod cannot tell, as JSON
+OUTCOME_IN_LOG = f"{PREFIX}/outcome-in-log"  # annotation: what the receipt has no room for is printed
 RECEIPT_KEPT = f"{PREFIX}/receipt"  # annotation: the receipt that its pod had
 FRAMES_KEPT = f"{PREFIX}/frames"  # annotation: the lines of its log that carry the outcome
 SUCCEEDED = f"{PREFIX}/succeeded"  # annotation: the step had, when what ran on beside it was ended
@@ -45,6 +46,7 @@ ENV_DIGEST = "STEPOP_DIGEST"
 START_S = 7 * 86400
 # a kubelet counts the time of a pod from when it took it: for so long images and init containers may take
 START_IN_POD_S = 3600
+LONGEST_DEADLINE_S = 2**31 - 1  # of a pod
 GRACE_S = 30  # between SIGTERM and SIGKILL
 
 _LABEL = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
@@ -94,6 +96,7 @@ def job_manifest(spec: StepSpec, settings: KubernetesSettings) -> Json:
             **settings.annotations,
             LABELS: json.dumps(dict(spec.labels), sort_keys=True),
             RESULTS: spec.result_uri,
+            **({OUTCOME_IN_LOG: "true"} if settings.outcome_in_log else {}),
         },
     }
     waiting_s = math.ceil(spec.start_timeout_s) if spec.start_timeout_s is not None else START_S
@@ -101,7 +104,7 @@ def job_manifest(spec: StepSpec, settings: KubernetesSettings) -> Json:
     pod = merged(template["spec"], _pod(spec, settings, template["spec"]))
     grace_s = pod["terminationGracePeriodSeconds"]
     start_s = START_IN_POD_S if spec.start_timeout_s is None else waiting_s
-    pod["activeDeadlineSeconds"] = start_s + timeout_s + grace_s
+    pod["activeDeadlineSeconds"] = min(start_s + timeout_s + grace_s, LONGEST_DEADLINE_S)
     step_of(pod)["args"] += ["--receipt-limit", str(_receipt_limit(pod)), "--grace", str(grace_s)]
     return {
         "apiVersion": "batch/v1",

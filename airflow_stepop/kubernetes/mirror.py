@@ -16,6 +16,7 @@ from airflow_stepop.kubernetes.manifests import (
     CANCELLED,
     FAILURE,
     JOB_NAME,
+    OUTCOME_IN_LOG,
     QUEUE,
     RECEIPT_KEPT,
     SUCCEEDED,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 STREAM_S = 45  # the server ends the stream then, and another one goes on: a silent line is noticed
 SILENCE_S = STREAM_S + 15.0  # nothing for so long: the other end is not there any more
 IDLE_S = 90.0  # nobody has asked for so long: nobody reads on
-_ANNOTATIONS = (CANCELLED, FAILURE, SUCCEEDED)
+_ANNOTATIONS = (CANCELLED, FAILURE, OUTCOME_IN_LOG, SUCCEEDED)
 _JOB_STATUS = ("conditions", "failed", "succeeded", "uncountedTerminatedPods")
 
 

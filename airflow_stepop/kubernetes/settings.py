@@ -229,10 +229,15 @@ def _check_template(metadata: Json, spec: Json) -> None:
         raise StepConfigError(
             f"pod_template has restartPolicy={policy!r}: leave it out, the task's retries= is for that"
         )
-    if spec.get("terminationGracePeriodSeconds") == 0:
+    grace_s = spec.get("terminationGracePeriodSeconds", 1)
+    if grace_s == 0:
         raise StepConfigError(
             "pod_template has terminationGracePeriodSeconds=0, with which a cluster forgets a pod before it "
             "has ended, so that a step could run twice: use 1 or more"
+        )
+    if type(grace_s) is not int or grace_s < 0:
+        raise StepConfigError(
+            f"pod_template has terminationGracePeriodSeconds={grace_s!r}: it must be a number of seconds"
         )
 
 

@@ -179,7 +179,8 @@ def _failed(job: Json, pod: Json | None, failed: Json, run: Json) -> JobStatus:
         return JobStatus(JobState.FAILED, Failure.from_json(json.loads(annotations[FAILURE])), word, *times)
     if CANCELLED in annotations:
         return JobStatus(JobState.CANCELLED, None, "cancelled", *times)
-    if RECEIPT_KEPT in annotations:  # its pod had told all, and may be gone now
+    is_there = pod is not None and "deletionTimestamp" not in pod["metadata"]
+    if RECEIPT_KEPT in annotations and not is_there:  # its pod had told all
         return JobStatus(JobState.FAILED, None, word, *times)
     return JobStatus(JobState.FAILED, failure_of(pod, failed), word, *times)
 

@@ -212,6 +212,8 @@ spec:
         ({"pod_template": {"activeDeadlineSeconds": 5, "hostNetwork": True}}, "timeout= is the limit"),
         ({"pod_template": {"restartPolicy": "Always"}}, "restartPolicy='Always': .* retries="),
         ({"pod_template": {"terminationGracePeriodSeconds": 0}}, "run twice: use 1 or more"),
+        ({"pod_template": {"terminationGracePeriodSeconds": None}}, "must be a number of seconds"),
+        ({"pod_template": {"terminationGracePeriodSeconds": "60"}}, "='60': it must be a number of seconds"),
         ({"termination_grace_period_seconds": 0}, "greater than or equal to 1"),
         ({"pod_template": {"spec": {"volumes": [{"emptyDir": {}}]}}}, "volumes .* an entry has no 'name'"),
         (

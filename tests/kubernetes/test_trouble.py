@@ -11,8 +11,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from airflow_stepop.hooks.kubernetes import KubernetesStepHook
+from airflow_stepop.job import Category, Failure, JobState, JobStatus
 from airflow_stepop.kubernetes import cluster as cluster_module
 from airflow_stepop.kubernetes.cluster import ClusterError, message_of
+from airflow_stepop.kubernetes.kept import notes_on
+from airflow_stepop.kubernetes.manifests import FAILURE, OUTCOME_IN_LOG, RECEIPT_KEPT
 
 
 class Server(ThreadingHTTPServer):
@@ -150,3 +153,37 @@ def test_two_at_once_at_the_counter_of_a_quota_is_no_object_of_that_name(server,
     assert KubernetesStepHook().is_passing(raised.value)
     server.answer = {"reason": "AlreadyExists"}
     assert cluster.create("jobs", {}) is None
+
+
+FAILED = {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}
+RECEIPT = json.dumps({"protocol": 1, "digest": "d", "size": 9000})
+OOM = JobStatus(JobState.FAILED, Failure(Category.OOM, "The step ran out of memory"))
+
+
+def ended(annotations):
+    """Return a job that has failed, and its pod, whose outcome is not in its receipt."""
+    run = {"exitCode": 1, "message": RECEIPT, "startedAt": "2026-01-01T00:00:00Z"}
+    container = {"name": "step", "state": {"terminated": run}}
+    pod = {"metadata": {"name": "p"}, "status": {"phase": "Failed", "containerStatuses": [container]}}
+    return {"metadata": {"annotations": annotations}, "status": {"conditions": [FAILED]}}, pod
+
+
+@pytest.mark.parametrize("status", [500, 404])
+def test_an_outcome_in_a_log_that_cannot_be_read_is_not_taken_for_secured(server, cluster, status):
+    server.status = status
+    job, pod = ended({OUTCOME_IN_LOG: "true"})
+    assert notes_on(cluster, job, [pod], OOM).keys() == {FAILURE}
+    assert notes_on(cluster, job, [pod], JobStatus(JobState.FAILED)) == {}
+    assert server.asked[status] == 2
+
+
+def test_of_an_outcome_in_the_store_the_receipt_is_enough(server, cluster):
+    job, pod = ended({})
+    assert notes_on(cluster, job, [pod], JobStatus(JobState.FAILED)).keys() == {RECEIPT_KEPT}
+    assert not server.asked
+
+
+def test_of_a_pod_that_is_not_seen_nothing_is_noted(cluster):
+    """It may not have been heard of yet: what others find later counts."""
+    job, _ = ended({OUTCOME_IN_LOG: "true"})
+    assert notes_on(cluster, job, [], OOM) == {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_stepop.job import Category, JobState
+from airflow_stepop.kubernetes.manifests import RECEIPT_KEPT
 from airflow_stepop.kubernetes.pods import seconds
 from airflow_stepop.kubernetes.verdict import status_of
 
@@ -103,6 +104,15 @@ def test_time_that_is_over_before_the_step_began_is_not_its_own():
         failure = failed(reason="DeadlineExceeded", containerStatuses=[one])
         assert failure.category is Category.START_TIMEOUT
     assert failed(reason="DeadlineExceeded", containerStatuses=[ENDED]).category is Category.TIMEOUT
+
+
+def test_a_note_of_the_receipt_counts_when_the_pod_is_gone():
+    oom = {"name": "step", "state": {"terminated": {"exitCode": 1, "reason": "OOMKilled", "startedAt": AT}}}
+    pod = {"metadata": {"creationTimestamp": AT}, "status": {"phase": "Failed", "containerStatuses": [oom]}}
+    job = {"metadata": {"annotations": {RECEIPT_KEPT: ""}}, "spec": {}, "status": {"conditions": [FAILED]}}
+    assert status_of(job, [pod]).failure.category is Category.OOM
+    assert status_of(job, []).failure is None
+    assert status_of({**job, "metadata": {}}, []).failure.category is Category.PREEMPTED
 
 
 def test_a_job_that_is_suspended_again_waits_since_then():
