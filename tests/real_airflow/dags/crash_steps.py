@@ -196,4 +196,4 @@ class Broken:
     """Deadlines of no version."""
 
     def to_json(self):
-        return {"bogus": 1}
+        return ["bogus"]
