@@ -133,8 +133,12 @@ class RemoteStepTrigger(BaseTrigger):
         **_: Any,  # arguments of a newer version: the triggerer may be older than the worker
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.handle = JobHandle.from_json(handle)
-        self.deadlines = Deadlines.from_json(deadlines)
+        try:
+            self.handle = JobHandle.from_json(handle)
+            self.deadlines = Deadlines.from_json(deadlines)
+        except Exception as error:
+            # a triggerer takes a TypeError for a trigger that cannot be made, and dies of anything else
+            raise TypeError(f"these are no arguments of {type(self).__name__}: {error}") from error
         self.poll_interval = poll_interval
         self.waiter = dict(waiter)
         self.log_limit = log_limit

@@ -81,3 +81,13 @@ def test_a_job_that_is_over_is_told_a_moment_after_the_deferral(hook, monkeypatc
     event = asyncio.run(first())
     assert event.payload["reason"] == "finished"
     assert time.time() - begin >= 0.99
+
+
+@pytest.mark.parametrize(
+    "damaged", [{"handle": {"backend": 1}}, {"deadlines": ["bogus"]}, {"deadlines": None}]
+)
+def test_damaged_arguments_are_an_error_of_which_no_triggerer_dies(damaged):
+    """Airflow's triggerer takes a TypeError for a trigger that cannot be made; anything else ends it."""
+    _, given = make().serialize()
+    with pytest.raises(TypeError, match="no arguments of RemoteStepTrigger"):
+        RemoteStepTrigger(**{**given, **damaged})
