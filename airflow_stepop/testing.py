@@ -511,6 +511,5 @@ class HookContract:
         if status.failure is not None:
             category: str = status.failure.category
         else:
-            outcome = read_outcome(hook.outcome(handle), late.spec.name, late.spec.nonce)
-            category = outcome["failure"]["category"]
+            category = self.result(hook, late, handle)["failure"]["category"]
         assert category == Category.TIMEOUT

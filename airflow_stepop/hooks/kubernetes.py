@@ -285,8 +285,7 @@ class KubernetesStepHook(StepHook):
         if job["spec"].get("suspend"):
             cluster.delete("jobs", metadata["name"], metadata["uid"])
             return
-        has_reason = {FAILURE, CANCELLED, SUCCEEDED} & set(metadata.get("annotations") or {})
-        if not has_reason:
+        if not verdict.has_reason(job):
             body = {"metadata": {"annotations": dict(annotations)}, "spec": {"activeDeadlineSeconds": 1}}
             cluster.patch("jobs", metadata["name"], body)
 

@@ -16,6 +16,7 @@ from airflow_stepop.kubernetes.pods import (
     NEVER_BEGUN,
     begun_at,
     broken_container,
+    condition_of,
     containers_of,
     is_true,
     run_of,
@@ -82,12 +83,11 @@ def failure_of(pod: Json | None, failed: Json) -> Failure | None:
     return next((found for judge in _JUDGES if (found := judge(end)) is not None), None)
 
 
-def disruption(status: Json) -> str:
+def disruption(pod: Json | None) -> str:
     """Return what took a pod away, a word of the cluster; empty when nothing did."""
-    for condition in status.get("conditions") or ():
-        if condition["type"] == "DisruptionTarget" and is_true(condition):
-            return str(condition.get("reason", "DisruptionTarget"))
-    reason = str(status.get("reason", ""))
+    if is_true(target := condition_of(pod, "DisruptionTarget")):
+        return str(target.get("reason", "DisruptionTarget"))
+    reason = str((pod or {}).get("status", {}).get("reason", ""))
     return reason if reason in DISRUPTIONS else ""
 
 
@@ -120,7 +120,7 @@ def _refused(end: _End) -> Failure | None:
 
 def _taken_away(end: _End) -> Failure | None:
     """Of a pod that exceeds a limit of its own a kubelet says ``Evicted`` alone, and no disruption."""
-    taken = disruption(end.status)
+    taken = disruption(end.pod)
     if not taken and end.reason == "Evicted":
         return Failure(
             Category.BAD_CONFIG, f"The step used more disk than it may: {end.message}".rstrip(": "),

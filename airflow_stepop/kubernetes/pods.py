@@ -76,8 +76,14 @@ def containers_of(pod: Json) -> list[tuple[str, Json]]:
     return [(one["name"], one) for one in every]
 
 
-def is_true(condition: Json | None) -> bool:
-    return condition is not None and condition.get("status") == "True"
+def condition_of(found: Json | None, kind: str) -> Json:
+    """Return a condition of a Job or a pod; empty when it has none of that kind."""
+    conditions = (found or {}).get("status", {}).get("conditions") or ()
+    return next((one for one in conditions if one["type"] == kind), {})
+
+
+def is_true(condition: Json) -> bool:
+    return bool(condition.get("status") == "True")
 
 
 def begun_at(run: Json) -> float | None:

@@ -17,6 +17,7 @@ from airflow_stepop.kubernetes.manifests import CANCELLED, FAILURE, QUEUE, RECEI
 from airflow_stepop.kubernetes.objects import STEP, Json
 from airflow_stepop.kubernetes.pods import (
     begun_at,
+    condition_of,
     containers_of,
     has_begun,
     has_ended,
@@ -46,9 +47,6 @@ PLACEMENT: Mapping[str, Sequence[str]] = {
 }
 
 
-_REASONS = {FAILURE, CANCELLED, SUCCEEDED}  # annotations that say why a Job ends
-
-
 def status_of(job: Json | None, pods: Sequence[Json]) -> JobStatus:
     """Return where the step stands.
 
@@ -59,25 +57,29 @@ def status_of(job: Json | None, pods: Sequence[Json]) -> JobStatus:
     if job is None:
         return _without_job(pod)
     run = run_of(pod)
-    conditions = {one["type"]: one for one in job.get("status", {}).get("conditions") or ()}
+    failed = condition_of(job, "Failed")
     times = begun_at(run), seconds_of(run.get("finishedAt"))
-    if is_true(conditions.get("Complete")):
+    if is_true(condition_of(job, "Complete")):
         return JobStatus(JobState.SUCCEEDED, None, "Complete", *times)
     # before Kubernetes 1.31 a Job whose deadline has passed is over earlier than its pod
-    if (failed := conditions.get("Failed")) and is_true(failed) and not _may_run(pod):
+    if is_true(failed) and not _may_run(pod):
         return _failed(job, pod, failed, run)
     return _unfinished(job, pod, run, *times)
 
 
 def is_over(job: Json) -> bool:
     """Return whether the Job itself says that it has ended."""
-    conditions = job.get("status", {}).get("conditions") or ()
-    return any(one["type"] in ("Complete", "Failed") and is_true(one) for one in conditions)
+    return is_true(condition_of(job, "Complete")) or is_true(condition_of(job, "Failed"))
+
+
+def has_reason(job: Json) -> bool:
+    """Return whether the Job says why it ends, or has ended."""
+    return bool({FAILURE, CANCELLED, SUCCEEDED} & set(job["metadata"].get("annotations") or {}))
 
 
 def has_told(job: Json) -> bool:
     """Return whether the Job tells how the step ended, whatever becomes of its pod."""
-    return bool({RECEIPT_KEPT, *_REASONS} & set(job["metadata"].get("annotations") or {}))
+    return has_reason(job) or RECEIPT_KEPT in (job["metadata"].get("annotations") or {})
 
 
 def _without_job(pod: Json | None) -> JobStatus:
@@ -99,7 +101,7 @@ def _may_run(pod: Json | None) -> bool:
 def _unfinished(
     job: Json, pod: Json | None, run: Json, started_at: float | None, finished_at: float | None
 ) -> JobStatus:
-    suspension = _suspension(job)
+    suspension = condition_of(job, "Suspended")
     since = seconds_of(suspension.get("lastTransitionTime"))
     if job["spec"].get("suspend") and (pod is None or is_true(suspension)):
         # Kueue can do that again to one that runs: its pod is being ended
@@ -119,13 +121,6 @@ def _unfinished(
         word = trouble or pod.get("status", {}).get("phase", "")
         return JobStatus(JobState.RUNNING, None, word, started_at)
     return JobStatus(JobState.PENDING, None, trouble or _waiting_word(pod), waits_since=since)
-
-
-def _suspension(job: Json) -> Json:
-    """Return the condition that says since when a job is suspended, or no more; empty when there is none."""
-    conditions = job.get("status", {}).get("conditions") or ()
-    found: Json = next((one for one in conditions if one["type"] == "Suspended"), {})
-    return found
 
 
 def _has_counted(job: Json) -> bool:
@@ -152,21 +147,19 @@ def _trouble_of(pod: Json) -> str:
     The cluster cannot know whether a pod goes on whose node is silent, and neither can we: no other one is
     begun before the node has confirmed its end, or is removed.
     """
-    status = pod.get("status", {})
     is_ended = "deletionTimestamp" in pod["metadata"]
-    ready: Json = next((one for one in status.get("conditions") or () if one["type"] == "Ready"), {})
+    ready = condition_of(pod, "Ready")
     if ready.get("status") == "False" and not ready.get("reason"):  # a kubelet always gives one
         then = "; its pod is to be removed, once the node is back or is deleted" if is_ended else ""
         return f"NodeNotReady: its node does not answer since {ready['lastTransitionTime']}{then}"
-    taken = disruption(status) if is_ended else ""
+    taken = disruption(pod) if is_ended else ""
     return f"Terminating: {DISRUPTIONS.get(taken, taken)}" if taken else ""
 
 
 def _is_taken(job: Json, pod: Json) -> bool:
     """Return whether somebody ends the pod, so that how its container ended does not count."""
-    annotations = job["metadata"].get("annotations") or {}
     is_ended = "deletionTimestamp" in pod["metadata"] or bool(pod.get("status", {}).get("reason"))
-    return is_ended or bool(_REASONS & set(annotations))
+    return is_ended or has_reason(job)
 
 
 def _failed(job: Json, pod: Json | None, failed: Json, run: Json) -> JobStatus:
@@ -186,10 +179,10 @@ def _failed(job: Json, pod: Json | None, failed: Json, run: Json) -> JobStatus:
 
 
 def _waiting_word(pod: Json) -> str:
-    for condition in pod.get("status", {}).get("conditions") or ():
-        if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            said = f"{condition.get('reason', '')}: {condition.get('message', '')}".strip(": ")
-            return f"{said} (see {', '.join(asked)})" if (asked := _asked_for(said)) else said
+    placed = condition_of(pod, "PodScheduled")
+    if placed.get("status") == "False":
+        said = f"{placed.get('reason', '')}: {placed.get('message', '')}".strip(": ")
+        return f"{said} (see {', '.join(asked)})" if (asked := _asked_for(said)) else said
     for _, container in containers_of(pod):
         waiting = (container.get("state") or {}).get("waiting")
         if waiting:

@@ -75,11 +75,10 @@ class TimeLimit:
         )
 
     def _stop(self) -> float | None:
-        if self.is_over or not self.grace_s:
+        has_been_told, self.is_over = self.is_over, True
+        if has_been_told or not self.grace_s:
             quietly(os.killpg, self._pid, signal.SIGKILL)
             quietly(os.kill, self._pid, signal.SIGKILL)
-            self.is_over = True
             return None
-        self.is_over = True
         quietly(os.kill, self._pid, signal.SIGTERM)
         return self.grace_s
