@@ -17,6 +17,9 @@ from typing import Any
 
 PAGE = Path(__file__).parents[1] / "docs" / "backends" / "kubernetes.md"
 NAME = "airflow-stepop"
+# nobody listens there, so that each pull is refused at once; a name would have to be looked up, which is slow
+# where no DNS answers (a minute), and a kubelet pulls one image after the other
+NO_IMAGE = "127.0.0.1:1/nothing:1"
 
 
 @contextmanager

@@ -135,7 +135,7 @@ def test_the_worker_is_killed(at_once, point):
 
 
 def test_the_image_is_not_there(at_once):
-    at_once["image"].settle("The image is not there", state="failed", log="registry.invalid/nothing:1")
+    at_once["image"].settle("The image is not there", state="failed", log=cluster.NO_IMAGE)
 
 
 def test_the_secret_is_deleted_before_the_start(at_once):

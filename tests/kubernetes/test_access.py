@@ -22,6 +22,7 @@ from airflow_stepop.kubernetes.access import (
 )
 from airflow_stepop.kubernetes.quantities import amount_of
 from airflow_stepop.trial import TASK, try_step
+from tests.cluster import NO_IMAGE
 
 pytestmark = pytest.mark.timeout(200)
 PAGE = Path(__file__).parents[2] / "docs" / "backends" / "kubernetes.md"
@@ -313,10 +314,10 @@ def test_a_step_is_run_and_leaves_nothing(admin, kubernetes_namespace):
 
 
 def test_a_step_whose_image_is_not_there(admin, kubernetes_namespace):
-    (found,) = try_step(KubernetesStepHook(), "tests", "registry.invalid/nothing:1", 120)
+    (found,) = try_step(KubernetesStepHook(), "tests", NO_IMAGE, 120)
     assert not found.is_ok
     assert found.message.startswith("image_pull: ")
-    assert "registry.invalid/nothing:1" in found.message
+    assert NO_IMAGE in found.message
     assert "image_pull_secrets" in found.fix
     assert until(lambda: nothing_is_left(kubernetes_namespace, admin))
 

@@ -17,7 +17,7 @@ from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.results import StepResult
 from airflow_stepop.store import open_store
 from airflow_stepop.testing import make_step
-from tests.cluster import offer, only_node
+from tests.cluster import NO_IMAGE, offer, only_node
 
 pytestmark = pytest.mark.timeout(200)
 PATIENCE_S = 120
@@ -53,11 +53,11 @@ def test_out_of_memory(hook, submitted):
 
 def test_an_image_that_is_not_there_is_known_soon(hook, submitted):
     began = time.monotonic()
-    _, handle = submitted(["true"], image="registry.invalid/nothing:1")
+    _, handle = submitted(["true"], image=NO_IMAGE)
     status = wait(hook, handle)
     assert status.state is JobState.FAILED
     assert status.failure.category is Category.IMAGE_PULL
-    assert "registry.invalid/nothing:1" in status.failure.summary
+    assert NO_IMAGE in status.failure.summary
     assert time.monotonic() - began < 90
 
 
@@ -543,6 +543,7 @@ def test_a_queue_starts_a_job_stops_it_and_starts_it_again(hook, submitted):
     assert hook.status([handle])[handle].state is JobState.PENDING
     suspend(False)
     wait(hook, handle, lambda status: status.state is JobState.RUNNING)
+    time.sleep(1.1)  # the API's times are whole seconds
     suspend(True)
     status = wait(hook, handle, lambda status: status.native.startswith("Suspended"))
     assert status.state is JobState.PENDING

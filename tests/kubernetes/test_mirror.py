@@ -10,6 +10,7 @@ from airflow_stepop.hooks.kubernetes import KubernetesStepHook
 from airflow_stepop.job import JobState
 from airflow_stepop.kubernetes import mirror, verdict, warnings
 from airflow_stepop.testing import make_step
+from tests.cluster import NO_IMAGE
 
 pytestmark = pytest.mark.timeout(120)
 PATIENCE_S = 60
@@ -142,7 +143,7 @@ def test_what_no_look_needs_is_no_change(jobs):
 
 def test_what_the_warnings_may_tell_more_of_is_told_again(jobs, monkeypatch):
     hook, handles = jobs
-    step = make_step(["true"], image="registry.invalid/no/such:image", settings=AT_ONCE)
+    step = make_step(["true"], image=NO_IMAGE, settings=AT_ONCE)
     broken = hook.submit(step.spec, step.payload)
     monkeypatch.setattr(warnings, "PAUSE_S", 0.2)
     try:
