@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ NAME = "airflow-stepop"
 # nobody listens there, so that each pull is refused at once; a name would have to be looked up, which is slow
 # where no DNS answers (a minute), and a kubelet pulls one image after the other
 NO_IMAGE = "127.0.0.1:1/nothing:1"
+HEARD_S = 60  # of a change, until every part of a cluster has
 
 
 @contextmanager
@@ -31,6 +33,7 @@ def namespace() -> Iterator[str]:
     api = client.CoreV1Api()
     name = f"stepop-tests-{uuid.uuid4().hex[:8]}"
     api.create_namespace({"metadata": {"name": name}})
+    until_heard(lambda: "default" in [one.metadata.name for one in accounts(api, name)])  # a pod needs one
     variable = "AIRFLOW_CONN_KUBERNETES_DEFAULT"
     extra = {"kube_config": json.dumps(kubeconfig(name)), "namespace": name}
     os.environ[variable] = json.dumps({"conn_type": "kubernetes", "extra": extra})
@@ -39,6 +42,32 @@ def namespace() -> Iterator[str]:
     finally:
         del os.environ[variable]
         api.delete_namespace(name)
+
+
+def accounts(core: Any, namespace: str) -> list[Any]:
+    return list(core.list_namespaced_service_account(namespace).items)
+
+
+def until_heard(has_happened: Callable[[], object]) -> None:
+    """Wait for a part of the cluster that hears of a change a moment later."""
+    end = time.monotonic() + HEARD_S
+    while not has_happened():
+        assert time.monotonic() < end, f"not within {HEARD_S} s"
+        time.sleep(0.1)
+
+
+def may(of: str, verb: str, resource: str, namespace: str = "") -> bool:
+    """Return whether the account of the namespace ``of`` may do that; everywhere, when none is named.
+
+    :param resource: with its API group, as in ``jobs.batch``
+    """
+    from kubernetes import client
+
+    name, _, group = resource.partition(".")
+    what = {"verb": verb, "resource": name, "group": group, "namespace": namespace}
+    spec = {"user": f"system:serviceaccount:{of}:{NAME}", "resourceAttributes": what}
+    review = client.AuthorizationV1Api().create_subject_access_review({"spec": spec})
+    return bool(review.status.allowed)
 
 
 def now() -> str:
@@ -78,6 +107,7 @@ def allow(namespace: str, of: str) -> None:
     reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": NAME}
     binding = {"metadata": {"name": NAME}, "roleRef": reference, "subjects": [subject]}
     rbac.create_namespaced_role_binding(namespace, binding)
+    until_heard(lambda: may(of, "create", "jobs.batch", namespace))
 
 
 def new_token(name: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.s3 import S3Server, started
 
@@ -22,6 +23,15 @@ for name in [name for name in os.environ if name.startswith("AIRFLOW")]:
     del os.environ[name]
 os.environ["AIRFLOW_HOME"] = HOME
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+
+# a busy machine draws slowly
+settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+)
+settings.load_profile("busy")
+
+# servers of tests are on this host
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 
 # A shell starts what runs in its background without Ctrl-C, and every process below inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from airflow_stepop.resources import ResourceSettings, parse_size
@@ -87,12 +87,6 @@ def test_a_failed_step_is_not_told_that_less_would_do():
 
 
 # -- for any numbers
-
-# a busy machine draws slowly
-settings.register_profile(
-    "busy", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
-)
-settings.load_profile("busy")
 
 sizes = st.integers(min_value=1, max_value=2**50)
 seconds = st.floats(min_value=0, max_value=1e7)

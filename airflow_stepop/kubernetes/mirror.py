@@ -30,7 +30,7 @@ STREAM_S = 45  # the server ends the stream then, and another one goes on: a sil
 SILENCE_S = STREAM_S + 15.0  # nothing for so long: the other end is not there any more
 IDLE_S = 90.0  # nobody has asked for so long: nobody reads on
 _ANNOTATIONS = (CANCELLED, FAILURE, OUTCOME_IN_LOG, SUCCEEDED)
-_JOB_STATUS = ("conditions", "failed", "succeeded", "uncountedTerminatedPods")
+_JOB_STATUS = ("active", "conditions", "failed", "succeeded", "uncountedTerminatedPods")
 
 
 class Mirror:

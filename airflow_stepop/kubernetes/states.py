@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -59,7 +59,7 @@ class States:
     def looks(self, names: Sequence[str]) -> Mapping[str, Look]:
         """Return how each job stands, by its name."""
         jobs, pods = self._objects(names)
-        found = {name: _look(jobs.get(name), pods.get(name, ())) for name in names}
+        found = {name: _look(job, pods.get(name, ())) for name, job in self._not_older(jobs, pods, names)}
         waiting = {name: of for name, look in found.items() if (of := _waiting(look)) is not None}
         self._held_up |= waiting.keys()
         warned = self._warnings.of(set(waiting.values())) if waiting else {}
@@ -77,6 +77,17 @@ class States:
         """Return a job and its pods with all that the cluster has of them."""
         job = self._cluster.get("jobs", name)
         return job, self._pods_of([name]).get(name, ()) if job is not None else ()
+
+    def _not_older(
+        self, jobs: Mapping[str, Json], pods: Mapping[str, Sequence[Json]], names: Sequence[str]
+    ) -> Iterator[tuple[str, Json | None]]:
+        """Yield each job. One with a pod that is not there any more was read before its pod ended and was
+        removed: as it was, the step would never have begun, which may be too late by now.
+        """
+        for name in names:
+            job = jobs.get(name)
+            is_older = job is not None and not pods.get(name) and verdict.has_made_pod(job)
+            yield name, self._cluster.get("jobs", name) if is_older else job
 
     def _objects(self, names: Sequence[str]) -> tuple[Mapping[str, Json], Mapping[str, Sequence[Json]]]:
         if len(names) <= FEW and not self._mirror.is_read:

@@ -72,6 +72,11 @@ def is_over(job: Json) -> bool:
     return is_true(condition_of(job, "Complete")) or is_true(condition_of(job, "Failed"))
 
 
+def has_made_pod(job: Json) -> bool:
+    """Return whether the Job says that it has a pod which is not over."""
+    return bool(job.get("status", {}).get("active"))
+
+
 def has_reason(job: Json) -> bool:
     """Return whether the Job says why it ends, or has ended."""
     return bool({FAILURE, CANCELLED, SUCCEEDED} & set(job["metadata"].get("annotations") or {}))

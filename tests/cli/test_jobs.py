@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -109,12 +110,15 @@ def test_logs(stepop, ran):
     assert stepop("logs", name, "--follow").out == said.out
 
 
-def test_logs_of_a_running_job(stepop, jobs, instance):
+def test_logs_of_a_running_job(stepop, jobs, instance, tmp_path):
     """Without ``--follow`` the command ends with what is there; with it, with the job."""
-    handle = jobs.submit(instance("quiet"), "sh", "-c", "echo one; sleep 3; echo two")
+    go = tmp_path / "go"
+    script = f"echo one; until test -e {go}; do sleep 0.1; done; echo two"
+    handle = jobs.submit(instance("quiet"), "sh", "-c", script)
     while not stepop("logs", handle.name).out:
         pass
     assert stepop("logs", handle.name).out == "one\n"
+    threading.Timer(2, go.touch).start()
     assert stepop("logs", handle.name, "--follow").out == "one\ntwo\n"
 
 

@@ -280,7 +280,7 @@ def test_full_when_the_supervisor_starts(bench, small_disk):
 def test_full_while_the_step_prints_and_ends(bench, small_disk):
     """The lines are lost and counted; the outcome and the last state are not."""
     bench.folder = bench.hook._folder_given = disk = small_disk("3m")
-    code = f"head -c 4m /dev/zero > {disk}/fill; seq 1000; rm {disk}/fill; echo last"
+    code = f"head -c 4m /dev/zero > {disk}/fill; seq 1000; sleep 2; rm {disk}/fill; echo last"
     handle, status = bench.run(bench.step(["sh", "-c", code]))
     assert status.state is JobState.SUCCEEDED, status
     assert bench.hook.outcome(handle).data

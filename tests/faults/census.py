@@ -110,9 +110,13 @@ class Census:
         return [pod.found for pod in self._of("pods", run) if pod.gone_at is None]
 
     def refused(self, run):
-        """Return the pods that their node did not take."""
+        """Return the map indexes whose pods their node did not take."""
         pods = self._of("pods", run)
-        return [pod.found for pod in pods if pod.found["status"]["phase"] == "Failed" and not pod.times[0]]
+        return {
+            int(pod.labels["airflow-stepop/map-index"])
+            for pod in pods
+            if pod.found["status"]["phase"] == "Failed" and not pod.times[0]
+        }
 
     def jobs(self, run):
         return [job.found for job in self._of("jobs", run)]

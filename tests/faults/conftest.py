@@ -31,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
-            item.add_marker(pytest.mark.timeout(3600 if IS_FULL else 600))
+            item.add_marker(pytest.mark.timeout(3600 if IS_FULL else 900))
 
 
 def needs(variable: str, how: str) -> str:
@@ -120,7 +120,7 @@ def connections(namespaces, configs, proxy, token_config) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def airflow(tmp_path_factory, connections, admin) -> Iterator[deployment.Deployment]:
     needs(deployment.POSTGRES, deployment.GET_POSTGRES)
-    env = {**connections, "AIRFLOW__STEPOP__CAPACITY_PAUSE": "4"}
+    env = {**connections, "AIRFLOW__STEPOP__CAPACITY_PAUSE": "10"}
     env["STEPOP_TEST_NODE"] = cluster.only_node(admin.core)
     if IS_FULL:
         env["STEPOP_FAULTS_FULL"] = "1"

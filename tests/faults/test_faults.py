@@ -40,11 +40,19 @@ SLOT = "stepop.test/slot"
 LATER = "stepop.test/later"
 
 
+def is_due(name):
+    return IS_FULL or name not in LONG
+
+
 def evict(admin, pod):
     metadata = {"name": pod["metadata"]["name"], "namespace": pod["metadata"]["namespace"]}
     admin.core.create_namespaced_pod_eviction(
         *metadata.values(), {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
     )
+
+
+def remove(admin, pod):
+    admin.core.delete_namespaced_pod(pod["metadata"]["name"], pod["metadata"]["namespace"])
 
 
 def has_status(status, call):
@@ -68,7 +76,7 @@ def preempt(airflow, admin, namespaces):
     """Make a pod of a higher priority that wants the one slot of the node, for a moment."""
     name, made = "stepop-faults", []
 
-    def act(pod):
+    def act(admin, pod):
         admin.scheduling.create_priority_class({"metadata": {"name": name}, "value": 1000})
         made.append(namespaces["default"])
         container = {
@@ -100,19 +108,19 @@ def at_once(begin, admin, preempt):
     cluster.offer(admin.core, node, SLOT, "1")
     cluster.offer(admin.core, node, LATER, None)
     admin.core.patch_node(node, {"metadata": {"labels": {LATER: None}}})
-    names = [*TAKEN, "secret", "image", "refused", *(f"killed_{point}" for point in KILLED)]
-    runs = {name: begin(name) for name in names}
-    for pod in runs["evicted"].wait_running():
-        evict(admin, pod)
-    for pod in runs["deleted"].wait_running():
-        admin.core.delete_namespaced_pod(pod["metadata"]["name"], pod["metadata"]["namespace"])
-    for pod in runs["preempted"].wait_running():
-        preempt(pod)
+    killed = {f"killed_{point}": begin(f"killed_{point}") for point in KILLED if is_due(point)}
+    runs = {**killed, "image": begin("image"), "secret": begin("secret")}
+    for way, take in {"evicted": evict, "deleted": remove, "preempted": preempt}.items():
+        if is_due(way):
+            runs[way] = begin(way)  # one after the other: their steps do not run for ever
+            for pod in runs[way].wait_running():
+                take(admin, pod)
     secret = runs["secret"]
     secret.wait_state("deferred", secret.steps)
     for job in secret.wait_jobs(secret.steps):
         admin.core.delete_namespaced_secret(job["metadata"]["name"], job["metadata"]["namespace"])
     cluster.offer(admin.core, node, LATER, "100")
+    runs["refused"] = begin("refused")
     runs["refused"].wait_refused()
     admin.core.patch_node(node, {"metadata": {"labels": {LATER: "yes"}}})
     yield runs
@@ -121,14 +129,14 @@ def at_once(begin, admin, preempt):
     admin.core.patch_node(node, {"metadata": {"labels": {LATER: None}}})
 
 
-@pytest.mark.parametrize("way", [way for way in TAKEN if IS_FULL or way not in LONG])
+@pytest.mark.parametrize("way", list(filter(is_due, TAKEN)))
 def test_the_pod_is_taken_away(at_once, way):
     """The step is submitted again, and no retry is spent."""
     title, log = TAKEN[way]
     at_once[way].settle(title, log=log, generations=2)
 
 
-@pytest.mark.parametrize("point", [one for one in KILLED if IS_FULL or one not in LONG])
+@pytest.mark.parametrize("point", list(filter(is_due, KILLED)))
 def test_the_worker_is_killed(at_once, point):
     when, log = KILLED[point]
     at_once[f"killed_{point}"].settle(f"The worker is killed (`kill -9`) {when}", log=log, retries=1)

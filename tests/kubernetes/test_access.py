@@ -24,7 +24,7 @@ from airflow_stepop.kubernetes.quantities import amount_of
 from airflow_stepop.trial import TASK, try_step
 from tests.cluster import NO_IMAGE
 
-pytestmark = pytest.mark.timeout(200)
+pytestmark = pytest.mark.timeout(300)
 PAGE = Path(__file__).parents[2] / "docs" / "backends" / "kubernetes.md"
 NAME = "airflow-stepop"
 
@@ -186,7 +186,7 @@ def test_a_missing_verb_is_named_and_can_be_granted(admin, kubernetes_namespace)
 
 def until(happens):
     """Return what ``happens`` returns as soon as it is something: a Role does not count at once."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not (found := happens()):
         assert time.monotonic() < end
         time.sleep(0.2)
@@ -314,7 +314,7 @@ def test_a_step_is_run_and_leaves_nothing(admin, kubernetes_namespace):
 
 
 def test_a_step_whose_image_is_not_there(admin, kubernetes_namespace):
-    (found,) = try_step(KubernetesStepHook(), "tests", NO_IMAGE, 120)
+    (found,) = try_step(KubernetesStepHook(), "tests", NO_IMAGE, 180)
     assert not found.is_ok
     assert found.message.startswith("image_pull: ")
     assert NO_IMAGE in found.message
@@ -327,7 +327,8 @@ def test_a_step_that_waits_is_given_up_in_the_cluster_s_own_words(admin, kuberne
     from airflow_stepop.resources import ResourceSettings
 
     monkeypatch.setattr(trial, "ResourceSettings", lambda: ResourceSettings(cpu_count=100))
-    (found,) = try_step(KubernetesStepHook(), "tests", None, 5)
-    assert found.message.startswith("start_timeout: the step had not begun after 5 s")
-    assert "Insufficient cpu" in found.message
+    (found,) = try_step(KubernetesStepHook(), "tests", None, 20)
+    assert found.message.startswith("start_timeout: the step had not begun after 20 s")
+    # another test may have tainted the node at that moment
+    assert re.search(r"Insufficient cpu|untolerated taint", found.message)
     assert until(lambda: nothing_is_left(kubernetes_namespace, admin))

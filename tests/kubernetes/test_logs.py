@@ -84,7 +84,7 @@ def test_lines_that_the_node_has_rotated_away_are_named(hook, submitted, rotated
     script = f"""
 import time
 print("first", flush=True)
-time.sleep(3)
+time.sleep(15)
 for _ in range({rotated_at_bytes} // 100_000 + 10):
     print("x" * 100_000)
 print("filled", flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from contextlib import suppress
 
 import pytest
 
@@ -58,6 +59,7 @@ def begin(core, pod):
         {"type": kind, "status": "True", "lastTransitionTime": now()} for kind in ("Ready", "ContainersReady")
     ]
     status = {"phase": "Running", "conditions": conditions, "containerStatuses": [container]}
+    say_ready(core, pod["spec"]["nodeName"])  # or the node controller may have been here before
     core.patch_namespaced_pod_status(*named(pod), {"status": status})
 
 
@@ -90,16 +92,20 @@ def steps(hook, submitted, core, node):
     def make(count):
         handles.extend(submitted(["sleep", "600"], settings=settings)[1] for _ in range(count))
         for handle in handles:
+            say_ready(core, node)
             wait(
                 hook, handle, lambda _, one=handle: (pod_of(hook, one) or {}).get("spec", {}).get("nodeName")
             )
         return handles
 
     yield make
+    from kubernetes.client.exceptions import ApiException
+
     for handle in handles:
         pod = pod_of(hook, handle)
         if pod is not None:
-            core.delete_namespaced_pod(*named(pod), grace_period_seconds=0)
+            with suppress(ApiException):  # the cluster may remove it at the same moment
+                core.delete_namespaced_pod(*named(pod), grace_period_seconds=0)
 
 
 def pod_of(hook, handle):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
 
@@ -12,7 +11,7 @@ from airflow_stepop.hooks.kubernetes import KubernetesStepHook
 from airflow_stepop.job import JobState, StepSpec
 from airflow_stepop.kubernetes.cluster import Cluster, ClusterError
 from airflow_stepop.testing import make_step
-from tests.cluster import NAME, allow
+from tests.cluster import NAME, allow, may, until_heard
 
 pytestmark = pytest.mark.timeout(120)
 AT_ONCE = {"termination_grace_period_seconds": 1}
@@ -43,10 +42,11 @@ def sees_all(kubernetes_namespace):
     subject = {"kind": "ServiceAccount", "name": NAME, "namespace": kubernetes_namespace}
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}
     rbac.create_cluster_role_binding({"metadata": {"name": name}, "roleRef": role, "subjects": [subject]})
-    time.sleep(0.5)  # until the authorizer has heard of it
+    until_heard(lambda: may(kubernetes_namespace, "list", "jobs.batch"))
     yield
     rbac.delete_cluster_role_binding(name)
     rbac.delete_cluster_role(name)
+    until_heard(lambda: not may(kubernetes_namespace, "list", "jobs.batch"))
 
 
 @pytest.fixture

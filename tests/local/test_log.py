@@ -264,6 +264,7 @@ def flood(path: str, count: int, log: LogWriter | None = None) -> LogWriter:
 # -- disks
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_full_disk_loses_lines_and_says_how_many(path: str) -> None:
     """No record is half there; when there is room again, the log says what is missing."""
     pid = os.fork()

@@ -96,7 +96,7 @@ class CrashedTask:
         """Wait until the triggerer that runs now has the trigger, and not one that was killed before."""
         dag_id, run_id, task_id = self.where
         folder = self.airflow.home / "logs" / f"dag_id={dag_id}" / f"run_id={run_id}" / f"task_id={task_id}"
-        began = Path(f"/proc/{self.airflow.processes['triggerer'].pid}").stat().st_mtime
+        began = time.time() - self.airflow.age_s("triggerer")
 
         def is_watched() -> bool:
             return any(log.stat().st_mtime > began for log in folder.glob("*.trigger.*"))

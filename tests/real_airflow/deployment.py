@@ -134,6 +134,8 @@ class Deployment:
             "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "6",
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "5",
+            "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "120",
+            "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "180",
             "AIRFLOW__STEPOP__DEPLOYMENT": "tests",
             "AIRFLOW__STEPOP__POLL_INTERVAL": "0.5",
             "STEPOP_TEST_MARKS": str(self.marks),
@@ -405,6 +407,10 @@ class Deployment:
         """
         return [pid for pid in self.pids(mark) if is_alive(pid)]
 
+    def age_s(self, name: str) -> float:
+        """Return for how long a component has been running."""
+        return time.monotonic() - self._began[name]
+
     def wait_for(
         self,
         is_there: Callable[[], bool],
@@ -452,6 +458,13 @@ def processes_with(nonce: str) -> Iterator[int]:
         with contextlib.suppress(OSError):
             if f"STEPOP_NONCE={nonce}".encode() in environ.read_bytes():
                 yield int(environ.parent.name)
+
+
+def parent_of(pid: int) -> int:
+    """Return 0 of a process that is gone."""
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
+    return 0
 
 
 def fresh_home(path: Path) -> Path:

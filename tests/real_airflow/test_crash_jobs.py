@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-from pathlib import Path
 
 import pytest
+
+from tests.real_airflow.deployment import parent_of
 
 GROUP = "The other side is killed with `kill -9`"
 WAYS = {"running": "the task waits in the worker", "deferred": "the task is deferred"}
@@ -29,10 +30,6 @@ def runner_of(airflow, task):
     supervisor = supervisor_of(airflow, task)
     (runner,) = [pid for pid in airflow.processes_of(*task.where) if parent_of(pid) == supervisor]
     return runner
-
-
-def parent_of(pid):
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
 
 
 def step_of(airflow, task):

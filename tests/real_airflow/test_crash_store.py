@@ -33,7 +33,8 @@ def run(airflow, crashed, s3_server):
         task.touch("let")
     writing.touch("go")
     time.sleep(AWAY_S)
-    for task in (submitting, fetching, writing):
+    for task, phase in ((submitting, "submitting"), (fetching, "fetching"), (writing, "writing")):
+        task.wait_for_log(PHASES[phase][1])
         assert airflow.state(*task.where) == "running"
     airflow.line.mend()
     return run

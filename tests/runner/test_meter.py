@@ -154,6 +154,7 @@ def nvidia_smi(tmp_path):
 
 
 TWO = "printf '0, GPU-aa, 1024\\n1, GPU-bb, 2048\\n'"
+FIRST_LOOK_S = 0.4  # it comes 0.5 s after the start
 SLEEP = "\ndef f():\n    time.sleep(2.2)\n"
 # until it was asked, and several looks longer: the answer is read at the next one
 ASKED = """
@@ -162,7 +163,7 @@ def f():
     end = time.monotonic() + 60
     while not os.path.exists(asked) and time.monotonic() < end:
         time.sleep(0.05)
-    time.sleep(4)
+    time.sleep(6)
 """
 
 
@@ -214,5 +215,6 @@ def test_a_step_without_gpus_asks_nobody(folder, nvidia_smi, tmp_path, visible):
 
 
 def test_a_short_step_asks_nobody(folder, nvidia_smi, tmp_path):
-    usage(folder, "\ndef f():\n    pass\n", env=nvidia_smi(TWO))
-    assert not (tmp_path / "asked").exists()
+    used = usage(folder, "\ndef f():\n    pass\n", env=nvidia_smi(TWO))
+    is_short = used["wall_s"] < FIRST_LOOK_S  # on a busy machine even that may take longer
+    assert not (is_short and (tmp_path / "asked").exists())

@@ -100,7 +100,7 @@ def test_there_and_back(steps, bucket, any_python, tmp_path):
     assert "left out of the checkpoint: out is no file" in done.stderr
     assert "left out of the checkpoint: pipe is no file" in done.stderr
     assert not (first.path / "in" / protocol.CHECKPOINT).exists()
-    look = "find . | sort && cat a/in absolute/one && stat -c %a a/b/one && readlink absolute"
+    look = "find . | LC_ALL=C sort && cat a/in absolute/one && stat -c %a a/b/one && readlink absolute"
     done = steps(*shell(look)).run(any_python, env={**os.environ, "TMPDIR": str(tmp_path)})
     names = [".", "./a", "./a/b", "./a/b/one", "./a/in", "./absolute", "./empty", "./ä name"]
     assert done.stdout.split("\n") == [*names, "1", "1", "750", "a/b", ""], done.stderr

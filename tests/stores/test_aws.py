@@ -129,6 +129,10 @@ def test_a_connection_that_does_not_exist():
 
 def test_no_credentials_at_all(monkeypatch, provider):
     """Nothing in the environment, and no machine of a cloud."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, os.devnull)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(StepConfigError, match="give keys or a role to the connection aws_default"):
         open_store("s3://bucket/prefix").put_new("x", b"")

@@ -155,9 +155,10 @@ def test_killed_in_the_middle_of_an_upload_the_last_one_stays(gated, gate, tmp_p
     assert gated.run(FIND)[1].endswith("first")
 
 
-def test_a_store_that_is_away_for_some_seconds_is_waited_for(gated, gate):
-    handle = gated.start("sleep 1; echo late > state; exit 3")
+def test_a_store_that_is_away_for_some_seconds_is_waited_for(gated, gate, tmp_path):
+    handle = gated.start(f"until test -e {tmp_path}/go; do sleep 0.1; done; echo late > state; exit 3")
     gate.shut()
+    (tmp_path / "go").touch()
     time.sleep(4)
     assert not gated.hook.status([handle])[handle].state.is_terminal, "it waits"
     gate.open()
@@ -167,9 +168,10 @@ def test_a_store_that_is_away_for_some_seconds_is_waited_for(gated, gate):
     assert gated.end(gated.hook.submit(spec, payload))[1].endswith("late")
 
 
-def test_a_store_that_is_away_while_the_step_runs_is_told_about(gated, gate):
-    handle = gated.start("sleep 1; echo late > state; sleep 600")
+def test_a_store_that_is_away_while_the_step_runs_is_told_about(gated, gate, tmp_path):
+    handle = gated.start(f"until test -e {tmp_path}/go; do sleep 0.1; done; echo late > state; sleep 600")
     gate.shut()
+    (tmp_path / "go").touch()
     gated.wait_for(lambda: "the checkpoint could not be saved" in gated.log(handle))
     gate.open()
     gated.wait_for(lambda: "the checkpoint is saved again" in gated.log(handle), 150)

@@ -35,10 +35,10 @@ for point in POINTS:
 fault("triggerer", (2, 15), (10, 60))
 # one is to run on until each of the troubles has come once
 fault("proxy", (10, 25), (200, 4), conn_id="kubernetes_proxy")
-fault("api_server", (3, 12), (20, 90))
+fault("api_server", (3, 30), (20, 90))
 fault("kubelet", (3, 12), (20, 90))
 for name in ("evicted", "deleted"):
-    fault(name, (2, 20), (5, 120))
+    fault(name, (2, 30), (5, 120))
 for name in ("drained", "node_lost"):
     fault(name, (2, 12), (5, 40))
 lost = [
@@ -56,8 +56,8 @@ fault("quota_jobs", (5, 2), (50, 2), conn_id="kubernetes_full_jobs")
 later = {"resources": {"limits": {"stepop.test/later": "1"}}}
 fault("secret", (1, 2), (5, 2), settings=later)
 bound = {"pod_template": {"spec": {"nodeName": NODE}}, "node_selector": {"stepop.test/later": "yes"}}
-fault("refused", (2, 1), (5, 1), settings=bound)
-fault("autoscaled", (5, 8), (10, 20), pool="autoscaled")
+fault("refused", (1, 1), (5, 1), settings=bound)
+fault("autoscaled", (3, 25), (10, 20), pool="autoscaled")
 fault("namespace", (2, 300), (10, 300), conn_id="kubernetes_doomed", retries=0)
 fault("two", (2, 25), (10, 60))
 fault("etcd", (2, 300), (10, 300), conn_id="kubernetes_token", retries=0)

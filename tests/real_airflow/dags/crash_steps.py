@@ -18,7 +18,7 @@ from airflow_stepop import RemoteStepOperator
 from airflow_stepop.exceptions import QuotaError
 
 MARKS = Path(os.environ.get("STEPOP_TEST_MARKS", "/nonexistent"))
-HOLD_LIMIT_S = 240
+HOLD_LIMIT_S = 900
 
 SCRIPT = """
 exec 9> "$STEPOP_TEST_MARK.lock"
@@ -159,7 +159,7 @@ class NoRoom(CrashStep):
     :param breaks: whether the trigger of its first pause breaks
     """
 
-    def __init__(self, *, pause_s: float = 3, breaks: bool = False, **kwargs):
+    def __init__(self, *, pause_s: float = 8, breaks: bool = False, **kwargs):
         self.pause_s, self.breaks = pause_s, breaks
         super().__init__(deferrable=True, **kwargs)
 

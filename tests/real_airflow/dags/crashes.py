@@ -20,9 +20,9 @@ with DAG("crash_users", schedule=None):
     for way, arguments in WAYS.items():
         for what in ("failed", "success", "cleared", "cleared_twice"):
             CrashStep(task_id=f"{what}_{way}", **arguments)
-        CrashStep(task_id=f"out_of_time_{way}", execution_timeout=timedelta(seconds=30), **arguments)
+        CrashStep(task_id=f"out_of_time_{way}", execution_timeout=timedelta(seconds=50), **arguments)
         CrashStep(task_id=f"cleared_after_{way}", **arguments)
-    CrashStep(task_id="out_of_time_submitting", execution_timeout=timedelta(seconds=15), hold_at="submitting")
+    CrashStep(task_id="out_of_time_submitting", execution_timeout=timedelta(seconds=30), hold_at="submitting")
     CrashStep(task_id="failed_submitting", hold_at="submitting")
     CrashStep(task_id="failed_submitted", hold_at="submitted")
     Asking(task_id="failed_asking")
@@ -31,7 +31,7 @@ with DAG("crash_users", schedule=None):
 with DAG("crash_scheduler", schedule=None):  # a run in which nobody clears a task
     CrashStep(task_id="taken_for_dead")
 
-with DAG("crash_run_timeout", schedule=None, dagrun_timeout=timedelta(seconds=40)):
+with DAG("crash_run_timeout", schedule=None, dagrun_timeout=timedelta(seconds=75)):
     for way, arguments in WAYS.items():
         CrashStep(task_id=way, **arguments)
 

@@ -23,8 +23,8 @@ def first():
     def deferred(data):
         print("hello from the deferred step", flush=True)
         subprocess.run(["sh", "-c", "echo hello from its child >&2"], check=True)
-        time.sleep(2)
-        print("two seconds later")
+        time.sleep(4)
+        print("seconds later")
         return {"sum": sum(data)}
 
     @task

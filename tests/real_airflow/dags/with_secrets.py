@@ -23,7 +23,7 @@ def command(task_id: str, script: str, **options) -> None:
 
 with DAG("with_secrets", schedule=None):
     command("good", f'while test ! -e "{MARKS}/secrets_go.$RUN"; do sleep 0.1; done', deferrable=True)
-    command("killed", "sleep 100", retries=0)
+    command("killed", "sleep 600", retries=0)
 
     @task.remote_step(secrets=SECRETS, keep="always")
     def bad():

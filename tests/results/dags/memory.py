@@ -19,7 +19,7 @@ with DAG("memory", schedule=None):
         data = bytearray(mib * 1024 * 1024)
         for at in range(0, len(data), 4096):
             data[at] = 1
-        time.sleep(1)  # long enough to be seen
+        time.sleep(2)  # long enough to be seen
         return len(data)
 
     once = {"on_oom": MoreMemory(cap="1GiB", factor=4)}
