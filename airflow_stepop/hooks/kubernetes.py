@@ -67,6 +67,8 @@ from airflow_stepop.transfer import input_files
 DEFAULT_CONN_ID = "kubernetes_default"
 SECRET_BYTES = 1 << 20  # of all values together: https://kubernetes.io/docs/concepts/configuration/secret/
 OWN_BYTES = 160 << 10  # of it, the runner with all its features, and addresses
+# what the API server says of a quota -> what that means
+FULL = {"exceeded quota": "is used up", "status unknown for quota": "is not counted yet"}
 ELSEWHERE = ". The step's settings name this namespace: it needs the Role of the documentation, too"
 
 
@@ -131,10 +133,9 @@ class KubernetesStepHook(StepHook):
                 self._release(cluster, job, payload, spec, settings)
         except Exception as error:
             said = message_of(error)
-            if status_of(error) == 403 and "exceeded quota" in said:
-                raise QuotaError(
-                    f"the quota of namespace {cluster.namespace!r} is used up: {said}"
-                ) from error
+            full = [word for text, word in FULL.items() if status_of(error) == 403 and text in said]
+            if full:
+                raise QuotaError(f"the quota of namespace {cluster.namespace!r} {full[0]}: {said}") from error
             if status_of(error) in (400, 403, 404, 422):  # 404: it has no such namespace
                 where = "" if cluster.namespace == self.cluster().namespace else ELSEWHERE
                 raise StepConfigError(f"{_refused(error, cluster)}: {said}{where}") from None
