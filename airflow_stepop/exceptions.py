@@ -7,7 +7,7 @@
     │   ├── BackendNotFoundError     no backend of that name
     │   ├── BackendNotInstalledError known backend whose extra is missing
     │   ├── UnsupportedError         a resource or option that this backend cannot honour
-    │   └── WrongHostError           a local job or a folder store of another host
+    │   └── WrongHostError           a job or a folder store of another host or cluster
     ├── PayloadError                 the function or an argument cannot be sent
     ├── QuotaError                   the service takes no further job now; the same submit may succeed later
     ├── StoreError                   the store cannot be read or written
@@ -46,7 +46,7 @@ class UnsupportedError(StepConfigError):
 
 
 class WrongHostError(StepConfigError):
-    """A local job, or a file of a folder store, that only another host can see."""
+    """A job, or a file of a folder store, that only another host or another cluster can see."""
 
 
 class PayloadError(StepopError):

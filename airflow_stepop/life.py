@@ -18,6 +18,7 @@ from airflow_stepop.job import (
     Category,
     Failure,
     JobHandle,
+    JobState,
     JobStatus,
     OutcomeReport,
     Payload,
@@ -293,7 +294,7 @@ class StepLife:
         start_timeout_s = self.request.start_timeout_s
         start = begun + start_timeout_s if start_timeout_s is not None else None
         run_s = self.request.timeout_s * OVERDUE_FACTOR + OVERDUE_S
-        return Deadlines(execution, start, run_s, start_timeout_s)
+        return Deadlines(execution, start, run_s, start_timeout_s, begun)
 
     def status(self, handle: JobHandle) -> JobStatus:
         hook = self._hook_of(handle)
@@ -386,7 +387,17 @@ class StepLife:
     def _give_up(self, handle: JobHandle, reason: Reason, word: str) -> Collected:
         self._cancel(handle)
         self.wait_until_over(handle, STOP_LIMIT_S)
+        if reason.goes_by_status and (made := self._result(handle)) is not None:
+            return made
         return Collected({"failure": self._with_tail(given_up(reason, word), handle)})
+
+    def _result(self, handle: JobHandle) -> Collected | None:
+        """Return what a step has returned after all, while it was given up; ``None`` when it has not."""
+        status = self._last_status(handle)
+        if status is None or status.state is not JobState.SUCCEEDED:
+            return None
+        collected = self._collect(handle, status)
+        return None if "failure" in collected.data else collected
 
     def _collect(self, handle: JobHandle, status: JobStatus) -> Collected:
         try:

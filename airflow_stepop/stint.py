@@ -260,13 +260,13 @@ class Stint:
         status, cursor, clock = None, None, Clock()
         while True:
             try:
-                status = hook.status([handle])[handle]
+                now = status = hook.status([handle])[handle]
                 chunk = None if task_log.is_full else hook.logs({handle: cursor}).get(handle)
                 pause_s = pace.after_success()
             except (StepConfigError, IntegrityError):  # asking again cannot help
                 raise
             except Exception as error:  # noqa: BLE001, RUF100 - an API error is never a job state
-                chunk, pause_s = None, pace.after_error()
+                now, chunk, pause_s = None, None, pace.after_error()
                 self.log.warning("No news of %s (%s); asking again in %.0f s", handle, error, pause_s)
             if chunk is not None:
                 task_log.write(chunk.lines)
@@ -274,7 +274,7 @@ class Stint:
                 pause_s = min(pause_s, LOG_POLL_S) if chunk.lines else pause_s
             self.observer.saw(status)
             self._word = status.native if status is not None else ""
-            if reason := deadlines.reason(status, clock.now()):
+            if reason := deadlines.reason(now, clock.now()):
                 if reason is Reason.FINISHED:
                     self._write_rest(task_log, cursor)
                 return reason

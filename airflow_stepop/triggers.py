@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_stepop.exceptions import IntegrityError, StepConfigError
-from airflow_stepop.job import JobHandle, LogLine
+from airflow_stepop.job import JobHandle, JobStatus, LogLine
 from airflow_stepop.observe import Observer
 from airflow_stepop.registry import create_hook
 from airflow_stepop.tasklog import TaskLog, configured_limit
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 LONGEST_PAUSE_S = 300.0  # deadlines are looked at this often whatever is heard: a host may have slept
 FIRST_QUESTION_S = 30.0  # after the first trigger of a triggerer began
 HOLD_S = 1.0  # a trigger that fires sooner can overtake the end of its own deferral, which costs a try
+INSIST_S = (0.5, 1.0, 2.0, 4.0, 6.0)  # pauses between the tries of an end that a user asked for
+LOOK_AGAIN_S = 15.0  # between two looks at a job that seems to be late
 SECURE_S = 10.0  # so long a task may wait for its outcome to be secured; it is there already
 LINES_AT_ONCE = 50  # written to the log before another trigger of this triggerer gets its turn
 
@@ -66,6 +68,17 @@ async def _write(task_log: TaskLog, lines: Sequence[LogLine]) -> None:
     for first in range(0, len(lines), LINES_AT_ONCE):
         task_log.write(lines[first : first + LINES_AT_ONCE])
         await asyncio.sleep(0)
+
+
+async def _insist(log: Any, do: Callable[[], Awaitable[Any]]) -> Any:
+    """Do what nobody will come back for. Airflow gives it 30 seconds: ``[triggerer] on_kill_timeout``."""
+    for pause_s in INSIST_S:
+        try:
+            return await do()
+        except Exception as error:  # noqa: BLE001, RUF100 - of whatever kind: the last one is raised
+            log.warning("%s; trying again in %.1f s", error, pause_s)
+            await asyncio.sleep(pause_s)
+    return await do()
 
 
 class _FirstQuestion:
@@ -185,7 +198,7 @@ class RemoteStepTrigger(BaseTrigger):
         self._watcher = watcher = await watcher_for((backend, conn_id, self.handle.scope), make)
         async with watcher.subscribe(self.handle, self.poll_interval) as subscription:
             task_log = TaskLog(self.log, watcher.hook, self.handle, limit)
-            reason, error = await self._until_over(subscription, task_log)
+            reason, error = await self._until_over(watcher, subscription, task_log)
             if reason.is_deadline:
                 self.log.warning("%s: %s; it is being cancelled", self.handle, reason.value)
                 await self._cancel()
@@ -196,13 +209,16 @@ class RemoteStepTrigger(BaseTrigger):
                 await self._drain(subscription, task_log)
         return reason, error
 
-    async def _until_over(self, subscription: Subscription, task_log: TaskLog) -> tuple[Reason, str]:
+    async def _until_over(
+        self, watcher: Watcher, subscription: Subscription, task_log: TaskLog
+    ) -> tuple[Reason, str]:
         clock = Clock()
         observer = Observer(self.waiter, self.log if self.debug else None, self.log)
-        update = Update()
+        update, pause_s = Update(), LONGEST_PAUSE_S
         while True:
             left_s = self.deadlines.next_after(update.status, clock.now())
-            update = await subscription.next(min(left_s or LONGEST_PAUSE_S, LONGEST_PAUSE_S))
+            update = await subscription.next(min(left_s or pause_s, pause_s))
+            pause_s = LONGEST_PAUSE_S
             await _write(task_log, update.lines)
             subscription.wants_more = not task_log.is_full
             observer.saw(update.status)
@@ -210,13 +226,28 @@ class RemoteStepTrigger(BaseTrigger):
                 raise update.error  # the worker goes by the handle of the record
             if update.error is not None:
                 return Reason.UNREACHABLE, str(update.error)
-            if reason := self.deadlines.reason(update.status, clock.now()):
-                return reason, update.status.native if reason.is_deadline and update.status else ""
+            reason, status = self.deadlines.reason(update.status, clock.now()), update.status
+            if reason is not None and reason.goes_by_status:
+                status = await self._look(watcher.hook)  # what is known may be old: the API was away, say
+                reason = self.deadlines.reason(status, clock.now())
+                pause_s = LOOK_AGAIN_S
+            if reason is not None:
+                return reason, status.native if reason.is_deadline and status else ""
+
+    async def _look(self, hook: StepHook) -> JobStatus | None:
+        """Return how the job stands now; ``None`` while that cannot be had."""
+        try:
+            return await asyncio.to_thread(hook.look, self.handle)
+        except Exception as error:  # noqa: BLE001, RUF100 - an API error is never a job state
+            self.log.warning("%s seems to be late, and cannot be looked at: %s", self.handle, error)
+            return None
 
     async def _drain(self, subscription: Subscription, task_log: TaskLog) -> None:
         """Write what the job printed since the last look; missing lines do not change the result."""
-        await _write(task_log, (await subscription.next(0)).lines)
+        subscription.wants_more = False  # whoever reads its log now would read from the same place
+        lines = (await subscription.next(0)).lines
         rest = task_log.rest(subscription.cursor)
+        await _write(task_log, lines)
         try:
             while lines := await asyncio.to_thread(next, rest, ()):
                 await _write(task_log, lines)
@@ -250,9 +281,9 @@ class RemoteStepTrigger(BaseTrigger):
 
         if self._has_fired:
             return
-        state = await sync_to_async(task_state)(self.waiter)
+        state = await _insist(self.log, lambda: sync_to_async(task_state)(self.waiter))
         if state == "deferred":
             self.log.info("%s goes on: the task is still deferred (the trigger moves elsewhere)", self.handle)
             return
         self.log.info("The task is %s: cancelling %s", state, self.handle)
-        await self._cancel()
+        await _insist(self.log, self._cancel)

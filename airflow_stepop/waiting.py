@@ -25,6 +25,11 @@ class Reason(StrEnum):
     PAUSED = "paused"  # there is no job yet: it is time to submit again
 
     @property
+    def goes_by_status(self) -> bool:
+        """Whether another status could mean that the job is not late."""
+        return self in (Reason.START_TIMEOUT, Reason.OVERDUE)
+
+    @property
     def is_deadline(self) -> bool:
         return self in (Reason.EXECUTION_TIMEOUT, Reason.START_TIMEOUT, Reason.OVERDUE)
 
@@ -36,6 +41,7 @@ class Deadlines:
     :param execution: Airflow's limit for the task, seconds since the epoch
     :param start: by when the step must have begun, seconds since the epoch
     :param start_s: how long it may wait for that, seconds: counts anew when its service makes it wait again
+    :param submitted: when the job was, seconds since the epoch
     :param run_s: longest run time with a margin: its own service should have ended the job before, seconds
     """
 
@@ -43,6 +49,7 @@ class Deadlines:
     start: float | None = None
     run_s: float | None = None
     start_s: float | None = None
+    submitted: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -84,7 +91,8 @@ class Deadlines:
     def _overdue(self, status: JobStatus | None) -> float | None:
         if self.run_s is None or status is None or status.started_at is None:
             return None
-        return status.started_at + self.run_s
+        # a step cannot have begun before it was submitted, whatever the clock of its machine says
+        return max(status.started_at, self.submitted or 0.0) + self.run_s
 
 
 class Clock:

@@ -111,6 +111,13 @@ class StepHook(BaseHook, ABC):
         :raises IntegrityError: a handle is damaged; the caller asks for each alone
         """
 
+    def look(self, handle: JobHandle) -> JobStatus:
+        """Return how one job stands now, by the service's own word and from no memory.
+
+        Asked for before a job is ended that seems to be late; raises as :meth:`status` does.
+        """
+        return self.status([handle])[handle]
+
     @abstractmethod
     def logs(self, cursors: Mapping[JobHandle, Cursor]) -> Mapping[JobHandle, LogChunk]:
         """Return the lines since each cursor, bounded; a job with nothing new may be left out."""

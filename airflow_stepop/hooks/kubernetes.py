@@ -17,7 +17,13 @@ from functools import cached_property
 from typing import Any
 
 from airflow_stepop.connections import extra_of
-from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, QuotaError, StepConfigError
+from airflow_stepop.exceptions import (
+    IntegrityError,
+    OutcomeLostError,
+    QuotaError,
+    StepConfigError,
+    WrongHostError,
+)
 from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.job import (
     Category,
@@ -44,6 +50,7 @@ from airflow_stepop.kubernetes.manifests import (
     DIGEST,
     FAILURE,
     LABELS,
+    OUTCOME_IN_LOG,
     RELEASED,
     RESULTS,
     SUCCEEDED,
@@ -153,8 +160,11 @@ class KubernetesStepHook(StepHook):
         digest = payload.digest
         if cluster.create("secrets", secret) is None:
             found = _there(cluster.get("secrets", spec.name), spec)
+            if not _is_of(job, found):  # the cluster is about to remove it
+                raise ConnectionError(f"the Secret of an earlier job {spec.name} is still there")
             digest = found["metadata"]["annotations"][DIGEST]
-        _there(cluster.patch("jobs", spec.name, release(digest, settings.queue_name)), spec)
+        patch = release(job["metadata"]["uid"], digest, settings.queue_name)
+        _there(cluster.patch("jobs", spec.name, patch), spec)
 
     def lookup(self, spec: StepSpec) -> JobHandle | None:
         """Return the job, if its submit came to its end; take back one that did not."""
@@ -183,10 +193,16 @@ class KubernetesStepHook(StepHook):
             looks = self._states(cluster).looks([handle.id for handle in some])
             for handle in some:
                 look = looks[handle.id]
+                if look.status.state is JobState.GONE:
+                    _check_place(handle, cluster)
                 found[handle] = look.status
                 if look.job is not None and look.failure is not None:
                     self._end(cluster, look.job, {FAILURE: json.dumps(look.failure.to_json())})
         return found
+
+    def look(self, handle: JobHandle) -> JobStatus:
+        job, pods = self._states(self._cluster(handle)).exactly(handle.id)
+        return verdict.status_of(job, pods)
 
     def changed(self) -> Collection[JobHandle] | None:
         watched = [
@@ -213,6 +229,8 @@ class KubernetesStepHook(StepHook):
         cluster = self._cluster(handle)
         job, pods = self._states(cluster).exactly(handle.id)
         receipt = receipt_of(pods) or (receipt_kept(job) if job is not None else None)
+        if job is None:
+            _check_place(handle, cluster)
         if job is None or receipt is None:
             raise OutcomeLostError(f"{handle} ended without an outcome")
         results = job["metadata"]["annotations"].get(RESULTS, "")
@@ -224,10 +242,10 @@ class KubernetesStepHook(StepHook):
     ) -> bytes:
         """Return an outcome that the termination message has no room for, from the log or from the store."""
         name = job["metadata"]["name"]
-        secret = cluster.get("secrets", name)
-        if secret is not None and FRAMES not in secret["data"]:
+        if OUTCOME_IN_LOG not in job["metadata"]["annotations"]:
             store, path = locate(uri)
             return bytes(store.read(path, receipt["size"]))
+        secret = cluster.get("secrets", name)
         key = base64.b64decode(secret["data"][FRAMES]) if secret is not None else b""
         lines = frames_kept(job) or PodLog(cluster, newest(pods)).frames()
         data = from_lines(lines, key) if key else None
@@ -269,6 +287,7 @@ class KubernetesStepHook(StepHook):
         cluster = self._cluster(handle)
         job, pods = self._states(cluster).exactly(handle.id)
         if job is None:
+            _check_place(handle, cluster)
             return
         status = verdict.status_of(job, pods)
         if not status.state.is_terminal:
@@ -371,6 +390,18 @@ class KubernetesStepHook(StepHook):
         yield from groups.values()
 
 
+def _check_place(handle: JobHandle, cluster: Cluster) -> None:
+    """Take no job for gone that is elsewhere: a configuration's current context may have changed, say.
+
+    :raises WrongHostError: the connection leads to another place than where the job was made
+    """
+    if handle.scope != cluster.scope:
+        raise WrongHostError(
+            f"{handle} was made in {handle.scope}, and the connection leads to {cluster.scope} now, where "
+            "there is no such job: have it lead to that cluster again, or set cluster_context in it"
+        )
+
+
 def _how_it_ended(status: JobStatus) -> dict[str, str]:
     """Return the annotations that tell it when the pod is gone."""
     if status.state is JobState.SUCCEEDED:
@@ -392,8 +423,13 @@ def _inline(receipt: Mapping[str, Any]) -> bytes | None:
         return None
 
 
+def _is_of(job: Json, secret: Json) -> bool:
+    owners = secret["metadata"].get("ownerReferences") or ()
+    return any(one["uid"] == job["metadata"]["uid"] for one in owners)
+
+
 def _there(found: Json | None, spec: StepSpec) -> Json:
-    if found is None:
+    if found is None or "deletionTimestamp" in found["metadata"]:
         raise ConnectionError(f"job {spec.name} was deleted while it was submitted")
     return found
 

@@ -219,9 +219,11 @@ class ClusterError(Exception):
     def __init__(self, host: str, answer: ApiException) -> None:
         self.status = int(answer.status or 0)
         self.reason = _said(answer, "reason")
+        if self.status == 404 and self.reason != "NotFound":
+            self.status = 502  # of something in between: an API server says what it has not found
         self.message = _said(answer, "message") or str(answer.reason or "")
         hint = " (airflow stepop check shows what Airflow may not do there)" if self.status == 403 else ""
-        super().__init__(f"{host} answers {self.status}: {self.message}{hint}")
+        super().__init__(f"{host} answers {answer.status}: {self.message}{hint}")
 
 
 def status_of(error: Exception) -> int | None:

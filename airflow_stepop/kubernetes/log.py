@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from airflow_stepop.job import LogChunk, LogLine
@@ -28,8 +28,9 @@ Timed = tuple[str, str]  # as the kubelet writes it, in nanoseconds; and the tex
 class PodLog:
     """The log of the step's container; that of an init container which has kept the step from starting.
 
-    A cursor is the time of the last line that was read, and how many lines of that very time there were: the
-    API takes whole seconds only, so the first lines of an answer may be known.
+    A cursor is the time of the last line that was read, how many lines of that very time there were, as the
+    API takes whole seconds only and the first lines of an answer may be known, and the pod: a job that Kueue
+    has stopped goes on in another one, whose log begins anew.
 
     :param pod: ``None``: there is none (any more), and no log
     """
@@ -37,10 +38,11 @@ class PodLog:
     def __init__(self, cluster: Cluster, pod: Json | None) -> None:
         self.cluster = cluster
         self.pod = pod
+        self._uid = pod["metadata"].get("uid", "") if pod is not None else ""
 
     def since(self, cursor: Cursor) -> LogChunk | None:
         """Return the lines after ``cursor``; ``None`` when there is no log to read."""
-        time, count = _position(cursor)
+        time, count = self._position(cursor)
         limit = BYTES
         while True:
             data = self._read(limitBytes=str(limit), **({"sinceTime": time} if time else {})) or b""
@@ -53,20 +55,35 @@ class PodLog:
         if not lines:
             return None
         is_missing = bool(time) and all(when != time for when, _ in lines)
-        return _chunk(new, cursor, [MISSING] * is_missing)
+        return self._chunk(new, cursor, [MISSING] * is_missing)
 
     def last(self, count: int, cursor: Cursor = None) -> LogChunk:
         """Return the last lines, none from before ``cursor``."""
-        time, seen = _position(cursor)
+        time, seen = self._position(cursor)
         # pieces of the outcome stand at the end
         data = self._read(tailLines=str(count + FRAMES), **({"sinceTime": time} if time else {}))
         lines = _after(_timed(data), time, seen)
-        found = _chunk(lines, cursor)
+        found = self._chunk(lines, cursor)
         return LogChunk(list(found.lines)[-count:], found.cursor)
 
     def frames(self) -> list[str]:
         """Return the lines at the end that may carry the outcome."""
         return [text for _, text in _timed(self._read(tailLines=str(10 * FRAMES)))]
+
+    def _position(self, cursor: Cursor) -> tuple[str, int]:
+        time, count, uid = [*json.loads(cursor), self._uid][:3] if cursor else ("", 0, "")
+        return (time, count) if uid == self._uid else ("", 0)
+
+    def _chunk(self, lines: Sequence[Timed], cursor: Cursor, before: Sequence[str] = ()) -> LogChunk:
+        """Return the lines, after remarks of our own."""
+        if not lines:
+            return LogChunk([], cursor)
+        time, count = self._position(cursor)
+        last = lines[-1][0]
+        seen = sum(when == last for when, _ in lines) + (count if last == time else 0)
+        first = datetime.fromisoformat(lines[0][0]).timestamp()
+        new = json.dumps([last, seen, self._uid])
+        return LogChunk([*(LogLine(first, text) for text in before), *_shown(lines)], new)
 
     @property
     def _is_over(self) -> bool:
@@ -98,12 +115,15 @@ def _timed(data: bytes | None, is_whole: bool = True) -> list[Timed]:
         lines.pop()  # what follows the last end of a line; the rest of it comes with another answer
     parted = (line.decode("utf-8", "replace").partition(" ") for line in lines)
     # a kubelet whose container is gone says so in a line of its own, which is no line of the log
-    return [(when, text) for when, space, text in parted if space and _TIME.match(when)]
+    return [(_utc(when), text) for when, space, text in parted if space and _TIME.match(when)]
 
 
-def _position(cursor: Cursor) -> tuple[str, int]:
-    time, count = json.loads(cursor) if cursor else ("", 0)
-    return time, count
+def _utc(when: str) -> str:
+    """Return a time of a node so that later ones are greater, also where its clock changes to winter time."""
+    if when.endswith("Z"):
+        return when
+    nanoseconds = when[19:29]  # more of them than a datetime takes
+    return f"{datetime.fromisoformat(when).astimezone(UTC):%Y-%m-%dT%H:%M:%S}{nanoseconds}Z"
 
 
 def _after(lines: Sequence[Timed], time: str, count: int) -> list[Timed]:
@@ -111,17 +131,6 @@ def _after(lines: Sequence[Timed], time: str, count: int) -> list[Timed]:
     newer = [line for line in lines if line[0] >= time]
     known = sum(when == time for when, _ in newer)
     return newer[min(count, known) :]
-
-
-def _chunk(lines: Sequence[Timed], cursor: Cursor, before: Sequence[str] = ()) -> LogChunk:
-    """Return the lines, after remarks of our own."""
-    if not lines:
-        return LogChunk([], cursor)
-    time, count = _position(cursor)
-    last = lines[-1][0]
-    seen = sum(when == last for when, _ in lines) + (count if last == time else 0)
-    first = datetime.fromisoformat(lines[0][0]).timestamp()
-    return LogChunk([*(LogLine(first, text) for text in before), *_shown(lines)], json.dumps([last, seen]))
 
 
 def _shown(lines: Sequence[Timed]) -> list[LogLine]:

@@ -16,6 +16,7 @@ from airflow_stepop.kubernetes.objects import STEP, Json, merged
 from airflow_stepop.kubernetes.quantities import node_terms, quantity, requirements, tolerations, with_terms
 from airflow_stepop.kubernetes.settings import KubernetesSettings, step_of
 from airflow_stepop.runner.protocol import ENV_JOB, ENV_NONCE, NOWHERE, RECEIPT_LIMIT, RUNNER
+from airflow_stepop.runner.readers import LINGER_S
 from airflow_stepop.store import folder_of
 
 if TYPE_CHECKING:
@@ -187,6 +188,7 @@ def _container(spec: StepSpec, settings: KubernetesSettings, template: Json) -> 
             *("--in", INPUT, "--out", OUTPUT, "--receipt", RECEIPT),
             *("--digest", f"$({ENV_DIGEST})"),  # the kubelet puts it in
             *("--timeout", f"{spec.timeout_s:g}"),
+            *("--linger", f"{LINGER_S:g}"),
             *(() if is_bucket(spec.result_uri) else ("--segments", NOWHERE)),
         ],
         "env": [
@@ -252,12 +254,15 @@ def secret_manifest(job: Mapping[str, Any], digest: str, files: Mapping[str, Seq
     }
 
 
-def release(digest: str, queue_name: str | None) -> Json:
-    """Return the patch that starts the job: at once, or as soon as Kueue lets it."""
+def release(uid: str, digest: str, queue_name: str | None) -> Json:
+    """Return the patch that starts the job: at once, or as soon as Kueue lets it.
+
+    :param uid: of the Job; the server refuses the patch for another one of that name
+    """
     begun = {"spec": {"suspend": False}} if queue_name is None else {}
     labels = {"labels": {QUEUE: queue_name}} if queue_name is not None else {}
     return {
-        "metadata": {"annotations": {RELEASED: "true"}, **labels},
+        "metadata": {"uid": uid, "annotations": {RELEASED: "true"}, **labels},
         "spec": {
             **begun.get("spec", {}),
             "template": {"metadata": {"annotations": {DIGEST: digest}}},

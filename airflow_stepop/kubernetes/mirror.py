@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from airflow_stepop.kubernetes.manifests import (
@@ -30,7 +30,7 @@ STREAM_S = 45  # the server ends the stream then, and another one goes on: a sil
 SILENCE_S = STREAM_S + 15.0  # nothing for so long: the other end is not there any more
 IDLE_S = 90.0  # nobody has asked for so long: nobody reads on
 _ANNOTATIONS = (CANCELLED, FAILURE, OUTCOME_IN_LOG, SUCCEEDED)
-_JOB_STATUS = ("active", "conditions", "failed", "succeeded", "uncountedTerminatedPods")
+_JOB_STATUS = ("active", "terminating", "conditions", "failed", "succeeded", "uncountedTerminatedPods")
 
 
 class Mirror:
@@ -55,10 +55,6 @@ class Mirror:
         """
         jobs = {name: job for name, (job,) in self._jobs.current(names).items()}
         return jobs, self._pods.current(jobs)
-
-    def pods_of(self, name: str) -> Sequence[Json]:
-        """Return the pods of a job."""
-        return self._pods.current([name]).get(name, ())
 
     def changed(self) -> set[str]:
         """Return the names of the jobs of which a look would find something new since the last call."""
@@ -89,6 +85,7 @@ class Changes:
         self._changed: set[str] = set()
         self._version = ""
         self._lock = threading.Lock()
+        self._beginning = threading.Lock()
         self._reader: threading.Thread | None = None
         self._asked_at = 0.0
 
@@ -105,10 +102,11 @@ class Changes:
     def current(self, groups: Iterable[str]) -> dict[str, tuple[Json, ...]]:
         """Return the objects of those groups that have any, each with what is needed of it."""
         self._asked_at = time.monotonic()
-        if not self.is_read:
-            self._list()
-            self._reader = threading.Thread(target=self._read, name=f"stepop-{self._kind}", daemon=True)
-            self._reader.start()
+        with self._beginning:  # two readers would undo each other's changes
+            if not self.is_read:
+                self._list()
+                self._reader = threading.Thread(target=self._read, name=f"stepop-{self._kind}", daemon=True)
+                self._reader.start()
         with self._lock:
             return {group: self._groups[group] for group in groups if group in self._groups}
 

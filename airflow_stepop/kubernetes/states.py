@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -58,8 +58,8 @@ class States:
 
     def looks(self, names: Sequence[str]) -> Mapping[str, Look]:
         """Return how each job stands, by its name."""
-        jobs, pods = self._objects(names)
-        found = {name: _look(job, pods.get(name, ())) for name, job in self._not_older(jobs, pods, names)}
+        jobs, pods = self._of_one_time(*self._objects(names))
+        found = {name: _look(jobs.get(name), pods.get(name, ())) for name in names}
         waiting = {name: of for name, look in found.items() if (of := _waiting(look)) is not None}
         self._held_up |= waiting.keys()
         warned = self._warnings.of(set(waiting.values())) if waiting else {}
@@ -69,8 +69,10 @@ class States:
 
     def pod_of(self, name: str) -> Json | None:
         """Return the newest pod of a job."""
-        if self._mirror.is_read and (pods := self._mirror.pods_of(name)):
-            return newest(pods)
+        if self._mirror.is_read:
+            _, pods = self._of_one_time(*self._mirror.objects([name]))
+            if name in pods:
+                return newest(pods[name])
         return newest(self._pods_of([name]).get(name, ()))
 
     def exactly(self, name: str) -> tuple[Json | None, Sequence[Json]]:
@@ -78,16 +80,23 @@ class States:
         job = self._cluster.get("jobs", name)
         return job, self._pods_of([name]).get(name, ()) if job is not None else ()
 
-    def _not_older(
-        self, jobs: Mapping[str, Json], pods: Mapping[str, Sequence[Json]], names: Sequence[str]
-    ) -> Iterator[tuple[str, Json | None]]:
-        """Yield each job. One with a pod that is not there any more was read before its pod ended and was
-        removed: as it was, the step would never have begun, which may be too late by now.
+    def _of_one_time(
+        self, jobs: Mapping[str, Json], pods: Mapping[str, Sequence[Json]]
+    ) -> tuple[Mapping[str, Json], Mapping[str, Sequence[Json]]]:
+        """Ask again for what is older than the other: jobs and pods come in two streams, or two answers.
+
+        A job with a pod that is not there any more would seem never to have begun, which may be too late by
+        now. A pod that still runs although its job is over would have no outcome, and half a log.
         """
-        for name in names:
-            job = jobs.get(name)
-            is_older = job is not None and not pods.get(name) and verdict.has_made_pod(job)
-            yield name, self._cluster.get("jobs", name) if is_older else job
+        old_jobs = [name for name, job in jobs.items() if not pods.get(name) and verdict.has_made_pod(job)]
+        asked = {name: self._cluster.get("jobs", name) for name in old_jobs}
+        old_pods = [
+            name
+            for name, job in jobs.items()
+            if verdict.is_over(job) and verdict.may_run(newest(pods.get(name, ())))
+        ]
+        found = {name: job for name, job in {**jobs, **asked}.items() if job is not None}
+        return found, {**pods, **self._pods_of(old_pods)}
 
     def _objects(self, names: Sequence[str]) -> tuple[Mapping[str, Json], Mapping[str, Sequence[Json]]]:
         if len(names) <= FEW and not self._mirror.is_read:

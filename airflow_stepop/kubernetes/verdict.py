@@ -62,7 +62,7 @@ def status_of(job: Json | None, pods: Sequence[Json]) -> JobStatus:
     if is_true(condition_of(job, "Complete")):
         return JobStatus(JobState.SUCCEEDED, None, "Complete", *times)
     # before Kubernetes 1.31 a Job whose deadline has passed is over earlier than its pod
-    if is_true(failed) and not _may_run(pod):
+    if is_true(failed) and not may_run(pod):
         return _failed(job, pod, failed, run)
     return _unfinished(job, pod, run, *times)
 
@@ -74,7 +74,8 @@ def is_over(job: Json) -> bool:
 
 def has_made_pod(job: Json) -> bool:
     """Return whether the Job says that it has a pod which is not over."""
-    return bool(job.get("status", {}).get("active"))
+    status = job.get("status", {})
+    return bool(status.get("active") or status.get("terminating"))
 
 
 def has_reason(job: Json) -> bool:
@@ -91,14 +92,14 @@ def _without_job(pod: Json | None) -> JobStatus:
     """Return how a step stands whose Job was deleted: its pod has its grace period, and is there as long as
     its node does not answer.
     """
-    if pod is None or not _may_run(pod):
+    if pod is None or not may_run(pod):
         return JobStatus(JobState.GONE)
     state = JobState.RUNNING if has_begun(pod) else JobState.PENDING
     word = f"JobDeleted: the job was deleted, and its pod is not over yet. {_trouble_of(pod)}".strip(". ")
     return JobStatus(state, None, word, begun_at(run_of(pod)))
 
 
-def _may_run(pod: Json | None) -> bool:
+def may_run(pod: Json | None) -> bool:
     """Return whether nobody has said of a pod that it is over."""
     return pod is not None and not has_ended(pod)
 
@@ -132,7 +133,8 @@ def _has_counted(job: Json) -> bool:
     """Return whether a pod of the job is over and gone, of which its conditions do not tell yet."""
     status = job.get("status", {})
     counted = status.get("uncountedTerminatedPods") or {}
-    return bool(status.get("failed") or status.get("succeeded") or any(counted.values()))
+    ends = any(is_true(condition_of(job, kind)) for kind in ("FailureTarget", "SuccessCriteriaMet"))
+    return bool(ends or status.get("failed") or status.get("succeeded") or any(counted.values()))
 
 
 def _suspended_word(job: Json) -> str:

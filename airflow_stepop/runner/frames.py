@@ -10,7 +10,7 @@ import binascii
 import os
 
 from . import protocol
-from .readers import wait_until_read
+from .readers import LINGER_S, wait_until_read
 
 LINE_BYTES = 2880  # of data in a line: with its head it is written to a pipe at once (PIPE_BUF)
 
@@ -63,4 +63,4 @@ def write(data: bytes, key: bytes) -> None:
         view = memoryview(f"{line}\n".encode())
         while view:
             view = view[os.write(1, view) :]
-    wait_until_read(is_precious=True)
+    wait_until_read(LINGER_S)

@@ -1,7 +1,8 @@
 """The parent process: checks the manifest, forks, waits, leaves a receipt whatever becomes of the child.
 
 ``python3 -u step.pyz run --in DIR --out DIR --digest SHA256 --receipt (FILE | fd:N | -)
-[--receipt-limit BYTES] [--segments DIR] [--checkpoint DIR] [--timeout SECONDS] [--grace SECONDS]``
+[--receipt-limit BYTES] [--segments DIR] [--checkpoint DIR] [--timeout SECONDS] [--grace SECONDS]
+[--linger SECONDS]``
 
 It imports little, does nothing that the step can break, and may be process 1 of a container.
 """
@@ -71,7 +72,7 @@ def main(argv: list[str]) -> int:
         found = _own_outcome(options, identity, why, meter.usage(rusage))
     code = _finish(options, found, os.WEXITSTATUS(status) if os.WIFEXITED(status) else None)
     helpers.finish(code)  # last: it may take long, and whoever stopped us may not wait
-    wait_until_read()
+    wait_until_read(float(options["linger"]))
     return code
 
 
@@ -94,10 +95,11 @@ def leave(code: int) -> None:
 
 def _options(argv: list[str]) -> dict[str, str]:
     required = {"in", "out", "digest", "receipt"}
-    known = {*required, "receipt-limit", "segments", "checkpoint", "timeout", "grace"}
+    numbers = {"receipt-limit": str(protocol.RECEIPT_LIMIT), "timeout": "0", "grace": "0", "linger": "0"}
+    known = {*required, *numbers, "segments", "checkpoint"}
     if argv[:1] != ["run"] or len(argv) % 2 == 0:
         raise ValueError("expected 'run' and options with values")
-    options = {}
+    options = dict(numbers)
     for name, value in zip(argv[1::2], argv[2::2]):
         if name[:2] != "--" or name[2:] not in known:
             raise ValueError(f"unknown option {name}")
@@ -108,8 +110,8 @@ def _options(argv: list[str]) -> dict[str, str]:
     options.setdefault("segments", options["out"])
     for name in {"in", "out", "segments", "checkpoint"} & set(options):  # the step may change its folder
         options[name] = os.path.abspath(options[name]) if options[name] != protocol.NOWHERE else ""
-    int(options.setdefault("receipt-limit", str(protocol.RECEIPT_LIMIT)))
-    float(options.setdefault("timeout", "0")), float(options.setdefault("grace", "0"))
+    int(options["receipt-limit"])
+    list(map(float, (options["timeout"], options["grace"], options["linger"])))
     if options["receipt"].startswith("fd:"):
         int(options["receipt"][3:])
     elif options["receipt"] != "-":

@@ -7,24 +7,29 @@ from __future__ import annotations
 import os
 
 LIMIT_S = 10.0  # a reader that is slower than that is none
-REST_S = 0.2  # after the pipe is empty, until what has read it has written it
+# who reads the pipe of a container hands it on through a buffer and another pipe; a node that is not busy
+# needs a hundredth of that
+LINGER_S = 0.2
+BEHIND = 3  # times as long as our pipe took: what has the same size as it, and more of it
 
 
-def wait_until_read(is_precious: bool = False) -> None:
+def wait_until_read(linger_s: float = 0.0) -> None:
     """Wait until the pipes behind standard output and error are empty; at once where there are none.
 
-    :param is_precious: what was printed must not be lost, so that an empty pipe is not enough
+    :param linger_s: how long to stay after that at least, for whoever hands on what it has read. A container
+        runtime may forget that when the process has ended:
+        https://github.com/containerd/containerd/blob/v1.6.20/task.go#L322
     """
     import stat
     import time
 
     pipes = [fd for fd in (1, 2) if stat.S_ISFIFO(_mode(fd))]
-    end, is_late = time.monotonic() + LIMIT_S, is_precious
-    while any([_unread(fd) for fd in pipes]) and time.monotonic() < end:
-        is_late = True
+    began = time.monotonic()
+    while any([_unread(fd) for fd in pipes]) and time.monotonic() < began + LIMIT_S:
         time.sleep(0.002)
-    if pipes and is_late:
-        time.sleep(REST_S)
+    took_s = time.monotonic() - began
+    if pipes and took_s < LIMIT_S:
+        time.sleep(min(max(linger_s, BEHIND * took_s), LIMIT_S))
 
 
 def _mode(fd: int) -> int:

@@ -26,3 +26,11 @@ def submitted(hook):
     yield submit
     for handle in handles:
         hook.delete(handle)
+
+
+@pytest.fixture
+def admin():
+    """The cluster as somebody sees it who may do everything, unlike Airflow."""
+    from kubernetes import client, config
+
+    return client.CoreV1Api(config.new_client_from_config())

@@ -48,9 +48,17 @@ def is_refused(call):
 
 
 def is_full(submit):
+    return fails(submit, QuotaError)
+
+
+def is_away(submit):
+    return fails(submit, ConnectionError)
+
+
+def fails(submit, error):
     try:
         submit()
-    except QuotaError:
+    except error:
         return True
     return False
 
@@ -282,6 +290,29 @@ def test_killed_in_the_submit(hook, submitted, kubernetes_namespace, monkeypatch
     hook.delete(handle)
 
 
+def test_the_input_of_an_earlier_job_is_not_taken(hook, monkeypatch, admin):
+    """The cluster is about to remove it: a step that began with it could not hand over what it returns."""
+    step, namespace = make_step(["true"]), hook.cluster().namespace
+    dying = KubernetesStepHook()
+    monkeypatch.setattr(dying.cluster(), "patch", refuse)
+    with pytest.raises(Killed):
+        dying.submit(step.spec, step.payload)
+    held = {"metadata": {"finalizers": ["stepop.test/hold"]}}  # or the cluster may be faster
+    admin.patch_namespaced_secret(step.spec.name, namespace, held)
+    assert hook.lookup(step.spec) is None
+    with pytest.raises(ConnectionError, match=r"Secret of an earlier job|deleted while it was submitted"):
+        hook.submit(step.spec, step.payload)
+    admin.patch_namespaced_secret(step.spec.name, namespace, {"metadata": {"finalizers": None}})
+    handles = []
+    until_heard(lambda: not is_away(lambda: handles.append(hook.submit(step.spec, step.payload))))
+    assert wait(hook, handles[0]).state is JobState.SUCCEEDED
+    hook.delete(handles[0])
+
+
+def refuse(*_):
+    raise Killed
+
+
 def test_a_submit_that_never_came_to_its_end_is_taken_back(hook, monkeypatch):
     step, cluster = make_step(["true"]), hook.cluster()
     cluster.create("jobs", hook.render(step.spec))
@@ -322,14 +353,6 @@ def test_a_container_that_ends_well_because_it_was_asked_to_has_not_succeeded(ho
 
 
 # -- what keeps a job from its start
-
-
-@pytest.fixture
-def admin():
-    """The cluster as somebody sees it who may do everything, unlike Airflow."""
-    from kubernetes import client, config
-
-    return client.CoreV1Api(config.new_client_from_config())
 
 
 def test_a_broken_init_container_is_named_and_its_last_lines_are_told(hook, submitted):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from airflow_stepop.job import JobState
-from airflow_stepop.kubernetes.log import MISSING
+from airflow_stepop.kubernetes.log import MISSING, PodLog
 from airflow_stepop.kubernetes.quantities import amount_of
 from airflow_stepop.payload import FunctionCall, hand_over, read_outcome
 from tests.cluster import only_node
@@ -100,3 +102,34 @@ print("last")
     assert found[0] == MISSING
     assert found[-1] == "last"
     assert found.count(MISSING) == 1
+
+
+def log_of(uid, *lines):
+    """Return the log of a pod that is over, as the API server tells it."""
+    data = "".join(f"{line}\n" for line in lines).encode()
+    answers = SimpleNamespace(path=lambda *_: "", open=lambda *_, **__: SimpleNamespace(data=data))
+    return PodLog(answers, {"metadata": {"name": uid, "uid": uid}, "status": {"phase": "Succeeded", **BEGAN}})
+
+
+BEGAN = {"containerStatuses": [{"name": "step", "state": {"terminated": {"exitCode": 0}}}]}
+
+
+def test_lines_of_the_hour_that_comes_twice_are_not_lost():
+    """A node writes its local time, whose offset changes when summer time ends."""
+    summer, winter = "2026-10-25T02:59:59.900000000+02:00 one", "2026-10-25T02:00:00.100000000+01:00 two"
+    cursor = log_of("a", summer).since(None).cursor
+    found = log_of("a", summer, winter).since(cursor)
+    assert [(line.text, line.time) for line in found.lines] == [("two", 1792890000.1)]
+    assert log_of("a", summer, winter).since(found.cursor).lines == []
+
+
+def test_a_job_that_goes_on_in_another_pod_has_a_log_from_its_beginning():
+    """Kueue has stopped it and started it again; the clock of its new node may be late."""
+    cursor = log_of("a", "2026-01-01T00:00:09.000000000Z one").since(None).cursor
+    found = log_of("b", "2026-01-01T00:00:08.000000000Z two").since(cursor)
+    assert [line.text for line in found.lines] == ["two"]
+
+
+def test_a_cursor_of_an_older_version_is_understood():
+    log = log_of("a", "2026-01-01T00:00:08.000000000Z one", "2026-01-01T00:00:09.000000000Z two")
+    assert [line.text for line in log.since('["2026-01-01T00:00:08.000000000Z", 1]').lines] == ["two"]

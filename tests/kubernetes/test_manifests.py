@@ -316,7 +316,7 @@ def test_nothing_of_the_input_is_in_the_job():
 
 
 def test_the_queue_is_what_starts_a_job_that_waits_in_one():
-    assert release("d", None)["spec"]["suspend"] is False
-    queued = release("d", "team-a")
+    assert release("u", "d", None)["spec"]["suspend"] is False
+    queued = release("u", "d", "team-a")
     assert "suspend" not in queued["spec"]
     assert queued["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "team-a"}

@@ -104,6 +104,48 @@ def test_a_pod_that_is_gone_is_not_one_that_never_was(jobs, monkeypatch):
     assert set(found) == {JobState.RUNNING, JobState.CANCELLED}
 
 
+def test_nor_is_one_that_took_its_time_to_end(jobs, admin, monkeypatch):
+    """Its Job says for a while that it is being terminated, and then counts it."""
+    hook, _ = jobs
+    script = "trap '' TERM; echo ready; while true; do sleep 1; done"
+    step = make_step(["sh", "-c", script], settings={"termination_grace_period_seconds": 5})
+    handle = hook.submit(step.spec, step.payload)
+    try:
+        until(lambda: hook.tail(handle, 1).lines)
+        many = [*jobs[1], handle]
+        all_run(hook, many)
+        seen, take = hook._states(hook._cluster(handle))._mirror, mirror.Changes._take
+        (pod,) = seen.objects([handle.id])[1][handle.id]
+        admin.delete_namespaced_pod(pod["metadata"]["name"], handle.detail["namespace"])
+        until(lambda: seen.objects([handle.id])[0][handle.id]["status"].get("terminating"))
+        monkeypatch.setattr(
+            mirror.Changes, "_take", lambda self, event: self._kind == "jobs" or take(self, event)
+        )
+        found = []
+        until(lambda: found.append(hook.status(many)[handle].state) or found[-1].is_terminal)
+        assert set(found) == {JobState.RUNNING, JobState.FAILED}
+    finally:
+        hook.delete(handle)
+
+
+def test_the_log_of_a_job_that_is_over_is_read_to_its_end(jobs, monkeypatch):
+    """The stream of pods may be later than that of jobs: it still runs there."""
+    hook, handles = jobs
+    step = make_step(["sh", "-c", "echo one; sleep 5; printf 'no end'"])
+    handle = hook.submit(step.spec, step.payload)
+    try:
+        all_run(hook, [*handles, handle])
+        take = mirror.Changes._take
+        monkeypatch.setattr(
+            mirror.Changes, "_take", lambda self, event: self._kind == "pods" or take(self, event)
+        )
+        until(lambda: hook.status([*handles, handle])[handle].state is JobState.SUCCEEDED)
+        assert hook.status([*handles, handle])[handle].finished_at is not None
+        assert [line.text for chunk in hook.chunks(handle) for line in chunk.lines] == ["one", "no end"]
+    finally:
+        hook.delete(handle)
+
+
 def test_nothing_is_gone_before_it_was_asked_for_by_its_name(jobs, asked, monkeypatch):
     """A stream may be late: a job that was submitted a moment ago is not in it yet."""
     hook, handles = jobs

@@ -6,12 +6,14 @@ import json
 import os
 import threading
 from collections import Counter
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from airflow_stepop.exceptions import OutcomeLostError, WrongHostError
 from airflow_stepop.hooks.kubernetes import KubernetesStepHook
-from airflow_stepop.job import Category, Failure, JobState, JobStatus
+from airflow_stepop.job import Category, Failure, JobHandle, JobState, JobStatus
 from airflow_stepop.kubernetes import cluster as cluster_module
 from airflow_stepop.kubernetes.cluster import ClusterError, message_of
 from airflow_stepop.kubernetes.kept import notes_on
@@ -131,10 +133,36 @@ def test_trouble_that_passes(server, cluster, status):
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
 def test_trouble_that_stays(server, cluster, status):
-    server.status = status
+    server.status, server.answer = status, {"reason": "NotFound" if status == 404 else ""}
     with pytest.raises(Exception, match=str(status)) as raised:
         cluster.request("GET", "/version")
     assert not KubernetesStepHook().is_passing(raised.value)
+
+
+def test_nothing_is_gone_because_a_gateway_does_not_find_its_server(server, cluster):
+    """It answers 404 for every address, in words of its own."""
+    server.status, server.answer = 404, {"error": "no route"}
+    with pytest.raises(Exception, match="answers 404") as raised:
+        cluster.get("jobs", "one")
+    assert KubernetesStepHook().is_passing(raised.value)
+    server.answer = {"reason": "NotFound", "message": 'jobs.batch "one" not found'}
+    assert cluster.get("jobs", "one") is None
+
+
+def test_no_job_is_gone_that_was_made_elsewhere(server, cluster):
+    """A configuration file whose current context somebody has changed leads to another cluster."""
+    server.status, server.answer = 404, {"reason": "NotFound"}
+    hook = KubernetesStepHook("renewed")
+    here = JobHandle("kubernetes", "renewed", hook.scope(), "one", "one", {"namespace": "here"})
+    there = replace(here, scope="production.example:6443/here")
+    hook._states(hook._cluster(here))._objects = lambda _: ({}, {})  # the server knows neither jobs nor pods
+    assert hook.status([here])[here].state is JobState.GONE
+    for ask in (lambda: hook.status([there]), lambda: hook.cancel(there), lambda: hook.outcome(there)):
+        with pytest.raises(WrongHostError, match=r"made in production.*leads to 127\.0\.0\.1"):
+            ask()
+    with pytest.raises(OutcomeLostError):
+        hook.outcome(here)
+    hook.cancel(here)
 
 
 def test_a_server_that_is_away_comes_back(server, cluster):

@@ -317,6 +317,15 @@ def test_a_start_that_never_came_is_told_in_the_words_of_the_service(hook, new_t
     assert "why: start_timeout (Unschedulable: no node has 8 GPUs)" in failure.describe()
 
 
+@pytest.mark.parametrize("reason", [Reason.START_TIMEOUT, Reason.OVERDUE])
+def test_a_step_that_has_succeeded_after_all_was_not_late(hook, new_try, reason):
+    """Between the last look at it and its end."""
+    life = new_try()
+    handle = life.begin()
+    hook.end(handle.id, value={"result": 7})
+    assert life.finish(handle, reason).data["result"] == 7
+
+
 def test_cancel_finds_a_job_whose_handle_was_never_saved(hook, new_try):
     hook.fails_after_submit = True
     life = new_try()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 
 import pytest
@@ -186,6 +187,21 @@ def test_writing_a_long_log_does_not_hold_up_the_other_triggers(monkeypatch, hoo
     _, longest = run_trigger(monkeypatch, hook, handle, log, 10**8)
     assert log.lines == hook.lines["job"]
     assert longest < 1.0  # all at once: 2 s and more
+
+
+def test_lines_that_are_read_while_others_are_written_are_not_lost(monkeypatch, hook, handle):
+    """The job is over, its log is long, and somebody may be reading it still."""
+
+    class SlowLog(Log):
+        def info(self, text, *args, **fields):
+            time.sleep(0.0007)
+            super().info(text, *args, **fields)
+
+    log, hook.chunk = SlowLog(), 2000
+    hook.lines["job"] = [f"line {n}" for n in range(14_000)]
+    threading.Timer(1.5, hook.end, ["job", JobState.SUCCEEDED]).start()
+    run_trigger(monkeypatch, hook, handle, log, 10**8)
+    assert log.lines == hook.lines["job"]
 
 
 def test_a_trigger_of_an_older_worker_uses_the_configured_limit(monkeypatch, hook, handle, log):

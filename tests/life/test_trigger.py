@@ -10,7 +10,7 @@ import pytest
 
 from airflow_stepop import triggers
 from airflow_stepop.exceptions import IntegrityError
-from airflow_stepop.job import JobHandle, JobState
+from airflow_stepop.job import JobHandle, JobState, JobStatus
 from airflow_stepop.triggers import RemoteStepTrigger
 
 HANDLE = JobHandle("local", None, "host", "job-1", "job-1", {"folder": "/x"})
@@ -91,3 +91,62 @@ def test_damaged_arguments_are_an_error_of_which_no_triggerer_dies(damaged):
     _, given = make().serialize()
     with pytest.raises(TypeError, match="no arguments of RemoteStepTrigger"):
         RemoteStepTrigger(**{**given, **damaged})
+
+
+def test_no_start_is_late_that_nobody_has_looked_at(hook, monkeypatch):
+    """What is known may be old: the service was away, and the step has begun meanwhile."""
+    handle = hook.add("late", JobState.PENDING)
+    monkeypatch.setattr(triggers, "create_hook", lambda *_: hook)
+    monkeypatch.setattr(triggers, "LOOK_AGAIN_S", 0.1)
+    hook.look = lambda one: JobStatus(JobState.RUNNING)
+    waiting = RemoteStepTrigger(handle.to_json(), {**DEADLINES, "start": 1.0}, 0.01, WAITER)
+
+    async def scenario():
+        first = asyncio.ensure_future(anext(waiting.run()))
+        await asyncio.sleep(1)
+        assert not first.done()
+        hook.end(handle.id)
+        return await first
+
+    assert asyncio.run(scenario()).payload["reason"] == "finished"
+    assert hook.calls["cancel"] == 0
+
+
+def test_a_job_that_cannot_be_looked_at_is_not_late(hook, monkeypatch):
+    handle, looks = hook.add("late", JobState.PENDING), []
+    monkeypatch.setattr(triggers, "create_hook", lambda *_: hook)
+    monkeypatch.setattr(triggers, "LOOK_AGAIN_S", 0.1)
+
+    def look(one):
+        looks.append(one)
+        if len(looks) < 3:
+            raise ConnectionError("the service is away")
+        return hook.status([one])[one]
+
+    hook.look = look
+    waiting = RemoteStepTrigger(handle.to_json(), {**DEADLINES, "start": 1.0}, 0.01, WAITER)
+
+    async def first():
+        return await anext(waiting.run())
+
+    assert asyncio.run(first()).payload["reason"] == "start_timeout"
+    assert len(looks) == 3
+
+
+def test_who_ends_a_task_ends_its_job_although_the_service_is_away_for_a_moment(hook, monkeypatch):
+    """Nobody calls a second time."""
+    handle = hook.add("ended")
+    monkeypatch.setattr(triggers, "create_hook", lambda *_: hook)
+    monkeypatch.setattr(triggers, "INSIST_S", (0.01, 0.01))
+    answers = [ConnectionError("Airflow is away"), "failed"]
+    monkeypatch.setattr(triggers, "task_state", lambda _: answer(answers.pop(0)))
+    cancel, tries = hook.cancel, [ConnectionError("the service is away"), None]
+    monkeypatch.setattr(hook, "cancel", lambda one: answer(tries.pop(0)) or cancel(one))
+    asyncio.run(RemoteStepTrigger(handle.to_json(), DEADLINES, 0.01, WAITER).on_kill())
+    assert hook.running == []
+
+
+def answer(found):
+    if isinstance(found, Exception):
+        raise found
+    return found

@@ -59,6 +59,14 @@ def test_the_next_time_to_look_is_that_of_the_next_deadline(status, now, left_s)
     assert Deadlines(execution=50.0, start=150.0, run_s=100.0).next_after(status, now) == left_s
 
 
+def test_no_step_began_before_it_was_submitted():
+    """The clock of its machine may be late."""
+    status = JobStatus(JobState.RUNNING, started_at=100.0)
+    deadlines = Deadlines(run_s=60.0, submitted=1000.0)
+    assert deadlines.reason(status, 1059.0) is None
+    assert deadlines.reason(status, 1061.0) is Reason.OVERDUE
+
+
 def test_deadlines_survive_json():
     deadlines = Deadlines(1.0, None, 3.0)
     assert Deadlines.from_json(deadlines.to_json()) == deadlines

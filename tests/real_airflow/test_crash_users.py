@@ -30,31 +30,6 @@ def run(airflow, timeout_run):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_run_is_out_of_time(timeout_run, crashed, way):
-    task = crashed("crash_run_timeout", timeout_run, way)
-    task.wait_started()
-    log = ON_KILL[way].format(state="skipped")
-    task.settle((LIMITS, f"`dagrun_timeout`, {WAYS[way]}"), state="skipped", log=log)
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_the_task_is_out_of_time(run, crashed, way):
-    """Airflow 3 does not enforce it while a task is deferred: the trigger does."""
-    task = crashed("crash_users", run, f"out_of_time_{way}")
-    log = "execution_timeout passed and the step was cancelled"
-    task.settle((LIMITS, f"`execution_timeout`, {WAYS[way]}"), state="failed", log=log)
-
-
-def test_the_task_is_out_of_time_before_the_job_exists(run, airflow, crashed):
-    """Airflow calls on_kill then, and for it the task is still running: no try will come for a job."""
-    task = crashed("crash_users", run, "out_of_time_submitting")
-    log = "The task's execution_timeout passed: cancelling its job"
-    title = (LIMITS, "`execution_timeout`, in the submit, before the job exists")
-    task.settle(title, state="failed", log=log, jobs=0)
-    assert "the job goes on" not in airflow.logs(*task.where)
-
-
-@pytest.mark.parametrize("way", WAYS)
 def test_cleared_after_success(run, airflow, crashed, way):
     """The finished job is not taken for the answer."""
     task = crashed("crash_users", run, f"cleared_after_{way}")
@@ -165,3 +140,31 @@ def test_cleared_twice(run, airflow, crashed, way):
     task.touch("go")
     title = (ENDED, f"cleared twice quickly, {WAYS[way]}")
     task.settle(title, state="success", log="found: replace", jobs=(2, 3))
+
+
+# -- limits, which need their time: the others are over meanwhile
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_run_is_out_of_time(timeout_run, crashed, way):
+    task = crashed("crash_run_timeout", timeout_run, way)
+    task.wait_started()
+    log = ON_KILL[way].format(state="skipped")
+    task.settle((LIMITS, f"`dagrun_timeout`, {WAYS[way]}"), state="skipped", log=log)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_task_is_out_of_time(run, crashed, way):
+    """Airflow 3 does not enforce it while a task is deferred: the trigger does."""
+    task = crashed("crash_users", run, f"out_of_time_{way}")
+    log = "execution_timeout passed and the step was cancelled"
+    task.settle((LIMITS, f"`execution_timeout`, {WAYS[way]}"), state="failed", log=log)
+
+
+def test_the_task_is_out_of_time_before_the_job_exists(run, airflow, crashed):
+    """Airflow calls on_kill then, and for it the task is still running: no try will come for a job."""
+    task = crashed("crash_users", run, "out_of_time_submitting")
+    log = "The task's execution_timeout passed: cancelling its job"
+    title = (LIMITS, "`execution_timeout`, in the submit, before the job exists")
+    task.settle(title, state="failed", log=log, jobs=0)
+    assert "the job goes on" not in airflow.logs(*task.where)

@@ -39,7 +39,26 @@ def test_the_process_ends_when_its_lines_are_read(folder, started):
     time.sleep(1)
     assert process.poll() is None
     assert process.stdout.read(50_001) == b"x" * 50_000 + b"\n"
-    assert process.wait(LIMIT_S / 2) == protocol.EXIT_OK
+    assert process.wait(60) == protocol.EXIT_OK
+
+
+def test_a_slow_reader_is_given_time_for_what_it_has_read(started):
+    """It may have to hand it on: a container runtime forgets what it still has when the process has ended."""
+    process = started()
+    lines = process.stdout.read(10_000)
+    time.sleep(2)
+    lines += process.stdout.read(40_001)
+    began = time.monotonic()
+    assert process.wait(60) == protocol.EXIT_OK
+    assert time.monotonic() - began > 1.5
+    assert lines == b"x" * 50_000 + b"\n"
+
+
+def test_a_reader_that_hands_on_what_it_has_read_is_given_time(folder):
+    """Although nothing is left to read."""
+    began = time.monotonic()
+    assert folder.reference(PRINTS, "f").run(linger="3").code == protocol.EXIT_OK
+    assert time.monotonic() - began > 3
 
 
 def test_a_reader_that_has_died_is_not_waited_for(started):
