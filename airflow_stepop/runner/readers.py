@@ -24,12 +24,13 @@ def wait_until_read(linger_s: float = 0.0) -> None:
     import time
 
     pipes = [fd for fd in (1, 2) if stat.S_ISFIFO(_mode(fd))]
-    began = time.monotonic()
+    began, rest_s = time.monotonic(), linger_s
     while any([_unread(fd) for fd in pipes]) and time.monotonic() < began + LIMIT_S:
         time.sleep(0.002)
-    took_s = time.monotonic() - began
-    if pipes and took_s < LIMIT_S:
-        time.sleep(min(max(linger_s, BEHIND * took_s), LIMIT_S))
+        rest_s = max(linger_s, BEHIND * (time.monotonic() - began))
+    is_read = time.monotonic() < began + LIMIT_S
+    if pipes and rest_s and is_read:
+        time.sleep(min(rest_s, LIMIT_S))
 
 
 def _mode(fd: int) -> int:
