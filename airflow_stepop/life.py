@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_stepop.bounds import storable
 from airflow_stepop.endings import as_the_service_saw_it, given_up, refused, without_outcome
-from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, StepFailedError
+from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, StepFailedError, WrongHostError
 from airflow_stepop.job import (
     Category,
     Failure,
@@ -269,7 +269,12 @@ class StepLife:
         handle = record.handle or self.patience.ask(self._hook(record), lambda: self._lookup(record))
         if handle is None:
             return None
-        self._cancel(handle)
+        try:
+            self._cancel(handle)
+        except WrongHostError:
+            if record.collected is None:
+                raise
+            return handle  # it was over: the place where it was may be no more
         if not self.wait_until_over(handle, STOP_LIMIT_S):
             raise StepFailedError(
                 Failure(

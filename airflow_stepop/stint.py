@@ -259,6 +259,7 @@ class Stint:
         task_log = TaskLog(self.log, hook, handle, self.request.log_limit)
         status, cursor, clock = None, None, Clock()
         while True:
+            now = None  # nobody is late by an old look
             try:
                 now = status = hook.status([handle])[handle]
                 chunk = None if task_log.is_full else hook.logs({handle: cursor}).get(handle)
@@ -266,7 +267,7 @@ class Stint:
             except (StepConfigError, IntegrityError):  # asking again cannot help
                 raise
             except Exception as error:  # noqa: BLE001, RUF100 - an API error is never a job state
-                now, chunk, pause_s = None, None, pace.after_error()
+                chunk, pause_s = None, pace.after_error()
                 self.log.warning("No news of %s (%s); asking again in %.0f s", handle, error, pause_s)
             if chunk is not None:
                 task_log.write(chunk.lines)

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 
-from airflow_stepop.exceptions import IntegrityError, StepConfigError
+from airflow_stepop.exceptions import IntegrityError, StepConfigError, WrongHostError
 from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.job import Cursor, JobHandle, JobState, JobStatus, LogLine
 from airflow_stepop.observe import WATCHER_CALLS, WATCHER_ERRORS, WATCHER_JOBS, count, gauge
@@ -227,8 +227,8 @@ class Watcher:
             loop = asyncio.get_running_loop()
             statuses = await loop.run_in_executor(self._asking, self.hook.status, handles)
         except (StepConfigError, IntegrityError) as error:
-            if isinstance(error, IntegrityError) and len(handles) > 1:
-                # One handle is damaged: find it, so that the others are answered
+            if isinstance(error, (IntegrityError, WrongHostError)) and len(handles) > 1:
+                # One handle is damaged, or leads elsewhere: find it, so that the others are answered
                 return max([await self._ask([handle], pace) for handle in handles])
             for subscription in self._of(handles):
                 subscription.tell_error(error)

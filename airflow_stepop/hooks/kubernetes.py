@@ -201,8 +201,11 @@ class KubernetesStepHook(StepHook):
         return found
 
     def look(self, handle: JobHandle) -> JobStatus:
-        job, pods = self._states(self._cluster(handle)).exactly(handle.id)
-        return verdict.status_of(job, pods)
+        cluster = self._cluster(handle)
+        status = self._states(cluster).status_now(handle.id)
+        if status.state is JobState.GONE:
+            _check_place(handle, cluster)
+        return status
 
     def changed(self) -> Collection[JobHandle] | None:
         watched = [
@@ -398,7 +401,8 @@ def _check_place(handle: JobHandle, cluster: Cluster) -> None:
     if handle.scope != cluster.scope:
         raise WrongHostError(
             f"{handle} was made in {handle.scope}, and the connection leads to {cluster.scope} now, where "
-            "there is no such job: have it lead to that cluster again, or set cluster_context in it"
+            "there is no such job: have it lead to that cluster again, or set cluster_context in it; if that "
+            "cluster is no more, delete the key 'stepop' of the task's state"
         )
 
 

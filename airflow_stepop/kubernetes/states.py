@@ -80,6 +80,11 @@ class States:
         job = self._cluster.get("jobs", name)
         return job, self._pods_of([name]).get(name, ()) if job is not None else ()
 
+    def status_now(self, name: str) -> JobStatus:
+        """Return how a job stands by the cluster's own word, and by none that was heard before."""
+        jobs, pods = self._of_one_time(*self._ask([name]))
+        return verdict.status_of(jobs.get(name), pods.get(name, ()))
+
     def _of_one_time(
         self, jobs: Mapping[str, Json], pods: Mapping[str, Sequence[Json]]
     ) -> tuple[Mapping[str, Json], Mapping[str, Sequence[Json]]]:
@@ -96,7 +101,7 @@ class States:
             if verdict.is_over(job) and verdict.may_run(newest(pods.get(name, ())))
         ]
         found = {name: job for name, job in {**jobs, **asked}.items() if job is not None}
-        return found, {**pods, **self._pods_of(old_pods)}
+        return found, {**pods, **dict.fromkeys(old_pods, ()), **self._pods_of(old_pods)}
 
     def _objects(self, names: Sequence[str]) -> tuple[Mapping[str, Json], Mapping[str, Sequence[Json]]]:
         if len(names) <= FEW and not self._mirror.is_read:

@@ -46,6 +46,7 @@ class MemoryHook(StepHook):
         self.largest_batch = 0
         self.error: Exception | None = None
         self.damaged: set[str] = set()  # whose handles nobody can read
+        self.damage: type[Exception] = IntegrityError  # what is said of those
         self.fails_after_submit = False
         self.ignores_cancel = False
         self.threads: set[str] = set()
@@ -87,7 +88,7 @@ class MemoryHook(StepHook):
     def status(self, handles):
         self._called("status")
         if any(handle.id in self.damaged for handle in handles):
-            raise IntegrityError("the handle of a job is damaged")
+            raise self.damage("the handle of a job is damaged")
         self.largest_batch = max(self.largest_batch, len(handles))
         return {handle: self.jobs.get(handle.id, JobStatus(JobState.GONE)) for handle in handles}
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import itertools
+from dataclasses import replace
 
 import pytest
 
 from airflow_stepop import life as life_module
-from airflow_stepop.exceptions import IntegrityError, StepFailedError
+from airflow_stepop.exceptions import IntegrityError, StepFailedError, WrongHostError
 from airflow_stepop.job import Category, Failure, JobHandle, JobState
 from airflow_stepop.life import MAX_RESUBMISSIONS, Collected
 from airflow_stepop.record import StepRecord, Way, load_record, way_on
@@ -380,3 +381,19 @@ def test_a_job_is_looked_for_where_it_was_to_be(new_try, hook, state):
 
 def test_way_on_without_a_record():
     assert way_on(None, None) is Way.START
+
+
+def test_a_job_that_was_over_needs_no_end_where_it_was(hook, new_try, monkeypatch):
+    """Its cluster may be no more when the task is cleared."""
+    life = new_try()
+    handle = life.begin()
+    hook.end(handle.id, value={"result": 7})
+    life.finish(handle, Reason.FINISHED)
+
+    def refuse(_):
+        raise WrongHostError("it was made elsewhere")
+
+    monkeypatch.setattr(hook, "cancel", refuse)
+    assert life._stop(life.record) == handle
+    with pytest.raises(WrongHostError):
+        life._stop(replace(life.record, collected=None))

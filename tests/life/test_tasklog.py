@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from airflow_stepop import triggers
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.job import JobState, LogLine
+from airflow_stepop.stint import Stint
 from airflow_stepop.tasklog import LAST_LINES, LINE_COST, TaskLog, configured_limit
 from airflow_stepop.triggers import RemoteStepTrigger
-from airflow_stepop.waiting import Reason
+from airflow_stepop.waiting import Deadlines, Reason
 
 
 class Log:
@@ -209,3 +212,20 @@ def test_a_trigger_of_an_older_worker_uses_the_configured_limit(monkeypatch, hoo
     hook.end("job", JobState.SUCCEEDED)
     run_trigger(monkeypatch, hook, handle, log, None)
     assert log.lines == ["line"]
+
+
+def test_a_worker_hears_of_an_end_although_no_log_can_be_read(hook, handle, monkeypatch):
+    """Its node may be away, or nobody has the right to read it."""
+
+    def refuse(_):
+        raise ConnectionError("the node is away")
+
+    monkeypatch.setattr(hook, "logs", refuse)
+    hook.end("job", JobState.SUCCEEDED)
+    request = SimpleNamespace(hook=lambda *_: hook, poll_interval_s=0.01, log_limit=1000)
+    observer = SimpleNamespace(saw=lambda _: None)
+    stint = Stint.__new__(Stint)
+    stint.__dict__.update(request=request, observer=observer, log=logging.getLogger(__name__))
+    monkeypatch.setattr(stint, "_deadlines", Deadlines)
+    monkeypatch.setattr(stint, "_pause", lambda _: pytest.fail("it waits on"))
+    assert stint.wait_here(handle) is Reason.FINISHED

@@ -118,15 +118,17 @@ def test_an_error_that_asking_cannot_mend_is_told(hook):
         asyncio.run(_once(hook, "job"))
 
 
-def test_a_damaged_handle_does_not_blind_the_others(hook):
+@pytest.mark.parametrize("damage", [IntegrityError, WrongHostError])
+def test_a_damaged_handle_does_not_blind_the_others(hook, damage):
     """Who watches it is told; the others go on to be asked for together."""
+    hook.damage = damage
     hook.damaged.add("bad")
 
     async def scenario():
         watcher = Watcher(hook)
         handles = [hook.add(name) for name in ("one", "bad", "two")]
         one, bad, two = [asyncio.create_task(until_over(watcher, handle)) for handle in handles]
-        with pytest.raises(IntegrityError, match="damaged"):
+        with pytest.raises(damage, match="damaged"):
             await asyncio.wait_for(bad, PATIENCE_S)
         for name in ("one", "two"):
             hook.end(name)
