@@ -339,7 +339,7 @@ class StepLife:
         """
         began = time.monotonic()
         if reason.is_deadline:
-            collected, status = self._give_up(handle, reason, word), self._last_status(handle)
+            collected, status = self._give_up(handle, reason, word)
         else:
             status = self.status(handle)
             collected = self._collect(handle, status)
@@ -389,20 +389,16 @@ class StepLife:
             self.record = record.with_handle(handle)
             self.finish(handle, reason)
 
-    def _give_up(self, handle: JobHandle, reason: Reason, word: str) -> Collected:
+    def _give_up(self, handle: JobHandle, reason: Reason, word: str) -> tuple[Collected, JobStatus | None]:
+        """End a job that is late; what it has returned after all counts."""
         self._cancel(handle)
         self.wait_until_over(handle, STOP_LIMIT_S)
-        if reason.goes_by_status and (made := self._result(handle)) is not None:
-            return made
-        return Collected({"failure": self._with_tail(given_up(reason, word), handle)})
-
-    def _result(self, handle: JobHandle) -> Collected | None:
-        """Return what a step has returned after all, while it was given up; ``None`` when it has not."""
         status = self._last_status(handle)
-        if status is None or status.state is not JobState.SUCCEEDED:
-            return None
-        collected = self._collect(handle, status)
-        return None if "failure" in collected.data else collected
+        if reason.goes_by_status and status is not None and status.state is JobState.SUCCEEDED:
+            collected = self._collect(handle, status)
+            if "failure" not in collected.data:
+                return collected, status
+        return Collected({"failure": self._with_tail(given_up(reason, word), handle)}), status
 
     def _collect(self, handle: JobHandle, status: JobStatus) -> Collected:
         try:

@@ -259,9 +259,9 @@ class Stint:
         task_log = TaskLog(self.log, hook, handle, self.request.log_limit)
         status, cursor, clock = None, None, Clock()
         while True:
-            now = None  # nobody is late by an old look
+            fresh = None  # nobody is late by an old look
             try:
-                now = status = hook.status([handle])[handle]
+                fresh = status = hook.status([handle])[handle]
                 chunk = None if task_log.is_full else hook.logs({handle: cursor}).get(handle)
                 pause_s = pace.after_success()
             except (StepConfigError, IntegrityError):  # asking again cannot help
@@ -275,7 +275,7 @@ class Stint:
                 pause_s = min(pause_s, LOG_POLL_S) if chunk.lines else pause_s
             self.observer.saw(status)
             self._word = status.native if status is not None else ""
-            if reason := deadlines.reason(now, clock.now()):
+            if reason := deadlines.reason(fresh, clock.now()):
                 if reason is Reason.FINISHED:
                     self._write_rest(task_log, cursor)
                 return reason

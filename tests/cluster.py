@@ -48,12 +48,13 @@ def accounts(core: Any, namespace: str) -> list[Any]:
     return list(core.list_namespaced_service_account(namespace).items)
 
 
-def until_heard(has_happened: Callable[[], object]) -> None:
-    """Wait for a part of the cluster that hears of a change a moment later."""
+def until_heard(happens: Callable[[], Any]) -> Any:
+    """Return what ``happens`` returns once it is something: parts of a cluster hear late of a change."""
     end = time.monotonic() + HEARD_S
-    while not has_happened():
+    while not (found := happens()):
         assert time.monotonic() < end, f"not within {HEARD_S} s"
         time.sleep(0.1)
+    return found
 
 
 def may(of: str, verb: str, resource: str, namespace: str = "") -> bool:

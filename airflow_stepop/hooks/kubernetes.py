@@ -221,6 +221,14 @@ class KubernetesStepHook(StepHook):
             for name in states.changed()
         ]
 
+    def _exactly(self, handle: JobHandle) -> tuple[Cluster, Json | None, Sequence[Json]]:
+        """Return where a job is, itself, and its pods; ``None`` when it is gone."""
+        cluster = self._cluster(handle)
+        job, pods = self._states(cluster).exactly(handle.id)
+        if job is None:
+            _check_place(handle, cluster)
+        return cluster, job, pods
+
     def _states(self, cluster: Cluster) -> States:
         return self._known_states.setdefault(id(cluster), States(cluster))
 
@@ -229,11 +237,8 @@ class KubernetesStepHook(StepHook):
         return {}
 
     def outcome(self, handle: JobHandle) -> OutcomeReport:
-        cluster = self._cluster(handle)
-        job, pods = self._states(cluster).exactly(handle.id)
+        cluster, job, pods = self._exactly(handle)
         receipt = receipt_of(pods) or (receipt_kept(job) if job is not None else None)
-        if job is None:
-            _check_place(handle, cluster)
         if job is None or receipt is None:
             raise OutcomeLostError(f"{handle} ended without an outcome")
         results = job["metadata"]["annotations"].get(RESULTS, "")
@@ -287,10 +292,8 @@ class KubernetesStepHook(StepHook):
     # -- the end
 
     def cancel(self, handle: JobHandle) -> None:
-        cluster = self._cluster(handle)
-        job, pods = self._states(cluster).exactly(handle.id)
+        cluster, job, pods = self._exactly(handle)
         if job is None:
-            _check_place(handle, cluster)
             return
         status = verdict.status_of(job, pods)
         if not status.state.is_terminal:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 import uuid
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from airflow_stepop.kubernetes.access import (
 )
 from airflow_stepop.kubernetes.quantities import amount_of
 from airflow_stepop.trial import TASK, try_step
-from tests.cluster import NO_IMAGE
+from tests.cluster import NO_IMAGE, until_heard
 
 pytestmark = pytest.mark.timeout(300)
 PAGE = Path(__file__).parents[2] / "docs" / "backends" / "kubernetes.md"
@@ -175,22 +174,13 @@ def test_a_missing_verb_is_named_and_can_be_granted(admin, kubernetes_namespace)
     role.rules = [one for one in role.rules if one.resources != ["pods/log"]]
     rbac.replace_namespaced_role(NAME, kubernetes_namespace, role)
     try:
-        (found,) = until(lambda: [one for one in about("permissions") if not one.is_ok])
+        (found,) = until_heard(lambda: [one for one in about("permissions") if not one.is_ok])
         assert "patch jobs; get pods/log" in found.message
         assert f"system:serviceaccount:{kubernetes_namespace}:{NAME}" in found.message
         apply(admin, kubernetes_namespace, found.fix.partition("\n")[2])
-        assert until(lambda: all(one.is_ok for one in about("permissions")))
+        assert until_heard(lambda: all(one.is_ok for one in about("permissions")))
     finally:
         rbac.replace_namespaced_role(NAME, kubernetes_namespace, before)
-
-
-def until(happens):
-    """Return what ``happens`` returns as soon as it is something: a Role does not count at once."""
-    end = time.monotonic() + 60
-    while not (found := happens()):
-        assert time.monotonic() < end
-        time.sleep(0.2)
-    return found
 
 
 @pytest.fixture
@@ -224,7 +214,7 @@ def test_a_quota_that_is_used_up_is_said(admin, kubernetes_namespace, sees_limit
         kubernetes_namespace, {"metadata": {"name": "tight"}, "spec": {"limits": [limits]}}
     )
     try:
-        (quota,) = until(lambda: [one for one in about("quotas") if not one.is_ok])
+        (quota,) = until_heard(lambda: [one for one in about("quotas") if not one.is_ok])
         assert "'small'" in quota.message
         assert "Used up: count/jobs.batch" in quota.message
         assert re.search(r"\d of 5 pods", quota.message)
@@ -310,7 +300,7 @@ def test_a_step_is_run_and_leaves_nothing(admin, kubernetes_namespace):
     (found,) = try_step(KubernetesStepHook(), "tests", None)
     assert found.is_ok, found
     assert "outcome read after" in found.message
-    assert until(lambda: nothing_is_left(kubernetes_namespace, admin))
+    assert until_heard(lambda: nothing_is_left(kubernetes_namespace, admin))
 
 
 def test_a_step_whose_image_is_not_there(admin, kubernetes_namespace):
@@ -319,7 +309,7 @@ def test_a_step_whose_image_is_not_there(admin, kubernetes_namespace):
     assert found.message.startswith("image_pull: ")
     assert NO_IMAGE in found.message
     assert "image_pull_secrets" in found.fix
-    assert until(lambda: nothing_is_left(kubernetes_namespace, admin))
+    assert until_heard(lambda: nothing_is_left(kubernetes_namespace, admin))
 
 
 def test_a_step_that_waits_is_given_up_in_the_cluster_s_own_words(admin, kubernetes_namespace, monkeypatch):
@@ -331,4 +321,4 @@ def test_a_step_that_waits_is_given_up_in_the_cluster_s_own_words(admin, kuberne
     assert found.message.startswith("start_timeout: the step had not begun after 20 s")
     # another test may have tainted the node at that moment
     assert re.search(r"Insufficient cpu|untolerated taint", found.message)
-    assert until(lambda: nothing_is_left(kubernetes_namespace, admin))
+    assert until_heard(lambda: nothing_is_left(kubernetes_namespace, admin))

@@ -63,6 +63,12 @@ def all_run(hook, handles):
     return until(lambda: set(states(hook, handles)) == {JobState.RUNNING})
 
 
+def hold_back(monkeypatch, *kinds):
+    """Have nothing more arrive of the changes of these kinds."""
+    take = mirror.Changes._take
+    monkeypatch.setattr(mirror.Changes, "_take", lambda self, event: self._kind in kinds or take(self, event))
+
+
 def test_looks_cost_no_request_once_the_streams_flow(jobs, asked):
     hook, handles = jobs
     all_run(hook, handles)
@@ -94,10 +100,7 @@ def test_a_pod_that_is_gone_is_not_one_that_never_was(jobs, monkeypatch):
     all_run(hook, handles)
     seen = hook._states(hook._cluster(handles[0]))._mirror
     until(lambda: all(one["status"].get("active") for one in seen.objects([handles[0].id])[0].values()))
-    take = mirror.Changes._take
-    monkeypatch.setattr(
-        mirror.Changes, "_take", lambda self, event: self._kind == "jobs" or take(self, event)
-    )
+    hold_back(monkeypatch, "jobs")
     hook.cancel(handles[0])
     found = []
     until(lambda: found.append(hook.status(handles)[handles[0]].state) or found[-1].is_terminal)
@@ -114,13 +117,11 @@ def test_nor_is_one_that_took_its_time_to_end(jobs, admin, monkeypatch):
         until(lambda: hook.tail(handle, 1).lines)
         many = [*jobs[1], handle]
         all_run(hook, many)
-        seen, take = hook._states(hook._cluster(handle))._mirror, mirror.Changes._take
+        seen = hook._states(hook._cluster(handle))._mirror
         (pod,) = seen.objects([handle.id])[1][handle.id]
         admin.delete_namespaced_pod(pod["metadata"]["name"], handle.detail["namespace"])
         until(lambda: seen.objects([handle.id])[0][handle.id]["status"].get("terminating"))
-        monkeypatch.setattr(
-            mirror.Changes, "_take", lambda self, event: self._kind == "jobs" or take(self, event)
-        )
+        hold_back(monkeypatch, "jobs")
         found = []
         until(lambda: found.append(hook.status(many)[handle].state) or found[-1].is_terminal)
         assert set(found) == {JobState.RUNNING, JobState.FAILED}
@@ -135,10 +136,7 @@ def test_the_log_of_a_job_that_is_over_is_read_to_its_end(jobs, monkeypatch):
     handle = hook.submit(step.spec, step.payload)
     try:
         all_run(hook, [*handles, handle])
-        take = mirror.Changes._take
-        monkeypatch.setattr(
-            mirror.Changes, "_take", lambda self, event: self._kind == "pods" or take(self, event)
-        )
+        hold_back(monkeypatch, "pods")
         until(lambda: hook.status([*handles, handle])[handle].state is JobState.SUCCEEDED)
         assert hook.status([*handles, handle])[handle].finished_at is not None
         assert [line.text for chunk in hook.chunks(handle) for line in chunk.lines] == ["one", "no end"]
@@ -150,7 +148,7 @@ def test_nothing_is_gone_before_it_was_asked_for_by_its_name(jobs, asked, monkey
     """A stream may be late: a job that was submitted a moment ago is not in it yet."""
     hook, handles = jobs
     all_run(hook, handles)
-    monkeypatch.setattr(mirror.Changes, "_take", lambda self, event: True)  # nothing arrives any more
+    hold_back(monkeypatch, "jobs", "pods")
     step = make_step(["sleep", "600"], settings=AT_ONCE)
     late = hook.submit(step.spec, step.payload)
     try:
@@ -215,7 +213,7 @@ def test_what_the_warnings_may_tell_more_of_is_told_again(jobs, monkeypatch):
     try:
         # one word or the other, until it is tried again
         until(lambda: hook.status([*handles, broken])[broken].native in ("ErrImagePull", "ImagePullBackOff"))
-        monkeypatch.setattr(mirror.Changes, "_take", lambda self, event: True)  # no news from the streams
+        hold_back(monkeypatch, "jobs", "pods")
         hook.changed()
         assert hook.status([*handles, broken])[broken].state is JobState.PENDING
         until(lambda: broken in (hook.changed() or ()))

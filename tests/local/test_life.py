@@ -174,20 +174,20 @@ def test_the_timeout_needs_no_airflow(bench: Bench) -> None:
     """Nobody asks for the status; the job ends all the same, with what ignores SIGTERM in it."""
     step = bench.step(
         ["sh", "-c", "trap '' TERM; echo running; while :; do sleep 0.1; done"],
-        timeout_s=4.0,
+        timeout_s=12.0,
         settings=LocalSettings(grace_period_s=0.3),
     )
     handle = bench.submit(step)
     until(lambda: bench.state(handle)["finished_at"], "the end")
     state = bench.state(handle)
-    assert state["usage"]["wall_s"] >= 4
+    assert state["usage"]["wall_s"] >= 12
     assert marked(step.spec.nonce) == []
     status = bench.status(handle)
     assert status.state is JobState.FAILED
     assert status.failure is not None
     assert status.failure.category is Category.TIMEOUT
-    assert status.failure.summary == "the step ran longer than its timeout of 4 s and was stopped"
-    assert status.failure.log_tail in (("running",), ())  # it may begin late on a busy host
+    assert status.failure.summary == "the step ran longer than its timeout of 12 s and was stopped"
+    assert status.failure.log_tail == ("running",)
 
 
 def test_a_supervisor_that_is_told_to_stop_says_so(bench: Bench, running: JobHandle) -> None:
