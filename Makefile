@@ -7,7 +7,7 @@ STAMPS := $(VENV)/stamps
 BENCH_VENV := .venv-bench
 ALL_VENV := .venv-all
 SOURCES := airflow_stepop tests benchmarks dags_examples docs/snippets scripts
-CRASHES := $(sort $(wildcard tests/real_airflow/test_crash_*.py)) tests/real_airflow/test_table.py
+CRASHES := $(sort $(wildcard tests/chaos/crashes/test_crash_*.py)) tests/chaos/crashes/test_table.py
 ARGS ?=
 # What ARGS names of the tests' files: they alone are run then
 NAMED = $(strip $(wildcard $(foreach word,$(filter tests/%,$(ARGS)),$(firstword $(subst ::, ,$(word))))))
@@ -24,7 +24,7 @@ export PYTHON
 help:
 	@echo "make demo     run dags_examples/quickstart.py in Airflow, on this host"
 	@echo "make airflow  start Airflow with the examples in it (PORT=8081 if 8080 is taken)"
-	@echo "make test     run every test, in half an hour    (ARGS='-k resources', ARGS=tests/test_resources.py)"
+	@echo "make test     run every test, in half an hour    (ARGS='-k resources', ARGS=tests/unit/test_resources.py)"
 	@echo "make fuzz-readers  feed damage to every reader of stored bytes (STEPOP_FUZZ_EXAMPLES=5000 for each)"
 	@echo "make fuzz     kill everything around 200 steps at random (STEPOP_FUZZ=1000 for more)"
 	@echo "make crashes  measure every crash in a real Airflow again, and write docs/crashes.md"
@@ -55,29 +55,31 @@ ifneq ($(NAMED),)
 	@$(BIN)/python -m pytest $(ARGS)
 else
 	@failed=; trap 'exit 130' INT; \
-	$(BIN)/python -m pytest -n 3 --dist loadfile --ignore=tests/real_airflow --ignore=tests/faults $(ARGS) \
+	$(BIN)/python -m pytest -n 3 --dist loadfile --ignore=tests/airflow_deployed --ignore=tests/chaos/crashes --ignore=tests/chaos/faults $(ARGS) \
 		|| $(NONE_CHOSEN) || failed=yes; \
 	echo "==> pytest, in a real Airflow"; \
-	$(BIN)/python -m pytest $(TOGETHER) tests/real_airflow $(ARGS) || $(NONE_CHOSEN) || failed=yes; \
+	$(BIN)/python -m pytest $(TOGETHER) tests/airflow_deployed $(ARGS) || $(NONE_CHOSEN) || failed=yes; \
+	echo "==> pytest, in a real Airflow in which everything is killed"; \
+	$(BIN)/python -m pytest $(TOGETHER) tests/chaos/crashes $(ARGS) || $(NONE_CHOSEN) || failed=yes; \
 	echo "==> pytest, with faults of a real cluster"; \
-	$(BIN)/python -m pytest $(TOGETHER) tests/faults $(ARGS) || $(NONE_CHOSEN) || failed=yes; \
+	$(BIN)/python -m pytest $(TOGETHER) tests/chaos/faults $(ARGS) || $(NONE_CHOSEN) || failed=yes; \
 	test -z "$$failed"
 endif
 
 fuzz-readers: $(STAMPS)/test
-	@STEPOP_FUZZ_EXAMPLES=$${STEPOP_FUZZ_EXAMPLES:-5000} $(BIN)/python -m pytest -n 2 --timeout 3600 tests/fuzz $(ARGS)
+	@STEPOP_FUZZ_EXAMPLES=$${STEPOP_FUZZ_EXAMPLES:-5000} $(BIN)/python -m pytest -n 2 --timeout 3600 tests/chaos/fuzz/test_readers.py $(ARGS)
 
 fuzz: $(STAMPS)/test
-	@STEPOP_FUZZ=$${STEPOP_FUZZ:-200} $(BIN)/python -m pytest tests/life/test_fuzz.py $(ARGS)
+	@STEPOP_FUZZ=$${STEPOP_FUZZ:-200} $(BIN)/python -m pytest tests/chaos/fuzz/test_kills.py $(ARGS)
 
 crashes: $(STAMPS)/test
 	@STEPOP_CI=1 STEPOP_POSTGRES=$${STEPOP_POSTGRES:-scripts/postgres} \
 		STEPOP_S3SERVER=$${STEPOP_S3SERVER:-scripts/s3server} $(BIN)/python -m pytest $(CRASHES) --write-crash-table $(ARGS)
 
-# It needs KUBECONFIG, and STEPOP_CLUSTER: see tests/faults/parts.py
+# It needs KUBECONFIG, and STEPOP_CLUSTER: see tests/chaos/faults/parts.py
 faults: $(STAMPS)/test
 	@STEPOP_CI=1 STEPOP_FAULTS_FULL=1 STEPOP_POSTGRES=$${STEPOP_POSTGRES:-scripts/postgres} \
-		$(BIN)/python -m pytest tests/faults --write-fault-table $(ARGS)
+		$(BIN)/python -m pytest tests/chaos/faults --write-fault-table $(ARGS)
 
 lint: $(STAMPS)/lint
 	@echo "==> ruff"
@@ -107,7 +109,7 @@ $(BENCH_VENV)/stamps/%: pyproject.toml
 	@scripts/make_env $(BENCH_VENV) $*
 
 resolve: $(STAMPS)/test
-	@STEPOP_INDEX=1 $(BIN)/python -m pytest -m index tests/test_packaging.py $(ARGS)
+	@STEPOP_INDEX=1 $(BIN)/python -m pytest -m index tests/project/test_packaging.py $(ARGS)
 
 extras: $(ALL_VENV)/stamps/base
 	@echo "==> every extra, installed together"

@@ -74,7 +74,7 @@ def room() -> Iterator[Room]:
     """Make a namespace and the connection to it; remove both."""
     import structlog
 
-    from tests.cluster import namespace
+    from tests.support.cluster import namespace
 
     logging.disable(logging.WARNING)  # the operator says much
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
@@ -88,7 +88,7 @@ def _allow_pod_operator(namespace: str) -> None:
     """Give the account what KubernetesPodOperator needs beyond what steps need."""
     from kubernetes import client
 
-    from tests.cluster import NAME
+    from tests.support.cluster import NAME
 
     name = "pod-operator"
     every = ["get", "list", "watch", "create", "patch", "delete"]
