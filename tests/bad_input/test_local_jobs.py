@@ -19,9 +19,10 @@ from airflow_stepop.local.systems import LINUX
 from airflow_stepop.payload import FunctionCall, build_payload, read_outcome, spill
 from airflow_stepop.tasklog import TaskLog
 from airflow_stepop.waiting import Clock
-from tests.backends.local.conftest import Bench, until
-from tests.bad_input.conftest import bomb
+from tests.support.damage import bomb, inline, report_of
+from tests.support.local_jobs import Bench
 from tests.support.paths import ROOT
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.corpus
 
@@ -101,7 +102,9 @@ def test_a_state_that_is_damaged_while_the_job_runs(bench, tmp_path):
     """Its supervisor lives and writes the state again when the job ends."""
     go_on = tmp_path / "go_on"
     handle = bench.submit(bench.step(["sh", "-c", f"until [ -e {go_on} ]; do sleep 0.05; done"]))
-    until(lambda: bench.status(handle).state is JobState.RUNNING, "the job to run")
+    wait_until(
+        lambda: bench.status(handle).state, "the job to run", holds=lambda state: state is JobState.RUNNING
+    )
     _damage(bench, handle, "state.json", b"{")
     assert bench.status(handle).state is JobState.RUNNING
     go_on.touch()
@@ -315,7 +318,6 @@ def test_full_while_an_argument_is_stored(small_disk):
 def test_full_when_the_result_is_collected(small_disk, monkeypatch):
     """Then Airflow holds it: a large XCom is better than a lost one."""
     from airflow_stepop.store import open_store
-    from tests.bad_input.conftest import inline, report_of
 
     disk = small_disk("64k")
     store = open_store(str(disk))

@@ -12,7 +12,7 @@ import pytest
 
 from airflow_stepop.runner import protocol
 from airflow_stepop.runner.values import encode_value
-from tests.bad_input.conftest import bomb, bomb_entry, inline
+from tests.support.damage import bomb, bomb_entry, inline
 from tests.unit.runner.conftest import StepFolder
 
 pytestmark = pytest.mark.corpus
