@@ -7,7 +7,7 @@ import json
 import secrets
 from pathlib import Path
 
-from tests.support.deployment import parent_of
+from tests.support.processes import parent_of
 
 TASKS = ("good", "bad", "killed")
 
