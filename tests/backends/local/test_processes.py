@@ -11,16 +11,15 @@ from pathlib import Path
 import pytest
 
 from airflow_stepop.local.processes import KILL_TIMEOUT_S, kill_marked
+from tests.support.processes import started
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")
 
 
 @pytest.fixture
 def without_environment():
-    process = subprocess.Popen(["sleep", "600"], env={})
-    yield process
-    process.kill()
-    process.wait()
+    with started(["sleep", "600"], env={}) as process:
+        yield process
 
 
 def test_a_process_that_executes_programs_all_the_time_is_killed(tmp_path: Path) -> None:
@@ -29,11 +28,9 @@ def test_a_process_that_executes_programs_all_the_time_is_killed(tmp_path: Path)
     script.write_text('exec sh "$0"\n')
     for number in range(30):
         env = {**os.environ, "STEPOP_NONCE": f"again-{number}"}
-        process = subprocess.Popen(["sh", str(script)], env=env)
-        time.sleep(0.02)
-        killed = kill_marked(f"STEPOP_NONCE=again-{number}")
-        process.kill()  # should it live
-        process.wait()
+        with started(["sh", str(script)], env=env):
+            time.sleep(0.02)
+            killed = kill_marked(f"STEPOP_NONCE=again-{number}")
         assert killed
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 
 import pytest
+
+from tests.support.processes import wait_gone
 
 MIB = 1024 * 1024
 
@@ -193,18 +194,7 @@ def test_a_step_goes_on_whatever_nvidia_smi_does(folder, nvidia_smi, tmp_path, s
     (asked,) = (tmp_path / "asked").read_text().splitlines()
     pid, _, query = asked.partition(" ")
     assert "--query-gpu" in query
-    end = time.monotonic() + 60
-    while is_running(pid):
-        assert time.monotonic() < end, "nvidia-smi is still there"
-        time.sleep(0.05)
-
-
-def is_running(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    wait_gone([int(pid)], "nvidia-smi")
 
 
 @pytest.mark.parametrize("visible", ["", "-1"])

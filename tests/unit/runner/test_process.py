@@ -15,6 +15,8 @@ import pytest
 
 from airflow_stepop.job import Category, Failure
 from airflow_stepop.runner import protocol
+from tests.support.processes import printed, started, wait_gone
+from tests.support.waiting import wait_until
 
 
 @pytest.mark.parametrize(
@@ -69,15 +71,10 @@ TRAP = "import signal, time\ndef f():\n    got = []\n    signal.signal(15, lambd
 def signalled(folder, signum, python=sys.executable, caller=()):
     """Start the step, signal the runner once the step is ready, and return what it left."""
     argv = [*caller, *folder.argv(python)]
-    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "ready\n"
-    process.send_signal(signum)
-    try:
-        stdout, stderr = process.communicate(timeout=240)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        raise
+    with started(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signum)
+        stdout, stderr = printed(process)
     return folder.finished(process.returncode, stdout, stderr)
 
 
@@ -433,22 +430,10 @@ def test_a_step_dies_with_its_runner(folder, edge_python, tmp_path, kind):
         folder.reference(f"import subprocess\ndef f():\n    subprocess.run(['sh', '-c', {script!r}])\n", "f")
     else:
         folder.command("sh", "-c", script)
-    runner = subprocess.Popen(folder.argv(edge_python), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 60
-    while not pids.exists() or len(pids.read_text().split()) < 2:
-        assert time.monotonic() < end
-        time.sleep(0.02)
-    runner.kill()
-    runner.wait()
-    end = time.monotonic() + 30
-    while left := [pid for pid in pids.read_text().split() if is_running(pid)]:
-        assert time.monotonic() < end, left
-        time.sleep(0.02)
-
-
-def is_running(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    with started(folder.argv(edge_python), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+        wait_until(
+            lambda: pids.read_text().split() if pids.exists() else [],
+            "the step and its program to begin",
+            holds=lambda found: len(found) == 2,
+        )
+    wait_gone(map(int, pids.read_text().split()), "the step and its program")

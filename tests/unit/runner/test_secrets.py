@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from airflow_stepop.runner import protocol
 from airflow_stepop.runner.secrets import MIN_BYTES, Redactor
+from tests.support.processes import ended, started
 
 VALUE = 'p@ss/w0rd+"x"é'
 KEY = "-----BEGIN KEY-----\nMIIEowIBAAK\nCAQEAx1y2\n-----END KEY-----\n"
@@ -138,13 +139,14 @@ def test_output_that_is_no_secret_comes_at_once(folder):
     """Only what may be the beginning of a value waits for more."""
     script = 'echo first; printf "half a line"; sleep 30'
     give(folder.command("sh", "-c", script), A="alpha")
-    with subprocess.Popen(folder.argv(), stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        seen, deadline = b"", time.monotonic() + 20
+    with started(folder.argv(), stdout=subprocess.PIPE) as process:
+        seen = b""
         while seen != b"first\nhalf a line":
-            assert time.monotonic() < deadline, seen
-            seen += os.read(process.stdout.fileno(), 100)
+            more = os.read(process.stdout.fileno(), 100)
+            assert more, f"it ended after {seen}"
+            seen += more
         process.terminate()
+        ended(process)
 
 
 def test_the_order_of_both_streams_is_kept(folder):
@@ -178,11 +180,10 @@ def test_a_process_that_never_stops_printing_holds_nobody_up(folder):
 def test_a_reader_that_goes_away_does_no_harm(folder):
     """As without secrets: the step learns that nobody listens."""
     give(folder.command("sh", "-c", "yes alpha; exit 0"), A="alpha")
-    with subprocess.Popen(folder.argv(), stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
+    with started(folder.argv(), stdout=subprocess.PIPE) as process:
         process.stdout.read(10)
         process.stdout.close()
-        process.wait(timeout=60)
+        ended(process)
     assert folder.finished(0).outcome is not None
 
 
@@ -224,11 +225,11 @@ def test_being_stopped_reaches_the_step(folder):
         folder.command("sh", "-c", "trap 'echo saved $A; exit 0' TERM; echo up; while :; do sleep 0.1; done"),
         A="alpha",
     )
-    with subprocess.Popen(folder.argv(), stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
+    with started(folder.argv(), stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"up\n"
         process.terminate()
         assert process.stdout.read() == b"saved ***\n"
+        ended(process)
     assert folder.finished(0).outcome["status"] == "success"
 
 
