@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import httpx
 
 from tests.support.paths import SCRIPTS
-from tests.support.processes import is_alive, kill, of_job
+from tests.support.processes import ended, is_alive, kill, of_job
 from tests.support.waiting import wait_until
 
 T = TypeVar("T")
@@ -206,13 +206,13 @@ class Deployment:
         process = self.processes.pop(name)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
-        process.wait(timeout=30)
+        ended(process)
 
     def kill_alone(self, name: str) -> None:
         """Kill a component, and leave what it started to itself until all goes down."""
         process = self.processes.pop(name)
         process.kill()
-        process.wait(timeout=30)
+        ended(process)
         self._left_alone.append(process.pid)
 
     @property

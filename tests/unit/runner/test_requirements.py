@@ -16,7 +16,7 @@ import pytest
 
 from airflow_stepop.runner import protocol
 from tests.support.processes import ended, printed, started
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_S, wait_until
 from tests.support.wheels import make_wheel
 
 UV = Path(sys.executable).with_name("uv")
@@ -185,7 +185,7 @@ def test_a_user_without_a_name_and_a_home_installs_them(folder, wheels):
     folder.reference(USES, "f").set(requirements=["stepop_dep"])
     argv = folder.argv(python, receipt=str(folder.path / "out" / "receipt"))
     done = subprocess.run(
-        argv, user=54321, group=0, extra_groups=[], env=env, capture_output=True, timeout=100
+        argv, user=54321, group=0, extra_groups=[], env=env, capture_output=True, timeout=PATIENCE_S
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

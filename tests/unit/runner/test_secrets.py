@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from airflow_stepop.runner import protocol
 from airflow_stepop.runner.secrets import MIN_BYTES, Redactor
 from tests.support.processes import ended, started
+from tests.support.waiting import PATIENCE_S
 
 VALUE = 'p@ss/w0rd+"x"é'
 KEY = "-----BEGIN KEY-----\nMIIEowIBAAK\nCAQEAx1y2\n-----END KEY-----\n"
@@ -153,7 +154,7 @@ def test_the_order_of_both_streams_is_kept(folder):
     script = "for i in 1 2 3 4 5 6 7 8 9; do echo out $i; echo err $i >&2; done"
     give(folder.command("sh", "-c", script), A="alpha")
     done = subprocess.run(
-        folder.argv(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60
+        folder.argv(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE_S
     )
     assert done.stdout.split("\n")[:-1] == [f"{name} {i}" for i in range(1, 10) for name in ("out", "err")]
 
@@ -173,7 +174,7 @@ def test_a_process_that_the_step_leaves_behind_holds_nobody_up(folder):
 def test_a_process_that_never_stops_printing_holds_nobody_up(folder):
     give(folder.command("sh", "-c", "yes $A & sleep 0.1"), A="alpha")
     with open(os.devnull, "wb") as null:
-        subprocess.run(folder.argv(), stdout=null, timeout=60, check=True)
+        subprocess.run(folder.argv(), stdout=null, timeout=PATIENCE_S, check=True)
     assert folder.finished(0).outcome["status"] == "success"
 
 
@@ -210,7 +211,7 @@ def test_half_a_value_at_the_end_is_masked(folder):
 def test_stdout_that_is_closed_is_no_trouble(folder):
     give(folder.command("sh", "-c", "echo $A; echo $A >&2"), A="alpha")
     command = ["sh", "-c", 'exec "$0" "$@" >&-', *folder.argv()]
-    done = subprocess.run(command, stderr=subprocess.PIPE, timeout=60)
+    done = subprocess.run(command, stderr=subprocess.PIPE, timeout=PATIENCE_S)
     assert b"alpha" not in done.stderr
     assert folder.finished(done.returncode).outcome["status"] == "success"
 
