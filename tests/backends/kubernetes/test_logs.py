@@ -84,11 +84,11 @@ def test_lines_that_the_node_has_rotated_away_are_named(hook, submitted, rotated
     script = f"""
 import time
 print("first", flush=True)
-time.sleep(15)
+time.sleep(30)  # the test reads this line meanwhile, and none of the others
 for _ in range({rotated_at_bytes} // 100_000 + 10):
     print("x" * 100_000)
 print("filled", flush=True)
-time.sleep(25)
+time.sleep(25)  # a kubelet looks every ten seconds whether a log is too large
 print("last")
 """
     _, handle = submitted(["python3", "-c", script])

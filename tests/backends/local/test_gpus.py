@@ -244,7 +244,9 @@ def test_four_steps_share_two_gpus(bench: Bench, driver, tmp_path: Path) -> None
     waiting = [handle for handle in handles if is_pending(bench, handle)]
     assert len(waiting) == 2
     assert bench.status(waiting[0]).started_at is None
-    assert bench.lines(waiting[0]) == [f"[stepop] waiting for 1 of the GPUs of this host: 2 (2 x {A100})"]
+    said = f"[stepop] waiting for 1 of the GPUs of this host: 2 (2 x {A100})"
+    bench.wait_for_line(waiting[0], said)
+    assert bench.lines(waiting[0]) == [said]
     (tmp_path / "release").touch()
     for handle in handles:
         assert bench.wait(handle).state is JobState.SUCCEEDED
@@ -255,6 +257,7 @@ def test_a_step_that_waits_can_be_cancelled(bench: Bench, driver, tmp_path: Path
     """At once; it has never run."""
     driver(T4)
     first = hold(bench, tmp_path, 600)
+    wait_until(lambda: has(bench, first), "the first step to begin")
     second = hold(bench, tmp_path, 600)
     assert is_pending(bench, second)
     bench.hook.cancel(second)
@@ -266,7 +269,8 @@ def test_a_step_that_waits_can_be_cancelled(bench: Bench, driver, tmp_path: Path
 def test_a_supervisor_that_waits_may_be_ended(bench: Bench, driver, tmp_path: Path) -> None:
     """By the host or by force: it is a failure of the infrastructure, and others go on."""
     driver(T4)
-    hold(bench, tmp_path, 600)
+    first = hold(bench, tmp_path, 600)
+    wait_until(lambda: has(bench, first), "the first step to begin")
     for number in (signal.SIGTERM, signal.SIGKILL):
         waiting = hold(bench, tmp_path, 600)
         assert is_pending(bench, waiting)
@@ -294,10 +298,11 @@ def test_a_step_that_wants_both_is_not_passed_for_ever(bench: Bench, driver, tmp
     first = [hold(bench, tmp_path, 600) for _ in range(2)]
     wait_until(lambda: all(has(bench, handle) for handle in first), "both GPUs to be taken")
     both = hold(bench, tmp_path, 0.5, TWO)
+    wait_until(lambda: bench.lines(both), "the step that wants both to wait")
     later = hold(bench, tmp_path, 0.1)
     bench.hook.cancel(first[0])
     bench.wait(first[0])
-    time.sleep(1.0)  # one is free, and nobody takes it
+    time.sleep(1.0)  # one is free, and nobody takes it; on a slower machine they have less time to do wrong
     assert is_pending(bench, both)
     assert is_pending(bench, later)
     bench.hook.cancel(first[1])

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -89,6 +90,16 @@ class CrashedTask:
     def wait_for_log(self, text: str) -> None:
         self.airflow.wait_for(
             lambda: text in self.airflow.logs(*self.where), f"{text!r} in the log", self.logs
+        )
+
+    def wait_scheduler_knows(self, state: str) -> None:
+        """Wait until the scheduler has heard that the worker is gone, and of the state of its task then."""
+        dag_id, run_id, task_id = self.where
+        names = re.escape(f"dag_id={dag_id}, task_id={task_id}, run_id={run_id}")
+        heard = re.compile(rf"TaskInstance Finished: {names}, .* state={state}, executor=")
+        log = self.airflow.home / "scheduler.log"
+        self.airflow.wait_for(
+            lambda: heard.search(log.read_text(errors="replace")), f"its scheduler to hear of {self.mark}"
         )
 
     def logs(self) -> str:

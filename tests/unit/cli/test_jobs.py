@@ -118,6 +118,7 @@ def test_logs_of_a_running_job(stepop, jobs, instance, tmp_path):
     handle = jobs.submit(instance("quiet"), "sh", "-c", script)
     wait_until(lambda: stepop("logs", handle.name).out, "the first line")
     assert stepop("logs", handle.name).out == "one\n"
+    # while the command follows; on a slower machine the job may be over before that, and is told whole
     threading.Timer(2, go.touch).start()
     assert stepop("logs", handle.name, "--follow").out == "one\ntwo\n"
 

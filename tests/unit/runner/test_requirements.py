@@ -206,7 +206,7 @@ def test_an_install_that_is_killed_leaves_nothing_in_the_way(new_folder, env, wh
     slow = tmp_path / "bin" / "uv"
     slow.unlink(missing_ok=True)
     slow.write_text(
-        '#!/bin/sh\nfor t in "$@"; do case $t in */packages) touch "$t/half"; esac; done\nsleep 60\n'
+        '#!/bin/sh\nfor t in "$@"; do case $t in */packages) touch "$t/half"; esac; done\nsleep 600\n'
     )
     slow.chmod(0o755)
     killed = new_folder().command("true").set(requirements=["stepop_base"])
@@ -227,7 +227,7 @@ def test_an_install_that_is_killed_leaves_nothing_in_the_way(new_folder, env, wh
 def test_being_stopped_while_installing_is_being_cancelled(folder, env, tmp_path):
     slow = tmp_path / "bin" / "uv"
     slow.unlink(missing_ok=True)
-    slow.write_text("#!/bin/sh\nexec sleep 60\n")
+    slow.write_text("#!/bin/sh\nexec sleep 600\n")
     slow.chmod(0o755)
     folder.command("true").set(requirements=["stepop_base"])
     with started(folder.argv(), env=env, stdout=subprocess.PIPE) as process:

@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -138,7 +137,7 @@ def test_a_value_that_comes_in_pieces_is_masked(folder, any_python):
 
 def test_output_that_is_no_secret_comes_at_once(folder):
     """Only what may be the beginning of a value waits for more."""
-    script = 'echo first; printf "half a line"; sleep 30'
+    script = 'echo first; printf "half a line"; sleep 600'
     give(folder.command("sh", "-c", script), A="alpha")
     with started(folder.argv(), stdout=subprocess.PIPE) as process:
         seen = b""
@@ -165,10 +164,9 @@ def test_streams_that_are_two_stay_two(folder):
 
 
 def test_a_process_that_the_step_leaves_behind_holds_nobody_up(folder):
-    begun = time.monotonic()
-    done = run_shell(folder, "sleep 60 & echo done $A", A="alpha")
+    """It lives longer than any test waits."""
+    done = run_shell(folder, "sleep 600 & echo done $A", A="alpha")
     assert done.stdout == "done ***\n"
-    assert time.monotonic() - begun < 30
 
 
 def test_a_process_that_never_stops_printing_holds_nobody_up(folder):

@@ -60,12 +60,14 @@ class Gate(Line):
         self.passed_bytes = 0
         self._stop_at: int | None = None
         self.stopped = threading.Event()
+        self.was_shut = threading.Event()
         super().__init__(url)
 
     def shut(self) -> None:
         """Break what is open, and hang up on what comes."""
         self._is_shut = True
         self.break_all()
+        self.was_shut.set()
 
     def open(self) -> None:
         """Let everything pass again."""

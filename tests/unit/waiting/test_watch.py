@@ -44,7 +44,8 @@ def test_a_thousand_jobs_share_each_status_call(hook):
     async def scenario():
         watcher = Watcher(hook)
         handles = [hook.add(f"job-{n}") for n in range(1000)]
-        waiting = [asyncio.create_task(until_over(watcher, handle)) for handle in handles]
+        # a poll interval that no machine makes fifty calls in; the first looks follow each other quickly
+        waiting = [asyncio.create_task(until_over(watcher, handle, 10)) for handle in handles]
         await until(lambda: hook.largest_batch, "a call for all", holds=lambda size: size == 1000)
         for handle in handles:
             hook.end(handle.id)
@@ -64,11 +65,11 @@ def test_a_late_subscriber_is_answered_at_once(hook):
         watcher = Watcher(hook)
         handle = hook.add("job")
         async with watcher.subscribe(handle, 0.05) as first:
-            await first.next(5)
+            await first.next(PATIENCE_S)
             calls = hook.calls["status"]
             hook.error = ConnectionError("nobody can be asked now")
             async with watcher.subscribe(handle, 60) as second:
-                update = await second.next(1)
+                update = await second.next(PATIENCE_S)
             assert update.status.state is JobState.RUNNING
             assert hook.calls["status"] <= calls + 1
 
@@ -251,7 +252,7 @@ def test_trouble_between_two_questions_for_all_makes_a_pause(hook, telling, monk
         await until(lambda: telling.asked, "the first question for all")
         telling.told.append(hook.handle("job"))
         await until(lambda: failed, "the question that fails")
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.5)  # the pause is half a minute at least: a slower machine asks no sooner
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
 
@@ -317,6 +318,8 @@ def test_logs_that_cost_a_request_each_are_read_in_turn(hook, monkeypatch):
         handles = [hook.add(f"job-{n}") for n in range(9)]
         hook.add("waits", JobState.PENDING)
         waiting = [asyncio.create_task(until_over(watcher, h)) for h in [*handles, hook.handle("waits")]]
+        await until(lambda: len(watcher._known), "all jobs to be known", holds=lambda count: count == 10)
+        asked.clear()
         await until(lambda: len(asked), "seven reads of logs", holds=lambda count: count > 6)
         for task in waiting:
             task.cancel()
