@@ -159,11 +159,10 @@ def emptied(namespace: str) -> None:
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError(f"there is no sign of {what} after {PATIENCE_S:.0f} s")
-        time.sleep(0.5)
+    """Wait as tests do, and longer: for thousands of objects."""
+    from tests.support.waiting import wait_until
+
+    wait_until(condition, what, patience_s=PATIENCE_S, pause_s=0.5)
 
 
 # -- what goes over the wire

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 
 import pytest
 
 from tests.support import deployment
 from tests.support.paths import EXAMPLES
+from tests.support.waiting import wait_until
 
 EXAMPLE = EXAMPLES / "train_on_kubernetes.py"
 DAG = "train_on_kubernetes"
@@ -64,7 +64,4 @@ def test_nothing_of_a_step_that_succeeded_is_left(kubernetes_namespace, run):
         ]
         return [one.metadata.name for one in found]
 
-    end = time.monotonic() + 60
-    while left() and time.monotonic() < end:
-        time.sleep(0.5)
-    assert left() == []
+    wait_until(left, "nothing to be left of the step", holds=lambda found: found == [], pause_s=0.5)

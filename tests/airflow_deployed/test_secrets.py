@@ -7,7 +7,7 @@ import json
 import secrets
 from pathlib import Path
 
-from tests.support.deployment import parent_of
+from tests.support.processes import parent_of
 
 TASKS = ("good", "bad", "killed")
 
@@ -80,7 +80,7 @@ def database_rows(url):
     """Return every row of every table of Airflow's database, as text."""
     import sqlalchemy
 
-    engine = sqlalchemy.create_engine(url)
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)  # keeps nothing open
     with engine.connect() as database:
         names = sqlalchemy.inspect(engine).get_table_names()
         found = {

@@ -8,14 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.support.paths import ROOT
-
-PATIENCE_S = 300
+from tests.support.processes import ended, is_alive, kill
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -35,8 +34,8 @@ def standalone(tmp_path, free_port):
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # noqa: PLW1509 - no other threads
         )
     yield process
-    for pid in processes_in(tmp_path):
-        os.kill(pid, signal.SIGKILL)
+    kill(processes_in(tmp_path))
+    process.kill()
     process.wait()
 
 
@@ -47,31 +46,23 @@ def processes_in(folder):
         try:
             is_ours = f"AIRFLOW_HOME={folder}".encode() in (path / "environ").read_bytes()
             is_script = str(folder).encode() in (path / "cmdline").read_bytes()
-            is_alive = (path / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
         except OSError:
             continue
-        if (is_ours or is_script) and is_alive:
+        if (is_ours or is_script) and is_alive(int(path.name)):
             found.append(int(path.name))
     return found
-
-
-def wait_for(is_there, explain):
-    end = time.monotonic() + PATIENCE_S
-    while not is_there():
-        assert time.monotonic() < end, explain()
-        time.sleep(0.2)
 
 
 def test_it_comes_up_and_ctrl_c_ends_all_of_it(standalone, tmp_path):
     def told():
         return (tmp_path / "out").read_text()
 
-    wait_for(lambda: re.search(r"==> http://localhost:\d+  user: admin  password: \S+", told()), told)
+    address = re.compile(r"==> http://localhost:\d+  user: admin  password: \S+")
+    wait_until(lambda: address.search(told()), "its address", explain=told)
     assert len(processes_in(tmp_path)) > 4
     os.killpg(standalone.pid, signal.SIGINT)
-    wait_for(lambda: standalone.poll() is not None, told)
-    assert standalone.returncode == 0, told()
-    wait_for(lambda: not processes_in(tmp_path), lambda: str(processes_in(tmp_path)))
+    assert ended(standalone) == 0, told()
+    wait_until(lambda: processes_in(tmp_path), "all of it to end", holds=lambda left: not left)
     assert "==> ending Airflow" in told()
     log = (tmp_path / ".airflow" / "standalone.log").read_text()
     assert log.rstrip().endswith("Complete"), "it was killed, and did not end by itself"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from select import select
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ import pytest
 from airflow_stepop.names import slug
 from airflow_stepop.store import StoredObject, open_store
 from tests.support import dag_test_process
+
+DAG_S = 800.0  # the end of a DAG of a hundred tasks, one after the other, on a busy machine
 
 
 @dataclass(frozen=True)
@@ -146,12 +149,17 @@ class AirflowProcess:
         assert stdin is not None
         stdin.write(json.dumps(body).encode() + b"\n")
         stdin.flush()
+        is_answered, _, _ = select([self._answers], [], [], DAG_S)
+        assert is_answered, f"waited {DAG_S:g} s for the end of {dag_file}\n{self.said()}"
         with os.fdopen(os.dup(self._answers), "rb") as stream:
             line = stream.readline()
-        assert line, self.log_file.read_text(errors="replace")[-5000:]
+        assert line, self.said()
         answer = json.loads(line)
         assert "states" in answer, answer.get("crash") or answer
         return Run(answer, place, self.log_file)
+
+    def said(self) -> str:
+        return self.log_file.read_text(errors="replace")[-5000:]
 
     def end(self) -> None:
         if "process" in vars(self):

@@ -3,59 +3,52 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import threading
-import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from airflow_stepop.store import open_store
 from tests.support.paths import EXAMPLES
+from tests.support.processes import kill, runners_below
+from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.xdist_group("calls"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.timeout(900)]
 
 EXAMPLE = EXAMPLES / "checkpoint.py"
 OWN = Path(__file__).parent / "dags" / "resuming.py"
 
 
-def runners(home):
-    """Return the runners of the jobs below ``home``; killing one kills its step, and the job has failed."""
-    own = str(home / "stepop" / "jobs")
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words, folder = path.read_bytes().split(b"\0"), os.readlink(path.parent / "cwd")
-        except OSError:
-            continue
-        if b"run" in words and b"--digest" in words and folder.startswith(own):
-            yield int(path.parent.name)
+@contextmanager
+def killed_once(home, look):
+    """Kill the job below ``home`` once ``look`` says so, which returns what is yielded in a list.
+
+    Who kills the runner kills its step, and the job has failed.
+    """
+    killed, is_over = [], threading.Event()
+
+    def kill_now():
+        found = look()
+        pids = runners_below(home / "stepop" / "jobs") if found else []
+        kill(pids)
+        killed.extend([found] if pids else [])
+        return killed or is_over.is_set()
+
+    killer = threading.Thread(target=wait_until, args=(kill_now, "a moment to kill the step"))
+    killer.start()
+    try:
+        yield killed
+    finally:
+        is_over.set()
+        killer.join()
 
 
-def kill_in_the_middle(home, killed):
-    """Kill the step when it has saved three epochs."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not killed:
-        for path in (home / "stepop" / "store" / "checkpoints").rglob("state.json"):
-            epoch = json.loads(path.read_text())["epoch"]
-            pids = list(runners(home))
-            if epoch >= 3 and pids:
-                for pid in pids:
-                    os.kill(pid, signal.SIGKILL)
-                killed.append(epoch)
-        time.sleep(0.02)
-
-
-def kill_when_saved(home, store, killed):
-    """Kill the step when a snapshot of it is in the bucket."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not killed:
-        saved = [found.path for found in store.objects("checkpoints")]
-        pids = list(runners(home)) if saved else []
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-        killed += pids
-        time.sleep(0.1)
+def three_epochs(home):
+    """Return the epoch that the step has saved, from the third one on."""
+    folder = home / "stepop" / "store" / "checkpoints"
+    found = [json.loads(path.read_text())["epoch"] for path in folder.rglob("state.json")]
+    return next((epoch for epoch in found if epoch >= 3), None)
 
 
 def checkpoints(home):
@@ -63,16 +56,13 @@ def checkpoints(home):
 
 
 def test_the_example_goes_on_where_it_was_killed(airflow_process):
-    killed: list[int] = []
-    killer = threading.Thread(target=kill_in_the_middle, args=(airflow_process.home, killed))
-    killer.start()
-    run = airflow_process.run(EXAMPLE, conf={"epochs": 12, "pause_s": 0.4})
-    killer.join()
+    with killed_once(airflow_process.home, lambda: three_epochs(airflow_process.home)) as killed:
+        run = airflow_process.run(EXAMPLE, conf={"epochs": 20, "pause_s": 0.4})
     assert killed, run.log("train")[-3000:]
     run.assert_state("train")
     result = run.value("train")
-    assert result["epoch"] == 12
-    assert 3 <= killed[0] <= result["begun_at"] < 12
+    assert result["epoch"] == 20
+    assert 3 <= killed[0] <= result["begun_at"] < 20
     assert f"going on at epoch {result['begun_at']}" in run.log("train")
     assert checkpoints(airflow_process.home) == [], "it is gone after success"
 
@@ -81,11 +71,8 @@ def test_the_example_goes_on_with_a_bucket(airflow_process, s3_server):
     env = {f"AIRFLOW_CONN_{s3_server.conn_id.upper()}": s3_server.connection()}
     place = airflow_process.place("s3", s3_server.new_address(), env)
     store = open_store(place.store)
-    killed: list[int] = []
-    killer = threading.Thread(target=kill_when_saved, args=(airflow_process.home, store, killed))
-    killer.start()
-    run = airflow_process.run(EXAMPLE, place=place, conf={"epochs": 25, "pause_s": 0.4})
-    killer.join()
+    with killed_once(airflow_process.home, lambda: list(store.objects("checkpoints"))) as killed:
+        run = airflow_process.run(EXAMPLE, place=place, conf={"epochs": 25, "pause_s": 0.4})
     assert killed, run.log("train")[-3000:]
     run.assert_state("train")
     result = run.value("train")

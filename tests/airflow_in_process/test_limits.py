@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.corpus, pytest.mark.xdist_group("failures"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.corpus, pytest.mark.timeout(900)]
 
 DAG_FILE = Path(__file__).parent / "dags" / "limits.py"
 

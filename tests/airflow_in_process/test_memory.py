@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.xdist_group("failures"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.timeout(900)]
 
 MIB = 2**20
 

@@ -11,7 +11,7 @@ from tests.support.phases import FORKED, PHASES
 from tests.support.statsd_server import StatsdServer
 
 HERE = Path(__file__).parent
-pytestmark = [pytest.mark.xdist_group("observed"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.timeout(900)]
 
 SECRET = "a-value-that-nobody-may-see"
 

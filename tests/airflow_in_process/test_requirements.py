@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.wheels import make_wheel
 
-pytestmark = [pytest.mark.xdist_group("calls"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 HERE = Path(__file__).parent
 SHARED = HERE.parent / "airflow_deployed" / "dags"
 
-pytestmark = [pytest.mark.xdist_group("results"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.timeout(900)]
 
 CHECKS = {
     "every_kind_of_value": ["check_values", "check_values_as_one", "check_values_in_a_step", "check_none"],

@@ -8,10 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
+from contextlib import ExitStack
 
 import pytest
+
+from tests.support.processes import ended, is_alive, started
+from tests.support.waiting import wait_until
 
 SLOW = """
 import os
@@ -81,43 +83,21 @@ def database(tmp_path_factory):
 @pytest.fixture
 def script(tmp_path, database):
     """Start a DAG file as a script in a fresh Airflow home."""
-    started = []
+    with ExitStack() as stack:
 
-    def start(text, **env):
-        path = tmp_path / "dags" / "file.py"
-        path.parent.mkdir()
-        path.write_text(text)
-        (tmp_path / "home").mkdir()
-        shutil.copy(database, tmp_path / "home" / "airflow.db")
-        with (tmp_path / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, str(path)],
-                env=environment(tmp_path / "home", path.parent, **env),
-                stdout=log,
-                stderr=log,
-            )
-        started.append(process)
-        return process
+        def start(text, **env):
+            path = tmp_path / "dags" / "file.py"
+            path.parent.mkdir()
+            path.write_text(text)
+            (tmp_path / "home").mkdir()
+            shutil.copy(database, tmp_path / "home" / "airflow.db")
+            env = environment(tmp_path / "home", path.parent, **env)
+            log = stack.enter_context((tmp_path / "log").open("wb"))
+            argv = [sys.executable, str(path)]
+            return stack.enter_context(started(argv, env=env, stdout=log, stderr=log))
 
-    start.log = lambda: (tmp_path / "log").read_text(errors="replace")
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-
-
-def wait_for(is_there, limit_s, explain):
-    end = time.monotonic() + limit_s
-    while not is_there():
-        assert time.monotonic() < end, explain()
-        time.sleep(0.1)
-
-
-def is_alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+        start.log = lambda: (tmp_path / "log").read_text(errors="replace")
+        yield start
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
@@ -125,16 +105,16 @@ def test_ctrl_c_cancels_the_job(script, deferrable):
     """dag.test() calls no on_kill: the interruption itself must end the job."""
     process = script(SLOW.format(deferrable=deferrable))
     printed = re.compile(r"the sleeper is (\d+)\b")  # the step's line in the task log: it is being waited for
-    wait_for(lambda: printed.search(script.log()), 200, script.log)
-    sleeper = int(printed.search(script.log())[1])
+    found = wait_until(lambda: printed.search(script.log()), "the sleeper", explain=script.log, pause_s=0.1)
+    sleeper = int(found[1])
     assert is_alive(sleeper)
     process.send_signal(signal.SIGINT)
-    wait_for(lambda: not is_alive(sleeper), 60, script.log)
+    wait_until(lambda: not is_alive(sleeper), "the sleeper to end", explain=script.log)
 
 
 def test_a_dag_written_for_another_backend_runs_here_unchanged(script):
     process = script(ELSEWHERE, AIRFLOW__STEPOP__BACKEND_OVERRIDE="local")
-    assert process.wait(240) == 0, script.log()
+    assert ended(process) == 0, script.log()
     log = script.log()
     assert "written for kubernetes and runs on local: its settings are not used (node_selector)" in log
     assert log.count("runs on this host without what it asks for") == 1
@@ -144,5 +124,5 @@ def test_a_dag_written_for_another_backend_runs_here_unchanged(script):
 
 def test_without_the_override_it_is_refused_when_the_file_is_read(script):
     process = script(ELSEWHERE)
-    assert process.wait(240) != 0
+    assert ended(process) != 0
     assert "nodes=4: backend 'kubernetes' runs a step in one pod" in script.log()

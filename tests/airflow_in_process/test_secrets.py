@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.xdist_group("calls"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.timeout(900)]
 
 PASSWORD, VARIABLE, KEY, NUMBER = "pa55w0rd-of-tests", "var1able-of-tests", "k3y-of-tests", "0012345"
 ENV = {

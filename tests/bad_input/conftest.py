@@ -1,72 +1,19 @@
-"""What the cases of the corpus share: a pickle that leaves a mark when it is loaded, and a store."""
+"""What the cases of the corpus share: jobs of this host, and a store."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-import os
-import pickle
-import shutil
-import tempfile
-from pathlib import Path
-
 import pytest
 
-from airflow_stepop.job import OutcomeReport
 from airflow_stepop.local.systems import LINUX
 from airflow_stepop.store import open_store
-from tests.backends.local.conftest import bench, running  # noqa: F401 - fixtures
+from tests.support.damage import mark  # noqa: F401 - a fixture
+from tests.support.local_jobs import bench, running  # noqa: F401 - fixtures
 
 
 @pytest.fixture
 def system() -> str:
     """What is damaged here is the same on every system."""
     return LINUX
-
-
-MARK = Path(tempfile.gettempdir()) / f"stepop-corpus-{os.getpid()}"
-
-
-class Bomb:
-    """Leaves the mark when it is unpickled, with nothing but the standard library."""
-
-    def __init__(self, path: Path = MARK) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
-def bomb(path: Path = MARK) -> bytes:
-    return pickle.dumps(Bomb(path))
-
-
-def inline(codec: str, data: bytes) -> dict:
-    """Return the entry of a value that carries its bytes."""
-    digest = hashlib.sha256(data).hexdigest()
-    segment = {"sha256": digest, "size": len(data), "data": base64.b64encode(data).decode()}
-    return {"codec": codec, "segments": [segment]}
-
-
-def bomb_entry(path: Path = MARK) -> dict:
-    return inline("pickle", bomb(path))
-
-
-def report_of(outcome: object, **changes: object) -> OutcomeReport:
-    """Return an outcome as a backend would find it, with the digest that fits."""
-    data = outcome if isinstance(outcome, bytes) else json.dumps(outcome).encode()
-    return OutcomeReport(
-        **{"digest": hashlib.sha256(data).hexdigest(), "data": data, "base_uri": "", **changes}
-    )
-
-
-@pytest.fixture
-def mark():
-    """The folder that a bomb leaves; removed before and after."""
-    shutil.rmtree(MARK, ignore_errors=True)
-    yield MARK
-    shutil.rmtree(MARK, ignore_errors=True)
 
 
 @pytest.fixture

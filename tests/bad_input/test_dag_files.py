@@ -16,7 +16,7 @@ from airflow_stepop.exceptions import PayloadError, StepConfigError, StepopError
 from airflow_stepop.operators import RemoteStepOperator
 from airflow_stepop.payload import CommandCall, FunctionCall, build_payload, call_key, hand_over, read_outcome
 from airflow_stepop.store import open_store, result_path
-from tests.bad_input.conftest import report_of
+from tests.support.damage import report_of
 
 pytestmark = pytest.mark.corpus
 

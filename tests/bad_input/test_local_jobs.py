@@ -19,9 +19,10 @@ from airflow_stepop.local.systems import LINUX
 from airflow_stepop.payload import FunctionCall, build_payload, read_outcome, spill
 from airflow_stepop.tasklog import TaskLog
 from airflow_stepop.waiting import Clock
-from tests.backends.local.conftest import Bench, until
-from tests.bad_input.conftest import bomb
+from tests.support.damage import bomb, inline, report_of
+from tests.support.local_jobs import Bench
 from tests.support.paths import ROOT
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.corpus
 
@@ -101,7 +102,9 @@ def test_a_state_that_is_damaged_while_the_job_runs(bench, tmp_path):
     """Its supervisor lives and writes the state again when the job ends."""
     go_on = tmp_path / "go_on"
     handle = bench.submit(bench.step(["sh", "-c", f"until [ -e {go_on} ]; do sleep 0.05; done"]))
-    until(lambda: bench.status(handle).state is JobState.RUNNING, "the job to run")
+    wait_until(
+        lambda: bench.status(handle).state, "the job to run", holds=lambda state: state is JobState.RUNNING
+    )
     _damage(bench, handle, "state.json", b"{")
     assert bench.status(handle).state is JobState.RUNNING
     go_on.touch()
@@ -278,10 +281,17 @@ def test_full_when_the_supervisor_starts(bench, small_disk):
     assert bench.run(step)[1].state is JobState.SUCCEEDED
 
 
+# a program that ends when the supervisor has read all that was printed so far
+IS_READ = f"""{sys.executable} -c '
+import fcntl, termios, time
+while any(fcntl.ioctl(1, termios.FIONREAD, bytes(4))): time.sleep(0.01)
+'"""
+
+
 def test_full_while_the_step_prints_and_ends(bench, small_disk):
     """The lines are lost and counted; the outcome and the last state are not."""
     bench.folder = bench.hook._folder_given = disk = small_disk("3m")
-    code = f"head -c 4m /dev/zero > {disk}/fill; seq 1000; sleep 2; rm {disk}/fill; echo last"
+    code = f"head -c 4m /dev/zero > {disk}/fill; seq 1000; {IS_READ}; sleep 2; rm {disk}/fill; echo last"
     handle, status = bench.run(bench.step(["sh", "-c", code]))
     assert status.state is JobState.SUCCEEDED, status
     assert bench.hook.outcome(handle).data
@@ -315,7 +325,6 @@ def test_full_while_an_argument_is_stored(small_disk):
 def test_full_when_the_result_is_collected(small_disk, monkeypatch):
     """Then Airflow holds it: a large XCom is better than a lost one."""
     from airflow_stepop.store import open_store
-    from tests.bad_input.conftest import inline, report_of
 
     disk = small_disk("64k")
     store = open_store(str(disk))
@@ -473,7 +482,7 @@ async def scenario():
     waiting = asyncio.ensure_future(anext(trigger.run()))
     await asyncio.sleep(0.5)
     clock({hours})
-    await asyncio.sleep(1)
+    await asyncio.sleep(1)  # the job goes on, however long this takes
     assert not waiting.done(), waiting.result()
     open("{tmp_path}/set", "w").close()
     return (await waiting).payload["reason"]
@@ -482,13 +491,13 @@ began = time.monotonic()
 print(json.dumps([asyncio.run(scenario()), time.monotonic() - began]))
 """)
     assert reason == "finished"
-    assert waited < 30
+    assert waited < 60, "its deadline"
 
 
 def test_a_clock_goes_on():
     clock = Clock()
     first = clock.now()
-    assert abs(first - time.time()) < 5
+    assert abs(first - time.time()) < 60
     assert clock.now() >= first
 
 

@@ -12,8 +12,9 @@ import pytest
 
 from airflow_stepop.runner import protocol
 from airflow_stepop.runner.values import encode_value
-from tests.bad_input.conftest import bomb, bomb_entry, inline
-from tests.unit.runner.conftest import StepFolder
+from tests.support.damage import bomb, bomb_entry, inline
+from tests.support.step_folder import StepFolder
+from tests.support.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.corpus
 
@@ -85,7 +86,7 @@ def _run_manifest(folder, data):
 
     argv = folder.argv(digest=hashlib.sha256(data).hexdigest())
     (folder.path / "in" / protocol.MANIFEST).write_bytes(data)
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE_S)
     return folder.finished(done.returncode, done.stdout, done.stderr)
 
 
@@ -113,7 +114,7 @@ def test_damaged_file(folder, name, damage, tmp_path):
         path.write_bytes(damaged[damage])
     import subprocess
 
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE_S)
     done = folder.finished(done.returncode, done.stdout, done.stderr)
     is_gone = damage in ("removed", "folder")
     assert_refused(done, "cannot be read" if is_gone else " and not the ", "infra")

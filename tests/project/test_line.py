@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 
 import pytest
 
 from tests.support.line import Line
+from tests.support.waiting import wait_until
 
 
 @pytest.mark.parametrize("ended_by", ["client", "server", "line"])
@@ -28,7 +28,4 @@ def test_no_end_of_a_connection_stays_open(ended_by):
                 else:
                     {"client": client, "server": server}[ended_by].close()
         line.cut()
-    end = time.monotonic() + 10
-    while len(os.listdir("/dev/fd")) > before:
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    wait_until(lambda: len(os.listdir("/dev/fd")), "all to be closed", holds=lambda count: count <= before)

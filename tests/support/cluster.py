@@ -8,22 +8,21 @@ from __future__ import annotations
 import json
 import os
 import re
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from tests.support.paths import DOCS
+from tests.support.waiting import wait_until
 
 PAGE = DOCS / "backends" / "kubernetes.md"
 NAME = "airflow-stepop"
 # nobody listens there, so that each pull is refused at once; a name would have to be looked up, which is slow
 # where no DNS answers (a minute), and a kubelet pulls one image after the other
 NO_IMAGE = "127.0.0.1:1/nothing:1"
-HEARD_S = 60  # of a change, until every part of a cluster has
 
 
 @contextmanager
@@ -35,7 +34,11 @@ def namespace() -> Iterator[str]:
     api = client.CoreV1Api()
     name = f"stepop-tests-{uuid.uuid4().hex[:8]}"
     api.create_namespace({"metadata": {"name": name}})
-    until_heard(lambda: "default" in [one.metadata.name for one in accounts(api, name)])  # a pod needs one
+    wait_until(  # a pod needs one
+        lambda: [one.metadata.name for one in accounts(api, name)],
+        f"the account of the namespace {name}",
+        holds=lambda names: "default" in names,
+    )
     variable = "AIRFLOW_CONN_KUBERNETES_DEFAULT"
     extra = {"kube_config": json.dumps(kubeconfig(name)), "namespace": name}
     os.environ[variable] = json.dumps({"conn_type": "kubernetes", "extra": extra})
@@ -48,15 +51,6 @@ def namespace() -> Iterator[str]:
 
 def accounts(core: Any, namespace: str) -> list[Any]:
     return list(core.list_namespaced_service_account(namespace).items)
-
-
-def until_heard(happens: Callable[[], Any]) -> Any:
-    """Return what ``happens`` returns once it is something: parts of a cluster hear late of a change."""
-    end = time.monotonic() + HEARD_S
-    while not (found := happens()):
-        assert time.monotonic() < end, f"not within {HEARD_S} s"
-        time.sleep(0.1)
-    return found
 
 
 def may(of: str, verb: str, resource: str, namespace: str = "") -> bool:
@@ -110,7 +104,7 @@ def allow(namespace: str, of: str) -> None:
     reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": NAME}
     binding = {"metadata": {"name": NAME}, "roleRef": reference, "subjects": [subject]}
     rbac.create_namespaced_role_binding(namespace, binding)
-    until_heard(lambda: may(of, "create", "jobs.batch", namespace))
+    wait_until(lambda: may(of, "create", "jobs.batch", namespace), f"the Role in {namespace} to be heard of")
 
 
 def new_token(name: str) -> str:

@@ -14,6 +14,7 @@ import sqlite3
 import sys
 import traceback
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def run(request: Mapping[str, Any], tasks: Tasks) -> dict[str, Any]:
 
 def stored(dag_id: str, run_id: str) -> dict[str, Any]:
     """Return XComs and task states as they are in the database, past all of Airflow's reading."""
-    with sqlite3.connect(Path(os.environ["AIRFLOW_HOME"]) / "airflow.db") as database:
+    with closing(sqlite3.connect(Path(os.environ["AIRFLOW_HOME"]) / "airflow.db")) as database:
         xcoms: dict[str, Any] = {}
         query = "select task_id, map_index, key, value from xcom where dag_id = ? and run_id = ?"
         for task_id, map_index, key, value in database.execute(query, (dag_id, run_id)):
@@ -109,7 +110,10 @@ def stored(dag_id: str, run_id: str) -> dict[str, Any]:
 def main(answers: int) -> None:
     prepare()
     tasks = Tasks()
+    own = dict(os.environ)
     for line in sys.stdin:
+        os.environ.clear()  # of what the last request has set
+        os.environ.update(own)
         try:
             answer = run(json.loads(line), tasks)
         except BaseException:

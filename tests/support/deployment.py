@@ -17,11 +17,15 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
 from tests.support.paths import SCRIPTS
+from tests.support.processes import ended, is_alive, kill, of_job
+from tests.support.waiting import wait_until
+
+T = TypeVar("T")
 
 COMPONENTS = {
     "api-server": ["api-server", "--workers", "1"],
@@ -33,7 +37,7 @@ POSTGRES = "STEPOP_POSTGRES"
 GET_POSTGRES = f"needs a PostgreSQL server: {POSTGRES}=scripts/postgres (Debian: apt-get install postgresql)"
 ELSEWHERE = ["unshare", "--uts", "sh", "-c", 'hostname elsewhere && exec "$0" "$@"']  # a host of another name
 LOOK_S, START_S = 2.0, 60.0  # how often a scheduler is looked at; how long it may take to begin
-PATIENCE_S = 300  # nothing takes a tenth of it on a quiet machine; one that is busy may take its time
+RUN_S = 480.0  # longer than any other event of Airflow: the end of a run of many tasks, on a busy machine
 FINISHED = {"success", "failed", "skipped", "upstream_failed", "removed"}
 
 
@@ -74,6 +78,7 @@ class Deployment:
     :param line: to a server that its tasks use, for tests that cut it
     :param revives: start a component again that has ended, and a scheduler that stands still, as a service
         manager does: one that lost its database was seen to wait for ever for workers that had nothing to do
+    :param patience_s: how long it is waited for an event, at most
     """
 
     home: Path
@@ -82,6 +87,7 @@ class Deployment:
     postgres: Postgres | None = None
     line: Any = None
     revives: bool = False
+    patience_s: float = RUN_S
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -200,13 +206,13 @@ class Deployment:
         process = self.processes.pop(name)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
-        process.wait(timeout=30)
+        ended(process)
 
     def kill_alone(self, name: str) -> None:
         """Kill a component, and leave what it started to itself until all goes down."""
         process = self.processes.pop(name)
         process.kill()
-        process.wait(timeout=30)
+        ended(process)
         self._left_alone.append(process.pid)
 
     @property
@@ -239,9 +245,7 @@ class Deployment:
         if self.postgres is not None:
             self.postgres.remove()
         for job in self.all_jobs():
-            for pid in processes_with(job["nonce"]):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            kill(of_job(job["nonce"]))
 
     # -- what Airflow says
 
@@ -254,7 +258,7 @@ class Deployment:
                 found.append(self.client.request(method, f"/api/v2/{path}", **request))
             return bool(found) and found[-1].status_code < 500
 
-        self.wait_for(is_answered, f"an answer to {method} {path}", explain=lambda: str(found[-1:]))
+        self.wait_for(is_answered, f"an answer to {method} {path}", lambda: found[-1:])
         return found[-1]
 
     def get(self, path: str, **params: Any) -> Any:
@@ -285,26 +289,22 @@ class Deployment:
     def wait_state(self, dag_id: str, run_id: str, task_id: str, *states: str) -> str:
         """Wait until the task is in one of ``states`` (default: any final one) and return it."""
         wanted = set(states) or FINISHED
-
-        def is_there() -> bool:
-            return self.state(dag_id, run_id, task_id) in wanted
-
-        self.wait_for(
-            is_there,
+        found = self.wait_for(
+            lambda: self.state(dag_id, run_id, task_id),
             f"{task_id} to be {' or '.join(sorted(wanted))}",
-            explain=lambda: (
-                f"it is {self.state(dag_id, run_id, task_id)}\n{self.log(dag_id, run_id, task_id)[-3000:]}"
-            ),
+            lambda: self.log(dag_id, run_id, task_id)[-3000:],
+            holds=lambda state: state in wanted,
         )
-        return str(self.state(dag_id, run_id, task_id))
+        return str(found)
 
     def wait_run(self, dag_id: str, run_id: str) -> dict[str, str]:
         """Wait until the run is over and return task id -> state."""
         path = f"dags/{dag_id}/dagRuns/{run_id}"
         self.wait_for(
-            lambda: self.get(path)["state"] in ("success", "failed"),
-            f"run {run_id} of {dag_id}",
-            explain=lambda: self._what_holds_up(dag_id, run_id),
+            lambda: self.get(path)["state"],
+            f"the end of run {run_id} of {dag_id}",
+            lambda: self._what_holds_up(dag_id, run_id),
+            holds=lambda state: state in ("success", "failed"),
         )
         return self.states(dag_id, run_id)
 
@@ -391,7 +391,7 @@ class Deployment:
 
     def processes_of(self, dag_id: str, run_id: str, task_id: str) -> list[int]:
         """Return every process of the task's jobs."""
-        return [pid for job in self.jobs_of(dag_id, run_id, task_id) for pid in processes_with(job["nonce"])]
+        return [pid for job in self.jobs_of(dag_id, run_id, task_id) for pid in of_job(job["nonce"])]
 
     def count(self, mark: str) -> int:
         """Return how often a step said that it was there; see ``mark`` in the test DAGs."""
@@ -414,16 +414,23 @@ class Deployment:
 
     def wait_for(
         self,
-        is_there: Callable[[], bool],
+        look: Callable[[], T],
         what: str,
-        explain: Callable[[], str] = lambda: "",
-    ) -> None:
-        end = time.monotonic() + PATIENCE_S
-        while not is_there():
-            self._look_after_processes()
-            if time.monotonic() > end:
-                raise AssertionError(f"waited {PATIENCE_S} s for {what}\n{explain()}")
-            time.sleep(0.2)
+        explain: Callable[[], object] | None = None,
+        *,
+        holds: Callable[[T], object] = bool,
+    ) -> T:
+        """Do as ``wait_until`` does, and look after the components meanwhile: none may end by itself."""
+
+        def look_again() -> T:
+            found = look()
+            if not holds(found):
+                self._look_after_processes()
+            return found
+
+        return wait_until(
+            look_again, what, holds=holds, explain=explain, patience_s=self.patience_s, pause_s=0.2
+        )
 
     def _look_after_processes(self) -> None:
         for name, process in list(self.processes.items()):
@@ -443,31 +450,3 @@ class Deployment:
             answer = self.client.get("/api/v2/monitor/health")
             return answer.status_code == 200 and answer.json()[name]["status"] == "unhealthy"
         return False
-
-
-def is_alive(pid: int) -> bool:
-    """Return whether the process runs; a zombie does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def processes_with(nonce: str) -> Iterator[int]:
-    """Yield every process that carries the nonce of a job in its environment."""
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):
-            if f"STEPOP_NONCE={nonce}".encode() in environ.read_bytes():
-                yield int(environ.parent.name)
-
-
-def parent_of(pid: int) -> int:
-    """Return 0 of a process that is gone."""
-    with contextlib.suppress(OSError):
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
-    return 0
-
-
-def fresh_home(path: Path) -> Path:
-    shutil.rmtree(path, ignore_errors=True)
-    return path

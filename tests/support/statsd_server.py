@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import threading
-import time
 from dataclasses import dataclass
+
+from tests.support.waiting import wait_until
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class StatsdServer:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(("127.0.0.1", 0))
         self._lines: list[str] = []
+        self._marks = itertools.count()
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
 
@@ -50,9 +53,16 @@ class StatsdServer:
 
     def metrics(self, **tags: str) -> list[Metric]:
         """Return everything of ours that has these tags, in the order in which it came."""
-        time.sleep(0.1)  # nobody says when the last datagram has come
+        self._catch_up()
         found = [Metric.parse(line) for line in list(self._lines) if "stepop." in line]
         return [metric for metric in found if tags.items() <= metric.tags.items()]
+
+    def _catch_up(self) -> None:
+        """Read what was sent before now: datagrams of one host wait for their reader in a queue."""
+        mark = f"mark-{next(self._marks)}"
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(mark.encode(), self._socket.getsockname())
+        wait_until(lambda: mark in self._lines, "the statsd server to read what it was sent")
 
     def total(self, name: str, **tags: str) -> float:
         return sum(metric.value for metric in self.metrics(**tags) if metric.name == name)

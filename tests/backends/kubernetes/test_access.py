@@ -20,10 +20,10 @@ from airflow_stepop.kubernetes.access import (
 )
 from airflow_stepop.kubernetes.quantities import amount_of
 from airflow_stepop.trial import TASK, try_step
-from tests.support.cluster import NO_IMAGE, until_heard
+from tests.support.cluster import NO_IMAGE
 from tests.support.paths import DOCS
+from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(300)
 PAGE = DOCS / "backends" / "kubernetes.md"
 NAME = "airflow-stepop"
 
@@ -174,11 +174,17 @@ def test_a_missing_verb_is_named_and_can_be_granted(admin, kubernetes_namespace)
     role.rules = [one for one in role.rules if one.resources != ["pods/log"]]
     rbac.replace_namespaced_role(NAME, kubernetes_namespace, role)
     try:
-        (found,) = until_heard(lambda: [one for one in about("permissions") if not one.is_ok])
+        (found,) = wait_until(
+            lambda: [one for one in about("permissions") if not one.is_ok], "the smaller Role to be heard of"
+        )
         assert "patch jobs; get pods/log" in found.message
         assert f"system:serviceaccount:{kubernetes_namespace}:{NAME}" in found.message
         apply(admin, kubernetes_namespace, found.fix.partition("\n")[2])
-        assert until_heard(lambda: all(one.is_ok for one in about("permissions")))
+        wait_until(
+            lambda: about("permissions"),
+            "the larger Role to be heard of",
+            holds=lambda found: all(one.is_ok for one in found),
+        )
     finally:
         rbac.replace_namespaced_role(NAME, kubernetes_namespace, before)
 
@@ -214,7 +220,9 @@ def test_a_quota_that_is_used_up_is_said(admin, kubernetes_namespace, sees_limit
         kubernetes_namespace, {"metadata": {"name": "tight"}, "spec": {"limits": [limits]}}
     )
     try:
-        (quota,) = until_heard(lambda: [one for one in about("quotas") if not one.is_ok])
+        (quota,) = wait_until(
+            lambda: [one for one in about("quotas") if not one.is_ok], "the quota to be heard of"
+        )
         assert "'small'" in quota.message
         assert "Used up: count/jobs.batch" in quota.message
         assert re.search(r"\d of 5 pods", quota.message)
@@ -300,7 +308,7 @@ def test_a_step_is_run_and_leaves_nothing(admin, kubernetes_namespace):
     (found,) = try_step(KubernetesStepHook(), "tests", None)
     assert found.is_ok, found
     assert "outcome read after" in found.message
-    assert until_heard(lambda: nothing_is_left(kubernetes_namespace, admin))
+    wait_until(lambda: nothing_is_left(kubernetes_namespace, admin), "nothing to be left of the step")
 
 
 def test_a_step_whose_image_is_not_there(admin, kubernetes_namespace):
@@ -309,7 +317,7 @@ def test_a_step_whose_image_is_not_there(admin, kubernetes_namespace):
     assert found.message.startswith("image_pull: ")
     assert NO_IMAGE in found.message
     assert "image_pull_secrets" in found.fix
-    assert until_heard(lambda: nothing_is_left(kubernetes_namespace, admin))
+    wait_until(lambda: nothing_is_left(kubernetes_namespace, admin), "nothing to be left of the step")
 
 
 def test_a_step_that_waits_is_given_up_in_the_cluster_s_own_words(admin, kubernetes_namespace, monkeypatch):
@@ -321,4 +329,4 @@ def test_a_step_that_waits_is_given_up_in_the_cluster_s_own_words(admin, kuberne
     assert found.message.startswith("start_timeout: the step had not begun after 20 s")
     # another test may have tainted the node at that moment
     assert re.search(r"Insufficient cpu|untolerated taint", found.message)
-    assert until_heard(lambda: nothing_is_left(kubernetes_namespace, admin))
+    wait_until(lambda: nothing_is_left(kubernetes_namespace, admin), "nothing to be left of the step")

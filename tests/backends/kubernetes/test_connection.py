@@ -12,6 +12,7 @@ from airflow.sdk import Connection
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.kubernetes import connection as module
 from airflow_stepop.kubernetes.connection import connect
+from tests.support.waiting import PATIENCE_S
 
 pytest.importorskip("airflow.providers.cncf.kubernetes")
 
@@ -130,5 +131,5 @@ def test_the_second_client_is_not_loaded():
     """It is half a second of CPU, in each of the two workers of a step."""
     script = "import sys, airflow_stepop.kubernetes.connection as c; import kubernetes; "
     script += "print('kubernetes_asyncio' in sys.modules, 'airflow.providers.cncf' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.stdout.split() == ["False", "False"], done.stderr

@@ -10,10 +10,8 @@ from airflow_stepop.job import JobState
 from airflow_stepop.kubernetes.log import MISSING, PodLog
 from airflow_stepop.kubernetes.quantities import amount_of
 from airflow_stepop.payload import FunctionCall, hand_over, read_outcome
-from tests.backends.kubernetes.test_cluster import wait
 from tests.support.cluster import only_node
-
-pytestmark = pytest.mark.timeout(200)
+from tests.support.cluster_jobs import wait_lines, wait_over
 
 
 @pytest.fixture
@@ -37,13 +35,13 @@ def texts(hook, handle, cursor=None):
 def test_what_is_printed_all_at_once_is_read_in_full(hook, submitted):
     """The API can be asked for lines since a second, and no more than so many bytes of them."""
     _, handle = submitted(["python3", "-c", r"print(*range(60_000), sep='\n')"])
-    wait(hook, handle)
+    wait_over(hook, handle)
     assert texts(hook, handle) == [str(number) for number in range(60_000)]
 
 
 def test_a_line_longer_than_one_answer_is_one_line(hook, submitted):
     _, handle = submitted(["python3", "-c", "print('a' * 600_000); print('b', end='')"])
-    wait(hook, handle)
+    wait_over(hook, handle)
     assert texts(hook, handle) == ["a" * 600_000, "b"]
 
 
@@ -74,7 +72,7 @@ def test_whatever_is_printed_last_is_there(hook, submitted):
     call = FunctionCall(function=print_much, args=[], kwargs={}, reference=None)
     started = [submitted(call) for _ in range(4)]
     for step, handle in started:
-        assert wait(hook, handle).state is JobState.SUCCEEDED
+        assert wait_over(hook, handle).state is JobState.SUCCEEDED
         found = hand_over(read_outcome(hook.outcome(handle), step.spec.name, step.spec.nonce)["result"])
         assert found == "x" * 40_000
         (last,) = hook.tail(handle, 1).lines
@@ -86,18 +84,18 @@ def test_lines_that_the_node_has_rotated_away_are_named(hook, submitted, rotated
     script = f"""
 import time
 print("first", flush=True)
-time.sleep(15)
+time.sleep(30)  # the test reads this line meanwhile, and none of the others
 for _ in range({rotated_at_bytes} // 100_000 + 10):
     print("x" * 100_000)
 print("filled", flush=True)
-time.sleep(25)
+time.sleep(25)  # a kubelet looks every ten seconds whether a log is too large
 print("last")
 """
     _, handle = submitted(["python3", "-c", script])
-    wait(hook, handle, lambda _: hook.tail(handle, 1).lines)
+    wait_lines(hook, handle)
     (chunk,) = hook.logs({handle: None}).values()
     assert [line.text for line in chunk.lines] == ["first"]
-    wait(hook, handle)
+    wait_over(hook, handle)
     found = texts(hook, handle, chunk.cursor)
     assert found[0] == MISSING
     assert found[-1] == "last"

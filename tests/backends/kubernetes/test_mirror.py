@@ -14,9 +14,9 @@ from airflow_stepop.kubernetes.manifests import JOB_NAME
 from airflow_stepop.kubernetes.pods import condition_of, is_true
 from airflow_stepop.testing import make_step
 from tests.support.cluster import NO_IMAGE
+from tests.support.cluster_jobs import wait_lines
+from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(300)
-PATIENCE_S = 120
 AT_ONCE = {"termination_grace_period_seconds": 1}
 
 
@@ -47,20 +47,33 @@ def jobs(kubernetes_namespace):
         hook.delete(handle)
 
 
-def until(condition):
-    end = time.monotonic() + PATIENCE_S
-    while not (found := condition()):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    return found
-
-
 def states(hook, handles):
     return [hook.status(handles)[handle].state for handle in handles]
 
 
 def all_run(hook, handles):
-    return until(lambda: set(states(hook, handles)) == {JobState.RUNNING})
+    wait_until(
+        lambda: states(hook, handles), "all to run", holds=lambda seen: set(seen) == {JobState.RUNNING}
+    )
+
+
+def wait_state(hook, handles, handle, state):
+    """Wait for the state of one job; it is asked for with all of them."""
+    wait_until(
+        lambda: hook.status(handles)[handle].state, f"{handle.id} to be {state}", holds=lambda s: s is state
+    )
+
+
+def wait_over(hook, handles, handle):
+    """Wait for the end of one job; return every state that it was seen in."""
+    found = []
+    wait_until(
+        lambda: found.append(hook.status(handles)[handle].state) or found[-1],
+        f"{handle.id} to end",
+        holds=lambda state: state.is_terminal,
+        pause_s=0.05,
+    )
+    return set(found)
 
 
 def hold_back(monkeypatch, *kinds):
@@ -86,7 +99,7 @@ def test_what_happens_is_known_from_the_streams(jobs, asked):
     all_run(hook, handles)
     asked.clear()
     hook.cancel(handles[0])
-    until(lambda: hook.status(handles)[handles[0]].state is JobState.CANCELLED)
+    wait_state(hook, handles, handles[0], JobState.CANCELLED)
     assert states(hook, handles)[1:] == [JobState.RUNNING] * 4
     name = handles[0].id
     found = [(method, kind) for method, kind, query in asked if "watch" not in query]
@@ -99,12 +112,13 @@ def test_a_pod_that_is_gone_is_not_one_that_never_was(jobs, monkeypatch):
     hook, handles = jobs
     all_run(hook, handles)
     seen = hook._states(hook._cluster(handles[0]))._mirror
-    until(lambda: all(one["status"].get("active") for one in seen.objects([handles[0].id])[0].values()))
+    wait_until(
+        lambda: all(one["status"].get("active") for one in seen.objects([handles[0].id])[0].values()),
+        "the Job to count its pod",
+    )
     hold_back(monkeypatch, "jobs")
     hook.cancel(handles[0])
-    found = []
-    until(lambda: found.append(hook.status(handles)[handles[0]].state) or found[-1].is_terminal)
-    assert set(found) == {JobState.RUNNING, JobState.CANCELLED}
+    assert wait_over(hook, handles, handles[0]) == {JobState.RUNNING, JobState.CANCELLED}
 
 
 def test_nor_is_one_that_took_its_time_to_end(jobs, admin, monkeypatch):
@@ -114,17 +128,18 @@ def test_nor_is_one_that_took_its_time_to_end(jobs, admin, monkeypatch):
     step = make_step(["sh", "-c", script], settings={"termination_grace_period_seconds": 5})
     handle = hook.submit(step.spec, step.payload)
     try:
-        until(lambda: hook.tail(handle, 1).lines)
+        wait_lines(hook, handle)
         many = [*jobs[1], handle]
         all_run(hook, many)
         seen = hook._states(hook._cluster(handle))._mirror
         (pod,) = seen.objects([handle.id])[1][handle.id]
         admin.delete_namespaced_pod(pod["metadata"]["name"], handle.detail["namespace"])
-        until(lambda: seen.objects([handle.id])[0][handle.id]["status"].get("terminating"))
+        wait_until(
+            lambda: seen.objects([handle.id])[0][handle.id]["status"].get("terminating"),
+            "the Job to say that its pod is being terminated",
+        )
         hold_back(monkeypatch, "jobs")
-        found = []
-        until(lambda: found.append(hook.status(many)[handle].state) or found[-1].is_terminal)
-        assert set(found) == {JobState.RUNNING, JobState.FAILED}
+        assert wait_over(hook, many, handle) == {JobState.RUNNING, JobState.FAILED}
     finally:
         hook.delete(handle)
 
@@ -137,7 +152,7 @@ def test_the_log_of_a_job_that_is_over_is_read_to_its_end(jobs, monkeypatch):
     try:
         all_run(hook, [*handles, handle])
         hold_back(monkeypatch, "pods")
-        until(lambda: hook.status([*handles, handle])[handle].state is JobState.SUCCEEDED)
+        wait_state(hook, [*handles, handle], handle, JobState.SUCCEEDED)
         assert hook.status([*handles, handle])[handle].finished_at is not None
         assert [line.text for chunk in hook.chunks(handle) for line in chunk.lines] == ["one", "no end"]
     finally:
@@ -161,7 +176,7 @@ def test_a_job_that_was_deleted_is_gone(jobs):
     hook, handles = jobs
     all_run(hook, handles)
     hook.delete(handles[0])
-    until(lambda: hook.status(handles)[handles[0]].state is JobState.GONE)
+    wait_state(hook, handles, handles[0], JobState.GONE)
 
 
 def test_a_stream_that_breaks_is_begun_again_from_a_list(jobs, asked, monkeypatch):
@@ -170,21 +185,25 @@ def test_a_stream_that_breaks_is_begun_again_from_a_list(jobs, asked, monkeypatc
     # as the server says it when it has forgotten what changed: 410 Gone
     monkeypatch.setattr(mirror.Changes, "_take", lambda self, event: False)
     hook.cancel(handles[0])
-    until(lambda: not hook._states(hook._cluster(handles[0]))._mirror.is_read)
+    wait_until(lambda: not hook._states(hook._cluster(handles[0]))._mirror.is_read, "the streams to break")
     monkeypatch.undo()
-    until(lambda: hook.status(handles)[handles[0]].state is JobState.CANCELLED)
+    wait_state(hook, handles, handles[0], JobState.CANCELLED)
 
 
 def test_what_changed_while_nobody_heard_of_it_is_told_after_the_list(jobs, monkeypatch):
     """The list may have been asked for the sake of one job, and the others are not asked for for a minute."""
     hook, handles = jobs
     all_run(hook, handles)
-    until(lambda: not hook.changed())
+    wait_until(hook.changed, "no more changes", holds=lambda told: not told)
     monkeypatch.setattr(mirror.Changes, "_take", lambda self, event: False)
     hook.cancel(handles[0])
-    until(lambda: hook.changed() is None)
+    wait_until(hook.changed, "the streams to break", holds=lambda told: told is None)
     cluster = hook._cluster(handles[0])
-    until(lambda: verdict.status_of(*hook._states(cluster).exactly(handles[0].id)).state.is_terminal)
+    wait_until(
+        lambda: verdict.status_of(*hook._states(cluster).exactly(handles[0].id)).state,
+        "the end of the job",
+        holds=lambda state: state.is_terminal,
+    )
     monkeypatch.undo()
     hook.status(handles[1:])
     assert handles[0] in hook.changed()
@@ -196,12 +215,16 @@ def test_what_no_look_needs_is_no_change(jobs):
     all_run(hook, handles)
     cluster = hook._cluster(handles[0])
     pods = partial(cluster.list, "pods", labelSelector=f"{JOB_NAME}={handles[0].id}")
-    until(lambda: all(is_true(condition_of(pod, "Ready")) for pod in pods()))
-    until(lambda: time.sleep(1) or not hook.changed())
+    wait_until(lambda: all(is_true(condition_of(pod, "Ready")) for pod in pods()), "the pod to be ready")
+    wait_until(lambda: time.sleep(1) or not hook.changed(), "a second without changes")
     cluster.patch("jobs", handles[0].id, {"metadata": {"annotations": {"someone": "else"}}})
     hook.cancel(handles[1])  # heard of after that, in the same stream
     told: set = set()
-    until(lambda: told.update(hook.changed() or ()) or handles[1] in told)
+    wait_until(
+        lambda: told.update(hook.changed() or ()) or told,
+        "the end of the other job to be told",
+        holds=lambda seen: handles[1] in seen,
+    )
     assert handles[0] not in told
 
 
@@ -212,11 +235,17 @@ def test_what_the_warnings_may_tell_more_of_is_told_again(jobs, monkeypatch):
     monkeypatch.setattr(warnings, "PAUSE_S", 0.2)
     try:
         # one word or the other, until it is tried again
-        until(lambda: hook.status([*handles, broken])[broken].native in ("ErrImagePull", "ImagePullBackOff"))
+        wait_until(
+            lambda: hook.status([*handles, broken])[broken].native,
+            "the pull to fail",
+            holds=lambda native: native in ("ErrImagePull", "ImagePullBackOff"),
+        )
         hold_back(monkeypatch, "jobs", "pods")
         hook.changed()
         assert hook.status([*handles, broken])[broken].state is JobState.PENDING
-        until(lambda: broken in (hook.changed() or ()))
+        wait_until(
+            lambda: hook.changed() or (), "the job to be told of again", holds=lambda told: broken in told
+        )
     finally:
         hook.delete(broken)
 
@@ -244,5 +273,5 @@ def test_nobody_reads_on_when_nobody_asks(jobs, monkeypatch):
     hook, handles = jobs
     all_run(hook, handles)
     seen = hook._states(hook._cluster(handles[0]))._mirror
-    until(lambda: not seen.is_read)
+    wait_until(lambda: not seen.is_read, "the streams to be closed")
     assert states(hook, handles) == [JobState.RUNNING] * 5

@@ -11,9 +11,9 @@ from airflow_stepop.hooks.kubernetes import KubernetesStepHook
 from airflow_stepop.job import JobState, StepSpec
 from airflow_stepop.kubernetes.cluster import Cluster, ClusterError
 from airflow_stepop.testing import make_step
-from tests.support.cluster import NAME, allow, may, until_heard
+from tests.support.cluster import NAME, allow, may
+from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(120)
 AT_ONCE = {"termination_grace_period_seconds": 1}
 
 
@@ -42,11 +42,11 @@ def sees_all(kubernetes_namespace):
     subject = {"kind": "ServiceAccount", "name": NAME, "namespace": kubernetes_namespace}
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}
     rbac.create_cluster_role_binding({"metadata": {"name": name}, "roleRef": role, "subjects": [subject]})
-    until_heard(lambda: may(kubernetes_namespace, "list", "jobs.batch"))
+    wait_until(lambda: may(kubernetes_namespace, "list", "jobs.batch"), "the right to be heard of")
     yield
     rbac.delete_cluster_role_binding(name)
     rbac.delete_cluster_role(name)
-    until_heard(lambda: not may(kubernetes_namespace, "list", "jobs.batch"))
+    wait_until(lambda: not may(kubernetes_namespace, "list", "jobs.batch"), "its end to be heard of")
 
 
 @pytest.fixture

@@ -14,9 +14,8 @@ import pytest
 from airflow_stepop.exceptions import OutcomeLostError
 from airflow_stepop.job import Category, JobState
 from airflow_stepop.kubernetes.pods import containers_of
-from tests.backends.kubernetes.test_cluster import pods_of, wait
+from tests.support.cluster_jobs import pods_of, wait_lines, wait_over
 
-pytestmark = pytest.mark.timeout(200)
 SCRIPT = "echo first; sleep 600 & sleep 600 & echo last; wait"
 
 
@@ -65,11 +64,11 @@ def container_of(hook, handle):
 
 def test_a_container_that_is_killed_whole_fails_for_its_machine(hook, submitted, processes):
     _, handle = submitted(["sh", "-c", SCRIPT])
-    wait(hook, handle, lambda _: [line.text for line in hook.tail(handle, 5).lines] == ["first", "last"])
+    wait_lines(hook, handle, "first", "last")
     container = container_of(hook, handle)
     assert len(processes(container)) >= 4, "the runner, the shell, and what it has started"
     kill_whole(container)
-    status = wait(hook, handle)
+    status = wait_over(hook, handle)
     assert status.state is JobState.FAILED
     assert status.failure.category is Category.INFRA
     assert status.failure.summary == "The step's container was killed by signal 9"

@@ -19,7 +19,9 @@ from airflow_stepop.exceptions import OutcomeLostError
 from airflow_stepop.hooks.local import LocalStepHook
 from airflow_stepop.job import Category, JobHandle, JobState
 from airflow_stepop.testing import Step
-from tests.backends.local.conftest import Bench, marked, until
+from tests.support.local_jobs import Bench
+from tests.support.processes import of_job, parent_of
+from tests.support.waiting import wait_until
 
 DRIVER = Path(__file__).parent / "crash_driver.py"
 
@@ -39,7 +41,7 @@ def ends(bench: Bench, crash: dict) -> tuple[JobState, int]:
     """Return how the job of a crash ended and how often it was started; nothing of it runs any more."""
     handle = JobHandle.from_json(crash["handle"])
     state = bench.wait(handle).state
-    assert marked(crash["nonce"]) == []
+    assert of_job(crash["nonce"]) == []
     assert not (bench.folder / handle.id / "in" / "secrets.json").exists()
     bench.hook.delete(handle)
     marks = Path(crash["marks"])
@@ -63,7 +65,7 @@ def test_a_submit_that_is_killed_and_given_up_leaves_nothing(bench: Bench, tmp_p
     assert 0 < len(found) < len(crashes)
     assert {ends(bench, crash) for crash in found} == {(JobState.SUCCEEDED, 1)}
     assert [path.name for path in bench.folder.iterdir()] == [".new"]
-    assert not [c for c in crashes if c not in found and (marked(c["nonce"]) or Path(c["marks"]).exists())]
+    assert not [c for c in crashes if c not in found and (of_job(c["nonce"]) or Path(c["marks"]).exists())]
 
 
 def test_a_supervisor_that_is_killed_anywhere_starts_at_most_once(bench: Bench, tmp_path: Path) -> None:
@@ -109,14 +111,14 @@ def test_kills_at_random_moments(bench: Bench, tmp_path: Path, seed: int) -> Non
         code = f'echo started >> "{marks}"; (setsid sleep 600 &); sleep 0.1'
         step = bench.step(["sh", "-c", code])
         handle = bench.submit(step)
-        time.sleep(chance.uniform(0, 0.25))
-        victims = [bench.supervisor(handle), *marked(step.spec.nonce)]
+        time.sleep(chance.uniform(0, 0.25))  # whatever has happened by then: any moment will do
+        victims = [bench.supervisor(handle), *of_job(step.spec.nonce)]
         victim = chance.choice(victims)
         with suppress(ProcessLookupError):  # it has ended
             os.kill(victim, signal.SIGKILL)
         bench.submit(step)
         status = bench.wait(handle)
-        assert marked(step.spec.nonce) == []
+        assert of_job(step.spec.nonce) == []
         # empty: killed when it had opened the file and written nothing yet
         assert not marks.exists() or marks.read_text() in ("", "started\n")
         assert bench.hook.submit(step.spec, step.payload) == handle
@@ -136,7 +138,7 @@ def test_a_killed_runner_is_a_failure_from_outside(bench: Bench) -> None:
     assert status.failure.category is Category.INFRA
     assert status.failure.summary == "the step's process was killed from outside (SIGKILL)"
     assert status.failure.log_tail == ("running",)
-    assert marked(step.spec.nonce) == []
+    assert of_job(step.spec.nonce) == []
     with pytest.raises(OutcomeLostError):
         bench.hook.outcome(handle)
 
@@ -177,15 +179,11 @@ def test_a_full_disk_refuses_a_submit_and_the_next_one_works(bench: Bench, small
     handle, status = bench.run(step)
     assert status.state is JobState.SUCCEEDED
     assert bench.lines(handle) == ["hi"]
-    until(lambda: not marked(step.spec.nonce), "its end")
+    wait_until(lambda: not of_job(step.spec.nonce), "the processes of the job to end")
 
 
 def runner_of(bench: Bench, handle: JobHandle, nonce: str) -> int:
     """Return the child of the supervisor that has the step's environment."""
     supervisor = bench.supervisor(handle)
-    (runner,) = [
-        pid
-        for pid in marked(nonce)
-        if int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1]) == supervisor
-    ]
+    (runner,) = [pid for pid in of_job(nonce) if parent_of(pid) == supervisor]
     return runner

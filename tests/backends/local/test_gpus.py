@@ -23,7 +23,8 @@ from airflow_stepop.job import Category, JobHandle, JobState
 from airflow_stepop.local.gpus import LOCK_FOLDER, Gpu, describe, matching, parse_list
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.testing import make_step
-from tests.backends.local.conftest import Bench, until
+from tests.support.local_jobs import Bench
+from tests.support.waiting import wait_until
 
 A100, T4, RTX = "NVIDIA A100-SXM4-40GB", "Tesla T4", "NVIDIA GeForce RTX 4090"
 ONE, TWO = ResourceSettings(gpu_count=1), ResourceSettings(gpu_count=2)
@@ -239,11 +240,13 @@ def test_four_steps_share_two_gpus(bench: Bench, driver, tmp_path: Path) -> None
     """Two wait, and say so; none has a GPU that another has."""
     driver(A100, A100)
     handles = [hold(bench, tmp_path, 600) for _ in range(4)]
-    until(lambda: sum(has(bench, handle) for handle in handles) >= 2, "two steps to begin")
+    wait_until(lambda: sum(has(bench, handle) for handle in handles) >= 2, "two steps to begin")
     waiting = [handle for handle in handles if is_pending(bench, handle)]
     assert len(waiting) == 2
     assert bench.status(waiting[0]).started_at is None
-    assert bench.lines(waiting[0]) == [f"[stepop] waiting for 1 of the GPUs of this host: 2 (2 x {A100})"]
+    said = f"[stepop] waiting for 1 of the GPUs of this host: 2 (2 x {A100})"
+    bench.wait_for_line(waiting[0], said)
+    assert bench.lines(waiting[0]) == [said]
     (tmp_path / "release").touch()
     for handle in handles:
         assert bench.wait(handle).state is JobState.SUCCEEDED
@@ -254,6 +257,7 @@ def test_a_step_that_waits_can_be_cancelled(bench: Bench, driver, tmp_path: Path
     """At once; it has never run."""
     driver(T4)
     first = hold(bench, tmp_path, 600)
+    wait_until(lambda: has(bench, first), "the first step to begin")
     second = hold(bench, tmp_path, 600)
     assert is_pending(bench, second)
     bench.hook.cancel(second)
@@ -265,7 +269,8 @@ def test_a_step_that_waits_can_be_cancelled(bench: Bench, driver, tmp_path: Path
 def test_a_supervisor_that_waits_may_be_ended(bench: Bench, driver, tmp_path: Path) -> None:
     """By the host or by force: it is a failure of the infrastructure, and others go on."""
     driver(T4)
-    hold(bench, tmp_path, 600)
+    first = hold(bench, tmp_path, 600)
+    wait_until(lambda: has(bench, first), "the first step to begin")
     for number in (signal.SIGTERM, signal.SIGKILL):
         waiting = hold(bench, tmp_path, 600)
         assert is_pending(bench, waiting)
@@ -279,7 +284,7 @@ def test_a_killed_holder_gives_its_gpu_back(bench: Bench, driver, tmp_path: Path
     """To the next that waits, after everything that the dead one has left behind is gone."""
     driver(T4)
     first = hold(bench, tmp_path, 600)
-    until(lambda: has(bench, first), "the first step")
+    wait_until(lambda: has(bench, first), "the first step to begin")
     second = hold(bench, tmp_path, 0.1)
     assert is_pending(bench, second)
     os.kill(bench.supervisor(first), signal.SIGKILL)
@@ -291,12 +296,13 @@ def test_a_step_that_wants_both_is_not_passed_for_ever(bench: Bench, driver, tmp
     """Who comes later and wants one waits behind it."""
     driver(A100, A100)
     first = [hold(bench, tmp_path, 600) for _ in range(2)]
-    until(lambda: all(has(bench, handle) for handle in first), "both to be taken")
+    wait_until(lambda: all(has(bench, handle) for handle in first), "both GPUs to be taken")
     both = hold(bench, tmp_path, 0.5, TWO)
+    wait_until(lambda: bench.lines(both), "the step that wants both to wait")
     later = hold(bench, tmp_path, 0.1)
     bench.hook.cancel(first[0])
     bench.wait(first[0])
-    time.sleep(1.0)  # one is free, and nobody takes it
+    time.sleep(1.0)  # one is free, and nobody takes it; on a slower machine they have less time to do wrong
     assert is_pending(bench, both)
     assert is_pending(bench, later)
     bench.hook.cancel(first[1])
@@ -317,7 +323,9 @@ def test_kills_at_random_give_no_gpu_twice_and_lose_none(
     handles = [hold(bench, tmp_path, dice.uniform(0, 0.4)) for _ in range(8)]
     killed = dice.sample(handles, 4)
     for handle in killed:
-        until(lambda handle=handle: has(bench, handle) or dice.random() < 0.02, "a moment to kill")
+        wait_until(
+            lambda handle=handle: has(bench, handle) or dice.random() < 0.02, "a moment to kill", pause_s=0.01
+        )
         if bench.status(handle).state in (JobState.RUNNING, JobState.PENDING):
             with suppress(ProcessLookupError):  # it has just ended
                 os.kill(bench.supervisor(handle), signal.SIGKILL)

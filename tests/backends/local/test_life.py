@@ -23,10 +23,11 @@ from airflow_stepop.hooks.local import LocalSettings
 from airflow_stepop.job import Category, JobHandle, JobState
 from airflow_stepop.local import state as files
 from airflow_stepop.local import supervisor
-from airflow_stepop.local.folder import JobFolder
 from airflow_stepop.local.systems import PORTABLE
 from airflow_stepop.resources import ResourceSettings
-from tests.backends.local.conftest import Bench, is_alive, marked, until
+from tests.support.local_jobs import Bench, prepared, supervise
+from tests.support.processes import of_job, printed, started, wait_gone
+from tests.support.waiting import wait_until
 
 SUBMIT = """
 import pickle, sys
@@ -48,16 +49,12 @@ def test_a_job_outlives_its_worker_and_lets_it_go(bench: Bench, tmp_path: Path) 
     go = tmp_path / "go"
     step = bench.step(["sh", "-c", f"echo running; until [ -e {go} ]; do sleep 0.05; done; echo done"])
     (tmp_path / "step").write_bytes(pickle.dumps(step))
-    worker = subprocess.Popen(
-        [sys.executable, "-c", SUBMIT + "import time; time.sleep(600)", bench.folder, tmp_path / "step"],
-        stdout=subprocess.PIPE,
-        stdin=subprocess.PIPE,
-        start_new_session=True,
-    )
-    assert worker.stdout is not None
-    until(lambda: worker.stdout.readline() == b"submitted\n", "the submit")
-    os.killpg(worker.pid, signal.SIGKILL)
-    worker.communicate()  # returns when nobody holds its pipes any more
+    submit = [sys.executable, "-c", SUBMIT + "import time; time.sleep(600)", bench.folder, tmp_path / "step"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with started(submit, **pipes, start_new_session=True) as worker:
+        assert b"submitted\n" in worker.stdout
+        os.killpg(worker.pid, signal.SIGKILL)
+        printed(worker)  # returns when nobody holds its pipes any more
     handle = bench.hook.lookup(step.spec)
     assert handle is not None
     bench.wait_for_line(handle, "running")
@@ -118,7 +115,7 @@ def test_cancel_returns_at_once_and_kills_after_the_grace_period(bench: Bench) -
     bench.hook.cancel(handle)
     assert bench.status(handle).state is JobState.RUNNING
     assert bench.wait(handle).state is JobState.CANCELLED
-    assert marked(step.spec.nonce) == []
+    assert of_job(step.spec.nonce) == []
 
 
 def test_cancel_lets_the_step_clean_up(bench: Bench) -> None:
@@ -171,17 +168,20 @@ def test_a_lookup_that_found_nothing_stays_true(bench: Bench, tmp_path: Path) ->
 
 
 def test_the_timeout_needs_no_airflow(bench: Bench) -> None:
-    """Nobody asks for the status; the job ends all the same, with what ignores SIGTERM in it."""
+    """Nobody asks for the status; the job ends all the same, with what ignores SIGTERM in it.
+
+    The limit is forty times what the step needs for its line.
+    """
     step = bench.step(
         ["sh", "-c", "trap '' TERM; echo running; while :; do sleep 0.1; done"],
         timeout_s=12.0,
         settings=LocalSettings(grace_period_s=0.3),
     )
     handle = bench.submit(step)
-    until(lambda: bench.state(handle)["finished_at"], "the end")
+    wait_until(lambda: bench.state(handle)["finished_at"], "the end of the job")
     state = bench.state(handle)
     assert state["usage"]["wall_s"] >= 12
-    assert marked(step.spec.nonce) == []
+    assert of_job(step.spec.nonce) == []
     status = bench.status(handle)
     assert status.state is JobState.FAILED
     assert status.failure is not None
@@ -205,10 +205,10 @@ def test_a_killed_supervisor_takes_everything_with_it(bench: Bench) -> None:
     step = bench.step(["sh", "-c", "setsid sleep 600 & (setsid sleep 600 &) ; echo running; sleep 600"])
     handle = bench.submit(step)
     bench.wait_for_line(handle, "running")
-    until(lambda: len(marked(step.spec.nonce)) >= 5, "the daemons")
+    wait_until(lambda: of_job(step.spec.nonce), "the daemons", holds=lambda pids: len(pids) >= 5)
     os.kill(bench.supervisor(handle), signal.SIGKILL)
-    until(lambda: bench.status(handle).state.is_terminal, "the end")
-    assert marked(step.spec.nonce) == []
+    bench.wait(handle)
+    assert of_job(step.spec.nonce) == []
     status = bench.status(handle)
     assert status.state is JobState.FAILED
     assert status.failure is not None
@@ -229,9 +229,9 @@ def test_cancel_of_an_orphan_kills_it(bench: Bench) -> None:
     handle = bench.submit(step)
     bench.wait_for_line(handle, "running")
     os.kill(bench.supervisor(handle), signal.SIGKILL)
-    until(lambda: not is_alive(bench.supervisor(handle)), "its death")
+    wait_gone([bench.supervisor(handle)], "the supervisor")
     bench.hook.cancel(handle)
-    assert marked(step.spec.nonce) == []
+    assert of_job(step.spec.nonce) == []
     assert bench.status(handle).state.is_terminal
 
 
@@ -239,15 +239,11 @@ def test_a_pid_that_was_used_again_is_not_the_supervisor(bench: Bench, running: 
     """Only the lock counts: a recorded pid that now belongs to somebody else is left alone."""
     path = bench.folder / running.id / "state.json"
     os.kill(bench.supervisor(running), signal.SIGKILL)
-    bystander = subprocess.Popen(["sleep", "600"])
-    path.write_text(json.dumps({**json.loads(path.read_text()), "pid": bystander.pid}))
-    try:
+    with started(["sleep", "600"]) as bystander:
+        path.write_text(json.dumps({**json.loads(path.read_text()), "pid": bystander.pid}))
         bench.hook.cancel(running)
-        until(lambda: bench.status(running).state.is_terminal, "the end")
+        bench.wait(running)
         assert bystander.poll() is None
-    finally:
-        bystander.kill()
-        bystander.wait()
 
 
 def test_a_restart_of_the_host_is_told_apart(bench: Bench, running: JobHandle) -> None:
@@ -255,7 +251,7 @@ def test_a_restart_of_the_host_is_told_apart(bench: Bench, running: JobHandle) -
     path = bench.folder / running.id / "state.json"
     os.kill(bench.supervisor(running), signal.SIGKILL)
     path.write_text(json.dumps({**json.loads(path.read_text()), "boot_id": "another"}))
-    until(lambda: bench.status(running).state.is_terminal, "the end")
+    bench.wait(running)
     failure = bench.status(running).failure
     assert failure is not None
     assert failure.summary.startswith("the host restarted during the job; nothing of the step runs any more")
@@ -280,7 +276,7 @@ def test_nothing_survives_the_end_of_a_step(bench: Bench, how: str) -> None:
         pytest.skip("who leaves parent, session and environment at once is known to Linux alone")
     code = f"{DAEMONS[how]} sleep 0.1; echo done"
     step = bench.step(["sh", "-c", code])
-    handle, status = bench.run(step)  # gives up after a minute, long before the sleepers end
+    handle, status = bench.run(step)  # gives up long before the sleepers end
     assert status.state is JobState.SUCCEEDED
     assert bench.lines(handle) == ["done"]
     assert sleepers(bench, handle) == []
@@ -315,7 +311,7 @@ def test_temporary_files_end_with_the_job(bench: Bench) -> None:
     step = bench.python("import os, tempfile; open(tempfile.mkstemp()[1], 'w').write('x'); os.kill(0, 9)")
     handle, status = bench.run(step)
     assert status.state is JobState.FAILED
-    until(lambda: not Path(bench.state(handle)["tmp"]).exists(), "the supervisor to tidy up")
+    wait_until(lambda: not Path(bench.state(handle)["tmp"]).exists(), "the supervisor to tidy up")
 
 
 def test_delete_of_a_running_job_is_refused(bench: Bench, running: JobHandle) -> None:
@@ -364,7 +360,7 @@ def test_a_step_over_its_memory_is_killed_with_its_children(bench: Bench) -> Non
     assert "of memory, its limit is 190.7 MiB; it was killed" in status.failure.summary
     assert status.failure.hint == "raise ResourceSettings(memory=...)"
     assert bench.state(handle)["usage"]["peak_memory_bytes"] > 200_000_000
-    assert marked(step.spec.nonce) == []
+    assert of_job(step.spec.nonce) == []
 
 
 def test_shared_memory_counts_once(bench: Bench) -> None:
@@ -373,6 +369,7 @@ def test_shared_memory_counts_once(bench: Bench) -> None:
         pytest.skip("only Linux tells which pages are shared")
     step = bench.python(
         "import os, time\nb = bytearray(90_000_000)\n"
+        # several looks at their memory; on a slower machine there are fewer, and nothing can be too much
         "for _ in range(4):\n    if os.fork() == 0:\n        time.sleep(0.6); os._exit(0)\n"
         "for _ in range(4): os.wait()",
         resources=ResourceSettings(memory="190MB"),
@@ -472,16 +469,3 @@ def test_status_and_logs_of_many_jobs(bench: Bench) -> None:
     chunks = bench.hook.logs(dict.fromkeys(handles))
     assert len(chunks) == 300
     assert sum(len(line.text) for chunk in chunks.values() for line in chunk.lines) < 40 * 2**20
-
-
-def prepared(bench: Bench, step) -> JobFolder:
-    """Do what a submit does before it starts the supervisor."""
-    from airflow_stepop.transfer import input_files
-
-    folder = JobFolder(bench.folder / step.spec.name)
-    folder.create(bench.hook.render(step.spec), input_files(step.payload, step.spec))
-    return folder
-
-
-def supervise(folder: JobFolder) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([sys.executable, "-I", supervisor.__file__, folder.path], capture_output=True)

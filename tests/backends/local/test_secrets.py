@@ -10,8 +10,7 @@ import pytest
 from airflow_stepop.hooks.local import LocalSettings
 from airflow_stepop.job import JobState
 from airflow_stepop.local.folder import JobFolder
-from tests.backends.local.conftest import Bench
-from tests.backends.local.test_life import prepared, supervise
+from tests.support.local_jobs import Bench, prepared, supervise
 
 ECHO = ["sh", "-c", 'test "${#TOKEN}" = 6 && echo "got $TOKEN"']
 

@@ -5,18 +5,20 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from tests.support.paths import DOCS
+from tests.support.waiting import wait_until
 
 PAGE = DOCS / "crashes.md"
 BEGIN, END = "<!-- the table: written by make crashes -->", "<!-- the end of the table -->"
 COLUMNS = "| Crash | Task | Jobs started | At once | Orphans | Results lost | Its log says |"
-ORPHAN_LIMIT_S = 60  # Airflow's first question from a triggerer takes seconds, on a busy machine many
-SETTLED_S = 20
+SETTLED_S = 60.0  # a task that is in a wrong final state for so long does not leave it any more
 FINISHED = {"success", "failed", "skipped", "upstream_failed", "removed"}
 
 
@@ -88,6 +90,16 @@ class CrashedTask:
     def wait_for_log(self, text: str) -> None:
         self.airflow.wait_for(
             lambda: text in self.airflow.logs(*self.where), f"{text!r} in the log", self.logs
+        )
+
+    def wait_scheduler_knows(self, state: str) -> None:
+        """Wait until the scheduler has heard that the worker is gone, and of the state of its task then."""
+        dag_id, run_id, task_id = self.where
+        names = re.escape(f"dag_id={dag_id}, task_id={task_id}, run_id={run_id}")
+        heard = re.compile(rf"TaskInstance Finished: {names}, .* state={state}, executor=")
+        log = self.airflow.home / "scheduler.log"
+        self.airflow.wait_for(
+            lambda: heard.search(log.read_text(errors="replace")), f"its scheduler to hear of {self.mark}"
         )
 
     def logs(self) -> str:
@@ -175,10 +187,12 @@ class CrashedTask:
 
     def _orphans(self) -> Sequence[int]:
         """Return the processes of the task's jobs that do not go away."""
-        end = time.monotonic() + ORPHAN_LIMIT_S
-        while (left := self.airflow.processes_of(*self.where)) and time.monotonic() < end:
-            time.sleep(0.2)
-        return list(left)
+        with suppress(AssertionError):  # they are counted
+            wait_until(self._processes, "its processes to end", holds=lambda left: not left, pause_s=0.2)
+        return self._processes()
+
+    def _processes(self) -> list[int]:
+        return list(self.airflow.processes_of(*self.where))
 
 
 def table_of(page: str) -> str:

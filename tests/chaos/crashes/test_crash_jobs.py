@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from tests.support.deployment import parent_of
+from tests.support.processes import parent_of
 
 GROUP = "The other side is killed with `kill -9`"
 WAYS = {"running": "the task waits in the worker", "deferred": "the task is deferred"}

@@ -35,7 +35,7 @@ def test_cleared_after_success(run, airflow, crashed, way):
     task = crashed("crash_users", run, f"cleared_after_{way}")
     task.touch("go")
     airflow.wait_state(*task.where, "success")
-    time.sleep(2)  # until its scheduler knows as well, Airflow may forget a clear
+    task.wait_scheduler_knows("success")  # before, Airflow may forget a clear
     airflow.clear(*task.where)
     task.wait_started(2)
     end = {"running": "in the worker", "deferred": "deferred"}[way]
@@ -102,7 +102,8 @@ def test_taken_for_dead(airflow, crashed):
     task = crashed("crash_scheduler", airflow.trigger("crash_scheduler"), "taken_for_dead")
     task.wait_started()
     dag_id, run_id, task_id = task.where
-    with sqlalchemy.create_engine(airflow.database).begin() as database:
+    engine = sqlalchemy.create_engine(airflow.database, poolclass=sqlalchemy.NullPool)  # keeps nothing open
+    with engine.begin() as database:
         database.execute(
             sqlalchemy.text(
                 "update task_instance set state = 'up_for_retry', end_date = start_date "
@@ -134,7 +135,7 @@ def test_cleared_twice(run, airflow, crashed, way):
     task = crashed("crash_users", run, f"cleared_twice_{way}")
     task.wait_started(is_deferred=way == "deferred")
     airflow.clear(*task.where)
-    time.sleep(0.5)
+    time.sleep(0.5)  # or longer: any point will do
     airflow.clear(*task.where)
     task.wait_started(2)
     task.touch("go")

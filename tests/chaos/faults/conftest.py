@@ -125,9 +125,13 @@ def airflow(tmp_path_factory, connections, admin) -> Iterator[deployment.Deploym
         env["STEPOP_FAULTS_FULL"] = "1"
         # more workers than that, and a scheduler with too little of the processor takes tasks for failed
         env["AIRFLOW__CORE__PARALLELISM"] = "6"
-        deployment.PATIENCE_S = 1800
     found = deployment.Deployment(
-        tmp_path_factory.mktemp("faults"), HERE / "dags", env, postgres=deployment.Postgres()
+        tmp_path_factory.mktemp("faults"),
+        HERE / "dags",
+        env,
+        postgres=deployment.Postgres(),
+        # in the long form hundreds of steps share few workers, and a node may be away for minutes
+        patience_s=1800.0 if IS_FULL else deployment.RUN_S,
     )
     with found.running():
         yield found

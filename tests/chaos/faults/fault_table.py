@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from tests.support.paths import DOCS
+from tests.support.waiting import wait_until
 
 PAGE = DOCS / "backends" / "kubernetes-faults.md"
 BEGIN, END = "<!-- the table: written by make faults -->", "<!-- the end of the table -->"
@@ -13,7 +14,6 @@ COLUMNS = (
     "| Fault | Steps | Tasks | Jobs of a step | Duplicates | Orphans | Lost results | Retries spent "
     "| Its log says |"
 )
-ORPHAN_LIMIT_S = 60
 PAGE_OF_INSTANCES = 100
 
 
@@ -81,9 +81,10 @@ class FaultRun:
         """Wait until the steps run and their tasks are deferred; return the pods."""
         wanted = count or self.steps
         self.airflow.wait_for(
-            lambda: len(self.census.running(self.run)) >= wanted,
-            f"{wanted} steps of {self.dag_id}",
+            lambda: len(self.census.running(self.run)),
+            f"{wanted} steps of {self.dag_id} to run",
             self.tell,
+            holds=lambda count: count >= wanted,
         )
         self.wait_state("deferred", wanted)
         return self.census.running(self.run)
@@ -91,22 +92,27 @@ class FaultRun:
     def wait_refused(self):
         """Wait until the node has taken none of the steps' pods."""
         self.airflow.wait_for(
-            lambda: len(self.census.refused(self.run)) >= self.steps,
-            f"refused pods of {self.dag_id}",
+            lambda: len(self.census.refused(self.run)),
+            f"{self.steps} refused pods of {self.dag_id}",
             self.tell,
+            holds=lambda count: count >= self.steps,
         )
 
     def wait_jobs(self, count=1):
         self.airflow.wait_for(
-            lambda: len(self.census.jobs(self.run)) >= count, f"{count} jobs of {self.dag_id}", self.tell
+            lambda: len(self.census.jobs(self.run)),
+            f"{count} jobs of {self.dag_id}",
+            self.tell,
+            holds=lambda found: found >= count,
         )
         return self.census.jobs(self.run)
 
     def wait_state(self, state, count):
         self.airflow.wait_for(
-            lambda: sum(one["state"] == state for one in self.instances) >= count,
+            lambda: sum(one["state"] == state for one in self.instances),
             f"{count} tasks of {self.dag_id} to be {state}",
             self.tell,
+            holds=lambda found: found >= count,
         )
 
     def logs(self, number):
@@ -134,7 +140,10 @@ class FaultRun:
         steps = self.steps
         over = f"dags/{self.dag_id}/dagRuns/{self.run}"
         self.airflow.wait_for(
-            lambda: self.airflow.get(over)["state"] in ("success", "failed"), f"{self.dag_id}", self.tell
+            lambda: self.airflow.get(over)["state"],
+            f"the end of {self.dag_id}",
+            self.tell,
+            holds=lambda found: found in ("success", "failed"),
         )
         instances = self.instances
         states = {one["state"] for one in instances}
@@ -174,10 +183,13 @@ class FaultRun:
         return found == {"number": number, "data": "x" * (10_000 if number % 5 == 4 else 200)}
 
     def _orphans(self):
-        end = time.monotonic() + ORPHAN_LIMIT_S
-        while (left := self.census.left(self.run)) and time.monotonic() < end:
-            time.sleep(0.5)
-        return left
+        """Return what does not go away."""
+        with suppress(AssertionError):  # it is counted
+            wait_until(self._left, "nothing to be left", holds=lambda left: not left, pause_s=0.5)
+        return self._left()
+
+    def _left(self):
+        return self.census.left(self.run)
 
 
 def table_of(page: str) -> str:

@@ -19,6 +19,7 @@ import pytest
 from tests.chaos.faults.fault_table import PAGE, table_of
 from tests.chaos.faults.proxy import RESET
 from tests.support import cluster, deployment
+from tests.support.waiting import PATIENCE_S
 
 IS_FULL = bool(os.environ.get("STEPOP_FAULTS_FULL"))
 KILLED = {
@@ -177,11 +178,11 @@ def make_trouble(run, proxy, trouble):
     """Have the API server answer so until somebody has met it: who waits longer and longer may be away."""
     proxy.trouble = trouble
     try:
-        time.sleep(5)
+        time.sleep(5)  # at least
         run.airflow.wait_for(lambda: proxy.answers[trouble], f"somebody who meets {trouble}", run.tell)
     finally:
         proxy.trouble = None
-    time.sleep(1.5)
+    time.sleep(1.5)  # a moment in which all is well, or longer
 
 
 @pytest.mark.skipif(not IS_FULL, reason="part of the long form: make faults")
@@ -217,7 +218,7 @@ def test_the_token_is_replaced_in_airflow(begin, airflow, admin, namespaces, tok
 def with_new_token(config, admin, namespace):
     """Return the configuration with another token, when nobody knows the old one any more."""
     admin.core.delete_namespaced_service_account(cluster.NAME, namespace)
-    time.sleep(15)  # the server remembers a token for ten seconds
+    time.sleep(15)  # or longer: the server remembers a token for ten seconds
     return {**config, "users": [{"name": "u", "user": {"token": cluster.new_token(namespace)}}]}
 
 
@@ -309,8 +310,7 @@ def test_the_node_is_lost(begin, admin, parts):
     node = cluster.only_node(admin.core)
     taint = {"key": "stepop.test/lost", "effect": "NoExecute"}  # "unreachable" is tolerated for 300 s
     admin.core.patch_node(node, {"spec": {"taints": [taint]}})
-    run.airflow.wait_for(lambda: len(run.census.jobs(run.run)) >= run.steps, "jobs")
-    time.sleep(10)
+    run.wait_jobs(2 * run.steps)  # each has lost its pod, and was submitted again
     admin.core.patch_node(node, {"spec": {"taints": None}})
     run.settle("The node is tainted (NoExecute)", log="resubmitting (1 of 3)", generations=2)
 
@@ -359,7 +359,7 @@ def test_the_node_does_not_answer(begin, parts, other_node):
             "pods that are to be removed",
             run.tell,
         )
-        time.sleep(15)
+        time.sleep(15)  # nothing changes; on a slower machine less could
         assert len(run.census.running(run.run)) == run.steps
         assert len(run.census.jobs(run.run)) == run.steps
     finally:
@@ -387,13 +387,13 @@ def test_another_deployment_sweeps_the_same_namespace(begin, airflow, connection
 
 @pytest.mark.skipif(not IS_FULL, reason="part of the long form: make faults")
 def test_the_namespace_is_deleted(begin, admin, namespaces):
-    """The tasks fail within a minute, and say so."""
+    """The tasks fail soon, and not after the ten minutes for which trouble is sat out; and they say so."""
     run = begin("namespace")
     run.wait_running()
     began = time.monotonic()
     admin.core.delete_namespace(namespaces["doomed"])
     run.wait_state("failed", run.steps)
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < PATIENCE_S, "trouble is sat out for longer"
     # whatever Airflow was allowed there is gone, too
     run.settle("The namespace is deleted", state="failed", log="is forbidden")
 

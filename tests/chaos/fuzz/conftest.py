@@ -1,3 +1,3 @@
 """The fixtures of the corpus serve here too."""
 
-from tests.bad_input.conftest import mark  # noqa: F401
+from tests.support.damage import mark  # noqa: F401

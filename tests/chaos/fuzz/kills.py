@@ -1,6 +1,7 @@
 """Takes steps from their start to their result while everything around them is killed at random.
 
-``python kills.py FOLDER SEED...`` leaves ``FOLDER/SEED.json`` for each: what happened, and what was counted.
+``PYTHONPATH=. python kills.py FOLDER SEED...`` leaves ``FOLDER/SEED.json`` for each: what happened, and what
+was counted.
 Airflow's part is played by this program, by the same rules: a worker that dies is tried again from the start,
 a task that deferred waits for its trigger, a trigger whose triggerer dies is made again. All else is ours:
 operator, stint, trigger, hook, supervisor, runner. Every try and every trigger is a process of its own, and
@@ -33,11 +34,12 @@ from airflow_stepop import RemoteStepOperator
 from airflow_stepop.retries import RemoteStepRetryPolicy
 from airflow_stepop.triggers import RemoteStepTrigger
 from airflow_stepop.zipapp import runner_zipapp
+from tests.support.processes import of_job, parent_of, with_variable
+from tests.support.waiting import PATIENCE_S
 
 AT_ONCE = 4
 CALM_AFTER = 12  # tries; then nothing is killed any more, and the step must come to its end
 MOST_TRIES = 40
-LIMIT_S = 200.0
 OPERATIONS = ("open", "os.", "subprocess.Popen", "shutil.", "fcntl.", "tempfile.")
 MOST_OPERATIONS = 160  # of a try, about
 
@@ -98,7 +100,7 @@ class World:
     # -- what Airflow does
 
     def run(self) -> dict[str, Any]:
-        end = time.monotonic() + LIMIT_S
+        end = time.monotonic() + PATIENCE_S
         while not self.path("xcom").exists() and time.monotonic() < end and self.try_number < MOST_TRIES:
             self.one_try()
         return self.counted()
@@ -146,7 +148,7 @@ class World:
         elif kind == "job":
             self.wait(pid, moment_s)
             self.kill_part_of_job()
-        if self.wait(pid, LIMIT_S) is None:
+        if self.wait(pid, PATIENCE_S) is None:
             self.events.append(f"{who}: did not end")
             os.kill(pid, signal.SIGKILL)
         with suppress(ChildProcessError):
@@ -169,9 +171,7 @@ class World:
         if state is None or state["finished_at"] is not None:
             return
         supervisor = state["pid"]
-        runners = [
-            pid for pid in with_environment(f"STEPOP_NONCE={record['nonce']}") if parent(pid) == supervisor
-        ]
+        runners = [pid for pid in of_job(record["nonce"]) if parent_of(pid) == supervisor]
         with suppress(ProcessLookupError):
             os.kill(self.chance.choice([supervisor, *runners]), signal.SIGKILL)
         self.deaths_of_jobs += 1
@@ -243,7 +243,7 @@ class World:
             "started": len(lines),
             "generation": record.get("generation"),
             "overlaps": self.path("mark.overlap").exists(),
-            "orphans": with_environment(f"MARK={self.path('mark')}"),
+            "orphans": with_variable(f"MARK={self.path('mark')}"),
             "folders": sorted(path.name for path in jobs.iterdir() if path.name != ".new")
             if jobs.exists()
             else [],
@@ -280,21 +280,6 @@ def die_at_operation(number: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
-
-
-def with_environment(line: str) -> list[int]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        with suppress(OSError):
-            if line.encode() in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
-    return found
-
-
-def parent(pid: int) -> int:
-    with suppress(OSError):
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
-    return 0
 
 
 def live(folder: Path, seed: int) -> None:

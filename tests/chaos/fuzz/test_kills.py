@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import ROOT
+
 DRIVER = Path(__file__).parent / "kills.py"
 COUNT = int(os.environ.get("STEPOP_FUZZ", "12"))
 MANY = 50  # seeds that have met everything, whatever the timing
@@ -28,7 +30,7 @@ def worlds(tmp_path_factory):
     with (folder / "log").open("w") as log:
         done = subprocess.run(
             [sys.executable, str(DRIVER), str(folder), *seeds],
-            env={**os.environ, "AIRFLOW_HOME": str(folder / "home")},
+            env={**os.environ, "AIRFLOW_HOME": str(folder / "home"), "PYTHONPATH": str(ROOT)},
             stdout=log,
             stderr=log,
         )

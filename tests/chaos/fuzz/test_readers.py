@@ -28,8 +28,8 @@ from airflow_stepop.runner.failures import StepError
 from airflow_stepop.runner.hashing import sha256
 from airflow_stepop.runner.parts import Parts, extract
 from airflow_stepop.runner.values import SegmentError, UntrustedPickleError, decode_entry
-from tests.bad_input.conftest import bomb, bomb_entry, inline, report_of
-from tests.bad_input.test_stored_json import FAILURE, HANDLE, OUTCOME, RECORD, REFERENCE
+from tests.support.damage import bomb, bomb_entry, inline, report_of
+from tests.support.documents import FAILURE, HANDLE, OUTCOME, RECORD, REFERENCE
 
 EXAMPLES = int(os.environ.get("STEPOP_FUZZ_EXAMPLES", "150"))
 fuzzed = settings(

@@ -8,7 +8,6 @@ import secrets
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,9 +20,9 @@ from airflow_stepop.job import JobHandle, JobState
 from airflow_stepop.record import Call, first_record
 from airflow_stepop.testing import make_step
 from tests.support import dag_test_process
+from tests.support.waiting import wait_until
 
 HERE = Path(__file__).parent
-PATIENCE_S = 60.0
 
 
 @dataclass
@@ -178,11 +177,9 @@ class Jobs:
         return self.hook.status([handle])[handle].state
 
     def wait(self, handle: JobHandle) -> JobState:
-        deadline = time.monotonic() + PATIENCE_S
-        while not self.state(handle).is_terminal:
-            assert time.monotonic() < deadline, f"{handle} goes on"
-            time.sleep(0.02)
-        return self.state(handle)
+        return wait_until(
+            lambda: self.state(handle), f"{handle} to end", holds=lambda state: state.is_terminal
+        )
 
     def clear(self) -> None:
         for handle in self.handles:

@@ -205,7 +205,6 @@ def run_airflow(home: Path, *words: str, **env: str) -> subprocess.CompletedProc
     return subprocess.run(command, capture_output=True, text=True, env=clean | env)
 
 
-@pytest.mark.xdist_group("cli")
 def test_list_names_backends_and_connections(airflow_home: Path) -> None:
     """The real command shows all backends, and the connections by which each is reached."""
     stored = {"conn_type": "aws", "extra": {"backend": "local"}}
@@ -222,7 +221,6 @@ def test_list_names_backends_and_connections(airflow_home: Path) -> None:
 NO_DATABASE = "airflow stepop: Airflow's database cannot be read: no such table: .*; .*airflow db migrate"
 
 
-@pytest.mark.xdist_group("cli")
 def test_list_before_there_is_a_database(tmp_path: Path) -> None:
     """The first command of a new user: the backends are there, and one line says what to do."""
     done = run_airflow(tmp_path, "stepop", "list", "-o", "json", AIRFLOW_CONN_GPU="kubernetes://")
@@ -233,7 +231,6 @@ def test_list_before_there_is_a_database(tmp_path: Path) -> None:
     assert done.returncode == 0
 
 
-@pytest.mark.xdist_group("cli")
 def test_a_command_that_needs_the_database_says_so(tmp_path: Path) -> None:
     done = run_airflow(tmp_path, "stepop", "gc")
     (said,) = done.stderr.splitlines()
@@ -241,7 +238,6 @@ def test_a_command_that_needs_the_database_says_so(tmp_path: Path) -> None:
     assert done.returncode == 1
 
 
-@pytest.mark.xdist_group("cli")
 def test_render_as_a_user_calls_it(airflow_home: Path, dag_file: Path) -> None:
     """The real command prints one JSON document and nothing else."""
     printed = airflow(airflow_home, "stepop", "render", "shapes", "step", "-f", str(dag_file), "-o", "json")

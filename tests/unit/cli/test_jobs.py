@@ -11,6 +11,7 @@ import threading
 import pytest
 
 from airflow_stepop.job import JobState
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.timeout(900)]
 
@@ -115,9 +116,9 @@ def test_logs_of_a_running_job(stepop, jobs, instance, tmp_path):
     go = tmp_path / "go"
     script = f"echo one; until test -e {go}; do sleep 0.1; done; echo two"
     handle = jobs.submit(instance("quiet"), "sh", "-c", script)
-    while not stepop("logs", handle.name).out:
-        pass
+    wait_until(lambda: stepop("logs", handle.name).out, "the first line")
     assert stepop("logs", handle.name).out == "one\n"
+    # while the command follows; on a slower machine the job may be over before that, and is told whole
     threading.Timer(2, go.touch).start()
     assert stepop("logs", handle.name, "--follow").out == "one\ntwo\n"
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
 
 import pytest
 
 from airflow_stepop.job import Category, Failure, JobState
+from tests.support.processes import started
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.timeout(900)]
 
@@ -279,14 +278,16 @@ def test_the_job_of_a_worker_that_was_killed(home, tmp_path, stepop, jobs):
         ".dags['killed'].test()"
     )
     with (tmp_path / "log").open("w") as log:
-        worker = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=log, stderr=log)
-    deadline = time.monotonic() + 120
-    while not (rows := stepop("jobs", "--dag-id", "killed", "-o", "json").data):
-        assert worker.poll() is None, (tmp_path / "log").read_text()[-3000:]
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    worker.send_signal(signal.SIGKILL)
-    worker.wait()
+        argv = [sys.executable, "-c", code]
+        with started(argv, env=environment, stdout=log, stderr=log) as worker:
+            rows, exit_code = wait_until(
+                lambda: (stepop("jobs", "--dag-id", "killed", "-o", "json").data, worker.poll()),
+                "the job of the worker",
+                holds=lambda seen: seen[0] or seen[1] is not None,
+                explain=lambda: (tmp_path / "log").read_text()[-3000:],
+                pause_s=0.1,
+            )
+            assert exit_code is None, (tmp_path / "log").read_text()[-3000:]
     (handle,) = [job.handle for job in jobs.hook.find({"dag_id": "killed"})]
     jobs.handles.append(handle)
     assert stepop(*ALL, "--yes").data == []

@@ -29,6 +29,7 @@ from airflow_stepop.results import StepResult, loads
 from airflow_stepop.runner.outcome import empty_outcome
 from airflow_stepop.runner.values import Encoded, encode_value
 from airflow_stepop.store import open_store
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -271,12 +272,7 @@ def test_a_changed_outcome_is_refused(home):
 
 
 def wait(hook, handle):
-    import time
-
-    end = time.monotonic() + 60
-    while not hook.status([handle])[handle].state.is_terminal:
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    wait_until(lambda: hook.status([handle])[handle].state, f"{handle} to end", holds=lambda s: s.is_terminal)
 
 
 # -- outcomes

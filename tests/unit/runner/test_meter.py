@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 
 import pytest
+
+from tests.support.processes import wait_gone
 
 MIB = 1024 * 1024
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="there is no /proc")
 
-# A child that holds some memory; `hold` touches every page of it.
+# A child that holds some memory; `hold` touches every page of it. `looks` returns once the runner has looked
+# at its step some times more: it sleeps from one look to the next, and the kernel counts how often. (A look
+# may sleep on its way, too; so there are two seconds first.)
 HOLD = """
 import os, sys, time
 def hold(mib):
@@ -20,6 +23,15 @@ def hold(mib):
     for at in range(0, len(data), 4096):
         data[at] = 1
     return data
+def looks():
+    def sleeps():
+        with open("/proc/%d/status" % os.getppid()) as status:
+            (line,) = [line for line in status if line.startswith("voluntary_ctxt_switches")]
+        return int(line.split()[1])
+    time.sleep(2)
+    end = sleeps() + 3
+    while sleeps() < end:
+        time.sleep(0.02)
 """
 
 
@@ -82,7 +94,7 @@ def f():
             time.sleep(600)
     for _ in children:
         os.read(ready, 1)
-    time.sleep(5)  # several looks, from the moment at which all of it is held
+    looks()  # from the moment at which all of it is held
     for pid in children:
         os.kill(pid, 9)
         os.waitpid(pid, 0)
@@ -101,7 +113,7 @@ def f():
     data = hold(120)
     for _ in range(3):
         if os.fork() == 0:
-            time.sleep(2)
+            time.sleep(2)  # some looks; on a slower machine there are fewer, and nothing can be too much
             os._exit(0)
     for _ in range(3):
         os.wait()
@@ -155,15 +167,15 @@ def nvidia_smi(tmp_path):
 
 TWO = "printf '0, GPU-aa, 1024\\n1, GPU-bb, 2048\\n'"
 FIRST_LOOK_S = 0.4  # it comes 0.5 s after the start
-SLEEP = "\ndef f():\n    time.sleep(2.2)\n"
+SLEEP = "\ndef f():\n    time.sleep(2.2)\n"  # the first look and another one; on a slower machine fewer
 # until it was asked, and several looks longer: the answer is read at the next one
 ASKED = """
 def f():
     asked = os.path.join(os.path.dirname(os.environ["PATH"].split(":")[0]), "asked")
-    end = time.monotonic() + 60
+    end = time.monotonic() + 200
     while not os.path.exists(asked) and time.monotonic() < end:
         time.sleep(0.05)
-    time.sleep(6)
+    looks()
 """
 
 
@@ -193,18 +205,7 @@ def test_a_step_goes_on_whatever_nvidia_smi_does(folder, nvidia_smi, tmp_path, s
     (asked,) = (tmp_path / "asked").read_text().splitlines()
     pid, _, query = asked.partition(" ")
     assert "--query-gpu" in query
-    end = time.monotonic() + 60
-    while is_running(pid):
-        assert time.monotonic() < end, "nvidia-smi is still there"
-        time.sleep(0.05)
-
-
-def is_running(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    wait_gone([int(pid)], "nvidia-smi")
 
 
 @pytest.mark.parametrize("visible", ["", "-1"])

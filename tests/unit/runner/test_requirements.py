@@ -9,11 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from airflow_stepop.runner import protocol
+from tests.support.processes import ended, printed, started
+from tests.support.waiting import PATIENCE_S, wait_until
 from tests.support.wheels import make_wheel
 
 UV = Path(sys.executable).with_name("uv")
@@ -182,20 +185,19 @@ def test_a_user_without_a_name_and_a_home_installs_them(folder, wheels):
     folder.reference(USES, "f").set(requirements=["stepop_dep"])
     argv = folder.argv(python, receipt=str(folder.path / "out" / "receipt"))
     done = subprocess.run(
-        argv, user=54321, group=0, extra_groups=[], env=env, capture_output=True, timeout=100
+        argv, user=54321, group=0, extra_groups=[], env=env, capture_output=True, timeout=PATIENCE_S
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_steps_at_the_same_time_install_once(new_folder, env, tmp_path):
     folders = [new_folder().reference(USES, "f").set(requirements=["stepop_dep"]) for _ in range(4)]
-    started = [
-        subprocess.Popen(folder.argv(), env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for folder in folders
-    ]
-    printed = [process.communicate(timeout=100)[0] for process in started]
+    with ExitStack() as stack:
+        options = {"env": env, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        running = [stack.enter_context(started(folder.argv(), **options)) for folder in folders]
+        lines = [printed(process)[0] for process in running]
     assert [folder.finished(0).value() for folder in folders] == [["1.0", "2.0"]] * 4
-    assert "".join(printed).count("stepop: installing") == 1
+    assert "".join(lines).count("stepop: installing") == 1
     assert len(installed(tmp_path)) == 1
 
 
@@ -204,16 +206,14 @@ def test_an_install_that_is_killed_leaves_nothing_in_the_way(new_folder, env, wh
     slow = tmp_path / "bin" / "uv"
     slow.unlink(missing_ok=True)
     slow.write_text(
-        '#!/bin/sh\nfor t in "$@"; do case $t in */packages) touch "$t/half"; esac; done\nsleep 60\n'
+        '#!/bin/sh\nfor t in "$@"; do case $t in */packages) touch "$t/half"; esac; done\nsleep 600\n'
     )
     slow.chmod(0o755)
     killed = new_folder().command("true").set(requirements=["stepop_base"])
-    with subprocess.Popen(killed.argv(), env=env, stdout=subprocess.PIPE, start_new_session=True) as process:
-        deadline = time.monotonic() + 60
-        while not list((tmp_path / "cache").glob("requirements/*/packages/half")):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        process.kill()
+    with started(killed.argv(), env=env, stdout=subprocess.PIPE, start_new_session=True):
+        wait_until(
+            lambda: list((tmp_path / "cache").glob("requirements/*/packages/half")), "half an installation"
+        )
     slow.unlink()
     if env["INSTALLER"] == "uv":
         slow.symlink_to(UV)
@@ -227,14 +227,13 @@ def test_an_install_that_is_killed_leaves_nothing_in_the_way(new_folder, env, wh
 def test_being_stopped_while_installing_is_being_cancelled(folder, env, tmp_path):
     slow = tmp_path / "bin" / "uv"
     slow.unlink(missing_ok=True)
-    slow.write_text("#!/bin/sh\nexec sleep 60\n")
+    slow.write_text("#!/bin/sh\nexec sleep 600\n")
     slow.chmod(0o755)
     folder.command("true").set(requirements=["stepop_base"])
-    with subprocess.Popen(folder.argv(), env=env, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
+    with started(folder.argv(), env=env, stdout=subprocess.PIPE) as process:
         assert b"installing" in process.stdout.readline()
         process.send_signal(signal.SIGTERM)
-        process.wait(timeout=60)
+        ended(process)
     assert folder.finished(process.returncode).failure["category"] == "cancelled"
     assert installed(tmp_path) == [] or all("." in path.name for path in installed(tmp_path))
 
@@ -247,7 +246,7 @@ def test_an_index_with_a_password_is_not_told(folder, env):
     folder.command("true").set(requirements=["stepop_missing"], secrets=["PIP_INDEX_URL"])
     env = {name: value for name, value in env.items() if name not in ("PIP_NO_INDEX", "PIP_FIND_LINKS")}
     env |= {"PIP_RETRIES": "0", "PIP_DEFAULT_TIMEOUT": "1", "UV_HTTP_RETRIES": "0"}
-    with subprocess.Popen(
+    with started(
         folder.argv(), env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         lines = set()
@@ -258,7 +257,6 @@ def test_an_index_with_a_password_is_not_told(folder, env):
                 except OSError:
                     continue
             time.sleep(0.01)
-        assert process.stdout is not None
         told = process.stdout.read()
     assert not [line for line in lines if b"pa55word" in line]
     assert "pa55word" not in told + json.dumps(folder.finished(64).failure)

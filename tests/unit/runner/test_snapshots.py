@@ -18,6 +18,8 @@ import pytest
 from airflow_stepop.runner import protocol
 from airflow_stepop.runner.archive import ForgedError, TooLargeError, fingerprint, pack, unpack, verify
 from airflow_stepop.store import open_store
+from tests.support.processes import printed, started
+from tests.support.waiting import wait_until
 
 KEY = b"k" * 32
 
@@ -81,14 +83,6 @@ def train(python: str, epochs: int, pause_s: float, end: str) -> tuple[str, ...]
     return python, "-c", TRAIN, str(epochs), str(pause_s), end
 
 
-def wait_for(condition, limit_s: float = 60):
-    end = time.monotonic() + limit_s
-    while not (found := condition()):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    return found
-
-
 def test_there_and_back(steps, bucket, any_python, tmp_path):
     """Everything that a folder may hold, after a failure; a link that leads out is told about."""
     script = "mkdir -p a/b empty && echo 1 > a/b/one && chmod 750 a/b/one && ln -s b/one a/in"
@@ -111,10 +105,8 @@ def test_there_and_back(steps, bucket, any_python, tmp_path):
 
 def test_killed_hard_it_goes_on_at_the_last_snapshot(steps, bucket, edge_python):
     folder = steps(*train(edge_python, 1000, 0.3, "0"))
-    process = subprocess.Popen(folder.argv(edge_python), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    wait_for(lambda: list(bucket.objects("c")))
-    process.kill()
-    process.communicate()
+    with started(folder.argv(edge_python), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL):
+        wait_until(lambda: list(bucket.objects("c")), "a snapshot in the bucket", pause_s=0.05)
     done = steps(*train(edge_python, 0, 0, "0")).run(edge_python)
     begun_at = int(done.stdout.split()[2])
     assert 0 < begun_at < 1000, done.stderr
@@ -123,13 +115,12 @@ def test_killed_hard_it_goes_on_at_the_last_snapshot(steps, bucket, edge_python)
 def test_told_to_stop_it_saves_the_last_state(steps, edge_python):
     """The grace period is for the step and, behind it, for the snapshot of all that it has done."""
     folder = steps(*train(edge_python, 5, 0, "wait"))
-    process = subprocess.Popen(
-        folder.argv(edge_python), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "begun at 0\n"
-    assert process.stdout.readline() == "reached 5\n"
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with started(folder.argv(edge_python), **pipes) as process:
+        assert process.stdout.readline() == "begun at 0\n"
+        assert process.stdout.readline() == "reached 5\n"
+        process.send_signal(signal.SIGTERM)
+        out, err = printed(process)
     assert "checkpoint saved for the next try" in err
     assert folder.finished(process.returncode, out, err).failure["category"] == "cancelled"
     done = steps(*train(edge_python, 0, 0, "0")).run(edge_python)

@@ -18,6 +18,7 @@ from airflow_stepop.job import StepSpec
 from airflow_stepop.payload import FunctionCall, build_payload, hand_over, read_outcome, spill
 from airflow_stepop.store import open_store, result_path
 from tests.support.line import Line
+from tests.support.waiting import wait_until
 
 _number = itertools.count()
 
@@ -59,12 +60,14 @@ class Gate(Line):
         self.passed_bytes = 0
         self._stop_at: int | None = None
         self.stopped = threading.Event()
+        self.was_shut = threading.Event()
         super().__init__(url)
 
     def shut(self) -> None:
         """Break what is open, and hang up on what comes."""
         self._is_shut = True
         self.break_all()
+        self.was_shut.set()
 
     def open(self) -> None:
         """Let everything pass again."""
@@ -130,13 +133,16 @@ class Steps:
         uri = store.uri(result_path({"dag_id": "d"}, job))
         return replace(StepSpec(job, self.nonce, {}, payload.digest, result_uri=uri), **changes), payload
 
-    def finish(self, spec: StepSpec, payload: Any, limit_s: float = 100) -> Any:
+    def finish(self, spec: StepSpec, payload: Any) -> Any:
         """Run it, and return what the task would return."""
         handle = self.hook.submit(spec, payload)
-        end = time.monotonic() + limit_s
-        while not self.hook.status([handle])[handle].state.is_terminal:
-            assert time.monotonic() < end, self.log(spec)
-            time.sleep(0.05)
+        wait_until(
+            lambda: self.hook.status([handle])[handle].state,
+            f"{spec.name} to end",
+            holds=lambda state: state.is_terminal,
+            explain=lambda: self.log(spec),
+            pause_s=0.05,
+        )
         found = read_outcome(self.hook.outcome(handle), spec.name, self.nonce)
         self.failure = found.get("failure")
         return None if self.failure else hand_over(found["result"])

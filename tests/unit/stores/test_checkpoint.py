@@ -10,7 +10,6 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -20,6 +19,8 @@ from airflow_stepop.runner import protocol
 from airflow_stepop.store import CHECKPOINTS, result_path
 from airflow_stepop.transfer import input_files
 from airflow_stepop.upkeep.garbage import Kind, list_folders
+from tests.support.processes import parent_of, runners_below
+from tests.support.waiting import PATIENCE_S, wait_until
 
 MIB = 1 << 20
 FOLDER = "checkpoints/_/dag/run/task/-1/arguments"
@@ -53,12 +54,17 @@ class Tries:
     def start(self, script: str):
         """Submit a try, and return once it has begun."""
         handle = self.submit(f'cd "$STEPOP_CHECKPOINT_DIR"; echo up; {script}')
-        self.wait_for(lambda: "up" in self.log(handle))
+        self.wait_for_line(handle, "up")
         return handle
 
-    def end(self, handle, limit_s: float = 60):
+    def end(self, handle):
         """Wait for a try; return its failure, and what it printed."""
-        self.wait_for(lambda: self.hook.status([handle])[handle].state.is_terminal, limit_s)
+        wait_until(
+            lambda: self.hook.status([handle])[handle].state,
+            f"{handle} to end",
+            holds=lambda state: state.is_terminal,
+            explain=lambda: self.log(handle),
+        )
         return self.hook.status([handle])[handle].failure, self.log(handle)
 
     def run(self, script: str, **changes):
@@ -71,23 +77,14 @@ class Tries:
     def saved(self):
         return sorted(self.store.objects("checkpoints"), key=lambda found: found.modified_at)
 
-    def wait_for(self, condition, limit_s: float = 60):
-        end = time.monotonic() + limit_s
-        while not (found := condition()):
-            assert time.monotonic() < end, [self.log(one.handle) for one in self.hook.find({})]
-            time.sleep(0.05)
-        return found
+    def wait_for_line(self, handle, text: str) -> None:
+        wait_until(lambda: self.log(handle), f"{handle} to print {text!r}", holds=lambda log: text in log)
 
     def runner(self, handle) -> int:
         """Return the process of a job's runner."""
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                words, folder = path.read_bytes().split(b"\0"), os.readlink(path.parent / "cwd")
-            except OSError:
-                continue
-            if b"run" in words and folder == str(self.hook.folder / handle.id):
-                return int(path.parent.name)
-        raise AssertionError(f"{handle} does not run")
+        found = runners_below(self.hook.folder / handle.id)
+        (runner,) = [pid for pid in found if parent_of(pid) not in found]
+        return runner
 
 
 @pytest.fixture
@@ -123,13 +120,12 @@ def test_cancelled_it_saves_within_the_grace_period(tries):
         'cd "$STEPOP_CHECKPOINT_DIR"; trap "echo saved > state; exit 3" TERM; echo up; '
         "while :; do sleep 0.1; done"
     )
-    tries.wait_for(lambda: "up" in tries.log(handle))
+    tries.wait_for_line(handle, "up")
     tries.hook.cancel(handle)
     tries.end(handle)
     assert tries.run(FIND)[1].endswith("saved")
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("saved_by", ["an earlier job", "the same job"])
 def test_killed_in_the_middle_of_an_upload_the_last_one_stays(gated, gate, tmp_path, saved_by):
     """The gate lets a megabyte pass and stops: the server has a part of a snapshot when all is killed."""
@@ -137,15 +133,15 @@ def test_killed_in_the_middle_of_an_upload_the_last_one_stays(gated, gate, tmp_p
     if saved_by == "an earlier job":
         gated.run(f"{FIND}; echo first > state; exit 3")
         handle = gated.submit(f"{FIND}; {grow}")
-        gated.wait_for(lambda: "restored" in gated.log(handle))
+        gated.wait_for_line(handle, "restored")
     else:
         wait = f"until test -e {tmp_path}/go; do sleep 0.1; done"
         handle = gated.submit(f"{FIND}; echo first > state; {wait}; {grow}")
-        gated.wait_for(gated.saved)
+        wait_until(gated.saved, "the first snapshot", explain=lambda: gated.log(handle))
         (tmp_path / "go").touch()
     before = gated.saved()
     gate.stop_after(MIB)
-    assert gate.stopped.wait(150)
+    assert gate.stopped.wait(PATIENCE_S), "waited for a megabyte of the upload"
     os.kill(gated.runner(handle), signal.SIGKILL)
     failure, _ = gated.end(handle)
     gate.shut()
@@ -159,7 +155,7 @@ def test_a_store_that_is_away_for_some_seconds_is_waited_for(gated, gate, tmp_pa
     handle = gated.start(f"until test -e {tmp_path}/go; do sleep 0.1; done; echo late > state; exit 3")
     gate.shut()
     (tmp_path / "go").touch()
-    time.sleep(4)
+    time.sleep(4)  # on a slower machine it may not have come to its end, and waits for nothing yet
     assert not gated.hook.status([handle])[handle].state.is_terminal, "it waits"
     gate.open()
     gated.end(handle)
@@ -172,9 +168,9 @@ def test_a_store_that_is_away_while_the_step_runs_is_told_about(gated, gate, tmp
     handle = gated.start(f"until test -e {tmp_path}/go; do sleep 0.1; done; echo late > state; sleep 600")
     gate.shut()
     (tmp_path / "go").touch()
-    gated.wait_for(lambda: "the checkpoint could not be saved" in gated.log(handle))
+    gated.wait_for_line(handle, "the checkpoint could not be saved")
     gate.open()
-    gated.wait_for(lambda: "the checkpoint is saved again" in gated.log(handle), 150)
+    gated.wait_for_line(handle, "the checkpoint is saved again")
     os.kill(gated.runner(handle), signal.SIGKILL)
     _, log = gated.end(handle)
     assert log.count("could not be saved") == 1

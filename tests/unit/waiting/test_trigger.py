@@ -12,6 +12,7 @@ from airflow_stepop import triggers
 from airflow_stepop.exceptions import IntegrityError
 from airflow_stepop.job import JobHandle, JobState, JobStatus
 from airflow_stepop.triggers import RemoteStepTrigger
+from tests.support.waiting import in_time, until
 
 HANDLE = JobHandle("local", None, "host", "job-1", "job-1", {"folder": "/x"})
 WAITER = {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1}
@@ -44,7 +45,7 @@ def test_a_damaged_handle_leaves_the_job_to_the_worker(hook, monkeypatch):
         return [event async for event in make().run()]
 
     with pytest.raises(IntegrityError, match="damaged"):
-        asyncio.run(asyncio.wait_for(run(), 30))
+        asyncio.run(in_time(run(), "the end of the trigger"))
 
 
 def test_a_start_that_never_came_is_told_with_what_the_job_waited_for(hook, monkeypatch):
@@ -98,12 +99,13 @@ def test_no_start_is_late_that_nobody_has_looked_at(hook, monkeypatch):
     handle = hook.add("late", JobState.PENDING)
     monkeypatch.setattr(triggers, "create_hook", lambda *_: hook)
     monkeypatch.setattr(triggers, "LOOK_AGAIN_S", 0.1)
-    hook.look = lambda one: JobStatus(JobState.RUNNING)
+    looks: list[JobHandle] = []
+    hook.look = lambda one: looks.append(one) or JobStatus(JobState.RUNNING)
     waiting = RemoteStepTrigger(handle.to_json(), {**DEADLINES, "start": 1.0}, 0.01, WAITER)
 
     async def scenario():
         first = asyncio.ensure_future(anext(waiting.run()))
-        await asyncio.sleep(1)
+        await until(lambda: len(looks), "three looks", holds=lambda count: count >= 3)
         assert not first.done()
         hook.end(handle.id)
         return await first

@@ -13,8 +13,7 @@ from airflow_stepop import watch
 from airflow_stepop.exceptions import IntegrityError, WrongHostError
 from airflow_stepop.job import JobState, JobStatus
 from airflow_stepop.watch import Watcher, watcher_for
-
-PATIENCE_S = 30  # a test that waits for something that comes may be on a machine that is busy
+from tests.support.waiting import PATIENCE_S, in_time, until
 
 
 def maker(*hooks):
@@ -39,23 +38,18 @@ async def until_over(watcher, handle, poll_interval_s=0.05, lines=None):
                 return update.status.state, lines
 
 
-async def until(condition):
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 - what is waited for happens in threads of the watcher
-            await asyncio.sleep(0.01)
-
-
 def test_a_thousand_jobs_share_each_status_call(hook):
     """All get their end, in batches; calls grow with time and not with jobs."""
 
     async def scenario():
         watcher = Watcher(hook)
         handles = [hook.add(f"job-{n}") for n in range(1000)]
-        waiting = [asyncio.create_task(until_over(watcher, handle)) for handle in handles]
-        await until(lambda: hook.largest_batch == 1000)
+        # a poll interval that no machine makes fifty calls in; the first looks follow each other quickly
+        waiting = [asyncio.create_task(until_over(watcher, handle, 10)) for handle in handles]
+        await until(lambda: hook.largest_batch, "a call for all", holds=lambda size: size == 1000)
         for handle in handles:
             hook.end(handle.id)
-        states = await asyncio.wait_for(asyncio.gather(*waiting), PATIENCE_S)
+        states = await in_time(asyncio.gather(*waiting), "all ends")
         assert {state for state, _ in states} == {JobState.SUCCEEDED}
         return watcher
 
@@ -71,11 +65,11 @@ def test_a_late_subscriber_is_answered_at_once(hook):
         watcher = Watcher(hook)
         handle = hook.add("job")
         async with watcher.subscribe(handle, 0.05) as first:
-            await first.next(5)
+            await first.next(PATIENCE_S)
             calls = hook.calls["status"]
             hook.error = ConnectionError("nobody can be asked now")
             async with watcher.subscribe(handle, 60) as second:
-                update = await second.next(1)
+                update = await second.next(PATIENCE_S)
             assert update.status.state is JobState.RUNNING
             assert hook.calls["status"] <= calls + 1
 
@@ -89,7 +83,7 @@ def test_a_job_that_ended_before_anybody_watched_is_told(hook):
 
 
 async def _once(hook, name):
-    return await asyncio.wait_for(until_over(Watcher(hook), hook.handle(name), 30), PATIENCE_S)
+    return await in_time(until_over(Watcher(hook), hook.handle(name), 30), f"the end of {name}")
 
 
 def test_an_api_error_is_never_a_job_state(hook):
@@ -101,13 +95,13 @@ def test_an_api_error_is_never_a_job_state(hook):
         hook.error = ConnectionError("503")
         waiting = asyncio.create_task(until_over(watcher, handle, 0.01))
         begun = time.monotonic()
-        await until(lambda: hook.calls["status"] >= 5)
+        await until(lambda: hook.calls["status"], "the fifth call", holds=lambda count: count >= 5)
         assert not waiting.done()
         # The shortest pauses after four errors with this interval: 10, 20, 40 and 80 ms
         assert time.monotonic() - begun >= 0.15, "it must back off"
         hook.error = None
         hook.end(handle.id)
-        return await asyncio.wait_for(waiting, PATIENCE_S)
+        return await in_time(waiting, "the end of the job")
 
     assert asyncio.run(scenario())[0] is JobState.SUCCEEDED
 
@@ -129,10 +123,10 @@ def test_a_damaged_handle_does_not_blind_the_others(hook, damage):
         handles = [hook.add(name) for name in ("one", "bad", "two")]
         one, bad, two = [asyncio.create_task(until_over(watcher, handle)) for handle in handles]
         with pytest.raises(damage, match="damaged"):
-            await asyncio.wait_for(bad, PATIENCE_S)
+            await in_time(bad, "the error")
         for name in ("one", "two"):
             hook.end(name)
-        return [await asyncio.wait_for(good, PATIENCE_S) for good in (one, two)]
+        return [await in_time(good, "the end of the others") for good in (one, two)]
 
     assert [state for state, _ in asyncio.run(scenario())] == [JobState.SUCCEEDED] * 2
 
@@ -145,11 +139,11 @@ def test_lines_arrive_in_order_and_once(hook):
         waiting = asyncio.create_task(until_over(watcher, handle, 0.05, lines))
         for n in range(4):
             hook.lines["job"] += [f"line {n}", f"line {n} again"]
-            await until(lambda n=n: f"line {n} again" in lines)
+            await until(lambda: lines, f"line {n}", holds=lambda seen, n=n: f"line {n} again" in seen)
         looks = hook.calls["logs"]
-        await until(lambda: hook.calls["logs"] > looks)  # none comes twice
+        await until(lambda: hook.calls["logs"] > looks, "one more look at the log")  # none comes twice
         hook.end("job")
-        return await asyncio.wait_for(waiting, PATIENCE_S)
+        return await in_time(waiting, "the end of the job")
 
     _, lines = asyncio.run(scenario())
     assert lines == [text for n in range(4) for text in (f"line {n}", f"line {n} again")]
@@ -168,10 +162,10 @@ def test_slow_logs_do_not_hold_up_the_status(hook):
 
     async def scenario():
         waiting = asyncio.create_task(until_over(Watcher(hook), hook.add("job"), 0.05))
-        await until(asked.is_set)
+        await until(asked.is_set, "a question about the log")
         hook.end("job")
         try:
-            return await asyncio.wait_for(waiting, PATIENCE_S / 2)
+            return await in_time(waiting, "the end of the job")
         finally:
             answer.set()
 
@@ -202,15 +196,15 @@ def test_of_many_jobs_those_are_asked_for_that_have_changed(hook, telling, monke
         watcher = Watcher(hook)
         handles = [hook.add(f"job-{n}") for n in range(100)]
         waiting = [asyncio.create_task(until_over(watcher, h, poll_interval_s=60)) for h in handles]
-        await until(lambda: len(watcher._known) == 100)
+        await until(lambda: len(watcher._known), "all jobs to be known", holds=lambda count: count == 100)
         telling.asked.clear()
         telling.told += [hook.handle("of somebody else"), *handles[:2]]
         for handle in handles[:2]:
             hook.end(handle.id)
-        states = await asyncio.wait_for(asyncio.gather(*waiting[:2]), PATIENCE_S)
+        states = await in_time(asyncio.gather(*waiting[:2]), "two ends")
         new = hook.add("new")
         waiting.append(asyncio.create_task(until_over(watcher, new, poll_interval_s=60)))
-        await until(lambda: new in watcher._known)
+        await until(lambda: new in watcher._known, "the new job to be known")
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
@@ -236,7 +230,7 @@ def test_what_is_told_during_a_question_is_not_lost(hook, telling, monkeypatch):
 
     async def scenario():
         waiting = asyncio.create_task(until_over(Watcher(hook), hook.add("job"), poll_interval_s=60))
-        return await asyncio.wait_for(waiting, PATIENCE_S)
+        return await in_time(waiting, "the end of the job")
 
     assert asyncio.run(scenario())[0] is JobState.SUCCEEDED
 
@@ -255,10 +249,10 @@ def test_trouble_between_two_questions_for_all_makes_a_pause(hook, telling, monk
 
     async def scenario():
         waiting = asyncio.create_task(until_over(Watcher(hook), hook.add("job"), poll_interval_s=60))
-        await until(lambda: telling.asked)
+        await until(lambda: telling.asked, "the first question for all")
         telling.told.append(hook.handle("job"))
-        await until(lambda: failed)
-        await asyncio.sleep(0.5)
+        await until(lambda: failed, "the question that fails")
+        await asyncio.sleep(0.5)  # the pause is half a minute at least: a slower machine asks no sooner
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
 
@@ -272,9 +266,9 @@ def test_all_are_asked_for_in_the_end_whatever_the_service_tells(hook, telling, 
     async def scenario():
         watcher = Watcher(hook)
         waiting = asyncio.create_task(until_over(watcher, hook.add("job"), poll_interval_s=60))
-        await until(lambda: watcher._known)
+        await until(lambda: watcher._known, "the job to be known")
         hook.end("job")
-        return await asyncio.wait_for(waiting, PATIENCE_S)
+        return await in_time(waiting, "the end of the job")
 
     assert asyncio.run(scenario())[0] is JobState.SUCCEEDED
 
@@ -285,10 +279,10 @@ def test_a_service_that_tells_nothing_any_more_is_asked(hook, telling, monkeypat
     async def scenario():
         watcher = Watcher(hook)
         waiting = asyncio.create_task(until_over(watcher, hook.add("job"), poll_interval_s=0.05))
-        await until(lambda: watcher._known)
+        await until(lambda: watcher._known, "the job to be known")
         monkeypatch.setattr(hook, "changed", lambda: None)
         hook.end("job")
-        return await asyncio.wait_for(waiting, PATIENCE_S)
+        return await in_time(waiting, "the end of the job")
 
     assert asyncio.run(scenario())[0] is JobState.SUCCEEDED
 
@@ -302,9 +296,9 @@ def test_logs_that_fill_every_thread_do_not_hold_up_the_status(hook):
         loop = asyncio.get_running_loop()
         stuck = [loop.run_in_executor(None, release.wait) for _ in range(100)]
         waiting = asyncio.create_task(until_over(watcher, hook.add("job")))
-        await until(lambda: hook.calls["status"] > 2)
+        await until(lambda: hook.calls["status"] > 2, "three calls")
         hook.end("job")
-        state, _ = await asyncio.wait_for(waiting, PATIENCE_S)
+        state, _ = await in_time(waiting, "the end of the job")
         release.set()
         await asyncio.gather(*stuck)
         return state
@@ -324,7 +318,9 @@ def test_logs_that_cost_a_request_each_are_read_in_turn(hook, monkeypatch):
         handles = [hook.add(f"job-{n}") for n in range(9)]
         hook.add("waits", JobState.PENDING)
         waiting = [asyncio.create_task(until_over(watcher, h)) for h in [*handles, hook.handle("waits")]]
-        await until(lambda: len(asked) > 6)
+        await until(lambda: len(watcher._known), "all jobs to be known", holds=lambda count: count == 10)
+        asked.clear()
+        await until(lambda: len(asked), "seven reads of logs", holds=lambda count: count > 6)
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
@@ -340,12 +336,12 @@ def test_a_subscriber_that_goes_away_leaves_nothing_behind(hook):
         watcher = await watcher_for("key", maker(hook))
         handle = hook.add("job")
         waiting = asyncio.create_task(until_over(watcher, handle))
-        await until(lambda: hook.calls["status"])
+        await until(lambda: hook.calls["status"], "a call")
         assert await watcher_for("key", maker(hook)) is watcher
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
         assert watch._watchers[asyncio.get_running_loop()].known == {}
-        await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+        await until(lambda: asyncio.all_tasks() == {asyncio.current_task()}, "no task to be left")
 
     asyncio.run(scenario())
 
@@ -413,15 +409,15 @@ def test_news_at_the_moment_of_a_cancellation_does_not_undo_it(hook):
     async def scenario():
         watcher = Watcher(hook)
         waiting = asyncio.create_task(until_over(watcher, hook.add("job"), 30))
-        await until(lambda: watcher._known and not watcher._all()[0]._news.is_set())
+        await until(lambda: watcher._known and not watcher._all()[0]._news.is_set(), "the news to be read")
         watcher._all()[0].tell_status(JobStatus(JobState.PENDING))
         waiting.cancel()
         await asyncio.wait([waiting], timeout=PATIENCE_S)
         assert waiting.cancelled()
         async with watcher.subscribe(hook.add("another"), 30):
-            await until(lambda: watcher._known and not watcher._arrival.is_set())
+            await until(lambda: watcher._known and not watcher._arrival.is_set(), "the arrival to be seen")
             watcher._arrival.set()
-        await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+        await until(lambda: asyncio.all_tasks() == {asyncio.current_task()}, "no task to be left")
 
     asyncio.run(scenario())
 
