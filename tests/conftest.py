@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.s3 import S3Server, started
 
+pytest_plugins = ["tests.support.file_groups", "tests.support.long_tests", "tests.support.journal_plugin"]
 pytest.register_assert_rewrite("airflow_stepop.testing")
 
 HOME = tempfile.mkdtemp(prefix="stepop-tests-")
