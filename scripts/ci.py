@@ -97,6 +97,10 @@ def fresh_servers() -> dict[str, str]:
     return dict(entry.split("=", 1) for entry in done.stdout.decode().split("\0") if entry)
 
 
+def count_of(tests: list[str]) -> str:
+    return f"{len(tests)} test{'' if len(tests) == 1 else 's'}"
+
+
 class Tests:
     """Starts the tests: all of them with ``make test``, and some of them once more, alone."""
 
@@ -112,7 +116,7 @@ class Tests:
 
     def run_again(self, tests: list[str], path: Path) -> None:
         """Run tests one after the other in a new pytest, with fresh servers and a journal of their own."""
-        say(f"\n=== once more, one after the other: {len(tests)} tests")
+        say(f"\n=== once more, one after the other: {count_of(tests)}")
         try:
             env = fresh_servers()
         except NoServersError as error:
@@ -151,7 +155,7 @@ def report(verdict: Verdict, failed: list[str], seconds: float) -> None:
     for reason in verdict.red:
         say(f"=== {reason}")
     if verdict.ran_late:
-        say(f"=== {len(verdict.ran_late)} tests ran in the second run only, and passed")
+        say(f"=== {count_of(verdict.ran_late)} ran in the second run only, and passed")
     result = (
         f"failed after {seconds:.0f} s: {' '.join(failed)}" if failed else f"all passed in {seconds:.0f} s"
     )

@@ -316,12 +316,16 @@ def test_a_worker_that_crashes_fails_its_test(suite: Suite) -> None:
 
 
 def test_a_worker_that_crashes_again_and_again_leaves_the_others_to_others(suite: Suite) -> None:
-    suite.write("test_a.py", CRASHES + CRASHES.replace("_crash", "_crash_too").replace("_after", "_after_too"))
+    suite.write(
+        "test_a.py", CRASHES + CRASHES.replace("_crash", "_crash_too").replace("_after", "_after_too")
+    )
     for name in "bcd":
         suite.write(f"test_{name}.py", CRASHES)
     told = suite.run(*SPREAD)
     assert len(told.session.collected) == 14
-    assert {test for test in told.session.collected if not told.has_passed(test)} == set(told.session.failures)
+    assert {test for test in told.session.collected if not told.has_passed(test)} == set(
+        told.session.failures
+    )
     assert len(told.session.failures) == 5
 
 
