@@ -71,13 +71,11 @@ fuzz: $(STAMPS)/test
 	@STEPOP_FUZZ=$${STEPOP_FUZZ:-200} $(BIN)/python -m pytest tests/life/test_fuzz.py $(ARGS)
 
 crashes: $(STAMPS)/test
-	@STEPOP_CI=1 STEPOP_POSTGRES=$${STEPOP_POSTGRES:-scripts/postgres} \
-		STEPOP_S3SERVER=$${STEPOP_S3SERVER:-scripts/s3server} $(BIN)/python -m pytest $(CRASHES) --write-crash-table $(ARGS)
+	@STEPOP_CI=1 STEPOP_S3SERVER=$${STEPOP_S3SERVER:-scripts/s3server} $(BIN)/python -m pytest $(CRASHES) --write-crash-table $(ARGS)
 
 # It needs KUBECONFIG, and STEPOP_CLUSTER: see tests/faults/parts.py
 faults: $(STAMPS)/test
-	@STEPOP_CI=1 STEPOP_FAULTS_FULL=1 STEPOP_POSTGRES=$${STEPOP_POSTGRES:-scripts/postgres} \
-		$(BIN)/python -m pytest tests/faults --write-fault-table $(ARGS)
+	@STEPOP_CI=1 STEPOP_FAULTS_FULL=1 $(BIN)/python -m pytest tests/faults --write-fault-table $(ARGS)
 
 lint: $(STAMPS)/lint
 	@echo "==> ruff"

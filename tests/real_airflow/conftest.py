@@ -61,7 +61,7 @@ def airflow(
         cable, address = Line(server.endpoint), server.new_address()
         env[f"AIRFLOW_CONN_{server.conn_id.upper()}"] = replace(server, endpoint=cable.url).connection()
         env |= {"AIRFLOW__STEPOP__EXTRA_STORES": address, "STEPOP_TEST_STORE": address}
-    postgres = deployment.Postgres() if os.environ.get(deployment.POSTGRES) else None
+    postgres = deployment.Postgres.if_any()
     found = deployment.Deployment(folder, HERE / "dags", env, postgres=postgres, line=cable)
     with found.running():
         yield found
@@ -85,11 +85,11 @@ def crashed(airflow: object, table: object) -> Callable[[str, str, str], object]
 
 
 @pytest.fixture(scope="session")
-def postgres_or_skip() -> Callable[[], None]:
+def postgres_or_skip(airflow: object) -> Callable[[], None]:
     """Call it where a test needs PostgreSQL; in CI there is no excuse."""
 
     def check() -> None:
-        if not os.environ.get(deployment.POSTGRES):
+        if airflow.postgres is None:
             (pytest.fail if os.environ.get("STEPOP_CI") else pytest.skip)(deployment.GET_POSTGRES)
 
     return check
