@@ -117,5 +117,6 @@ $(ALL_VENV)/stamps/base: pyproject.toml
 	@scripts/make_env $(ALL_VENV)
 
 clean:
+	@scripts/postgres remove .airflow/postgres
 	rm -rf $(VENV) $(BENCH_VENV) $(ALL_VENV) .airflow .demo site dist build
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
