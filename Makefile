@@ -95,14 +95,12 @@ fuzz: $(STAMPS)/test
 	@STEPOP_FUZZ=$${STEPOP_FUZZ:-200} $(BIN)/python -m pytest tests/chaos/fuzz/test_kills.py $(ARGS)
 
 crashes: $(STAMPS)/test
-	@STEPOP_CI=1 STEPOP_POSTGRES=$${STEPOP_POSTGRES:-scripts/postgres} \
-		STEPOP_S3SERVER=$${STEPOP_S3SERVER:-scripts/s3server} \
+	@STEPOP_CI=1 STEPOP_S3SERVER=$${STEPOP_S3SERVER:-scripts/s3server} \
 		$(BIN)/python -m pytest tests/chaos/crashes --write-crash-table $(ARGS)
 
 # It needs KUBECONFIG, and STEPOP_CLUSTER: see tests/chaos/faults/parts.py
 faults: $(STAMPS)/test
-	@STEPOP_CI=1 STEPOP_FAULTS_FULL=1 STEPOP_POSTGRES=$${STEPOP_POSTGRES:-scripts/postgres} \
-		$(BIN)/python -m pytest tests/chaos/faults --write-fault-table $(ARGS)
+	@STEPOP_CI=1 STEPOP_FAULTS_FULL=1 $(BIN)/python -m pytest tests/chaos/faults --write-fault-table $(ARGS)
 
 lint: $(STAMPS)/lint
 	@echo "==> ruff"
@@ -144,5 +142,6 @@ $(ALL_VENV)/stamps/base: pyproject.toml
 	@scripts/make_env $(ALL_VENV)
 
 clean:
+	@scripts/postgres remove .airflow/postgres
 	rm -rf $(VENV) $(BENCH_VENV) $(ALL_VENV) .airflow .demo site dist build
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
