@@ -27,6 +27,7 @@ from airflow_stepop.job import (
 from airflow_stepop.life import StepLife
 from airflow_stepop.record import Call
 from airflow_stepop.resources import ResourceSettings
+from tests.support.third_party import install_backend
 
 
 class MemoryHook(StepHook):
@@ -135,6 +136,15 @@ class MemoryHook(StepHook):
         return [name for name, status in self.jobs.items() if not status.state.is_terminal]
 
 
+class Registered(MemoryHook):
+    """What the registry makes of the backend ``memory``: the hook of the test, whoever wants one."""
+
+    hook: MemoryHook
+
+    def __new__(cls, **_):
+        return cls.hook
+
+
 class MemoryState(dict):
     """Airflow's ``task_state_store`` as a dictionary that holds JSON only."""
 
@@ -194,6 +204,15 @@ class Log:
 @pytest.fixture
 def hook():
     return MemoryHook()
+
+
+@pytest.fixture
+def registered(hook, tmp_path, monkeypatch):
+    """Make ``memory`` a backend that is installed, whose hook is ``hook``."""
+    install_backend(
+        monkeypatch, tmp_path / "site", "memory", f"{Registered.__module__}:{Registered.__name__}"
+    )
+    monkeypatch.setattr(Registered, "hook", hook, raising=False)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import uuid
 
@@ -19,7 +20,8 @@ from airflow_stepop.kubernetes.access import (
     used_up,
 )
 from airflow_stepop.kubernetes.quantities import amount_of
-from airflow_stepop.trial import TASK, try_step
+from airflow_stepop.resources import ResourceSettings
+from airflow_stepop.trial import TASK, Trial, make_step, try_step
 from tests.support.cluster import NO_IMAGE
 from tests.support.paths import DOCS
 from tests.support.waiting import wait_until
@@ -239,12 +241,10 @@ def test_a_quota_that_is_used_up_is_said(admin, kubernetes_namespace, sees_limit
 
 def test_a_namespace_that_is_not_there(monkeypatch, kubernetes_namespace):
     """Who may look is told; nobody gets a traceback."""
-    monkeypatch.delenv("AIRFLOW_CONN_KUBERNETES_DEFAULT")
     name = f"no-{uuid.uuid4().hex[:8]}"
-    hook = KubernetesStepHook()
-    cluster = hook.cluster(None, name)
-    monkeypatch.setattr(hook, "cluster", lambda *_: cluster)
-    (found,) = (one for one in hook.check() if one.subject == "namespace")
+    extra = {"kube_config_path": os.environ["KUBECONFIG"], "namespace": name}
+    monkeypatch.setenv("AIRFLOW_CONN_TYPO", json.dumps({"conn_type": "kubernetes", "extra": extra}))
+    (found,) = (one for one in KubernetesStepHook("typo").check() if one.subject == "namespace")
     assert not found.is_ok
     assert name in found.message
     assert f"kubectl create namespace {name}" in found.fix
@@ -252,8 +252,6 @@ def test_a_namespace_that_is_not_there(monkeypatch, kubernetes_namespace):
 
 def extra_of(kubernetes_namespace, change):
     """Return the extra of a connection like the usual one, with its kubeconfig changed."""
-    import os
-
     extra = json.loads(os.environ["AIRFLOW_CONN_KUBERNETES_DEFAULT"])["extra"]
     config = json.loads(extra["kube_config"])
     change(config)
@@ -320,12 +318,12 @@ def test_a_step_whose_image_is_not_there(admin, kubernetes_namespace):
     wait_until(lambda: nothing_is_left(kubernetes_namespace, admin), "nothing to be left of the step")
 
 
-def test_a_step_that_waits_is_given_up_in_the_cluster_s_own_words(admin, kubernetes_namespace, monkeypatch):
-    from airflow_stepop import trial
-    from airflow_stepop.resources import ResourceSettings
-
-    monkeypatch.setattr(trial, "ResourceSettings", lambda: ResourceSettings(cpu_count=100))
-    (found,) = try_step(KubernetesStepHook(), "tests", None, 20)
+def test_a_step_that_waits_is_given_up_in_the_cluster_s_own_words(admin, kubernetes_namespace):
+    resources = ResourceSettings(cpu_count=100)
+    step = make_step(["true"], labels=TASK, resources=resources, timeout_s=20, start_timeout_s=20)
+    trial = Trial(KubernetesStepHook(), step, 20)
+    found = trial.run()
+    assert trial.remove() == []
     assert found.message.startswith("start_timeout: the step had not begun after 20 s")
     # another test may have tainted the node at that moment
     assert re.search(r"Insufficient cpu|untolerated taint", found.message)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
-from airflow_stepop.exceptions import QuotaError, StepConfigError
+from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.hooks.kubernetes import KubernetesStepHook
 from airflow_stepop.job import JobState, StepSpec
-from airflow_stepop.kubernetes.cluster import Cluster, ClusterError
 from airflow_stepop.testing import make_step
 from tests.support.cluster import NAME, allow, may
 from tests.support.waiting import wait_until
@@ -91,32 +88,3 @@ def test_a_namespace_that_takes_no_job_from_airflow_is_named(kubernetes_namespac
     hook, step = KubernetesStepHook(), make_step(["true"], settings={"namespace": namespace})
     with pytest.raises(StepConfigError, match=f"{said}.* it needs the Role of the documentation, too"):
         hook.submit(step.spec, step.payload)
-
-
-def test_a_namespace_that_is_not_there_is_named(kubernetes_namespace, monkeypatch):
-    """As an account is told that may make jobs everywhere."""
-    refuse_to_create(monkeypatch, 404, "NotFound", 'namespaces "typo" not found')
-    hook, step = KubernetesStepHook(), make_step(["true"], settings={"namespace": "typo"})
-    with pytest.raises(StepConfigError, match="has no namespace 'typo': namespaces \"typo\" not found"):
-        hook.submit(step.spec, step.payload)
-
-
-def test_a_quota_that_is_not_counted_yet_is_waited_for(kubernetes_namespace, monkeypatch):
-    """As the API server says in the moment after somebody has made one."""
-    said = 'jobs.batch "s-1" is forbidden: status unknown for quota: jobs, resources: count/jobs.batch'
-    refuse_to_create(monkeypatch, 403, "Forbidden", said)
-    hook, step = KubernetesStepHook(), make_step(["true"])
-    with pytest.raises(QuotaError, match=r"is not counted yet: .*status unknown for quota: jobs"):
-        hook.submit(step.spec, step.payload)
-
-
-def refuse_to_create(monkeypatch, status, reason, message):
-    from kubernetes.client.exceptions import ApiException
-
-    error = ApiException(status=status, reason=reason)
-    error.body = json.dumps({"reason": reason, "message": message})
-
-    def refuse(*_, **__):
-        raise ClusterError("cluster", error)
-
-    monkeypatch.setattr(Cluster, "create", refuse)

@@ -4,60 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-import threading
-from collections import Counter
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from airflow_stepop.exceptions import OutcomeLostError, WrongHostError
+from airflow_stepop.exceptions import OutcomeLostError, QuotaError, StepConfigError, WrongHostError
 from airflow_stepop.hooks.kubernetes import KubernetesStepHook
 from airflow_stepop.job import Category, Failure, JobHandle, JobState, JobStatus
 from airflow_stepop.kubernetes import cluster as cluster_module
 from airflow_stepop.kubernetes.cluster import ClusterError, message_of
 from airflow_stepop.kubernetes.kept import notes_on
 from airflow_stepop.kubernetes.manifests import FAILURE, OUTCOME_IN_LOG, RECEIPT_KEPT
-
-
-class Server(ThreadingHTTPServer):
-    """Answers with ``status`` and ``answer``; with 401 to another token than ``token``."""
-
-    daemon_threads = True
-    status, answer, token = 200, {"major": "1"}, "first"
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.asked = Counter()
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.rfile.read(int(self.headers["Content-Length"] or 0))
-        is_known = self.headers["Authorization"] == f"Bearer {self.server.token}"
-        status, answer = (self.server.status, self.server.answer) if is_known else (401, {"message": "who?"})
-        self.server.asked[status] += 1
-        body = json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def do_POST(self):
-        self.do_GET()
-
-    def log_message(self, *_):
-        pass
+from airflow_stepop.testing import make_step
+from tests.support.api_server import ApiServer
 
 
 @pytest.fixture
 def server():
-    server = Server()
+    server = ApiServer()
     yield server
     server.shutdown()
     server.server_close()
@@ -181,6 +145,29 @@ def test_two_at_once_at_the_counter_of_a_quota_is_no_object_of_that_name(server,
     assert KubernetesStepHook().is_passing(raised.value)
     server.answer = {"reason": "AlreadyExists"}
     assert cluster.create("jobs", {}) is None
+
+
+def refuse_to_create(server, status, reason, message):
+    """Have the API server say that there is no job yet, and that none may be made."""
+    server.status, server.answer = 404, {"reason": "NotFound", "message": "not found"}
+    server.answer_to_post = status, {"reason": reason, "message": message}
+
+
+def test_a_namespace_that_is_not_there_is_named(server, config):
+    """As an account is told that may make jobs everywhere."""
+    refuse_to_create(server, 404, "NotFound", 'namespaces "typo" not found')
+    hook, step = KubernetesStepHook("renewed"), make_step(["true"], settings={"namespace": "typo"})
+    with pytest.raises(StepConfigError, match="has no namespace 'typo': namespaces \"typo\" not found"):
+        hook.submit(step.spec, step.payload)
+
+
+def test_a_quota_that_is_not_counted_yet_is_waited_for(server, config):
+    """As the API server says in the moment after somebody has made one."""
+    said = 'jobs.batch "s-1" is forbidden: status unknown for quota: jobs, resources: count/jobs.batch'
+    refuse_to_create(server, 403, "Forbidden", said)
+    hook, step = KubernetesStepHook("renewed"), make_step(["true"])
+    with pytest.raises(QuotaError, match=r"is not counted yet: .*status unknown for quota: jobs"):
+        hook.submit(step.spec, step.payload)
 
 
 FAILED = {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+from airflow_stepop.hooks.kubernetes import KubernetesStepHook
 from airflow_stepop.job import JobState
 from airflow_stepop.watch import Watcher
 from tests.support.cluster_jobs import wait_running
@@ -24,16 +25,21 @@ async def read(watcher, handle, heard):
                 return update.status, time.time()
 
 
-def test_the_end_of_a_job_is_noticed_while_a_thousand_logs_are_read(hook, submitted, monkeypatch):
+def test_the_end_of_a_job_is_noticed_while_a_thousand_logs_are_read(hook, submitted):
     printing = [submitted(["python3", "-c", PRINTS])[1] for _ in range(JOBS)]
     for handle in printing:
         wait_running(hook, handle)
-    asked, logs = [], hook.logs
-    monkeypatch.setattr(hook, "logs", lambda cursors: asked.append(len(cursors)) or logs(cursors))
+    asked = []
+
+    class Counting(KubernetesStepHook):
+        def logs(self, cursors):
+            asked.append(len(cursors))
+            return super().logs(cursors)
+
     heard = [set() for _ in range(READERS)]
 
     async def scenario():
-        watcher = Watcher(hook)
+        watcher = Watcher(Counting())
         readers = [
             asyncio.create_task(read(watcher, printing[number % JOBS], lines))
             for number, lines in enumerate(heard)

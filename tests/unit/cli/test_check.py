@@ -9,8 +9,7 @@ import pytest
 from airflow_stepop.hooks.local import LocalStepHook
 from airflow_stepop.job import JobState
 from airflow_stepop.trial import TASK, Trial, make_step, try_step
-
-pytestmark = [pytest.mark.timeout(120)]
+from tests.support.third_party import LackingHook, install_backend
 
 
 def rows(said):
@@ -126,12 +125,15 @@ def test_an_image_where_there_are_none(stepop):
     assert "--image goes with --run" in stepop("check", "local", "--image", "python:3").err
 
 
-def test_where_something_is_missing_no_step_is_run(stepop, monkeypatch):
-    """It could only say the same again, and less well."""
-    from airflow_stepop.job import Finding
+@pytest.fixture
+def lacking(tmp_path, monkeypatch):
+    """A backend that lacks something; it is installed as ``lacking``."""
+    install_backend(monkeypatch, tmp_path / "site", "lacking", f"{LackingHook.__module__}:LackingHook")
 
-    monkeypatch.setattr(LocalStepHook, "check", lambda _: [Finding(False, "role", "it is missing", "add it")])
-    said = stepop("check", "local", "--run", "-o", "json")
+
+def test_where_something_is_missing_no_step_is_run(stepop, lacking):
+    """It could only say the same again, and less well."""
+    said = stepop("check", "lacking", "--run", "-o", "json")
     assert said.code == 1
     assert rows(said)["run"]["found"] == "no step was run"
     assert "running a step" not in said.err
@@ -149,18 +151,13 @@ def test_a_store_that_is_misspelt_lets_no_step_begin(stepop, monkeypatch):
     assert "no step could be started" in rows(said)["run"]["found"]
 
 
-def test_a_text_of_several_lines_is_printed_below_the_table(stepop, monkeypatch):
+def test_a_text_of_several_lines_is_printed_below_the_table(stepop, lacking):
     """A table would break what is to be copied."""
-    from airflow_stepop.job import Finding
-
-    monkeypatch.setattr(
-        LocalStepHook, "check", lambda _: [Finding(False, "role", "it is missing", "apply this:\nkind: Role")]
-    )
-    said = stepop("check", "local")
+    said = stepop("check", "lacking")
     assert said.code == 1
     assert "apply this (all of it is below)" in said.out
-    assert said.out.rstrip().endswith("local, role, what to do:\n\napply this:\nkind: Role")
-    assert stepop("check", "local", "-o", "json").data[0]["what to do"] == "apply this:\nkind: Role"
+    assert said.out.rstrip().endswith("lacking, role, what to do:\n\napply this:\nkind: Role")
+    assert stepop("check", "lacking", "-o", "json").data[0]["what to do"] == "apply this:\nkind: Role"
 
 
 def trial(home, call, limit_s=60.0):
@@ -190,27 +187,26 @@ def test_a_step_that_is_not_over_in_time_is_ended(home):
     assert hook.status([handle])[handle].state is JobState.GONE
 
 
-def test_an_api_that_fails_for_a_while_is_asked_again(home, monkeypatch):
-    ask, errors = LocalStepHook.status, [ConnectionError("not now")] * 2
+def test_an_api_that_fails_for_a_while_is_asked_again(home):
+    errors = [ConnectionError("not now")] * 2
 
-    def status(self, handles):
-        if errors:
-            raise errors.pop()
-        return ask(self, handles)
+    class Away(LocalStepHook):
+        def status(self, handles):
+            if errors:
+                raise errors.pop()
+            return super().status(handles)
 
-    monkeypatch.setattr(LocalStepHook, "status", status)
-    (found,) = try_step(LocalStepHook(), "tests", None)
+    (found,) = try_step(Away(), "tests", None)
     assert found.is_ok, found
     assert errors == []
 
 
-def test_a_job_that_cannot_be_removed_is_said(home, monkeypatch):
-    def delete(self, handle):
-        raise ConnectionError("not now")
+def test_a_job_that_cannot_be_removed_is_said(home):
+    class Undeletable(LocalStepHook):
+        def delete(self, handle):
+            raise ConnectionError("not now")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(LocalStepHook, "delete", delete)
-        run, left = try_step(LocalStepHook(), "tests", None)
+    run, left = try_step(Undeletable(), "tests", None)
     assert run.is_ok
     assert "may stay behind: not now" in left.message
     assert "sweep" in left.fix
@@ -219,14 +215,16 @@ def test_a_job_that_cannot_be_removed_is_said(home, monkeypatch):
         LocalStepHook().delete(job.handle)
 
 
-def test_interrupted_it_leaves_nothing(home, monkeypatch):
+def test_interrupted_it_leaves_nothing(home):
     """Ctrl-C ends the step, too."""
+    interruptions = [KeyboardInterrupt]
 
-    def interrupt(self, handles):
-        monkeypatch.undo()
-        raise KeyboardInterrupt
+    class Interrupted(LocalStepHook):
+        def status(self, handles):
+            if interruptions:
+                raise interruptions.pop()
+            return super().status(handles)
 
-    monkeypatch.setattr(LocalStepHook, "status", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        try_step(LocalStepHook(), "tests", None)
+        try_step(Interrupted(), "tests", None)
     assert jobs_of_trials() == []

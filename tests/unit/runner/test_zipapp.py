@@ -13,9 +13,11 @@ import sys
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+import airflow_stepop
 from airflow_stepop import zipapp
 from airflow_stepop.zipapp import runner_zipapp
 
@@ -99,14 +101,16 @@ def test_what_a_small_step_imports(folder):
     assert loaded & slow == set()
 
 
-def test_what_was_built_is_kept(tmp_path, monkeypatch):
+def test_what_was_built_is_kept(tmp_path):
     """Every worker is a new process: it reads what an earlier one has built."""
     features, folder = frozenset({"command"}), tmp_path / "runner"
     build = runner_zipapp.__wrapped__
     first = build(features, folder)
     assert first == build(features)
-    monkeypatch.setattr(zipapp, "_build", lambda *_: pytest.fail("built again"))
+    kept = [(path, path.stat().st_ino) for path in folder.iterdir()]
     assert build(features, folder) == first
+    now = [(path, path.stat().st_ino) for path in folder.iterdir()]
+    assert now == kept, "what is built again is written again, to another file"
 
 
 @pytest.mark.parametrize("damage", [b"", b"x" * 40, None])
@@ -120,14 +124,22 @@ def test_what_was_damaged_is_built_again(tmp_path, damage):
     assert build(features, folder) == first
 
 
-def test_a_change_of_the_sources_is_built_again(tmp_path, monkeypatch):
-    build, folder = runner_zipapp.__wrapped__, tmp_path / "runner"
-    build(frozenset(), folder)
-    changed = tmp_path / "changed"
-    shutil.copytree(zipapp._runner_folder(), changed)
-    (changed / "main.py").write_text("changed = 1\n")
-    monkeypatch.setattr(zipapp, "_runner_folder", lambda: changed)
-    assert build(frozenset(), folder) == build(frozenset())
+def test_a_change_of_the_sources_is_built_again(tmp_path):
+    """In a copy of the package."""
+    package, folder = Path(airflow_stepop.__file__).parent, tmp_path / "runner"
+    copy = tmp_path / package.name
+    shutil.copytree(package, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from pathlib import Path\n"
+    code += f"from {zipapp.__name__} import runner_zipapp\n"
+    code += "sys.stdout.buffer.write(runner_zipapp(frozenset(), *map(Path, sys.argv[1:])))"
+
+    def build(*folder):
+        return subprocess.run([sys.executable, "-c", code, *folder], capture_output=True, check=True).stdout
+
+    before = build(folder)
+    (copy / zipapp._runner_folder().relative_to(package) / "main.py").write_text("changed = 1\n")
+    after = build(folder)
+    assert before != after == build()
     assert len(list(folder.iterdir())) == 2
 
 

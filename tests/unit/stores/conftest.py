@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import os
 import secrets
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 
 from airflow_stepop.hooks.local import LocalStepHook
 from airflow_stepop.job import StepSpec
+from airflow_stepop.local.folder import JobFolder
 from airflow_stepop.payload import FunctionCall, build_payload, hand_over, read_outcome, spill
 from airflow_stepop.store import open_store, result_path
 from tests.support.line import Line
@@ -133,6 +139,10 @@ class Steps:
         uri = store.uri(result_path({"dag_id": "d"}, job))
         return replace(StepSpec(job, self.nonce, {}, payload.digest, result_uri=uri), **changes), payload
 
+    def place(self, spec: StepSpec, files: Any) -> None:
+        """Put a job with these input files where a submit finds it, as one leaves it that died half-way."""
+        JobFolder(self.folder / spec.name).create(self.hook.render(spec), files)
+
     def finish(self, spec: StepSpec, payload: Any) -> Any:
         """Run it, and return what the task would return."""
         handle = self.hook.submit(spec, payload)
@@ -161,3 +171,62 @@ class Steps:
 @pytest.fixture
 def steps(tmp_path) -> Steps:
     return Steps(tmp_path / "jobs")
+
+
+@pytest.fixture
+def provider():
+    """The Amazon provider, which the dependency group ``test`` has."""
+    if find_spec("airflow.providers.amazon") is None:
+        (pytest.fail if os.environ.get("STEPOP_CI") else pytest.skip)(
+            "needs the Amazon provider: pip install -e '.[s3]'"
+        )
+
+
+STS = """<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult>
+<Credentials><AccessKeyId>{key}</AccessKeyId><SecretAccessKey>{secret}</SecretAccessKey>
+<SessionToken>token</SessionToken><Expiration>{end}</Expiration></Credentials></AssumeRoleResult>
+<ResponseMetadata><RequestId>1</RequestId></ResponseMetadata></AssumeRoleResponse>"""
+
+
+@pytest.fixture
+def sts(s3_server):
+    """A security token service: it gives the server's own keys to whoever assumes a role."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            asked.append({name: values[0] for name, values in body.items()})
+            end = datetime.now(UTC) + timedelta(seconds=int(asked[-1].get("DurationSeconds", 3600)))
+            answer = STS.format(key=s3_server.key, secret=s3_server.secret, end=f"{end:%Y-%m-%dT%H:%M:%SZ}")
+            self.send_response(200)
+            self.send_header("Content-Type", "text/xml")
+            self.end_headers()
+            self.wfile.write(answer.encode())
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        server.url, server.asked = f"http://127.0.0.1:{server.server_port}", asked
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def assumed(connect, sts, provider):
+    pytest.importorskip(
+        "airflow.providers.amazon", reason="needs the Amazon provider: pip install -e '.[s3]'"
+    )
+
+    def make(**options):
+        return connect(
+            {
+                "role_arn": "arn:aws:iam::1:role/stepop",
+                "service_config": {"sts": {"endpoint_url": sts.url}},
+                "assume_role_kwargs": options,
+            }
+        )
+
+    return make

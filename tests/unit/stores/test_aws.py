@@ -7,27 +7,13 @@ import math
 import os
 import subprocess
 import sys
-import threading
 import time
-from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.util import find_spec
-from urllib.parse import parse_qs
 
 import pytest
 
 from airflow_stepop import buckets
 from airflow_stepop.exceptions import StepConfigError, StoreError
 from airflow_stepop.store import configured_store, locate, open_store
-
-
-@pytest.fixture
-def provider():
-    """The Amazon provider, which the dependency group ``test`` has."""
-    if find_spec("airflow.providers.amazon") is None:
-        (pytest.fail if os.environ.get("STEPOP_CI") else pytest.skip)(
-            "needs the Amazon provider: pip install -e '.[s3]'"
-        )
 
 
 def works(store):
@@ -155,56 +141,6 @@ def test_keys_sign_for_ever(connect):
 
 def test_nobody_knows_when_a_session_token_ends(connect):
     assert connect({"aws_session_token": "token"}).signature_end(0) is None
-
-
-STS = """<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult>
-<Credentials><AccessKeyId>{key}</AccessKeyId><SecretAccessKey>{secret}</SecretAccessKey>
-<SessionToken>token</SessionToken><Expiration>{end}</Expiration></Credentials></AssumeRoleResult>
-<ResponseMetadata><RequestId>1</RequestId></ResponseMetadata></AssumeRoleResponse>"""
-
-
-@pytest.fixture
-def sts(s3_server):
-    """A security token service: it gives the server's own keys to whoever assumes a role."""
-    asked = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
-            asked.append({name: values[0] for name, values in body.items()})
-            end = datetime.now(UTC) + timedelta(seconds=int(asked[-1].get("DurationSeconds", 3600)))
-            answer = STS.format(key=s3_server.key, secret=s3_server.secret, end=f"{end:%Y-%m-%dT%H:%M:%SZ}")
-            self.send_response(200)
-            self.send_header("Content-Type", "text/xml")
-            self.end_headers()
-            self.wfile.write(answer.encode())
-
-        def log_message(self, *args):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        server.url, server.asked = f"http://127.0.0.1:{server.server_port}", asked
-        yield server
-        server.shutdown()
-
-
-@pytest.fixture
-def assumed(connect, sts, provider):
-    pytest.importorskip(
-        "airflow.providers.amazon", reason="needs the Amazon provider: pip install -e '.[s3]'"
-    )
-
-    def make(**options):
-        return connect(
-            {
-                "role_arn": "arn:aws:iam::1:role/stepop",
-                "service_config": {"sts": {"endpoint_url": sts.url}},
-                "assume_role_kwargs": options,
-            }
-        )
-
-    return make
 
 
 @pytest.mark.filterwarnings("ignore")  # the provider's own

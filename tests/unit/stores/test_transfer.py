@@ -189,22 +189,22 @@ def test_a_damaged_argument_is_refused(steps, bucket, damage, words):
 
 
 @pytest.mark.parametrize("places", [[], [["a", 0]], [["a", -1, 5]], [[1, 0, 5]], ["a"], {"a": 1}])
-def test_strange_places_are_refused(steps, bucket, monkeypatch, places):
+def test_strange_places_are_refused(steps, bucket, places):
     """Anybody who may write to the job's input can change them."""
     spec, payload = steps.prepare(bucket, length, random.Random(15).randbytes(MIB))
     files = dict(input_files(payload, spec))
     files[LOCATIONS] = [json.dumps({name: places for name in payload.parts}).encode()]
-    monkeypatch.setattr("airflow_stepop.hooks.local.input_files", lambda payload, spec: files)
+    steps.place(spec, files)
     steps.finish(spec, payload)
     assert "The step was not started: part" in steps.failure["summary"]
 
 
-def test_an_address_for_a_step_that_expects_none(steps, folder, monkeypatch):
+def test_an_address_for_a_step_that_expects_none(steps, folder):
     """Its runner has no code for addresses."""
     spec, payload = steps.prepare(folder, length, random.Random(16).randbytes(MIB))
     files = dict(input_files(payload, spec))
     files[LOCATIONS] = [json.dumps({name: "http://127.0.0.1:1/x" for name in payload.parts}).encode()]
-    monkeypatch.setattr("airflow_stepop.hooks.local.input_files", lambda payload, spec: files)
+    steps.place(spec, files)
     steps.finish(spec, payload)
     assert "has a place that is no path" in steps.failure["summary"]
 
@@ -213,12 +213,12 @@ def test_expired_addresses(steps, bucket, monkeypatch):
     """Said with the server's words, and at once; without the signature."""
     spec, payload = steps.prepare(bucket, reverse, random.Random(7).randbytes(20 * MIB))
     monkeypatch.setattr(transfer, "MARGIN_S", 2.0)
-    spec = replace(spec, timeout_s=0.0, start_timeout_s=0.0)
-    files = input_files(payload, spec)
-    monkeypatch.setattr("airflow_stepop.hooks.local.input_files", lambda payload, spec: files)
+    files = input_files(payload, replace(spec, timeout_s=0.0, start_timeout_s=0.0))
+    spec = replace(spec, timeout_s=100.0, start_timeout_s=0.0)
+    steps.place(spec, files)
     time.sleep(3)  # longer than the signature lasts; it never lives again
     begun = time.monotonic()
-    steps.finish(replace(spec, timeout_s=100.0), payload)
+    steps.finish(spec, payload)
     assert time.monotonic() - begun < urls.PATIENCE_S / 2, "asking again would go on for longer"
     assert re.search("HTTP 403 AccessDenied: .*[Ee]xpired", steps.failure["summary"])
     assert "X-Amz" not in json.dumps(steps.failure) + steps.log(spec)
@@ -234,8 +234,7 @@ def test_a_result_after_its_addresses_expired(steps, bucket, monkeypatch):
 
     monkeypatch.setattr(transfer, "MARGIN_S", 3.0)
     spec, payload = steps.prepare(bucket, slow, start_timeout_s=0.0)
-    files = input_files(payload, replace(spec, timeout_s=0.0))
-    monkeypatch.setattr("airflow_stepop.hooks.local.input_files", lambda payload, spec: files)
+    steps.place(spec, input_files(payload, replace(spec, timeout_s=0.0)))
     steps.finish(spec, payload)
     assert "its result could not be written: HTTP 403 AccessDenied" in steps.failure["summary"]
     assert "raise timeout" in steps.failure["hint"]
@@ -339,10 +338,9 @@ def test_more_than_a_week_is_refused_with_advice(steps, bucket):
         input_files(payload, replace(spec, timeout_s=7 * 86400, start_timeout_s=7200))
 
 
-def test_credentials_that_end_before_the_step_are_refused_with_advice(steps, bucket, monkeypatch):
-    spec, payload = steps.prepare(bucket, length, b"")
-    end = time.time() + 3 * 3600
-    monkeypatch.setattr(bucket._access, "end", lambda: end)
+@pytest.mark.filterwarnings("ignore")  # the Amazon provider's own
+def test_credentials_that_end_before_the_step_are_refused_with_advice(steps, assumed):
+    spec, payload = steps.prepare(assumed(DurationSeconds=3 * 3600), length, b"")
     input_files(payload, replace(spec, timeout_s=7000))
     with pytest.raises(StepConfigError, match=r"the credentials of s3://.* end at .*Lower timeout, give"):
         input_files(payload, replace(spec, timeout_s=7300))

@@ -1,3 +1,3 @@
 """The backend that is a dictionary serves here."""
 
-from tests.support.memory_backend import hook, new_try, preempted, state  # noqa: F401 - fixtures
+from tests.support.memory_backend import hook, new_try, preempted, registered, state  # noqa: F401 - fixtures

@@ -9,13 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from airflow_stepop import triggers
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.job import JobState, LogLine
 from airflow_stepop.stint import Stint
 from airflow_stepop.tasklog import LAST_LINES, LINE_COST, TaskLog, configured_limit
 from airflow_stepop.triggers import RemoteStepTrigger
 from airflow_stepop.waiting import Deadlines, Reason
+
+pytestmark = pytest.mark.usefixtures("registered")  # the triggers find the hook of the test
 
 
 class Log:
@@ -127,11 +128,10 @@ def test_the_limit_is_configured(monkeypatch):
 # -- the trigger
 
 
-def run_trigger(monkeypatch, hook, handle, log, limit):
+def run_trigger(handle, log, limit):
     """Run a trigger to its end; return its event, and the most lines that it wrote without a pause in which
     the event loop could do something else.
     """
-    monkeypatch.setattr(triggers, "create_hook", lambda *_: hook)
     trigger = RemoteStepTrigger(
         handle.to_json(),
         {"execution": None, "start": None, "run_s": None},
@@ -139,7 +139,7 @@ def run_trigger(monkeypatch, hook, handle, log, limit):
         {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1},
         log_limit=limit,
     )
-    monkeypatch.setattr(RemoteStepTrigger, "log", log)
+    trigger._log = log  # as a triggerer gives each its own
 
     async def scenario():
         most, is_over = 0, False
@@ -161,7 +161,7 @@ def run_trigger(monkeypatch, hook, handle, log, limit):
 
 
 @pytest.mark.usefixtures("in_chunks")
-def test_a_trigger_stops_to_read_when_the_log_is_full(monkeypatch, hook, handle, log):
+def test_a_trigger_stops_to_read_when_the_log_is_full(hook, handle, log):
     """It reads what fits and the end, and not the hundred thousand lines between them."""
     hook.lines["job"] = [f"line {n}" for n in range(100_000)]
     hook.end("job", JobState.SUCCEEDED)
@@ -169,7 +169,7 @@ def test_a_trigger_stops_to_read_when_the_log_is_full(monkeypatch, hook, handle,
     real = hook.logs
     hook.logs = lambda cursors: read.append(1) or real(cursors)
     hook.tail = hook.tail_of_service
-    (event,), _ = run_trigger(monkeypatch, hook, handle, log, 1000 * LINE_COST)
+    (event,), _ = run_trigger(handle, log, 1000 * LINE_COST)
     assert event.payload["reason"] == Reason.FINISHED.value
     assert log.lines[0] == "line 0"
     assert log.lines[-1] == "line 99999"
@@ -177,18 +177,18 @@ def test_a_trigger_stops_to_read_when_the_log_is_full(monkeypatch, hook, handle,
     assert len(read) < 20
 
 
-def test_writing_a_long_log_does_not_hold_up_the_other_triggers(monkeypatch, hook, handle):
+def test_writing_a_long_log_does_not_hold_up_the_other_triggers(hook, handle):
     """A line costs Airflow some time; a chunk of thousands must not cost all of it at once."""
 
     log = Log()
     hook.lines["job"] = [f"line {n}" for n in range(4000)]
     hook.end("job", JobState.SUCCEEDED)
-    _, most = run_trigger(monkeypatch, hook, handle, log, 10**8)
+    _, most = run_trigger(handle, log, 10**8)
     assert log.lines == hook.lines["job"]
     assert 0 < most < 2000  # half of them, of which each may take Airflow half a millisecond
 
 
-def test_lines_that_are_read_while_others_are_written_are_not_lost(monkeypatch, hook, handle):
+def test_lines_that_are_read_while_others_are_written_are_not_lost(hook, handle):
     """The job is over, its log is long, and somebody may be reading it still."""
 
     class SlowLog(Log):
@@ -200,29 +200,31 @@ def test_lines_that_are_read_while_others_are_written_are_not_lost(monkeypatch, 
 
     log, hook.chunk = SlowLog(), 2000
     hook.lines["job"] = [f"line {n}" for n in range(14_000)]
-    run_trigger(monkeypatch, hook, handle, log, 10**8)
+    run_trigger(handle, log, 10**8)
     assert log.lines == hook.lines["job"]
 
 
-def test_a_trigger_of_an_older_worker_uses_the_configured_limit(monkeypatch, hook, handle, log):
+def test_a_trigger_of_an_older_worker_uses_the_configured_limit(hook, handle, log):
     hook.lines["job"] = ["line"]
     hook.end("job", JobState.SUCCEEDED)
-    run_trigger(monkeypatch, hook, handle, log, None)
+    run_trigger(handle, log, None)
     assert log.lines == ["line"]
 
 
-def test_a_worker_hears_of_an_end_although_no_log_can_be_read(hook, handle, monkeypatch):
+def test_a_worker_hears_of_an_end_although_no_log_can_be_read(hook, handle):
     """Its node may be away, or nobody has the right to read it."""
 
     def refuse(_):
         raise ConnectionError("the node is away")
 
-    monkeypatch.setattr(hook, "logs", refuse)
+    hook.logs = refuse
     hook.end("job", JobState.SUCCEEDED)
     request = SimpleNamespace(hook=lambda *_: hook, poll_interval_s=0.01, log_limit=1000)
     observer = SimpleNamespace(saw=lambda _: None)
     stint = Stint.__new__(Stint)
     stint.__dict__.update(request=request, observer=observer, log=logging.getLogger(__name__))
-    monkeypatch.setattr(stint, "_deadlines", Deadlines)
-    monkeypatch.setattr(stint, "_pause", lambda _: pytest.fail("it waits on"))
+    stint.__dict__.update(operator=SimpleNamespace(execution_timeout=None), _begun=None)
+    stint.life = SimpleNamespace(deadlines=lambda _: Deadlines())
+    status = hook.status
+    hook.status = lambda handles: pytest.fail("it waits on") if hook.calls["status"] else status(handles)
     assert stint.wait_here(handle) is Reason.FINISHED

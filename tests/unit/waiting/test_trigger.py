@@ -14,6 +14,7 @@ from airflow_stepop.job import JobHandle, JobState, JobStatus
 from airflow_stepop.triggers import RemoteStepTrigger
 from tests.support.waiting import in_time, until
 
+pytestmark = pytest.mark.usefixtures("registered")  # the triggers find the hook of the test
 HANDLE = JobHandle("local", None, "host", "job-1", "job-1", {"folder": "/x"})
 WAITER = {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1}
 DEADLINES = {"execution": None, "start": None, "run_s": None}
@@ -36,21 +37,20 @@ def test_arguments_of_a_newer_version_are_accepted():
     assert make(something_new=1).handle == HANDLE
 
 
-def test_a_damaged_handle_leaves_the_job_to_the_worker(hook, monkeypatch):
+def test_a_damaged_handle_leaves_the_job_to_the_worker(hook):
     """Airflow tells the worker that the trigger failed, and the worker has the record."""
-    hook.damaged.add(HANDLE.id)
-    monkeypatch.setattr(triggers, "create_hook", lambda *_: hook)
+    hook.damaged.add("damaged")
+    trigger = RemoteStepTrigger(hook.handle("damaged").to_json(), DEADLINES, 1.0, WAITER)
 
     async def run():
-        return [event async for event in make().run()]
+        return [event async for event in trigger.run()]
 
     with pytest.raises(IntegrityError, match="damaged"):
         asyncio.run(in_time(run(), "the end of the trigger"))
 
 
-def test_a_start_that_never_came_is_told_with_what_the_job_waited_for(hook, monkeypatch):
+def test_a_start_that_never_came_is_told_with_what_the_job_waited_for(hook):
     handle = hook.add("late", JobState.PENDING, native="Unschedulable: no node has 8 GPUs")
-    monkeypatch.setattr(triggers, "create_hook", lambda *_: hook)
     waiting = RemoteStepTrigger(handle.to_json(), {**DEADLINES, "start": 1.0}, 0.01, WAITER)
 
     async def first():
@@ -71,8 +71,7 @@ def test_it_does_not_fire_before_its_worker_can_have_ended(ago_s, least_s, most_
     assert least_s - late_s <= trigger._hold_s() <= most_s
 
 
-def test_a_job_that_is_over_is_told_a_moment_after_the_deferral(hook, monkeypatch):
-    monkeypatch.setattr(triggers, "create_hook", lambda *_: hook)
+def test_a_job_that_is_over_is_told_a_moment_after_the_deferral(hook):
     handle, begin = hook.add("over", JobState.SUCCEEDED), time.time()
     trigger = RemoteStepTrigger(handle.to_json(), DEADLINES, 1.0, {**WAITER, "since": begin})
 
@@ -97,7 +96,6 @@ def test_damaged_arguments_are_an_error_of_which_no_triggerer_dies(damaged):
 def test_no_start_is_late_that_nobody_has_looked_at(hook, monkeypatch):
     """What is known may be old: the service was away, and the step has begun meanwhile."""
     handle = hook.add("late", JobState.PENDING)
-    monkeypatch.setattr(triggers, "create_hook", lambda *_: hook)
     monkeypatch.setattr(triggers, "LOOK_AGAIN_S", 0.1)
     looks: list[JobHandle] = []
     hook.look = lambda one: looks.append(one) or JobStatus(JobState.RUNNING)
@@ -116,7 +114,6 @@ def test_no_start_is_late_that_nobody_has_looked_at(hook, monkeypatch):
 
 def test_a_job_that_cannot_be_looked_at_is_not_late(hook, monkeypatch):
     handle, looks = hook.add("late", JobState.PENDING), []
-    monkeypatch.setattr(triggers, "create_hook", lambda *_: hook)
     monkeypatch.setattr(triggers, "LOOK_AGAIN_S", 0.1)
 
     def look(one):
@@ -137,13 +134,14 @@ def test_a_job_that_cannot_be_looked_at_is_not_late(hook, monkeypatch):
 
 def test_who_ends_a_task_ends_its_job_although_the_service_is_away_for_a_moment(hook, monkeypatch):
     """Nobody calls a second time."""
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
     handle = hook.add("ended")
-    monkeypatch.setattr(triggers, "create_hook", lambda *_: hook)
     monkeypatch.setattr(triggers, "INSIST_S", (0.01, 0.01))
-    answers = [ConnectionError("Airflow is away"), "failed"]
-    monkeypatch.setattr(triggers, "task_state", lambda _: answer(answers.pop(0)))
+    answers = [ConnectionError("Airflow is away"), {"r": {"t": "failed"}}]
+    monkeypatch.setattr(RuntimeTaskInstance, "get_task_states", lambda **_: answer(answers.pop(0)))
     cancel, tries = hook.cancel, [ConnectionError("the service is away"), None]
-    monkeypatch.setattr(hook, "cancel", lambda one: answer(tries.pop(0)) or cancel(one))
+    hook.cancel = lambda one: answer(tries.pop(0)) or cancel(one)
     asyncio.run(RemoteStepTrigger(handle.to_json(), DEADLINES, 0.01, WAITER).on_kill())
     assert hook.running == []
 

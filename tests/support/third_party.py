@@ -1,0 +1,33 @@
+"""A backend of a third party, as its distribution brings it: by an entry point on Python's path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from airflow_stepop.hooks.local import LocalStepHook
+from airflow_stepop.job import Finding
+from airflow_stepop.registry import ENTRY_POINT_GROUP
+
+
+class LackingHook(LocalStepHook):
+    """Runs steps on this host, and says that it cannot."""
+
+    backend = "lacking"
+
+    def check(self):
+        return [Finding(False, "role", "it is missing", "apply this:\nkind: Role")]
+
+
+def install_backend(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, hook: str) -> None:
+    """Install a distribution for the length of a test.
+
+    :param folder: an empty one
+    :param hook: ``module:class``
+    """
+    info = folder / f"airflow_stepop_{name}-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: airflow-stepop-{name}\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(f"[{ENTRY_POINT_GROUP}]\n{name} = {hook}\n")
+    monkeypatch.syspath_prepend(folder)
