@@ -42,7 +42,7 @@ export PYTHON
 help:
 	@echo "make demo     run dags_examples/quickstart.py in Airflow, on this host"
 	@echo "make airflow  start Airflow with the examples in it (PORT=8081 if 8080 is taken)"
-	@echo "make test     run every test, in half an hour    (ARGS='-k resources', ARGS=tests/test_resources.py)"
+	@echo "make test     run every test, in half an hour    (ARGS='-k resources', ARGS=tests/unit/test_resources.py)"
 	@echo "make test-long  run the tests that take minutes and seldom fail; make test leaves them out"
 	@echo "make under-load  run tests again and again beside two busy loops (ARGS='--phase unit --times 2')"
 	@echo "make fuzz-readers  feed damage to every reader of stored bytes (STEPOP_FUZZ_EXAMPLES=5000 for each)"
@@ -132,7 +132,7 @@ $(BENCH_VENV)/stamps/%: pyproject.toml
 	@scripts/make_env $(BENCH_VENV) $*
 
 resolve: $(STAMPS)/test
-	@STEPOP_INDEX=1 $(BIN)/python -m pytest -m index tests/test_packaging.py $(ARGS)
+	@STEPOP_INDEX=1 $(BIN)/python -m pytest -m index tests/project/test_packaging.py $(ARGS)
 
 extras: $(ALL_VENV)/stamps/base
 	@echo "==> every extra, installed together"

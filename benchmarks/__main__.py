@@ -117,7 +117,7 @@ def _data() -> Iterator[Table]:
 
 def _bucket() -> Iterator[Table]:
     from benchmarks.data import BYTES, MIB, bucket_lines
-    from tests.s3 import started
+    from tests.support.s3 import started
 
     title = f"{BYTES // MIB} MiB of numpy there and back, in a bucket on the same host"
     command = os.environ.get("STEPOP_S3SERVER")

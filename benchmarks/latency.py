@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -53,11 +51,6 @@ def durations(airflow: Any, dag: str, names: Iterable[str]) -> dict[str, float]:
 
 def deployment() -> Any:
     """Return the class with which the tests start a real Airflow."""
-    path = ROOT / "tests" / "real_airflow" / "deployment.py"
-    spec = importlib.util.spec_from_file_location("stepop_bench_deployment", path)
-    if spec is None or spec.loader is None:
-        raise RuntimeError(f"{path} cannot be loaded")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module.Deployment
+    from tests.support.deployment import Deployment
+
+    return Deployment

@@ -13,10 +13,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.s3 import S3Server, started
+pytest.register_assert_rewrite("airflow_stepop.testing", "tests.support")
+
+from tests.support.s3 import S3Server, started  # noqa: E402 - its assertions are rewritten
 
 pytest_plugins = ["tests.support.file_groups", "tests.support.long_tests", "tests.support.journal_plugin"]
-pytest.register_assert_rewrite("airflow_stepop.testing")
 
 HOME = tempfile.mkdtemp(prefix="stepop-tests-")
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
@@ -88,7 +89,7 @@ def kubernetes_namespace() -> Iterator[str]:
         (pytest.fail if os.environ.get("STEPOP_CI") else pytest.skip)(
             "needs a Kubernetes cluster: set KUBECONFIG (kind create cluster; or k3s, minikube, ...)"
         )
-    from tests.cluster import namespace
+    from tests.support.cluster import namespace
 
     with namespace() as name:
         yield name

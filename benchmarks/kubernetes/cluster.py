@@ -74,7 +74,7 @@ def room() -> Iterator[Room]:
     """Make a namespace and the connection to it; remove both."""
     import structlog
 
-    from tests.cluster import namespace
+    from tests.support.cluster import namespace
 
     logging.disable(logging.WARNING)  # the operator says much
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
@@ -88,7 +88,7 @@ def _allow_pod_operator(namespace: str) -> None:
     """Give the account what KubernetesPodOperator needs beyond what steps need."""
     from kubernetes import client
 
-    from tests.cluster import NAME
+    from tests.support.cluster import NAME
 
     name = "pod-operator"
     every = ["get", "list", "watch", "create", "patch", "delete"]
@@ -159,11 +159,10 @@ def emptied(namespace: str) -> None:
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError(f"there is no sign of {what} after {PATIENCE_S:.0f} s")
-        time.sleep(0.5)
+    """Wait as tests do, and longer: for thousands of objects."""
+    from tests.support.waiting import wait_until
+
+    wait_until(condition, what, patience_s=PATIENCE_S, pause_s=0.5)
 
 
 # -- what goes over the wire

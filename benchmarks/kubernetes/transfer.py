@@ -17,7 +17,7 @@ from benchmarks.kubernetes import cluster
 from benchmarks.kubernetes.cluster import Room
 from benchmarks.steps import run_step
 from benchmarks.tables import Line, Table
-from tests.s3 import started
+from tests.support.s3 import started
 
 RESOURCES = ResourceSettings(memory=f"{4 * BYTES // MIB + 256}MiB")
 SIGNED_S = 3600.0

@@ -11,7 +11,7 @@ from airflow_stepop.hooks.kubernetes import KubernetesStepHook
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.store import Store, open_store
 from airflow_stepop.testing import HookContract
-from tests.s3 import S3Server
+from tests.support.s3 import S3Server
 
 
 class TestKubernetes(HookContract):

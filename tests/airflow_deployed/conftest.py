@@ -1,0 +1,46 @@
+"""One real Airflow for all tests of this folder. They take turns: ``make test`` runs them without xdist."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import deployment
+from tests.support.statsd_server import StatsdServer
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.timeout(900))
+
+
+@pytest.fixture(scope="session")
+def statsd() -> Iterator[StatsdServer]:
+    """The server that the deployment sends its metrics to."""
+    server = StatsdServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def airflow(
+    tmp_path_factory: pytest.TempPathFactory, statsd: StatsdServer
+) -> Iterator[deployment.Deployment]:
+    """A running deployment, on PostgreSQL when there is one."""
+    postgres = deployment.Postgres() if os.environ.get(deployment.POSTGRES) else None
+    found = deployment.Deployment(
+        tmp_path_factory.mktemp("airflow"), HERE / "dags", statsd.env, postgres=postgres
+    )
+    with found.running():
+        yield found
+
+
+@pytest.fixture
+def free_port() -> int:
+    return deployment.free_port()

@@ -1,0 +1,68 @@
+"""``make airflow``: it comes up with the examples, and Ctrl-C ends all of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.paths import ROOT
+from tests.support.processes import ended, is_alive, kill
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture
+def standalone(tmp_path, free_port):
+    """The script in a copy of the checkout, so that it leaves the checkout's own Airflow home alone."""
+    for name in ("scripts", "dags_examples"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    # a session of its own, as a terminal gives one; Ctrl-C there is a signal to its group of processes
+    with (tmp_path / "out").open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-u", str(tmp_path / "scripts" / "standalone.py")],
+            env={**os.environ, "PORT": str(free_port)},
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+            # as what a shell starts with &
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # noqa: PLW1509 - no other threads
+        )
+    yield process
+    kill(processes_in(tmp_path))
+    process.kill()
+    process.wait()
+
+
+def processes_in(folder):
+    """Return the processes whose Airflow home is below ``folder``, and the script itself."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            is_ours = f"AIRFLOW_HOME={folder}".encode() in (path / "environ").read_bytes()
+            is_script = str(folder).encode() in (path / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if (is_ours or is_script) and is_alive(int(path.name)):
+            found.append(int(path.name))
+    return found
+
+
+def test_it_comes_up_and_ctrl_c_ends_all_of_it(standalone, tmp_path):
+    def told():
+        return (tmp_path / "out").read_text()
+
+    address = re.compile(r"==> http://localhost:\d+  user: admin  password: \S+")
+    wait_until(lambda: address.search(told()), "its address", explain=told)
+    assert len(processes_in(tmp_path)) > 4
+    os.killpg(standalone.pid, signal.SIGINT)
+    assert ended(standalone) == 0, told()
+    wait_until(lambda: processes_in(tmp_path), "all of it to end", holds=lambda left: not left)
+    assert "==> ending Airflow" in told()
+    log = (tmp_path / ".airflow" / "standalone.log").read_text()
+    assert log.rstrip().endswith("Complete"), "it was killed, and did not end by itself"

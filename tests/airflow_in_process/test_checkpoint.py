@@ -1,0 +1,95 @@
+"""The example of checkpoints: killed in the middle, it goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from airflow_stepop.store import open_store
+from tests.support.paths import EXAMPLES
+from tests.support.processes import kill, runners_below
+from tests.support.waiting import wait_until
+
+pytestmark = [pytest.mark.timeout(900)]
+
+EXAMPLE = EXAMPLES / "checkpoint.py"
+OWN = Path(__file__).parent / "dags" / "resuming.py"
+
+
+@contextmanager
+def killed_once(home, look):
+    """Kill the job below ``home`` once ``look`` says so, which returns what is yielded in a list.
+
+    Who kills the runner kills its step, and the job has failed.
+    """
+    killed, is_over = [], threading.Event()
+
+    def kill_now():
+        found = look()
+        pids = runners_below(home / "stepop" / "jobs") if found else []
+        kill(pids)
+        killed.extend([found] if pids else [])
+        return killed or is_over.is_set()
+
+    killer = threading.Thread(target=wait_until, args=(kill_now, "a moment to kill the step"))
+    killer.start()
+    try:
+        yield killed
+    finally:
+        is_over.set()
+        killer.join()
+
+
+def three_epochs(home):
+    """Return the epoch that the step has saved, from the third one on."""
+    folder = home / "stepop" / "store" / "checkpoints"
+    found = [json.loads(path.read_text())["epoch"] for path in folder.rglob("state.json")]
+    return next((epoch for epoch in found if epoch >= 3), None)
+
+
+def checkpoints(home):
+    return [path for path in (home / "stepop" / "store" / "checkpoints").rglob("*") if path.is_file()]
+
+
+def test_the_example_goes_on_where_it_was_killed(airflow_process):
+    with killed_once(airflow_process.home, lambda: three_epochs(airflow_process.home)) as killed:
+        run = airflow_process.run(EXAMPLE, conf={"epochs": 20, "pause_s": 0.4})
+    assert killed, run.log("train")[-3000:]
+    run.assert_state("train")
+    result = run.value("train")
+    assert result["epoch"] == 20
+    assert 3 <= killed[0] <= result["begun_at"] < 20
+    assert f"going on at epoch {result['begun_at']}" in run.log("train")
+    assert checkpoints(airflow_process.home) == [], "it is gone after success"
+
+
+def test_the_example_goes_on_with_a_bucket(airflow_process, s3_server):
+    env = {f"AIRFLOW_CONN_{s3_server.conn_id.upper()}": s3_server.connection()}
+    place = airflow_process.place("s3", s3_server.new_address(), env)
+    store = open_store(place.store)
+    with killed_once(airflow_process.home, lambda: list(store.objects("checkpoints"))) as killed:
+        run = airflow_process.run(EXAMPLE, place=place, conf={"epochs": 25, "pause_s": 0.4})
+    assert killed, run.log("train")[-3000:]
+    run.assert_state("train")
+    result = run.value("train")
+    assert result["epoch"] == 25
+    assert 0 < result["begun_at"] < 25
+    assert f"going on at epoch {result['begun_at']}" in run.log("train")
+    assert list(store.objects("checkpoints")) == [], "it is gone after success"
+
+
+def test_who_finds_a_checkpoint(airflow_process):
+    """The next try of the same task instance, and nobody else; a failure leaves it."""
+    run = airflow_process.run(OWN)
+    run.assert_state("again")
+    assert run.value("again") == ["mine"]
+    assert run.value("command")["out.json"] == 1
+    for index in (0, 1):
+        assert run.value(f"mapped[{index}]") == [str(index)]
+    assert run.states["failing"] == "failed"
+    assert [path.name for path in checkpoints(airflow_process.home)] == ["left"]
+    assert "/failing" in str(checkpoints(airflow_process.home)[0])

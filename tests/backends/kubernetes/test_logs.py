@@ -1,0 +1,133 @@
+"""Logs that are awkward to read: printed all at once, in one line, and rotated away."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from airflow_stepop.job import JobState
+from airflow_stepop.kubernetes.log import MISSING, PodLog
+from airflow_stepop.kubernetes.quantities import amount_of
+from airflow_stepop.payload import FunctionCall, hand_over, read_outcome
+from tests.support.cluster import only_node
+from tests.support.cluster_jobs import wait_lines, wait_over
+
+
+@pytest.fixture
+def rotated_at_bytes(kubernetes_namespace):
+    """How large a log becomes before its node begins another one; as far as this may be asked."""
+    import json
+
+    from kubernetes import client, config
+
+    core = client.CoreV1Api(config.new_client_from_config())
+    found = core.connect_get_node_proxy_with_path(only_node(core), "configz", _preload_content=False)
+    size = json.loads(found.data)["kubeletconfig"]["containerLogMaxSize"]
+    return int(amount_of(size))
+
+
+def texts(hook, handle, cursor=None):
+    """Return all lines, read as a triggerer reads them."""
+    return [line.text for chunk in hook.chunks(handle, cursor) for line in chunk.lines]
+
+
+def test_what_is_printed_all_at_once_is_read_in_full(hook, submitted):
+    """The API can be asked for lines since a second, and no more than so many bytes of them."""
+    _, handle = submitted(["python3", "-c", r"print(*range(60_000), sep='\n')"])
+    wait_over(hook, handle)
+    assert texts(hook, handle) == [str(number) for number in range(60_000)]
+
+
+def test_a_line_longer_than_one_answer_is_one_line(hook, submitted):
+    _, handle = submitted(["python3", "-c", "print('a' * 600_000); print('b', end='')"])
+    wait_over(hook, handle)
+    assert texts(hook, handle) == ["a" * 600_000, "b"]
+
+
+def test_a_line_is_read_once_it_ends(hook, submitted):
+    script = "import sys, time; print('x' * 50_000, end='', flush=True); time.sleep(3); print('y')"
+    _, handle = submitted(["python3", "-c", script])
+    seen, cursor = [], None
+    while True:
+        is_over = hook.status([handle])[handle].state.is_terminal
+        chunk = hook.logs({handle: cursor}).get(handle)
+        if chunk is not None:
+            seen += [line.text for line in chunk.lines]
+            cursor = chunk.cursor
+        if is_over:
+            break
+    assert seen + texts(hook, handle, cursor) == ["x" * 50_000 + "y"]
+
+
+def test_whatever_is_printed_last_is_there(hook, submitted):
+    """When a container's process ends, its runtime may forget what it has not read of its pipe. On a busy
+    host that happened to every second step.
+    """
+
+    def print_much():
+        print(*range(50_000), sep="\n")
+        return "x" * 40_000
+
+    call = FunctionCall(function=print_much, args=[], kwargs={}, reference=None)
+    started = [submitted(call) for _ in range(4)]
+    for step, handle in started:
+        assert wait_over(hook, handle).state is JobState.SUCCEEDED
+        found = hand_over(read_outcome(hook.outcome(handle), step.spec.name, step.spec.nonce)["result"])
+        assert found == "x" * 40_000
+        (last,) = hook.tail(handle, 1).lines
+        assert last.text == "49999"
+
+
+def test_lines_that_the_node_has_rotated_away_are_named(hook, submitted, rotated_at_bytes):
+    """The result is there all the same: it is printed last."""
+    script = f"""
+import time
+print("first", flush=True)
+time.sleep(30)  # the test reads this line meanwhile, and none of the others
+for _ in range({rotated_at_bytes} // 100_000 + 10):
+    print("x" * 100_000)
+print("filled", flush=True)
+time.sleep(25)  # a kubelet looks every ten seconds whether a log is too large
+print("last")
+"""
+    _, handle = submitted(["python3", "-c", script])
+    wait_lines(hook, handle)
+    (chunk,) = hook.logs({handle: None}).values()
+    assert [line.text for line in chunk.lines] == ["first"]
+    wait_over(hook, handle)
+    found = texts(hook, handle, chunk.cursor)
+    assert found[0] == MISSING
+    assert found[-1] == "last"
+    assert found.count(MISSING) == 1
+
+
+def log_of(uid, *lines):
+    """Return the log of a pod that is over, as the API server tells it."""
+    data = "".join(f"{line}\n" for line in lines).encode()
+    answers = SimpleNamespace(path=lambda *_: "", open=lambda *_, **__: SimpleNamespace(data=data))
+    return PodLog(answers, {"metadata": {"name": uid, "uid": uid}, "status": {"phase": "Succeeded", **BEGAN}})
+
+
+BEGAN = {"containerStatuses": [{"name": "step", "state": {"terminated": {"exitCode": 0}}}]}
+
+
+def test_lines_of_the_hour_that_comes_twice_are_not_lost():
+    """A node writes its local time, whose offset changes when summer time ends."""
+    summer, winter = "2026-10-25T02:59:59.900000000+02:00 one", "2026-10-25T02:00:00.100000000+01:00 two"
+    cursor = log_of("a", summer).since(None).cursor
+    found = log_of("a", summer, winter).since(cursor)
+    assert [(line.text, line.time) for line in found.lines] == [("two", 1792890000.1)]
+    assert log_of("a", summer, winter).since(found.cursor).lines == []
+
+
+def test_a_job_that_goes_on_in_another_pod_has_a_log_from_its_beginning():
+    """Kueue has stopped it and started it again; the clock of its new node may be late."""
+    cursor = log_of("a", "2026-01-01T00:00:09.000000000Z one").since(None).cursor
+    found = log_of("b", "2026-01-01T00:00:08.000000000Z two").since(cursor)
+    assert [line.text for line in found.lines] == ["two"]
+
+
+def test_a_cursor_of_an_older_version_is_understood():
+    log = log_of("a", "2026-01-01T00:00:08.000000000Z one", "2026-01-01T00:00:09.000000000Z two")
+    assert [line.text for line in log.since('["2026-01-01T00:00:08.000000000Z", 1]').lines] == ["two"]

@@ -1,0 +1,83 @@
+"""A node that is out of memory as a whole: the kernel kills all processes of a container at once, and nothing
+that the container itself could say of it is left.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from airflow_stepop.exceptions import OutcomeLostError
+from airflow_stepop.job import Category, JobState
+from airflow_stepop.kubernetes.pods import containers_of
+from tests.support.cluster_jobs import pods_of, wait_lines, wait_over
+
+SCRIPT = "echo first; sleep 600 & sleep 600 & echo last; wait"
+
+
+@pytest.fixture
+def processes():
+    """Return the processes of a container, by its id; they must be processes of this host."""
+    if not os.environ.get("STEPOP_CLUSTER"):
+        (pytest.fail if os.environ.get("STEPOP_CI") else pytest.skip)(
+            "needs STEPOP_CLUSTER: a command that starts the parts of the cluster as processes of this host"
+        )
+    return processes_of
+
+
+def processes_of(container):
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended meanwhile
+            if container in (folder / "cgroup").read_text():
+                found.append(int(folder.name))
+    return found
+
+
+def kill_whole(container):
+    """Kill a container as the kernel does with ``memory.oom.group``: all of it, at once."""
+    (first, *_) = processes_of(container)
+    (group,) = [
+        line.removeprefix("0::/")
+        for line in Path(f"/proc/{first}/cgroup").read_text().splitlines()
+        if line.startswith("0::")
+    ] or [""]
+    for root in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"):
+        switch = Path(root, group, "cgroup.kill")
+        if group and switch.exists():
+            switch.write_text("1")
+            return
+    for number in processes_of(container):
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+
+
+def container_of(hook, handle):
+    (pod,) = pods_of(hook, handle)
+    ((_, container),) = containers_of(pod)
+    return container["containerID"].partition("://")[2]
+
+
+def test_a_container_that_is_killed_whole_fails_for_its_machine(hook, submitted, processes):
+    _, handle = submitted(["sh", "-c", SCRIPT])
+    wait_lines(hook, handle, "first", "last")
+    container = container_of(hook, handle)
+    assert len(processes(container)) >= 4, "the runner, the shell, and what it has started"
+    kill_whole(container)
+    status = wait_over(hook, handle)
+    assert status.state is JobState.FAILED
+    assert status.failure.category is Category.INFRA
+    assert status.failure.summary == "The step's container was killed by signal 9"
+    assert status.failure.exit_code == 137
+    assert status.failure.native_reason == "Error"  # not OOMKilled: its own limit was not reached
+    assert "its node ran out of memory as a whole" in status.failure.hint
+    with pytest.raises(OutcomeLostError, match="ended without an outcome"):
+        hook.outcome(handle)
+    assert [line.text for line in hook.tail(handle, 5).lines] == ["first", "last"]
+    lines = [line.text for chunk in hook.chunks(handle) for line in chunk.lines]
+    assert lines == ["first", "last"]
+    assert not processes(container)

@@ -1,0 +1,471 @@
+"""One local job from its start to its end, with everything that can befall it on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from airflow_stepop.exceptions import (
+    OutcomeLostError,
+    StepConfigError,
+    StepInterruptedError,
+    WrongHostError,
+)
+from airflow_stepop.hooks.local import LocalSettings
+from airflow_stepop.job import Category, JobHandle, JobState
+from airflow_stepop.local import state as files
+from airflow_stepop.local import supervisor
+from airflow_stepop.local.systems import PORTABLE
+from airflow_stepop.resources import ResourceSettings
+from tests.support.local_jobs import Bench, prepared, supervise
+from tests.support.processes import of_job, printed, started, wait_gone
+from tests.support.waiting import wait_until
+
+SUBMIT = """
+import pickle, sys
+from pathlib import Path
+from airflow_stepop.hooks.local import LocalStepHook
+step = pickle.loads(Path(sys.argv[2]).read_bytes())
+LocalStepHook(folder=Path(sys.argv[1])).submit(step.spec, step.payload)
+print("submitted", flush=True)
+"""
+
+
+# -- the worker that started it
+
+
+def test_a_job_outlives_its_worker_and_lets_it_go(bench: Bench, tmp_path: Path) -> None:
+    """The worker's end and its killed session do not reach the job; the job does not hold its pipes."""
+    import pickle
+
+    go = tmp_path / "go"
+    step = bench.step(["sh", "-c", f"echo running; until [ -e {go} ]; do sleep 0.05; done; echo done"])
+    (tmp_path / "step").write_bytes(pickle.dumps(step))
+    submit = [sys.executable, "-c", SUBMIT + "import time; time.sleep(600)", bench.folder, tmp_path / "step"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with started(submit, **pipes, start_new_session=True) as worker:
+        assert b"submitted\n" in worker.stdout
+        os.killpg(worker.pid, signal.SIGKILL)
+        printed(worker)  # returns when nobody holds its pipes any more
+    handle = bench.hook.lookup(step.spec)
+    assert handle is not None
+    bench.wait_for_line(handle, "running")
+    assert bench.status(handle).state is JobState.RUNNING
+    go.touch()
+    assert bench.wait(handle).state is JobState.SUCCEEDED
+    assert bench.lines(handle) == ["running", "done"]
+
+
+def opened_by(pid: int) -> Iterator[str]:
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # it has been closed meanwhile
+            yield os.readlink(path)
+
+
+def test_the_supervisor_is_alone_and_light(bench: Bench, running: JobHandle) -> None:
+    """A session of its own, no controlling terminal, and nothing of the caller open."""
+    pid = bench.supervisor(running)
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    parent, session, terminal = int(fields[1]), int(fields[3]), int(fields[4])
+    assert (session, terminal) == (pid, 0)
+    assert parent != os.getpid()
+    files = {path for path in opened_by(pid) if path.startswith("/") and not path.startswith("/proc/")}
+    folder = str(bench.folder / running.id)
+    assert files == {"/dev/null", *(f"{folder}/{name}" for name in ("lock", "log", "supervisor.log", "wake"))}
+    rss = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    assert rss < 40 * 2**20
+
+
+def test_the_supervisor_loads_the_standard_library_only() -> None:
+    """It must start fast, whatever is installed."""
+    script = f"import sys; sys.path.append({str(Path(supervisor.__file__).parents[2])!r})\n"
+    script += "import airflow_stepop.local.supervisor\nprint(*sys.modules)"
+    output = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", script], capture_output=True, check=True
+    ).stdout
+    loaded = {name.partition(".")[0] for name in output.decode().split()} - {"airflow_stepop"}
+    assert not {name for name in loaded if name not in sys.stdlib_module_names and name != "__main__"}
+    assert not {"subprocess", "inspect", "asyncio", "importlib.metadata"} & set(output.decode().split())
+
+
+def test_files_of_a_job_are_private(bench: Bench, running: JobHandle) -> None:
+    """The folder keeps others out."""
+    assert (bench.folder / running.id).stat().st_mode & 0o777 == 0o700
+
+
+# -- who ends it
+
+
+def test_cancel_returns_at_once_and_kills_after_the_grace_period(bench: Bench) -> None:
+    """A step that ignores SIGTERM is asked, waited for, and then killed."""
+    step = bench.step(
+        ["sh", "-c", "trap '' TERM; echo running; while :; do sleep 0.1; done"],
+        settings=LocalSettings(grace_period_s=3.0),
+    )
+    handle = bench.submit(step)
+    bench.wait_for_line(handle, "running")
+    bench.hook.cancel(handle)
+    assert bench.status(handle).state is JobState.RUNNING
+    assert bench.wait(handle).state is JobState.CANCELLED
+    assert of_job(step.spec.nonce) == []
+
+
+def test_cancel_lets_the_step_clean_up(bench: Bench) -> None:
+    """SIGTERM reaches the command, which may use the grace period."""
+    handle = bench.submit(
+        bench.step(["sh", "-c", "trap 'echo bye; exit 1' TERM; echo running; while :; do sleep 0.05; done"])
+    )
+    bench.wait_for_line(handle, "running")
+    bench.hook.cancel(handle)
+    assert bench.wait(handle).state is JobState.CANCELLED
+    assert "bye" in bench.lines(handle)
+
+
+def test_cancel_before_the_start_prevents_it(bench: Bench, tmp_path: Path) -> None:
+    """A job that was prepared and never started is cancelled; nobody can start it any more."""
+    step = bench.step(["touch", str(tmp_path / "mark")])
+    folder = prepared(bench, step)
+    handle = bench.hook._handle(folder)
+    assert bench.status(handle).state is JobState.PENDING
+    bench.hook.cancel(handle)
+    assert bench.status(handle).state is JobState.CANCELLED
+    assert bench.submit(step) == handle
+    assert bench.status(handle).state is JobState.CANCELLED
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_supervisor_that_finds_a_cancellation_starts_nothing(bench: Bench, tmp_path: Path) -> None:
+    """Cancelled between the submit's preparation and the supervisor's start."""
+    folder = prepared(bench, bench.step(["touch", str(tmp_path / "mark")]))
+    (folder.path / "start").touch()
+    (folder.path / "cancel").touch()
+    assert supervise(folder).returncode == supervisor.EXIT_SUPERVISED
+    assert bench.status(bench.hook._handle(folder)).state is JobState.CANCELLED
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_lookup_that_found_nothing_stays_true(bench: Bench, tmp_path: Path) -> None:
+    """After a lookup said that there is no job, the supervisor of a dead worker may not start it."""
+    step = bench.step(["touch", str(tmp_path / "mark")])
+    folder = prepared(bench, step)
+    (folder.path / "start").touch()
+    assert bench.hook.lookup(step.spec) is None
+    assert supervise(folder).returncode == supervisor.EXIT_FAILED
+    assert not folder.path.exists()
+    with pytest.raises(StepInterruptedError, match="was taken back while it was being submitted"):
+        folder.start({})
+    handle, status = bench.run(step)  # a submit gives the permission again
+    assert status.state is JobState.SUCCEEDED
+    assert bench.hook.lookup(step.spec) == handle
+
+
+def test_the_timeout_needs_no_airflow(bench: Bench) -> None:
+    """Nobody asks for the status; the job ends all the same, with what ignores SIGTERM in it.
+
+    The limit is forty times what the step needs for its line.
+    """
+    step = bench.step(
+        ["sh", "-c", "trap '' TERM; echo running; while :; do sleep 0.1; done"],
+        timeout_s=12.0,
+        settings=LocalSettings(grace_period_s=0.3),
+    )
+    handle = bench.submit(step)
+    wait_until(lambda: bench.state(handle)["finished_at"], "the end of the job")
+    state = bench.state(handle)
+    assert state["usage"]["wall_s"] >= 12
+    assert of_job(step.spec.nonce) == []
+    status = bench.status(handle)
+    assert status.state is JobState.FAILED
+    assert status.failure is not None
+    assert status.failure.category is Category.TIMEOUT
+    assert status.failure.summary == "the step ran longer than its timeout of 12 s and was stopped"
+    assert status.failure.log_tail == ("running",)
+
+
+def test_a_supervisor_that_is_told_to_stop_says_so(bench: Bench, running: JobHandle) -> None:
+    """A host that shuts down is no cancellation."""
+    os.kill(bench.supervisor(running), signal.SIGTERM)
+    status = bench.wait(running)
+    assert status.state is JobState.FAILED
+    assert status.failure is not None
+    assert status.failure.category is Category.INFRA
+    assert "told to stop (SIGTERM)" in status.failure.summary
+
+
+def test_a_killed_supervisor_takes_everything_with_it(bench: Bench) -> None:
+    """Its step ends, daemons too, and the next look says what happened, once and for all."""
+    step = bench.step(["sh", "-c", "setsid sleep 600 & (setsid sleep 600 &) ; echo running; sleep 600"])
+    handle = bench.submit(step)
+    bench.wait_for_line(handle, "running")
+    wait_until(lambda: of_job(step.spec.nonce), "the daemons", holds=lambda pids: len(pids) >= 5)
+    os.kill(bench.supervisor(handle), signal.SIGKILL)
+    bench.wait(handle)
+    assert of_job(step.spec.nonce) == []
+    status = bench.status(handle)
+    assert status.state is JobState.FAILED
+    assert status.failure is not None
+    assert status.failure.category is Category.INFRA
+    assert status.failure.summary == (
+        "the supervisor of the job was killed; nothing of the step runs any more, and its outcome is lost"
+    )
+    assert bench.make_hook().status([handle])[handle] == status
+    with pytest.raises(OutcomeLostError, match=f"{handle} left no outcome"):
+        bench.hook.outcome(handle)
+    assert not Path(bench.state(handle)["tmp"]).exists()
+    bench.hook.delete(handle)
+
+
+def test_cancel_of_an_orphan_kills_it(bench: Bench) -> None:
+    """The supervisor is dead; cancel does what it would have done."""
+    step = bench.step(["sh", "-c", "echo running; sleep 600"])
+    handle = bench.submit(step)
+    bench.wait_for_line(handle, "running")
+    os.kill(bench.supervisor(handle), signal.SIGKILL)
+    wait_gone([bench.supervisor(handle)], "the supervisor")
+    bench.hook.cancel(handle)
+    assert of_job(step.spec.nonce) == []
+    assert bench.status(handle).state.is_terminal
+
+
+def test_a_pid_that_was_used_again_is_not_the_supervisor(bench: Bench, running: JobHandle) -> None:
+    """Only the lock counts: a recorded pid that now belongs to somebody else is left alone."""
+    path = bench.folder / running.id / "state.json"
+    os.kill(bench.supervisor(running), signal.SIGKILL)
+    with started(["sleep", "600"]) as bystander:
+        path.write_text(json.dumps({**json.loads(path.read_text()), "pid": bystander.pid}))
+        bench.hook.cancel(running)
+        bench.wait(running)
+        assert bystander.poll() is None
+
+
+def test_a_restart_of_the_host_is_told_apart(bench: Bench, running: JobHandle) -> None:
+    """The boot id of the state is not that of the host."""
+    path = bench.folder / running.id / "state.json"
+    os.kill(bench.supervisor(running), signal.SIGKILL)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "boot_id": "another"}))
+    bench.wait(running)
+    failure = bench.status(running).failure
+    assert failure is not None
+    assert failure.summary.startswith("the host restarted during the job; nothing of the step runs any more")
+
+
+# -- what it leaves behind
+
+
+DAEMONS = {
+    "background": "sleep 600 &",
+    "session": "setsid sleep 600 &",
+    "double fork": "(setsid sh -c 'sleep 600 & sleep 600' &);",
+    "clean environment": "env -i $(which setsid) $(which sleep) 600 &",
+    "nohup with other output": "nohup setsid sleep 600 > /dev/null 2>&1 &",
+}
+
+
+@pytest.mark.parametrize("how", DAEMONS)
+def test_nothing_survives_the_end_of_a_step(bench: Bench, how: str) -> None:
+    """Whatever the step started is killed when it returns, and does not keep the job from ending."""
+    if (how, bench.system) == ("clean environment", PORTABLE):
+        pytest.skip("who leaves parent, session and environment at once is known to Linux alone")
+    code = f"{DAEMONS[how]} sleep 0.1; echo done"
+    step = bench.step(["sh", "-c", code])
+    handle, status = bench.run(step)  # gives up long before the sleepers end
+    assert status.state is JobState.SUCCEEDED
+    assert bench.lines(handle) == ["done"]
+    assert sleepers(bench, handle) == []
+
+
+def sleepers(bench: Bench, handle: JobHandle) -> list[int]:
+    """Return the processes that stand in the job's temporary folder, whatever their environment says."""
+    tmp, found = bench.state(handle)["tmp"], []
+    for path in Path("/proc").glob("[0-9]*/cwd"):
+        try:
+            if os.readlink(path).startswith(tmp):
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("how", DAEMONS)
+def test_nothing_survives_a_cancel(bench: Bench, how: str) -> None:
+    """Daemons too."""
+    step = bench.step(["sh", "-c", f"{DAEMONS[how]} echo running; sleep 600"])
+    handle = bench.submit(step)
+    bench.wait_for_line(handle, "running")
+    assert len(sleepers(bench, handle)) >= 2
+    bench.hook.cancel(handle)
+    assert bench.wait(handle).state is JobState.CANCELLED
+    assert sleepers(bench, handle) == []
+
+
+def test_temporary_files_end_with_the_job(bench: Bench) -> None:
+    """Also when the runner is killed and cannot remove its own; and user files elsewhere stay."""
+    step = bench.python("import os, tempfile; open(tempfile.mkstemp()[1], 'w').write('x'); os.kill(0, 9)")
+    handle, status = bench.run(step)
+    assert status.state is JobState.FAILED
+    wait_until(lambda: not Path(bench.state(handle)["tmp"]).exists(), "the supervisor to tidy up")
+
+
+def test_delete_of_a_running_job_is_refused(bench: Bench, running: JobHandle) -> None:
+    """Its supervisor would lose its folder."""
+    with pytest.raises(StepConfigError, match="is still running; cancel it before it is deleted"):
+        bench.hook.delete(running)
+    assert bench.status(running).state is JobState.RUNNING
+
+
+def test_an_interrupted_delete_is_a_delete(bench: Bench) -> None:
+    """The folder disappears at once; what a crash leaves is removed by a later submit."""
+    handle, _ = bench.run(bench.step(["true"]))
+    trash = bench.folder / ".new" / f"{handle.id}.0000"
+    (bench.folder / handle.id).rename(trash)
+    os.utime(trash, (0, 0))
+    assert bench.status(handle).state is JobState.GONE
+    bench.run(bench.step(["true"]))
+    assert not trash.exists()
+
+
+def test_room_for_the_last_state_is_taken_where_the_system_has_no_call_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """macOS cannot reserve blocks; it can write them."""
+    monkeypatch.delattr(os, "posix_fallocate")
+    files.reserve_space(str(tmp_path))
+    assert (tmp_path / files.RESERVE).stat().st_size == files.RESERVE_BYTES
+    assert (tmp_path / files.RESERVE).stat().st_blocks * 512 >= files.RESERVE_BYTES
+
+
+# -- limits
+
+
+def test_a_step_over_its_memory_is_killed_with_its_children(bench: Bench) -> None:
+    """What counts is the sum of all its processes; the message has both numbers and the way out."""
+    grow = "b = bytearray(120_000_000); import time; time.sleep(60)"
+    step = bench.python(
+        f"import subprocess as s, sys\np = [s.Popen([sys.executable, '-c', {grow!r}]) for _ in range(2)]\n"
+        "p[0].wait()",
+        resources=ResourceSettings(memory="200MB"),
+    )
+    handle, status = bench.run(step)
+    assert status.state is JobState.FAILED
+    assert status.failure is not None
+    assert status.failure.category is Category.OOM
+    assert "of memory, its limit is 190.7 MiB; it was killed" in status.failure.summary
+    assert status.failure.hint == "raise ResourceSettings(memory=...)"
+    assert bench.state(handle)["usage"]["peak_memory_bytes"] > 200_000_000
+    assert of_job(step.spec.nonce) == []
+
+
+def test_shared_memory_counts_once(bench: Bench) -> None:
+    """Forked workers that read one large array do not add up."""
+    if bench.system == PORTABLE:
+        pytest.skip("only Linux tells which pages are shared")
+    step = bench.python(
+        "import os, time\nb = bytearray(90_000_000)\n"
+        # several looks at their memory; on a slower machine there are fewer, and nothing can be too much
+        "for _ in range(4):\n    if os.fork() == 0:\n        time.sleep(0.6); os._exit(0)\n"
+        "for _ in range(4): os.wait()",
+        resources=ResourceSettings(memory="190MB"),
+    )
+    _, status = bench.run(step)
+    assert status.state is JobState.SUCCEEDED, status.failure
+
+
+def test_the_peak_of_memory_and_the_time_are_recorded(bench: Bench) -> None:
+    """Also without a limit."""
+    handle, _ = bench.run(bench.python("b = bytearray(100_000_000); sum(range(3_000_000))"))
+    usage = bench.state(handle)["usage"]
+    assert 100_000_000 < usage["peak_memory_bytes"] < 200_000_000
+    assert usage["cpu_s"] > 0
+    assert usage["wall_s"] > 0
+
+
+def test_cpu_count_is_an_affinity(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    """The step sees as many CPUs as it asked for, rounded up; where that cannot be done, it is said."""
+    step = bench.python(
+        "import os; print(len(os.sched_getaffinity(0)))", resources=ResourceSettings(cpu_count=0.5)
+    )
+    handle, _ = bench.run(step)
+    warning = capsys.readouterr().out
+    if bench.system == PORTABLE:
+        assert "cpu_count is not enforced on this operating system" in warning
+    else:
+        assert bench.lines(handle) == ["1"]
+        assert "not enforced" not in warning
+
+
+def test_the_kernel_prefers_to_kill_the_step(bench: Bench) -> None:
+    """Not Airflow, should the host run out of memory."""
+    if bench.system == PORTABLE:
+        pytest.skip("only Linux can be told whom to kill first")
+    handle, _ = bench.run(bench.step(["cat", "/proc/self/oom_score_adj"]))
+    assert int(bench.lines(handle)[0]) >= 500
+
+
+# -- errors of the start
+
+
+def test_an_interpreter_that_is_none_fails_the_job(bench: Bench, tmp_path: Path) -> None:
+    """It can be executed and is no program: the job says so."""
+    (tmp_path / "python").write_text("no program")
+    (tmp_path / "python").chmod(0o755)
+    _, status = bench.run(bench.step(["true"], settings=LocalSettings(python=str(tmp_path / "python"))))
+    assert status.failure is not None
+    assert status.failure.category is Category.BAD_CONFIG
+    assert "could not be started" in status.failure.summary
+    assert "LocalSettings(python=...)" in status.failure.hint
+
+
+def test_another_python_runs_a_command(bench: Bench) -> None:
+    """The step's interpreter need not be the worker's."""
+    others = sorted(Path.home().glob(".pyenv/versions/3.*/bin/python"))
+    if not others:
+        pytest.skip("no other Python here")
+    handle, status = bench.run(bench.step(["echo", "hi"], settings=LocalSettings(python=str(others[-1]))))
+    assert status.state is JobState.SUCCEEDED, bench.lines(handle)
+
+
+# -- hosts
+
+
+def test_a_job_of_another_host_says_what_to_do(bench: Bench) -> None:
+    """Every verb; the message names both hosts and the ways out."""
+    handle = JobHandle("local", None, "far-away", "s-x", "s-x", {"folder": str(bench.folder)})
+    hook = bench.hook
+    many = (lambda one: hook.status([one]), lambda one: hook.logs({one: None}))
+    for verb in (hook.outcome, hook.cancel, hook.delete, *many):
+        with pytest.raises(WrongHostError) as caught:
+            verb(handle)
+        assert "local job s-x runs on the host far-away, and this is " in str(caught.value)
+        assert "Use deferrable=False" in str(caught.value)
+        assert "or a remote backend" in str(caught.value)
+
+
+# -- many
+
+
+def test_status_and_logs_of_many_jobs(bench: Bench) -> None:
+    """One call each, and the logs are bounded together."""
+    import shutil
+
+    first, _ = bench.run(bench.step(["sh", "-c", "head -c 200000 /dev/zero | tr '\\0' x | fold -w 100"]))
+    handles = []
+    for number in range(300):
+        name = f"s-many-{number}"
+        shutil.copytree(
+            bench.folder / first.id, bench.folder / name, ignore=shutil.ignore_patterns("in", "log", "wake")
+        )
+        os.link(bench.folder / first.id / "log", bench.folder / name / "log")
+        handles.append(JobHandle("local", None, first.scope, name, name, first.detail))
+    statuses = bench.hook.status(handles)
+    assert {status.state for status in statuses.values()} == {JobState.SUCCEEDED}
+    chunks = bench.hook.logs(dict.fromkeys(handles))
+    assert len(chunks) == 300
+    assert sum(len(line.text) for chunk in chunks.values() for line in chunk.lines) < 40 * 2**20

@@ -1,0 +1,24 @@
+"""What the cases of the corpus share: jobs of this host, and a store."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_stepop.local.systems import LINUX
+from airflow_stepop.store import open_store
+from tests.support.damage import mark  # noqa: F401 - a fixture
+from tests.support.local_jobs import bench, running  # noqa: F401 - fixtures
+
+
+@pytest.fixture
+def system() -> str:
+    """What is damaged here is the same on every system."""
+    return LINUX
+
+
+@pytest.fixture
+def folder_store(tmp_path, monkeypatch):
+    """The configured store: a folder of the test's own."""
+    store = open_store(str(tmp_path / "store"))
+    monkeypatch.setenv("AIRFLOW__STEPOP__STORE", store.url)
+    return store

@@ -1,0 +1,68 @@
+"""One real Airflow in which the tests of this folder kill everything. They take turns, without xdist."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.crashes.crash_table import CrashedTask, CrashTable
+from tests.support import deployment
+from tests.support.line import Line
+
+HERE = Path(__file__).parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-crash-table", action="store_true", help="write what was measured into the page")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.timeout(900))
+
+
+@pytest.fixture(scope="session")
+def airflow(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[deployment.Deployment]:
+    """A running deployment; on PostgreSQL, and with a bucket of S3, when there is one."""
+    env, cable = {}, None
+    if os.environ.get("STEPOP_S3SERVER"):
+        server = request.getfixturevalue("s3_server")
+        cable, address = Line(server.endpoint), server.new_address()
+        env[f"AIRFLOW_CONN_{server.conn_id.upper()}"] = replace(server, endpoint=cable.url).connection()
+        env |= {"AIRFLOW__STEPOP__EXTRA_STORES": address, "STEPOP_TEST_STORE": address}
+    postgres = deployment.Postgres() if os.environ.get(deployment.POSTGRES) else None
+    found = deployment.Deployment(
+        tmp_path_factory.mktemp("airflow"), HERE / "dags", env, postgres=postgres, line=cable
+    )
+    with found.running():
+        yield found
+
+
+@pytest.fixture(scope="session")
+def table() -> CrashTable:
+    """What the crashes of this session came to."""
+    return CrashTable()
+
+
+@pytest.fixture(scope="module")
+def crashed(airflow: deployment.Deployment, table: CrashTable) -> Callable[[str, str, str], CrashedTask]:
+    """Return a task that crashes, by its DAG, run and id."""
+    return lambda dag_id, run, task_id: CrashedTask(airflow, table, dag_id, run, task_id)
+
+
+@pytest.fixture(scope="session")
+def postgres_or_skip() -> Callable[[], None]:
+    """Call it where a test needs PostgreSQL; in CI there is no excuse."""
+
+    def check() -> None:
+        if not os.environ.get(deployment.POSTGRES):
+            (pytest.fail if os.environ.get("STEPOP_CI") else pytest.skip)(deployment.GET_POSTGRES)
+
+    return check

@@ -1,0 +1,39 @@
+"""The crash table in the documentation is the one that this session has measured."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.crashes.crash_table import PAGE, table_of
+
+HERE = Path(__file__).parent
+
+
+def is_written(request):
+    return request.config.getoption("--write-crash-table", default=False)
+
+
+def is_whole(request):
+    """Return whether every row can have been measured: without PostgreSQL, for one, some cannot."""
+    seen = {item.path for item in request.session.items}
+    option = request.config.option
+    is_complete = not option.keyword and not option.deselect and set(HERE.glob("test_crash_*.py")) <= seen
+    return is_complete and (bool(os.environ.get("STEPOP_CI")) or is_written(request))
+
+
+def test_the_page_shows_what_was_measured(request, table):
+    """Whatever ran must be in the page; a whole run must be the whole page."""
+    if not table.rows:
+        pytest.skip("no crash was part of this session")
+    if is_written(request):
+        assert is_whole(request), "a part of the rows cannot become the page"
+        assert not request.session.testsfailed, "the page shows what must be, and not what has failed"
+        table.write()
+    shown = table_of(PAGE.read_text())
+    missing = [str(row) for row in table.rows if str(row) not in shown]
+    assert not missing, f"run make crashes: {PAGE} does not show\n" + "\n".join(missing)
+    if is_whole(request):
+        assert shown == table.text().strip(), f"{PAGE} has rows that no test has measured: run make crashes"

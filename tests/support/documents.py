@@ -1,0 +1,37 @@
+"""One right document of each kind that is stored, as its writer writes it. Tests damage copies of them."""
+
+from __future__ import annotations
+
+from airflow_stepop.job import Category, Failure, JobHandle
+from airflow_stepop.record import Call, StepRecord
+from airflow_stepop.results import StepResult
+from airflow_stepop.runner.outcome import empty_outcome
+from airflow_stepop.runner.values import encode_value
+
+HANDLE = JobHandle("memory", None, "here", "s-job", "s-job", {"folder": "/jobs"}).to_json()
+EXCEPTION = {
+    "type": "ValueError",
+    "module": "builtins",
+    "qualname": "ValueError",
+    "message": "no",
+    "traceback": ["line 1"],
+    "mro": ["builtins.ValueError"],
+    "args": ["no"],
+}
+FAILURE = Failure(Category.USER_ERROR, "it failed", "", 1, "", ("last line",), EXCEPTION).to_json()
+RECORD = StepRecord(
+    generation=1,
+    nonce="0123456789abcdef",
+    call=Call("key", 1, 0),
+    backend="memory",
+    conn_id=None,
+    name="s-job",
+    started_at=1.0,
+    labels={"dag_id": "d"},
+    handle=JobHandle.from_json(HANDLE),
+    submitted_at=2.0,
+).to_json()
+INLINE = encode_value("é" * 10, None).to_entry(None)
+PICKLED = encode_value({1}, lambda value, keep: b"not unpickled").to_entry(None)
+REFERENCE = StepResult.signed(PICKLED, "").serialize()
+OUTCOME = {**empty_outcome("s-job", "n"), "status": "success", "value": INLINE}

@@ -1,0 +1,10 @@
+"""Where the parts of the checkout are. Every test that reads one of them finds its path here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+EXAMPLES = ROOT / "dags_examples"
+SCRIPTS = ROOT / "scripts"

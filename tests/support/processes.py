@@ -1,0 +1,101 @@
+"""Processes of this host, as ``/proc`` has them, and programs that a test starts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.support.waiting import PATIENCE_S, wait_until
+
+PROC = Path("/proc")
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether the process runs; a zombie, which nobody has collected yet, does not."""
+    try:
+        return (PROC / str(pid) / "stat").read_text().rpartition(") ")[2][0] not in "ZX"
+    except OSError:
+        return False
+
+
+def parent_of(pid: int) -> int:
+    """Return 0 for a process that is gone."""
+    with contextlib.suppress(OSError):
+        return int((PROC / str(pid) / "stat").read_text().rpartition(") ")[2].split()[1])
+    return 0
+
+
+def with_variable(variable: str) -> list[int]:
+    """Return every process that has ``NAME=value`` in its environment."""
+    found = []
+    for path in PROC.glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if variable.encode() in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
+
+
+def of_job(nonce: str) -> list[int]:
+    """Return the processes that carry the nonce of a job: its own, and what it has left behind."""
+    return with_variable(f"STEPOP_NONCE={nonce}")
+
+
+def runners_below(folder: Path) -> list[int]:
+    """Return the runners that stand in ``folder`` or below: of its jobs. A step dies with its runner."""
+    found = []
+    for path in PROC.glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words, cwd = path.read_bytes().split(b"\0"), os.readlink(path.parent / "cwd")
+            if b"run" in words and b"--digest" in words and Path(cwd).is_relative_to(folder):
+                found.append(int(path.parent.name))
+    return found
+
+
+def kill(pids: Iterable[int], number: int = signal.SIGKILL) -> None:
+    """Send a signal to those that are still there."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def wait_gone(pids: Iterable[int], what: str) -> None:
+    """Wait until none of the processes runs any more."""
+    watched = list(pids)
+    wait_until(
+        lambda: [pid for pid in watched if is_alive(pid)], f"{what} to be gone", holds=lambda left: not left
+    )
+
+
+@contextlib.contextmanager
+def started(argv: list[Any], **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    """Start a program; it is killed, collected, and its pipes closed when the block is left, however that is.
+
+    :param options: of ``subprocess.Popen``
+    """
+    with subprocess.Popen(argv, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def printed(process: subprocess.Popen[Any]) -> tuple[Any, Any]:
+    """Return what a program prints until its end, on both streams."""
+    try:
+        return process.communicate(timeout=PATIENCE_S)
+    except subprocess.TimeoutExpired as late:
+        what = f"the end of {process.args}; it printed {late.output!r}"
+        raise AssertionError(f"waited {PATIENCE_S:g} s for {what}") from None
+
+
+def ended(process: subprocess.Popen[Any]) -> int:
+    """Return the exit code of a program, once it has ended."""
+    try:
+        return process.wait(PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        raise AssertionError(f"waited {PATIENCE_S:g} s for the end of {process.args}") from None

@@ -1,0 +1,527 @@
+"""``airflow stepop gc``: everything that is needed stays, everything else goes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from airflow_stepop.exceptions import StoreError
+from airflow_stepop.payload import CommandCall, build_payload, spill
+from airflow_stepop.store import checkpoint_path, default_store, part_path, result_path
+from airflow_stepop.upkeep import garbage
+from airflow_stepop.upkeep.garbage import DAY_S, Kind, find_garbage
+
+pytestmark = [pytest.mark.timeout(900)]
+
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC).timestamp()  # a Wednesday
+
+
+@pytest.fixture(autouse=True)
+def own_store(ran, tmp_path_factory, home, monkeypatch, request):
+    """The default store, where the run left its results; everything else in it is taken away afterwards."""
+    store = home / "stepop" / "store"
+    before = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    yield store
+    for path in store.rglob("*"):
+        if path.is_file() and path not in before:
+            path.unlink()
+    for path, data in before.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def put(path, *, age_days=100.0, data=b"12345"):
+    """Write an object into the default store, as old as that."""
+    store = default_store()
+    store.put_new(path, data)
+    file = store.folder / path
+    os.utime(file, (time.time() - age_days * DAY_S,) * 2)
+    return file
+
+
+def labels(dag_id="gone", run_id="run", task_id="task", map_index="-1", **others):
+    return {"dag_id": dag_id, "run_id": run_id, "task_id": task_id, "map_index": map_index, **others}
+
+
+def result(name, **given):
+    return f"{result_path(labels(**given), name)}/{name}.0.bin"
+
+
+def kinds(said):
+    return {row["kind"]: (row["count"], row["objects"], row["bytes"]) for row in said.data}
+
+
+def age(path, days=100.0):
+    for file in path.rglob("*"):
+        if file.is_file():
+            os.utime(file, (time.time() - days * DAY_S,) * 2)
+
+
+# -- results
+
+
+def test_results_that_xcoms_refer_to_stay(stepop, ran, own_store):
+    """However old: plain ones, one of several outputs, and those in a list."""
+    results = own_store / "results" / "_" / "upkeep"
+    age(results)
+    files = sorted(path for path in results.rglob("*") if path.is_file())
+    assert {path.parts[-4] for path in files} >= {"large", "outputs", "several"}
+    # neither their run nor their records may be what keeps them here
+    _forget_records(ran)
+    try:
+        said = stepop("gc", "--yes", "-o", "json")
+    finally:
+        _restore_records(ran)
+    assert said.code == 0, said.err
+    assert "results" not in kinds(said)
+    assert sorted(path for path in results.rglob("*") if path.is_file()) == files
+
+
+def test_results_that_nothing_refers_to_go(stepop):
+    """An old result of a run that is gone is counted, and deleted only with --yes."""
+    old, young = put(result("s-gone-task-0123456789ab")), put(result("s-gone-task-ba9876543210"), age_days=29)
+    collected = put(old.relative_to(default_store().folder).as_posix().replace(".0.bin", ".collected-1.json"))
+    assert kinds(stepop("gc", "-o", "json")) == {"results": (1, 2, 10)}
+    assert old.exists()
+    assert kinds(stepop("gc", "--yes", "-o", "json")) == {"results": (1, 2, 10)}
+    assert not old.exists()
+    assert not collected.exists()
+    assert young.exists()
+    assert kinds(stepop("gc", "--yes", "-o", "json")) == {}
+
+
+def test_a_folder_with_one_young_object_stays(stepop):
+    """Results of a job go together or not at all."""
+    name = "s-gone-task-0123456789ab"
+    old = put(result(name))
+    put(old.relative_to(default_store().folder).as_posix().replace(".0.", ".1."), age_days=1)
+    assert kinds(stepop("gc", "--yes", "-o", "json")) == {}
+    assert old.exists()
+
+
+def test_results_that_a_record_refers_to_stay(stepop, instance):
+    """A try that died before it could push its XCom finds its result again."""
+    one = instance("large", "success")
+    name = "s-upkeep-large-0123456789ab"
+    file = put(result(name, dag_id=one.dag_id, run_id=one.run_id, task_id="large"))
+    record = one.new_record().to_json()
+    uri = default_store().uri(f"{file.parent}")
+    one.set_record({**record, "collected": {"result": {"value": {"reference": {"base_uri": uri}}}}})
+    assert kinds(stepop("gc", "--yes", "-o", "json")) == {}
+    one.set_record(record)
+    assert kinds(stepop("gc", "--yes", "-o", "json")) == {"results": (1, 1, 5)}
+
+
+def test_results_of_a_run_that_goes_on_stay(stepop, ran):
+    """Whoever reads them may not have been started yet."""
+    file = put(result("s-upkeep-quiet-0123456789ab", dag_id="upkeep", run_id=ran["run_id"], task_id="quiet"))
+    _set_run_state(ran, "running")
+    try:
+        assert kinds(stepop("gc", "--yes", "-o", "json")) == {}
+    finally:
+        _set_run_state(ran, ran["state"])
+    assert file.exists()
+    assert kinds(stepop("gc", "--yes", "-o", "json")) == {"results": (1, 1, 5)}
+
+
+def test_what_others_laid_there_stays(stepop):
+    """Results of another deployment, and files that are not laid as ours, are none of our business."""
+    files = [
+        put(result("s-gone-task-0123456789ab", deployment="other")),
+        put("results/_/dag/notes.txt"),
+        put("results/readme"),
+        put("else/where/1"),
+        put("parts/old/1"),
+        put("parts/1"),
+    ]
+    assert kinds(stepop("gc", "--yes", "-o", "json")) == {}
+    assert all(file.exists() for file in files)
+
+
+def test_a_result_anywhere_in_an_xcom_stays(stepop, ran, home):
+    """Nested in dicts, lists, tuples and objects, as Airflow stores them."""
+    from airflow.sdk.serde import serialize
+
+    from airflow_stepop.results import StepResult
+
+    names = [f"s-gone-task-{number:012x}" for number in range(3)]
+    files = [put(result(name)) for name in names]
+    entry = {"codec": "bytes", "segments": [{"name": "x", "sha256": "0", "size": 1}]}
+    refs = [
+        StepResult.signed(entry, default_store().uri(str(file.parent.relative_to(home / "stepop/store"))))
+        for file in files
+    ]
+    value = {"a": [refs[0], {"b": (refs[1],)}], "path": f"look at {files[2]}"}
+    with _xcom(ran, serialize(value)):
+        assert kinds(stepop("gc", "--yes", "-o", "json")) == {}
+    assert kinds(stepop("gc", "--yes", "-o", "json")) == {"results": (3, 3, 15)}
+
+
+# -- XCom backends
+
+
+def test_the_object_storage_backend(stepop, ran, tmp_path, monkeypatch):
+    """A reference in a file that an XCom names is found; so is one that is small enough for the database."""
+    from airflow.providers.common.io.xcom import backend
+
+    folder = tmp_path / "xcoms"
+    folder.mkdir()
+    monkeypatch.setattr("airflow.sdk.execution_time.xcom.XCom", backend.XComObjectStorageBackend)
+    backend._get_base_path.cache_clear()
+    said = stepop("gc")
+    assert said.code == 0, "there is nothing to look for"
+    names = [f"s-gone-task-{number:012x}" for number in range(3)]
+    files = [put(result(name)) for name in names]
+    said = stepop("gc", "--yes")
+    assert said.code == 1
+    assert "xcom_objectstorage_path" in said.err
+    monkeypatch.setenv("AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_PATH", f"file://{folder}")
+    backend._get_base_path.cache_clear()
+    (folder / "one.json").write_text(json.dumps({"x": str(files[0])}))
+    with _xcom(ran, f"file://{folder}/one.json"), _xcom(ran, {"x": str(files[1])}, key="second"):
+        assert kinds(stepop("gc", "--yes", "-o", "json")) == {"results": (1, 1, 5)}
+    assert [file.exists() for file in files] == [True, True, False]
+    with _xcom(ran, f"file://{folder}/gone.json"):
+        assert kinds(stepop("gc", "--yes", "-o", "json")) == {"results": (2, 2, 10)}
+    backend._get_base_path.cache_clear()
+
+
+def test_a_custom_backend(stepop, ran, monkeypatch):
+    """Whatever keeps the values is asked for them; when one cannot be had, nothing is deleted."""
+    from airflow.sdk.bases.xcom import BaseXCom
+
+    kept = put(result("s-gone-task-000000000001"))
+    gone = put(result("s-gone-task-000000000002"))
+    vault = {"1": {"see": str(kept)}}
+
+    class Vault(BaseXCom):
+        @staticmethod
+        def deserialize_value(row):
+            if isinstance(row.value, dict) and "vault" in row.value:
+                return vault[row.value["vault"]]
+            return row.value
+
+    monkeypatch.setattr("airflow.sdk.execution_time.xcom.XCom", Vault)
+    with _xcom(ran, {"vault": "2"}):
+        said = stepop("gc", "--yes", "-o", "json")
+        assert said.code == 1
+        assert "nothing is deleted, because an XCom cannot be read: 'extra' of upkeep.large" in said.err
+        assert "Vault" in said.err
+        assert gone.exists()
+    with _xcom(ran, {"vault": "1"}):
+        assert kinds(stepop("gc", "--yes", "-o", "json")) == {"results": (1, 1, 5)}
+    assert kept.exists()
+    assert not gone.exists()
+
+    class Derived(BaseXCom):
+        """Reads and writes as the default backend does."""
+
+    monkeypatch.setattr("airflow.sdk.execution_time.xcom.XCom", Derived)
+    with _xcom(ran, {"see": str(kept)}):
+        assert kinds(stepop("gc", "--yes", "-o", "json")) == {}
+
+
+# -- parts
+
+
+def week(text):
+    return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+
+
+def parts_that_go(retention_days=1.0, now=NOW):
+    found = find_garbage(now=now, retention_s=retention_days * DAY_S, complain=pytest.fail)
+    return {one.name for one in found if one.kind is Kind.PARTS}
+
+
+def test_parts_go_by_weeks(ran):
+    """A week goes when a job that was submitted at its very end must be over, however old its files are."""
+    for at in ("2026-11-23", "2026-11-16", "2026-11-09", "2026-11-02"):
+        put(part_path("a" * 64, week(at)))
+    older = {"parts/2026-11-09", "parts/2026-11-02"}
+    # a day and an hour for the longest job, ten minutes to be sure, a day for the clocks
+    assert parts_that_go(0.001, week("2026-11-25T01:20")) == older
+    assert parts_that_go(0.001, week("2026-11-25T01:30")) == {*older, "parts/2026-11-16"}
+    assert parts_that_go(15.4) == {"parts/2026-11-02"}
+    assert parts_that_go(30) == set()
+
+
+def test_parts_of_a_step_that_still_waits_stay(ran, instance):
+    """A job that has been queued for weeks finds what it was submitted with."""
+    for at in ("2026-11-09", "2026-11-02", "2026-10-26"):
+        put(part_path("a" * 64, week(at)))
+    one = instance("quiet", "deferred")
+    waiting = one.new_record(started_at=week("2026-11-10T12:00"))
+    one.set_record(waiting.to_json())
+    assert parts_that_go() == {"parts/2026-11-02", "parts/2026-10-26"}
+    one.set_record({**waiting.to_json(), "started_at": None})
+    assert parts_that_go() == set(), "a record that is not understood keeps everything"
+    one.set_record({**waiting.to_json(), "collected": {"result": {}}})
+    assert len(parts_that_go()) == 3
+    one.set_record(waiting.to_json())
+    one.set_state("failed")
+    assert len(parts_that_go()) == 3
+
+
+def test_a_submit_during_gc(ran, monkeypatch):
+    """A part that gc deletes is stored again by a submit, wherever gc stands: it is in another week."""
+    data = b"z" * 100_000
+    payload = build_payload(
+        CommandCall(argv=["true"], inputs={"in": data}, outputs=()),
+        job="s-a", nonce="n", split="no", is_result_wanted=True,
+    )  # fmt: skip
+    (sha256,) = [part.sha256 for part in payload.parts.values()]
+    put(part_path(sha256, week("2026-10-01")), data=data)
+    submitted = []
+
+    def submit():
+        (part,) = spill(payload, default_store, 0).parts.values()
+        submitted.append(Path(part.places[0].uri.removeprefix("file://")))
+
+    found = find_garbage(now=NOW, retention_s=DAY_S, complain=pytest.fail)
+    submit()  # after gc has looked, before it deletes
+    list_folders = garbage.list_folders
+
+    def listed(store, top):
+        submit()  # while it looks
+        return list_folders(store, top)
+
+    monkeypatch.setattr(garbage, "list_folders", listed)
+    again = find_garbage(now=NOW, retention_s=DAY_S, complain=pytest.fail)
+    garbage.delete([*found, *again], pytest.fail)
+    submit()
+    assert len(set(submitted)) == 1
+    assert submitted[0].read_bytes() == data
+    assert not (default_store().folder / part_path(sha256, week("2026-10-01"))).exists()
+
+
+# -- checkpoints, jobs, and what is left
+
+
+def test_checkpoints(stepop, ran, instance):
+    """Those of a task that may be tried again stay; abandoned ones go when they are old."""
+    abandoned = put(f"{checkpoint_path(labels())}/1/model.bin")
+    young = put(f"{checkpoint_path(labels(task_id='young'))}/1/model.bin", age_days=29)
+    one = instance("quiet", "up_for_retry")
+    live = put(f"{checkpoint_path(labels('upkeep', one.run_id, 'quiet'))}/1/model.bin")
+    assert kinds(stepop("gc", "--yes", "-o", "json")) == {"checkpoints": (1, 1, 5)}
+    assert not abandoned.exists()
+    assert young.exists()
+    one.set_state("failed")
+    assert live.exists()
+    assert kinds(stepop("gc", "--yes", "-o", "json")) == {"checkpoints": (1, 1, 5)}
+
+
+def test_kept_jobs_of_this_host(stepop, ran, instance, jobs, monkeypatch):
+    """Folders of finished jobs that their tasks have kept go after the retention."""
+    from airflow_stepop.local.folder import JobFolder
+
+    one = instance("quiet", "failed")
+    handle = jobs.submit(one, "false")
+    jobs.wait(handle)
+    folder = jobs.hook.folder / handle.id
+    assert "jobs of this host" not in kinds(stepop("gc", "-o", "json"))
+    state = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps({**state, "finished_at": time.time() - 31 * DAY_S}))
+    os.utime(folder / "request.json", (time.time() - 31 * DAY_S,) * 2)
+    (line,) = [row for row in stepop("gc", "--each", "-o", "json").data if row["kind"] == "jobs of this host"]
+    assert line["name"] == handle.name
+    assert line["bytes"] == sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    assert kinds(stepop("gc", "--yes", "-o", "json"))["jobs of this host"][0] == 1
+    assert not JobFolder(folder).path.exists()
+
+
+def test_empty_folders_go_a_day_later(stepop, own_store):
+    """Nothing is taken from under somebody who is about to write; in the end nothing is left."""
+    file = put(result("s-gone-task-0123456789ab"))
+    stepop("gc", "--yes")
+    run = own_store / "results" / "_" / "gone" / "run"
+    assert not file.exists()
+    assert list((run / "task").iterdir()) != []
+    for _ in range(4):  # a folder is as old as its last change, and other tests have left some
+        for folder in [*run.rglob("*"), run]:
+            os.utime(folder, (time.time() - 2 * DAY_S,) * 2)
+        stepop("gc", "--yes")
+    assert not run.exists()
+
+
+def test_two_at_once(stepop, own_store):
+    """Each deletes what it finds, and neither minds the other."""
+    files = [put(result(f"s-gone-task-{number:012x}", run_id=f"run-{number}")) for number in range(50)]
+    found = [find_garbage(now=time.time(), retention_s=DAY_S, complain=pytest.fail) for _ in range(2)]
+    assert len(found[0]) == len(found[1]) == 50
+    problems = []
+    threads = [threading.Thread(target=garbage.delete, args=(one, problems.append)) for one in found]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    assert not any(file.exists() for file in files)
+
+
+def test_a_gc_that_was_killed(stepop, ran):
+    """What it had not deleted is deleted by the next one."""
+    store = default_store()
+    name = "s-gone-task-0123456789ab"
+    folder = result_path(labels(), name)
+    files = [put(f"{folder}/{name}.{number}.bin") for number in range(3)]
+    files[0].unlink()  # it was killed here
+    assert kinds(stepop("gc", "--yes", "-o", "json")) == {"results": (1, 2, 10)}
+    assert list(store.list(folder)) == []
+
+
+def test_more_rows_than_are_read_at_once(stepop, ran, monkeypatch):
+    """Records are looked up while task instances are still being read, and neither disturbs the other."""
+    monkeypatch.setattr("airflow_stepop.upkeep.database.ROWS", 1)
+    run = {"dag_id": "upkeep", "run_id": ran["run_id"]}
+    tasks = ("fails", "large", "quiet", "outputs", "several", "takes")
+    for number, task_id in enumerate(tasks):
+        put(result(f"s-upkeep-x-{number:012x}", **run, task_id=task_id))
+    with _xcom(ran, ["results/s-upkeep-x-000000000005"]):
+        assert kinds(stepop("gc", "--yes", "-o", "json")) == {"results": (5, 5, 25)}
+
+
+def test_a_bucket(stepop, ran, s3_server, monkeypatch):
+    """The same in S3: what is old goes, what an XCom names and what is young stays."""
+    monkeypatch.setenv("AIRFLOW__STEPOP__STORE", s3_server.new_address())
+    monkeypatch.setenv("AIRFLOW__STEPOP__DEPLOYMENT", "named")
+    store = default_store()
+    names = [result(f"s-gone-task-{number:012x}", deployment="named") for number in range(2)]
+    for path in (*names, part_path("a" * 64, week("2026-01-05")), part_path("a" * 64, time.time())):
+        store.put_new(path, b"12345")
+    time.sleep(1)  # times in S3 are in seconds; what is older on a slower machine is old enough, too
+    assert kinds(stepop("gc", "-o", "json")) == {"parts": (1, 1, 5)}
+    with _xcom(ran, [store.uri(names[0])]):
+        said = stepop("gc", "--yes", "-o", "json", "--retention", "0.000001")
+    assert said.code == 0, said.err
+    assert kinds(said) == {"results": (1, 1, 5), "parts": (1, 1, 5)}
+    assert sorted(store.list("results")) == [names[0]]
+    assert list(store.list("parts")) == [part_path("a" * 64, time.time())]
+    checked = {row["what"]: row["found"] for row in stepop("check", "-o", "json").data}
+    assert checked["store"] == f"{store.url} can be written, listed, read and deleted from"
+    store.delete_folder("")
+
+
+def test_a_store_that_fails_does_not_hide_the_others(stepop, monkeypatch):
+    """Its error is shown, the others are collected, and the exit code is 1."""
+    monkeypatch.setenv("AIRFLOW__STEPOP__EXTRA_STORES", "/proc/no/such/folder")
+    monkeypatch.setenv("AIRFLOW__STEPOP__DEPLOYMENT", "")
+    put(result("s-gone-task-0123456789ab"))
+    said = stepop("gc", "-o", "json")
+    assert said.code == 1
+    assert "/proc/no/such/folder" in said.err
+    assert kinds(said) == {"results": (1, 1, 5)}
+
+
+def test_a_store_of_its_own_needs_a_name(stepop, monkeypatch, tmp_path):
+    """Two Airflows without a name would take each other's results for garbage."""
+    monkeypatch.setenv("AIRFLOW__STEPOP__STORE", f"file://{tmp_path}")
+    said = stepop("gc", "--yes")
+    assert said.code == 1
+    assert "[stepop] store is set and deployment is not" in said.err
+    assert stepop("gc").code == 0
+    monkeypatch.setenv("AIRFLOW__STEPOP__DEPLOYMENT", "named")
+    assert stepop("gc", "--yes").code == 0
+
+
+def test_for_ever(stepop, monkeypatch):
+    """A retention of 0 or nothing keeps everything, and says so."""
+    put(result("s-gone-task-0123456789ab"))
+    for text in ("0", ""):
+        monkeypatch.setenv("AIRFLOW__STEPOP__RETENTION", text)
+        said = stepop("gc", "--yes", "-o", "json")
+        assert (said.code, said.data) == (0, [])
+        assert "kept for ever" in said.err
+    monkeypatch.setenv("AIRFLOW__STEPOP__RETENTION", "a month")
+    assert "is a number of days" in stepop("gc").err
+
+
+def test_what_cannot_be_deleted_is_said(stepop, monkeypatch):
+    """One thing that stays does not save the others."""
+
+    def refuse():
+        raise StoreError("permission denied")
+
+    put(result("s-gone-task-000000000001"))
+    put(result("s-gone-task-000000000002"))
+    found = find_garbage(now=time.time(), retention_s=DAY_S, complain=pytest.fail)
+    problems = []
+    done = garbage.delete([replace(found[0], delete=refuse), *found[1:]], problems.append)
+    assert len(done) == len(found) - 1 == 1
+    assert "could not delete results/_/gone/run/task" in problems[0]
+
+
+def test_as_a_user_calls_it(home, ran):
+    """The real command prints a table and what to do, and nothing else."""
+    put(result("s-gone-task-0123456789ab"))
+    env = {**os.environ, "AIRFLOW_HOME": str(home), "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-m", "airflow", "stepop", "gc"]
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "5 B to delete. Nothing was done: add --yes" in done.stdout
+
+
+# -- the database
+
+
+class _xcom:  # noqa: N801 - a context manager
+    """An XCom of the finished run, with this value in its row."""
+
+    def __init__(self, run, value, key="extra"):
+        self.place = {"dag_id": "upkeep", "run_id": run["run_id"], "task_id": "large", "key": key}
+        self.value = value
+
+    def __enter__(self):
+        from airflow.models.xcom import XComModel
+
+        XComModel.set(**self.place, value=self.value, serialize=False)
+
+    def __exit__(self, *_):
+        from airflow.models.xcom import XComModel
+        from airflow.utils.session import create_session
+        from sqlalchemy import delete
+
+        with create_session() as session:
+            session.execute(delete(XComModel).where(XComModel.key == self.place["key"]))
+
+
+def _set_run_state(run, state):
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+    from sqlalchemy import update
+
+    with create_session() as session:
+        session.execute(update(DagRun).where(DagRun.run_id == run["run_id"]).values(state=state))
+
+
+_RECORDS: list = []
+
+
+def _forget_records(run):
+    from airflow.models.task_state_store import TaskStateStoreModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        for row in session.scalars(select(TaskStateStoreModel)):
+            _RECORDS.append((row.id, row.value))
+            row.value = "{}"
+
+
+def _restore_records(run):
+    from airflow.models.task_state_store import TaskStateStoreModel
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        for number, value in _RECORDS:
+            session.get(TaskStateStoreModel, number).value = value
+    _RECORDS.clear()

@@ -1,0 +1,165 @@
+"""``airflow stepop jobs``, ``logs`` and ``cancel``, over jobs that ran, run and failed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from airflow_stepop.job import JobState
+from tests.support.waiting import wait_until
+
+pytestmark = [pytest.mark.timeout(900)]
+
+
+def test_jobs_of_a_run(stepop, ran):
+    """What a finished run left behind is listed in the order of its tasks, with all that is known."""
+    said = stepop("jobs", "--dag-id", "upkeep", "-o", "json")
+    assert said.code == 0, said.err
+    rows = {row["task_id"]: row for row in said.data}
+    assert list(rows) == ["fails", "large"], "the others were deleted, as keep says"
+    assert rows["fails"]["state"] == "failed"
+    assert rows["large"]["state"] == "succeeded"
+    assert rows["large"]["run_id"] == ran["run_id"]
+    assert 0 <= rows["large"]["duration_s"] < 100
+    assert rows["large"]["labels"]["nonce"]
+    assert rows["large"]["backend"] == "local"
+    assert rows["large"]["started_at"] <= rows["large"]["finished_at"]
+
+
+def test_jobs_of_another_run(stepop, ran):
+    """The filters are exact."""
+    assert stepop("jobs", "--run-id", "no-such-run", "-o", "json").data == []
+    assert stepop("jobs", "--dag-id", "upkee", "-o", "json").data == []
+    both = stepop("jobs", "--dag-id", "upkeep", "--run-id", ran["run_id"], "-o", "json")
+    assert len(both.data) == 2
+
+
+def test_usage_is_shown_where_it_was_collected(stepop, ran, instance):
+    """The record knows what the job used; the table shows it in a word, the data in full."""
+    one = instance("large", "success")
+    record = ran["records"]["large"]
+    nonce = json.loads(record)["nonce"]
+    usage = {"wall_s": 1.5}
+    one.set_record({**json.loads(record), "collected": {"result": {}, "usage": usage}})
+    rows = {row["task_id"]: row for row in stepop("jobs", "--dag-id", "upkeep", "-o", "json").data}
+    assert rows["large"]["usage"] == usage
+    assert rows["large"]["labels"]["nonce"] == nonce
+    one.set_record({**json.loads(record), "nonce": "other", "collected": {"result": {}, "usage": usage}})
+    rows = {row["task_id"]: row for row in stepop("jobs", "--dag-id", "upkeep", "-o", "json").data}
+    assert rows["large"]["usage"]["wall_s"] != 1.5, "what the backend itself measured is all that is known"
+
+
+def test_jobs_as_a_table(stepop, ran):
+    """People see one line for each job; brackets in it are no markup."""
+    out = stepop("jobs", "--dag-id", "upkeep").out
+    assert "large" in out
+    assert "succeeded" in out
+    assert " wall" in out
+
+
+def test_jobs_of_another_deployment_are_not_shown(stepop, jobs, instance, monkeypatch):
+    """Two Airflows with one account see their own jobs each."""
+    handle = jobs.submit(instance("quiet"), "true", deployment="other")
+    listed = {row["job"] for row in stepop("jobs", "-o", "json").data}
+    assert handle.name not in listed
+    monkeypatch.setenv("AIRFLOW__STEPOP__DEPLOYMENT", "other")
+    assert [row["job"] for row in stepop("jobs", "-o", "json").data] == [handle.name]
+
+
+def test_a_job_is_listed_once_however_many_connections_lead_to_it(stepop, ran, monkeypatch):
+    """Two connections to one place do not double its jobs."""
+    monkeypatch.setenv("AIRFLOW_CONN_HERE", '{"conn_type": "generic", "extra": {"backend": "local"}}')
+    assert len(stepop("jobs", "--dag-id", "upkeep", "-o", "json").data) == 2
+
+
+def test_a_connection_that_fails_does_not_hide_the_others(stepop, ran, monkeypatch):
+    """What could not be asked is said, and the exit code tells a script that the list is not whole."""
+    monkeypatch.setenv("AIRFLOW_CONN_BROKEN", "{not json")
+    said = stepop("jobs", "--dag-id", "upkeep", "-o", "json")
+    assert said.code == 1
+    assert len(said.data) == 2
+    assert "the connection 'broken' cannot be read" in said.err
+
+
+def test_a_place_that_fails_does_not_hide_the_others(stepop, ran, monkeypatch, tmp_path):
+    """A backend that cannot list its jobs is complained about."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("AIRFLOW__STEPOP__LOCAL_FOLDER", str(tmp_path / "file"))
+    said = stepop("jobs", "-o", "json")
+    assert (said.code, said.data) == (1, [])
+    assert "the jobs of local cannot be listed" in said.err
+
+
+def test_a_connection_can_be_named(stepop, ran):
+    """A connection that cannot be listed is looked through when it is named; a wrong name is an error."""
+    said = stepop("jobs", "--conn-id", "nowhere")
+    assert said.code == 1
+    assert "there is no connection 'nowhere'" in said.err
+
+
+def test_logs(stepop, ran):
+    """A job prints what it printed; the beginning of its name is enough."""
+    name = next(row["job"] for row in stepop("jobs", "-o", "json").data if row["task_id"] == "fails")
+    said = stepop("logs", name)
+    assert said.out.startswith("so long\n"), said.err
+    assert stepop("logs", name[:-4]).out == said.out
+    assert stepop("logs", name, "--follow").out == said.out
+
+
+def test_logs_of_a_running_job(stepop, jobs, instance, tmp_path):
+    """Without ``--follow`` the command ends with what is there; with it, with the job."""
+    go = tmp_path / "go"
+    script = f"echo one; until test -e {go}; do sleep 0.1; done; echo two"
+    handle = jobs.submit(instance("quiet"), "sh", "-c", script)
+    wait_until(lambda: stepop("logs", handle.name).out, "the first line")
+    assert stepop("logs", handle.name).out == "one\n"
+    # while the command follows; on a slower machine the job may be over before that, and is told whole
+    threading.Timer(2, go.touch).start()
+    assert stepop("logs", handle.name, "--follow").out == "one\ntwo\n"
+
+
+def test_logs_do_no_harm_to_a_terminal(stepop, jobs, instance):
+    """A step cannot write a clipboard, a title or a second line of its own where its log is read."""
+    handle = jobs.submit(instance("quiet"), "printf", r"\033]0;title\007a\033[2Jb\fc\033[31mred\n")
+    jobs.wait(handle)
+    assert stepop("logs", handle.name).out == "ab\N{SYMBOL FOR FORM FEED}c\x1b[31mred\n"
+
+
+def test_an_ambiguous_name_lists_the_candidates(stepop, ran):
+    """Nothing is done to a job that was not meant."""
+    said = stepop("cancel", "s-upkeep-")
+    assert said.code == 1
+    assert "could be any of 2 jobs" in said.err
+    assert "s-upkeep-fails-" in said.err
+    assert "s-upkeep-large-" in said.err
+    assert "there is no job 's-nothing'" in stepop("logs", "s-nothing").err
+
+
+def test_cancel(stepop, jobs, instance):
+    """A running job is cancelled; one that is over is left as it is, and that is no error."""
+    handle = jobs.submit(instance("quiet"), "sleep", "600")
+    said = stepop("cancel", handle.name)
+    assert said.code == 0
+    assert "is being cancelled" in said.out
+    assert jobs.wait(handle) is JobState.CANCELLED
+    said = stepop("cancel", handle.name)
+    assert said.code == 0
+    assert "over already: cancelled" in said.out
+
+
+def test_as_a_user_calls_it(home, ran):
+    """The real command prints one document and nothing else, also into a pipe that is closed early."""
+    env = {**os.environ, "AIRFLOW_HOME": str(home), "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-m", "airflow", "stepop", "jobs", "--dag-id", "upkeep", "-o", "yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("- job: s-upkeep-fails-")
+    assert done.stderr == ""
+    piped = f"{sys.executable} -m airflow stepop jobs -o json | head -c 1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", piped], capture_output=True, text=True, env=env)
+    assert (done.stdout, done.stderr) == ("[", "")

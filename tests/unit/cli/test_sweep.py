@@ -1,0 +1,306 @@
+"""``airflow stepop sweep``: every way in which a job can have an owner or none."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+
+import pytest
+
+from airflow_stepop.job import Category, Failure, JobState
+from tests.support.processes import started
+from tests.support.waiting import wait_until
+
+pytestmark = [pytest.mark.timeout(900)]
+
+DEPLOYMENT = "sweep-tests"
+ALL = ("sweep", "-o", "json", "--min-age", "0")
+
+
+@pytest.fixture(autouse=True)
+def deployment(monkeypatch):
+    """A deployment of its own: other tests leave jobs behind."""
+    monkeypatch.setenv("AIRFLOW__STEPOP__DEPLOYMENT", DEPLOYMENT)
+
+
+@pytest.fixture
+def submit(jobs):
+    """Submit a job of this deployment that would run for ten minutes."""
+
+    def start(instance, *argv, **options):
+        return jobs.submit(instance, *(argv or ("sleep", "600")), deployment=DEPLOYMENT, **options)
+
+    return start
+
+
+def found(said):
+    return {row["job"]: (row["action"], row["reason"]) for row in said.data}
+
+
+@pytest.mark.parametrize("state", ["running", "deferred", "up_for_retry", "queued", "scheduled", None])
+def test_a_live_task_owns_its_job(stepop, instance, submit, jobs, state):
+    """Whatever an unfinished task instance waits for, its job is left alone."""
+    handle = submit(instance("quiet", state))
+    assert found(stepop(*ALL, "--yes")) == {}
+    assert jobs.state(handle) is JobState.RUNNING
+
+
+@pytest.mark.parametrize("state", ["success", "failed", "skipped", "removed", "upstream_failed"])
+def test_a_job_of_a_finished_task_is_cancelled(stepop, instance, submit, jobs, state):
+    """Nobody waits for it any more. Without --yes it is only named."""
+    handle = submit(instance("quiet", state))
+    assert found(stepop(*ALL)) == {handle.name: ("cancel", f"its task instance is over ({state})")}
+    assert jobs.state(handle) is JobState.RUNNING
+    said = stepop(*ALL, "--yes")
+    assert (said.code, len(said.data)) == (0, 1)
+    assert jobs.wait(handle) is JobState.CANCELLED
+
+
+def test_a_job_that_another_one_replaced(stepop, instance, submit, jobs):
+    """The record of a live task leads to one job; an older one of the same task runs for nobody."""
+    one = instance("quiet")
+    old = submit(one)
+    new = submit(one)
+    assert found(stepop(*ALL, "--yes")) == {
+        old.name: ("cancel", f"its task instance has another job, {new.name}")
+    }
+    assert jobs.wait(old) is JobState.CANCELLED
+    assert jobs.state(new) is JobState.RUNNING
+
+
+def test_a_job_without_a_record(stepop, instance, submit, jobs):
+    """A record whose job is not known comes before the job: so a job without one is nobody's."""
+    one = instance("quiet")
+    one.set_record(None)
+    handle = submit(one, is_recorded=False)
+    assert found(stepop(*ALL)) == {handle.name: ("cancel", "its task instance has no record of it")}
+
+
+@pytest.mark.parametrize("labels", [{"run_id": "gone"}, {"map_index": "7"}, {"map_index": "x"}])
+def test_a_job_whose_task_instance_is_gone(stepop, instance, submit, jobs, labels):
+    """The run was deleted, or the mapped task is shorter now."""
+    handle = submit(instance("quiet"), **labels)
+    assert found(stepop(*ALL)) == {handle.name: ("cancel", "its task instance is gone")}
+
+
+def test_a_young_job_is_left_alone(stepop, instance, submit):
+    """What was submitted just now may have a record that is being written."""
+    submit(instance("quiet", "failed"))
+    assert stepop("sweep", "-o", "json").data == []
+    assert stepop("sweep", "-o", "json", "--min-age", "0.5").data == []
+
+
+def test_a_record_that_cannot_be_read_may_be_the_owner(stepop, instance, submit, jobs):
+    """Whatever is not understood is left alone, and said."""
+    one = instance("quiet")
+    handle = submit(one)
+    one.set_record({"generation": 1})
+    said = stepop(*ALL, "--yes")
+    assert (said.code, said.data) == (1, [])
+    assert f"local job {handle.name} is left alone" in said.err
+    one.set_record({"__airflow_state_ref__": "s3://bucket/key"})
+    said = stepop(*ALL, "--yes")
+    assert (said.code, said.data) == (1, [])
+    assert "set [workers] state_store_backend here" in said.err
+    assert jobs.state(handle) is JobState.RUNNING
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """Airflow's object storage backend for task state, over a folder."""
+    from airflow.providers.common.io.state_store import backend
+
+    monkeypatch.setenv("AIRFLOW__COMMON_IO__STATE_STORE_OBJECTSTORAGE_PATH", f"file://{tmp_path}/state")
+    backend._get_base_path.cache_clear()
+    yield backend.StateStoreObjectStorageBackend()
+    backend._get_base_path.cache_clear()
+
+
+def in_a_dict():
+    """Return a state backend of somebody's own for the server."""
+    from airflow.state import BaseStoreBackend
+
+    class InADict(BaseStoreBackend):
+        def __init__(self):
+            self.values = {}
+
+        def get(self, scope, key, *, session=None):
+            return self.values.get((scope, key))
+
+        def set(self, scope, key, value, *, expires_at=None, session=None):
+            self.values[scope, key] = value
+
+        def delete(self, scope, key, *, session=None):
+            self.values.pop((scope, key), None)
+
+        clear = aget = aset = adelete = aclear = None  # not for us
+
+    return InADict()
+
+
+def test_records_in_a_state_backend_of_the_server(stepop, instance, submit, monkeypatch):
+    """Records are read through Airflow's own class, whichever it is."""
+    one = instance("quiet")
+    with monkeypatch.context() as patch:
+        patch.setattr("airflow.state._backend_instance", in_a_dict())
+        old, new = submit(one), submit(one)
+        assert list(found(stepop(*ALL))) == [old.name]
+        one.set_record(None)
+        assert sorted(found(stepop(*ALL))) == sorted([old.name, new.name])
+
+
+def test_records_in_a_state_backend_of_the_workers(stepop, instance, submit, jobs, elsewhere, monkeypatch):
+    """The database has a reference then, and the value is read where the workers keep it."""
+    from airflow.sdk.execution_time import context
+    from airflow.state import TaskScope
+
+    one = instance("quiet")
+    record = one.new_record()
+    scope = TaskScope(one.dag_id, one.run_id, one.task_id, one.map_index)
+    reference = elsewhere.serialize_task_state_store_to_ref(value=record.to_json(), key="stepop", scope=scope)
+    handle = submit(one, is_recorded=False, nonce=record.nonce)
+    other = submit(one, is_recorded=False)
+    one.set_record({"__airflow_state_ref__": reference})
+    name = f"{type(elsewhere).__module__}.{type(elsewhere).__qualname__}"
+    monkeypatch.setenv("AIRFLOW__WORKERS__STATE_STORE_BACKEND", name)
+    context._get_worker_state_store_backend.cache_clear()
+    try:
+        assert list(found(stepop(*ALL))) == [other.name]
+    finally:
+        context._get_worker_state_store_backend.cache_clear()
+    assert jobs.state(handle) is JobState.RUNNING
+
+
+def test_yes_needs_a_name_of_the_deployment(stepop, instance, jobs, monkeypatch):
+    """Without a name, the jobs of another Airflow without one would look like ours."""
+    monkeypatch.delenv("AIRFLOW__STEPOP__DEPLOYMENT")
+    handle = jobs.submit(instance("quiet", "failed"), "sleep", "600")
+    assert handle.name in found(stepop(*ALL))
+    said = stepop(*ALL, "--yes")
+    assert said.code == 1
+    assert "[stepop] deployment is not set" in said.err
+    assert jobs.state(handle) is JobState.RUNNING
+
+
+def test_jobs_of_another_deployment_are_left_alone(stepop, instance, jobs):
+    """A sweep touches nothing that another Airflow has labelled."""
+    handle = jobs.submit(instance("quiet", "failed"), "sleep", "600", deployment="other")
+    assert stepop(*ALL, "--yes").data == []
+    assert jobs.state(handle) is JobState.RUNNING
+
+
+FAILURE = Failure(Category.USER_ERROR, "it failed").to_json()
+KEPT = [
+    ("never", {"result": {}}, "delete"),
+    ("never", {"failure": FAILURE}, "delete"),
+    ("failed", {"result": {}}, "delete"),
+    ("failed", {"failure": FAILURE}, "keep"),
+    ("always", {"result": {}}, "keep"),
+    ("failed", None, "keep"),
+]
+
+
+@pytest.mark.parametrize(("keep", "collected", "action"), KEPT)
+def test_a_finished_job_is_kept_as_its_task_says(stepop, instance, jobs, keep, collected, action):
+    """What the task would have deleted goes; what it keeps stays until the retention has passed."""
+    one = instance("quiet", "success")
+    handle = jobs.submit(one, "true", deployment=DEPLOYMENT)
+    jobs.wait(handle)
+    record = one.new_record(nonce=_nonce(jobs, handle), keep=keep, collected=collected)
+    one.set_record(record.to_json())
+    expected = {handle.name: action} if action == "delete" else {}
+    assert {job: what for job, (what, _) in found(stepop(*ALL)).items()} == expected
+    assert list(found(stepop(*ALL, "--retention", "0"))) == list(expected)
+    assert list(found(stepop(*ALL, "--retention", "0.000000001", "--yes"))) == [handle.name]
+    assert jobs.state(handle) is JobState.GONE
+
+
+def _nonce(jobs, handle):
+    (job,) = [job for job in jobs.hook.find({"deployment": DEPLOYMENT}) if job.handle == handle]
+    return job.labels["nonce"]
+
+
+def test_what_cannot_be_swept_does_not_save_the_others(stepop, instance, submit, jobs):
+    """Each failure is said, and the exit code is 1."""
+    one = instance("quiet", "failed")
+    handles = [submit(one, is_recorded=False), submit(one, is_recorded=False)]
+    for handle in handles:
+        jobs.hook.cancel(handle)
+        jobs.wait(handle)
+    stuck = jobs.hook.folder / handles[0].id
+    nursery = jobs.hook.folder / ".new"
+    shutil.rmtree(nursery)
+    nursery.touch()  # deleted folders are moved there first
+    try:
+        said = stepop(*ALL, "--retention", "0.000000001", "--yes")
+    finally:
+        nursery.unlink()
+        nursery.mkdir()
+    assert said.code == 1
+    assert said.err.count("could not delete local job") == 2
+    assert stuck.exists()
+    assert stepop(*ALL, "--retention", "0.000000001", "--yes").code == 0
+    assert not stuck.exists()
+
+
+@pytest.mark.parametrize("days", ["-1", "nan", "inf"])
+def test_a_retention_that_is_none(stepop, days):
+    said = stepop("sweep", "--retention", days)
+    assert said.code == 1
+    assert "is a number of days" in said.err
+
+
+def test_the_table_sums_up(stepop, instance, submit):
+    """People are told how many, and that nothing was done."""
+    submit(instance("quiet", "failed"))
+    out = stepop("sweep", "--min-age", "0").out
+    assert "1 to cancel, 0 to delete. Nothing was done: add --yes" in out
+    assert "1 cancelled, 0 deleted" in stepop("sweep", "--min-age", "0", "--yes").out
+
+
+SLEEPS = """
+from airflow.sdk import DAG
+from airflow_stepop import RemoteStepOperator
+
+with DAG("killed", schedule=None):
+    RemoteStepOperator(task_id="sleeps", command=["sleep", "600"], retries=0)
+"""
+
+
+def test_the_job_of_a_worker_that_was_killed(home, tmp_path, stepop, jobs):
+    """Its job goes on as long as its task may be tried again, and is swept when Airflow has given it up."""
+    (tmp_path / "killed.py").write_text(SLEEPS)
+    environment = {**os.environ, "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path), "PYTHONWARNINGS": "ignore"}
+    code = (
+        "from airflow.dag_processing.dagbag import BundleDagBag as B; "
+        f"B(dag_folder={str(tmp_path)!r}, bundle_path={str(tmp_path)!r}, bundle_name='dags-folder')"
+        ".dags['killed'].test()"
+    )
+    with (tmp_path / "log").open("w") as log:
+        argv = [sys.executable, "-c", code]
+        with started(argv, env=environment, stdout=log, stderr=log) as worker:
+            rows, exit_code = wait_until(
+                lambda: (stepop("jobs", "--dag-id", "killed", "-o", "json").data, worker.poll()),
+                "the job of the worker",
+                holds=lambda seen: seen[0] or seen[1] is not None,
+                explain=lambda: (tmp_path / "log").read_text()[-3000:],
+                pause_s=0.1,
+            )
+            assert exit_code is None, (tmp_path / "log").read_text()[-3000:]
+    (handle,) = [job.handle for job in jobs.hook.find({"dag_id": "killed"})]
+    jobs.handles.append(handle)
+    assert stepop(*ALL, "--yes").data == []
+    assert rows[0]["state"] in ("running", "pending")
+    _give_up("killed")
+    assert list(found(stepop(*ALL, "--yes"))) == [handle.name]
+    assert jobs.wait(handle) is JobState.CANCELLED
+
+
+def _give_up(dag_id):
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
+    from sqlalchemy import update
+
+    with create_session() as session:
+        session.execute(update(TaskInstance).where(TaskInstance.dag_id == dag_id).values(state="failed"))

@@ -1,0 +1,482 @@
+"""A call becomes a payload, an outcome becomes a result. No task of Airflow is needed for that."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import re
+from typing import Any
+
+import pytest
+
+from airflow_stepop.exceptions import IntegrityError, PayloadError, StepConfigError, StoreError
+from airflow_stepop.hooks.local import LocalStepHook
+from airflow_stepop.job import Category, OutcomeReport, Place, StepSpec
+from airflow_stepop.local.folder import JobFolder
+from airflow_stepop.payload import (
+    CommandCall,
+    FunctionCall,
+    Setup,
+    arguments_key,
+    build_payload,
+    call_key,
+    hand_over,
+    read_outcome,
+    spill,
+)
+from airflow_stepop.results import StepResult, loads
+from airflow_stepop.runner.outcome import empty_outcome
+from airflow_stepop.runner.values import Encoded, encode_value
+from airflow_stepop.store import open_store
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
+    monkeypatch.setenv("AIRFLOW__STEPOP__STORE", f"file://{tmp_path}/store")
+    monkeypatch.setenv("AIRFLOW__STEPOP__SIGNING_KEY", "a key of the tests")
+    return tmp_path
+
+
+def function_call(function, *args, **kwargs):
+    return FunctionCall(function=function, args=args, kwargs=kwargs, main_module=__name__, reference=None)
+
+
+def build(call, **options):
+    return build_payload(
+        call,
+        **{"job": "s-job", "nonce": "n", "split": "no", "is_result_wanted": True, **options},
+    )
+
+
+def entry_of(value: Any, limit: int = 48 * 1024) -> dict[str, Any]:
+    def dumps(obj, keep):
+        return pickle.dumps(obj, protocol=5, buffer_callback=keep)
+
+    return encode_value(value, dumps).to_entry(
+        lambda buffers, digest, size: {"name": f"{digest()[:8]}.bin"}, limit
+    )
+
+
+def outcome(**fields: Any) -> bytes:
+    return json.dumps({**empty_outcome("s-job", "n"), "status": "success", **fields}).encode()
+
+
+def report(data: bytes, base_uri: str = "", **fields: Any) -> OutcomeReport:
+    return OutcomeReport(fields.get("digest", hashlib.sha256(data).hexdigest()), data, base_uri)
+
+
+def add(a, b=1, *rest, c=0):
+    return a + b + c
+
+
+# -- call keys of whole calls
+
+
+def keyed(call, archive=None, extra=()):
+    return call_key(call, archive, extra)
+
+
+def test_the_key_of_arguments_does_not_count_the_code():
+    """A checkpoint is found again by code that was put right."""
+    keys = [arguments_key(function_call(f, 1, {"x": [1.5]})) for f in (add, lambda a, b: b)]
+    assert keys[0] == keys[1]
+    assert keys[0] != arguments_key(function_call(add, 2, {"x": [1.5]}))
+    commands = [CommandCall(argv=["train", n], inputs={}, outputs=()) for n in "112"]
+    one, same, other = map(arguments_key, commands)
+    assert one == same != other
+
+
+def test_key_of_the_same_call_is_the_same():
+    one, other = (keyed(function_call(add, 1, {"x": [1.5]}, c={1, 2})) for _ in range(2))
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        function_call(add, 2, {"x": [1.5]}, c={1, 2}),
+        function_call(add, 1, {"x": [1.6]}, c={1, 2}),
+        function_call(add, 1, {"x": [1.5]}, c={1, 3}),
+        function_call(add, 1, {"x": (1.5,)}, c={1, 2}),
+        function_call(add, 1, {"x": [1.5]}, {1, 2}),
+        function_call(add, 1, {"x": [1.5]}, d={1, 2}),
+        function_call(entry_of, 1, {"x": [1.5]}, c={1, 2}),
+    ],
+)
+def test_key_tells_arguments_and_functions_apart(other):
+    assert keyed(other) != keyed(function_call(add, 1, {"x": [1.5]}, c={1, 2}))
+
+
+def test_key_tells_archives_and_the_rest_apart():
+    call = function_call(add, 1)
+    assert len({keyed(call), keyed(call, b"zip"), keyed(call, b"zap"), keyed(call, extra=["modal"])}) == 4
+
+
+def test_key_tells_results_of_other_tasks_apart():
+    """Plain and deep inside an argument; by what they are, not by where they lie."""
+    results = [StepResult.signed(entry_of({number}), "") for number in (1, 2)]
+    again = StepResult.signed(entry_of({1}), "")
+    assert keyed(function_call(add, results[0])) == keyed(function_call(add, again))
+    assert keyed(function_call(add, results[0])) != keyed(function_call(add, results[1]))
+    assert keyed(function_call(add, [{"a": results[0]}])) != keyed(function_call(add, [{"a": results[1]}]))
+
+
+def test_key_of_commands():
+    def command(**changes):
+        fields = {"argv": ["a", "b"], "inputs": {"x": 1}, "outputs": ["y"], "workdir": None, **changes}
+        return keyed(CommandCall(**fields))
+
+    changes: list[dict[str, Any]] = [
+        {},
+        {"argv": ["a b"]},
+        {"inputs": {"x": 2}},
+        {"outputs": []},
+        {"workdir": "w"},
+    ]
+    assert len({command(**change) for change in changes}) == len(changes)
+    assert command() == command()
+
+
+# -- arguments
+
+
+def test_an_argument_that_cannot_be_sent_is_named():
+    with pytest.raises(PayloadError, match=r"^b \(a generator\) cannot be sent to the step: .*Pass list"):
+        build(function_call(add, 1, (n for n in ())))
+    with pytest.raises(PayloadError, match=r"^c \(a generator\)"):
+        build(function_call(add, 1, c=(n for n in ())))
+    with pytest.raises(PayloadError, match=r"^positional argument 3 \(a generator\)"):
+        build(function_call(add, 1, 2, (n for n in ())))
+
+
+def test_a_large_argument_is_one_part_and_is_stored_once(home):
+    """Spilled parts are named by their content: the same argument is written once, whoever sends it."""
+    data = b"x" * 100_000
+    payload = build(function_call(add, data, data))
+    assert len(payload.parts) == 1
+    store = open_store(f"file://{home}/store")
+    for _ in range(2):
+        spilled = spill(payload, lambda: store, 10_000)
+        assert spilled.inline_bytes < 10_000
+        assert spilled.digest == payload.digest
+    assert len(list(store.list(""))) == 1
+
+
+def test_a_part_that_lost_its_end_is_written_again(home):
+    """A host that lost power leaves such a file, which every later step with this argument would refuse."""
+    payload = build(function_call(add, b"x" * 100_000, 1))
+    store = open_store(f"file://{home}/store")
+    for _ in range(2):
+        spilled = spill(payload, lambda: store, 10_000)
+        (place,) = (place for part in spilled.parts.values() for place in part.places)
+        path = store.path_of(place.uri)
+        assert hashlib.sha256(store.read(path, place.size)).hexdigest() in path
+        (store.folder / path).write_bytes(b"")
+
+
+def test_spilling_stops_as_soon_as_the_rest_fits(home):
+    payload = build(function_call(add, b"x" * 100_000, b"y" * 60_000))
+    store = open_store(f"file://{home}/store")
+    spilled = spill(payload, lambda: store, 80_000)
+    assert sorted((not part.places, part.size) for part in spilled.parts.values()) == [
+        (False, 100_000),
+        (True, 60_000),
+    ]
+    assert spill(payload, lambda: pytest.fail("no store is needed"), 10**6) == payload
+
+
+def test_results_of_other_tasks_are_passed_on_unread(home):
+    """The same result twice in one call is one reference; its file need not even be readable here."""
+    entry = {"codec": "pickle", "segments": [{"sha256": "0" * 64, "size": 10**9, "name": "big.bin"}]}
+    result = StepResult.signed(entry, f"file://{home}/store/results/x")
+    payload = build(function_call(add, result, [result, {"deep": result}]))
+    manifest = json.loads(payload.manifest)
+    assert len(manifest["refs"]) == 1
+    (part,) = payload.parts.values()
+    assert part.places == [Place(f"file://{home}/store/results/x/big.bin", 10**9)]
+    assert payload.inline_bytes < 3000
+
+
+@pytest.mark.parametrize(
+    "uri", ["file:///etc", "file:///tmp/../etc", "s3://other", "file://{home}/store/../secrets"]
+)
+def test_results_outside_the_stores_are_not_passed_on(home, uri):
+    entry = {"codec": "bytes", "segments": [{"sha256": "0" * 64, "size": 1, "name": "x"}]}
+    with pytest.raises(StoreError, match="outside the configured stores"):
+        build(function_call(add, StepResult(entry, uri.format(home=home))))
+
+
+# -- what was submitted and not yet started
+
+
+@pytest.fixture
+def submitted(home):
+    """A job whose submit was killed before anything ran: its folder is there, whole."""
+    import io
+    import zipfile
+
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("helper.py", "")
+    hook = LocalStepHook(folder=home / "jobs")
+    payload = build(function_call(add, b"x" * 60_000, 1), setup=Setup(archive=archive.getvalue()))
+    spec = StepSpec("s-job", "n", {}, digest=payload.digest, result_uri=f"file://{home}/store/results")
+    folder = JobFolder(home / "jobs" / "s-job")
+    start, JobFolder.start = JobFolder.start, lambda self, env: None
+    try:
+        hook.submit(spec, payload)
+    finally:
+        JobFolder.start = start
+    return hook, spec, payload, folder.path / "in"
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "code.zip", "argument"])
+def test_a_changed_payload_is_not_started(home, submitted, file):
+    """The job's request holds the digest of the manifest, which holds those of all parts."""
+    hook, spec, payload, folder = submitted
+    name = next(name for name in payload.parts if name != "code.zip") if file == "argument" else file
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(data)
+    handle = hook.submit(spec, payload)
+    wait(hook, handle)
+    found = read_outcome(hook.outcome(handle), "s-job", "n")
+    assert found["failure"]["category"] == Category.INFRA.value
+    assert "The step was not started" in found["failure"]["summary"]
+    assert "has SHA-256" in found["failure"]["summary"]
+
+
+def test_an_unchanged_payload_is_started(home, submitted):
+    hook, spec, *_ = submitted
+    handle = hook.submit(spec, build(function_call(add, 1, 2)))  # other bytes, same job: the first ones count
+    wait(hook, handle)
+    found = read_outcome(hook.outcome(handle), "s-job", "n")
+    assert "unsupported operand" in str(found) or "can't concat" in str(found)
+
+
+def test_a_changed_outcome_is_refused(home):
+    """The digest comes from the job's supervisor, not from the file; a large outcome is only there."""
+    hook = LocalStepHook(folder=home / "jobs")
+    payload = build(function_call(lambda a: ["x" * 200] * 4000, 1), split="list")
+    spec = StepSpec("s-job", "n", {}, digest=payload.digest, result_uri=f"file://{home}/store/results")
+    handle = hook.submit(spec, payload)
+    wait(hook, handle)
+    assert len(hand_over(read_outcome(hook.outcome(handle), "s-job", "n")["result"])) == 4000
+    path = home / "jobs" / "s-job" / "out" / "outcome.json"
+    path.write_bytes(path.read_bytes().replace(b"success", b"failure", 1))
+    with pytest.raises(IntegrityError, match="its bytes changed after the step wrote it"):
+        read_outcome(hook.outcome(handle), "s-job", "n")
+
+
+def wait(hook, handle):
+    wait_until(lambda: hook.status([handle])[handle].state, f"{handle} to end", holds=lambda s: s.is_terminal)
+
+
+# -- outcomes
+
+
+def test_a_changed_outcome_is_refused_before_it_is_read():
+    data = outcome(value=entry_of(1))
+    with pytest.raises(IntegrityError, match="its bytes changed after the step wrote it"):
+        read_outcome(report(data, digest="0" * 64), "s-job", "n")
+
+
+@pytest.mark.parametrize(("job", "nonce"), [("s-other", "n"), ("s-job", "other")])
+def test_the_outcome_of_another_job_is_refused(job, nonce):
+    """Replayed, with a digest that is right."""
+    with pytest.raises(IntegrityError, match=r"it belongs to job 's-job' \(nonce 'n'\) and not to 's-"):
+        read_outcome(report(outcome(value=entry_of(1))), job, nonce)
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"{}", b"\xff", b'"text"', b"1"])
+def test_what_is_no_outcome_is_refused(data):
+    with pytest.raises(IntegrityError, match=r"not an outcome|the outcome (is|has no)"):
+        read_outcome(report(data), "s-job", "n")
+
+
+def test_an_outcome_of_another_protocol_is_refused():
+    with pytest.raises(IntegrityError, match="protocol 99"):
+        read_outcome(report(outcome(protocol=99)), "s-job", "n")
+
+
+def test_without_an_authenticated_digest_only_data_is_taken():
+    """Where the service has no channel that the step's storage cannot forge."""
+    found = read_outcome(report(outcome(value=entry_of(b"data")), digest=None), "s-job", "n")
+    assert hand_over(found["result"]).load() == b"data"
+    with pytest.raises(StepConfigError, match="only pickle can hold, and this backend cannot vouch"):
+        read_outcome(report(outcome(value=entry_of({1})), digest=None), "s-job", "n")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        True,
+        1,
+        -(2**63),
+        2**63 - 1,
+        1.5,
+        "",
+        "grüße \U0001f980",
+        [1, [2]],
+        {"a": {"b": None}},
+        (1, (2,)),
+        {"()": [1]},
+    ],
+    ids=repr,
+)
+def test_small_json_is_handed_over_as_it_is(value):
+    found = read_outcome(report(outcome(value=entry_of(value))), "s-job", "n")
+    handed = hand_over(json.loads(json.dumps(found["result"])))
+    assert (type(handed), handed) == (type(value), value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        2**63,
+        -(2**63) - 1,
+        10**400,
+        "a\0b",
+        "\ud83e",
+        ["x", {"\0": 1}],
+        {"__classname__": "os.system"},
+        {"__id__": 1},
+        [{"__type": "dict", "__var": {}}],
+    ],
+    ids=ascii,
+)
+def test_json_that_airflow_would_change_or_refuse_becomes_a_reference(value):
+    """Its messages take 64 bits, PostgreSQL no NUL, UTF-8 no lone surrogate, its serializer no such keys."""
+    found = read_outcome(report(outcome(value=entry_of(value))), "s-job", "n")
+    handed = hand_over(json.loads(json.dumps(found["result"])))
+    assert isinstance(handed, StepResult)
+    assert json.dumps(handed.serialize(), allow_nan=False).isascii()
+    assert handed.load() == value
+
+
+def test_nothing_returned_is_none():
+    assert hand_over(read_outcome(report(outcome()), "s-job", "n")["result"]) is None
+    assert hand_over(read_outcome(report(outcome(split="dict", values={})), "s-job", "n")["result"]) == {}
+    assert hand_over(read_outcome(report(outcome(split="list", values=[])), "s-job", "n")["result"]) == []
+
+
+def test_a_large_result_leaves_little_in_the_record(home):
+    """A thousand references: 64 KB are what Airflow wants under one key of its task state."""
+    values = {f"key_{number}": entry_of({number}, limit=1) for number in range(1000)}
+    data = outcome(split="dict", values=values)
+    found = read_outcome(report(data, f"file://{home}/store/results/job"), "s-job", "n")
+    assert len(json.dumps(found)) < 1000
+    handed = hand_over(found["result"])
+    assert list(handed) == list(values)
+    assert handed["key_7"].entry == values["key_7"]
+    again = read_outcome(report(data, f"file://{home}/store/results/job"), "s-job", "n")
+    assert again == found, "a second worker that collects finds it there"
+
+
+def test_a_collected_result_that_was_changed_is_refused(home):
+    values = [entry_of({number}, limit=1) for number in range(1000)]
+    found = read_outcome(
+        report(outcome(split="list", values=values), f"file://{home}/store/results/job"), "s-job", "n"
+    )
+    (file,) = (home / "store").rglob("*.json")
+    file.write_bytes(file.read_bytes().replace(b"key", b"kex").replace(b"0", b"1", 1))
+    with pytest.raises(IntegrityError, match="changed after it was written"):
+        hand_over(found["result"])
+
+
+def test_without_a_store_a_large_result_stays_in_the_record():
+    """It is then Airflow's to hold; a step without a store has to work."""
+    values = [entry_of("x" * 50) for _ in range(1000)]
+    found = read_outcome(report(outcome(split="list", values=values), ""), "s-job", "n")
+    assert hand_over(found["result"]) == ["x" * 50] * 1000
+
+
+# -- references
+
+
+def test_a_reference_that_was_changed_is_refused():
+    result = StepResult.signed(entry_of({1}), "")
+    assert result.load() == {1}
+    for field, value in {
+        "base_uri": "file:///x",
+        "host": "other",
+        "mac": "0",
+        "entry": entry_of({2}),
+    }.items():
+        changed = StepResult.from_json({**result.serialize(), field: value})
+        with pytest.raises(IntegrityError, match="was not signed by this deployment"):
+            changed.load()
+
+
+def test_a_reference_begins_with_what_a_person_wants_to_know_of_it():
+    """Airflow's pages show its fields: XComs in their order, rendered arguments sorted."""
+    data = StepResult.signed(entry_of({1}), "").serialize()
+    assert next(iter(data)) == min(data) == "about"
+    assert re.fullmatch(r"pickle, \d+ B", data["about"])
+
+
+def test_a_reference_from_before_it_said_what_it_is_about_can_be_read():
+    data = StepResult.signed(entry_of({1}), "").serialize()
+    del data["about"]
+    assert StepResult.deserialize(data, 1).load() == {1}
+
+
+def test_a_reference_of_another_deployment_is_refused(monkeypatch):
+    from airflow_stepop.results import signing_key
+
+    result = StepResult.signed(entry_of({1}), "")
+    monkeypatch.setenv("AIRFLOW__STEPOP__SIGNING_KEY", "another key")
+    signing_key.cache_clear()
+    try:
+        with pytest.raises(IntegrityError, match="was not signed by this deployment"):
+            result.load()
+    finally:
+        signing_key.cache_clear()
+
+
+def test_a_reference_prints_what_it_is_and_not_its_bytes():
+    result = StepResult.signed(entry_of({"secret"}), "")
+    assert repr(result) == f"StepResult(pickle, {result.size} bytes, inside the XCom)"
+    assert "secret" not in repr(result)
+    assert (result == StepResult.signed(entry_of({"secret"}), ""), hash(result)) == (True, hash(result))
+
+
+def test_pickles_of_the_runner_are_read_under_its_name_here():
+    data = pickle.dumps(Encoded, protocol=2).replace(b"airflow_stepop.runner", b"stepop_runner")
+    assert loads(data, []) is Encoded
+
+
+def test_a_class_of_the_dag_file_is_found_here_or_comes_along():
+    import cloudpickle
+
+    copy = type("Copy", (), {"__module__": "no_such_module"})
+    by_value = cloudpickle.dumps(copy)
+
+    class Reduced:
+        def __init__(self, module, name):
+            self.where = module, name
+
+        def __reduce__(self):
+            from airflow_stepop.runner.pickling import dag_class
+
+            return dag_class, (*self.where, by_value)
+
+    def load(module, name):
+        data = pickle.dumps(Reduced(module, name), protocol=2)
+        return loads(data.replace(b"airflow_stepop.runner.pickling", b"stepop_runner.pickling"), [])
+
+    assert load(__name__, "Any") is not copy
+    assert load("pickle", "Pickler") is pickle.Pickler
+    assert load("gone", "Copy").__name__ == "Copy"
+
+
+def test_a_class_that_is_missing_here_is_explained():
+    data = pickle.dumps(Encoded, protocol=2).replace(b"airflow_stepop.runner", b"no_such_package__xyz")
+    entry = Encoded("pickle", [[data]]).to_entry(lambda *_: {"name": ""})
+    with pytest.raises(ModuleNotFoundError) as caught:
+        StepResult.signed(entry, "").load()
+    assert "is everything that it is made of installed here?" in str(caught.value.__notes__)

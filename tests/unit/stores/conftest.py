@@ -1,0 +1,163 @@
+"""A bucket of a real server, a gate in front of it that can be shut, and steps that use both."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from airflow_stepop.hooks.local import LocalStepHook
+from airflow_stepop.job import StepSpec
+from airflow_stepop.payload import FunctionCall, build_payload, hand_over, read_outcome, spill
+from airflow_stepop.store import open_store, result_path
+from tests.support.line import Line
+from tests.support.waiting import wait_until
+
+_number = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def bucket(s3_server, monkeypatch):
+    """A store in S3, configured as the only one."""
+    store = open_store(address := s3_server.new_address())
+    monkeypatch.setenv("AIRFLOW__STEPOP__STORE", address)
+    yield store
+    store.delete_folder("")
+
+
+@pytest.fixture
+def connect(s3_server, monkeypatch):
+    """Return a maker of further stores in the same server, each with a connection of its own."""
+
+    def make(extra: dict[str, Any] | None = None, **changes: Any) -> Any:
+        conn_id = f"stepop_tests_{next(_number)}"
+        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", s3_server.connection(extra, **changes))
+        address = s3_server.new_address().replace(s3_server.conn_id, conn_id)
+        monkeypatch.setenv("AIRFLOW__STEPOP__STORE", address)
+        return open_store(address)
+
+    return make
+
+
+class Gate(Line):
+    """A line to a server that can be shut: it hangs up at once, or holds back what comes."""
+
+    def __init__(self, url: str) -> None:
+        self._is_shut = False
+        self.passed_bytes = 0
+        self._stop_at: int | None = None
+        self.stopped = threading.Event()
+        self.was_shut = threading.Event()
+        super().__init__(url)
+
+    def shut(self) -> None:
+        """Break what is open, and hang up on what comes."""
+        self._is_shut = True
+        self.break_all()
+        self.was_shut.set()
+
+    def open(self) -> None:
+        """Let everything pass again."""
+        self._is_shut, self._stop_at = False, None
+
+    def stop_after(self, count: int) -> None:
+        """Hold back what comes once that many bytes have passed; connections stay as they are."""
+        self._stop_at = self.passed_bytes + count
+
+    def shut_after(self, count: int, for_s: float) -> None:
+        """Shut once that many bytes have passed, and open again later."""
+
+        def watch() -> None:
+            end = self.passed_bytes + count
+            while self.passed_bytes < end:
+                time.sleep(0.002)
+            self.shut()
+            time.sleep(for_s)
+            self._is_shut = False
+
+        threading.Thread(target=watch, daemon=True).start()
+
+    def _connect(self) -> socket.socket:
+        if self._is_shut:
+            raise ConnectionRefusedError
+        return super()._connect()
+
+    def _send(self, target: socket.socket, data: bytes) -> None:
+        while self._stop_at is not None and self.passed_bytes >= self._stop_at and not self._is_shut:
+            self.stopped.set()
+            time.sleep(0.01)
+        super()._send(target, data)
+        self.passed_bytes += len(data)
+
+
+@pytest.fixture
+def gate(s3_server) -> Iterator[Gate]:
+    gate = Gate(s3_server.endpoint)
+    yield gate
+    gate.open()
+    gate.cut()
+
+
+class Steps:
+    """Runs steps on this host whose arguments and results go through the store."""
+
+    def __init__(self, folder: Any) -> None:
+        self.folder = folder
+        self.hook = LocalStepHook(folder=folder)
+        self.nonce = secrets.token_hex(8)  # the folder for temporary files is named after it
+        self.failure: dict[str, Any] | None = None
+
+    def prepare(self, store: Any, function: Any, *args: Any, **changes: Any) -> tuple[StepSpec, Any]:
+        """Return the spec and the payload of a step, with everything large in the store."""
+        job = f"s-{next(_number)}"
+        call = FunctionCall(
+            function=function, args=args, kwargs={}, main_module=function.__module__, reference=None
+        )
+        payload = build_payload(
+            call, job=job, nonce=self.nonce, split=changes.pop("split", "no"), is_result_wanted=True
+        )
+        payload = spill(payload, lambda: store, 20_000)
+        uri = store.uri(result_path({"dag_id": "d"}, job))
+        return replace(StepSpec(job, self.nonce, {}, payload.digest, result_uri=uri), **changes), payload
+
+    def finish(self, spec: StepSpec, payload: Any) -> Any:
+        """Run it, and return what the task would return."""
+        handle = self.hook.submit(spec, payload)
+        wait_until(
+            lambda: self.hook.status([handle])[handle].state,
+            f"{spec.name} to end",
+            holds=lambda state: state.is_terminal,
+            explain=lambda: self.log(spec),
+            pause_s=0.05,
+        )
+        found = read_outcome(self.hook.outcome(handle), spec.name, self.nonce)
+        self.failure = found.get("failure")
+        return None if self.failure else hand_over(found["result"])
+
+    def run(self, store: Any, function: Any, *args: Any, **changes: Any) -> Any:
+        result = self.finish(*self.prepare(store, function, *args, **changes))
+        assert self.failure is None, self.failure
+        return result
+
+    def log(self, spec: StepSpec) -> str:
+        handle = self.hook.lookup(spec)
+        chunk = self.hook.logs({handle: None}).get(handle)
+        return "\n".join(line.text for line in chunk.lines) if chunk else ""
+
+
+@pytest.fixture
+def steps(tmp_path) -> Steps:
+    return Steps(tmp_path / "jobs")

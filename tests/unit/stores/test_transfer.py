@@ -1,0 +1,456 @@
+"""Bytes between a bucket and a step that has the standard library and pre-signed addresses only."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import random
+import re
+import time
+from dataclasses import replace
+
+import pytest
+
+from airflow_stepop import buckets, transfer
+from airflow_stepop.exceptions import IntegrityError, StepConfigError, WrongHostError
+from airflow_stepop.job import Part, Payload, Place, StepSpec
+from airflow_stepop.payload import CommandCall, build_payload, read_outcome
+from airflow_stepop.results import StepResult
+from airflow_stepop.runner import places, urls
+from airflow_stepop.runner.protocol import LOCATIONS, UPLOADS
+from airflow_stepop.store import configured_stores, open_store, read_places
+from airflow_stepop.transfer import bring, input_files
+from tests.support.memory import at_most
+from tests.support.waiting import PATIENCE_S
+
+MIB = 1 << 20
+
+
+def overwrite(store, path, change):
+    """Change an object behind our back."""
+    import obstore
+
+    data = obstore.get(store.client, path).bytes().to_bytes()
+    obstore.put(store.client, path, bytes(change(bytearray(data))))
+
+
+def flipped(data):
+    data[len(data) // 2] ^= 1
+    return data
+
+
+def table(files, name):
+    return json.loads(gzip.decompress(b"".join(files[name])))
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """Pieces as of a much larger result."""
+    monkeypatch.setattr(transfer, "PIECES", 10)
+    monkeypatch.setattr(transfer, "PIECE_BYTES", (MIB // 4, 4 * MIB))
+
+
+# -- there and back
+
+
+def reverse(value):
+    return value[::-1]
+
+
+def length(value):
+    return len(value)
+
+
+def test_large_bytes_are_read_into_what_they_become(bucket, tmp_path):
+    """In a worker, and in a job: none of the threads that read keeps a part of them."""
+    data = random.Random(1).randbytes(MIB) * 64
+    segment = {"name": "x", "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    bucket.put("x", data)
+    (url,) = bucket.sign("GET", ["x"], time.time() + 600)
+    readers = (
+        lambda: read_places([Place(bucket.uri("x"), len(data))], segment, codec="bytes"),
+        lambda: places.read_places(str(tmp_path), url, segment, "bytes"),
+    )
+    for read in readers:
+        with at_most(1.2 * len(data)):
+            found = read()
+        assert found == data
+        assert type(found) is bytes
+
+
+def test_arguments_and_results_go_through_the_store(steps, bucket):
+    data = random.Random(1).randbytes(3 * MIB)
+    result = steps.run(bucket, reverse, data)
+    assert isinstance(result, StepResult)
+    assert result.load() == data[::-1]
+    assert [path.split("/")[0] for path in sorted(bucket.list(""))] == ["parts", "results"]
+    assert steps.run(bucket, length, result) == len(data), "the next step reads it where it lies"
+
+
+def test_references_of_references(steps, bucket):
+    data = random.Random(2).randbytes(MIB)
+    first = steps.run(bucket, reverse, data)
+    second = steps.run(bucket, lambda one, other: {"a": [one, other]}, first, [first])
+    third = steps.run(bucket, lambda nested: nested["a"][1][0][:100_000], second)
+    assert third.load() == data[::-1][:100_000]
+
+
+@pytest.mark.parametrize("count", [1, 7, 300])
+def test_many_values_are_one_stream(steps, bucket, small_pieces, count):
+    """What each reference names is exactly its own, wherever the stream was cut."""
+    sizes = [50_000 + 10_007 * (index % 13) for index in range(count)]
+    results = steps.run(
+        bucket, lambda sizes: [bytes([i % 251]) * size for i, size in enumerate(sizes)], sizes, split="list"
+    )
+    for index, (size, result) in enumerate(zip(sizes, results, strict=True)):
+        value = result.load() if isinstance(result, StepResult) else result
+        assert value == bytes([index % 251]) * size
+    assert len([path for path in bucket.list("results") if path.endswith("0.bin")]) == 1
+    assert len([path for path in bucket.list("results") if path.endswith(".bin")]) <= 10
+
+
+def test_a_value_of_several_pieces(steps, bucket, small_pieces):
+    data = random.Random(3).randbytes(9 * MIB + 12_345)
+    result = steps.run(bucket, reverse, data)
+    assert {place.size for place in result.places()} >= {-(-(result.size) // 10)}
+    assert len(result.places()) >= 10
+    assert result.load() == data[::-1]
+    assert steps.run(bucket, reverse, result).load() == data
+
+
+def test_a_result_that_is_too_large_is_refused(steps, bucket, small_pieces):
+    steps.finish(*steps.prepare(bucket, lambda: bytes(41 * MIB)))
+    assert steps.failure["category"] == "user_error"
+    assert (
+        f"its result has {41 * MIB} bytes and the most that can be sent is {40 * MIB}"
+        in steps.failure["summary"]
+    )
+
+
+def test_files_of_a_command(steps, bucket, small_pieces):
+    data = random.Random(4).randbytes(3 * MIB)
+    source = steps.run(bucket, reverse, data)
+    call = CommandCall(
+        argv=["sh", "-c", "cp in.bin out.bin; head -c 100000 in.bin > small.bin"],
+        inputs={"in.bin": source},
+        outputs=["out.bin", "small.bin"],
+    )
+    spec, _ = steps.prepare(bucket, reverse, 1)
+    payload = build_payload(call, job=spec.name, nonce=steps.nonce, split="no", is_result_wanted=True)
+    outputs = steps.finish(replace(spec, digest=payload.digest), payload)
+    assert outputs["out.bin"].load() == data[::-1]
+    assert outputs["small.bin"].load() == data[::-1][:100_000]
+
+
+def test_a_large_collected_result_goes_to_the_bucket_too(steps, bucket):
+    spec, payload = steps.prepare(bucket, lambda: [{i: "x" * 1000} for i in range(100)], split="list")
+    results = steps.finish(spec, payload)
+    assert results[99].load() == {99: "x" * 1000}
+    assert any(".collected-" in path for path in bucket.list("results"))
+    outcome = steps.hook.outcome(steps.hook.lookup(spec))
+    stored = read_outcome(outcome, spec.name, steps.nonce)["result"]["stored"]
+    overwrite(bucket, bucket.path_of(stored["uri"]), flipped)
+    with pytest.raises(IntegrityError, match="changed after it was written"):
+        steps.finish(spec, payload)
+
+
+# -- what is changed, gone, or late
+
+
+def test_a_changed_piece_is_refused_on_both_sides(steps, bucket, small_pieces):
+    result = steps.run(bucket, reverse, random.Random(5).randbytes(5 * MIB))
+    overwrite(bucket, bucket.path_of(result.places()[-1].uri), flipped)
+    words = r"has SHA-256 \w+ and not the \w+ that was recorded"
+    with pytest.raises(IntegrityError, match=words):
+        result.load()
+    steps.finish(*steps.prepare(bucket, length, result))
+    assert re.search(words, steps.failure["summary"])
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda data: data[:-1], "bytes and not the"),
+        (lambda data: data + b"!", "bytes and not the"),
+        (lambda data: b"", "bytes and not the|ends before byte"),
+        (None, "HTTP 404 NoSuchKey"),
+    ],
+)
+def test_a_damaged_argument_is_refused(steps, bucket, damage, words):
+    spec, payload = steps.prepare(bucket, length, random.Random(6).randbytes(MIB))
+    (path,) = bucket.list("parts")
+    if damage:
+        overwrite(bucket, path, damage)
+    else:
+        bucket.delete_folder("parts")
+    steps.finish(spec, payload)
+    assert re.search(words, steps.failure["summary"]), steps.failure
+
+
+@pytest.mark.parametrize("places", [[], [["a", 0]], [["a", -1, 5]], [[1, 0, 5]], ["a"], {"a": 1}])
+def test_strange_places_are_refused(steps, bucket, monkeypatch, places):
+    """Anybody who may write to the job's input can change them."""
+    spec, payload = steps.prepare(bucket, length, random.Random(15).randbytes(MIB))
+    files = dict(input_files(payload, spec))
+    files[LOCATIONS] = [json.dumps({name: places for name in payload.parts}).encode()]
+    monkeypatch.setattr("airflow_stepop.hooks.local.input_files", lambda payload, spec: files)
+    steps.finish(spec, payload)
+    assert "The step was not started: part" in steps.failure["summary"]
+
+
+def test_an_address_for_a_step_that_expects_none(steps, folder, monkeypatch):
+    """Its runner has no code for addresses."""
+    spec, payload = steps.prepare(folder, length, random.Random(16).randbytes(MIB))
+    files = dict(input_files(payload, spec))
+    files[LOCATIONS] = [json.dumps({name: "http://127.0.0.1:1/x" for name in payload.parts}).encode()]
+    monkeypatch.setattr("airflow_stepop.hooks.local.input_files", lambda payload, spec: files)
+    steps.finish(spec, payload)
+    assert "has a place that is no path" in steps.failure["summary"]
+
+
+def test_expired_addresses(steps, bucket, monkeypatch):
+    """Said with the server's words, and at once; without the signature."""
+    spec, payload = steps.prepare(bucket, reverse, random.Random(7).randbytes(20 * MIB))
+    monkeypatch.setattr(transfer, "MARGIN_S", 2.0)
+    spec = replace(spec, timeout_s=0.0, start_timeout_s=0.0)
+    files = input_files(payload, spec)
+    monkeypatch.setattr("airflow_stepop.hooks.local.input_files", lambda payload, spec: files)
+    time.sleep(3)  # longer than the signature lasts; it never lives again
+    begun = time.monotonic()
+    steps.finish(replace(spec, timeout_s=100.0), payload)
+    assert time.monotonic() - begun < urls.PATIENCE_S / 2, "asking again would go on for longer"
+    assert re.search("HTTP 403 AccessDenied: .*[Ee]xpired", steps.failure["summary"])
+    assert "X-Amz" not in json.dumps(steps.failure) + steps.log(spec)
+
+
+def test_a_result_after_its_addresses_expired(steps, bucket, monkeypatch):
+    def slow():
+        import os
+        import time
+
+        time.sleep(4)  # longer than the signature lasts; it never lives again
+        return os.urandom(40_000_000)
+
+    monkeypatch.setattr(transfer, "MARGIN_S", 3.0)
+    spec, payload = steps.prepare(bucket, slow, start_timeout_s=0.0)
+    files = input_files(payload, replace(spec, timeout_s=0.0))
+    monkeypatch.setattr("airflow_stepop.hooks.local.input_files", lambda payload, spec: files)
+    steps.finish(spec, payload)
+    assert "its result could not be written: HTTP 403 AccessDenied" in steps.failure["summary"]
+    assert "raise timeout" in steps.failure["hint"]
+    assert "X-Amz" not in json.dumps(steps.failure) + steps.log(spec)
+
+
+@pytest.mark.parametrize("phase", ["spill", "submit", "step", "load"])
+def test_a_store_that_is_away_for_some_seconds(steps, connect, gate, phase):
+    """Everything is tried again, in every phase, in the middle of a transfer."""
+    store = connect({"endpoint_url": gate.url})
+    data = random.Random(8).randbytes(40 * MIB)
+
+    def trouble(now):
+        if now == phase:
+            gate.shut_after(5 * MIB if now != "submit" else 0, 3)
+        if now == "submit" == phase:
+            assert gate.was_shut.wait(PATIENCE_S)
+
+    trouble("spill")
+    spec, payload = steps.prepare(store, reverse, data)
+    trouble("submit")
+    trouble("step")
+    result = steps.finish(spec, payload)
+    assert steps.failure is None, steps.failure
+    trouble("load")
+    assert result.load() == data[::-1]
+    store.delete_folder("")
+
+
+def test_a_long_transfer_says_so_in_the_log(steps, connect, gate, caplog, monkeypatch):
+    from airflow_stepop.runner import threads
+
+    monkeypatch.setattr(threads, "FIRST_LINE_S", 1.0)
+    store = connect({"endpoint_url": gate.url})
+    gate.shut_after(5 * MIB, 4)
+    with caplog.at_level("INFO", "airflow_stepop"):
+        store.put_new("x", random.Random(9).randbytes(40 * MIB))
+    lines = [record.getMessage() for record in caplog.records]
+    assert re.match(r"writing s3://steps/.*/x: \d+\.\d MiB of 40\.0 MiB after \d+ s", lines[0])
+    found = re.match(r"writing s3://steps/.*/x: done, 40\.0 MiB in (\d+) s", lines[-1])
+    assert len(lines) < 5 + int(found[1]) / threads.NEXT_LINES_S
+    store.delete_folder("")
+
+
+# -- secrets
+
+
+def test_addresses_are_in_their_two_files_and_nowhere_else(steps, bucket):
+    first = steps.run(bucket, reverse, random.Random(10).randbytes(MIB))
+    spec, payload = steps.prepare(bucket, reverse, first)
+    files = input_files(payload, spec)
+    assert all("X-Amz-Signature=" in url for url in table(files, UPLOADS)["urls"].values())
+    assert "X-Amz-Signature=" in json.dumps(table(files, LOCATIONS))
+    assert len(b"".join(files[UPLOADS])) < 5_000
+    result = steps.finish(spec, payload)
+    handle = steps.hook.lookup(spec)
+    outcome = steps.hook.outcome(handle)
+    seen = json.dumps(
+        [steps.hook.render(spec), handle.to_json(), result.serialize(), payload.manifest.decode()]
+    )
+    for text in (
+        seen,
+        payload.manifest.decode(),
+        outcome.data.decode(),
+        steps.log(spec),
+        repr(payload),
+        repr(spec),
+    ):
+        assert "X-Amz" not in text
+    folder = steps.folder / spec.name
+    holders = {path.name for path in folder.rglob("*") if path.is_file() and b"X-Amz" in unzipped(path)}
+    assert holders == {LOCATIONS, UPLOADS}
+    assert folder.stat().st_mode & 0o77 == 0, "nobody else on this host can read them"
+
+
+def unzipped(path):
+    data = path.read_bytes()
+    return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+
+
+# -- how long
+
+
+def expiry(files):
+    (url, *_) = table(files, UPLOADS)["urls"].values()
+    return int(re.search(r"X-Amz-Expires=(\d+)", url).group(1))
+
+
+def test_signed_for_the_deadline_and_an_hour(steps, bucket):
+    spec, payload = steps.prepare(bucket, length, b"")
+    assert abs(expiry(input_files(payload, replace(spec, timeout_s=600, start_timeout_s=300))) - 4500) <= 2
+    open_start = expiry(input_files(payload, replace(spec, timeout_s=600)))
+    assert abs(open_start - 4200 - 86400) <= 2, "a job may wait for its start"
+    longest = input_files(payload, replace(spec, timeout_s=6.5 * 86400))
+    assert abs(expiry(longest) - 7 * 86400) <= 2
+
+
+def test_more_than_a_week_is_refused_with_advice(steps, bucket):
+    spec, payload = steps.prepare(bucket, length, b"")
+    with pytest.raises(StepConfigError, match=r"more than 7 days.*Lower timeout to 6 days, 21:00:00"):
+        input_files(payload, replace(spec, timeout_s=7 * 86400, start_timeout_s=7200))
+
+
+def test_credentials_that_end_before_the_step_are_refused_with_advice(steps, bucket, monkeypatch):
+    spec, payload = steps.prepare(bucket, length, b"")
+    end = time.time() + 3 * 3600
+    monkeypatch.setattr(bucket._access, "end", lambda: end)
+    input_files(payload, replace(spec, timeout_s=7000))
+    with pytest.raises(StepConfigError, match=r"the credentials of s3://.* end at .*Lower timeout, give"):
+        input_files(payload, replace(spec, timeout_s=7300))
+
+
+def test_a_token_of_unknown_end_is_a_warning(steps, connect, caplog):
+    store = connect({"aws_session_token": "token"})
+    spec = StepSpec("s-x", "n", {}, result_uri=store.uri("results/x"))
+    input_files(Payload(b"", ""), spec)
+    assert "a session token of unknown end" in caplog.text
+
+
+# -- results that cross stores
+
+
+@pytest.fixture
+def folder(bucket, home, monkeypatch):
+    """A second configured store."""
+    store = open_store(f"{home}/folder")
+    monkeypatch.setenv("AIRFLOW__STEPOP__EXTRA_STORES", store.url)
+    assert len(configured_stores()) == 2
+    return store
+
+
+def test_steps_of_this_host_read_every_store_in_place(steps, bucket, folder):
+    data = random.Random(11).randbytes(MIB)
+    in_folder = steps.run(folder, reverse, data)
+    in_bucket = steps.run(bucket, reverse, in_folder)
+    assert in_bucket.base_uri.startswith("s3://")
+    assert steps.run(folder, lambda a, b: a == b[::-1], in_folder, in_bucket) is True
+
+
+def payload_of(result):
+    call = CommandCall(argv=["true"], inputs={"x": result}, outputs=())
+    return build_payload(call, job="s-x", nonce="n", split="no", is_result_wanted=False)
+
+
+def test_what_only_this_host_has_is_copied_once(steps, bucket, folder):
+    """For a job elsewhere."""
+    data = random.Random(12).randbytes(40 * MIB)
+    payload = payload_of(steps.run(folder, reverse, data))
+    for _ in range(2):
+        (part,) = bring(payload, bucket, MIB).parts.values()
+        (place,) = part.places
+        assert place.uri.startswith(bucket.uri("parts/"))
+        assert place.uri.endswith(part.sha256)
+    (copy,) = bucket.objects("parts")
+    assert hashlib.sha256(bucket.read(copy.path, copy.size)).hexdigest() == part.sha256
+    assert bring(payload_of(steps.run(bucket, reverse, data)), bucket, MIB).parts, (
+        "what is in a bucket stays there"
+    )
+    assert len([*bucket.list("parts")]) == 2
+
+
+def test_a_changed_file_is_not_copied(steps, bucket, folder):
+    result = steps.run(folder, reverse, random.Random(13).randbytes(40 * MIB))
+    path = folder.folder / folder.path_of(result.places()[0].uri)
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(IntegrityError, match="it was not copied"):
+        bring(payload_of(result), bucket, MIB)
+    assert not [*bucket.list("parts")]
+
+
+def test_a_copy_of_another_size_is_made_again(steps, bucket, folder):
+    data = random.Random(15).randbytes(MIB)
+    payload = payload_of(steps.run(folder, reverse, data))
+    for damage in (b"", b"?"):
+        (place,) = next(iter(bring(payload, bucket, MIB).parts.values())).places
+        path = bucket.path_of(place.uri)
+        assert bucket.read(path, place.size) == data[::-1]
+        overwrite(bucket, path, lambda _, damage=damage: damage)
+
+
+def test_a_folder_cannot_be_copied_to_a_folder_or_from_another_host(steps, bucket, folder):
+    result = steps.run(folder, reverse, random.Random(14).randbytes(MIB))
+    why = r"gets 1 MiB that the job cannot read, .* in a folder of this host .*\. "
+    said = why + r"Set \[stepop\] store to a bucket .* up to 1 MiB in all"
+    with pytest.raises(StepConfigError, match=said):
+        bring(payload_of(result), folder, MIB)
+    elsewhere = StepResult.signed(result.entry, folder.uri("results/elsewhere"))
+    elsewhere.host = "far-away"
+    elsewhere.mac = elsewhere._expected_mac()
+    with pytest.raises(WrongHostError, match="was written on the host far-away"):
+        payload_of(elsewhere)
+
+
+def test_parts_with_several_places_are_copied_into_one(steps, bucket, folder):
+    folder.put_new("a", b"0123456789")
+    places = [Place(folder.uri("a"), 3, 7), Place(folder.uri("a"), 10)]
+    part = Part(hashlib.sha256(b"7890123456789").hexdigest(), 13, places=places)
+    (copied,) = bring(Payload(b"", "", {"x": part}), bucket, MIB).parts.values()
+    assert bucket.read(bucket.path_of(copied.places[0].uri), 13) == b"7890123456789"
+
+
+def test_connections_that_are_closed_in_the_very_moment_are_no_end(monkeypatch):
+    """A proxy takes every connection and closes it, in front of a store that restarts."""
+    monkeypatch.setattr(buckets, "_FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(buckets, "_LONGEST_PAUSE_S", 0.001)
+    dropped = OSError("hyper::Error(Canceled, connection was not ready)")
+    errors = [*[dropped] * 50, OSError("no such bucket")]
+
+    def ask():
+        raise errors.pop(0)
+
+    with pytest.raises(OSError, match="no such bucket"):
+        buckets._again(ask)
+    assert errors == []
+    monkeypatch.setattr(buckets, "PATIENCE_S", 0.0)
+    errors.append(dropped)
+    with pytest.raises(OSError, match="not ready"):
+        buckets._again(ask)

@@ -1,0 +1,228 @@
+"""What of a step's output gets into the task log, by the trigger and by the worker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from airflow_stepop import triggers
+from airflow_stepop.exceptions import StepConfigError
+from airflow_stepop.job import JobState, LogLine
+from airflow_stepop.stint import Stint
+from airflow_stepop.tasklog import LAST_LINES, LINE_COST, TaskLog, configured_limit
+from airflow_stepop.triggers import RemoteStepTrigger
+from airflow_stepop.waiting import Deadlines, Reason
+
+
+class Log:
+    """Collects what a task log would get."""
+
+    def __init__(self):
+        self.lines = []
+        self.times = []
+        self.sources = []
+
+    def info(self, text, *args, timestamp=None, logger=None):
+        self.lines.append(text % args if args else text)
+        self.times.append(timestamp)
+        self.sources.append(logger)
+
+    warning = info
+
+
+@pytest.fixture
+def log():
+    return Log()
+
+
+@pytest.fixture
+def handle(hook):
+    return hook.add("job")
+
+
+def follow(hook, task_log, handle):
+    """Do what a waiting worker does, with a log that comes in chunks."""
+    cursor = None
+    while not task_log.is_full and (found := hook.logs({handle: cursor}).get(handle)):
+        task_log.write(found.lines)
+        cursor = found.cursor
+    for lines in task_log.rest(cursor):
+        task_log.write(lines)
+
+
+@pytest.fixture
+def in_chunks(hook):
+    """Give out at most 100 lines at a time."""
+    hook.chunk = 100
+
+
+def test_lines_keep_the_time_at_which_the_step_printed_them(hook, handle, log):
+    TaskLog(log, hook, handle, 10_000).write([LogLine(1700000000.25, "100 % done %s")])
+    assert (log.lines, log.times) == (["100 % done %s"], ["2023-11-14T22:13:20.250000Z"])
+
+
+def test_lines_of_the_step_have_a_source_of_their_own(hook, handle, log):
+    """Airflow's log page can show them without what Airflow and the operator say in between."""
+    TaskLog(log, hook, handle, 10_000).write([LogLine(0.0, "x"), LogLine(float("nan"), "y")])
+    assert log.sources == ["step", "step"]
+
+
+def test_a_short_log_is_complete(hook, handle, log):
+    hook.lines["job"] = [f"line {n}" for n in range(1000)]
+    follow(hook, TaskLog(log, hook, handle, 10**6), handle)
+    assert log.lines == hook.lines["job"]
+
+
+@pytest.mark.usefixtures("in_chunks")
+def test_a_long_log_has_its_beginning_and_its_end(hook, handle, log):
+    """A line between them says where the rest is."""
+    hook.lines["job"] = [f"line {n}" for n in range(100_000)]
+    follow(hook, TaskLog(log, hook, handle, 1000 * (LINE_COST + 8)), handle)
+    (full,) = [at for at, line in enumerate(log.lines) if "log_limit" in line]
+    assert log.lines[:full] == [f"line {n}" for n in range(full)]
+    assert 1000 <= full <= 1100
+    assert "airflow stepop logs job" in log.lines[full]
+    assert log.lines[full + 1] == f"[stepop] The last {LAST_LINES} lines of the step:"
+    assert log.lines[full + 2 :] == [f"line {n}" for n in range(100_000 - LAST_LINES, 100_000)]
+    assert len(log.lines) < 1400
+
+
+@pytest.mark.usefixtures("in_chunks")
+def test_no_line_comes_twice_when_the_limit_is_met_near_the_end(hook, handle, log):
+    for count in (999, 1000, 1001, 1050, 1100, 1101, 1300, 1301):
+        log.lines.clear()
+        hook.lines["job"] = [f"line {n}" for n in range(count)]
+        follow(hook, TaskLog(log, hook, handle, 1000 * LINE_COST), handle)
+        lines = [line for line in log.lines if not line.startswith("[stepop]")]
+        assert lines == hook.lines["job"][: len(lines)] or count > 1000 + LAST_LINES
+        assert lines[-1] == f"line {count - 1}"
+        assert len(set(lines)) == len(lines)
+
+
+def test_the_console_of_the_service_is_named(hook, handle, log):
+    hook.link = lambda handle: "https://console/job"
+    TaskLog(log, hook, handle, 0).write([LogLine(0.0, "x")])
+    assert "https://console/job or airflow stepop logs job" in log.lines[1]
+
+
+def test_lines_are_made_harmless(hook, handle, log):
+    TaskLog(log, hook, handle, 10_000).write([LogLine(0.0, "a\x00\x1b[2Jb\r"), LogLine(0.0, "x" * 10**7)])
+    assert log.lines[0] == "a␀b"
+    assert len(log.lines[1]) < 21_000
+
+
+def test_the_limit_is_configured(monkeypatch):
+    assert configured_limit() == 16_000_000
+    monkeypatch.setenv("AIRFLOW__STEPOP__LOG_LIMIT", "2MiB")
+    assert configured_limit() == 2**21
+    monkeypatch.setenv("AIRFLOW__STEPOP__LOG_LIMIT", "much")
+    with pytest.raises(StepConfigError, match=r"\[stepop\] log_limit: .*'much'"):
+        configured_limit()
+
+
+# -- the trigger
+
+
+def run_trigger(monkeypatch, hook, handle, log, limit):
+    """Run a trigger to its end; return its event, and the most lines that it wrote without a pause in which
+    the event loop could do something else.
+    """
+    monkeypatch.setattr(triggers, "create_hook", lambda *_: hook)
+    trigger = RemoteStepTrigger(
+        handle.to_json(),
+        {"execution": None, "start": None, "run_s": None},
+        0.05,
+        {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1},
+        log_limit=limit,
+    )
+    monkeypatch.setattr(RemoteStepTrigger, "log", log)
+
+    async def scenario():
+        most, is_over = 0, False
+
+        async def heartbeat():
+            nonlocal most
+            while not is_over:
+                before = len(log.lines)
+                await asyncio.sleep(0)
+                most = max(most, len(log.lines) - before)
+
+        beat = asyncio.create_task(heartbeat())
+        events = [event async for event in trigger.run()]
+        is_over = True
+        await beat
+        return events, most
+
+    return asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("in_chunks")
+def test_a_trigger_stops_to_read_when_the_log_is_full(monkeypatch, hook, handle, log):
+    """It reads what fits and the end, and not the hundred thousand lines between them."""
+    hook.lines["job"] = [f"line {n}" for n in range(100_000)]
+    hook.end("job", JobState.SUCCEEDED)
+    read = []
+    real = hook.logs
+    hook.logs = lambda cursors: read.append(1) or real(cursors)
+    hook.tail = hook.tail_of_service
+    (event,), _ = run_trigger(monkeypatch, hook, handle, log, 1000 * LINE_COST)
+    assert event.payload["reason"] == Reason.FINISHED.value
+    assert log.lines[0] == "line 0"
+    assert log.lines[-1] == "line 99999"
+    assert len(log.lines) < 1400
+    assert len(read) < 20
+
+
+def test_writing_a_long_log_does_not_hold_up_the_other_triggers(monkeypatch, hook, handle):
+    """A line costs Airflow some time; a chunk of thousands must not cost all of it at once."""
+
+    log = Log()
+    hook.lines["job"] = [f"line {n}" for n in range(4000)]
+    hook.end("job", JobState.SUCCEEDED)
+    _, most = run_trigger(monkeypatch, hook, handle, log, 10**8)
+    assert log.lines == hook.lines["job"]
+    assert 0 < most < 2000  # half of them, of which each may take Airflow half a millisecond
+
+
+def test_lines_that_are_read_while_others_are_written_are_not_lost(monkeypatch, hook, handle):
+    """The job is over, its log is long, and somebody may be reading it still."""
+
+    class SlowLog(Log):
+        def info(self, text, *args, **fields):
+            time.sleep(0.0007)
+            super().info(text, *args, **fields)
+            if len(self.lines) == 2000:
+                hook.end("job", JobState.SUCCEEDED)
+
+    log, hook.chunk = SlowLog(), 2000
+    hook.lines["job"] = [f"line {n}" for n in range(14_000)]
+    run_trigger(monkeypatch, hook, handle, log, 10**8)
+    assert log.lines == hook.lines["job"]
+
+
+def test_a_trigger_of_an_older_worker_uses_the_configured_limit(monkeypatch, hook, handle, log):
+    hook.lines["job"] = ["line"]
+    hook.end("job", JobState.SUCCEEDED)
+    run_trigger(monkeypatch, hook, handle, log, None)
+    assert log.lines == ["line"]
+
+
+def test_a_worker_hears_of_an_end_although_no_log_can_be_read(hook, handle, monkeypatch):
+    """Its node may be away, or nobody has the right to read it."""
+
+    def refuse(_):
+        raise ConnectionError("the node is away")
+
+    monkeypatch.setattr(hook, "logs", refuse)
+    hook.end("job", JobState.SUCCEEDED)
+    request = SimpleNamespace(hook=lambda *_: hook, poll_interval_s=0.01, log_limit=1000)
+    observer = SimpleNamespace(saw=lambda _: None)
+    stint = Stint.__new__(Stint)
+    stint.__dict__.update(request=request, observer=observer, log=logging.getLogger(__name__))
+    monkeypatch.setattr(stint, "_deadlines", Deadlines)
+    monkeypatch.setattr(stint, "_pause", lambda _: pytest.fail("it waits on"))
+    assert stint.wait_here(handle) is Reason.FINISHED

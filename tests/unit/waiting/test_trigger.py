@@ -1,0 +1,154 @@
+"""The trigger outside of a triggerer: what it carries, and what it does when it is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+
+import pytest
+
+from airflow_stepop import triggers
+from airflow_stepop.exceptions import IntegrityError
+from airflow_stepop.job import JobHandle, JobState, JobStatus
+from airflow_stepop.triggers import RemoteStepTrigger
+from tests.support.waiting import in_time, until
+
+HANDLE = JobHandle("local", None, "host", "job-1", "job-1", {"folder": "/x"})
+WAITER = {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1}
+DEADLINES = {"execution": None, "start": None, "run_s": None}
+
+
+def make(waiter=WAITER, **kwargs):
+    return RemoteStepTrigger(HANDLE.to_json(), DEADLINES, 1.0, waiter, **kwargs)
+
+
+def test_it_is_rebuilt_from_plain_json():
+    path, kwargs = make().serialize()
+    assert path == "airflow_stepop.triggers.RemoteStepTrigger"
+    again = RemoteStepTrigger(**json.loads(json.dumps(kwargs)))
+    assert again.handle == HANDLE
+    assert again.handle.detail == {"folder": "/x"}
+    assert again.serialize() == make().serialize()
+
+
+def test_arguments_of_a_newer_version_are_accepted():
+    assert make(something_new=1).handle == HANDLE
+
+
+def test_a_damaged_handle_leaves_the_job_to_the_worker(hook, monkeypatch):
+    """Airflow tells the worker that the trigger failed, and the worker has the record."""
+    hook.damaged.add(HANDLE.id)
+    monkeypatch.setattr(triggers, "create_hook", lambda *_: hook)
+
+    async def run():
+        return [event async for event in make().run()]
+
+    with pytest.raises(IntegrityError, match="damaged"):
+        asyncio.run(in_time(run(), "the end of the trigger"))
+
+
+def test_a_start_that_never_came_is_told_with_what_the_job_waited_for(hook, monkeypatch):
+    handle = hook.add("late", JobState.PENDING, native="Unschedulable: no node has 8 GPUs")
+    monkeypatch.setattr(triggers, "create_hook", lambda *_: hook)
+    waiting = RemoteStepTrigger(handle.to_json(), {**DEADLINES, "start": 1.0}, 0.01, WAITER)
+
+    async def first():
+        return await anext(waiting.run())
+
+    event = asyncio.run(first())
+    assert event.payload["reason"] == "start_timeout"
+    assert event.payload["error"] == "Unschedulable: no node has 8 GPUs"
+
+
+@pytest.mark.parametrize(
+    ("ago_s", "least_s", "most_s"), [(0, 0.8, 1), (0.4, 0.4, 0.6), (5, 0, 0), (-60, 1, 1)]
+)
+def test_it_does_not_fire_before_its_worker_can_have_ended(ago_s, least_s, most_s):
+    begin = time.monotonic()
+    trigger = make({**WAITER, "since": time.time() - ago_s})
+    late_s = time.monotonic() - begin
+    assert least_s - late_s <= trigger._hold_s() <= most_s
+
+
+def test_a_job_that_is_over_is_told_a_moment_after_the_deferral(hook, monkeypatch):
+    monkeypatch.setattr(triggers, "create_hook", lambda *_: hook)
+    handle, begin = hook.add("over", JobState.SUCCEEDED), time.time()
+    trigger = RemoteStepTrigger(handle.to_json(), DEADLINES, 1.0, {**WAITER, "since": begin})
+
+    async def first():
+        return await anext(trigger.run())
+
+    event = asyncio.run(first())
+    assert event.payload["reason"] == "finished"
+    assert time.time() - begin >= 0.99
+
+
+@pytest.mark.parametrize(
+    "damaged", [{"handle": {"backend": 1}}, {"deadlines": ["bogus"]}, {"deadlines": None}]
+)
+def test_damaged_arguments_are_an_error_of_which_no_triggerer_dies(damaged):
+    """Airflow's triggerer takes a TypeError for a trigger that cannot be made; anything else ends it."""
+    _, given = make().serialize()
+    with pytest.raises(TypeError, match="no arguments of RemoteStepTrigger"):
+        RemoteStepTrigger(**{**given, **damaged})
+
+
+def test_no_start_is_late_that_nobody_has_looked_at(hook, monkeypatch):
+    """What is known may be old: the service was away, and the step has begun meanwhile."""
+    handle = hook.add("late", JobState.PENDING)
+    monkeypatch.setattr(triggers, "create_hook", lambda *_: hook)
+    monkeypatch.setattr(triggers, "LOOK_AGAIN_S", 0.1)
+    looks: list[JobHandle] = []
+    hook.look = lambda one: looks.append(one) or JobStatus(JobState.RUNNING)
+    waiting = RemoteStepTrigger(handle.to_json(), {**DEADLINES, "start": 1.0}, 0.01, WAITER)
+
+    async def scenario():
+        first = asyncio.ensure_future(anext(waiting.run()))
+        await until(lambda: len(looks), "three looks", holds=lambda count: count >= 3)
+        assert not first.done()
+        hook.end(handle.id)
+        return await first
+
+    assert asyncio.run(scenario()).payload["reason"] == "finished"
+    assert hook.calls["cancel"] == 0
+
+
+def test_a_job_that_cannot_be_looked_at_is_not_late(hook, monkeypatch):
+    handle, looks = hook.add("late", JobState.PENDING), []
+    monkeypatch.setattr(triggers, "create_hook", lambda *_: hook)
+    monkeypatch.setattr(triggers, "LOOK_AGAIN_S", 0.1)
+
+    def look(one):
+        looks.append(one)
+        if len(looks) < 3:
+            raise ConnectionError("the service is away")
+        return hook.status([one])[one]
+
+    hook.look = look
+    waiting = RemoteStepTrigger(handle.to_json(), {**DEADLINES, "start": 1.0}, 0.01, WAITER)
+
+    async def first():
+        return await anext(waiting.run())
+
+    assert asyncio.run(first()).payload["reason"] == "start_timeout"
+    assert len(looks) == 3
+
+
+def test_who_ends_a_task_ends_its_job_although_the_service_is_away_for_a_moment(hook, monkeypatch):
+    """Nobody calls a second time."""
+    handle = hook.add("ended")
+    monkeypatch.setattr(triggers, "create_hook", lambda *_: hook)
+    monkeypatch.setattr(triggers, "INSIST_S", (0.01, 0.01))
+    answers = [ConnectionError("Airflow is away"), "failed"]
+    monkeypatch.setattr(triggers, "task_state", lambda _: answer(answers.pop(0)))
+    cancel, tries = hook.cancel, [ConnectionError("the service is away"), None]
+    monkeypatch.setattr(hook, "cancel", lambda one: answer(tries.pop(0)) or cancel(one))
+    asyncio.run(RemoteStepTrigger(handle.to_json(), DEADLINES, 0.01, WAITER).on_kill())
+    assert hook.running == []
+
+
+def answer(found):
+    if isinstance(found, Exception):
+        raise found
+    return found
