@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,8 @@ class Project:
         """Return an environment without what the run around this one has set."""
         names = ("PYTEST", "STEPOP", "MAKE", "MFLAGS", "JOURNAL")
         env = {name: value for name, value in os.environ.items() if not name.startswith(names)}
-        return {**env, "PYTHONPATH": f"{ROOT}:{self.folder}", "PYTHONDONTWRITEBYTECODE": "1"}
+        env |= {"PYTHONPATH": f"{ROOT}:{self.folder}", "PYTHONDONTWRITEBYTECODE": "1"}
+        return {**env, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "xdist.plugin,pytest_timeout"}
 
     def run(self) -> tuple[int, list[str]]:
         """Return the exit code of a run, and the lines that it has printed."""
@@ -224,11 +226,58 @@ def test_a_second_run_that_takes_too_long_is_interrupted(
     path = project.folder / "journal"
     tests = ["test_long.py::test_long", "test_long.py::test_behind"]
     begin = time.monotonic()
-    ci.run_alone(tests, path, project.env, begin + 10)
+    ci.run_alone(tests, path, project.env, begin + 3)
     assert time.monotonic() - begin < 60
     (found,) = journal.read(path).sessions
     assert found.exit_code == 2
     assert not any(found.has_passed(test) for test in tests)
+
+
+PROGRAM = """#!/bin/sh
+echo "$(basename "$0") $1${3:+ at }$3" >> CALLS
+case $1 in env) echo 'export KUBECONFIG=/there PATH=/tools:$PATH' ;; *) echo "export NOISE=1" ;; esac
+"""
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Callable[..., tuple[dict[str, str], list[str]]]:
+    """Return how to call ``.ci/servers`` with other programs; it returns the new variables and the calls."""
+    calls = tmp_path / "calls"
+    script = tmp_path / "project" / ".ci" / "servers"
+    for path in (script, *(tmp_path / "shared" / name / name for name in ("s3server", "cluster"))):
+        path.parent.mkdir(parents=True)
+        path.write_text(
+            (ROOT / ".ci/servers").read_text() if path == script else PROGRAM.replace("CALLS", str(calls))
+        )
+        path.chmod(0o755)
+
+    def call(**env: str) -> tuple[dict[str, str], list[str]]:
+        env = {"PATH": os.environ["PATH"], **env}
+        command = ["/bin/bash", "-c", ci.SERVERS]
+        done = subprocess.run(command, cwd=script.parents[1], env=env, check=True, stdout=subprocess.PIPE)
+        found = dict(entry.split("=", 1) for entry in done.stdout.decode().split("\0") if entry)
+        return found, calls.read_text().splitlines()
+
+    return call
+
+
+def test_servers_and_a_cluster_start_anew(servers, tmp_path: Path) -> None:
+    env, calls = servers()
+    assert env["STEPOP_S3SERVER"] == str(tmp_path / "shared/s3server/s3server")
+    assert env["STEPOP_CLUSTER"] == str(tmp_path / "shared/cluster/cluster")
+    assert env["STEPOP_S3_FOR_PODS"] == "http://10.244.0.1:17070"
+    assert env["KUBECONFIG"] == "/there"
+    assert env["PATH"].startswith("/tools:")
+    assert "NOISE" not in env
+    at = "s3server up at 0.0.0.0:17070"
+    assert calls == ["s3server down", "cluster down", "cluster up", "cluster env", at]
+
+
+def test_a_cluster_of_the_caller_stays_as_it_is(servers) -> None:
+    env, calls = servers(KUBECONFIG="/mine")
+    assert env["KUBECONFIG"] == "/mine"
+    assert "STEPOP_CLUSTER" not in env
+    assert calls == ["s3server down", "s3server up"]
 
 
 def session(**changes: Any) -> Session:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +107,8 @@ class FileGroupScheduling(LoadScopeScheduling):
         super()._reschedule(node)
         while self.workqueue and not node.shutting_down and self._pending_of(self.assigned_work[node]) < 2:
             self._assign_work_unit(node)
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        """Give a worker a group. From a worker that has just crashed, ``remove_node`` takes it back soon."""
+        with suppress(OSError):
+            super()._assign_work_unit(node)

@@ -66,7 +66,12 @@ class Suite:
         inner = {
             name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "STEPOP"))
         }
-        return {**inner, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+        inner |= {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+        return {
+            **inner,
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            "PYTEST_PLUGINS": "xdist.plugin,pytest_timeout",
+        }
 
     def run(self, *arguments: str, **env: str) -> Run:
         self.journal.unlink(missing_ok=True)
