@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
+
 # Says how many busy loops there are, and then hangs or ends with a code
 COMMAND = """
 import os, sys, time

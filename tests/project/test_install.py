@@ -1,4 +1,4 @@
-"""``scripts/install``: uv installs, with the certificates of the system; where it cannot, pip does quietly."""
+"""``scripts/install``: uv installs, with the system's certificates; where uv cannot, pip does, quietly."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.runner.wheels import make_wheel
+from tests.support.paths import SCRIPTS
+from tests.support.wheels import make_wheel
 
-INSTALL = Path(__file__).parents[1] / "scripts" / "install"
+INSTALL = SCRIPTS / "install"
 UV = Path(sys.executable).with_name("uv")
 ENV = {"PATH": "/usr/bin:/bin", "PIP_CONFIG_FILE": "/dev/null", "PIP_RETRIES": "0", "UV_HTTP_RETRIES": "0"}
 
