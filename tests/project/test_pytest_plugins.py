@@ -349,7 +349,7 @@ def test_after(): pass
 def test_a_hanging_test_that_ends_pytest_has_failed(suite: Suite) -> None:
     """The method ``thread`` of pytest-timeout ends the process without a report."""
     suite.write("test_a.py", HANGS)
-    told = suite.run("--timeout", "1", "--timeout-method", "thread")
+    told = suite.run("--timeout", "3", "--timeout-method", "thread")
     assert list(told.session.failures) == ["test_a.py::test_hangs"]
     assert told.session.never_ran == ["test_a.py::test_after"]
 
