@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from airflow_stepop.core.printable import printable
+from airflow_stepop.core.stored_json import LIST, OBJECT, TEXT, TEXTS, known_fields, or_nothing
 from airflow_stepop.exceptions import IntegrityError
-from airflow_stepop.printable import printable
 from airflow_stepop.resources import ResourceSettings
-from airflow_stepop.shapes import LIST, OBJECT, TEXT, TEXTS, known_fields, or_nothing
 
 Buffer = bytes | bytearray | memoryview
 

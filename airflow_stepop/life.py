@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_stepop.bounds import storable
+from airflow_stepop.core.printable import printable
+from airflow_stepop.core.units import format_size, shown_size
 from airflow_stepop.endings import as_the_service_saw_it, given_up, refused, without_outcome
 from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, StepFailedError, WrongHostError
 from airflow_stepop.job import (
@@ -27,7 +29,6 @@ from airflow_stepop.job import (
 from airflow_stepop.observe import Observer
 from airflow_stepop.patience import Patience
 from airflow_stepop.payload import outcome_size
-from airflow_stepop.printable import printable
 from airflow_stepop.record import (
     Call,
     StateStore,
@@ -38,7 +39,7 @@ from airflow_stepop.record import (
     save_record,
     way_on,
 )
-from airflow_stepop.resources import ResourceSettings, format_size, shown_size
+from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.usage import usage_of
 from airflow_stepop.waiting import Deadlines, Pace, Reason, jittered
 

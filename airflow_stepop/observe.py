@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from airflow_stepop.core.printable import printable
 from airflow_stepop.job import JobState
-from airflow_stepop.printable import printable
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from airflow_stepop.core.units import format_size, parse_size
 from airflow_stepop.exceptions import StepConfigError
-from airflow_stepop.resources import ResourceSettings, format_size, parse_size
+from airflow_stepop.resources import ResourceSettings
 
 MIB = 2**20
 LARGEST_FACTOR = 100

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from airflow_stepop.callkey import code_key, digest
+from airflow_stepop.core.host import host_of
+from airflow_stepop.core.stored_json import COUNT, LIST, OBJECT, TEXT, TRUTH, known_fields, or_nothing
 from airflow_stepop.exceptions import IntegrityError, PayloadError, StepConfigError, StoreError
 from airflow_stepop.job import Buffer, Failure, OutcomeReport, Part, Payload
 from airflow_stepop.pickles import advice, as_list, dumps
@@ -29,8 +31,7 @@ from airflow_stepop.runner.values import (
     encode_value,
     is_plain_text,
 )
-from airflow_stepop.shapes import COUNT, LIST, OBJECT, TEXT, TRUTH, known_fields, or_nothing
-from airflow_stepop.store import Store, host_of, locate, places_of
+from airflow_stepop.store import Store, locate, places_of
 from airflow_stepop.transfer import put_parts
 
 RECORD_BYTES = 60_000  # longest collected result inside the step's record

@@ -13,10 +13,10 @@ from enum import StrEnum
 from secrets import token_hex
 from typing import Any, Protocol
 
+from airflow_stepop.core.naming import job_name
+from airflow_stepop.core.stored_json import COUNT, NUMBER, OBJECT, TEXT, known_fields, or_nothing
 from airflow_stepop.exceptions import IntegrityError
 from airflow_stepop.job import Failure, JobHandle
-from airflow_stepop.names import job_name
-from airflow_stepop.shapes import COUNT, NUMBER, OBJECT, TEXT, known_fields, or_nothing
 
 STATE_KEY = "stepop"  # renaming breaks steps in flight
 

@@ -12,20 +12,22 @@ import hmac
 import inspect
 import io
 import json
-import os
 import pickle
 from collections.abc import Mapping
-from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from airflow_stepop.core.host import host_of
+from airflow_stepop.core.signing_key import signing_key
+from airflow_stepop.core.stored_json import OBJECT, TEXT, known_fields
+from airflow_stepop.core.units import shown_size
 from airflow_stepop.exceptions import IntegrityError, StepopError
-from airflow_stepop.job import Buffer, Place
-from airflow_stepop.resources import shown_size
 from airflow_stepop.runner.pickling import dag_class
 from airflow_stepop.runner.protocol import DATA_CODECS
 from airflow_stepop.runner.values import SegmentError, check_entry, decode_entry
-from airflow_stepop.shapes import OBJECT, TEXT, known_fields
-from airflow_stepop.store import airflow_folder, host_of, places_of, read_places
+from airflow_stepop.store import places_of, read_places
+
+if TYPE_CHECKING:
+    from airflow_stepop.job import Buffer, Place
 
 RUNNER_PACKAGE, HOST_PACKAGE = "stepop_runner", "airflow_stepop.runner"  # the same code on the two sides
 
@@ -222,31 +224,3 @@ def _globals_of_task(module: str) -> Mapping[str, Any]:
 def loads(data: Any, buffers: list[Any]) -> Any:
     """Unpickle authenticated bytes. Never call it with others."""
     return _Unpickler(io.BytesIO(data), buffers=buffers).load()
-
-
-@cache
-def signing_key() -> bytes:
-    """Return the key that references are signed with: ``[stepop] signing_key``, else ``[core] fernet_key``,
-    else a random one kept in a file that only this user can read.
-    """
-    from airflow.sdk.configuration import conf
-
-    secret = conf.get("stepop", "signing_key", fallback="") or conf.get("core", "fernet_key", fallback="")
-    if not secret:
-        secret = _key_of_this_host()
-    return hashlib.sha256(b"airflow-stepop references\n" + secret.encode()).digest()
-
-
-def _key_of_this_host() -> str:
-    path = airflow_folder("signing_key")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(os.urandom(32).hex())
-    try:
-        os.link(temporary, path)  # create-only: the first one wins
-    except FileExistsError:
-        pass
-    finally:
-        temporary.unlink()
-    return path.read_text()

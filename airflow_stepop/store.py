@@ -17,21 +17,21 @@ is here; object stores are in ``buckets``.
 from __future__ import annotations
 
 import os
-import socket
 import urllib.parse
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache, partial
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
+from airflow_stepop.core.host import airflow_folder, host_id
+from airflow_stepop.core.naming import slug
 from airflow_stepop.exceptions import StepConfigError, StoreError, WrongHostError
 from airflow_stepop.job import Buffer, Place
-from airflow_stepop.names import slug
 from airflow_stepop.runner.hashing import Beside, Memory
 from airflow_stepop.runner.values import CHUNK_BYTES, SegmentError, check
 
@@ -339,29 +339,6 @@ def folder_of(uri: str) -> Path | None:
     """Return the folder or file that ``uri`` is; ``None`` when it is none."""
     parts = urlsplit(uri)
     return Path(unquote(parts.path)) if parts.scheme == "file" else None
-
-
-@cache
-def host_id() -> str:
-    """Return a name for this host that stays the same over restarts of Airflow."""
-    try:
-        machine = Path("/etc/machine-id").read_text().strip()[:8]
-    except OSError:
-        machine = ""
-    return f"{socket.gethostname()}-{machine}" if machine else socket.gethostname()
-
-
-def host_of(url: str) -> str:
-    """Return this host's name when ``url`` is a folder that another one may not have."""
-    return host_id() if url.startswith("file:") else ""
-
-
-def airflow_folder(name: str) -> Path:
-    """Return ``$AIRFLOW_HOME/stepop/<name>``."""
-    from airflow.sdk.configuration import conf
-
-    home = os.environ.get("AIRFLOW_HOME") or os.path.dirname(conf.get("core", "dags_folder"))
-    return Path(home).expanduser().absolute() / "stepop" / name
 
 
 def default_store() -> Store:

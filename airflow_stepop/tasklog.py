@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from airflow_stepop.core.printable import printable
+from airflow_stepop.core.units import format_size, parse_size
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.job import LogLine
-from airflow_stepop.printable import printable
-from airflow_stepop.resources import format_size, parse_size
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger

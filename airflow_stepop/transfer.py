@@ -19,10 +19,11 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.buckets import CHUNK_BYTES, MIB, BucketStore
+from airflow_stepop.core.host import airflow_folder
+from airflow_stepop.core.signing_key import signing_key
+from airflow_stepop.core.units import shown_size
 from airflow_stepop.exceptions import IntegrityError, StepConfigError
 from airflow_stepop.job import Buffer, Part, Payload, Place, StepSpec
-from airflow_stepop.resources import shown_size
-from airflow_stepop.results import signing_key
 from airflow_stepop.runner.hashing import sha256
 from airflow_stepop.runner.protocol import (
     CHECKPOINT,
@@ -34,7 +35,7 @@ from airflow_stepop.runner.protocol import (
     UPLOADS,
 )
 from airflow_stepop.runner.threads import Progress, in_order
-from airflow_stepop.store import FolderStore, Span, Store, airflow_folder, folder_of, locate, part_path
+from airflow_stepop.store import FolderStore, Span, Store, folder_of, locate, part_path
 from airflow_stepop.zipapp import runner_zipapp
 
 if TYPE_CHECKING:

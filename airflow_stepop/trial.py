@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from airflow_stepop.core.printable import printable
 from airflow_stepop.endings import as_the_service_saw_it, refused, without_outcome
 from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, StepConfigError
 from airflow_stepop.job import Category, Failure, Finding, JobHandle, JobState, JobStatus, Payload, StepSpec
@@ -21,7 +22,6 @@ from airflow_stepop.payload import (
     read_outcome,
     spill,
 )
-from airflow_stepop.printable import printable
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.store import configured_store, result_path
 from airflow_stepop.transfer import bring

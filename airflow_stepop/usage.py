@@ -9,7 +9,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_stepop.resources import ResourceSettings, shown_size
+from airflow_stepop.core.units import shown_size
+from airflow_stepop.resources import ResourceSettings
 
 XCOM_KEY = "usage"  # renaming breaks whoever reads it
 

@@ -18,8 +18,8 @@ from airflow_stepop.cli.output import (
     shown_duration,
     shown_time,
 )
+from airflow_stepop.core.units import shown_size
 from airflow_stepop.exceptions import StepConfigError
-from airflow_stepop.resources import shown_size
 from airflow_stepop.upkeep.orphans import Action, Orphan, find_orphans, retention_s
 from airflow_stepop.upkeep.places import deployment, find_jobs, usable_places
 

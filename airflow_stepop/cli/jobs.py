@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.cli.output import Row, command, complain, print_rows, shown_duration, shown_time
+from airflow_stepop.core.printable import printable
 from airflow_stepop.exceptions import StepConfigError, StepopError
-from airflow_stepop.printable import printable
 from airflow_stepop.upkeep.places import Job, deployment, find_jobs, usable_places
 from airflow_stepop.usage import describe
 from airflow_stepop.waiting import Pace

@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import Any
 
 from airflow_stepop.connections import extra_of
+from airflow_stepop.core.stored_json import TEXT, known_fields
 from airflow_stepop.exceptions import (
     IntegrityError,
     OutcomeLostError,
@@ -67,7 +68,6 @@ from airflow_stepop.kubernetes.states import States, selector
 from airflow_stepop.runner.frames import from_lines
 from airflow_stepop.runner.protocol import FRAMES, OUTCOME
 from airflow_stepop.settings import parse_settings
-from airflow_stepop.shapes import TEXT, known_fields
 from airflow_stepop.store import locate
 from airflow_stepop.transfer import input_files
 

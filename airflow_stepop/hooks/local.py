@@ -20,6 +20,9 @@ from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
+from airflow_stepop.core.host import airflow_folder, host_id
+from airflow_stepop.core.stored_json import TEXT, known_fields
+from airflow_stepop.core.units import format_size, parse_size
 from airflow_stepop.exceptions import (
     IntegrityError,
     OutcomeLostError,
@@ -47,10 +50,8 @@ from airflow_stepop.local.folder import JobFolder
 from airflow_stepop.local.gpus import VISIBLE, GpusNotFoundError, describe
 from airflow_stepop.local.host import MIB, HostFacts, chosen_gpus, impossible, no_room
 from airflow_stepop.local.systems import OWN, SUPPORTED, System, find_system
-from airflow_stepop.resources import format_size, parse_size
 from airflow_stepop.runner.protocol import ENV_CACHE, ENV_JOB, ENV_NONCE, OUTCOME, RUNNER
-from airflow_stepop.shapes import TEXT, known_fields
-from airflow_stepop.store import airflow_folder, folder_of, host_id
+from airflow_stepop.store import folder_of
 from airflow_stepop.transfer import input_files
 
 RECEIPT_LIMIT_BYTES = 256 * 1024

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+from airflow_stepop.core.units import parse_size
 from airflow_stepop.exceptions import StepConfigError
-from airflow_stepop.resources import parse_size
 
 if TYPE_CHECKING:
     from airflow_stepop.kubernetes.objects import Json

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow_stepop.core.stored_json import COUNT, NUMBER, OBJECT, TEXT, Kind, known_fields, or_nothing
 from airflow_stepop.exceptions import IntegrityError, StepInterruptedError
 from airflow_stepop.job import Failure, LogChunk, LogLine
 from airflow_stepop.local import state as files
@@ -28,7 +29,6 @@ from airflow_stepop.local import supervisor
 from airflow_stepop.local.log import Place, read_records, read_tail
 from airflow_stepop.local.systems import LINUX, OWN, System, find_system
 from airflow_stepop.runner.protocol import ENV_JOB
-from airflow_stepop.shapes import COUNT, NUMBER, OBJECT, TEXT, Kind, known_fields, or_nothing
 
 if TYPE_CHECKING:
     from airflow_stepop.job import Buffer, Cursor

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow_stepop.core.units import format_size
 from airflow_stepop.local.gpus import (
     VISIBLE,
     Gpu,
@@ -20,7 +21,6 @@ from airflow_stepop.local.gpus import (
     has_gpus,
     matching,
 )
-from airflow_stepop.resources import format_size
 
 if TYPE_CHECKING:
     from airflow_stepop.job import StepSpec

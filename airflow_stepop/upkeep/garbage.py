@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from airflow_stepop.core.naming import slug
 from airflow_stepop.exceptions import StepopError
-from airflow_stepop.names import slug
 from airflow_stepop.store import (
     CHECKPOINTS,
     PARTS,

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from airflow_stepop.names import slug
+from airflow_stepop.core.naming import slug
 from airflow_stepop.store import StoredObject, open_store
 from tests.support import dag_test_process
 

@@ -9,8 +9,8 @@ import pytest
 from airflow.sdk import DAG, task
 
 from airflow_stepop import ResourceSettings
+from airflow_stepop.core.naming import job_name
 from airflow_stepop.exceptions import BackendNotFoundError, StepConfigError
-from airflow_stepop.names import job_name
 from airflow_stepop.operators import RemoteStepOperator
 
 pytestmark = pytest.mark.corpus

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_stepop import MoreMemory, RemoteStepOperator, ResourceSettings, StepConfigError
+from airflow_stepop.core.units import format_size, parse_size
 from airflow_stepop.oom import parse_on_oom
-from airflow_stepop.resources import format_size, parse_size
 
 GIB = 2**30
 

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_stepop.core.units import format_size, parse_size
 from airflow_stepop.exceptions import StepConfigError
-from airflow_stepop.resources import ResourceSettings, format_size, parse_size
+from airflow_stepop.resources import ResourceSettings
 
 FACTORS = {"B": 1} | {f"{p}B": 1000**n for n, p in enumerate("KMGTP", 1)}
 FACTORS |= {f"{p}iB": 1024**n for n, p in enumerate("KMGTP", 1)}

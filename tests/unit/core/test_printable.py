@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_stepop.core.printable import LINE_LIMIT, printable
 from airflow_stepop.job import Category, Failure
-from airflow_stepop.printable import LINE_LIMIT, printable
 
 
 @pytest.mark.parametrize(

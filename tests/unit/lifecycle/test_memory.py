@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from airflow_stepop import MoreMemory
+from airflow_stepop.core.units import parse_size
 from airflow_stepop.job import Category, Failure, JobState
 from airflow_stepop.record import load_record
-from airflow_stepop.resources import parse_size
 from airflow_stepop.waiting import Reason
 
 GIB = 2**30

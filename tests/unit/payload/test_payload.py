@@ -426,7 +426,7 @@ def test_a_reference_from_before_it_said_what_it_is_about_can_be_read():
 
 
 def test_a_reference_of_another_deployment_is_refused(monkeypatch):
-    from airflow_stepop.results import signing_key
+    from airflow_stepop.core.signing_key import signing_key
 
     result = StepResult.signed(entry_of({1}), "")
     monkeypatch.setenv("AIRFLOW__STEPOP__SIGNING_KEY", "another key")

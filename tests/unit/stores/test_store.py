@@ -14,14 +14,14 @@ from urllib.parse import quote
 import pytest
 
 from airflow_stepop.buckets import SINGLE_PUT_BYTES
+from airflow_stepop.core.host import host_id
+from airflow_stepop.core.naming import job_name, slug
 from airflow_stepop.exceptions import StepConfigError, StoreError, WrongHostError
-from airflow_stepop.names import job_name, slug
 from airflow_stepop.store import (
     Span,
     configured_store,
     configured_stores,
     default_store,
-    host_id,
     locate,
     open_store,
     part_path,

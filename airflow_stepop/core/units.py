@@ -1,0 +1,92 @@
+"""Sizes: read as people write them, and written as people say them.
+
+Standard library only: DAG files import this.
+
+A size keeps the unit that was written: ``GB`` is 10**9 bytes and ``GiB`` (or Kubernetes' ``Gi``) is 2**30.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from fractions import Fraction
+
+from airflow_stepop.exceptions import StepConfigError
+
+_UNITS = {"B": 1}
+for _power, _prefix in enumerate("KMGTP", start=1):
+    _UNITS[f"{_prefix}B"] = 1000**_power
+    _UNITS[f"{_prefix}iB"] = 1024**_power
+_UNIT_OF = {unit.lower(): unit for unit in _UNITS} | {
+    unit[:-1].lower(): unit for unit in _UNITS if "i" in unit
+}
+_SIZE = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,9})?) ?([A-Za-z]+)")
+NUMBER = re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?")
+_MAX_BYTES = 2**60
+
+
+def parse_size(text: object, name: str = "size") -> int:
+    """Return the bytes that ``text`` means, rounded up: ``"32GB"``, ``"16Gi"``, ``"1.5 GiB"``.
+
+    :raises StepConfigError: anything else; the message says what to write
+    """
+    number, unit = split_size(text, name)
+    return math.ceil(Fraction(number) * _UNITS[unit])
+
+
+def format_size(size_bytes: int) -> str:
+    """Return the shortest size that :func:`parse_size` reads back as exactly ``size_bytes``."""
+    spellings = [
+        f"{size_bytes // factor}{unit}" for unit, factor in _UNITS.items() if size_bytes % factor == 0
+    ]
+    return min(spellings, key=len)
+
+
+def shown_size(count: float) -> str:
+    """Return a size as people say it, in three digits."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.3g} GiB" if count < 10000 else f"{count / 1024:.3g} TiB"
+
+
+def split_size(text: object, name: str) -> tuple[str, str]:
+    if not isinstance(text, str):
+        raise StepConfigError(
+            f"{name}={text!r} has no unit; write a string with one, such as {name}='16GB' or {name}='16GiB'"
+        )
+    match = _SIZE.fullmatch(text.strip(" "))
+    if match is None:
+        if NUMBER.fullmatch(text.strip(" ")):
+            number = text.strip(" ")
+            raise StepConfigError(f"{name}={text!r} has no unit; write '{number}GB' or '{number}GiB'")
+        raise StepConfigError(
+            f"{name}={text!r} is not a size; write a positive number and a unit, such as '16GB' or '1.5GiB'"
+        )
+    number, unit = match.group(1), _unit(match.group(2), text, name)
+    if Fraction(number) == 0:
+        raise StepConfigError(
+            f"{name}={text!r} must be more than zero; leave {name} out for the backend's default"
+        )
+    if Fraction(number) * _UNITS[unit] > _MAX_BYTES:
+        raise StepConfigError(f"{name}={text!r} is more than 1 EiB; check the unit")
+    number = number.lstrip("0") or "0"
+    number = number.rstrip("0").rstrip(".") if "." in number else number
+    return (f"0{number}" if number.startswith(".") else number), unit
+
+
+def _unit(word: str, text: str, name: str) -> str:
+    unit = _UNIT_OF.get(word.lower())
+    is_bits = word.endswith("b") and (word == "b" or word[0].isupper())
+    if unit is not None and not is_bits:
+        return unit
+    if unit is not None:
+        raise StepConfigError(f"{name}={text!r}: {word!r} reads as bits; write {unit!r} for bytes")
+    prefix = word.upper()
+    if f"{prefix}B" in _UNITS:
+        raise StepConfigError(
+            f"{name}={text!r}: {word!r} is 10**n in some tools and 2**n in others; "
+            f"write '{prefix}B' (decimal) or '{prefix}iB' (binary)"
+        )
+    raise StepConfigError(f"{name}={text!r}: unknown unit {word!r}; use one of {', '.join(_UNITS)}")
