@@ -17,13 +17,13 @@ if TYPE_CHECKING:
         PayloadError,
         QuotaError,
         StepConfigError,
-        StepFailedError,
         StepInterruptedError,
         StepopError,
         StoreError,
         UnsupportedError,
         WrongHostError,
     )
+    from airflow_stepop.failure import StepFailedError
     from airflow_stepop.oom import MoreMemory
     from airflow_stepop.operators import RemoteStepOperator
     from airflow_stepop.resources import ResourceSettings
@@ -44,7 +44,7 @@ _MODULES = {
     "RemoteStepRetryPolicy": "retries",
     "ResourceSettings": "resources",
     "StepConfigError": "exceptions",
-    "StepFailedError": "exceptions",
+    "StepFailedError": "failure",
     "StepInterruptedError": "exceptions",
     "StepResult": "results",
     "StepopError": "exceptions",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from airflow_stepop.job import Failure
+from airflow_stepop.failure import Failure
 from airflow_stepop.runner.failures import cut
 
 FAILURE_BYTES = 48_000  # as JSON; the record has other fields, and Airflow wants less than 64 KB in all

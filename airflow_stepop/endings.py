@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, QuotaError
-from airflow_stepop.job import Category, Failure, JobState, JobStatus
+from airflow_stepop.failure import Category, Failure
+from airflow_stepop.job import JobState, JobStatus
 from airflow_stepop.waiting import Reason
 
 _DEADLINES = {

@@ -22,7 +22,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from airflow_stepop.job import Failure
+    from airflow_stepop.failure import StepFailedError as StepFailedError  # noqa: PLC0414 - exported from here, too
 
 
 class StepopError(Exception):
@@ -75,17 +75,12 @@ class StepInterruptedError(StepopError):
     """An error on our side while the job may go on; the record leads the next try to it."""
 
 
-class StepFailedError(StepopError):
-    """The step ran and failed; :attr:`failure` says how, and its text is what a person needs to read.
+if not TYPE_CHECKING:
 
-    :param next_memory: what the next try asks for, because the step ran out of memory and ``on_oom`` has more
-    """
+    def __getattr__(name: str) -> object:
+        """``StepFailedError`` is defined beside the failure that it carries, and is imported from here."""
+        if name != "StepFailedError":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from airflow_stepop.failure import StepFailedError
 
-    def __init__(self, failure: Failure, where: str = "", next_memory: str | None = None) -> None:
-        self.failure = failure
-        self.where = where
-        self.next_memory = next_memory
-        super().__init__(failure.describe(where))
-
-    def __reduce__(self) -> tuple[type[StepFailedError], tuple[Failure, str, str | None]]:
-        return type(self), (self.failure, self.where, self.next_memory)
+        return StepFailedError

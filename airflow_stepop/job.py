@@ -10,12 +10,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from airflow_stepop.core.printable import printable
-from airflow_stepop.core.stored_json import LIST, OBJECT, TEXT, TEXTS, known_fields, or_nothing
-from airflow_stepop.exceptions import IntegrityError
+from airflow_stepop.core.stored_json import OBJECT, TEXT, known_fields, or_nothing
 from airflow_stepop.resources import ResourceSettings
+
+if TYPE_CHECKING:
+    from airflow_stepop.failure import Failure
 
 Buffer = bytes | bytearray | memoryview
 
@@ -33,112 +34,6 @@ class JobState(StrEnum):
     @property
     def is_terminal(self) -> bool:
         return self not in (JobState.PENDING, JobState.RUNNING)
-
-
-class Category(StrEnum):
-    """Why a step failed. The values are a stable contract: dashboards and retry policies match on them."""
-
-    USER_ERROR = "user_error"
-    OOM = "oom"
-    IMAGE_PULL = "image_pull"
-    BAD_CONFIG = "bad_config"
-    DENIED = "denied"
-    UNSCHEDULABLE = "unschedulable"
-    NO_CAPACITY = "no_capacity"
-    QUOTA = "quota"
-    PREEMPTED = "preempted"
-    TIMEOUT = "timeout"
-    START_TIMEOUT = "start_timeout"
-    CANCELLED = "cancelled"
-    REQUIREMENTS = "requirements"
-    LOST = "lost"
-    INFRA = "infra"
-
-
-@dataclass(frozen=True)
-class Failure:
-    """How a step failed, for a person (summary, hint, last lines) and for a program (category, exit code)."""
-
-    category: Category
-    summary: str
-    native_reason: str = ""
-    exit_code: int | None = None
-    hint: str = ""
-    log_tail: tuple[str, ...] = ()
-    exception: Mapping[str, Any] | None = None  # the remote exception as data; see runner/errors.py
-
-    def describe(self, where: str = "") -> str:
-        """Return what happened, where, why, what to do, and the last log lines."""
-        lines = [self.summary]
-        if where:
-            lines.append(f"  where: {where}")
-        why = self.category.value
-        if self.native_reason:
-            why += f" ({self.native_reason})"
-        if self.exit_code is not None:
-            why += f", exit code {self.exit_code}"
-        lines.append(f"  why: {why}")
-        if self.hint:
-            lines.append(f"  what to do: {self.hint}")
-        exception = self.exception or {}
-        traceback = [line.rstrip() for text in exception.get("traceback", ()) for line in text.splitlines()]
-        if traceback:
-            lines.append("  traceback in the step:")
-            lines += [f"    {line}" for line in traceback]
-        if last := _without(self.log_tail, traceback, str(exception.get("message", ""))):
-            lines.append("  last lines of the step:")
-            lines += [f"    {line}" for line in last]
-        return "\n".join(printable(part) for line in lines for part in line.split("\n"))
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "category": self.category.value, "log_tail": list(self.log_tail)}
-
-    @classmethod
-    def from_json(cls, data: Any) -> Failure:
-        """Return the failure.
-
-        :raises IntegrityError: this is none
-        """
-        required = {"category": TEXT, "summary": TEXT}
-        known = known_fields(data, "a failure", required, _FAILURE_FIELDS)
-        try:
-            known["category"] = Category(known["category"])
-        except ValueError:
-            names = ", ".join(Category)
-            raise IntegrityError(
-                f"a failure has category={known['category'][:80]!r}, which is not one of {names}"
-            ) from None
-        if known.get("exception") is not None:
-            known_fields(known["exception"], "the exception of a failure", {}, _EXCEPTION_FIELDS)
-        return cls(**{**known, "log_tail": tuple(known.get("log_tail", ()))})
-
-
-def _without(lines: Sequence[str], traceback: Sequence[str], message: str) -> list[str]:
-    """Return the lines that a reader of the traceback has not seen: Python prints one when a step raises."""
-    if not traceback:
-        return list(lines)
-    seen = {line.strip() for line in traceback} | {"Traceback (most recent call last):"}
-    last = message.splitlines()[0] if message else ""
-    return [line for line in lines if line.strip() not in seen and not (last and line.endswith(f": {last}"))]
-
-
-_WHOLE_OR_NOTHING = ("a whole number or nothing", lambda value: value is None or type(value) is int)
-_FAILURE_FIELDS = {
-    "native_reason": TEXT,
-    "exit_code": _WHOLE_OR_NOTHING,
-    "hint": TEXT,
-    "log_tail": TEXTS,
-    "exception": or_nothing(OBJECT),
-}
-# what the host reads of it; see runner/errors.py
-_EXCEPTION_FIELDS = {
-    "module": TEXT,
-    "qualname": TEXT,
-    "message": TEXT,
-    "traceback": TEXTS,
-    "mro": TEXTS,
-    "args": or_nothing(LIST),
-}
 
 
 @dataclass(frozen=True)

@@ -15,17 +15,9 @@ from airflow_stepop.bounds import storable
 from airflow_stepop.core.printable import printable
 from airflow_stepop.core.units import format_size, shown_size
 from airflow_stepop.endings import as_the_service_saw_it, given_up, refused, without_outcome
-from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, StepFailedError, WrongHostError
-from airflow_stepop.job import (
-    Category,
-    Failure,
-    JobHandle,
-    JobState,
-    JobStatus,
-    OutcomeReport,
-    Payload,
-    StepSpec,
-)
+from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, WrongHostError
+from airflow_stepop.failure import Category, Failure, StepFailedError
+from airflow_stepop.job import JobHandle, JobState, JobStatus, OutcomeReport, Payload, StepSpec
 from airflow_stepop.observe import Observer
 from airflow_stepop.patience import Patience
 from airflow_stepop.payload import outcome_size

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from airflow_stepop.endings import without_room
-from airflow_stepop.exceptions import QuotaError, StepFailedError
+from airflow_stepop.exceptions import QuotaError
+from airflow_stepop.failure import StepFailedError
 from airflow_stepop.waiting import Pace, jittered
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from airflow_stepop.callkey import code_key, digest
 from airflow_stepop.core.host import host_of
 from airflow_stepop.core.stored_json import COUNT, LIST, OBJECT, TEXT, TRUTH, known_fields, or_nothing
 from airflow_stepop.exceptions import IntegrityError, PayloadError, StepConfigError, StoreError
-from airflow_stepop.job import Buffer, Failure, OutcomeReport, Part, Payload
+from airflow_stepop.failure import Failure
+from airflow_stepop.job import Buffer, OutcomeReport, Part, Payload
 from airflow_stepop.pickles import advice, as_list, dumps
 from airflow_stepop.results import StepResult, is_inline
 from airflow_stepop.runner import protocol

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 from airflow_stepop.core.naming import job_name
 from airflow_stepop.core.stored_json import COUNT, NUMBER, OBJECT, TEXT, known_fields, or_nothing
 from airflow_stepop.exceptions import IntegrityError
-from airflow_stepop.job import Failure, JobHandle
+from airflow_stepop.failure import Failure
+from airflow_stepop.job import JobHandle
 
 STATE_KEY = "stepop"  # renaming breaks steps in flight
 

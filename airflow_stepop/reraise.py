@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from airflow_stepop.exceptions import StepFailedError
-from airflow_stepop.job import Category, Failure
+from airflow_stepop.failure import Category, Failure, StepFailedError
 
 INSTALL = (
     "a package: requirements=[...] installs it in the step, or take an image that has it; a module of "

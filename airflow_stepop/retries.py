@@ -16,7 +16,8 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.definitions.retry_policy import RetryDecision
 from airflow.sdk.exceptions import AirflowTaskTimeout
 
-from airflow_stepop.exceptions import IntegrityError, PayloadError, StepConfigError, StepFailedError
+from airflow_stepop.exceptions import IntegrityError, PayloadError, StepConfigError
+from airflow_stepop.failure import StepFailedError
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -113,7 +114,7 @@ def _delay(value: Any, name: str) -> timedelta | None:
 def _categories(values: Iterable[str]) -> tuple[str, ...]:
     if values is RECOVERED:
         return RECOVERED
-    from airflow_stepop.job import Category
+    from airflow_stepop.failure import Category
 
     known = [category.value for category in Category]
     names = (values,) if isinstance(values, str) else tuple(str(value) for value in values)

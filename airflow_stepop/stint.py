@@ -17,14 +17,9 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferred
 
 from airflow_stepop.arguments import LONGEST_S
-from airflow_stepop.exceptions import (
-    IntegrityError,
-    PayloadError,
-    StepConfigError,
-    StepFailedError,
-    StepInterruptedError,
-)
-from airflow_stepop.job import Category, Failure, JobHandle
+from airflow_stepop.exceptions import IntegrityError, PayloadError, StepConfigError, StepInterruptedError
+from airflow_stepop.failure import Category, Failure, StepFailedError
+from airflow_stepop.job import JobHandle
 from airflow_stepop.life import Collected, StepLife
 from airflow_stepop.payload import hand_over
 from airflow_stepop.request import StepRequest

@@ -32,8 +32,9 @@ from typing import Any, ClassVar
 import pytest
 
 from airflow_stepop.exceptions import OutcomeLostError, StepConfigError, UnsupportedError
+from airflow_stepop.failure import Category
 from airflow_stepop.hooks.base import StepHook
-from airflow_stepop.job import Category, Cursor, JobHandle, JobState, JobStatus
+from airflow_stepop.job import Cursor, JobHandle, JobState, JobStatus
 from airflow_stepop.payload import FunctionCall, hand_over, read_outcome
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.results import StepResult

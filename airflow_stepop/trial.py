@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from airflow_stepop.core.printable import printable
 from airflow_stepop.endings import as_the_service_saw_it, refused, without_outcome
 from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, StepConfigError
-from airflow_stepop.job import Category, Failure, Finding, JobHandle, JobState, JobStatus, Payload, StepSpec
+from airflow_stepop.failure import Category, Failure
+from airflow_stepop.job import Finding, JobHandle, JobState, JobStatus, Payload, StepSpec
 from airflow_stepop.payload import (
     Call,
     CommandCall,

@@ -25,11 +25,10 @@ from airflow_stepop.exceptions import (
     StepConfigError,
     WrongHostError,
 )
+from airflow_stepop.failure import Category, Failure
 from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.job import (
-    Category,
     Cursor,
-    Failure,
     Finding,
     FoundJob,
     JobHandle,

@@ -30,11 +30,10 @@ from airflow_stepop.exceptions import (
     UnsupportedError,
     WrongHostError,
 )
+from airflow_stepop.failure import Category, Failure
 from airflow_stepop.hooks.base import BackendSettings, StepHook
 from airflow_stepop.job import (
-    Category,
     Cursor,
-    Failure,
     Finding,
     FoundJob,
     JobHandle,

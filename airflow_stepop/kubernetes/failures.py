@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from airflow_stepop.job import Category, Failure
+from airflow_stepop.failure import Category, Failure
 from airflow_stepop.kubernetes.objects import Json
 from airflow_stepop.kubernetes.pods import (
     NEVER_BEGUN,

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from airflow_stepop.job import Failure, JobState, JobStatus
+from airflow_stepop.failure import Failure
+from airflow_stepop.job import JobState, JobStatus
 from airflow_stepop.kubernetes import stuck, verdict
 from airflow_stepop.kubernetes.manifests import JOB_NAME, MANAGED
 from airflow_stepop.kubernetes.mirror import Mirror

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from airflow_stepop.job import Category, Failure
+from airflow_stepop.failure import Category, Failure
 from airflow_stepop.kubernetes.objects import STEP, Json
 from airflow_stepop.kubernetes.pods import containers_of
 from airflow_stepop.kubernetes.warnings import Warned

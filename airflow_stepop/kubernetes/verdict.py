@@ -11,7 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import chain
 
-from airflow_stepop.job import Failure, JobState, JobStatus
+from airflow_stepop.failure import Failure
+from airflow_stepop.job import JobState, JobStatus
 from airflow_stepop.kubernetes.failures import DISRUPTIONS, disruption, failure_of
 from airflow_stepop.kubernetes.manifests import CANCELLED, FAILURE, QUEUE, RECEIPT_KEPT, SUCCEEDED
 from airflow_stepop.kubernetes.objects import STEP, Json

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from airflow_stepop.exceptions import IntegrityError, StepInterruptedError, StepopError, StoreError
-from airflow_stepop.job import Category, JobHandle, JobState, LogLine
+from airflow_stepop.failure import Category
+from airflow_stepop.job import JobHandle, JobState, LogLine
 from airflow_stepop.local.log import END_OF_TIME, Place, read_records
 from airflow_stepop.local.systems import LINUX
 from airflow_stepop.payload import FunctionCall, build_payload, read_outcome, spill

@@ -12,7 +12,8 @@ import re
 import pytest
 
 from airflow_stepop.exceptions import IntegrityError, StepopError
-from airflow_stepop.job import Category, Failure, JobHandle
+from airflow_stepop.failure import Category, Failure
+from airflow_stepop.job import JobHandle
 from airflow_stepop.life import StepLife
 from airflow_stepop.payload import hand_over, read_outcome
 from airflow_stepop.record import STATE_KEY, Call, StepRecord

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from airflow_stepop.job import Category
+from airflow_stepop.failure import Category
 from airflow_stepop.provider_info import get_provider_info
 from tests.support import journal
 from tests.support.paths import DOCS, ROOT

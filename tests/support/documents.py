@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from airflow_stepop.job import Category, Failure, JobHandle
+from airflow_stepop.failure import Category, Failure
+from airflow_stepop.job import JobHandle
 from airflow_stepop.record import Call, StepRecord
 from airflow_stepop.results import StepResult
 from airflow_stepop.runner.outcome import empty_outcome

@@ -11,10 +11,9 @@ from collections import Counter
 import pytest
 
 from airflow_stepop.exceptions import IntegrityError, OutcomeLostError
+from airflow_stepop.failure import Category, Failure
 from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.job import (
-    Category,
-    Failure,
     JobHandle,
     JobState,
     JobStatus,

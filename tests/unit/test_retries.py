@@ -18,7 +18,7 @@ from airflow_stepop.exceptions import (
     StepFailedError,
     StepInterruptedError,
 )
-from airflow_stepop.job import Category, Failure
+from airflow_stepop.failure import Category, Failure
 from airflow_stepop.reraise import to_exception
 from airflow_stepop.retries import RemoteStepRetryPolicy
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from airflow_stepop.exceptions import OutcomeLostError
+from airflow_stepop.failure import Category, Failure
 from airflow_stepop.hooks.local import LocalSettings, LocalStepHook
-from airflow_stepop.job import Category, Failure, JobState, JobStatus
+from airflow_stepop.job import JobState, JobStatus
 
 
 class SpotSettings(LocalSettings):

@@ -8,8 +8,9 @@ import time
 import pytest
 
 from airflow_stepop.exceptions import OutcomeLostError, QuotaError, StepConfigError
+from airflow_stepop.failure import Category
 from airflow_stepop.hooks.kubernetes import KubernetesStepHook
-from airflow_stepop.job import Category, JobState
+from airflow_stepop.job import JobState
 from airflow_stepop.kubernetes.log import PodLog
 from airflow_stepop.kubernetes.manifests import JOB_NAME, default_image
 from airflow_stepop.payload import FunctionCall, hand_over, read_outcome

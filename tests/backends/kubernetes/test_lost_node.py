@@ -9,7 +9,8 @@ from contextlib import suppress
 import pytest
 
 from airflow_stepop.cli import jobs
-from airflow_stepop.job import Category, FoundJob, JobState
+from airflow_stepop.failure import Category
+from airflow_stepop.job import FoundJob, JobState
 from airflow_stepop.kubernetes.manifests import CANCELLED, STEP
 from airflow_stepop.kubernetes.pods import newest
 from airflow_stepop.kubernetes.verdict import status_of

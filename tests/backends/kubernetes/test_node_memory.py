@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from airflow_stepop.exceptions import OutcomeLostError
-from airflow_stepop.job import Category, JobState
+from airflow_stepop.failure import Category
+from airflow_stepop.job import JobState
 from airflow_stepop.kubernetes.pods import containers_of
 from tests.support.cluster_jobs import pods_of, wait_lines, wait_over
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_stepop.job import Category
+from airflow_stepop.failure import Category
 from airflow_stepop.kubernetes.stuck import refusal, stuck_failure
 from airflow_stepop.kubernetes.warnings import Warned
 

@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 
 from airflow_stepop.exceptions import OutcomeLostError, QuotaError, StepConfigError, WrongHostError
+from airflow_stepop.failure import Category, Failure
 from airflow_stepop.hooks.kubernetes import KubernetesStepHook
-from airflow_stepop.job import Category, Failure, JobHandle, JobState, JobStatus
+from airflow_stepop.job import JobHandle, JobState, JobStatus
 from airflow_stepop.kubernetes import cluster as cluster_module
 from airflow_stepop.kubernetes.cluster import ClusterError, message_of
 from airflow_stepop.kubernetes.kept import notes_on

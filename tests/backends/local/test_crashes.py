@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from airflow_stepop.exceptions import OutcomeLostError
+from airflow_stepop.failure import Category
 from airflow_stepop.hooks.local import LocalStepHook
-from airflow_stepop.job import Category, JobHandle, JobState
+from airflow_stepop.job import JobHandle, JobState
 from airflow_stepop.testing import Step
 from tests.support.local_jobs import Bench
 from tests.support.processes import of_job, parent_of

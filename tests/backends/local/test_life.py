@@ -19,8 +19,9 @@ from airflow_stepop.exceptions import (
     StepInterruptedError,
     WrongHostError,
 )
+from airflow_stepop.failure import Category
 from airflow_stepop.hooks.local import LocalSettings
-from airflow_stepop.job import Category, JobHandle, JobState
+from airflow_stepop.job import JobHandle, JobState
 from airflow_stepop.local import state as files
 from airflow_stepop.local import supervisor
 from airflow_stepop.local.systems import PORTABLE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_stepop.job import Failure
+from airflow_stepop.failure import Failure
 from airflow_stepop.local.verdict import Ending, human_bytes, human_seconds, judge
 
 QUIET = Ending(

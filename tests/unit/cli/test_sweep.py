@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from airflow_stepop.job import Category, Failure, JobState
+from airflow_stepop.failure import Category, Failure
+from airflow_stepop.job import JobState
 from tests.support.processes import started
 from tests.support.waiting import wait_until
 

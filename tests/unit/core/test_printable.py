@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_stepop.core.printable import LINE_LIMIT, printable
-from airflow_stepop.job import Category, Failure
+from airflow_stepop.failure import Category, Failure
 
 
 @pytest.mark.parametrize(

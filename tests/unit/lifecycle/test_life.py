@@ -10,7 +10,8 @@ import pytest
 
 from airflow_stepop import life as life_module
 from airflow_stepop.exceptions import IntegrityError, StepFailedError, WrongHostError
-from airflow_stepop.job import Category, Failure, JobHandle, JobState
+from airflow_stepop.failure import Category, Failure
+from airflow_stepop.job import JobHandle, JobState
 from airflow_stepop.life import MAX_RESUBMISSIONS, Collected
 from airflow_stepop.record import StepRecord, Way, load_record, way_on
 from airflow_stepop.waiting import Reason

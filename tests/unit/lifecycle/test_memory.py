@@ -6,7 +6,8 @@ import pytest
 
 from airflow_stepop import MoreMemory
 from airflow_stepop.core.units import parse_size
-from airflow_stepop.job import Category, Failure, JobState
+from airflow_stepop.failure import Category, Failure
+from airflow_stepop.job import JobState
 from airflow_stepop.record import load_record
 from airflow_stepop.waiting import Reason
 

@@ -6,7 +6,8 @@ import pytest
 
 from airflow_stepop import patience
 from airflow_stepop.exceptions import QuotaError, StepFailedError
-from airflow_stepop.job import Category, JobHandle
+from airflow_stepop.failure import Category
+from airflow_stepop.job import JobHandle
 from airflow_stepop.record import load_record
 from airflow_stepop.waiting import Reason
 

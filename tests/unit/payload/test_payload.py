@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from airflow_stepop.exceptions import IntegrityError, PayloadError, StepConfigError, StoreError
+from airflow_stepop.failure import Category
 from airflow_stepop.hooks.local import LocalStepHook
-from airflow_stepop.job import Category, OutcomeReport, Place, StepSpec
+from airflow_stepop.job import OutcomeReport, Place, StepSpec
 from airflow_stepop.local.folder import JobFolder
 from airflow_stepop.payload import (
     CommandCall,

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from airflow_stepop.job import Failure
+from airflow_stepop.failure import Failure
 from airflow_stepop.runner.errors import describe, failure_of
 
 

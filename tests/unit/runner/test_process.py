@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from airflow_stepop.job import Category, Failure
+from airflow_stepop.failure import Category, Failure
 from airflow_stepop.runner import protocol
 from tests.support.processes import printed, started, wait_gone
 from tests.support.waiting import wait_until

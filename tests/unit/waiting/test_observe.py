@@ -6,7 +6,8 @@ import pytest
 from airflow.sdk.observability import stats
 
 from airflow_stepop import observe
-from airflow_stepop.job import Category, Failure, JobState, JobStatus
+from airflow_stepop.failure import Category, Failure
+from airflow_stepop.job import JobState, JobStatus
 from airflow_stepop.life import StepLife
 from airflow_stepop.observe import Observer, trace_environment
 from airflow_stepop.waiting import Reason

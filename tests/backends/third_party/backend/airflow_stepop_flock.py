@@ -15,10 +15,9 @@ import time
 from pathlib import Path
 
 from airflow_stepop.exceptions import OutcomeLostError, UnsupportedError
+from airflow_stepop.failure import Category, Failure
 from airflow_stepop.hooks.base import BackendSettings, StepHook
 from airflow_stepop.job import (
-    Category,
-    Failure,
     Finding,
     FoundJob,
     JobHandle,
