@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.buckets import Access, client_options, retry_config
-from airflow_stepop.connections import extra_of
+from airflow_stepop.connections.extra import extra_of
 from airflow_stepop.exceptions import StepConfigError
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from airflow_stepop.code import (
     module_file,
     project_modules,
 )
-from airflow_stepop.connections import backend_of
+from airflow_stepop.connections.extra import backend_of
 from airflow_stepop.functions import context_arguments, dag_module, import_reference, plain_function
 from airflow_stepop.hooks.base import BackendSettings, StepHook
 from airflow_stepop.job import OutcomeReport, Payload, StepSpec

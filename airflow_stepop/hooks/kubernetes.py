@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from airflow_stepop.connections import extra_of
+from airflow_stepop.connections.extra import extra_of
 from airflow_stepop.core.stored_json import TEXT, known_fields
 from airflow_stepop.exceptions import (
     IntegrityError,

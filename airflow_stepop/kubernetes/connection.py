@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from airflow_stepop.connections import extra_of
+from airflow_stepop.connections.extra import extra_of
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.kubernetes.cluster import Cluster
 from airflow_stepop.kubernetes.console import KEY as CONSOLE_URL

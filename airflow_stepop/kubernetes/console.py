@@ -10,7 +10,7 @@ from string import Formatter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from airflow_stepop.connections import extra_of
+from airflow_stepop.connections.extra import extra_of
 from airflow_stepop.exceptions import StepConfigError
 
 if TYPE_CHECKING:

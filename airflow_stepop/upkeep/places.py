@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from airflow_stepop.connections import backend_of
+from airflow_stepop.connections.extra import backend_of
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.job import FoundJob, JobHandle, JobStatus
 from airflow_stepop.registry import create_hook, describe_backends

@@ -11,7 +11,7 @@ import pytest
 from airflow.sdk import DAG
 
 from airflow_stepop.code import Project, project_modules
-from airflow_stepop.connections import extra_of
+from airflow_stepop.connections.extra import extra_of
 from airflow_stepop.exceptions import PayloadError, StepConfigError, StepopError
 from airflow_stepop.operators import RemoteStepOperator
 from airflow_stepop.payload import CommandCall, FunctionCall, build_payload, call_key, hand_over, read_outcome

@@ -1,0 +1,1 @@
+"""What an Airflow connection says, for stores and hooks alike."""
