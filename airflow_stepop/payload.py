@@ -32,7 +32,9 @@ from airflow_stepop.runner.values import (
     encode_value,
     is_plain_text,
 )
-from airflow_stepop.store import Store, locate, places_of
+from airflow_stepop.stores.base import Store
+from airflow_stepop.stores.configured import locate
+from airflow_stepop.stores.pieces import places_of
 from airflow_stepop.transfer import put_parts
 
 RECORD_BYTES = 60_000  # longest collected result inside the step's record

@@ -46,7 +46,9 @@ from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.runner.protocol import ENV_DEBUG
 from airflow_stepop.secrets import render_secrets
 from airflow_stepop.settings import parse_settings
-from airflow_stepop.store import Store, checkpoint_path, configured_store, result_path
+from airflow_stepop.stores.base import Store
+from airflow_stepop.stores.configured import configured_store
+from airflow_stepop.stores.paths import checkpoint_path, result_path
 from airflow_stepop.tasklog import configured_limit
 from airflow_stepop.transfer import bring
 

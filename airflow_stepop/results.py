@@ -24,7 +24,7 @@ from airflow_stepop.exceptions import IntegrityError, StepopError
 from airflow_stepop.runner.pickling import dag_class
 from airflow_stepop.runner.protocol import DATA_CODECS
 from airflow_stepop.runner.values import SegmentError, check_entry, decode_entry
-from airflow_stepop.store import places_of, read_places
+from airflow_stepop.stores.pieces import places_of, read_places
 
 if TYPE_CHECKING:
     from airflow_stepop.job import Buffer, Place

@@ -39,7 +39,9 @@ from airflow_stepop.payload import FunctionCall, hand_over, read_outcome
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.results import StepResult
 from airflow_stepop.settings import parse_settings
-from airflow_stepop.store import Store, folder_uri, open_store
+from airflow_stepop.stores.base import Store
+from airflow_stepop.stores.configured import open_store
+from airflow_stepop.stores.folder import folder_uri
 from airflow_stepop.trial import Step, make_step
 
 __all__ = ["HookContract", "Step", "make_step"]

@@ -18,7 +18,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow_stepop.buckets import CHUNK_BYTES, MIB, BucketStore
 from airflow_stepop.core.host import airflow_folder
 from airflow_stepop.core.signing_key import signing_key
 from airflow_stepop.core.units import shown_size
@@ -35,7 +34,11 @@ from airflow_stepop.runner.protocol import (
     UPLOADS,
 )
 from airflow_stepop.runner.threads import Progress, in_order
-from airflow_stepop.store import FolderStore, Span, Store, folder_of, locate, part_path
+from airflow_stepop.stores.base import Span, Store
+from airflow_stepop.stores.bucket import CHUNK_BYTES, MIB, BucketStore
+from airflow_stepop.stores.configured import locate
+from airflow_stepop.stores.folder import FolderStore, folder_of
+from airflow_stepop.stores.paths import part_path
 from airflow_stepop.zipapp import runner_zipapp
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from airflow_stepop.payload import (
     spill,
 )
 from airflow_stepop.resources import ResourceSettings
-from airflow_stepop.store import configured_store, result_path
+from airflow_stepop.stores.configured import configured_store
+from airflow_stepop.stores.paths import result_path
 from airflow_stepop.transfer import bring
 from airflow_stepop.waiting import Pace
 

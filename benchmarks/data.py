@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy
 
-from airflow_stepop.buckets import BucketStore, open_bucket
 from airflow_stepop.hooks.local import LocalStepHook
 from airflow_stepop.payload import FunctionCall
-from airflow_stepop.store import folder_uri, open_store
+from airflow_stepop.stores.bucket import BucketStore
+from airflow_stepop.stores.configured import open_bucket, open_store
+from airflow_stepop.stores.folder import folder_uri
 from benchmarks.measure import IS_SHORT, is_installed
 from benchmarks.steps import run_step
 from benchmarks.tables import Line

@@ -12,7 +12,7 @@ from typing import Any
 from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.payload import FunctionCall, hand_over, read_outcome, spill
 from airflow_stepop.results import StepResult
-from airflow_stepop.store import open_store
+from airflow_stepop.stores.configured import open_store
 from airflow_stepop.testing import make_step
 
 LOOK_S = 0.005

@@ -17,7 +17,7 @@ from airflow_stepop.upkeep.places import Complain, Place, deployment, place_of, 
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from airflow_stepop.store import Store
+    from airflow_stepop.stores.base import Store
 
 
 NOT_RUN = Finding(False, "run", "no step was run", "correct what the other findings name")
@@ -112,7 +112,7 @@ def run_step(place: Place, args: Namespace) -> list[Finding]:
 def check_configuration(places: list[Place]) -> Iterator[Finding]:
     """Yield whether every store works, and what several hosts or deployments must agree upon."""
     from airflow_stepop.exceptions import StepopError
-    from airflow_stepop.store import configured_stores
+    from airflow_stepop.stores.configured import configured_stores
 
     try:
         stores = configured_stores()

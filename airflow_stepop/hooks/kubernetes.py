@@ -67,7 +67,7 @@ from airflow_stepop.kubernetes.states import States, selector
 from airflow_stepop.runner.frames import from_lines
 from airflow_stepop.runner.protocol import FRAMES, OUTCOME
 from airflow_stepop.settings import parse_settings
-from airflow_stepop.store import locate
+from airflow_stepop.stores.configured import locate
 from airflow_stepop.transfer import input_files
 
 DEFAULT_CONN_ID = "kubernetes_default"

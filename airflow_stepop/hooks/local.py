@@ -50,7 +50,7 @@ from airflow_stepop.local.gpus import VISIBLE, GpusNotFoundError, describe
 from airflow_stepop.local.host import MIB, HostFacts, chosen_gpus, impossible, no_room
 from airflow_stepop.local.systems import OWN, SUPPORTED, System, find_system
 from airflow_stepop.runner.protocol import ENV_CACHE, ENV_JOB, ENV_NONCE, OUTCOME, RUNNER
-from airflow_stepop.store import folder_of
+from airflow_stepop.stores.folder import folder_of
 from airflow_stepop.transfer import input_files
 
 RECEIPT_LIMIT_BYTES = 256 * 1024

@@ -17,7 +17,7 @@ from airflow_stepop.kubernetes.quantities import node_terms, quantity, requireme
 from airflow_stepop.kubernetes.settings import KubernetesSettings, step_of
 from airflow_stepop.runner.protocol import ENV_JOB, ENV_NONCE, NOWHERE, RECEIPT_LIMIT, RUNNER
 from airflow_stepop.runner.readers import LINGER_S
-from airflow_stepop.store import folder_of
+from airflow_stepop.stores.folder import folder_of
 
 if TYPE_CHECKING:
     from airflow_stepop.job import Buffer, StepSpec

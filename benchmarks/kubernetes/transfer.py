@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from airflow_stepop.buckets import open_bucket
 from airflow_stepop.payload import FunctionCall
 from airflow_stepop.resources import ResourceSettings
+from airflow_stepop.stores.configured import open_bucket
 from benchmarks.data import BYTES, GOAL, MIB, REPEATS
 from benchmarks.kubernetes import cluster
 from benchmarks.kubernetes.cluster import Room

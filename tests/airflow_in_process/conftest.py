@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from airflow_stepop.core.naming import slug
-from airflow_stepop.store import StoredObject, open_store
+from airflow_stepop.stores.base import StoredObject
+from airflow_stepop.stores.configured import open_store
 from tests.support import dag_test_process
 
 DAG_S = 800.0  # the end of a DAG of a hundred tasks, one after the other, on a busy machine

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_stepop.store import open_store
+from airflow_stepop.stores.configured import open_store
 from tests.support.paths import EXAMPLES
 from tests.support.processes import kill, runners_below
 from tests.support.waiting import wait_until

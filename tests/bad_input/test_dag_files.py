@@ -15,7 +15,8 @@ from airflow_stepop.connections.extra import extra_of
 from airflow_stepop.exceptions import PayloadError, StepConfigError, StepopError
 from airflow_stepop.operators import RemoteStepOperator
 from airflow_stepop.payload import CommandCall, FunctionCall, build_payload, call_key, hand_over, read_outcome
-from airflow_stepop.store import open_store, result_path
+from airflow_stepop.stores.configured import open_store
+from airflow_stepop.stores.paths import result_path
 from tests.support.damage import report_of
 
 pytestmark = pytest.mark.corpus

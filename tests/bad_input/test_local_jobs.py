@@ -313,7 +313,7 @@ def test_full_while_the_result_is_written(bench, small_disk, tmp_path):
 
 
 def test_full_while_an_argument_is_stored(small_disk):
-    from airflow_stepop.store import open_store
+    from airflow_stepop.stores.configured import open_store
 
     disk = small_disk("1m")
     call = FunctionCall(function=len, args=(b"x" * 2_000_000,), kwargs={}, reference=("builtins", "len"))
@@ -325,7 +325,7 @@ def test_full_while_an_argument_is_stored(small_disk):
 
 def test_full_when_the_result_is_collected(small_disk, monkeypatch):
     """Then Airflow holds it: a large XCom is better than a lost one."""
-    from airflow_stepop.store import open_store
+    from airflow_stepop.stores.configured import open_store
 
     disk = small_disk("64k")
     store = open_store(str(disk))

@@ -9,7 +9,8 @@ import pytest
 
 from airflow_stepop.hooks.kubernetes import KubernetesStepHook
 from airflow_stepop.resources import ResourceSettings
-from airflow_stepop.store import Store, open_store
+from airflow_stepop.stores.base import Store
+from airflow_stepop.stores.configured import open_store
 from airflow_stepop.testing import HookContract
 from tests.support.s3 import S3Server
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from airflow.sdk import DAG, get_current_context, task
 
-from airflow_stepop.store import default_store
+from airflow_stepop.stores.configured import default_store
 
 MARKS = os.environ.get("STEPOP_TEST_MARKS", "/nonexistent")
 HOME = Path(os.environ.get("AIRFLOW_HOME", "/nonexistent"))

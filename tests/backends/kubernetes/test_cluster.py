@@ -16,7 +16,7 @@ from airflow_stepop.kubernetes.manifests import JOB_NAME, default_image
 from airflow_stepop.payload import FunctionCall, hand_over, read_outcome
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.results import StepResult
-from airflow_stepop.store import open_store
+from airflow_stepop.stores.configured import open_store
 from airflow_stepop.testing import make_step
 from tests.support.cluster import NO_IMAGE, offer, only_node
 from tests.support.cluster_jobs import pods_of, wait_lines, wait_no_pods, wait_over, wait_running, wait_status

@@ -16,7 +16,8 @@ import pytest
 
 from airflow_stepop.exceptions import StoreError
 from airflow_stepop.payload import CommandCall, build_payload, spill
-from airflow_stepop.store import checkpoint_path, default_store, part_path, result_path
+from airflow_stepop.stores.configured import default_store
+from airflow_stepop.stores.paths import checkpoint_path, part_path, result_path
 from airflow_stepop.upkeep import garbage
 from airflow_stepop.upkeep.garbage import DAY_S, Kind, find_garbage
 

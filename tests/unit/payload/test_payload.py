@@ -29,7 +29,7 @@ from airflow_stepop.payload import (
 from airflow_stepop.results import StepResult, loads
 from airflow_stepop.runner.outcome import empty_outcome
 from airflow_stepop.runner.values import Encoded, encode_value
-from airflow_stepop.store import open_store
+from airflow_stepop.stores.configured import open_store
 from tests.support.waiting import wait_until
 
 

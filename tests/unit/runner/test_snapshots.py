@@ -17,7 +17,7 @@ import pytest
 
 from airflow_stepop.runner import protocol
 from airflow_stepop.runner.archive import ForgedError, TooLargeError, fingerprint, pack, unpack, verify
-from airflow_stepop.store import open_store
+from airflow_stepop.stores.configured import open_store
 from tests.support.processes import printed, started
 from tests.support.waiting import wait_until
 

@@ -10,7 +10,8 @@ import time
 import pytest
 
 from airflow_stepop.runner import protocol
-from airflow_stepop.store import Span, open_store
+from airflow_stepop.stores.base import Span
+from airflow_stepop.stores.configured import open_store
 
 MIB = 1 << 20
 

@@ -22,7 +22,8 @@ from airflow_stepop.hooks.local import LocalStepHook
 from airflow_stepop.job import StepSpec
 from airflow_stepop.local.folder import JobFolder
 from airflow_stepop.payload import FunctionCall, build_payload, hand_over, read_outcome, spill
-from airflow_stepop.store import open_store, result_path
+from airflow_stepop.stores.configured import open_store
+from airflow_stepop.stores.paths import result_path
 from tests.support.line import Line
 from tests.support.waiting import wait_until
 

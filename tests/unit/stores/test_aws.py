@@ -11,9 +11,9 @@ import time
 
 import pytest
 
-from airflow_stepop import buckets
 from airflow_stepop.exceptions import StepConfigError, StoreError
-from airflow_stepop.store import configured_store, locate, open_store
+from airflow_stepop.stores import bucket
+from airflow_stepop.stores.configured import configured_store, locate, open_store
 
 
 def works(store):
@@ -84,7 +84,7 @@ def test_wrong_credentials(connect, call, changes, words):
         call(store)
     assert "Canonical" not in str(error.value), "the request is nobody's business"
     assert "s3://steps/" in str(error.value)
-    assert time.monotonic() - begun < buckets.PATIENCE_S / 2, "asking again, which cannot help, takes longer"
+    assert time.monotonic() - begun < bucket.PATIENCE_S / 2, "asking again, which cannot help, takes longer"
 
 
 def test_a_bucket_that_does_not_exist(connect):
@@ -126,7 +126,7 @@ def test_no_credentials_at_all(monkeypatch, provider):
 
 
 def test_an_endpoint_that_nobody_answers_at(connect, monkeypatch):
-    monkeypatch.setattr(buckets, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(bucket, "PATIENCE_S", 1.0)
     store = connect({"endpoint_url": "http://127.0.0.1:1"})
     with pytest.raises(StoreError, match="Check endpoint_url and region_name"):
         store.put_new("x", b"")
@@ -165,7 +165,7 @@ class Missing:
         if name.split(".")[0] in ("boto3", "botocore") or name.startswith("airflow.providers.amazon.aws"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Missing())
-from airflow_stepop.store import open_store
+from airflow_stepop.stores.configured import open_store
 try:
     open_store("s3://c@steps/x").put_new("x", b"")
 except Exception as error:

@@ -16,7 +16,7 @@ import pytest
 from airflow_stepop.job import StepSpec
 from airflow_stepop.payload import CommandCall, Setup, build_payload, read_outcome
 from airflow_stepop.runner import protocol
-from airflow_stepop.store import CHECKPOINTS, result_path
+from airflow_stepop.stores.paths import CHECKPOINTS, result_path
 from airflow_stepop.transfer import input_files
 from airflow_stepop.upkeep.garbage import Kind, list_folders
 from tests.support.processes import parent_of, runners_below

@@ -21,7 +21,7 @@ import numpy
 from airflow_stepop.hooks.local import LocalStepHook
 from airflow_stepop.job import StepSpec
 from airflow_stepop.payload import FunctionCall, build_payload, hand_over, read_outcome, spill
-from airflow_stepop.store import default_store
+from airflow_stepop.stores.configured import default_store
 
 NONCE = secrets.token_hex(8)
 

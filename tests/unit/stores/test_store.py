@@ -13,20 +13,19 @@ from urllib.parse import quote
 
 import pytest
 
-from airflow_stepop.buckets import SINGLE_PUT_BYTES
 from airflow_stepop.core.host import host_id
 from airflow_stepop.core.naming import job_name, slug
 from airflow_stepop.exceptions import StepConfigError, StoreError, WrongHostError
-from airflow_stepop.store import (
-    Span,
+from airflow_stepop.stores.base import Span
+from airflow_stepop.stores.bucket import SINGLE_PUT_BYTES
+from airflow_stepop.stores.configured import (
     configured_store,
     configured_stores,
     default_store,
     locate,
     open_store,
-    part_path,
-    result_path,
 )
+from airflow_stepop.stores.paths import part_path, result_path
 
 
 @pytest.fixture(params=["folder", "s3"])

@@ -12,14 +12,16 @@ from dataclasses import replace
 
 import pytest
 
-from airflow_stepop import buckets, transfer
+from airflow_stepop import transfer
 from airflow_stepop.exceptions import IntegrityError, StepConfigError, WrongHostError
 from airflow_stepop.job import Part, Payload, Place, StepSpec
 from airflow_stepop.payload import CommandCall, build_payload, read_outcome
 from airflow_stepop.results import StepResult
 from airflow_stepop.runner import places, urls
 from airflow_stepop.runner.protocol import LOCATIONS, UPLOADS
-from airflow_stepop.store import configured_stores, open_store, read_places
+from airflow_stepop.stores import bucket as bucket_module
+from airflow_stepop.stores.configured import configured_stores, open_store
+from airflow_stepop.stores.pieces import read_places
 from airflow_stepop.transfer import bring, input_files
 from tests.support.memory import at_most
 from tests.support.waiting import PATIENCE_S
@@ -437,8 +439,8 @@ def test_parts_with_several_places_are_copied_into_one(steps, bucket, folder):
 
 def test_connections_that_are_closed_in_the_very_moment_are_no_end(monkeypatch):
     """A proxy takes every connection and closes it, in front of a store that restarts."""
-    monkeypatch.setattr(buckets, "_FIRST_PAUSE_S", 0.001)
-    monkeypatch.setattr(buckets, "_LONGEST_PAUSE_S", 0.001)
+    monkeypatch.setattr(bucket_module, "_FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(bucket_module, "_LONGEST_PAUSE_S", 0.001)
     dropped = OSError("hyper::Error(Canceled, connection was not ready)")
     errors = [*[dropped] * 50, OSError("no such bucket")]
 
@@ -446,9 +448,9 @@ def test_connections_that_are_closed_in_the_very_moment_are_no_end(monkeypatch):
         raise errors.pop(0)
 
     with pytest.raises(OSError, match="no such bucket"):
-        buckets._again(ask)
+        bucket_module._again(ask)
     assert errors == []
-    monkeypatch.setattr(buckets, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(bucket_module, "PATIENCE_S", 0.0)
     errors.append(dropped)
     with pytest.raises(OSError, match="not ready"):
-        buckets._again(ask)
+        bucket_module._again(ask)

@@ -28,7 +28,7 @@ from airflow_stepop.job import (
     OutcomeReport,
 )
 from airflow_stepop.runner import protocol
-from airflow_stepop.store import folder_of
+from airflow_stepop.stores.folder import folder_of
 from airflow_stepop.transfer import input_files
 
 START = 'setsid flock lock sh -c "$0" sh "$@" > /dev/null 2>&1 &'

@@ -7,28 +7,24 @@ only waits, so that a signal to the worker is heard; a transfer that takes long 
 from __future__ import annotations
 
 import logging
-import os
 import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
-from importlib import import_module
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from airflow_stepop.exceptions import StepConfigError, StepopError, StoreError
-from airflow_stepop.job import Buffer
 from airflow_stepop.runner.threads import Progress, in_order
-from airflow_stepop.store import Span, Store, StoredObject, quote, unquote
+from airflow_stepop.stores.base import Span, Store, StoredObject, quote, unquote
 
 if TYPE_CHECKING:
     from obstore.store import BackoffConfig, ClientConfig, ObjectStore, RetryConfig
 
-T = TypeVar("T")
+    from airflow_stepop.job import Buffer
 
-# scheme -> the class that knows its credentials; gs and az come with their backends
-SCHEMES = {"s3": "airflow_stepop.aws:AwsAccess"}
+T = TypeVar("T")
 
 MIB = 1 << 20
 CHUNK_BYTES = 16 * MIB  # of one request of a parallel transfer
@@ -39,6 +35,7 @@ PATIENCE_S = 240.0  # longest trouble of the store that is sat out
 # Only the time counts: 60 tries were over after 30 to 40 seconds, as the pauses are random and grow slowly
 _TRIES = 10_000
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
+_DROPPED = "connection was not ready"  # hyper's words
 
 log = logging.getLogger(__name__)
 
@@ -69,19 +66,6 @@ class Access(ABC):
         """Return what to do about a refusal."""
 
 
-@cache
-def _open(url: str, pid: int) -> BucketStore:
-    return BucketStore(url)
-
-
-def open_bucket(url: str) -> BucketStore:
-    """Return the store at ``url``; the same one for the same address, as long as this process lives."""
-    return _open(url, os.getpid())
-
-
-_DROPPED = "connection was not ready"  # hyper's words
-
-
 def client_options() -> ClientConfig:
     return {"timeout": "300s", "connect_timeout": "10s", "read_timeout": "60s"}
 
@@ -102,10 +86,11 @@ class BucketStore(Store):
 
     The connection is not part of the store's name: references outlive a change of it.
 
+    :param access: makes what knows the credentials, of the id of an Airflow connection, if there is one
     :raises StepConfigError: the address has no bucket
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, access: Callable[[str | None], Access]) -> None:
         parts = urlsplit(url)
         conn_id, _, bucket = parts.netloc.rpartition("@")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", bucket) or parts.query or parts.fragment:
@@ -117,8 +102,7 @@ class BucketStore(Store):
         self.prefix = unquote(parts.path).strip("/")
         self.conn_id = unquote(conn_id) or None
         super().__init__(f"{parts.scheme}://{bucket}" + (f"/{quote(self.prefix)}" if self.prefix else ""))
-        module, _, name = SCHEMES[parts.scheme].partition(":")
-        self._access: Access = getattr(import_module(module), name)(self.conn_id)
+        self._access = access(self.conn_id)
         self._client: ObjectStore | None = None
 
     def is_same(self, configured: Store) -> bool:

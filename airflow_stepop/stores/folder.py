@@ -1,0 +1,136 @@
+"""A store that is a folder: of this host, or one that several hosts mount."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
+
+from airflow_stepop.exceptions import StepConfigError, StoreError
+from airflow_stepop.runner.values import CHUNK_BYTES
+from airflow_stepop.stores.base import Span, Store, StoredObject, quote, unquote
+
+if TYPE_CHECKING:
+    from obstore.store import LocalStore
+
+    from airflow_stepop.job import Buffer
+
+
+class FolderStore(Store):
+    """A folder of this host, or one that several hosts mount.
+
+    :raises StepConfigError: the address is not that of an absolute folder
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.netloc or not parts.path.startswith("/"):
+            raise StepConfigError(f"store {url!r} is not an absolute folder; write file:///srv/stepop")
+        if parts.query or parts.fragment or url != parts.geturl():
+            raise StepConfigError(
+                f"store {url!r} has a character that means something else in an address; write the folder "
+                f"as a path, or as {folder_uri(Path(unquote(url.partition(':')[2].removeprefix('//'))))}"
+            )
+        self.folder = Path(unquote(parts.path))
+        super().__init__(folder_uri(self.folder))
+        self._client: LocalStore | None = None
+
+    @property
+    def client(self) -> LocalStore:
+        """The obstore client, made on first use."""
+        if self._client is None:
+            from obstore.store import LocalStore
+
+            try:
+                self._client = LocalStore(self.folder, mkdir=True)
+            except Exception as error:
+                raise self._explain("opened", "", error) from error
+        return self._client
+
+    def put_new(self, path: str, *buffers: Buffer) -> bool:
+        return self._put(path, buffers, "create")
+
+    def put(self, path: str, *buffers: Buffer) -> None:
+        self._put(path, buffers, "overwrite")
+
+    def _put(self, path: str, buffers: Sequence[Buffer], mode: Literal["create", "overwrite"]) -> bool:
+        from obstore.exceptions import AlreadyExistsError
+
+        data = buffers[0] if len(buffers) == 1 else b"".join(buffers)
+        try:
+            self.client.put(path, data, mode=mode)
+        except AlreadyExistsError:
+            return False
+        except Exception as error:
+            raise self._explain("written", path, error) from error
+        return True
+
+    def size_of(self, path: str) -> int:
+        try:
+            return os.stat(self.folder / path).st_size
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+            raise self._explain("read", path, error) from error
+
+    def fill(self, spans: Sequence[Span], view: memoryview) -> Iterator[memoryview]:
+        at = 0
+        for path, size, offset in spans:
+            try:
+                # Not blocking: whoever may write here could leave a pipe that nobody ever writes to
+                opened = os.open(self.folder / path, os.O_RDONLY | os.O_NONBLOCK)
+                with open(opened, "rb", buffering=0) as file:
+                    file.seek(offset or 0)
+                    end = at + size
+                    while at < end:
+                        count = file.readinto(view[at : min(at + CHUNK_BYTES, end)])
+                        if not count:
+                            raise self.wrong_size(path, size)
+                        yield view[at : at + count]
+                        at += count
+                    if offset is None and file.read(1):
+                        raise self.wrong_size(path, size)
+            except (OSError, ValueError) as error:
+                raise self._explain("read", path, error) from error
+
+    def delete_folder(self, path: str) -> None:
+        import shutil
+
+        folder = self.folder / path
+        while folder.exists():
+            try:
+                shutil.rmtree(folder)
+            except FileNotFoundError:  # somebody else was faster with a part of it
+                continue
+            except OSError as error:
+                raise self._explain("deleted from", path, error) from error
+
+    def objects(self, path: str) -> Iterator[StoredObject]:
+        import obstore
+
+        try:
+            for chunk in obstore.list(self.client, prefix=path):
+                for entry in chunk:
+                    yield StoredObject(entry["path"], entry["size"], entry["last_modified"].timestamp())
+        except StoreError:
+            raise
+        except Exception as error:
+            raise self._explain("listed", path, error) from error
+
+    def _explain(self, verb: str, path: str, error: Exception) -> StoreError:
+        place = self.uri(path) if path else self.url
+        return StoreError(
+            f"the store could not be {verb}: {place}: {error}. "
+            "Check that the folder exists, has space, and that this user may write to it, "
+            "or name another one in [stepop] store"
+        )
+
+
+def folder_uri(folder: Path) -> str:
+    return "file://" + quote(str(folder))
+
+
+def folder_of(uri: str) -> Path | None:
+    """Return the folder or file that ``uri`` is; ``None`` when it is none."""
+    parts = urlsplit(uri)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
