@@ -192,7 +192,7 @@ def _is_no_word(value: Any) -> bool:
 def _check_requirements(value: Any) -> None:
     if not value or is_later(value):
         return
-    from airflow_stepop.requirements import check_requirement
+    from airflow_stepop.payload.requirements import check_requirement
 
     if isinstance(value, str):
         if not value.endswith(".txt"):

@@ -20,7 +20,7 @@ from airflow_stepop.failure import Category, Failure, StepFailedError
 from airflow_stepop.job import JobHandle, JobState, JobStatus, OutcomeReport, Payload, StepSpec
 from airflow_stepop.observe import Observer
 from airflow_stepop.patience import Patience
-from airflow_stepop.payload import outcome_size
+from airflow_stepop.payload.outcome import outcome_size
 from airflow_stepop.record import (
     Call,
     StateStore,

@@ -15,7 +15,15 @@ from airflow.sdk.configuration import conf
 
 from airflow_stepop import record
 from airflow_stepop.arguments import check_arguments, seconds
-from airflow_stepop.code import (
+from airflow_stepop.connections.extra import backend_of
+from airflow_stepop.hooks.base import BackendSettings, StepHook
+from airflow_stepop.job import OutcomeReport, Payload, StepSpec
+from airflow_stepop.observe import Observer, trace_environment
+from airflow_stepop.oom import MoreMemory, parse_on_oom
+from airflow_stepop.payload.build import build_payload
+from airflow_stepop.payload.call import Call, CommandCall, FunctionCall, Setup, arguments_key, call_key
+from airflow_stepop.payload.callables import context_arguments, dag_module, import_reference, plain_function
+from airflow_stepop.payload.code_archive import (
     Project,
     build_archive,
     command_files,
@@ -23,34 +31,18 @@ from airflow_stepop.code import (
     module_file,
     project_modules,
 )
-from airflow_stepop.connections.extra import backend_of
-from airflow_stepop.functions import context_arguments, dag_module, import_reference, plain_function
-from airflow_stepop.hooks.base import BackendSettings, StepHook
-from airflow_stepop.job import OutcomeReport, Payload, StepSpec
-from airflow_stepop.observe import Observer, trace_environment
-from airflow_stepop.oom import MoreMemory, parse_on_oom
-from airflow_stepop.payload import (
-    Call,
-    CommandCall,
-    FunctionCall,
-    Setup,
-    arguments_key,
-    build_payload,
-    call_key,
-    read_outcome,
-    spill,
-)
+from airflow_stepop.payload.outcome import read_outcome
+from airflow_stepop.payload.requirements import read_requirements
+from airflow_stepop.payload.secrets import render_secrets
+from airflow_stepop.payload.spill import bring, spill
 from airflow_stepop.registry import create_hook, hook_class
-from airflow_stepop.requirements import read_requirements
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.runner.protocol import ENV_DEBUG
-from airflow_stepop.secrets import render_secrets
 from airflow_stepop.settings import parse_settings
 from airflow_stepop.stores.base import Store
 from airflow_stepop.stores.configured import configured_store
 from airflow_stepop.stores.paths import checkpoint_path, result_path
 from airflow_stepop.tasklog import configured_limit
-from airflow_stepop.transfer import bring
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -224,7 +216,7 @@ class StepRequest:
             nonce=nonce,
             setup=Setup(
                 archive=self._archive,
-                secrets=render_secrets(self.operator, self.context),
+                secrets=self._secrets(),
                 requirements=self._requirements,
                 checkpoint=self.operator.checkpoint,
             ),
@@ -241,6 +233,12 @@ class StepRequest:
         if self.operator.checkpoint:
             spec = replace(spec, checkpoint_uri=self.checkpoint_uri(labels, arguments_key(self._call)))
         return spec, payload
+
+    def _secrets(self) -> dict[str, str]:
+        if not self.operator.secrets:
+            return {}
+        environment = self.operator.dag.get_template_env(force_sandboxed=True)  # text, whatever the DAG wants
+        return render_secrets(self.operator.secrets, environment, self.context)
 
     def spec(self, name: str, nonce: str, labels: Mapping[str, str], digest: str) -> StepSpec:
         operator = self.operator

@@ -21,7 +21,7 @@ from airflow_stepop.exceptions import IntegrityError, PayloadError, StepConfigEr
 from airflow_stepop.failure import Category, Failure, StepFailedError
 from airflow_stepop.job import JobHandle
 from airflow_stepop.life import Collected, StepLife
-from airflow_stepop.payload import hand_over
+from airflow_stepop.payload.outcome import hand_over
 from airflow_stepop.request import StepRequest
 from airflow_stepop.reraise import to_exception
 from airflow_stepop.tasklog import TaskLog

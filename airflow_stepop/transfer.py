@@ -13,36 +13,23 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.core.host import airflow_folder
 from airflow_stepop.core.signing_key import signing_key
-from airflow_stepop.core.units import shown_size
-from airflow_stepop.exceptions import IntegrityError, StepConfigError
-from airflow_stepop.job import Buffer, Part, Payload, Place, StepSpec
-from airflow_stepop.runner.hashing import sha256
-from airflow_stepop.runner.protocol import (
-    CHECKPOINT,
-    LOCATIONS,
-    MANIFEST,
-    OUTCOME,
-    RUNNER,
-    SECRETS,
-    UPLOADS,
-)
-from airflow_stepop.runner.threads import Progress, in_order
-from airflow_stepop.stores.base import Span, Store
-from airflow_stepop.stores.bucket import CHUNK_BYTES, MIB, BucketStore
+from airflow_stepop.exceptions import StepConfigError
+from airflow_stepop.runner.protocol import CHECKPOINT, LOCATIONS, MANIFEST, OUTCOME, RUNNER, SECRETS, UPLOADS
+from airflow_stepop.stores.bucket import MIB, BucketStore
 from airflow_stepop.stores.configured import locate
 from airflow_stepop.stores.folder import FolderStore, folder_of
-from airflow_stepop.stores.paths import part_path
 from airflow_stepop.zipapp import runner_zipapp
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from airflow_stepop.job import Buffer, Payload, Place, StepSpec
 
 # A piece of an outcome is one signed PUT, which S3 limits to 5 GiB. How many will be needed is not known when
 # they are signed; an unused one costs 60 bytes of the job's input.
@@ -53,84 +40,8 @@ SIGNATURE_MAX_S = 7 * 86400.0
 MARGIN_S = 3600.0  # for reading at the start and writing at the end, and for clocks that differ
 # how long a job may wait for its start, where nothing else limits it and the credentials last
 START_ALLOWANCE_S = 86400.0
-PART_THREADS = 4
 
 log = logging.getLogger(__name__)
-
-
-# -- into the store
-
-
-def put_parts(parts: Mapping[str, Part], store: Store) -> dict[str, Part]:
-    """Write parts into the store, named by their content, and return them as they are there.
-
-    One that is there with another size is damaged, and is written again.
-
-    :raises StoreError: the store cannot be written
-    """
-
-    def put(part: Part) -> Part:
-        path, buffers = part_path(part.sha256, time.time()), part.buffers or ()
-        if not store.put_new(path, *buffers) and store.size_of(path) != part.size:
-            log.warning("%s was damaged: it is written again", store.uri(path))
-            store.put(path, *buffers)
-        return replace(part, buffers=None, places=(Place(store.uri(path), part.size),))
-
-    return dict(zip(parts, in_order(put, list(parts.values()), PART_THREADS), strict=True))
-
-
-def bring(payload: Payload, store: Store, inline_limit: int) -> Payload:
-    """Return a payload that a job elsewhere can read: what lies in a folder of this host is copied to the
-    store, once.
-
-    :param inline_limit: bytes that the backend takes along with the job
-    :raises StepConfigError: the store is a folder, too
-    :raises StoreError: a part cannot be copied
-    """
-    parts = dict(payload.parts)
-    for name, part in parts.items():
-        here = [place.uri for place in part.places if folder_of(place.uri) is not None]
-        if here and not isinstance(store, BucketStore):
-            raise StepConfigError(
-                f"the step gets {shown_size(part.size)} that the job cannot read, as they lie in a folder of "
-                f"this host ({here[0]}). Set [stepop] store to a bucket (s3://bucket/prefix), or pass less: "
-                f"up to {shown_size(inline_limit)} in all go with the job"
-            )
-        if here and isinstance(store, BucketStore):
-            parts[name] = _copied(part, store)
-    return replace(payload, parts=parts)
-
-
-def _copied(part: Part, store: BucketStore) -> Part:
-    """Copy a part into the store under the name of its content, through little memory."""
-    path = part_path(part.sha256, time.time())
-    if store.find_size(path) != part.size:
-        what = part.places[0].uri
-        progress = Progress(f"copying {what} to {store.uri(path)}", part.size, log.info)
-        store.put_stream(path, _checked_chunks(part, progress), progress)
-    return replace(part, places=(Place(store.uri(path), part.size),))
-
-
-def _checked_chunks(part: Part, progress: Progress) -> Iterator[Buffer]:
-    """Yield the bytes of a part.
-
-    :raises IntegrityError: at the end, when they are not those that were recorded
-    """
-    found = sha256(part.size)
-    for place in part.places:
-        source, path = locate(place.uri)
-        for begin in range(0, place.size, CHUNK_BYTES):
-            chunk = bytearray(min(CHUNK_BYTES, place.size - begin))
-            for _ in source.fill([Span(path, len(chunk), (place.offset or 0) + begin)], memoryview(chunk)):
-                pass
-            found.update(chunk)
-            progress.add(len(chunk))
-            yield chunk
-    if found.hexdigest() != part.sha256:
-        raise IntegrityError(f"{part.places[0].uri} changed after it was written; it was not copied")
-
-
-# -- for the runner
 
 
 def input_files(payload: Payload, spec: StepSpec) -> dict[str, Sequence[Buffer]]:

@@ -1,32 +1,22 @@
-"""Steps without a task: made for the contract suite, and run by ``airflow stepop check --run``."""
+"""A step that says whether steps run: ``airflow stepop check --run``."""
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from airflow_stepop.core.printable import printable
 from airflow_stepop.endings import as_the_service_saw_it, refused, without_outcome
 from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, StepConfigError
 from airflow_stepop.failure import Category, Failure
-from airflow_stepop.job import Finding, JobHandle, JobState, JobStatus, Payload, StepSpec
-from airflow_stepop.payload import (
-    Call,
-    CommandCall,
-    FunctionCall,
-    Setup,
-    build_payload,
-    hand_over,
-    read_outcome,
-    spill,
-)
-from airflow_stepop.resources import ResourceSettings
+from airflow_stepop.job import Finding, JobHandle, JobState, JobStatus
+from airflow_stepop.payload.outcome import hand_over, read_outcome
+from airflow_stepop.payload.spill import bring, spill
+from airflow_stepop.payload.standalone import Step, make_step
 from airflow_stepop.stores.configured import configured_store
 from airflow_stepop.stores.paths import result_path
-from airflow_stepop.transfer import bring
 from airflow_stepop.waiting import Pace
 
 if TYPE_CHECKING:
@@ -37,47 +27,7 @@ LIMIT_S = 300.0  # the first pull of an image is a matter of minutes
 END_LIMIT_S = 60.0  # for a job that was cancelled
 LAST_LINES = 20
 TASK = {"dag_id": "airflow-stepop", "run_id": "check", "task_id": "check", "map_index": "-1"}
-TYPICAL_LABELS = {
-    "deployment": "contract",
-    "dag_id": "dag",
-    "run_id": "run",
-    "task_id": "task",
-    "map_index": "-1",
-}
 LEFT_FIX = "airflow stepop sweep --yes removes it after ten minutes"
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a hook is given: the job's specification, and its payload."""
-
-    spec: StepSpec
-    payload: Payload
-
-
-def make_step(call: Call | Sequence[str] | Callable[[], Any], **options: Any) -> Step:
-    """Return a step without Airflow: of a command line, a function without arguments, or a whole call.
-
-    :param options: fields of :class:`StepSpec` other than the usual ones, and of :class:`Setup`
-    """
-    given = {name: options.pop(name) for name in ("secrets", "requirements") if name in options}
-    setup = Setup(**given, checkpoint="checkpoint_uri" in options)
-    nonce = secrets.token_hex(16)
-    name = options.pop("name", f"s-contract-{nonce[:12]}")
-    if callable(call):
-        call = FunctionCall(function=call, args=(), kwargs={}, reference=None)
-    elif not isinstance(call, (CommandCall, FunctionCall)):
-        call = CommandCall(argv=call, inputs={}, outputs=())
-    payload = build_payload(call, job=name, nonce=nonce, setup=setup, split="no", is_result_wanted=True)
-    labels = {**TYPICAL_LABELS, "nonce": nonce, **options.pop("labels", {})}
-    resources = options.pop("resources", ResourceSettings())
-    spec = StepSpec(
-        name=name, nonce=nonce, digest=payload.digest, labels=labels, resources=resources, **options
-    )
-    return Step(spec, payload)
-
-
-# -- a step that says whether steps run
 
 
 def try_step(hook: StepHook, deployment: str, image: str | None, limit_s: float = LIMIT_S) -> list[Finding]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy
 
 from airflow_stepop.hooks.local import LocalStepHook
-from airflow_stepop.payload import FunctionCall
+from airflow_stepop.payload.call import FunctionCall
 from airflow_stepop.stores.bucket import BucketStore
 from airflow_stepop.stores.configured import open_bucket, open_store
 from airflow_stepop.stores.folder import folder_uri

@@ -10,7 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from airflow_stepop.hooks.base import StepHook
-from airflow_stepop.payload import FunctionCall, hand_over, read_outcome, spill
+from airflow_stepop.payload.call import FunctionCall
+from airflow_stepop.payload.outcome import hand_over, read_outcome
+from airflow_stepop.payload.spill import spill
 from airflow_stepop.results import StepResult
 from airflow_stepop.stores.configured import open_store
 from airflow_stepop.testing import make_step

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from statistics import median, quantiles
 from typing import Any
 
-from airflow_stepop.payload import hand_over, read_outcome
+from airflow_stepop.payload.outcome import hand_over, read_outcome
 from airflow_stepop.testing import make_step
 from airflow_stepop.watch import Watcher
 from benchmarks.kubernetes import cluster

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from airflow_stepop.payload import FunctionCall
+from airflow_stepop.payload.call import FunctionCall
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.stores.configured import open_bucket
 from benchmarks.data import BYTES, GOAL, MIB, REPEATS

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from airflow.sdk import DAG
 
-from airflow_stepop.code import Project, project_modules
 from airflow_stepop.connections.extra import extra_of
 from airflow_stepop.exceptions import PayloadError, StepConfigError, StepopError
 from airflow_stepop.operators import RemoteStepOperator
-from airflow_stepop.payload import CommandCall, FunctionCall, build_payload, call_key, hand_over, read_outcome
+from airflow_stepop.payload.build import build_payload
+from airflow_stepop.payload.call import CommandCall, FunctionCall, call_key
+from airflow_stepop.payload.code_archive import Project, project_modules
+from airflow_stepop.payload.outcome import hand_over, read_outcome
 from airflow_stepop.stores.configured import open_store
 from airflow_stepop.stores.paths import result_path
 from tests.support.damage import report_of

@@ -17,7 +17,10 @@ from airflow_stepop.failure import Category
 from airflow_stepop.job import JobHandle, JobState, LogLine
 from airflow_stepop.local.log import END_OF_TIME, Place, read_records
 from airflow_stepop.local.systems import LINUX
-from airflow_stepop.payload import FunctionCall, build_payload, read_outcome, spill
+from airflow_stepop.payload.build import build_payload
+from airflow_stepop.payload.call import FunctionCall
+from airflow_stepop.payload.outcome import read_outcome
+from airflow_stepop.payload.spill import spill
 from airflow_stepop.tasklog import TaskLog
 from airflow_stepop.waiting import Clock
 from tests.support.damage import bomb, inline, report_of

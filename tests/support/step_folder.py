@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from airflow_stepop import pickles
+from airflow_stepop.payload import pickling
 from airflow_stepop.runner import protocol
 from airflow_stepop.runner.values import decode_entry, encode_value, read_checked
 from airflow_stepop.zipapp import runner_zipapp
@@ -105,7 +105,7 @@ class StepFolder:
         function.__module__ = DAG_MODULE
         self.manifest["python"] = f"{sys.version_info[0]}.{sys.version_info[1]}"
         self.manifest["main_module"] = DAG_MODULE
-        entry = self.entry(function, lambda value, callback: pickles.dumps(value, callback, DAG_MODULE, []))
+        entry = self.entry(function, lambda value, callback: pickling.dumps(value, callback, DAG_MODULE, []))
         self.manifest["function"] = {"by": "value", "entry": entry}
         return self.arguments(*args, **kwargs)
 

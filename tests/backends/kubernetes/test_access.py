@@ -20,8 +20,9 @@ from airflow_stepop.kubernetes.access import (
     used_up,
 )
 from airflow_stepop.kubernetes.quantities import amount_of
+from airflow_stepop.payload.standalone import make_step
 from airflow_stepop.resources import ResourceSettings
-from airflow_stepop.trial import TASK, Trial, make_step, try_step
+from airflow_stepop.trial import TASK, Trial, try_step
 from tests.support.cluster import NO_IMAGE
 from tests.support.paths import DOCS
 from tests.support.waiting import wait_until

@@ -13,7 +13,8 @@ from airflow_stepop.hooks.kubernetes import KubernetesStepHook
 from airflow_stepop.job import JobState
 from airflow_stepop.kubernetes.log import PodLog
 from airflow_stepop.kubernetes.manifests import JOB_NAME, default_image
-from airflow_stepop.payload import FunctionCall, hand_over, read_outcome
+from airflow_stepop.payload.call import FunctionCall
+from airflow_stepop.payload.outcome import hand_over, read_outcome
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.results import StepResult
 from airflow_stepop.stores.configured import open_store

@@ -9,7 +9,8 @@ import pytest
 from airflow_stepop.job import JobState
 from airflow_stepop.kubernetes.log import MISSING, PodLog
 from airflow_stepop.kubernetes.quantities import amount_of
-from airflow_stepop.payload import FunctionCall, hand_over, read_outcome
+from airflow_stepop.payload.call import FunctionCall
+from airflow_stepop.payload.outcome import hand_over, read_outcome
 from tests.support.cluster import only_node
 from tests.support.cluster_jobs import wait_lines, wait_over
 

@@ -20,7 +20,7 @@ from airflow_stepop.exceptions import StepopError
 from airflow_stepop.job import JobHandle
 from airflow_stepop.local.folder import JobFolder
 from airflow_stepop.local.log import END_OF_TIME, Place, read_records
-from airflow_stepop.payload import hand_over, read_outcome
+from airflow_stepop.payload.outcome import hand_over, read_outcome
 from airflow_stepop.record import StepRecord
 from airflow_stepop.results import StepResult
 from airflow_stepop.runner import main, protocol

@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from airflow_stepop.exceptions import StoreError
-from airflow_stepop.payload import CommandCall, build_payload, spill
+from airflow_stepop.payload.build import build_payload
+from airflow_stepop.payload.call import CommandCall
+from airflow_stepop.payload.spill import spill
 from airflow_stepop.stores.configured import default_store
 from airflow_stepop.stores.paths import checkpoint_path, part_path, result_path
 from airflow_stepop.upkeep import garbage

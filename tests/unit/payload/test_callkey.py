@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from airflow_stepop.callkey import code_key
+from airflow_stepop.payload.code_key import code_key
 
 BASE = '''
 import math
@@ -157,7 +157,9 @@ def test_recursion_ends():
 def test_key_is_the_same_in_every_process(tmp_path):
     """Whatever the hash seed: sets and frozensets are constants of the code, too."""
     (tmp_path / "keyed.py").write_text(BASE)
-    program = "import keyed; from airflow_stepop.callkey import code_key; print(code_key(keyed.step))"
+    program = (
+        "import keyed; from airflow_stepop.payload.code_key import code_key; print(code_key(keyed.step))"
+    )
     seen = []
     for seed in ("0", "1", "2"):
         env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(tmp_path), "PYTHONWARNINGS": "ignore"}

@@ -12,8 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from airflow_stepop.code import Project, build_archive, command_files, included_files, project_modules
 from airflow_stepop.exceptions import PayloadError
+from airflow_stepop.payload.code_archive import (
+    Project,
+    build_archive,
+    command_files,
+    included_files,
+    project_modules,
+)
 
 
 @pytest.fixture
@@ -253,7 +259,7 @@ def test_archive_keeps_names_contents_and_execute_bits(write):
 
 
 def test_too_much_code_is_refused(write, monkeypatch):
-    monkeypatch.setattr("airflow_stepop.code.CODE_BYTES", 1024)
+    monkeypatch.setattr("airflow_stepop.payload.code_archive.CODE_BYTES", 1024)
     root = write({"a.txt": "x" * 1000, "b.txt": "y" * 1000})
     with pytest.raises(PayloadError, match=r"larger than .* \(at b\.txt\)"):
         build_archive({"a.txt": root / "a.txt", "b.txt": root / "b.txt"})
@@ -262,7 +268,7 @@ def test_too_much_code_is_refused(write, monkeypatch):
 ARCHIVE = """
 import hashlib, sys
 from pathlib import Path
-from airflow_stepop.code import *
+from airflow_stepop.payload.code_archive import *
 project = Project.of(sys.argv[1], None)
 files = project_modules(project, [project.dag_file]) | included_files(project, ["data"])
 print(hashlib.sha256(build_archive(files)).hexdigest())

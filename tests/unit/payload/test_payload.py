@@ -15,17 +15,10 @@ from airflow_stepop.failure import Category
 from airflow_stepop.hooks.local import LocalStepHook
 from airflow_stepop.job import OutcomeReport, Place, StepSpec
 from airflow_stepop.local.folder import JobFolder
-from airflow_stepop.payload import (
-    CommandCall,
-    FunctionCall,
-    Setup,
-    arguments_key,
-    build_payload,
-    call_key,
-    hand_over,
-    read_outcome,
-    spill,
-)
+from airflow_stepop.payload.build import build_payload
+from airflow_stepop.payload.call import CommandCall, FunctionCall, Setup, arguments_key, call_key
+from airflow_stepop.payload.outcome import hand_over, read_outcome
+from airflow_stepop.payload.spill import spill
 from airflow_stepop.results import StepResult, loads
 from airflow_stepop.runner.outcome import empty_outcome
 from airflow_stepop.runner.values import Encoded, encode_value

@@ -9,8 +9,9 @@ from airflow.sdk import DAG
 
 from airflow_stepop import RemoteStepOperator
 from airflow_stepop.exceptions import StepConfigError
-from airflow_stepop.payload import CommandCall, FunctionCall, Setup, build_payload
-from airflow_stepop.requirements import read_requirements
+from airflow_stepop.payload.build import build_payload
+from airflow_stepop.payload.call import CommandCall, FunctionCall, Setup
+from airflow_stepop.payload.requirements import read_requirements
 
 BAD = {
     "one package": ("scikit-learn==1.5", "for one package write ['scikit-learn==1.5']"),

@@ -9,8 +9,9 @@ from airflow.sdk import DAG, task
 
 from airflow_stepop import RemoteStepOperator
 from airflow_stepop.exceptions import StepConfigError
-from airflow_stepop.payload import CommandCall, Setup, build_payload
-from airflow_stepop.secrets import render_secrets
+from airflow_stepop.payload.build import build_payload
+from airflow_stepop.payload.call import CommandCall, Setup
+from airflow_stepop.payload.secrets import render_secrets
 
 BAD = {
     "a list": (["TOKEN=hunter2"], "secrets must be a dict of names and templates, and this is of type list"),
@@ -68,7 +69,8 @@ def test_they_are_no_template_field():
 def rendered(**secrets):
     with DAG("d", schedule=None, user_defined_macros={"value": "a\nb" * 3, "nul": "a\0b"}):
         operator = RemoteStepOperator(task_id="t", command=["true"], secrets=secrets)
-    return render_secrets(operator, {"params": {"n": 5}})
+    environment = operator.dag.get_template_env(force_sandboxed=True)
+    return render_secrets(secrets, environment, {"params": {"n": 5}})
 
 
 def test_values_are_text():

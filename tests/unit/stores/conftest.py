@@ -21,7 +21,10 @@ import pytest
 from airflow_stepop.hooks.local import LocalStepHook
 from airflow_stepop.job import StepSpec
 from airflow_stepop.local.folder import JobFolder
-from airflow_stepop.payload import FunctionCall, build_payload, hand_over, read_outcome, spill
+from airflow_stepop.payload.build import build_payload
+from airflow_stepop.payload.call import FunctionCall
+from airflow_stepop.payload.outcome import hand_over, read_outcome
+from airflow_stepop.payload.spill import spill
 from airflow_stepop.stores.configured import open_store
 from airflow_stepop.stores.paths import result_path
 from tests.support.line import Line

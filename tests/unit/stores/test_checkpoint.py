@@ -14,7 +14,9 @@ from dataclasses import replace
 import pytest
 
 from airflow_stepop.job import StepSpec
-from airflow_stepop.payload import CommandCall, Setup, build_payload, read_outcome
+from airflow_stepop.payload.build import build_payload
+from airflow_stepop.payload.call import CommandCall, Setup
+from airflow_stepop.payload.outcome import read_outcome
 from airflow_stepop.runner import protocol
 from airflow_stepop.stores.paths import CHECKPOINTS, result_path
 from airflow_stepop.transfer import input_files

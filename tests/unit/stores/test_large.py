@@ -20,7 +20,10 @@ from pathlib import Path
 import numpy
 from airflow_stepop.hooks.local import LocalStepHook
 from airflow_stepop.job import StepSpec
-from airflow_stepop.payload import FunctionCall, build_payload, hand_over, read_outcome, spill
+from airflow_stepop.payload.build import build_payload
+from airflow_stepop.payload.call import FunctionCall
+from airflow_stepop.payload.outcome import hand_over, read_outcome
+from airflow_stepop.payload.spill import spill
 from airflow_stepop.stores.configured import default_store
 
 NONCE = secrets.token_hex(8)

@@ -15,14 +15,17 @@ import pytest
 from airflow_stepop import transfer
 from airflow_stepop.exceptions import IntegrityError, StepConfigError, WrongHostError
 from airflow_stepop.job import Part, Payload, Place, StepSpec
-from airflow_stepop.payload import CommandCall, build_payload, read_outcome
+from airflow_stepop.payload.build import build_payload
+from airflow_stepop.payload.call import CommandCall
+from airflow_stepop.payload.outcome import read_outcome
+from airflow_stepop.payload.spill import bring
 from airflow_stepop.results import StepResult
 from airflow_stepop.runner import places, urls
 from airflow_stepop.runner.protocol import LOCATIONS, UPLOADS
 from airflow_stepop.stores import bucket as bucket_module
 from airflow_stepop.stores.configured import configured_stores, open_store
 from airflow_stepop.stores.pieces import read_places
-from airflow_stepop.transfer import bring, input_files
+from airflow_stepop.transfer import input_files
 from tests.support.memory import at_most
 from tests.support.waiting import PATIENCE_S
 

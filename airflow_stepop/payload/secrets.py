@@ -6,6 +6,7 @@ is said without the text of the error: it may have a value in it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.exceptions import StepConfigError
@@ -14,21 +15,19 @@ if TYPE_CHECKING:
     import jinja2
     from airflow.sdk import Context
 
-    from airflow_stepop.operators import RemoteStepOperator
 
+def render_secrets(
+    secrets: Mapping[str, str], environment: jinja2.Environment, context: Context
+) -> dict[str, str]:
+    """Return the values of ``secrets``; Airflow masks them in this task's log from here on.
 
-def render_secrets(operator: RemoteStepOperator, context: Context) -> dict[str, str]:
-    """Return the values of ``operator.secrets``; Airflow masks them in this task's log from here on.
-
+    :param environment: of the task's DAG, and nobody else's: what ends an expression is set in it
     :raises StepConfigError: one of them has no value; names it
     """
     from airflow.sdk.log import mask_secret
 
-    if not operator.secrets:
-        return {}
-    environment = operator.dag.get_template_env(force_sandboxed=True)  # text, whatever the DAG wants
     environment.finalize = _something
-    values = {name: _render(name, text, environment, context) for name, text in operator.secrets.items()}
+    values = {name: _render(name, text, environment, context) for name, text in secrets.items()}
     for name, value in values.items():
         for text in {value, *value.splitlines()} - {""}:
             mask_secret(text, name)

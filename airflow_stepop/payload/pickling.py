@@ -1,4 +1,4 @@
-"""How the function and the arguments of a step are pickled on the host. Called by ``payload``.
+"""How the function and the arguments of a step are pickled on the host. Called by ``build`` and ``call``.
 
 What the DAG file defines goes by value; results of other tasks go by reference and are never loaded here.
 """

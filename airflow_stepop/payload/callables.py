@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 
-from airflow_stepop.code import Project, module_file
 from airflow_stepop.exceptions import PayloadError
+from airflow_stepop.payload.code_archive import Project, module_file
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

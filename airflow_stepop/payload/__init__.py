@@ -1,0 +1,1 @@
+"""What goes into a step and what comes out, on the host."""

@@ -1,0 +1,135 @@
+"""A call becomes a payload: the manifest, and the parts that it names.
+
+Called by the operator's request. The wire is described in ``runner/protocol.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from airflow_stepop.exceptions import PayloadError
+from airflow_stepop.job import Part, Payload
+from airflow_stepop.payload.call import Call, CommandCall, FunctionCall, Setup
+from airflow_stepop.payload.pickling import dumps
+from airflow_stepop.results import StepResult
+from airflow_stepop.runner import protocol
+from airflow_stepop.runner.values import Encoded
+from airflow_stepop.stores.configured import locate
+from airflow_stepop.stores.pieces import places_of
+
+
+@dataclass
+class PayloadBuilder:
+    """Collects the parts of one payload while its manifest is written."""
+
+    parts: dict[str, Part] = field(default_factory=dict)
+
+    def add(self, name: str, data: bytes) -> str:
+        self.parts[name] = Part(hashlib.sha256(data).hexdigest(), len(data), buffers=(data,))
+        return name
+
+    def entry(self, encoded: Encoded) -> dict[str, Any]:
+        return encoded.to_entry(self._save)
+
+    def _save(self, buffers: Sequence[Any], digest: Callable[[], str], size: int) -> dict[str, Any]:
+        sha256 = digest()
+        name = f"{sha256[:16]}.bin"
+        self.parts[name] = Part(sha256, size, buffers=tuple(buffers))
+        return {"name": name}
+
+    def reference(self, result: StepResult) -> dict[str, Any]:
+        """Return the entry of a result that the step reads itself; its bytes never come here."""
+        result.verify()
+        entry = json.loads(json.dumps(result.entry))
+        for segment in entry["segments"]:
+            places = places_of(segment, result.base_uri)
+            if places:
+                for place in places:
+                    locate(place.uri, result.host)
+                segment.pop("pieces", None)
+                segment["name"] = f"{segment['sha256'][:16]}.ref"
+                self.parts[segment["name"]] = Part(segment["sha256"], segment["size"], places=places)
+        return dict(entry)
+
+    def value(self, value: Any, call: Call, name: str) -> dict[str, Any]:
+        if isinstance(value, StepResult):
+            return self.reference(value)
+        return self.entry(call.encode(name, value))
+
+
+def build_payload(
+    call: Call,
+    *,
+    job: str,
+    nonce: str,
+    setup: Setup | None = None,
+    split: str,
+    is_result_wanted: bool,
+) -> Payload:
+    """Return the payload of one job.
+
+    :param split: ``dict`` for multiple outputs, ``auto`` when a mapped task maps over the result, else ``no``
+    :raises PayloadError: the function or an argument cannot be sent; names it
+    """
+    builder, setup = PayloadBuilder(), setup or Setup()
+    manifest: dict[str, Any] = {
+        "protocol": protocol.PROTOCOL,
+        "job": job,
+        "nonce": nonce,
+        "python": None,
+        "split": split,
+        "discard_result": not is_result_wanted,
+    }
+    if setup.archive is not None:
+        builder.add(protocol.CODE, setup.archive)
+    manifest |= setup.fields()
+    if isinstance(call, FunctionCall):
+        manifest |= _function_fields(call, builder)
+    else:
+        manifest["kind"] = "command"
+        inputs = {path: builder.value(value, call, path) for path, value in call.inputs.items()}
+        manifest["command"] = {
+            "argv": list(call.argv),
+            "inputs": inputs,
+            "outputs": list(call.outputs),
+            "workdir": call.workdir,
+        }
+    manifest["refs"] = [builder.reference(result) for result in call.refs]
+    manifest["parts"] = {name: {"sha256": p.sha256, "size": p.size} for name, p in builder.parts.items()}
+    data = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
+    features = frozenset(setup.fields()) | ({"command"} if isinstance(call, CommandCall) else set())
+    return Payload(data, hashlib.sha256(data).hexdigest(), builder.parts, dict(setup.secrets), features)
+
+
+def _function_fields(call: FunctionCall, builder: PayloadBuilder) -> dict[str, Any]:
+    names = call.argument_names()
+    args = [builder.value(value, call, names[index]) for index, value in enumerate(call.args)]
+    kwargs = {name: builder.value(value, call, name) for name, value in call.kwargs.items()}
+    fields: dict[str, Any] = {
+        "kind": "function",
+        "main_module": call.main_module,
+        "args": args,
+        "argument_names": names,
+        "kwargs": kwargs,
+    }
+    if call.reference is not None:
+        module, qualname = call.reference
+        return fields | {"function": {"by": "reference", "module": module, "qualname": qualname}}
+    try:
+        pickled = dumps(call.function, None, call.main_module, call.refs)
+    except Exception as error:
+        raise PayloadError(
+            f"the function {call.function.__qualname__} cannot be sent: {error}. "
+            "Something that it refers to (a global or an outer variable) cannot be pickled; "
+            "create it inside the function, or pass it as an argument"
+        ) from error
+    entry = builder.entry(Encoded("pickle", [[pickled]]))
+    return fields | {
+        "python": f"{sys.version_info[0]}.{sys.version_info[1]}",
+        "function": {"by": "value", "entry": entry},
+    }

@@ -1,0 +1,140 @@
+"""A call: a function or a command with its arguments, each encoded once, and the key by which two tries of
+a task are the same call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from airflow_stepop.exceptions import PayloadError
+from airflow_stepop.payload.code_key import code_key, digest
+from airflow_stepop.payload.pickling import advice, as_list, dumps
+from airflow_stepop.results import StepResult
+from airflow_stepop.runner import protocol
+from airflow_stepop.runner.values import Encoded, encode_value
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Call:
+    """Arguments, each encoded once: for the call key, and for the payload."""
+
+    main_module: str = ""
+    refs: list[StepResult] = field(default_factory=list)
+    _encoded: dict[str, Encoded] = field(default_factory=dict)
+
+    def encode(self, name: str, value: Any) -> Encoded:
+        """Encode one argument; the results inside it are appended to ``refs`` and not loaded.
+
+        :raises PayloadError: it cannot be sent; says which and why
+        """
+        if name not in self._encoded:
+            self._encoded[name] = self._encode(name, as_list(value))
+        return self._encoded[name]
+
+    def _encode(self, name: str, value: Any) -> Encoded:
+        try:
+            return encode_value(value, lambda obj, keep: dumps(obj, keep, self.main_module, self.refs))
+        except Exception as error:
+            kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+            raise PayloadError(
+                f"{name} (a {kind}) cannot be sent to the step: {error}. {advice(value)}"
+            ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class FunctionCall(_Call):
+    """A function with its arguments, as the user wrote them; references to results may be anywhere inside.
+
+    :param main_module: name of the DAG file's module: what it defines goes by value
+    :param reference: (module, qualified name) of a function that the step can import
+    """
+
+    function: Callable[..., Any]
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    reference: tuple[str, str] | None
+
+    def arguments(self) -> dict[str, Any]:
+        return dict(zip(self.argument_names(), self.args, strict=True)) | dict(self.kwargs)
+
+    def argument_names(self) -> list[str]:
+        """Return what the function calls its positional arguments."""
+        try:
+            parameters = inspect.signature(self.function).parameters.values()
+        except (TypeError, ValueError):
+            return [f"positional argument {index + 1}" for index in range(len(self.args))]
+        names = [p.name for p in parameters if p.kind <= p.POSITIONAL_OR_KEYWORD][: len(self.args)]
+        return names + [f"positional argument {index + 1}" for index in range(len(names), len(self.args))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandCall(_Call):
+    """A program with its input files and the files that it will leave."""
+
+    argv: Sequence[str]
+    inputs: Mapping[str, Any]
+    outputs: Sequence[str]
+    workdir: str | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        return dict(self.inputs)
+
+
+Call = FunctionCall | CommandCall
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What the runner prepares before it starts the step.
+
+    :param archive: the code archive, to unpack
+    :param secrets: environment variables whose values travel beside the manifest, which has their names
+    :param requirements: lines of a requirements file, to install
+    :param checkpoint: whether the step gets a folder that its next try finds again
+    """
+
+    archive: bytes | None = None
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    requirements: Sequence[str] = ()
+    checkpoint: bool = False
+
+    def fields(self) -> dict[str, Any]:
+        """Return what the manifest says of it; a field that the step does not need is not there."""
+        fields = {
+            "secrets": sorted(self.secrets),
+            "requirements": list(self.requirements),
+            "checkpoint": self.checkpoint,
+        }
+        return {name: value for name, value in fields.items() if value}
+
+
+def call_key(call: Call, archive: bytes | None, extra: Sequence[Any]) -> str:
+    """Return the key that tells whether another try is the same call."""
+    arguments = {name: _argument_key(value, call, name) for name, value in call.arguments().items()}
+    code: Any
+    if isinstance(call, FunctionCall):
+        code = ["function", list(call.reference or ()) or code_key(call.function, call.main_module)]
+    else:
+        code = ["command", list(call.argv), list(call.outputs), call.workdir]
+    archived = hashlib.sha256(archive).hexdigest() if archive is not None else None
+    return digest([code, archived, arguments, [result.digest for result in call.refs], list(extra)])
+
+
+def arguments_key(call: Call) -> str:
+    """Return a digest of the arguments alone: the same for a step whose code was put right."""
+    arguments = {name: _argument_key(value, call, name) for name, value in call.arguments().items()}
+    argv = list(call.argv) if isinstance(call, CommandCall) else None
+    return digest([arguments, [result.digest for result in call.refs], argv])
+
+
+def _argument_key(value: Any, call: Call, name: str) -> Any:
+    if isinstance(value, StepResult):
+        return value.digest
+    encoded = call.encode(name, value)
+    if encoded.codec in protocol.DATA_CODECS:
+        return [encoded.codec, *(sha256 for sha256, _ in encoded.digests())]
+    return code_key(value, call.main_module)  # a pickle differs from process to process

@@ -1,0 +1,201 @@
+"""An outcome becomes what the task returns: checked, made small enough for Airflow's record, handed over.
+
+Nothing is unpickled here. The wire is described in ``runner/protocol.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from airflow_stepop.core.host import host_of
+from airflow_stepop.core.stored_json import COUNT, LIST, OBJECT, TEXT, TRUTH, known_fields, or_nothing
+from airflow_stepop.exceptions import IntegrityError, StepConfigError, StoreError
+from airflow_stepop.failure import Failure
+from airflow_stepop.results import StepResult, is_inline
+from airflow_stepop.runner import protocol
+from airflow_stepop.runner.values import (
+    SegmentError,
+    UntrustedPickleError,
+    check_entry,
+    decode_entry,
+    is_plain_text,
+)
+from airflow_stepop.stores.configured import locate
+
+if TYPE_CHECKING:
+    from airflow_stepop.job import Buffer, OutcomeReport
+
+RECORD_BYTES = 60_000  # longest collected result inside the step's record
+
+
+def read_outcome(report: OutcomeReport, job: str, nonce: str) -> dict[str, Any]:
+    """Return ``{"result": ...}`` or ``{"failure": ...}``, both JSON, from an outcome; nothing is unpickled.
+
+    Beside it is ``usage``, as the runner measured it.
+
+    :raises IntegrityError: the outcome is not the one that the control plane vouches for, or is another job's
+    """
+    if report.digest is not None and hashlib.sha256(report.data).hexdigest() != report.digest:
+        raise IntegrityError(f"its bytes changed after the step wrote it (expected SHA-256 {report.digest})")
+    outcome = _parsed(report.data)
+    if outcome["protocol"] != protocol.PROTOCOL:
+        raise IntegrityError(
+            f"it has protocol {outcome['protocol']!r} and this airflow-stepop has {protocol.PROTOCOL}: "
+            "another version started the step; run the task again, and let steps end before you upgrade"
+        )
+    if (outcome["job"], outcome["nonce"]) != (job, nonce):
+        raise IntegrityError(
+            f"it belongs to job {outcome['job']!r} (nonce {outcome['nonce']!r}) "
+            f"and not to {job!r} (nonce {nonce!r})"
+        )
+    try:
+        if outcome["status"] != "success":
+            found = {"failure": Failure.from_json(outcome.get("failure")).to_json()}
+        else:
+            found = {"result": _small(_result_of(outcome, report), report.base_uri, job)}
+    except SegmentError as error:
+        raise IntegrityError(f"a value in it is damaged: {error}") from error
+    return {**found, "usage": dict(outcome.get("usage") or {})}
+
+
+_STATUS = ("success or failure", lambda value: value in ("success", "failure"))
+_OUTCOME_FIELDS = {"protocol": COUNT, "job": TEXT, "nonce": TEXT, "status": _STATUS}
+_OUTCOME_VALUES = {
+    "value": or_nothing(OBJECT),
+    "values": ("an object or a list", lambda value: value is None or isinstance(value, (Mapping, list))),
+    "outputs": or_nothing(OBJECT),
+    "split": or_nothing(TEXT),
+    "failure": or_nothing(OBJECT),
+    "usage": or_nothing(OBJECT),
+}
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    """Return the fields of an outcome; what is printed in them can be printed again, and stored."""
+    try:
+        outcome = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"it is not an outcome ({error})") from error
+    known = known_fields(outcome, "the outcome", _OUTCOME_FIELDS)
+    if known["protocol"] == protocol.PROTOCOL:  # another one may have any other form
+        known |= known_fields(outcome, "the outcome", {}, _OUTCOME_VALUES)
+    return known
+
+
+def outcome_size(report: OutcomeReport) -> int:
+    """Return the bytes of an outcome that was read, with those of its result that lie in the store."""
+    try:
+        outcome = json.loads(report.data)
+        several = outcome.get("outputs") or outcome.get("values") or []
+        entries = list(several.values()) if isinstance(several, Mapping) else list(several)
+        entries += [outcome["value"]] if outcome.get("value") else []
+        stored = [s["size"] for entry in entries for s in entry["segments"] if "data" not in s]
+        return len(report.data) + int(sum(stored))
+    except (AttributeError, KeyError, TypeError, ValueError):  # the step can write there what it likes
+        return len(report.data)
+
+
+def _result_of(outcome: Mapping[str, Any], report: OutcomeReport) -> dict[str, Any]:
+    def keep(entry: dict[str, Any]) -> dict[str, Any]:
+        check_entry(entry)
+        if (
+            entry["codec"] == "json"
+            and is_inline(entry)
+            and _is_plain(decode_entry(dict(entry), _no_segment))
+        ):
+            return {"plain": dict(entry)}
+        if report.digest is None and entry["codec"] not in protocol.DATA_CODECS:
+            raise StepConfigError(
+                "the step returned a value that only pickle can hold, and this backend cannot vouch for "
+                "its bytes; return JSON, bytes, numpy or Arrow data"
+            )
+        return {"reference": StepResult.signed(entry, report.base_uri).serialize()}
+
+    values = outcome.get("outputs") or outcome.get("values")
+    if isinstance(values, Mapping):
+        return {"dict": {key: keep(entry) for key, entry in values.items()}}
+    if isinstance(values, list):
+        return {"list": [keep(entry) for entry in values]}
+    if outcome.get("split") in ("dict", "list"):
+        return {outcome["split"]: {} if outcome["split"] == "dict" else []}
+    return {"value": keep(outcome["value"])} if outcome.get("value") is not None else {"nothing": True}
+
+
+def _small(result: dict[str, Any], base_uri: str, job: str) -> dict[str, Any]:
+    """Return ``result``, or where it is in the store: Airflow wants less than 64 KB in its task state."""
+    data = json.dumps(result, separators=(",", ":")).encode()
+    if len(data) <= RECORD_BYTES:
+        return result
+    sha256 = hashlib.sha256(data).hexdigest()
+    try:
+        store, path = locate(f"{base_uri}/{job}.collected-{sha256[:16]}.json")
+        store.put_new(path, data)
+    except StoreError:  # then Airflow has to hold it
+        return result
+    return {
+        "stored": {"uri": store.uri(path), "sha256": sha256, "size": len(data), "host": host_of(store.url)}
+    }
+
+
+def _stored(place: Any) -> dict[str, Any]:
+    fields = {"uri": TEXT, "sha256": TEXT, "size": COUNT, "host": TEXT}
+    place = known_fields(place, "the place of the collected result", fields)
+    store, path = locate(place["uri"], place["host"])
+    data = store.read(path, place["size"])
+    if hashlib.sha256(data).hexdigest() != place["sha256"]:
+        raise IntegrityError(f"{place['uri']} changed after it was written")
+    return dict(json.loads(data))
+
+
+_RESULT_FIELDS = {"dict": OBJECT, "list": LIST, "value": OBJECT}
+
+
+def hand_over(result: Mapping[str, Any]) -> Any:
+    """Return what the task returns to Airflow: plain values, and references for the rest.
+
+    :raises IntegrityError: the collected result changed in the store, or in the task's state
+    """
+    if "stored" in result:
+        result = _stored(result["stored"])
+    result = known_fields(result, "the collected result", {}, {**_RESULT_FIELDS, "nothing": TRUTH})
+    if len(result) != 1:
+        raise IntegrityError(f"the collected result is not one of {', '.join(_RESULT_FIELDS)} and nothing")
+    if "dict" in result:
+        return {key: _given(kept) for key, kept in result["dict"].items()}
+    if "list" in result:
+        return [_given(kept) for kept in result["list"]]
+    return _given(result["value"]) if "value" in result else None
+
+
+def _given(kept: Any) -> Any:
+    known = known_fields(kept, "a collected value", {}, {"plain": OBJECT, "reference": OBJECT})
+    if "reference" in known:
+        return StepResult.from_json(known["reference"])
+    try:
+        return decode_entry(dict(known.get("plain") or {}), _no_segment)
+    except (SegmentError, UntrustedPickleError) as error:
+        raise IntegrityError(f"a collected value is damaged: {error}") from error
+
+
+# Keys with which Airflow marks what it encoded itself
+_RESERVED_KEYS = frozenset({"__classname__", "__id__", "__type"})
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether Airflow keeps ``value`` as it is: its messages and databases cannot hold all of JSON."""
+    if isinstance(value, str):
+        return is_plain_text(value)
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    if isinstance(value, Mapping):
+        return not _RESERVED_KEYS & set(value) and all(
+            _is_plain(k) and _is_plain(v) for k, v in value.items()
+        )
+    return all(map(_is_plain, value)) if isinstance(value, (list, tuple)) else True
+
+
+def _no_segment(segment: Mapping[str, Any], _codec: str) -> Buffer:
+    raise IntegrityError(f"a plain value must carry its bytes, and {segment!r} does not")

@@ -1,0 +1,107 @@
+"""The large parts of a payload go into the store: those that the request has no room for, and those that
+only this host could read.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+from airflow_stepop.core.units import shown_size
+from airflow_stepop.exceptions import IntegrityError, StepConfigError
+from airflow_stepop.job import Buffer, Part, Payload, Place
+from airflow_stepop.runner.hashing import sha256
+from airflow_stepop.runner.threads import Progress, in_order
+from airflow_stepop.stores.base import Span, Store
+from airflow_stepop.stores.bucket import CHUNK_BYTES, BucketStore
+from airflow_stepop.stores.configured import locate
+from airflow_stepop.stores.folder import folder_of
+from airflow_stepop.stores.paths import part_path
+
+PART_THREADS = 4
+
+log = logging.getLogger(__name__)
+
+
+def spill(payload: Payload, store: Callable[[], Store], limit: int) -> Payload:
+    """Return the payload with its largest parts in the store, until the rest fits into ``limit`` bytes.
+
+    Parts are named by their digest, so the same argument is stored once a week.
+    """
+    excess, chosen = payload.inline_bytes - limit, {}
+    for name, part in sorted(payload.parts.items(), key=lambda item: -item[1].size):
+        if excess > 0 and part.buffers is not None:
+            chosen[name] = part
+            excess -= part.size
+    return replace(payload, parts={**payload.parts, **put_parts(chosen, store())}) if chosen else payload
+
+
+def put_parts(parts: Mapping[str, Part], store: Store) -> dict[str, Part]:
+    """Write parts into the store, named by their content, and return them as they are there.
+
+    One that is there with another size is damaged, and is written again.
+
+    :raises StoreError: the store cannot be written
+    """
+
+    def put(part: Part) -> Part:
+        path, buffers = part_path(part.sha256, time.time()), part.buffers or ()
+        if not store.put_new(path, *buffers) and store.size_of(path) != part.size:
+            log.warning("%s was damaged: it is written again", store.uri(path))
+            store.put(path, *buffers)
+        return replace(part, buffers=None, places=(Place(store.uri(path), part.size),))
+
+    return dict(zip(parts, in_order(put, list(parts.values()), PART_THREADS), strict=True))
+
+
+def bring(payload: Payload, store: Store, inline_limit: int) -> Payload:
+    """Return a payload that a job elsewhere can read: what lies in a folder of this host is copied to the
+    store, once.
+
+    :param inline_limit: bytes that the backend takes along with the job
+    :raises StepConfigError: the store is a folder, too
+    :raises StoreError: a part cannot be copied
+    """
+    parts = dict(payload.parts)
+    for name, part in parts.items():
+        here = [place.uri for place in part.places if folder_of(place.uri) is not None]
+        if here and not isinstance(store, BucketStore):
+            raise StepConfigError(
+                f"the step gets {shown_size(part.size)} that the job cannot read, as they lie in a folder of "
+                f"this host ({here[0]}). Set [stepop] store to a bucket (s3://bucket/prefix), or pass less: "
+                f"up to {shown_size(inline_limit)} in all go with the job"
+            )
+        if here and isinstance(store, BucketStore):
+            parts[name] = _copied(part, store)
+    return replace(payload, parts=parts)
+
+
+def _copied(part: Part, store: BucketStore) -> Part:
+    """Copy a part into the store under the name of its content, through little memory."""
+    path = part_path(part.sha256, time.time())
+    if store.find_size(path) != part.size:
+        what = part.places[0].uri
+        progress = Progress(f"copying {what} to {store.uri(path)}", part.size, log.info)
+        store.put_stream(path, _checked_chunks(part, progress), progress)
+    return replace(part, places=(Place(store.uri(path), part.size),))
+
+
+def _checked_chunks(part: Part, progress: Progress) -> Iterator[Buffer]:
+    """Yield the bytes of a part.
+
+    :raises IntegrityError: at the end, when they are not those that were recorded
+    """
+    found = sha256(part.size)
+    for place in part.places:
+        source, path = locate(place.uri)
+        for begin in range(0, place.size, CHUNK_BYTES):
+            chunk = bytearray(min(CHUNK_BYTES, place.size - begin))
+            for _ in source.fill([Span(path, len(chunk), (place.offset or 0) + begin)], memoryview(chunk)):
+                pass
+            found.update(chunk)
+            progress.add(len(chunk))
+            yield chunk
+    if found.hexdigest() != part.sha256:
+        raise IntegrityError(f"{part.places[0].uri} changed after it was written; it was not copied")
