@@ -208,8 +208,8 @@ def _check_requirements(value: Any) -> None:
 
 
 def _check_backend(operator: RemoteStepOperator) -> None:
+    from airflow_stepop.hooks.settings import parse_settings
     from airflow_stepop.registry import hook_class
-    from airflow_stepop.settings import parse_settings
 
     backend, settings = operator.backend, operator.settings
     if backend is None or is_later(backend) or conf.get("stepop", "backend_override", fallback=""):

@@ -195,9 +195,9 @@ class Part:
 class Payload:
     """What goes into the step: the manifest, its digest, and the parts that it names.
 
-    ``transfer.input_files`` turns it into the files of the runner's input folder. Some of them hold secrets:
-    they belong where nobody but the step can read them, and never into the request that a backend renders, a
-    log, a command line, or a store in clear.
+    ``hooks.base.input_files`` turns it into the files of the runner's input folder. Some of them hold
+    secrets: they belong where nobody but the step can read them, and never into the request that a backend
+    renders, a log, a command line, or a store in clear.
 
     :param secrets: environment variables of the step, by name; the manifest has the names alone
     :param features: what the runner must bring for this step; for ``runner_zipapp``

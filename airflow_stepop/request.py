@@ -16,7 +16,8 @@ from airflow.sdk.configuration import conf
 from airflow_stepop import record
 from airflow_stepop.arguments import check_arguments, seconds
 from airflow_stepop.connections.extra import backend_of
-from airflow_stepop.hooks.base import BackendSettings, StepHook
+from airflow_stepop.hooks.base import StepHook
+from airflow_stepop.hooks.settings import BackendSettings, parse_settings
 from airflow_stepop.job import OutcomeReport, Payload, StepSpec
 from airflow_stepop.observe import Observer, trace_environment
 from airflow_stepop.oom import MoreMemory, parse_on_oom
@@ -38,7 +39,6 @@ from airflow_stepop.payload.spill import bring, spill
 from airflow_stepop.registry import create_hook, hook_class
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.runner.protocol import ENV_DEBUG
-from airflow_stepop.settings import parse_settings
 from airflow_stepop.stores.base import Store
 from airflow_stepop.stores.configured import configured_store
 from airflow_stepop.stores.paths import checkpoint_path, result_path

@@ -34,13 +34,13 @@ import pytest
 from airflow_stepop.exceptions import OutcomeLostError, StepConfigError, UnsupportedError
 from airflow_stepop.failure import Category
 from airflow_stepop.hooks.base import StepHook
+from airflow_stepop.hooks.settings import parse_settings
 from airflow_stepop.job import Cursor, JobHandle, JobState, JobStatus
 from airflow_stepop.payload.call import FunctionCall
 from airflow_stepop.payload.outcome import hand_over, read_outcome
 from airflow_stepop.payload.standalone import Step, make_step
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.results import StepResult
-from airflow_stepop.settings import parse_settings
 from airflow_stepop.stores.base import Store
 from airflow_stepop.stores.configured import open_store
 from airflow_stepop.stores.folder import folder_uri

@@ -75,9 +75,9 @@ def step_lines(folder: Path) -> Iterator[Line]:
 
 def byte_lines(folder: Path) -> Iterator[Line]:
     """Kilobytes that travel for a small step."""
+    from airflow_stepop.hooks.common.zipapp import runner_zipapp
     from airflow_stepop.payload.build import build_payload
     from airflow_stepop.payload.call import FunctionCall
-    from airflow_stepop.zipapp import runner_zipapp
 
     call = FunctionCall(function=_small_function(), args=({"lr": 0.1},), kwargs={"epochs": 3}, reference=None)
     payload = build_payload(call, job="s-bench", nonce="0" * 16, split="no", is_result_wanted=True)
@@ -103,10 +103,10 @@ def _small_function() -> Callable[..., Any]:
 
 def _step(folder: Path) -> list[str]:
     """Return the command of a no-op step, ready to run any number of times."""
+    from airflow_stepop.hooks.common.zipapp import runner_zipapp
     from airflow_stepop.payload.build import build_payload
     from airflow_stepop.payload.call import FunctionCall
     from airflow_stepop.runner import protocol
-    from airflow_stepop.zipapp import runner_zipapp
 
     call = FunctionCall(function=_noop(), args=(), kwargs={}, reference=None)
     nonce = secrets.token_hex(8)

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from pydantic.fields import FieldInfo
 
-    from airflow_stepop.hooks.base import BackendSettings, StepHook
+    from airflow_stepop.hooks.base import StepHook
+    from airflow_stepop.hooks.settings import BackendSettings
     from airflow_stepop.job import StepSpec
     from airflow_stepop.resources import ResourceSettings
 

@@ -3,6 +3,8 @@
 The hook *is* the backend: there is no second layer. Every verb may block (callers run it in a thread) and may
 be called from any process on any host that the connection reaches; a hook keeps no state that another process
 needs.
+
+What an author needs beside the hook can be imported from here, too: :data:`__all__`.
 """
 
 from __future__ import annotations
@@ -10,16 +12,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseHook
-from pydantic import BaseModel, ConfigDict
 
+from airflow_stepop.hooks.settings import BackendSettings
 from airflow_stepop.job import LogChunk
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
+    from airflow_stepop.hooks.common.input_files import input_files
+    from airflow_stepop.hooks.common.zipapp import runner_zipapp
     from airflow_stepop.job import (
         Cursor,
         Finding,
@@ -31,15 +36,16 @@ if TYPE_CHECKING:
         Payload,
         StepSpec,
     )
+    from airflow_stepop.stores.folder import folder_of
 
+__all__ = ["BackendSettings", "StepHook", "folder_of", "input_files", "runner_zipapp"]
 
-class BackendSettings(BaseModel):
-    """Base of every backend's own options: an unknown key is an error, and a model is never changed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    where: ClassVar[tuple[str, ...]] = ()
-    """Names of the options that say where a job runs. They are remembered before it is submitted."""
+# Loaded by the hooks that use them, and not by every trigger
+_LAZY = {
+    "folder_of": "airflow_stepop.stores.folder",
+    "input_files": "airflow_stepop.hooks.common.input_files",
+    "runner_zipapp": "airflow_stepop.hooks.common.zipapp",
+}
 
 
 class StepHook(BaseHook, ABC):
@@ -191,3 +197,11 @@ class StepHook(BaseHook, ABC):
     def scope(self) -> str:
         """Return what one status call covers; jobs of one scope share one watcher."""
         return ""
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name not in _LAZY:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_LAZY[name]), name)

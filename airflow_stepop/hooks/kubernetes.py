@@ -27,6 +27,8 @@ from airflow_stepop.exceptions import (
 )
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.hooks.base import StepHook
+from airflow_stepop.hooks.common.input_files import input_files
+from airflow_stepop.hooks.settings import parse_settings
 from airflow_stepop.job import (
     Cursor,
     Finding,
@@ -66,9 +68,7 @@ from airflow_stepop.kubernetes.settings import KubernetesSettings
 from airflow_stepop.kubernetes.states import States, selector
 from airflow_stepop.runner.frames import from_lines
 from airflow_stepop.runner.protocol import FRAMES, OUTCOME
-from airflow_stepop.settings import parse_settings
 from airflow_stepop.stores.configured import locate
-from airflow_stepop.transfer import input_files
 
 DEFAULT_CONN_ID = "kubernetes_default"
 SECRET_BYTES = 1 << 20  # of all values together: https://kubernetes.io/docs/concepts/configuration/secret/

@@ -31,7 +31,9 @@ from airflow_stepop.exceptions import (
     WrongHostError,
 )
 from airflow_stepop.failure import Category, Failure
-from airflow_stepop.hooks.base import BackendSettings, StepHook
+from airflow_stepop.hooks.base import StepHook
+from airflow_stepop.hooks.common.input_files import input_files
+from airflow_stepop.hooks.settings import BackendSettings
 from airflow_stepop.job import (
     Cursor,
     Finding,
@@ -51,7 +53,6 @@ from airflow_stepop.local.host import MIB, HostFacts, chosen_gpus, impossible, n
 from airflow_stepop.local.systems import OWN, SUPPORTED, System, find_system
 from airflow_stepop.runner.protocol import ENV_CACHE, ENV_JOB, ENV_NONCE, OUTCOME, RUNNER
 from airflow_stepop.stores.folder import folder_of
-from airflow_stepop.transfer import input_files
 
 RECEIPT_LIMIT_BYTES = 256 * 1024
 LOG_BYTES_PER_JOB = 256 * 1024  # at a time: lines of a few bytes become thousands of objects

@@ -86,7 +86,7 @@ class Bench:
 
 def prepared(bench: Bench, step: Step) -> JobFolder:
     """Do what a submit does before it starts the supervisor."""
-    from airflow_stepop.transfer import input_files
+    from airflow_stepop.hooks.common.input_files import input_files
 
     folder = JobFolder(bench.folder / step.spec.name)
     folder.create(bench.hook.render(step.spec), input_files(step.payload, step.spec))

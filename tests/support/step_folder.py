@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from airflow_stepop.hooks.common.zipapp import runner_zipapp
 from airflow_stepop.payload import pickling
 from airflow_stepop.runner import protocol
 from airflow_stepop.runner.values import decode_entry, encode_value, read_checked
-from airflow_stepop.zipapp import runner_zipapp
 from tests.support.waiting import PATIENCE_S
 
 DAG_MODULE = "unusual_prefix_0123_dag"

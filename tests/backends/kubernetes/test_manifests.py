@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from airflow_stepop.exceptions import StepConfigError, UnsupportedError
+from airflow_stepop.hooks.settings import parse_settings
 from airflow_stepop.job import StepSpec
 from airflow_stepop.kubernetes.manifests import (
     default_image,
@@ -20,7 +21,6 @@ from airflow_stepop.kubernetes.manifests import (
 )
 from airflow_stepop.kubernetes.settings import KubernetesSettings
 from airflow_stepop.resources import ResourceSettings
-from airflow_stepop.settings import parse_settings
 
 GOLDEN = Path(__file__).parent / "golden"
 LABELS = {

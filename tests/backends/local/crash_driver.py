@@ -15,10 +15,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from airflow_stepop.hooks.common.input_files import input_files
 from airflow_stepop.hooks.local import LocalStepHook
 from airflow_stepop.local import supervisor
 from airflow_stepop.testing import Step, make_step
-from airflow_stepop.transfer import input_files
 
 # What the kernel is asked for; between two of these a crash makes no difference.
 OPERATIONS = ("open", "os.", "subprocess.Popen", "shutil.", "fcntl.", "ctypes.dlopen", "tempfile.")

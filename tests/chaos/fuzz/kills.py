@@ -31,9 +31,9 @@ from airflow.sdk import DAG
 from airflow.sdk.exceptions import TaskDeferred
 
 from airflow_stepop import RemoteStepOperator
+from airflow_stepop.hooks.common.zipapp import runner_zipapp
 from airflow_stepop.retries import RemoteStepRetryPolicy
 from airflow_stepop.triggers import RemoteStepTrigger
-from airflow_stepop.zipapp import runner_zipapp
 from tests.support.processes import of_job, parent_of, with_variable
 from tests.support.waiting import PATIENCE_S
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 import airflow_stepop
-from airflow_stepop import zipapp
-from airflow_stepop.zipapp import runner_zipapp
+from airflow_stepop.hooks.common import zipapp
+from airflow_stepop.hooks.common.zipapp import runner_zipapp
 
 
 def test_size(folder):
@@ -36,7 +36,10 @@ def test_size(folder):
 
 def test_same_bytes_in_every_process():
     """Two processes with other hash seeds build the same bytes."""
-    code = "import sys; from airflow_stepop import zipapp; sys.stdout.buffer.write(zipapp.runner_zipapp())"
+    code = (
+        "import sys; from airflow_stepop.hooks.common import zipapp; "
+        "sys.stdout.buffer.write(zipapp.runner_zipapp())"
+    )
     for seed in ("1", "2"):
         env = {"PYTHONHASHSEED": seed, "TZ": "Asia/Tokyo"}
         assert (

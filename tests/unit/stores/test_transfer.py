@@ -12,8 +12,10 @@ from dataclasses import replace
 
 import pytest
 
-from airflow_stepop import transfer
 from airflow_stepop.exceptions import IntegrityError, StepConfigError, WrongHostError
+from airflow_stepop.hooks.common import input_files as input_files_module
+from airflow_stepop.hooks.common import signing
+from airflow_stepop.hooks.common.input_files import input_files
 from airflow_stepop.job import Part, Payload, Place, StepSpec
 from airflow_stepop.payload.build import build_payload
 from airflow_stepop.payload.call import CommandCall
@@ -25,7 +27,6 @@ from airflow_stepop.runner.protocol import LOCATIONS, UPLOADS
 from airflow_stepop.stores import bucket as bucket_module
 from airflow_stepop.stores.configured import configured_stores, open_store
 from airflow_stepop.stores.pieces import read_places
-from airflow_stepop.transfer import input_files
 from tests.support.memory import at_most
 from tests.support.waiting import PATIENCE_S
 
@@ -52,8 +53,8 @@ def table(files, name):
 @pytest.fixture
 def small_pieces(monkeypatch):
     """Pieces as of a much larger result."""
-    monkeypatch.setattr(transfer, "PIECES", 10)
-    monkeypatch.setattr(transfer, "PIECE_BYTES", (MIB // 4, 4 * MIB))
+    monkeypatch.setattr(input_files_module, "PIECES", 10)
+    monkeypatch.setattr(input_files_module, "PIECE_BYTES", (MIB // 4, 4 * MIB))
 
 
 # -- there and back
@@ -217,7 +218,7 @@ def test_an_address_for_a_step_that_expects_none(steps, folder):
 def test_expired_addresses(steps, bucket, monkeypatch):
     """Said with the server's words, and at once; without the signature."""
     spec, payload = steps.prepare(bucket, reverse, random.Random(7).randbytes(20 * MIB))
-    monkeypatch.setattr(transfer, "MARGIN_S", 2.0)
+    monkeypatch.setattr(signing, "MARGIN_S", 2.0)
     files = input_files(payload, replace(spec, timeout_s=0.0, start_timeout_s=0.0))
     spec = replace(spec, timeout_s=100.0, start_timeout_s=0.0)
     steps.place(spec, files)
@@ -237,7 +238,7 @@ def test_a_result_after_its_addresses_expired(steps, bucket, monkeypatch):
         time.sleep(4)  # longer than the signature lasts; it never lives again
         return os.urandom(40_000_000)
 
-    monkeypatch.setattr(transfer, "MARGIN_S", 3.0)
+    monkeypatch.setattr(signing, "MARGIN_S", 3.0)
     spec, payload = steps.prepare(bucket, slow, start_timeout_s=0.0)
     steps.place(spec, input_files(payload, replace(spec, timeout_s=0.0)))
     steps.finish(spec, payload)

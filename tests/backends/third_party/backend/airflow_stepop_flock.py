@@ -16,7 +16,7 @@ from pathlib import Path
 
 from airflow_stepop.exceptions import OutcomeLostError, UnsupportedError
 from airflow_stepop.failure import Category, Failure
-from airflow_stepop.hooks.base import BackendSettings, StepHook
+from airflow_stepop.hooks.base import BackendSettings, StepHook, folder_of, input_files
 from airflow_stepop.job import (
     Finding,
     FoundJob,
@@ -28,8 +28,6 @@ from airflow_stepop.job import (
     OutcomeReport,
 )
 from airflow_stepop.runner import protocol
-from airflow_stepop.stores.folder import folder_of
-from airflow_stepop.transfer import input_files
 
 START = 'setsid flock lock sh -c "$0" sh "$@" > /dev/null 2>&1 &'
 # Whoever gets the lock first runs the step; whoever comes later finds `started` and leaves.

@@ -7,12 +7,20 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from airflow_stepop.exceptions import StepConfigError
 
-if TYPE_CHECKING:
-    from airflow_stepop.hooks.base import BackendSettings
+
+class BackendSettings(BaseModel):
+    """Base of every backend's own options: an unknown key is an error, and a model is never changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    where: ClassVar[tuple[str, ...]] = ()
+    """Names of the options that say where a job runs. They are remembered before it is submitted."""
 
 
 def parse_settings(model: type[BackendSettings], settings: Any, backend: str) -> BackendSettings:
@@ -20,8 +28,6 @@ def parse_settings(model: type[BackendSettings], settings: Any, backend: str) ->
 
     :raises StepConfigError: an unknown key (with the closest valid one), or a value of the wrong kind
     """
-    from pydantic import ValidationError
-
     if settings is None:
         return model()
     if isinstance(settings, model):

@@ -135,7 +135,7 @@ def _build(features: frozenset[str]) -> bytes:
 
 
 def _runner_folder() -> Path:
-    return Path(__file__).parent / "runner"
+    return Path(__file__).parents[2] / "runner"
 
 
 def _cloudpickle_folder() -> Path:

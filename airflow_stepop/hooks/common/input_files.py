@@ -1,0 +1,112 @@
+"""The files of the runner's input folder: the payload, and where the rest of it is.
+
+The runner has the standard library only. It reads parts from, and writes the segments of its outcome to,
+pre-signed addresses. A backend calls :func:`input_files` and puts what it returns into the runner's input
+folder.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hmac
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from airflow_stepop.core.host import airflow_folder
+from airflow_stepop.core.signing_key import signing_key
+from airflow_stepop.hooks.common.signing import Signer
+from airflow_stepop.hooks.common.zipapp import runner_zipapp
+from airflow_stepop.runner.protocol import CHECKPOINT, LOCATIONS, MANIFEST, OUTCOME, RUNNER, SECRETS, UPLOADS
+from airflow_stepop.stores.bucket import MIB
+from airflow_stepop.stores.configured import locate
+from airflow_stepop.stores.folder import folder_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from airflow_stepop.job import Buffer, Payload, Place, StepSpec
+
+# A piece of an outcome is one signed PUT, which S3 limits to 5 GiB. How many will be needed is not known when
+# they are signed; an unused one costs 60 bytes of the job's input.
+PIECES = 64
+PIECE_BYTES = (8 * MIB, 5 << 30)
+
+
+def input_files(payload: Payload, spec: StepSpec) -> dict[str, Sequence[Buffer]]:
+    """Return everything that the runner's input folder must hold: file name -> bytes, in a row.
+
+    ``secrets.json`` and ``checkpoint.json`` are secrets, and ``locations.json`` and ``uploads.json`` are when
+    the store is a bucket: they belong where only the step can read them. A folder of this host is
+    named in them as it is: a job that runs elsewhere has had its payload through ``payload.spill.bring``.
+
+    :raises StepConfigError: the step may run longer than a signature can last
+    """
+    files = {name: part.buffers for name, part in payload.parts.items() if part.buffers is not None}
+    signer = Signer(spec)
+    locations = _locations(payload, signer)
+    if locations:
+        files[LOCATIONS] = [_to_json(locations, signer.is_used)]
+    if spec.result_uri and folder_of(spec.result_uri) is None:
+        uploads = _uploads(spec, signer)
+        if "outcome" in payload.features:
+            (uploads["outcome"],) = signer.writable(spec.result_uri, [OUTCOME])
+        files[UPLOADS] = [_to_json(uploads, is_secret=True)]
+    features = set(payload.features)
+    if spec.checkpoint_uri and folder_of(spec.checkpoint_uri) is None:
+        files[CHECKPOINT] = [_to_json(_checkpoint(spec, signer), is_secret=True)]
+        features.add("snapshots")
+    if payload.secrets:
+        files[SECRETS] = [payload.secrets_file]
+    needed = frozenset(features | ({"network"} if signer.is_used else set()))
+    runner = runner_zipapp(needed, airflow_folder("runner"))
+    return {**files, MANIFEST: [payload.manifest], RUNNER: [runner]}
+
+
+def _locations(payload: Payload, signer: Signer) -> dict[str, Any]:
+    named = {name: part.places for name, part in payload.parts.items() if part.places}
+    addresses = signer.readable([place.uri for places in named.values() for place in places])
+
+    def location(places: Sequence[Place]) -> Any:
+        if len(places) == 1 and places[0].offset is None:
+            return addresses[places[0].uri]
+        return [[addresses[place.uri], place.offset or 0, place.size] for place in places]
+
+    return {name: location(places) for name, places in named.items()}
+
+
+def _uploads(spec: StepSpec, signer: Signer) -> dict[str, Any]:
+    names = [f"{index:02}.bin" for index in range(PIECES)]
+    urls = signer.writable(spec.result_uri, names)
+    least, most = PIECE_BYTES
+    return {
+        "urls": dict(zip(names, urls, strict=True)),
+        "headers": {},
+        "least_bytes": least,
+        "most_bytes": most,
+    }
+
+
+def _checkpoint(spec: StepSpec, signer: Signer) -> dict[str, Any]:
+    """Return where the runner saves snapshots, under a name of this job's own, and where it looks for one.
+
+    It looks there first, for a service may start a job twice, and then at the newest of earlier jobs.
+    """
+    own = f"{spec.checkpoint_uri}/{spec.name}.tar"
+    store, folder = locate(spec.checkpoint_uri)
+    (put,) = signer.writable(spec.checkpoint_uri, [f"{spec.name}.tar"])
+    found = max(store.objects(folder), key=lambda one: (one.modified_at, one.path), default=None)
+    uris = list(dict.fromkeys([own, *([store.uri(found.path)] if found else [])]))
+    urls = signer.readable(uris)
+    return {
+        "get": [{"url": urls[uri], "uri": uri} for uri in uris],
+        "put": put,
+        "headers": {},
+        "key": hmac.new(signing_key(), f"checkpoint\n{folder}".encode(), "sha256").hexdigest(),
+        "most_bytes": PIECE_BYTES[1],
+    }
+
+
+def _to_json(table: Mapping[str, Any], is_secret: bool) -> bytes:
+    data = json.dumps(table, separators=(",", ":")).encode()
+    return gzip.compress(data, mtime=0) if is_secret else data
