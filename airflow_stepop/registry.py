@@ -46,7 +46,7 @@ class Builtin:
 
 
 BUILTINS = {
-    "local": Builtin("airflow_stepop.hooks.local:LocalStepHook"),
+    "local": Builtin("airflow_stepop.hooks.local.hook:LocalStepHook"),
     "kubernetes": Builtin(
         "airflow_stepop.hooks.kubernetes:KubernetesStepHook",
         "kubernetes",

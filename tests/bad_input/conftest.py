@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_stepop.local.systems import LINUX
+from airflow_stepop.hooks.local.supervisor.systems import LINUX
 from airflow_stepop.stores.configured import open_store
 from tests.support.damage import mark  # noqa: F401 - a fixture
 from tests.support.local_jobs import bench, running  # noqa: F401 - fixtures

@@ -14,9 +14,9 @@ import pytest
 
 from airflow_stepop.exceptions import IntegrityError, StepInterruptedError, StepopError, StoreError
 from airflow_stepop.failure import Category
+from airflow_stepop.hooks.local.supervisor.log import END_OF_TIME, Place, read_records
+from airflow_stepop.hooks.local.supervisor.systems import LINUX
 from airflow_stepop.job import JobHandle, JobState, LogLine
-from airflow_stepop.local.log import END_OF_TIME, Place, read_records
-from airflow_stepop.local.systems import LINUX
 from airflow_stepop.payload.build import build_payload
 from airflow_stepop.payload.call import FunctionCall
 from airflow_stepop.payload.outcome import read_outcome
@@ -472,7 +472,7 @@ def test_a_trigger_whose_clock_is_set_while_it_waits(set_clock, tmp_path, hours)
     reason, waited = set_clock(f"""
 import asyncio, json
 from pathlib import Path
-from airflow_stepop.hooks import local
+from airflow_stepop.hooks.local import hook as local
 from airflow_stepop.testing import make_step
 from airflow_stepop.triggers import RemoteStepTrigger
 hook = local.LocalStepHook(folder=Path({str(tmp_path / "jobs")!r}))

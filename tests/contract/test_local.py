@@ -9,7 +9,7 @@ from typing import ClassVar
 import pytest
 
 from airflow_stepop.hooks.local import LocalStepHook
-from airflow_stepop.local.systems import PORTABLE
+from airflow_stepop.hooks.local.supervisor.systems import PORTABLE
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.stores.configured import open_store
 from airflow_stepop.testing import HookContract

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from airflow_stepop.hooks.local import LocalStepHook
+from airflow_stepop.hooks.local.folder import JobFolder
+from airflow_stepop.hooks.local.supervisor import main as supervisor
+from airflow_stepop.hooks.local.supervisor.linux import kill_marked
 from airflow_stepop.job import JobHandle, JobState, JobStatus
-from airflow_stepop.local import supervisor
-from airflow_stepop.local.folder import JobFolder
-from airflow_stepop.local.processes import kill_marked
 from airflow_stepop.testing import Step, make_step
 from tests.support.waiting import wait_until
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_stepop.local.systems import LINUX, PORTABLE
+from airflow_stepop.hooks.local.supervisor.systems import LINUX, PORTABLE
 from tests.support.local_jobs import bench, running  # noqa: F401 - fixtures
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from airflow_stepop.hooks.common.input_files import input_files
 from airflow_stepop.hooks.local import LocalStepHook
-from airflow_stepop.local import supervisor
+from airflow_stepop.hooks.local.supervisor import main as supervisor
 from airflow_stepop.testing import Step, make_step
 
 # What the kernel is asked for; between two of these a crash makes no difference.

@@ -20,8 +20,8 @@ import pytest
 from airflow_stepop.exceptions import UnsupportedError
 from airflow_stepop.failure import Category
 from airflow_stepop.hooks.local import LocalStepHook
+from airflow_stepop.hooks.local.supervisor.gpus import LOCK_FOLDER, Gpu, describe, matching, parse_list
 from airflow_stepop.job import JobHandle, JobState
-from airflow_stepop.local.gpus import LOCK_FOLDER, Gpu, describe, matching, parse_list
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.testing import make_step
 from tests.support.local_jobs import Bench

@@ -21,10 +21,10 @@ from airflow_stepop.exceptions import (
 )
 from airflow_stepop.failure import Category
 from airflow_stepop.hooks.local import LocalSettings
+from airflow_stepop.hooks.local.supervisor import main as supervisor
+from airflow_stepop.hooks.local.supervisor import state as files
+from airflow_stepop.hooks.local.supervisor.systems import PORTABLE
 from airflow_stepop.job import JobHandle, JobState
-from airflow_stepop.local import state as files
-from airflow_stepop.local import supervisor
-from airflow_stepop.local.systems import PORTABLE
 from airflow_stepop.resources import ResourceSettings
 from tests.support.local_jobs import Bench, prepared, supervise
 from tests.support.processes import of_job, printed, started, wait_gone
@@ -87,8 +87,8 @@ def test_the_supervisor_is_alone_and_light(bench: Bench, running: JobHandle) -> 
 
 def test_the_supervisor_loads_the_standard_library_only() -> None:
     """It must start fast, whatever is installed."""
-    script = f"import sys; sys.path.append({str(Path(supervisor.__file__).parents[2])!r})\n"
-    script += "import airflow_stepop.local.supervisor\nprint(*sys.modules)"
+    script = f"import sys; sys.path.append({str(Path(supervisor.__file__).parents[4])!r})\n"
+    script += "import airflow_stepop.hooks.local.supervisor.main\nprint(*sys.modules)"
     output = subprocess.run(
         [sys.executable, "-I", "-S", "-c", script], capture_output=True, check=True
     ).stdout

@@ -9,8 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from airflow_stepop.local import log as log_module
-from airflow_stepop.local.log import LINE_MAX_BYTES, LogWriter, Place, read_records, read_tail
+from airflow_stepop.hooks.local.supervisor import log as log_module
+from airflow_stepop.hooks.local.supervisor.log import (
+    LINE_MAX_BYTES,
+    LogWriter,
+    Place,
+    read_records,
+    read_tail,
+)
 
 BEGIN = Place()
 

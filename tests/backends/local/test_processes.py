@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from airflow_stepop.local import processes
-from airflow_stepop.local.processes import kill_marked
+from airflow_stepop.hooks.local.supervisor import linux
+from airflow_stepop.hooks.local.supervisor.linux import kill_marked
 from tests.support.processes import started
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")
@@ -39,6 +39,6 @@ def test_who_has_no_environment_is_not_waited_for(
     without_environment: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever waited for it would wait for longer than any test may take."""
-    monkeypatch.setattr(processes, "KILL_TIMEOUT_S", 3600.0)
+    monkeypatch.setattr(linux, "KILL_TIMEOUT_S", 3600.0)
     assert kill_marked("STEPOP_NONCE=nobody") == 0
     assert without_environment.poll() is None

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from airflow_stepop.exceptions import StepConfigError, UnsupportedError
-from airflow_stepop.hooks.local import LocalSettings, LocalStepHook, step_environment
+from airflow_stepop.hooks.local import LocalSettings, LocalStepHook
+from airflow_stepop.hooks.local.host import HostFacts, step_environment
 from airflow_stepop.job import StepSpec
-from airflow_stepop.local.host import HostFacts
 from airflow_stepop.resources import ResourceSettings
 
 GIB = 2**30

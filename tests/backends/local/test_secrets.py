@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from airflow_stepop.hooks.local import LocalSettings
+from airflow_stepop.hooks.local.folder import JobFolder
 from airflow_stepop.job import JobState
-from airflow_stepop.local.folder import JobFolder
 from tests.support.local_jobs import Bench, prepared, supervise
 
 ECHO = ["sh", "-c", 'test "${#TOKEN}" = 6 && echo "got $TOKEN"']

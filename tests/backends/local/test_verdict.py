@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_stepop.failure import Failure
-from airflow_stepop.local.verdict import Ending, human_bytes, human_seconds, judge
+from airflow_stepop.hooks.local.supervisor.ending import Ending, human_bytes, human_seconds, judge
 
 QUIET = Ending(
     stopped=None,

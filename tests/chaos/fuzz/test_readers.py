@@ -17,9 +17,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from airflow_stepop.exceptions import StepopError
+from airflow_stepop.hooks.local.folder import JobFolder
+from airflow_stepop.hooks.local.supervisor.log import END_OF_TIME, Place, read_records
 from airflow_stepop.job import JobHandle
-from airflow_stepop.local.folder import JobFolder
-from airflow_stepop.local.log import END_OF_TIME, Place, read_records
 from airflow_stepop.payload.outcome import hand_over, read_outcome
 from airflow_stepop.record import StepRecord
 from airflow_stepop.results import StepResult

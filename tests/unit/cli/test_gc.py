@@ -325,7 +325,7 @@ def test_checkpoints(stepop, ran, instance):
 
 def test_kept_jobs_of_this_host(stepop, ran, instance, jobs, monkeypatch):
     """Folders of finished jobs that their tasks have kept go after the retention."""
-    from airflow_stepop.local.folder import JobFolder
+    from airflow_stepop.hooks.local.folder import JobFolder
 
     one = instance("quiet", "failed")
     handle = jobs.submit(one, "false")

@@ -13,8 +13,8 @@ import pytest
 from airflow_stepop.exceptions import IntegrityError, PayloadError, StepConfigError, StoreError
 from airflow_stepop.failure import Category
 from airflow_stepop.hooks.local import LocalStepHook
+from airflow_stepop.hooks.local.folder import JobFolder
 from airflow_stepop.job import OutcomeReport, Place, StepSpec
-from airflow_stepop.local.folder import JobFolder
 from airflow_stepop.payload.build import build_payload
 from airflow_stepop.payload.call import CommandCall, FunctionCall, Setup, arguments_key, call_key
 from airflow_stepop.payload.outcome import hand_over, read_outcome

@@ -19,8 +19,8 @@ from urllib.parse import parse_qs
 import pytest
 
 from airflow_stepop.hooks.local import LocalStepHook
+from airflow_stepop.hooks.local.folder import JobFolder
 from airflow_stepop.job import StepSpec
-from airflow_stepop.local.folder import JobFolder
 from airflow_stepop.payload.build import build_payload
 from airflow_stepop.payload.call import FunctionCall
 from airflow_stepop.payload.outcome import hand_over, read_outcome

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from airflow_stepop.local.state import make_tmp
+from airflow_stepop.hooks.local.supervisor.state import make_tmp
 
 # Not $TMPDIR: all Airflow processes of this user must agree. make_tmp sees to it that it is theirs.
 LOCK_FOLDER = f"/tmp/stepop-gpus-{os.getuid()}"  # noqa: S108

@@ -49,8 +49,8 @@ def make_family(mark: str) -> Family:
 
 
 class Family:
-    """See :class:`airflow_stepop.local.systems.Family`. The kernel does it: it gives us the orphans of our
-    children, and kills the runner when we die.
+    """See :class:`.systems.Family`. The kernel does it: it gives us the orphans of our children, and kills
+    the runner when we die.
     """
 
     def __init__(self) -> None:

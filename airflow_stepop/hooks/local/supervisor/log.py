@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from airflow_stepop.local.verdict import human_bytes
+from airflow_stepop.hooks.local.supervisor.ending import human_bytes
 
 LINE_MAX_BYTES = 16 * 1024
 NOTICE_MAX_BYTES = 256  # how much longer a line may be that says how much of it was left out

@@ -35,7 +35,7 @@ class Family(Protocol):
 
 
 class System(Protocol):
-    """One of the modules :mod:`.processes` (Linux) and :mod:`.portable`."""
+    """One of the modules :mod:`.linux` and :mod:`.portable`."""
 
     UNENFORCED: tuple[str, ...]
     """Resources that can be asked for and not be enforced."""
@@ -67,9 +67,9 @@ class System(Protocol):
 
 def find_system(name: str) -> System:
     if name == LINUX:
-        from airflow_stepop.local import processes
+        from airflow_stepop.hooks.local.supervisor import linux
 
-        return processes
-    from airflow_stepop.local import portable
+        return linux
+    from airflow_stepop.hooks.local.supervisor import portable
 
     return portable

@@ -1,11 +1,6 @@
-"""The process that starts and watches one local job; the job's folder runs this file by its path.
+"""One local job, from its start to its last state: what the supervisor does once it has it.
 
-``python -I -S supervisor.py JOB_FOLDER`` returns as soon as the job is supervised, by this call or by an
-earlier one. The supervisor itself goes on in the background and needs neither Airflow nor its caller. Whoever
-holds ``lock`` and is the first to write ``state.json`` starts the step: so it starts at most once, however
-often this is called.
-
-Standard library only, beside its neighbours that hold to the same: it must start fast.
+Standard library only.
 """
 
 from __future__ import annotations
@@ -23,45 +18,29 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-if __name__ == "__main__":  # -I and -S leave only the standard library; our own package comes last
-    sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-
-from airflow_stepop.local import verdict
-from airflow_stepop.local.gpus import GpuLocks
-from airflow_stepop.local.launch import launch
-from airflow_stepop.local.log import LogWriter
-from airflow_stepop.local.state import (
+from airflow_stepop.hooks.local.supervisor import ending
+from airflow_stepop.hooks.local.supervisor.gpus import GpuLocks
+from airflow_stepop.hooks.local.supervisor.launch import launch
+from airflow_stepop.hooks.local.supervisor.log import LogWriter
+from airflow_stepop.hooks.local.supervisor.state import (
     CANCEL,
     CANCELLED,
     FAILED,
-    LOCK,
     LOG,
     PENDING,
-    REQUEST,
     RUNNING,
-    START,
-    STATE,
-    SUPERVISOR_LOG,
     WAKE,
     make_tmp,
     remove_tmp,
-    reserve_space,
     write_state,
 )
-from airflow_stepop.local.systems import find_system
+from airflow_stepop.hooks.local.supervisor.systems import find_system
 from airflow_stepop.runner.protocol import ENV_NONCE
 
-# exit codes, for the folder that waits for them
-EXIT_SUPERVISED = 0  # state.json is there
-EXIT_FAILED = 1  # stderr says why
-EXIT_NO_PERMISSION = 3  # `start` is gone: the job was looked up while it was not there yet
-
 KILL_TIMEOUT_S = 10.0
-LOCK_TIMEOUT_S = 10.0
 DRAIN_TIMEOUT_S = 2.0
 RECEIPT_MAX_BYTES = 1024 * 1024
 LOG_PIPE_BYTES = 256 * 1024  # a step that prints fast waits for us less often
-
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 LOOK_S = 0.5  # between two looks at the step's processes
 LOOK_WITH_LIMIT_S = 0.1
@@ -144,7 +123,7 @@ class Job:
                 self.end_early(CANCELLED)
                 return False
             if self.is_told_to_stop:
-                self.end_early(FAILED, verdict.told_to_stop())
+                self.end_early(FAILED, ending.told_to_stop())
                 return False
         return True
 
@@ -248,7 +227,7 @@ class Job:
         used = self.system.memory_bytes(self.family.members(), limit)
         self.peak_bytes = max(self.peak_bytes, used)
         if limit is not None and used > limit:
-            self._stop(verdict.MEMORY_REASON, grace_s=0.0)
+            self._stop(ending.MEMORY_REASON, grace_s=0.0)
         reason = self._reason_to_stop()
         if reason is not None:
             self._stop(reason, self.limits["grace_period_s"])
@@ -263,11 +242,11 @@ class Job:
 
     def _reason_to_stop(self) -> str | None:
         if os.path.exists(CANCEL):
-            return verdict.CANCEL_REASON
+            return ending.CANCEL_REASON
         if self.is_told_to_stop:
-            return verdict.SHUTDOWN_REASON
+            return ending.SHUTDOWN_REASON
         if self.system.boot_clock() - self.began >= self.limits["timeout_s"]:
-            return verdict.TIMEOUT_REASON
+            return ending.TIMEOUT_REASON
         return None
 
     def _stop(self, reason: str, grace_s: float) -> None:
@@ -304,7 +283,7 @@ class Job:
     def _finish(self, error: str) -> None:
         status = self.wait_status or 0
         exit_code = os.waitstatus_to_exitcode(status)
-        killed_by = verdict.signal_name(-exit_code) if exit_code < 0 else None
+        killed_by = ending.signal_name(-exit_code) if exit_code < 0 else None
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         self.peak_bytes = max(self.peak_bytes, usage.ru_maxrss * MAXRSS_UNIT)
         self.state.update(
@@ -319,16 +298,16 @@ class Job:
         )
         if error:
             hint = "name another interpreter in LocalSettings(python=...)"
-            self.state.update(state=FAILED, failure=verdict.failure("bad_config", error, hint=hint))
+            self.state.update(state=FAILED, failure=ending.failure("bad_config", error, hint=hint))
         else:
-            self.state["state"], self.state["failure"] = verdict.judge(self._ending())
+            self.state["state"], self.state["failure"] = ending.judge(self._ending())
         if self.state["failure"]:
             self.state["failure"]["log_tail"] = self.log.tail()
         self.state["finished_at"] = self.now()
         write_state(".", self.state)
 
-    def _ending(self) -> verdict.Ending:
-        return verdict.Ending(
+    def _ending(self) -> ending.Ending:
+        return ending.Ending(
             stopped=self.stopped,
             exit_code=self.state["exit_code"],
             signal=self.state["signal"],
@@ -355,89 +334,3 @@ def signal_in(receipt: dict[str, Any] | None) -> str | None:
     except (KeyError, TypeError, ValueError):
         return None
     return str(reason)
-
-
-# -- becoming the supervisor
-
-
-def take_lock() -> bool:
-    """Return once this process holds the lock; ``False`` when the job has a state already."""
-    fd = os.open(LOCK, os.O_RDWR)  # stays open as long as we live
-    deadline = time.monotonic() + LOCK_TIMEOUT_S
-    while not os.path.exists(STATE):
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.005)  # another supervisor that is about to write the state, or a `lookup`
-        else:
-            return not os.path.exists(STATE)
-    return False
-
-
-def supervise(announce: Callable[[], None]) -> int:
-    """Take the job if nobody has, tell ``announce`` when it has begun, and watch it to its end."""
-    if not take_lock():
-        return EXIT_SUPERVISED
-    if not os.path.exists(START):
-        return EXIT_NO_PERMISSION
-    with open(REQUEST, encoding="utf-8") as file:
-        job = Job(json.load(file))
-    if os.path.exists(CANCEL):
-        job.end_early(CANCELLED)
-        return EXIT_SUPERVISED
-    reserve_space(".")
-    job.run(announce)
-    return EXIT_SUPERVISED
-
-
-def run_in_background(answer_fd: int) -> None:
-    """Supervise, and write an exit code and a message to ``answer_fd`` as soon as the caller may go on."""
-
-    def answer(exit_code: int = EXIT_SUPERVISED, message: str = "") -> None:
-        nonlocal answer_fd
-        if answer_fd >= 0:
-            os.write(answer_fd, bytes([exit_code]) + message.encode())
-            os.close(answer_fd)
-            answer_fd = -1
-
-    try:
-        let_go_of_caller()
-        answer(supervise(answer))
-    except BaseException as error:  # the outermost frame: whoever waits must hear of it
-        import traceback
-
-        traceback.print_exc()
-        answer(EXIT_FAILED, f"{type(error).__name__}: {error}")
-
-
-def let_go_of_caller() -> None:
-    """Leave its session and its standard streams; it has passed nothing else on."""
-    os.setsid()
-    null = os.open(os.devnull, os.O_RDWR)
-    errors = os.open(SUPERVISOR_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(null, 0)
-    os.dup2(errors, 1)
-    os.dup2(errors, 2)
-
-
-def main(folder: str) -> int:
-    """Return an exit code as soon as the job in ``folder`` is supervised, or cannot be."""
-    os.chdir(folder)
-    answer_fd, answer_write_fd = os.pipe()
-    if os.fork() == 0:
-        try:
-            os.close(answer_fd)
-            run_in_background(answer_write_fd)
-        finally:
-            os._exit(0)
-    os.close(answer_write_fd)
-    with os.fdopen(answer_fd, "rb") as file:
-        answer = file.read() or bytes([EXIT_FAILED]) + b"the supervisor was killed while it started"
-    sys.stderr.write(answer[1:].decode("utf-8", "replace"))
-    return answer[0]
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))

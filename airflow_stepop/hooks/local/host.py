@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.core.units import format_size
-from airflow_stepop.local.gpus import (
+from airflow_stepop.hooks.local.supervisor.gpus import (
     VISIBLE,
     Gpu,
     GpusNotFoundError,
@@ -21,6 +23,8 @@ from airflow_stepop.local.gpus import (
     has_gpus,
     matching,
 )
+from airflow_stepop.job import Finding
+from airflow_stepop.runner.protocol import ENV_CACHE
 
 if TYPE_CHECKING:
     from airflow_stepop.job import StepSpec
@@ -28,6 +32,10 @@ if TYPE_CHECKING:
 SHM = Path("/dev/shm")  # noqa: S108 - its size is asked for, nothing is written
 CGROUP_MEMORY_MAX = Path("/sys/fs/cgroup/memory.max")
 MIB = 1024 * 1024
+
+# What belongs to Airflow on this host and not to the step.
+PRIVATE_ENV_PREFIXES = ("AIRFLOW", "_AIRFLOW", "__AIRFLOW", "STEPOP")
+PRIVATE_ENV = frozenset({"PYTHONHOME", "PYTHONSTARTUP"})
 
 
 @dataclass(frozen=True)
@@ -121,6 +129,33 @@ def no_room(spec: StepSpec, folder: Path) -> Iterator[str]:
         if wanted > free:
             has, asked = _whole_mib(free), getattr(spec.resources, name)
             yield f"{name}={asked!r}: {place} has {has} free; make room, or {_ask_for_at_most(has)}"
+
+
+def step_environment(environ: Mapping[str, str], *, is_own_python: bool) -> dict[str, str]:
+    """Return the environment that a step inherits from the worker: nothing of Airflow."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if (name == ENV_CACHE or not name.startswith(PRIVATE_ENV_PREFIXES))
+        and name not in PRIVATE_ENV
+        and (is_own_python or name != "PYTHONPATH")
+    }
+
+
+def is_program(path: str) -> bool:
+    return os.path.isabs(path) and os.path.isfile(path) and os.access(path, os.X_OK)
+
+
+def check_folder(folder: Path) -> Finding:
+    """Look whether jobs can be written and locked in ``folder``."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        message = f"jobs cannot be kept in {folder}: {error}"
+        return Finding(False, "folder", message, "set [stepop] local_folder to a folder on a local disk")
+    return Finding(True, "folder", f"jobs are kept in {folder}")
 
 
 def _ask_for_at_most(amount: object) -> str:

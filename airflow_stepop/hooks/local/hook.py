@@ -1,24 +1,20 @@
 """The ``local`` backend: a step is a process on this host that outlives the Airflow worker which started it.
 
-No service is involved. A small process per job (``local/supervisor.py``) starts the runner, keeps its log,
+No service is involved. A small process per job (``supervisor/main.py``) starts the runner, keeps its log,
 applies the limits, and writes down how it ended; the hook reads that from the job's folder.
-``local/folder.py`` says what keeps the two from disagreeing.
+``folder.py`` says what keeps the two from disagreeing.
 """
 
 from __future__ import annotations
 
-import fcntl
 import math
 import os
 import sys
-import tempfile
 from base64 import b64decode
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
-
-from pydantic import Field, field_validator
 
 from airflow_stepop.core.host import airflow_folder, host_id
 from airflow_stepop.core.stored_json import TEXT, known_fields
@@ -33,7 +29,21 @@ from airflow_stepop.exceptions import (
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.hooks.common.input_files import input_files
-from airflow_stepop.hooks.settings import BackendSettings
+from airflow_stepop.hooks.local.folder import JobFolder
+from airflow_stepop.hooks.local.host import (
+    MIB,
+    HostFacts,
+    check_folder,
+    chosen_gpus,
+    impossible,
+    is_program,
+    no_room,
+    step_environment,
+)
+from airflow_stepop.hooks.local.settings import LocalSettings
+from airflow_stepop.hooks.local.supervisor import state as files
+from airflow_stepop.hooks.local.supervisor.gpus import VISIBLE, GpusNotFoundError, describe
+from airflow_stepop.hooks.local.supervisor.systems import OWN, SUPPORTED, System, find_system
 from airflow_stepop.job import (
     Cursor,
     Finding,
@@ -46,22 +56,12 @@ from airflow_stepop.job import (
     Payload,
     StepSpec,
 )
-from airflow_stepop.local import state as files
-from airflow_stepop.local.folder import JobFolder
-from airflow_stepop.local.gpus import VISIBLE, GpusNotFoundError, describe
-from airflow_stepop.local.host import MIB, HostFacts, chosen_gpus, impossible, no_room
-from airflow_stepop.local.systems import OWN, SUPPORTED, System, find_system
-from airflow_stepop.runner.protocol import ENV_CACHE, ENV_JOB, ENV_NONCE, OUTCOME, RUNNER
+from airflow_stepop.runner.protocol import ENV_JOB, ENV_NONCE, OUTCOME, RUNNER
 from airflow_stepop.stores.folder import folder_of
 
 RECEIPT_LIMIT_BYTES = 256 * 1024
 LOG_BYTES_PER_JOB = 256 * 1024  # at a time: lines of a few bytes become thousands of objects
 LOG_BYTES_PER_CALL = 8 * 1024 * 1024
-LOG_LIMIT_LEAST_BYTES = 1024 * 1024
-
-# What belongs to Airflow on this host and not to the step.
-PRIVATE_ENV_PREFIXES = ("AIRFLOW", "_AIRFLOW", "__AIRFLOW", "STEPOP")
-PRIVATE_ENV = frozenset({"PYTHONHOME", "PYTHONSTARTUP"})
 
 STATES = {
     files.PENDING: JobState.PENDING,
@@ -70,26 +70,6 @@ STATES = {
     files.FAILED: JobState.FAILED,
     files.CANCELLED: JobState.CANCELLED,
 }
-
-
-class LocalSettings(BackendSettings):
-    """Options of the ``local`` backend.
-
-    :param python: interpreter that runs the step, an absolute path; by default the worker's own
-    :param grace_period_s: seconds between asking the step to stop (SIGTERM) and killing it
-    :param log_limit: size of the job's log on disk; of a longer one the beginning and the end are kept
-    """
-
-    python: str | None = None
-    grace_period_s: float = Field(default=10.0, ge=0, allow_inf_nan=False)
-    log_limit: str = "128MiB"
-
-    @field_validator("log_limit")
-    @classmethod
-    def _check_log_limit(cls, text: str) -> str:
-        if parse_size(text, "log_limit") < LOG_LIMIT_LEAST_BYTES:
-            raise ValueError(f"log_limit={text!r} is too little: write at least '1MiB'")
-        return text
 
 
 class LocalStepHook(StepHook):
@@ -196,7 +176,7 @@ class LocalStepHook(StepHook):
         if sys.platform not in SUPPORTED:
             raise UnsupportedError(f"the local backend needs Linux or macOS, and this is {sys.platform}")
         python = _settings(spec).python
-        if python is not None and not _is_program(python):
+        if python is not None and not is_program(python):
             raise StepConfigError(
                 f"settings python={python!r} is not an executable file; write the absolute path of a Python"
             )
@@ -339,7 +319,7 @@ class LocalStepHook(StepHook):
             names = ", ".join(self.system.UNENFORCED)
             yield Finding(True, "limits", f"not enforced on this operating system: {names}")
         yield self._check_gpus()
-        yield _check_folder(self.folder)
+        yield check_folder(self.folder)
         yield Finding(True, "python", f"steps run with {self.host.python} unless they name another one")
 
     def _check_gpus(self) -> Finding:
@@ -347,21 +327,6 @@ class LocalStepHook(StepHook):
             return Finding(True, "gpus", f"steps may have {describe(self.host.gpus)}")
         except GpusNotFoundError as error:
             return Finding(False, "gpus", str(error), "mend the driver; steps without GPUs run all the same")
-
-
-def step_environment(environ: Mapping[str, str], *, is_own_python: bool) -> dict[str, str]:
-    """Return the environment that a step inherits from the worker: nothing of Airflow."""
-    return {
-        name: value
-        for name, value in environ.items()
-        if (name == ENV_CACHE or not name.startswith(PRIVATE_ENV_PREFIXES))
-        and name not in PRIVATE_ENV
-        and (is_own_python or name != "PYTHONPATH")
-    }
-
-
-def _is_program(path: str) -> bool:
-    return os.path.isabs(path) and os.path.isfile(path) and os.access(path, os.X_OK)
 
 
 def _configured_folder() -> Path:
@@ -388,15 +353,3 @@ def _lost(job: JobFolder, state: Mapping[str, Any]) -> dict[str, Any]:
 
 def _failure(data: Mapping[str, Any] | None) -> Failure | None:
     return None if data is None else Failure.from_json(data)
-
-
-def _check_folder(folder: Path) -> Finding:
-    """Look whether jobs can be written and locked in ``folder``."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        message = f"jobs cannot be kept in {folder}: {error}"
-        return Finding(False, "folder", message, "set [stepop] local_folder to a folder on a local disk")
-    return Finding(True, "folder", f"jobs are kept in {folder}")

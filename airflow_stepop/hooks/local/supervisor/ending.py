@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from typing import Any, NamedTuple
 
-from airflow_stepop.local.state import CANCELLED, FAILED, SUCCEEDED
+from airflow_stepop.hooks.local.supervisor.state import CANCELLED, FAILED, SUCCEEDED
 from airflow_stepop.runner.protocol import EXIT_NO_OUTCOME
 
 # why a supervisor ends a job by itself

@@ -42,7 +42,7 @@ def make_family(mark: str) -> Family:
 
 
 class Family:
-    """See :class:`airflow_stepop.local.systems.Family`.
+    """See :class:`airflow_stepop.hooks.local.supervisor.systems.Family`.
 
     A guardian, a fork of the supervisor that waits for the end of a pipe, kills the step if the supervisor is
     killed.

@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any
 from airflow_stepop.core.stored_json import COUNT, NUMBER, OBJECT, TEXT, Kind, known_fields, or_nothing
 from airflow_stepop.exceptions import IntegrityError, StepInterruptedError
 from airflow_stepop.failure import Failure
+from airflow_stepop.hooks.local.supervisor import main as supervisor
+from airflow_stepop.hooks.local.supervisor import state as files
+from airflow_stepop.hooks.local.supervisor.log import Place, read_records, read_tail
+from airflow_stepop.hooks.local.supervisor.systems import LINUX, OWN, System, find_system
 from airflow_stepop.job import LogChunk, LogLine
-from airflow_stepop.local import state as files
-from airflow_stepop.local import supervisor
-from airflow_stepop.local.log import Place, read_records, read_tail
-from airflow_stepop.local.systems import LINUX, OWN, System, find_system
 from airflow_stepop.runner.protocol import ENV_JOB
 
 if TYPE_CHECKING:

@@ -1,0 +1,30 @@
+"""The options of the ``local`` backend."""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator
+
+from airflow_stepop.core.units import parse_size
+from airflow_stepop.hooks.settings import BackendSettings
+
+LOG_LIMIT_LEAST_BYTES = 1024 * 1024
+
+
+class LocalSettings(BackendSettings):
+    """Options of the ``local`` backend.
+
+    :param python: interpreter that runs the step, an absolute path; by default the worker's own
+    :param grace_period_s: seconds between asking the step to stop (SIGTERM) and killing it
+    :param log_limit: size of the job's log on disk; of a longer one the beginning and the end are kept
+    """
+
+    python: str | None = None
+    grace_period_s: float = Field(default=10.0, ge=0, allow_inf_nan=False)
+    log_limit: str = "128MiB"
+
+    @field_validator("log_limit")
+    @classmethod
+    def _check_log_limit(cls, text: str) -> str:
+        if parse_size(text, "log_limit") < LOG_LIMIT_LEAST_BYTES:
+            raise ValueError(f"log_limit={text!r} is too little: write at least '1MiB'")
+        return text
