@@ -44,18 +44,25 @@ class Builtin:
     extra: str = ""
     sdk: str = ""
 
+    @property
+    def is_released(self) -> bool:
+        """Whether there is a hook; each has a package of its own, and one that is to come has none."""
+        return find_spec(self.path.rpartition(".")[0]) is not None
+
 
 BUILTINS = {
     "local": Builtin("airflow_stepop.hooks.local.hook:LocalStepHook"),
     "kubernetes": Builtin(
-        "airflow_stepop.hooks.kubernetes:KubernetesStepHook",
+        "airflow_stepop.hooks.kubernetes.hook:KubernetesStepHook",
         "kubernetes",
         "airflow.providers.cncf.kubernetes",
     ),
-    "sagemaker": Builtin("airflow_stepop.hooks.sagemaker:SagemakerStepHook", "sagemaker", "boto3"),
-    "vertex": Builtin("airflow_stepop.hooks.vertex:VertexStepHook", "vertex", "google.cloud.aiplatform_v1"),
-    "azureml": Builtin("airflow_stepop.hooks.azureml:AzuremlStepHook", "azureml", "azure.ai.ml"),
-    "modal": Builtin("airflow_stepop.hooks.modal:ModalStepHook", "modal", "modal"),
+    "sagemaker": Builtin("airflow_stepop.hooks.sagemaker.hook:SageMakerStepHook", "sagemaker", "boto3"),
+    "vertex": Builtin(
+        "airflow_stepop.hooks.vertex.hook:VertexStepHook", "vertex", "google.cloud.aiplatform_v1"
+    ),
+    "azureml": Builtin("airflow_stepop.hooks.azureml.hook:AzureMLStepHook", "azureml", "azure.ai.ml"),
+    "modal": Builtin("airflow_stepop.hooks.modal.hook:ModalStepHook", "modal", "modal"),
 }
 
 
@@ -124,8 +131,7 @@ def _describe(name: str, source: str) -> Backend:
 def _builtin_class(name: str, builtin: Builtin) -> type[StepHook]:
     from airflow_stepop import __version__
 
-    module, _, attribute = builtin.path.partition(":")
-    if find_spec(module) is None:
+    if not builtin.is_released:
         raise BackendNotFoundError(
             f"backend {name!r} is known, and airflow-stepop {__version__} has no hook for it yet; "
             f"this release has: {', '.join(_released())}"
@@ -135,6 +141,7 @@ def _builtin_class(name: str, builtin: Builtin) -> type[StepHook]:
             f"backend {name!r} needs the module {builtin.sdk}, which is not installed: "
             f"pip install 'airflow-stepop[{builtin.extra}]'"
         )
+    module, _, attribute = builtin.path.partition(":")
     found: type[StepHook] = getattr(import_module(module), attribute)
     return found
 
@@ -175,9 +182,7 @@ def _distribution(entry_point: EntryPoint) -> str:
 
 
 def _released() -> list[str]:
-    return [
-        name for name, builtin in BUILTINS.items() if find_spec(builtin.path.partition(":")[0]) is not None
-    ]
+    return [name for name, builtin in BUILTINS.items() if builtin.is_released]
 
 
 def _is_installed(module: str) -> bool:

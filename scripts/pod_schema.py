@@ -1,4 +1,4 @@
-"""Write airflow_stepop/kubernetes/schema.json: the fields of a pod, as the official client has them.
+"""Write airflow_stepop/hooks/kubernetes/schema.json: the fields of a pod, as the official client has them.
 
 ``python scripts/pod_schema.py``, with the package ``kubernetes`` installed; a test compares the two.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-OUT = Path(__file__).parents[1] / "airflow_stepop" / "kubernetes" / "schema.json"
+OUT = Path(__file__).parents[1] / "airflow_stepop" / "hooks" / "kubernetes" / "schema.json"
 ROOTS = ("PodSpec", "ObjectMeta")
 
 

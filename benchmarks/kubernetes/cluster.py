@@ -17,8 +17,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from airflow_stepop.hooks.kubernetes import KubernetesStepHook
+from airflow_stepop.hooks.kubernetes.manifests import default_image
 from airflow_stepop.job import JobHandle, JobState
-from airflow_stepop.kubernetes.manifests import default_image
 from airflow_stepop.testing import Step, make_step
 from benchmarks.measure import is_installed
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from airflow_stepop.hooks.kubernetes import KubernetesStepHook
+from airflow_stepop.hooks.kubernetes.manifests import JOB_NAME
 from airflow_stepop.job import JobHandle, JobState, JobStatus
-from airflow_stepop.kubernetes.manifests import JOB_NAME
 from tests.support.waiting import wait_until
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.sdk import BaseOperator, chain, dag, task
 
-from airflow_stepop.kubernetes.manifests import default_image
+from airflow_stepop.hooks.kubernetes.manifests import default_image
 
 POD = {"image": default_image(), "cmds": ["true"], "kubernetes_conn_id": "kubernetes_default"}
 

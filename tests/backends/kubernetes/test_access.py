@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from airflow_stepop.hooks.kubernetes import KubernetesStepHook
-from airflow_stepop.kubernetes.access import (
+from airflow_stepop.hooks.kubernetes.access import (
     NEEDED,
     limits_of,
     quota_finding,
@@ -19,7 +19,7 @@ from airflow_stepop.kubernetes.access import (
     role_yaml,
     used_up,
 )
-from airflow_stepop.kubernetes.quantities import amount_of
+from airflow_stepop.hooks.kubernetes.resources import amount_of
 from airflow_stepop.payload.standalone import make_step
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.trial import TASK, Trial, try_step

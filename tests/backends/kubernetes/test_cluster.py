@@ -10,9 +10,9 @@ import pytest
 from airflow_stepop.exceptions import OutcomeLostError, QuotaError, StepConfigError
 from airflow_stepop.failure import Category
 from airflow_stepop.hooks.kubernetes import KubernetesStepHook
+from airflow_stepop.hooks.kubernetes.manifests import JOB_NAME, default_image
+from airflow_stepop.hooks.kubernetes.pod_log import PodLog
 from airflow_stepop.job import JobState
-from airflow_stepop.kubernetes.log import PodLog
-from airflow_stepop.kubernetes.manifests import JOB_NAME, default_image
 from airflow_stepop.payload.call import FunctionCall
 from airflow_stepop.payload.outcome import hand_over, read_outcome
 from airflow_stepop.resources import ResourceSettings

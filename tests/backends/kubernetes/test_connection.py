@@ -10,8 +10,8 @@ import pytest
 from airflow.sdk import Connection
 
 from airflow_stepop.exceptions import StepConfigError
-from airflow_stepop.kubernetes import connection as module
-from airflow_stepop.kubernetes.connection import connect
+from airflow_stepop.hooks.kubernetes import connection as module
+from airflow_stepop.hooks.kubernetes.connection import connect
 from tests.support.waiting import PATIENCE_S
 
 pytest.importorskip("airflow.providers.cncf.kubernetes")
@@ -129,7 +129,7 @@ def test_one_that_leads_nowhere_says_so(extra, text, monkeypatch):
 
 def test_the_second_client_is_not_loaded():
     """It is half a second of CPU, in each of the two workers of a step."""
-    script = "import sys, airflow_stepop.kubernetes.connection as c; import kubernetes; "
+    script = "import sys, airflow_stepop.hooks.kubernetes.connection as c; import kubernetes; "
     script += "print('kubernetes_asyncio' in sys.modules, 'airflow.providers.cncf' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.stdout.split() == ["False", "False"], done.stderr

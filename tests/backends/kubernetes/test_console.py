@@ -11,8 +11,8 @@ import pytest
 
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.hooks.kubernetes import KubernetesStepHook
+from airflow_stepop.hooks.kubernetes.console import PLACEHOLDERS, filled
 from airflow_stepop.job import JobHandle
-from airflow_stepop.kubernetes.console import PLACEHOLDERS, filled
 from airflow_stepop.testing import make_step
 from tests.support.paths import DOCS
 

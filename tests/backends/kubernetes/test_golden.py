@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from airflow_stepop.hooks.kubernetes import KubernetesStepHook
-from airflow_stepop.kubernetes.cluster import ClusterError
+from airflow_stepop.hooks.kubernetes.cluster import ClusterError
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.json"))
 

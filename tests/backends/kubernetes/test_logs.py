@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from airflow_stepop.hooks.kubernetes.pod_log import MISSING, PodLog
+from airflow_stepop.hooks.kubernetes.resources import amount_of
 from airflow_stepop.job import JobState
-from airflow_stepop.kubernetes.log import MISSING, PodLog
-from airflow_stepop.kubernetes.quantities import amount_of
 from airflow_stepop.payload.call import FunctionCall
 from airflow_stepop.payload.outcome import hand_over, read_outcome
 from tests.support.cluster import only_node

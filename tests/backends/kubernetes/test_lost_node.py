@@ -10,10 +10,11 @@ import pytest
 
 from airflow_stepop.cli import jobs
 from airflow_stepop.failure import Category
+from airflow_stepop.hooks.kubernetes.manifests import CANCELLED
+from airflow_stepop.hooks.kubernetes.objects import STEP
+from airflow_stepop.hooks.kubernetes.pods import newest
+from airflow_stepop.hooks.kubernetes.status import status_of
 from airflow_stepop.job import FoundJob, JobState
-from airflow_stepop.kubernetes.manifests import CANCELLED, STEP
-from airflow_stepop.kubernetes.pods import newest
-from airflow_stepop.kubernetes.verdict import status_of
 from airflow_stepop.upkeep.places import Job, Place
 from tests.support.cluster import now, say_ready
 from tests.support.cluster_jobs import pods_of, wait_over, wait_running, wait_status

@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 
 from airflow_stepop.exceptions import StepConfigError, UnsupportedError
-from airflow_stepop.hooks.settings import parse_settings
-from airflow_stepop.job import StepSpec
-from airflow_stepop.kubernetes.manifests import (
+from airflow_stepop.hooks.kubernetes.manifests import (
     default_image,
     job_labels,
     job_manifest,
@@ -19,7 +17,9 @@ from airflow_stepop.kubernetes.manifests import (
     release,
     secret_manifest,
 )
-from airflow_stepop.kubernetes.settings import KubernetesSettings
+from airflow_stepop.hooks.kubernetes.settings import KubernetesSettings
+from airflow_stepop.hooks.settings import parse_settings
+from airflow_stepop.job import StepSpec
 from airflow_stepop.resources import ResourceSettings
 
 GOLDEN = Path(__file__).parent / "golden"

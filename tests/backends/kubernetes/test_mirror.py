@@ -7,11 +7,10 @@ from functools import partial
 
 import pytest
 
-from airflow_stepop.hooks.kubernetes import KubernetesStepHook
+from airflow_stepop.hooks.kubernetes import KubernetesStepHook, events, informer, status
+from airflow_stepop.hooks.kubernetes.manifests import JOB_NAME
+from airflow_stepop.hooks.kubernetes.pods import condition_of, is_true
 from airflow_stepop.job import JobState
-from airflow_stepop.kubernetes import mirror, verdict, warnings
-from airflow_stepop.kubernetes.manifests import JOB_NAME
-from airflow_stepop.kubernetes.pods import condition_of, is_true
 from airflow_stepop.testing import make_step
 from tests.support.cluster import NO_IMAGE
 from tests.support.cluster_jobs import wait_lines
@@ -23,7 +22,7 @@ AT_ONCE = {"termination_grace_period_seconds": 1}
 @pytest.fixture
 def asked(jobs, monkeypatch):
     """Paths and queries of every request of the hook."""
-    from airflow_stepop.kubernetes.cluster import Cluster
+    from airflow_stepop.hooks.kubernetes.cluster import Cluster
 
     requests, send = [], Cluster.open
 
@@ -78,8 +77,10 @@ def wait_over(hook, handles, handle):
 
 def hold_back(monkeypatch, *kinds):
     """Have nothing more arrive of the changes of these kinds."""
-    take = mirror.Changes._take
-    monkeypatch.setattr(mirror.Changes, "_take", lambda self, event: self._kind in kinds or take(self, event))
+    take = informer.Changes._take
+    monkeypatch.setattr(
+        informer.Changes, "_take", lambda self, event: self._kind in kinds or take(self, event)
+    )
 
 
 def test_looks_cost_no_request_once_the_streams_flow(jobs, asked):
@@ -183,7 +184,7 @@ def test_a_stream_that_breaks_is_begun_again_from_a_list(jobs, asked, monkeypatc
     hook, handles = jobs
     all_run(hook, handles)
     # as the server says it when it has forgotten what changed: 410 Gone
-    monkeypatch.setattr(mirror.Changes, "_take", lambda self, event: False)
+    monkeypatch.setattr(informer.Changes, "_take", lambda self, event: False)
     hook.cancel(handles[0])
     wait_until(lambda: not hook._states(hook._cluster(handles[0]))._mirror.is_read, "the streams to break")
     monkeypatch.undo()
@@ -195,12 +196,12 @@ def test_what_changed_while_nobody_heard_of_it_is_told_after_the_list(jobs, monk
     hook, handles = jobs
     all_run(hook, handles)
     wait_until(hook.changed, "no more changes", holds=lambda told: not told)
-    monkeypatch.setattr(mirror.Changes, "_take", lambda self, event: False)
+    monkeypatch.setattr(informer.Changes, "_take", lambda self, event: False)
     hook.cancel(handles[0])
     wait_until(hook.changed, "the streams to break", holds=lambda told: told is None)
     cluster = hook._cluster(handles[0])
     wait_until(
-        lambda: verdict.status_of(*hook._states(cluster).exactly(handles[0].id)).state,
+        lambda: status.status_of(*hook._states(cluster).exactly(handles[0].id)).state,
         "the end of the job",
         holds=lambda state: state.is_terminal,
     )
@@ -232,7 +233,7 @@ def test_what_the_warnings_may_tell_more_of_is_told_again(jobs, monkeypatch):
     hook, handles = jobs
     step = make_step(["true"], image=NO_IMAGE, settings=AT_ONCE)
     broken = hook.submit(step.spec, step.payload)
-    monkeypatch.setattr(warnings, "PAUSE_S", 0.2)
+    monkeypatch.setattr(events, "PAUSE_S", 0.2)
     try:
         # one word or the other, until it is tried again
         wait_until(
@@ -251,11 +252,11 @@ def test_what_the_warnings_may_tell_more_of_is_told_again(jobs, monkeypatch):
 
 
 def test_an_api_that_cannot_be_reached_is_an_error_and_no_old_state(jobs, monkeypatch):
-    from airflow_stepop.kubernetes.cluster import Cluster
+    from airflow_stepop.hooks.kubernetes.cluster import Cluster
 
     hook, handles = jobs
     all_run(hook, handles)
-    monkeypatch.setattr(mirror.Changes, "is_read", False)  # the streams are broken
+    monkeypatch.setattr(informer.Changes, "is_read", False)  # the streams are broken
 
     def refuse(*_, **__):
         raise ConnectionError("no route to host")
@@ -268,8 +269,8 @@ def test_an_api_that_cannot_be_reached_is_an_error_and_no_old_state(jobs, monkey
 
 
 def test_nobody_reads_on_when_nobody_asks(jobs, monkeypatch):
-    monkeypatch.setattr(mirror, "IDLE_S", 2)
-    monkeypatch.setattr(mirror, "STREAM_S", 1)
+    monkeypatch.setattr(informer, "IDLE_S", 2)
+    monkeypatch.setattr(informer, "STREAM_S", 1)
     hook, handles = jobs
     all_run(hook, handles)
     seen = hook._states(hook._cluster(handles[0]))._mirror

@@ -13,8 +13,8 @@ import pytest
 
 from airflow_stepop.exceptions import OutcomeLostError
 from airflow_stepop.failure import Category
+from airflow_stepop.hooks.kubernetes.pods import containers_of
 from airflow_stepop.job import JobState
-from airflow_stepop.kubernetes.pods import containers_of
 from tests.support.cluster_jobs import pods_of, wait_lines, wait_over
 
 SCRIPT = "echo first; sleep 600 & sleep 600 & echo last; wait"

@@ -6,7 +6,7 @@ import importlib.util
 
 import pytest
 
-from airflow_stepop.kubernetes.objects import MERGE_KEYS, merged, schema, snake_case
+from airflow_stepop.hooks.kubernetes.objects import MERGE_KEYS, merged, schema, snake_case
 from tests.support.paths import SCRIPTS
 
 SCRIPT = SCRIPTS / "pod_schema.py"

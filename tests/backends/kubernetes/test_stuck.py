@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from airflow_stepop.failure import Category
-from airflow_stepop.kubernetes.stuck import refusal, stuck_failure
-from airflow_stepop.kubernetes.warnings import Warned
+from airflow_stepop.hooks.kubernetes.events import Warned
+from airflow_stepop.hooks.kubernetes.startup_failures import refusal, stuck_failure
 
 QUOTA = 'pods "s-1" is forbidden: exceeded quota: small, requested: pods=1, used: pods=1, limited: pods=1'
 SECURITY = 'pods "s-1" is forbidden: violates PodSecurity "restricted:latest": host namespaces'

@@ -11,11 +11,11 @@ import pytest
 from airflow_stepop.exceptions import OutcomeLostError, QuotaError, StepConfigError, WrongHostError
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.hooks.kubernetes import KubernetesStepHook
+from airflow_stepop.hooks.kubernetes import cluster as cluster_module
+from airflow_stepop.hooks.kubernetes.cluster import ClusterError, message_of
+from airflow_stepop.hooks.kubernetes.manifests import FAILURE, OUTCOME_IN_LOG, RECEIPT_KEPT
+from airflow_stepop.hooks.kubernetes.outcome import notes_on
 from airflow_stepop.job import JobHandle, JobState, JobStatus
-from airflow_stepop.kubernetes import cluster as cluster_module
-from airflow_stepop.kubernetes.cluster import ClusterError, message_of
-from airflow_stepop.kubernetes.kept import notes_on
-from airflow_stepop.kubernetes.manifests import FAILURE, OUTCOME_IN_LOG, RECEIPT_KEPT
 from airflow_stepop.testing import make_step
 from tests.support.api_server import ApiServer
 

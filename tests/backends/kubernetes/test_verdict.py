@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from airflow_stepop.failure import Category
+from airflow_stepop.hooks.kubernetes.manifests import RECEIPT_KEPT
+from airflow_stepop.hooks.kubernetes.pods import seconds
+from airflow_stepop.hooks.kubernetes.status import status_of
 from airflow_stepop.job import JobState
-from airflow_stepop.kubernetes.manifests import RECEIPT_KEPT
-from airflow_stepop.kubernetes.pods import seconds
-from airflow_stepop.kubernetes.verdict import status_of
 
 
 def waiting_for(message):

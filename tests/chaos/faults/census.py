@@ -10,10 +10,11 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from airflow_stepop.kubernetes.cluster import Cluster
-from airflow_stepop.kubernetes.manifests import JOB_NAME, MANAGED, STEP
-from airflow_stepop.kubernetes.pods import seconds
-from airflow_stepop.kubernetes.states import selector
+from airflow_stepop.hooks.kubernetes.cluster import Cluster
+from airflow_stepop.hooks.kubernetes.job_states import selector
+from airflow_stepop.hooks.kubernetes.manifests import JOB_NAME, MANAGED
+from airflow_stepop.hooks.kubernetes.objects import STEP
+from airflow_stepop.hooks.kubernetes.pods import seconds
 
 PATHS = {"jobs": "/apis/batch/v1/jobs", "pods": "/api/v1/pods", "secrets": "/api/v1/secrets"}
 STREAM_S = 30

@@ -9,7 +9,7 @@ from pathlib import Path
 from airflow.sdk.bases.decorator import task_decorator_factory
 
 from airflow_stepop.decorators import RemoteStepDecoratedOperator, RemoteStepTaskDecorator
-from airflow_stepop.kubernetes.cluster import Cluster
+from airflow_stepop.hooks.kubernetes.cluster import Cluster
 
 MARKS = Path(os.environ.get("STEPOP_TEST_MARKS", "/nonexistent"))
 IS_FULL = bool(os.environ.get("STEPOP_FAULTS_FULL"))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kubernetes.client import ApiClient
     from kubernetes.client.exceptions import ApiException
 
-    from airflow_stepop.kubernetes.objects import Json
+    from airflow_stepop.hooks.kubernetes.objects import Json
 
 TIMEOUT_S = (5.0, 30.0)  # to connect, and for an answer
 PATHS = {

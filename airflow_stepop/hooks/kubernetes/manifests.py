@@ -12,9 +12,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.exceptions import StepConfigError, UnsupportedError
-from airflow_stepop.kubernetes.objects import STEP, Json, merged
-from airflow_stepop.kubernetes.quantities import node_terms, quantity, requirements, tolerations, with_terms
-from airflow_stepop.kubernetes.settings import KubernetesSettings, step_of
+from airflow_stepop.hooks.kubernetes.objects import STEP, Json, merged
+from airflow_stepop.hooks.kubernetes.resources import (
+    node_terms,
+    quantity,
+    requirements,
+    tolerations,
+    with_terms,
+)
+from airflow_stepop.hooks.kubernetes.settings import KubernetesSettings, step_of
 from airflow_stepop.runner.protocol import ENV_JOB, ENV_NONCE, NOWHERE, RECEIPT_LIMIT, RUNNER
 from airflow_stepop.runner.readers import LINGER_S
 from airflow_stepop.stores.folder import folder_of
@@ -221,7 +227,7 @@ def is_bucket(uri: str) -> bool:
 
 def normal_env(settings: KubernetesSettings) -> list[Json]:
     """Return the user's own variables, in the API's spelling."""
-    from airflow_stepop.kubernetes.objects import normal
+    from airflow_stepop.hooks.kubernetes.objects import normal
 
     found: list[Json] = normal(settings.env or [], "[EnvVar]", "env")
     return found

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from airflow_stepop.failure import Category, Failure
-from airflow_stepop.kubernetes.objects import Json
-from airflow_stepop.kubernetes.pods import (
+from airflow_stepop.hooks.kubernetes.pods import (
     NEVER_BEGUN,
     begun_at,
     broken_container,
@@ -21,6 +21,9 @@ from airflow_stepop.kubernetes.pods import (
     is_true,
     run_of,
 )
+
+if TYPE_CHECKING:
+    from airflow_stepop.hooks.kubernetes.objects import Json
 
 # reason of a pod's condition DisruptionTarget, and of a pod itself -> what took it away
 DISRUPTIONS: Mapping[str, str] = {

@@ -1,20 +1,18 @@
 """The ``kubernetes`` backend: a step is a Job of one pod on the user's cluster.
 
 The Job is created suspended, gets a Secret with its input, and is then released in one request; whatever dies
-in between leaves nothing that runs, and the next call finishes what was begun. ``kubernetes/manifests.py``
-has the objects, ``kubernetes/verdict.py`` what becomes of them.
+in between leaves nothing that runs, and the next call finishes what was begun. ``manifests.py`` has the
+objects, ``status.py`` what becomes of them.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.connections.extra import extra_of
 from airflow_stepop.core.stored_json import TEXT, known_fields
@@ -28,6 +26,30 @@ from airflow_stepop.exceptions import (
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.hooks.common.input_files import input_files
+from airflow_stepop.hooks.kubernetes import console
+from airflow_stepop.hooks.kubernetes import status as job_status
+from airflow_stepop.hooks.kubernetes.access import check_access
+from airflow_stepop.hooks.kubernetes.cluster import Cluster, is_passing, message_of, status_of
+from airflow_stepop.hooks.kubernetes.connection import connect
+from airflow_stepop.hooks.kubernetes.job_states import States, selector
+from airflow_stepop.hooks.kubernetes.manifests import (
+    CANCELLED,
+    DIGEST,
+    FAILURE,
+    LABELS,
+    RELEASED,
+    RESULTS,
+    SUCCEEDED,
+    is_bucket,
+    job_labels,
+    job_manifest,
+    release,
+    secret_manifest,
+)
+from airflow_stepop.hooks.kubernetes.outcome import inline, notes_on, receipt_kept, sent
+from airflow_stepop.hooks.kubernetes.pod_log import PodLog
+from airflow_stepop.hooks.kubernetes.pods import newest, receipt_of, seconds
+from airflow_stepop.hooks.kubernetes.settings import KubernetesSettings
 from airflow_stepop.hooks.settings import parse_settings
 from airflow_stepop.job import (
     Cursor,
@@ -41,34 +63,10 @@ from airflow_stepop.job import (
     Payload,
     StepSpec,
 )
-from airflow_stepop.kubernetes import console, verdict
-from airflow_stepop.kubernetes.access import check_access
-from airflow_stepop.kubernetes.cluster import Cluster, is_passing, message_of, status_of
-from airflow_stepop.kubernetes.connection import connect
-from airflow_stepop.kubernetes.kept import frames_kept, notes_on, receipt_kept
-from airflow_stepop.kubernetes.log import PodLog
-from airflow_stepop.kubernetes.manifests import (
-    CANCELLED,
-    DIGEST,
-    FAILURE,
-    LABELS,
-    OUTCOME_IN_LOG,
-    RELEASED,
-    RESULTS,
-    SUCCEEDED,
-    is_bucket,
-    job_labels,
-    job_manifest,
-    release,
-    secret_manifest,
-)
-from airflow_stepop.kubernetes.objects import Json
-from airflow_stepop.kubernetes.pods import newest, receipt_of, seconds
-from airflow_stepop.kubernetes.settings import KubernetesSettings
-from airflow_stepop.kubernetes.states import States, selector
-from airflow_stepop.runner.frames import from_lines
 from airflow_stepop.runner.protocol import FRAMES, OUTCOME
-from airflow_stepop.stores.configured import locate
+
+if TYPE_CHECKING:
+    from airflow_stepop.hooks.kubernetes.objects import Json
 
 DEFAULT_CONN_ID = "kubernetes_default"
 SECRET_BYTES = 1 << 20  # of all values together: https://kubernetes.io/docs/concepts/configuration/secret/
@@ -241,32 +239,13 @@ class KubernetesStepHook(StepHook):
         if job is None or receipt is None:
             raise OutcomeLostError(f"{handle} ended without an outcome")
         results = job["metadata"]["annotations"].get(RESULTS, "")
-        data = _inline(receipt) or self._sent(cluster, job, pods, f"{results}/{OUTCOME}", receipt)
+        data = inline(receipt) or sent(cluster, job, pods, f"{results}/{OUTCOME}", receipt)
         return OutcomeReport(receipt["digest"], data, results)
-
-    def _sent(
-        self, cluster: Cluster, job: Json, pods: Sequence[Json], uri: str, receipt: Mapping[str, Any]
-    ) -> bytes:
-        """Return an outcome that the termination message has no room for, from the log or from the store."""
-        name = job["metadata"]["name"]
-        if OUTCOME_IN_LOG not in job["metadata"]["annotations"]:
-            store, path = locate(uri)
-            return bytes(store.read(path, receipt["size"]))
-        secret = cluster.get("secrets", name)
-        key = base64.b64decode(secret["data"][FRAMES]) if secret is not None else b""
-        lines = frames_kept(job) or PodLog(cluster, newest(pods)).frames()
-        data = from_lines(lines, key) if key else None
-        if data is None:
-            raise OutcomeLostError(
-                f"the outcome of job {name} was printed to its log, and is not there any more: the node has "
-                "rotated the log, or the pod or its Secret is gone"
-            )
-        return data
 
     def secure(self, handle: JobHandle) -> None:
         cluster = self._cluster(handle)
         look = self._states(cluster).looks([handle.id])[handle.id]
-        if look.job is None or not look.status.state.is_terminal or verdict.has_told(look.job):
+        if look.job is None or not look.status.state.is_terminal or job_status.has_told(look.job):
             return
         if notes := notes_on(cluster, look.job, look.pods, look.status):
             cluster.patch("jobs", handle.id, {"metadata": {"annotations": notes}})
@@ -294,10 +273,10 @@ class KubernetesStepHook(StepHook):
         cluster, job, pods = self._exactly(handle)
         if job is None:
             return
-        status = verdict.status_of(job, pods)
+        status = job_status.status_of(job, pods)
         if not status.state.is_terminal:
             self._end(cluster, job, {CANCELLED: "true"})
-        elif verdict.has_company(newest(pods)):
+        elif job_status.has_company(newest(pods)):
             self._end(cluster, job, _how_it_ended(status))
 
     def _end(self, cluster: Cluster, job: Json, annotations: Mapping[str, str]) -> None:
@@ -310,7 +289,7 @@ class KubernetesStepHook(StepHook):
         if job["spec"].get("suspend"):
             cluster.delete("jobs", metadata["name"], metadata["uid"])
             return
-        if not verdict.has_reason(job):
+        if not job_status.has_reason(job):
             body = {"metadata": {"annotations": dict(annotations)}, "spec": {"activeDeadlineSeconds": 1}}
             cluster.patch("jobs", metadata["name"], body)
 
@@ -420,13 +399,6 @@ def _settings(spec: StepSpec) -> KubernetesSettings:
     found = parse_settings(KubernetesSettings, None if spec.is_overridden else spec.settings, "kubernetes")
     assert isinstance(found, KubernetesSettings)  # noqa: S101 - for the type checker
     return found
-
-
-def _inline(receipt: Mapping[str, Any]) -> bytes | None:
-    try:
-        return base64.b64decode(receipt["outcome"], validate=True)
-    except (KeyError, TypeError, binascii.Error):
-        return None
 
 
 def _is_of(job: Json, secret: Json) -> bool:

@@ -7,17 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from airflow_stepop.failure import Failure
+from airflow_stepop.hooks.kubernetes import startup_failures
+from airflow_stepop.hooks.kubernetes import status as job_status
+from airflow_stepop.hooks.kubernetes.events import FEW, Warned, Warnings
+from airflow_stepop.hooks.kubernetes.informer import Mirror
+from airflow_stepop.hooks.kubernetes.manifests import JOB_NAME, MANAGED
+from airflow_stepop.hooks.kubernetes.pods import newest
 from airflow_stepop.job import JobState, JobStatus
-from airflow_stepop.kubernetes import stuck, verdict
-from airflow_stepop.kubernetes.manifests import JOB_NAME, MANAGED
-from airflow_stepop.kubernetes.mirror import Mirror
-from airflow_stepop.kubernetes.pods import newest
-from airflow_stepop.kubernetes.warnings import FEW, Warned, Warnings
 
 if TYPE_CHECKING:
-    from airflow_stepop.kubernetes.cluster import Cluster
-    from airflow_stepop.kubernetes.objects import Json
+    from airflow_stepop.failure import Failure
+    from airflow_stepop.hooks.kubernetes.cluster import Cluster
+    from airflow_stepop.hooks.kubernetes.objects import Json
 
 NAMES = 200  # that the address of one request has room for
 
@@ -84,7 +85,7 @@ class States:
     def status_now(self, name: str) -> JobStatus:
         """Return how a job stands by the cluster's own word, and by none that was heard before."""
         jobs, pods = self._of_one_time(*self._ask([name]))
-        return verdict.status_of(jobs.get(name), pods.get(name, ()))
+        return job_status.status_of(jobs.get(name), pods.get(name, ()))
 
     def _of_one_time(
         self, jobs: Mapping[str, Json], pods: Mapping[str, Sequence[Json]]
@@ -94,12 +95,12 @@ class States:
         A job with a pod that is not there any more would seem never to have begun, which may be too late by
         now. A pod that still runs although its job is over would have no outcome, and half a log.
         """
-        old_jobs = [name for name, job in jobs.items() if not pods.get(name) and verdict.has_made_pod(job)]
+        old_jobs = [name for name, job in jobs.items() if not pods.get(name) and job_status.has_made_pod(job)]
         asked = {name: self._cluster.get("jobs", name) for name in old_jobs}
         old_pods = [
             name
             for name, job in jobs.items()
-            if verdict.is_over(job) and verdict.may_run(newest(pods.get(name, ())))
+            if job_status.is_over(job) and job_status.may_run(newest(pods.get(name, ())))
         ]
         found = {name: job for name, job in {**jobs, **asked}.items() if job is not None}
         return found, {**pods, **dict.fromkeys(old_pods, ()), **self._pods_of(old_pods)}
@@ -135,7 +136,7 @@ def selector(labels: Mapping[str, str]) -> str:
 
 
 def _look(job: Json | None, pods: Sequence[Json]) -> Look:
-    return Look(job, pods, verdict.status_of(job, pods))
+    return Look(job, pods, job_status.status_of(job, pods))
 
 
 def _waiting(look: Look) -> str | None:
@@ -145,14 +146,14 @@ def _waiting(look: Look) -> str | None:
     pod = newest(look.pods)
     if pod is None:
         return str(look.job["metadata"]["name"])
-    return str(pod["metadata"]["name"]) if stuck.is_held_up(pod) else None
+    return str(pod["metadata"]["name"]) if startup_failures.is_held_up(pod) else None
 
 
 def _with_warnings(look: Look, warned: Sequence[Warned]) -> Look:
     pod = newest(look.pods)
     if pod is None:
-        failure, word = stuck.refusal(warned)
+        failure, word = startup_failures.refusal(warned)
     else:
-        failure, word = stuck.stuck_failure(pod, warned), stuck.mount_trouble(warned)
+        failure, word = startup_failures.stuck_failure(pod, warned), startup_failures.mount_trouble(warned)
     status = replace(look.status, native=word) if word else look.status
     return replace(look, status=status, failure=failure)

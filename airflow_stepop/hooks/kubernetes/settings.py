@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 from pydantic import Field, field_validator
 
 from airflow_stepop.exceptions import StepConfigError
+from airflow_stepop.hooks.kubernetes.objects import STEP, Json, as_json, normal
 from airflow_stepop.hooks.settings import BackendSettings
-from airflow_stepop.kubernetes.objects import STEP, Json, as_json, normal
 
 # settings that are fields of the pod itself, and of the step's container
 POD_FIELDS = {

@@ -12,11 +12,10 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 
 from airflow_stepop.failure import Failure
-from airflow_stepop.job import JobState, JobStatus
-from airflow_stepop.kubernetes.failures import DISRUPTIONS, disruption, failure_of
-from airflow_stepop.kubernetes.manifests import CANCELLED, FAILURE, QUEUE, RECEIPT_KEPT, SUCCEEDED
-from airflow_stepop.kubernetes.objects import STEP, Json
-from airflow_stepop.kubernetes.pods import (
+from airflow_stepop.hooks.kubernetes.failures import DISRUPTIONS, disruption, failure_of
+from airflow_stepop.hooks.kubernetes.manifests import CANCELLED, FAILURE, QUEUE, RECEIPT_KEPT, SUCCEEDED
+from airflow_stepop.hooks.kubernetes.objects import STEP, Json
+from airflow_stepop.hooks.kubernetes.pods import (
     begun_at,
     condition_of,
     containers_of,
@@ -27,6 +26,7 @@ from airflow_stepop.kubernetes.pods import (
     run_of,
     seconds_of,
 )
+from airflow_stepop.job import JobState, JobStatus
 
 # what the scheduler finds no node for -> what of a task asks for it
 # https://kubernetes.io/docs/concepts/scheduling-eviction/kube-scheduler/

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.connections.extra import extra_of
 from airflow_stepop.exceptions import StepConfigError
-from airflow_stepop.kubernetes.cluster import Cluster
-from airflow_stepop.kubernetes.console import KEY as CONSOLE_URL
+from airflow_stepop.hooks.kubernetes.cluster import Cluster
+from airflow_stepop.hooks.kubernetes.console import KEY as CONSOLE_URL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from airflow_stepop.kubernetes.cluster import Cluster
+    from airflow_stepop.hooks.kubernetes.cluster import Cluster
 
 log = logging.getLogger(__name__)
 

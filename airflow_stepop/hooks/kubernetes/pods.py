@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from airflow_stepop.kubernetes.objects import STEP, Json
+from airflow_stepop.hooks.kubernetes.objects import STEP, Json
 
 # reason of a container that could not be started -> its times mean nothing: they are those of the epoch
 NEVER_BEGUN = ("StartError", "ContainerCannotRun")

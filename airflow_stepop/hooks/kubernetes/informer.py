@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from airflow_stepop.kubernetes.manifests import (
+from airflow_stepop.hooks.kubernetes.manifests import (
     CANCELLED,
     FAILURE,
     JOB_NAME,
@@ -23,8 +23,8 @@ from airflow_stepop.kubernetes.manifests import (
 )
 
 if TYPE_CHECKING:
-    from airflow_stepop.kubernetes.cluster import Cluster
-    from airflow_stepop.kubernetes.objects import Json
+    from airflow_stepop.hooks.kubernetes.cluster import Cluster
+    from airflow_stepop.hooks.kubernetes.objects import Json
 
 STREAM_S = 45  # the server ends the stream then, and another one goes on: a silent line is noticed
 SILENCE_S = STREAM_S + 15.0  # nothing for so long: the other end is not there any more

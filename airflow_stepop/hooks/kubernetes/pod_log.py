@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from airflow_stepop.hooks.kubernetes.cluster import Cluster, status_of
+from airflow_stepop.hooks.kubernetes.objects import STEP, Json
+from airflow_stepop.hooks.kubernetes.pods import broken_container, has_begun, has_ended
 from airflow_stepop.job import LogChunk, LogLine
-from airflow_stepop.kubernetes.cluster import Cluster, status_of
-from airflow_stepop.kubernetes.objects import STEP, Json
-from airflow_stepop.kubernetes.pods import broken_container, has_begun, has_ended
 from airflow_stepop.runner.protocol import FRAME_PREFIX
 
 if TYPE_CHECKING:

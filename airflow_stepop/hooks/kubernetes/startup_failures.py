@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from airflow_stepop.failure import Category, Failure
-from airflow_stepop.kubernetes.objects import STEP, Json
-from airflow_stepop.kubernetes.pods import containers_of
-from airflow_stepop.kubernetes.warnings import Warned
+from airflow_stepop.hooks.kubernetes.objects import STEP, Json
+from airflow_stepop.hooks.kubernetes.pods import containers_of
+
+if TYPE_CHECKING:
+    from airflow_stepop.hooks.kubernetes.events import Warned
 
 # why a container is not started -> category, what to do
 WAITING: Mapping[str, tuple[Category, str]] = {

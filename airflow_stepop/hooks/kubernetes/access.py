@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from airflow_stepop.hooks.kubernetes.cluster import message_of, status_of
+from airflow_stepop.hooks.kubernetes.resources import amount_of
 from airflow_stepop.job import Finding
-from airflow_stepop.kubernetes.cluster import message_of, status_of
-from airflow_stepop.kubernetes.quantities import amount_of
 
 if TYPE_CHECKING:
-    from airflow_stepop.kubernetes.cluster import Cluster
-    from airflow_stepop.kubernetes.objects import Json
+    from airflow_stepop.hooks.kubernetes.cluster import Cluster
+    from airflow_stepop.hooks.kubernetes.objects import Json
 
 NAME = "airflow-stepop"  # of the Role and of what binds it
 # (API group, resource) -> what the hook does with it

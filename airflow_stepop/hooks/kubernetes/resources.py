@@ -14,8 +14,8 @@ from airflow_stepop.core.units import parse_size
 from airflow_stepop.exceptions import StepConfigError
 
 if TYPE_CHECKING:
-    from airflow_stepop.kubernetes.objects import Json
-    from airflow_stepop.kubernetes.settings import KubernetesSettings
+    from airflow_stepop.hooks.kubernetes.objects import Json
+    from airflow_stepop.hooks.kubernetes.settings import KubernetesSettings
     from airflow_stepop.resources import ResourceSettings
 
 # how the labels of GPU nodes spell the common ones: GKE, Karpenter, NVIDIA's GPU operator

@@ -1,1 +1,0 @@
-"""The parts of the ``kubernetes`` backend. None imports the package ``kubernetes`` when it is loaded."""
