@@ -7,7 +7,7 @@ from dataclasses import replace
 from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, QuotaError
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.job import JobState, JobStatus
-from airflow_stepop.waiting import Reason
+from airflow_stepop.waiting.deadlines import Reason
 
 _DEADLINES = {
     Reason.START_TIMEOUT: (

@@ -18,7 +18,6 @@ from airflow_stepop.endings import as_the_service_saw_it, given_up, refused, wit
 from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, WrongHostError
 from airflow_stepop.failure import Category, Failure, StepFailedError
 from airflow_stepop.job import JobHandle, JobState, JobStatus, OutcomeReport, Payload, StepSpec
-from airflow_stepop.observe import Observer
 from airflow_stepop.patience import Patience
 from airflow_stepop.payload.outcome import outcome_size
 from airflow_stepop.record import (
@@ -31,19 +30,20 @@ from airflow_stepop.record import (
     save_record,
     way_on,
 )
-from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.usage import usage_of
-from airflow_stepop.waiting import Deadlines, Pace, Reason, jittered
+from airflow_stepop.waiting.backoff import Pace, jittered
+from airflow_stepop.waiting.deadlines import OVERDUE_FACTOR, OVERDUE_S, Deadlines, Reason
+from airflow_stepop.waiting.observer import Observer
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
     from airflow_stepop.hooks.base import StepHook
     from airflow_stepop.oom import MoreMemory
+    from airflow_stepop.resources import ResourceSettings
 
 STOP_LIMIT_S = 180.0  # longest wait for a cancelled job to end; SageMaker gives a step 120 s to save its work
 MAX_RESUBMISSIONS = 3
-OVERDUE_FACTOR, OVERDUE_S = 1.05, 600.0  # how long after its timeout a job may still be seen running
 RESUBMITTED = frozenset({Category.PREEMPTED, Category.NO_CAPACITY})
 # What a new try does not take for the answer: nobody looked while it happened, and it was not the step's
 # doing.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from airflow_stepop.endings import without_room
 from airflow_stepop.exceptions import QuotaError
 from airflow_stepop.failure import StepFailedError
-from airflow_stepop.waiting import Pace, jittered
+from airflow_stepop.waiting.backoff import Pace, jittered
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger

@@ -19,7 +19,6 @@ from airflow_stepop.connections.extra import backend_of
 from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.hooks.settings import BackendSettings, parse_settings
 from airflow_stepop.job import OutcomeReport, Payload, StepSpec
-from airflow_stepop.observe import Observer, trace_environment
 from airflow_stepop.oom import MoreMemory, parse_on_oom
 from airflow_stepop.payload.build import build_payload
 from airflow_stepop.payload.call import Call, CommandCall, FunctionCall, Setup, arguments_key, call_key
@@ -42,7 +41,8 @@ from airflow_stepop.runner.protocol import ENV_DEBUG
 from airflow_stepop.stores.base import Store
 from airflow_stepop.stores.configured import configured_store
 from airflow_stepop.stores.paths import checkpoint_path, result_path
-from airflow_stepop.tasklog import configured_limit
+from airflow_stepop.waiting.observer import Observer, trace_environment
+from airflow_stepop.waiting.task_log import configured_limit
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

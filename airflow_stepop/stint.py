@@ -24,10 +24,12 @@ from airflow_stepop.life import Collected, StepLife
 from airflow_stepop.payload.outcome import hand_over
 from airflow_stepop.request import StepRequest
 from airflow_stepop.reraise import to_exception
-from airflow_stepop.tasklog import TaskLog
-from airflow_stepop.triggers import PauseTrigger, RemoteStepTrigger, task_state
+from airflow_stepop.triggers import PauseTrigger, RemoteStepTrigger
 from airflow_stepop.usage import XCOM_KEY, describe
-from airflow_stepop.waiting import Clock, Deadlines, Pace, Reason
+from airflow_stepop.waiting.backoff import Pace
+from airflow_stepop.waiting.deadlines import Clock, Deadlines, Reason
+from airflow_stepop.waiting.task_log import TaskLog
+from airflow_stepop.waiting.task_state import task_state
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -17,7 +17,7 @@ from airflow_stepop.payload.spill import bring, spill
 from airflow_stepop.payload.standalone import Step, make_step
 from airflow_stepop.stores.configured import configured_store
 from airflow_stepop.stores.paths import result_path
-from airflow_stepop.waiting import Pace
+from airflow_stepop.waiting.backoff import Pace
 
 if TYPE_CHECKING:
     from airflow_stepop.hooks.base import StepHook

@@ -13,11 +13,12 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_stepop.exceptions import IntegrityError, StepConfigError
 from airflow_stepop.job import JobHandle, JobStatus, LogLine
-from airflow_stepop.observe import Observer
 from airflow_stepop.registry import create_hook
-from airflow_stepop.tasklog import TaskLog, configured_limit
-from airflow_stepop.waiting import Clock, Deadlines, Reason
-from airflow_stepop.watch import Subscription, Update, Watcher, watcher_for
+from airflow_stepop.waiting.deadlines import Clock, Deadlines, Reason
+from airflow_stepop.waiting.observer import Observer
+from airflow_stepop.waiting.task_log import TaskLog, configured_limit
+from airflow_stepop.waiting.task_state import task_state
+from airflow_stepop.waiting.watcher import Subscription, Update, Watcher, watcher_for
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -31,20 +32,6 @@ INSIST_S = (0.5, 1.0, 2.0, 4.0, 6.0)  # pauses between the tries of an end that 
 LOOK_AGAIN_S = 15.0  # between two looks at a job that seems to be late
 SECURE_S = 10.0  # so long a task may wait for its outcome to be secured; it is there already
 LINES_AT_ONCE = 50  # written to the log before another trigger of this triggerer gets its turn
-
-
-def task_state(labels: Mapping[str, Any]) -> str | None:
-    """Return the state of a task instance as Airflow has it now; a blocking call.
-
-    :param labels: its dag_id, run_id, task_id and map_index
-    """
-    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
-
-    task_id, run_id, map_index = labels["task_id"], labels["run_id"], int(labels["map_index"])
-    states: dict[str, dict[str, str | None]] = RuntimeTaskInstance.get_task_states(
-        dag_id=labels["dag_id"], task_ids=[task_id], run_ids=[run_id], map_index=map_index
-    )
-    return states.get(run_id, {}).get(task_id if map_index < 0 else f"{task_id}_{map_index}")
 
 
 async def _make_hook(backend: str, conn_id: str | None) -> StepHook:
@@ -127,7 +114,7 @@ class RemoteStepTrigger(BaseTrigger):
     It never looks into the outcome: the worker does. All arguments are plain JSON.
 
     :param handle: the job, as JSON
-    :param deadlines: see :class:`airflow_stepop.waiting.Deadlines`
+    :param deadlines: see :class:`airflow_stepop.waiting.deadlines.Deadlines`
     :param poll_interval: seconds between two looks
     :param debug: log every state of the job
     :param waiter: dag_id, run_id, task_id and map_index of the task instance that waits; ``since`` when,

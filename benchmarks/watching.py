@@ -14,7 +14,7 @@ from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.hooks.local import LocalStepHook
 from airflow_stepop.job import Cursor, JobHandle, JobState, JobStatus, LogChunk
 from airflow_stepop.testing import make_step
-from airflow_stepop.watch import Watcher
+from airflow_stepop.waiting.watcher import Watcher
 from benchmarks.measure import IS_SHORT
 from benchmarks.tables import Line
 

@@ -11,7 +11,7 @@ from airflow_stepop.core.printable import printable
 from airflow_stepop.exceptions import StepConfigError, StepopError
 from airflow_stepop.upkeep.places import Job, deployment, find_jobs, usable_places
 from airflow_stepop.usage import describe
-from airflow_stepop.waiting import Pace
+from airflow_stepop.waiting.backoff import Pace
 
 if TYPE_CHECKING:
     from argparse import Namespace

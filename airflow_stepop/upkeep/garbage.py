@@ -36,6 +36,7 @@ from airflow_stepop.upkeep.database import TaskKey, is_finished, raw_record, tas
 from airflow_stepop.upkeep.orphans import DAY_S, Action, find_orphans
 from airflow_stepop.upkeep.places import Complain, Job, Place, deployment, find_jobs
 from airflow_stepop.upkeep.xcoms import xcom_texts
+from airflow_stepop.waiting.deadlines import OVERDUE_FACTOR, OVERDUE_S
 
 JOB_NAME = re.compile(r"s-[a-z0-9-]+")
 CLOCKS_S = DAY_S  # how far the clocks of workers, stores and this host may be apart
@@ -208,8 +209,6 @@ def _slug(text: str) -> str:
 def longest_job_s() -> float:
     """Return how long a job may run that no record leads to any more, with a margin."""
     from airflow.sdk.configuration import conf
-
-    from airflow_stepop.life import OVERDUE_FACTOR, OVERDUE_S
 
     return float(conf.getfloat("stepop", "timeout", fallback=86400.0)) * OVERDUE_FACTOR + OVERDUE_S
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from airflow_stepop.payload.outcome import hand_over, read_outcome
 from airflow_stepop.testing import make_step
-from airflow_stepop.watch import Watcher
+from airflow_stepop.waiting.watcher import Watcher
 from benchmarks.kubernetes import cluster
 from benchmarks.kubernetes.cluster import CONN_ID, IS_SHORT, Room
 from benchmarks.tables import Line, Table

@@ -21,8 +21,8 @@ from airflow_stepop.payload.build import build_payload
 from airflow_stepop.payload.call import FunctionCall
 from airflow_stepop.payload.outcome import read_outcome
 from airflow_stepop.payload.spill import spill
-from airflow_stepop.tasklog import TaskLog
-from airflow_stepop.waiting import Clock
+from airflow_stepop.waiting.deadlines import Clock
+from airflow_stepop.waiting.task_log import TaskLog
 from tests.support.damage import bomb, inline, report_of
 from tests.support.local_jobs import Bench
 from tests.support.paths import ROOT
@@ -408,7 +408,7 @@ def test_nobody_is_late_because_the_clock_was_set(set_clock, hours):
     reason, drift = set_clock(f"""
 import json
 from airflow_stepop.job import JobState, JobStatus
-from airflow_stepop.waiting import Clock, Deadlines
+from airflow_stepop.waiting.deadlines import Clock, Deadlines
 wait, began = Clock(), time.time()
 deadlines = Deadlines(began + 60, began + 60, 60.0)
 clock({hours})

@@ -18,7 +18,7 @@ from airflow_stepop.life import StepLife
 from airflow_stepop.payload.outcome import hand_over, read_outcome
 from airflow_stepop.record import STATE_KEY, Call, StepRecord
 from airflow_stepop.results import StepResult
-from airflow_stepop.waiting import Reason
+from airflow_stepop.waiting.deadlines import Reason
 from tests.support.damage import bomb_entry, report_of
 from tests.support.documents import EXCEPTION, FAILURE, HANDLE, INLINE, OUTCOME, RECORD, REFERENCE
 from tests.support.memory_backend import Log, MemoryHook, MemoryState, Request

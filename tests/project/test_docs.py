@@ -86,10 +86,10 @@ def test_every_category_is_explained() -> None:
 
 def test_every_metric_is_explained() -> None:
     """The table of metrics is what the package tells."""
-    from airflow_stepop import observe
+    from airflow_stepop.waiting import observer
 
     told = {
-        value for value in vars(observe).values() if isinstance(value, str) and value.startswith("stepop.")
+        value for value in vars(observer).values() if isinstance(value, str) and value.startswith("stepop.")
     }
     listed = re.findall(r"^\| `(stepop\.[\w.]+)` \|", (DOCS / "observability.md").read_text(), re.MULTILINE)
     assert len(listed) == len(set(listed))

@@ -7,7 +7,7 @@ import time
 
 from airflow_stepop.hooks.kubernetes import KubernetesStepHook
 from airflow_stepop.job import JobState
-from airflow_stepop.watch import Watcher
+from airflow_stepop.waiting.watcher import Watcher
 from tests.support.cluster_jobs import wait_running
 from tests.support.waiting import until
 

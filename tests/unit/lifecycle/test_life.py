@@ -14,7 +14,7 @@ from airflow_stepop.failure import Category, Failure
 from airflow_stepop.job import JobHandle, JobState
 from airflow_stepop.life import MAX_RESUBMISSIONS, Collected
 from airflow_stepop.record import StepRecord, Way, load_record, way_on
-from airflow_stepop.waiting import Reason
+from airflow_stepop.waiting.deadlines import Reason
 
 DONE = {"result": {"value": {"plain": 1}}}
 

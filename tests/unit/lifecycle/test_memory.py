@@ -9,7 +9,7 @@ from airflow_stepop.core.units import parse_size
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.job import JobState
 from airflow_stepop.record import load_record
-from airflow_stepop.waiting import Reason
+from airflow_stepop.waiting.deadlines import Reason
 
 GIB = 2**30
 

@@ -9,7 +9,7 @@ from airflow_stepop.exceptions import QuotaError, StepFailedError
 from airflow_stepop.failure import Category
 from airflow_stepop.job import JobHandle
 from airflow_stepop.record import load_record
-from airflow_stepop.waiting import Reason
+from airflow_stepop.waiting.deadlines import Reason
 
 FULL = QuotaError("the quota of namespace 'ml' is used up: count/jobs.batch=5")
 DOWN = ConnectionError("503")

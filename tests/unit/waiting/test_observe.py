@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from airflow.sdk.observability import stats
 
-from airflow_stepop import observe
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.job import JobState, JobStatus
 from airflow_stepop.life import StepLife
-from airflow_stepop.observe import Observer, trace_environment
-from airflow_stepop.waiting import Reason
+from airflow_stepop.waiting import observer as observer_module
+from airflow_stepop.waiting.deadlines import Reason
+from airflow_stepop.waiting.observer import Observer, trace_environment
 
 
 class Recorder:
@@ -54,11 +54,11 @@ def test_attaching_and_resubmitting_are_counted(hook, new_try, backend):
     tags = {"backend": "memory", "dag_id": "d", "task_id": "t"}
     counted = [(name, found) for name, found in told if "time" not in name and "bytes" not in name]
     assert counted == [
-        (observe.SUBMITTED, tags),
-        (observe.ATTACHED, tags),
-        (observe.FINISHED, {**tags, "state": "failed", "category": "preempted"}),
-        (observe.RESUBMITTED, {**tags, "category": "preempted"}),
-        (observe.SUBMITTED, tags),
+        (observer_module.SUBMITTED, tags),
+        (observer_module.ATTACHED, tags),
+        (observer_module.FINISHED, {**tags, "state": "failed", "category": "preempted"}),
+        (observer_module.RESUBMITTED, {**tags, "category": "preempted"}),
+        (observer_module.SUBMITTED, tags),
     ]
 
 
@@ -79,8 +79,8 @@ def test_a_deadline_is_counted_though_the_service_is_silent(hook, new_try, backe
 def test_the_clock_of_a_service_may_be_wrong(backend):
     """A duration below zero is zero."""
     recorder = backend(Recorder())
-    observe.timing(observe.PENDING_TIME, -5.0, {})
-    assert recorder.told == [(observe.PENDING_TIME, None)]
+    observer_module.timing(observer_module.PENDING_TIME, -5.0, {})
+    assert recorder.told == [(observer_module.PENDING_TIME, None)]
 
 
 def test_without_metrics_there_is_nothing_to_do(hook, new_try):

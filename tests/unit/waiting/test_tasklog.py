@@ -12,9 +12,9 @@ import pytest
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.job import JobState, LogLine
 from airflow_stepop.stint import Stint
-from airflow_stepop.tasklog import LAST_LINES, LINE_COST, TaskLog, configured_limit
 from airflow_stepop.triggers import RemoteStepTrigger
-from airflow_stepop.waiting import Deadlines, Reason
+from airflow_stepop.waiting.deadlines import Deadlines, Reason
+from airflow_stepop.waiting.task_log import LAST_LINES, LINE_COST, TaskLog, configured_limit
 
 pytestmark = pytest.mark.usefixtures("registered")  # the triggers find the hook of the test
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from airflow_stepop.job import JobState, JobStatus
-from airflow_stepop.waiting import Deadlines, Pace, Reason
+from airflow_stepop.waiting.backoff import Pace
+from airflow_stepop.waiting.deadlines import Deadlines, Reason
 
 RUNNING = JobStatus(JobState.RUNNING, started_at=100.0)
 PENDING = JobStatus(JobState.PENDING)

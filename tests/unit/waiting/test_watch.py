@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from airflow_stepop import watch
 from airflow_stepop.exceptions import IntegrityError, WrongHostError
 from airflow_stepop.job import JobState, JobStatus
-from airflow_stepop.watch import Watcher, watcher_for
+from airflow_stepop.waiting import watcher as watcher_module
+from airflow_stepop.waiting.watcher import Watcher, watcher_for
 from tests.support.waiting import PATIENCE_S, in_time, until
 
 
@@ -190,7 +190,7 @@ def telling(hook, monkeypatch):
 
 def test_of_many_jobs_those_are_asked_for_that_have_changed(hook, telling, monkeypatch):
     """How often a service may be asked for all does not matter then, nor how many jobs there are."""
-    monkeypatch.setattr(watch, "ALL_INTERVAL_S", 600)
+    monkeypatch.setattr(watcher_module, "ALL_INTERVAL_S", 600)
 
     async def scenario():
         watcher = Watcher(hook)
@@ -216,7 +216,7 @@ def test_of_many_jobs_those_are_asked_for_that_have_changed(hook, telling, monke
 
 def test_what_is_told_during_a_question_is_not_lost(hook, telling, monkeypatch):
     """The answer for all jobs may be older than the news of one of them."""
-    monkeypatch.setattr(watch, "ALL_INTERVAL_S", 600)
+    monkeypatch.setattr(watcher_module, "ALL_INTERVAL_S", 600)
     answer = hook.status
 
     def slow(handles):
@@ -236,7 +236,7 @@ def test_what_is_told_during_a_question_is_not_lost(hook, telling, monkeypatch):
 
 
 def test_trouble_between_two_questions_for_all_makes_a_pause(hook, telling, monkeypatch):
-    monkeypatch.setattr(watch, "CHANGES_INTERVAL_S", 0.001)
+    monkeypatch.setattr(watcher_module, "CHANGES_INTERVAL_S", 0.001)
     answer, failed = hook.status, []
 
     def broken(handles):
@@ -261,7 +261,7 @@ def test_trouble_between_two_questions_for_all_makes_a_pause(hook, telling, monk
 
 
 def test_all_are_asked_for_in_the_end_whatever_the_service_tells(hook, telling, monkeypatch):
-    monkeypatch.setattr(watch, "ALL_INTERVAL_S", 0.5)
+    monkeypatch.setattr(watcher_module, "ALL_INTERVAL_S", 0.5)
 
     async def scenario():
         watcher = Watcher(hook)
@@ -274,7 +274,7 @@ def test_all_are_asked_for_in_the_end_whatever_the_service_tells(hook, telling, 
 
 
 def test_a_service_that_tells_nothing_any_more_is_asked(hook, telling, monkeypatch):
-    monkeypatch.setattr(watch, "ALL_INTERVAL_S", 600)
+    monkeypatch.setattr(watcher_module, "ALL_INTERVAL_S", 600)
 
     async def scenario():
         watcher = Watcher(hook)
@@ -307,7 +307,7 @@ def test_logs_that_fill_every_thread_do_not_hold_up_the_status(hook):
 
 
 def test_logs_that_cost_a_request_each_are_read_in_turn(hook, monkeypatch):
-    monkeypatch.setattr(watch, "LOG_INTERVAL_S", 0.02)
+    monkeypatch.setattr(watcher_module, "LOG_INTERVAL_S", 0.02)
     monkeypatch.setattr(type(hook), "logs_a_second", 3, raising=False)
     asked = []
     read = hook.logs
@@ -340,7 +340,7 @@ def test_a_subscriber_that_goes_away_leaves_nothing_behind(hook):
         assert await watcher_for("key", maker(hook)) is watcher
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
-        assert watch._watchers[asyncio.get_running_loop()].known == {}
+        assert watcher_module._watchers[asyncio.get_running_loop()].known == {}
         await until(lambda: asyncio.all_tasks() == {asyncio.current_task()}, "no task to be left")
 
     asyncio.run(scenario())
@@ -429,7 +429,9 @@ def test_a_closed_loop_is_forgotten(hook):
     for _ in range(3):
         asyncio.run(_through_registry(hook))
     gc.collect()
-    assert not [loop for loop in watch._watchers if loop.is_closed() and watch._watchers[loop].known]
+    assert not [
+        loop for loop in watcher_module._watchers if loop.is_closed() and watcher_module._watchers[loop].known
+    ]
 
 
 async def _through_registry(hook, *later):

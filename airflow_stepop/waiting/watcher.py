@@ -22,8 +22,8 @@ from itertools import islice
 from airflow_stepop.exceptions import IntegrityError, StepConfigError, WrongHostError
 from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.job import Cursor, JobHandle, JobState, JobStatus, LogLine
-from airflow_stepop.observe import WATCHER_CALLS, WATCHER_ERRORS, WATCHER_JOBS, count, gauge
-from airflow_stepop.waiting import Pace
+from airflow_stepop.waiting.backoff import Pace
+from airflow_stepop.waiting.observer import WATCHER_CALLS, WATCHER_ERRORS, WATCHER_JOBS, count, gauge
 
 log = logging.getLogger(__name__)
 

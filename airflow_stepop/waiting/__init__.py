@@ -1,0 +1,1 @@
+"""Waiting for a job, in the worker and in the triggerer."""
