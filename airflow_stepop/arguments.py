@@ -1,4 +1,4 @@
-"""What is wrong with the arguments of a step, in words that say what to write.
+"""The arguments of a step, and what is wrong with them, in words that say what to write.
 
 Checked while the DAG file is read, as far as they are known then, and again when everything was rendered.
 """
@@ -9,7 +9,7 @@ import os
 import reprlib
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow.sdk.configuration import conf
 
@@ -18,7 +18,7 @@ from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.runner.values import is_plain_text
 
 if TYPE_CHECKING:
-    from airflow_stepop.operators import RemoteStepOperator
+    from airflow_stepop.oom import MoreMemory
 
 KEEP = ("never", "failed", "always")
 LONGEST_S = 100 * 365 * 86400.0  # calendars and timers end soon after it; whoever wants no limit is served
@@ -26,7 +26,39 @@ OUR_ENV = ("STEPOP_JOB", "STEPOP_NONCE", "STEPOP_WORK", "STEPOP_CHECKPOINT_DIR")
 _EXAMPLE = '"{{ conn.NAME.password }}" or "{{ var.value.NAME }}"'
 
 
-def check_arguments(operator: RemoteStepOperator) -> None:
+class TaskArguments(Protocol):
+    """What a user says about a step: the arguments of the operator, which has them as its attributes."""
+
+    command: Sequence[str] | None
+    inputs: Mapping[str, Any] | None
+    outputs: Sequence[str] | None
+    workdir: str | None
+    backend: str | None
+    conn_id: str | None
+    resource_settings: ResourceSettings | Mapping[str, Any] | None
+    settings: Any
+    image: str | None
+    env: Mapping[str, str] | None
+    requirements: Sequence[str] | str | None
+    checkpoint: bool
+    secrets: Mapping[str, str] | None
+    include: Sequence[str] | None
+    timeout: timedelta | float | None
+    start_timeout: timedelta | float | None
+    store: str | None
+    deferrable: bool | None
+    keep: str
+    on_oom: MoreMemory | Mapping[str, Any] | str
+    poll_interval: timedelta | float | None
+    debug: bool | None
+    retries: int | None
+    # what a decorated function adds
+    python_callable: Any
+    op_args: Any
+    op_kwargs: Any
+
+
+def check_arguments(operator: TaskArguments) -> None:
     """Check every argument that is known now.
 
     :raises StepConfigError: naming the argument and what is valid
@@ -79,7 +111,7 @@ def seconds(value: object, name: str) -> float | None:
     return result
 
 
-def _check_kind(operator: RemoteStepOperator) -> None:
+def _check_kind(operator: TaskArguments) -> None:
     has_function = operator.python_callable is not None
     if has_function and operator.command is not None:
         raise StepConfigError("a function takes no command")
@@ -137,7 +169,7 @@ def check_secrets(secrets: Any, env: Any) -> None:
             )
 
 
-def _check_resources(operator: RemoteStepOperator) -> None:
+def _check_resources(operator: TaskArguments) -> None:
     resources: Any = operator.resource_settings
     is_known = not is_later(resources) or isinstance(resources, ResourceSettings)
     if is_known and not (resources is None or isinstance(resources, ResourceSettings)):
@@ -162,7 +194,7 @@ def _check_env(env: Any) -> None:
             )
 
 
-def _check_words(operator: RemoteStepOperator) -> None:
+def _check_words(operator: TaskArguments) -> None:
     """Check what becomes a word of a command line, or the name of a file."""
     words: dict[str, Any] = {
         "command": operator.command,
@@ -207,7 +239,7 @@ def _check_requirements(value: Any) -> None:
             check_requirement(line)
 
 
-def _check_backend(operator: RemoteStepOperator) -> None:
+def _check_backend(operator: TaskArguments) -> None:
     from airflow_stepop.hooks.settings import parse_settings
     from airflow_stepop.registry import hook_class
 

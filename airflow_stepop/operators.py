@@ -1,6 +1,6 @@
 """``RemoteStepOperator``: its arguments, and the places where Airflow calls in.
 
-DAG files import this module, so it imports little. What a task does in a worker is in ``stint.py``.
+DAG files import this module, so it imports little. ``lifecycle/worker.py`` has what a task does in a worker.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
+    from airflow_stepop.lifecycle.worker import Stint
     from airflow_stepop.oom import MoreMemory
-    from airflow_stepop.stint import Stint
 
 allow_class(StepResult)
 
@@ -124,7 +124,7 @@ class RemoteStepOperator(BaseOperator):
         self.conn_id = conn_id
         if isinstance(resource_settings, Mapping):
             resource_settings = ResourceSettings.from_dict(resource_settings)
-        self.resource_settings = resource_settings
+        self.resource_settings: ResourceSettings | Mapping[str, Any] | None = resource_settings
         self.settings = settings
         self.image = image
         self.env = env
@@ -177,7 +177,7 @@ class RemoteStepOperator(BaseOperator):
             self._stint.on_kill()
 
     def _open(self, context: Context) -> Stint:
-        from airflow_stepop.stint import Stint
+        from airflow_stepop.lifecycle.worker import Stint
 
         self._stint = Stint(self, context)
         return self._stint

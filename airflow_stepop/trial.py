@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from airflow_stepop.core.printable import printable
-from airflow_stepop.endings import as_the_service_saw_it, refused, without_outcome
 from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, StepConfigError
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.job import Finding, JobHandle, JobState, JobStatus
+from airflow_stepop.lifecycle.failures import as_the_service_saw_it, refused, without_outcome
 from airflow_stepop.payload.outcome import hand_over, read_outcome
 from airflow_stepop.payload.spill import bring, spill
 from airflow_stepop.payload.standalone import Step, make_step

@@ -66,7 +66,7 @@ def _dag_bags(path: str | None) -> Iterator[Any]:
 
 def render_request(task: Any, map_index: int = 0) -> Row:
     """Return the request that ``task`` would send, as its backend renders it. Nothing is built or sent."""
-    from airflow_stepop.request import StepRequest
+    from airflow_stepop.lifecycle.request import StepRequest
 
     context = _context(task, map_index)
     operator = _unmapped(task, context) if task.is_mapped else task.prepare_for_execution()

@@ -14,7 +14,7 @@ import pytest
 from airflow_stepop.exceptions import IntegrityError, StepopError
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.job import JobHandle
-from airflow_stepop.life import StepLife
+from airflow_stepop.lifecycle.lifecycle import StepLife
 from airflow_stepop.payload.outcome import hand_over, read_outcome
 from airflow_stepop.record import STATE_KEY, Call, StepRecord
 from airflow_stepop.results import StepResult

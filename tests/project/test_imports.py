@@ -65,4 +65,6 @@ def test_the_plugin_is_nearly_free() -> None:
     assert not {
         name for name in loaded if name.split(".")[0] not in {"airflow_stepop", *sys.stdlib_module_names}
     }
-    assert not loaded & {f"airflow_stepop.{name}" for name in ("operators", "hooks.base", "life", "registry")}
+    assert not loaded & {
+        f"airflow_stepop.{name}" for name in ("operators", "hooks.base", "lifecycle", "registry")
+    }

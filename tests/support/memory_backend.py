@@ -23,7 +23,7 @@ from airflow_stepop.job import (
     Payload,
     StepSpec,
 )
-from airflow_stepop.life import StepLife
+from airflow_stepop.lifecycle.lifecycle import StepLife
 from airflow_stepop.record import Call
 from airflow_stepop.resources import ResourceSettings
 from tests.support.third_party import install_backend
@@ -155,7 +155,7 @@ class MemoryState(dict):
 
 
 class Request:
-    """What a task asks for; see ``airflow_stepop.life.Request``."""
+    """What a task asks for; see ``airflow_stepop.lifecycle.lifecycle.Request``."""
 
     backend = "memory"
     conn_id = None

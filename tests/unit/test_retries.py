@@ -19,7 +19,7 @@ from airflow_stepop.exceptions import (
     StepInterruptedError,
 )
 from airflow_stepop.failure import Category, Failure
-from airflow_stepop.reraise import to_exception
+from airflow_stepop.lifecycle.remote_exception import to_exception
 from airflow_stepop.retries import RemoteStepRetryPolicy
 
 RAISED = Failure(

@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from airflow_stepop import life as life_module
 from airflow_stepop.exceptions import IntegrityError, StepFailedError, WrongHostError
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.job import JobHandle, JobState
-from airflow_stepop.life import MAX_RESUBMISSIONS, Collected
+from airflow_stepop.lifecycle import lifecycle as life_module
+from airflow_stepop.lifecycle.collecting import Collected
+from airflow_stepop.lifecycle.lifecycle import MAX_RESUBMISSIONS
 from airflow_stepop.record import StepRecord, Way, load_record, way_on
 from airflow_stepop.waiting.deadlines import Reason
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_stepop import patience
 from airflow_stepop.exceptions import QuotaError, StepFailedError
 from airflow_stepop.failure import Category
 from airflow_stepop.job import JobHandle
+from airflow_stepop.lifecycle import api_retries
 from airflow_stepop.record import load_record
 from airflow_stepop.waiting.deadlines import Reason
 
@@ -38,9 +38,9 @@ def trouble(hook, monkeypatch):
 @pytest.fixture
 def pauses(monkeypatch):
     """Wait for nothing, and collect for how long it would have been."""
-    found, now = [], patience.time.time
-    monkeypatch.setattr(patience.time, "sleep", found.append)
-    monkeypatch.setattr(patience.time, "time", lambda: now() + sum(found))
+    found, now = [], api_retries.time.time
+    monkeypatch.setattr(api_retries.time, "sleep", found.append)
+    monkeypatch.setattr(api_retries.time, "time", lambda: now() + sum(found))
     return found
 
 
@@ -68,7 +68,7 @@ def test_a_quota_that_stays_full_is_not_waited_for_without_end(
         life.begin()
     assert raised.value.failure.category is Category.QUOTA
     assert "count/jobs.batch=5" in raised.value.failure.summary
-    assert sum(pauses) <= (start_timeout_s or patience.QUOTA_LIMIT_S)
+    assert sum(pauses) <= (start_timeout_s or api_retries.QUOTA_LIMIT_S)
     assert hook.running == []
 
 

@@ -10,8 +10,8 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from airflow_stepop.core.units import parse_size
+from airflow_stepop.lifecycle.usage import GIB, LONG_ENOUGH_S, MEASURED, MIB, describe, hint, usage_of
 from airflow_stepop.resources import ResourceSettings
-from airflow_stepop.usage import GIB, LONG_ENOUGH_S, MEASURED, MIB, describe, hint, usage_of
 
 FULL = {
     "wall_s": 12.3,

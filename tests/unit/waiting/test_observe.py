@@ -7,7 +7,7 @@ from airflow.sdk.observability import stats
 
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.job import JobState, JobStatus
-from airflow_stepop.life import StepLife
+from airflow_stepop.lifecycle.lifecycle import StepLife
 from airflow_stepop.waiting import observer as observer_module
 from airflow_stepop.waiting.deadlines import Reason
 from airflow_stepop.waiting.observer import Observer, trace_environment

@@ -11,7 +11,7 @@ import pytest
 
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.job import JobState, LogLine
-from airflow_stepop.stint import Stint
+from airflow_stepop.lifecycle.worker import Stint
 from airflow_stepop.triggers import RemoteStepTrigger
 from airflow_stepop.waiting.deadlines import Deadlines, Reason
 from airflow_stepop.waiting.task_log import LAST_LINES, LINE_COST, TaskLog, configured_limit

@@ -19,13 +19,13 @@ from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferred
 from airflow_stepop.arguments import LONGEST_S
 from airflow_stepop.exceptions import IntegrityError, PayloadError, StepConfigError, StepInterruptedError
 from airflow_stepop.failure import Category, Failure, StepFailedError
-from airflow_stepop.job import JobHandle
-from airflow_stepop.life import Collected, StepLife
+from airflow_stepop.lifecycle.collecting import Collected
+from airflow_stepop.lifecycle.lifecycle import StepLife
+from airflow_stepop.lifecycle.remote_exception import to_exception
+from airflow_stepop.lifecycle.request import StepRequest, Task
+from airflow_stepop.lifecycle.usage import XCOM_KEY, describe
 from airflow_stepop.payload.outcome import hand_over
-from airflow_stepop.request import StepRequest
-from airflow_stepop.reraise import to_exception
 from airflow_stepop.triggers import PauseTrigger, RemoteStepTrigger
-from airflow_stepop.usage import XCOM_KEY, describe
 from airflow_stepop.waiting.backoff import Pace
 from airflow_stepop.waiting.deadlines import Clock, Deadlines, Reason
 from airflow_stepop.waiting.task_log import TaskLog
@@ -35,8 +35,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_stepop.hooks.base import StepHook
-    from airflow_stepop.job import Cursor
-    from airflow_stepop.operators import RemoteStepOperator
+    from airflow_stepop.job import Cursor, JobHandle
 
 ASK_S = 1.0  # longest question to Airflow while it kills this process
 DEFER_MARGIN_S = 300.0
@@ -55,7 +54,7 @@ class Stint:
     :param context: Airflow's context of this try
     """
 
-    def __init__(self, operator: RemoteStepOperator, context: Context) -> None:
+    def __init__(self, operator: Task, context: Context) -> None:
         self.operator = operator
         self.log = operator.log
         self.request = StepRequest(operator, context)
@@ -98,7 +97,7 @@ class Stint:
                 raise StepConfigError(
                     f"the triggerer cannot see {handle}: {event.get('error')}. Set deferrable=False"
                 )
-            if reason is Reason.FINISHED and not self.life.status(handle).state.is_terminal:
+            if reason is Reason.FINISHED and not self.life.jobs.status(handle).state.is_terminal:
                 reason = self.wait_here(handle)
             return self._end(handle, reason, str(event.get("error") or ""))
 

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from airflow_stepop.bounds import storable
-from airflow_stepop.core.printable import printable
 from airflow_stepop.core.units import format_size, shown_size
-from airflow_stepop.endings import as_the_service_saw_it, given_up, refused, without_outcome
-from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, WrongHostError
+from airflow_stepop.exceptions import OutcomeLostError, WrongHostError
 from airflow_stepop.failure import Category, Failure, StepFailedError
-from airflow_stepop.job import JobHandle, JobState, JobStatus, OutcomeReport, Payload, StepSpec
-from airflow_stepop.patience import Patience
-from airflow_stepop.payload.outcome import outcome_size
+from airflow_stepop.job import JobHandle, JobStatus, OutcomeReport, Payload, StepSpec
+from airflow_stepop.lifecycle.api_retries import Patience
+from airflow_stepop.lifecycle.collecting import Collected, Collector
+from airflow_stepop.lifecycle.job_client import STOP_LIMIT_S, JobClient
+from airflow_stepop.lifecycle.truncation import storable
+from airflow_stepop.lifecycle.usage import usage_of
 from airflow_stepop.record import (
     Call,
     StateStore,
@@ -30,8 +30,7 @@ from airflow_stepop.record import (
     save_record,
     way_on,
 )
-from airflow_stepop.usage import usage_of
-from airflow_stepop.waiting.backoff import Pace, jittered
+from airflow_stepop.waiting.backoff import jittered
 from airflow_stepop.waiting.deadlines import OVERDUE_FACTOR, OVERDUE_S, Deadlines, Reason
 from airflow_stepop.waiting.observer import Observer
 
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     from airflow_stepop.oom import MoreMemory
     from airflow_stepop.resources import ResourceSettings
 
-STOP_LIMIT_S = 180.0  # longest wait for a cancelled job to end; SageMaker gives a step 120 s to save its work
 MAX_RESUBMISSIONS = 3
 RESUBMITTED = frozenset({Category.PREEMPTED, Category.NO_CAPACITY})
 # What a new try does not take for the answer: nobody looked while it happened, and it was not the step's
@@ -105,21 +103,6 @@ class Request(Protocol):
     def hook(self, backend: str, conn_id: str | None) -> StepHook: ...
 
 
-@dataclass(frozen=True)
-class Collected:
-    """What a step came to; JSON, as it is in the record."""
-
-    data: Mapping[str, Any]
-
-    @property
-    def failure(self) -> Failure | None:
-        return Failure.from_json(self.data["failure"]) if "failure" in self.data else None
-
-    @property
-    def usage(self) -> Mapping[str, Any]:
-        return self.data.get("usage") or {}
-
-
 class StepLife:
     """Takes one task instance's step from its record to its result.
 
@@ -145,6 +128,8 @@ class StepLife:
         self.was_killed = was_killed
         self._state = state
         self.patience = Patience(request, log, was_killed, pause or time.sleep)
+        self.jobs = JobClient(request, self.patience, log)
+        self._collector = Collector(request, self.jobs, self.patience, self.observer, log)
         self.record: StepRecord | None = None
         self.has_found_end = False  # the job of an earlier try had ended when this one attached to it
 
@@ -158,7 +143,7 @@ class StepLife:
             return self._start(generation=1)
         self.log.info("Step generation %d found: %s", record.generation, way.value)
         if way is Way.RETURN and record.collected is not None:
-            self._tidy(record)
+            self._collector.tidy(record)
             return Collected(record.collected)
         if way is Way.REPLACE:
             return self._replace(record)
@@ -186,7 +171,7 @@ class StepLife:
     def _submit(self, record: StepRecord) -> JobHandle:
         self.observer.phase("the record of generation %d saved", record.generation)
         spec, payload = self.request.build(record.name, record.nonce, record.labels, record.memory_bytes)
-        hook = self._hook(record)
+        hook = self.jobs.hook(record)
         size = shown_size(payload.inline_bytes)
         self.log.info("Submitting %s to %s (%s)", record.name, record.backend, size)
         handle = self.patience.submit(hook, spec, payload, record.started_at)
@@ -202,7 +187,7 @@ class StepLife:
         """An earlier try died between the intent and the handle: its submit may have gone through, or not at
         all.
         """
-        handle = self.patience.ask(self._hook(record), lambda: self._lookup(record))
+        handle = self.patience.ask(self.jobs.hook(record), lambda: self.jobs.lookup(record))
         if handle is None:
             return self._submit(record)
         self._save(record.with_handle(handle))
@@ -210,7 +195,7 @@ class StepLife:
 
     def _attach(self, record: StepRecord) -> JobHandle:
         handle = self._known(record)
-        status = self.status(handle)
+        status = self.jobs.status(handle)
         if status.state.is_terminal and not self._has_answer(handle, status):
             self.log.warning(
                 "%s ended without an outcome (%s); a new job replaces it", handle, status.state.value
@@ -223,7 +208,7 @@ class StepLife:
 
     def _has_answer(self, handle: JobHandle, status: JobStatus) -> bool:
         try:
-            self._outcome(handle)
+            self.jobs.outcome(handle)
         except OutcomeLostError:
             return status.failure is not None and status.failure.category not in _NOT_AN_ANSWER
         return True
@@ -232,7 +217,7 @@ class StepLife:
         """End what there is of an older generation, and start the next one."""
         handle = self._stop(record)
         if handle is not None:
-            self._tidy(record.with_handle(handle))
+            self._collector.tidy(record.with_handle(handle))
         return self._start(record.generation + 1, memory_bytes=self._next_memory(record))
 
     def _next_memory(self, record: StepRecord) -> int | None:
@@ -259,16 +244,16 @@ class StepLife:
 
     def _stop(self, record: StepRecord) -> JobHandle | None:
         """Cancel the job of ``record``, if there is one, and wait until it is terminal or gone."""
-        handle = record.handle or self.patience.ask(self._hook(record), lambda: self._lookup(record))
+        handle = record.handle or self.patience.ask(self.jobs.hook(record), lambda: self.jobs.lookup(record))
         if handle is None:
             return None
         try:
-            self._cancel(handle)
+            self.jobs.cancel(handle)
         except WrongHostError:
             if record.collected is None:
                 raise
             return handle  # it was over: the place where it was may be no more
-        if not self.wait_until_over(handle, STOP_LIMIT_S):
+        if not self.jobs.wait_until_over(handle, STOP_LIMIT_S):
             raise StepFailedError(
                 Failure(
                     Category.LOST,
@@ -294,35 +279,6 @@ class StepLife:
         run_s = self.request.timeout_s * OVERDUE_FACTOR + OVERDUE_S
         return Deadlines(execution, start, run_s, start_timeout_s, begun)
 
-    def status(self, handle: JobHandle) -> JobStatus:
-        hook = self._hook_of(handle)
-        return self.patience.ask(hook, lambda: hook.status([handle])[handle])
-
-    def _cancel(self, handle: JobHandle) -> None:
-        hook = self._hook_of(handle)
-        self.patience.ask(hook, lambda: hook.cancel(handle))
-
-    def _outcome(self, handle: JobHandle) -> OutcomeReport:
-        hook = self._hook_of(handle)
-        return self.patience.ask(hook, lambda: hook.outcome(handle))
-
-    def wait_until_over(self, handle: JobHandle, limit_s: float) -> bool:
-        """Wait until ``handle`` is terminal or gone; return whether it is, within ``limit_s``."""
-        hook, pace = self._hook_of(handle), Pace(self.request.poll_interval_s)
-        end = time.monotonic() + limit_s
-        while True:
-            try:
-                is_over = hook.status([handle])[handle].state.is_terminal
-                pause_s = pace.after_success()
-            except Exception as error:  # noqa: BLE001, RUF100 - an API error is never a job state
-                is_over, pause_s = False, pace.after_error()
-                self.log.warning("No status of %s: %s", handle, error)
-            if is_over:
-                return True
-            if time.monotonic() + pause_s > end:
-                return False
-            time.sleep(pause_s)
-
     # -- ending
 
     def finish(self, handle: JobHandle, reason: Reason, word: str = "") -> Collected:
@@ -330,24 +286,24 @@ class StepLife:
 
         :param word: the service's word for how the job stood when a deadline passed
         """
-        began = time.monotonic()
+        began, record = time.monotonic(), self._own_record()
         if reason.is_deadline:
-            collected, status = self._give_up(handle, reason, word)
+            collected, status = self._collector.give_up(record, handle, reason, word)
         else:
-            status = self.status(handle)
-            collected = self._collect(handle, status)
+            status = self.jobs.status(handle)
+            collected = self._collector.collect(record, handle, status)
         failure = collected.failure
-        asked = self.request.resources.at_least(self._own_record().memory_bytes)
+        asked = self.request.resources.at_least(record.memory_bytes)
         used = usage_of(collected.usage, status.usage if status else {}, asked, failure is None)
         data = {**collected.data, "usage": used}
         if failure is not None:
             data["failure"] = storable(failure).to_json()
         collected = Collected(data)
-        record = replace(self._own_record(), collected=collected.data)
+        record = replace(record, collected=collected.data)
         self._save(record)
         category = failure.category.value if failure else ""
         self.observer.finished(record, status, category, time.monotonic() - began)
-        self._tidy(record)
+        self._collector.tidy(record)
         return collected
 
     def resubmission(self, collected: Collected) -> JobHandle | None:
@@ -368,84 +324,19 @@ class StepLife:
         )
         self.observer.resubmitted(record, failure.category.value)
         self._stop(record)
-        self._tidy(replace(record, collected=None))  # the step has not failed: it goes on elsewhere
+        self._collector.tidy(replace(record, collected=None))  # the step has not failed: it goes on elsewhere
         return self._start(record.generation + 1, count, record.memory_bytes, pause_s)
 
     def cancel(self, reason: Reason | None = None) -> None:
         """Stop the job of the record, wherever it stands, because the task was ended."""
         record = self.record or load_record(self._state)
-        handle = (record.handle or self._lookup(record)) if record else None
+        handle = (record.handle or self.jobs.lookup(record)) if record else None
         if handle is None:
             return
-        self._hook_of(handle).cancel(handle)
+        self.jobs.hook_of(handle).cancel(handle)
         if reason is not None and record is not None:
             self.record = record.with_handle(handle)
             self.finish(handle, reason)
-
-    def _give_up(self, handle: JobHandle, reason: Reason, word: str) -> tuple[Collected, JobStatus | None]:
-        """End a job that is late; what it has returned after all counts."""
-        self._cancel(handle)
-        self.wait_until_over(handle, STOP_LIMIT_S)
-        status = self._last_status(handle)
-        if reason.goes_by_status and status is not None and status.state is JobState.SUCCEEDED:
-            collected = self._collect(handle, status)
-            if "failure" not in collected.data:
-                return collected, status
-        return Collected({"failure": self._with_tail(given_up(reason, word), handle)}), status
-
-    def _collect(self, handle: JobHandle, status: JobStatus) -> Collected:
-        try:
-            record = self._own_record()
-            report = self._outcome(handle)
-            data = self.request.read(report, record.name, record.nonce)
-            self.observer.outcome_read(record, outcome_size(report))
-        except OutcomeLostError as error:
-            return Collected({"failure": self._with_tail(without_outcome(status, error), handle)})
-        except IntegrityError as error:
-            return Collected({"failure": refused(error).to_json()})
-        if "failure" in data:
-            failure = as_the_service_saw_it(Failure.from_json(data["failure"]), status)
-            data = {**data, "failure": self._with_tail(failure, handle)}
-        return Collected(data)
-
-    def _with_tail(self, failure: Failure, handle: JobHandle) -> dict[str, Any]:
-        return replace(failure, log_tail=failure.log_tail or self._tail(handle)).to_json()
-
-    def _last_status(self, handle: JobHandle) -> JobStatus | None:
-        """Return how a step that was given up stands; only its usage and its times depend on it."""
-        try:
-            return self._hook_of(handle).status([handle])[handle]
-        except Exception as error:  # noqa: BLE001, RUF100
-            self.log.warning("The last status of %s could not be read: %s", handle, error)
-            return None
-
-    def _tail(self, handle: JobHandle, count: int = 40) -> tuple[str, ...]:
-        """Return the last lines that the step printed; a failure without them is still a failure."""
-        try:
-            lines = self._hook_of(handle).tail(handle, count).lines
-        except Exception as error:  # noqa: BLE001, RUF100
-            self.log.warning("The last lines of %s could not be read: %s", handle, error)
-            return ()
-        return tuple(printable(line.text) for line in lines)
-
-    def _tidy(self, record: StepRecord) -> None:
-        """Delete the finished job, as ``keep`` says; what cannot be deleted now does not fail the task."""
-        if "result" in (record.collected or {}):
-            try:
-                self.request.forget_checkpoints()
-            except Exception as error:  # noqa: BLE001, RUF100
-                self.log.warning("The checkpoints of this task stay behind: %s", error)
-        handle, is_failed = record.handle, "failure" in (record.collected or {})
-        if handle is None:
-            return
-        is_kept = self.request.keep == "always" or (self.request.keep == "failed" and is_failed)
-        hook = self._hook_of(handle)
-        # something may run on beside a step that is over
-        end, what = (hook.cancel, "ended") if is_kept else (hook.delete, "deleted")
-        try:
-            self.patience.ask(hook, lambda: end(handle))
-        except Exception as error:  # noqa: BLE001, RUF100
-            self.log.warning("%s could not be %s and stays behind: %s", handle, what, error)
 
     # -- the record
 
@@ -478,13 +369,3 @@ class StepLife:
     def _save(self, record: StepRecord) -> None:
         save_record(self._state, record)
         self.record = record
-
-    def _lookup(self, record: StepRecord) -> JobHandle | None:
-        spec = StepSpec(record.name, record.nonce, record.labels, settings=record.where or None)
-        return self._hook(record).lookup(spec)
-
-    def _hook(self, record: StepRecord) -> StepHook:
-        return self.request.hook(record.backend, record.conn_id)
-
-    def _hook_of(self, handle: JobHandle) -> StepHook:
-        return self.request.hook(handle.backend, handle.conn_id)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, QuotaError
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.job import JobState, JobStatus
 from airflow_stepop.waiting.deadlines import Reason
+
+if TYPE_CHECKING:
+    from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, QuotaError
 
 _DEADLINES = {
     Reason.START_TIMEOUT: (

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.core.units import shown_size
-from airflow_stepop.resources import ResourceSettings
+
+if TYPE_CHECKING:
+    from airflow_stepop.resources import ResourceSettings
 
 XCOM_KEY = "usage"  # renaming breaks whoever reads it
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from airflow_stepop.endings import without_room
 from airflow_stepop.exceptions import QuotaError
 from airflow_stepop.failure import StepFailedError
+from airflow_stepop.lifecycle.failures import without_room
 from airflow_stepop.waiting.backoff import Pace, jittered
 
 if TYPE_CHECKING:

@@ -5,18 +5,18 @@ Everything is worked out when it is first needed: a resumed task needs the hook 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from airflow.sdk.configuration import conf
 
 from airflow_stepop import record
-from airflow_stepop.arguments import check_arguments, seconds
+from airflow_stepop.arguments import TaskArguments, check_arguments, seconds
 from airflow_stepop.connections.extra import backend_of
-from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.hooks.settings import BackendSettings, parse_settings
 from airflow_stepop.job import OutcomeReport, Payload, StepSpec
 from airflow_stepop.oom import MoreMemory, parse_on_oom
@@ -38,22 +38,45 @@ from airflow_stepop.payload.spill import bring, spill
 from airflow_stepop.registry import create_hook, hook_class
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.runner.protocol import ENV_DEBUG
-from airflow_stepop.stores.base import Store
 from airflow_stepop.stores.configured import configured_store
 from airflow_stepop.stores.paths import checkpoint_path, result_path
 from airflow_stepop.waiting.observer import Observer, trace_environment
 from airflow_stepop.waiting.task_log import configured_limit
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    from airflow.sdk import DAG, Context
+    from airflow.sdk.types import Logger
+    from airflow.triggers.base import BaseTrigger
 
-    from airflow_stepop.operators import RemoteStepOperator
+    from airflow_stepop.hooks.base import StepHook
+    from airflow_stepop.stores.base import Store
+
+
+class Task(TaskArguments, Protocol):
+    """The operator, seen from here: what the user says of the step, and what Airflow knows of the task."""
+
+    execution_timeout: timedelta | None
+    do_xcom_push: bool
+    multiple_outputs: bool
+    job_url: str | None
+
+    @property
+    def log(self) -> Logger: ...
+
+    @property
+    def dag(self) -> DAG: ...
+
+    def iter_mapped_dependants(self) -> Iterator[Any]: ...
+
+    def defer(
+        self, *, trigger: BaseTrigger, method_name: str, timeout: timedelta | None = None
+    ) -> NoReturn: ...
 
 
 class StepRequest:
-    """One task instance's request; implements :class:`airflow_stepop.life.Request`."""
+    """One task instance's request; implements :class:`airflow_stepop.lifecycle.lifecycle.Request`."""
 
-    def __init__(self, operator: RemoteStepOperator, context: Context) -> None:
+    def __init__(self, operator: Task, context: Context) -> None:
         self.operator = operator
         self.context = context
         self.ti = context["ti"]

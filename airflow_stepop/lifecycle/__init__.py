@@ -1,0 +1,1 @@
+"""The life of a step in a worker: from the operator's request to its result."""

@@ -1,0 +1,137 @@
+"""From a job that is over, or that nobody waits for any longer, to what the step came to; what the job leaves
+behind is deleted as ``keep`` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from airflow_stepop.core.printable import printable
+from airflow_stepop.exceptions import IntegrityError, OutcomeLostError
+from airflow_stepop.failure import Failure
+from airflow_stepop.job import JobHandle, JobState, JobStatus
+from airflow_stepop.lifecycle.failures import as_the_service_saw_it, given_up, refused, without_outcome
+from airflow_stepop.lifecycle.job_client import STOP_LIMIT_S, JobClient
+from airflow_stepop.payload.outcome import outcome_size
+
+if TYPE_CHECKING:
+    from airflow.sdk.types import Logger
+
+    from airflow_stepop.job import OutcomeReport
+    from airflow_stepop.lifecycle.api_retries import Patience
+    from airflow_stepop.record import StepRecord
+    from airflow_stepop.waiting.deadlines import Reason
+    from airflow_stepop.waiting.observer import Observer
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a step came to; JSON, as it is in the record."""
+
+    data: Mapping[str, Any]
+
+    @property
+    def failure(self) -> Failure | None:
+        return Failure.from_json(self.data["failure"]) if "failure" in self.data else None
+
+    @property
+    def usage(self) -> Mapping[str, Any]:
+        return self.data.get("usage") or {}
+
+
+class Reader(Protocol):
+    """What the task says of its outcome, and of what may stay behind."""
+
+    keep: str
+
+    def read(self, report: OutcomeReport, job: str, nonce: str) -> dict[str, Any]: ...
+
+    def forget_checkpoints(self) -> None: ...
+
+
+class Collector:
+    """Collects what jobs of one task instance came to, and tidies up after them.
+
+    :param observer: hears of what was read
+    """
+
+    def __init__(
+        self, reader: Reader, jobs: JobClient, patience: Patience, observer: Observer, log: Logger
+    ) -> None:
+        self._reader = reader
+        self._jobs = jobs
+        self._patience = patience
+        self._observer = observer
+        self._log = log
+
+    def collect(self, record: StepRecord, handle: JobHandle, status: JobStatus) -> Collected:
+        """Return what a job that is over came to."""
+        try:
+            report = self._jobs.outcome(handle)
+            data = self._reader.read(report, record.name, record.nonce)
+            self._observer.outcome_read(record, outcome_size(report))
+        except OutcomeLostError as error:
+            return Collected({"failure": self._with_tail(without_outcome(status, error), handle)})
+        except IntegrityError as error:
+            return Collected({"failure": refused(error).to_json()})
+        if "failure" in data:
+            failure = as_the_service_saw_it(Failure.from_json(data["failure"]), status)
+            data = {**data, "failure": self._with_tail(failure, handle)}
+        return Collected(data)
+
+    def give_up(
+        self, record: StepRecord, handle: JobHandle, reason: Reason, word: str
+    ) -> tuple[Collected, JobStatus | None]:
+        """End a job that is late; what it has returned after all counts.
+
+        :param word: the service's word for how it stood then
+        """
+        self._jobs.cancel(handle)
+        self._jobs.wait_until_over(handle, STOP_LIMIT_S)
+        status = self._last_status(handle)
+        if reason.goes_by_status and status is not None and status.state is JobState.SUCCEEDED:
+            collected = self.collect(record, handle, status)
+            if "failure" not in collected.data:
+                return collected, status
+        return Collected({"failure": self._with_tail(given_up(reason, word), handle)}), status
+
+    def tidy(self, record: StepRecord) -> None:
+        """Delete the finished job, as ``keep`` says; what cannot be deleted now does not fail the task."""
+        if "result" in (record.collected or {}):
+            try:
+                self._reader.forget_checkpoints()
+            except Exception as error:  # noqa: BLE001, RUF100
+                self._log.warning("The checkpoints of this task stay behind: %s", error)
+        handle, is_failed = record.handle, "failure" in (record.collected or {})
+        if handle is None:
+            return
+        is_kept = self._reader.keep == "always" or (self._reader.keep == "failed" and is_failed)
+        hook = self._jobs.hook_of(handle)
+        # something may run on beside a step that is over
+        end, what = (hook.cancel, "ended") if is_kept else (hook.delete, "deleted")
+        try:
+            self._patience.ask(hook, lambda: end(handle))
+        except Exception as error:  # noqa: BLE001, RUF100
+            self._log.warning("%s could not be %s and stays behind: %s", handle, what, error)
+
+    def _with_tail(self, failure: Failure, handle: JobHandle) -> dict[str, Any]:
+        return replace(failure, log_tail=failure.log_tail or self._tail(handle)).to_json()
+
+    def _tail(self, handle: JobHandle, count: int = 40) -> tuple[str, ...]:
+        """Return the last lines that the step printed; a failure without them is still a failure."""
+        try:
+            lines = self._jobs.hook_of(handle).tail(handle, count).lines
+        except Exception as error:  # noqa: BLE001, RUF100
+            self._log.warning("The last lines of %s could not be read: %s", handle, error)
+            return ()
+        return tuple(printable(line.text) for line in lines)
+
+    def _last_status(self, handle: JobHandle) -> JobStatus | None:
+        """Return how a step that was given up stands; only its usage and its times depend on it."""
+        try:
+            return self._jobs.hook_of(handle).status([handle])[handle]
+        except Exception as error:  # noqa: BLE001, RUF100
+            self._log.warning("The last status of %s could not be read: %s", handle, error)
+            return None
