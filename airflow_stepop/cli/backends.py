@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 @command
 def list_command(args: Namespace) -> None:
     """Print every backend: whether it can be used, else what to do, and its connections."""
+    from airflow_stepop.inventory.targets import connections
     from airflow_stepop.registry import describe_backends
-    from airflow_stepop.upkeep.places import connections
 
     problems: list[str] = []
     reached: dict[str, list[str]] = {}

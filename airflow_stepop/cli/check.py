@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from airflow_stepop.arguments import LONGEST_S
 from airflow_stepop.cli.output import Row, command, complain, print_rows
 from airflow_stepop.exceptions import StepConfigError
+from airflow_stepop.inventory.targets import Complain, Place, deployment, place_of, usable_places
 from airflow_stepop.job import Finding
 from airflow_stepop.registry import describe_backends
-from airflow_stepop.upkeep.places import Complain, Place, deployment, place_of, usable_places
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -20,8 +20,8 @@ from airflow_stepop.cli.output import (
 )
 from airflow_stepop.core.units import shown_size
 from airflow_stepop.exceptions import StepConfigError
+from airflow_stepop.inventory.targets import deployment, find_jobs, usable_places
 from airflow_stepop.upkeep.orphans import Action, Orphan, find_orphans, retention_s
-from airflow_stepop.upkeep.places import deployment, find_jobs, usable_places
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from airflow_stepop.cli.output import Row, command, complain, print_rows, shown_duration, shown_time
 from airflow_stepop.core.printable import printable
 from airflow_stepop.exceptions import StepConfigError, StepopError
+from airflow_stepop.inventory.targets import Job, deployment, find_jobs, usable_places
 from airflow_stepop.lifecycle.usage import describe
-from airflow_stepop.upkeep.places import Job, deployment, find_jobs, usable_places
 from airflow_stepop.waiting.backoff import Pace
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def describe_job(job: Job, now: float, problems: list[str]) -> Row:
 
 def usage_of(job: Job, problems: list[str]) -> Mapping[str, Any] | None:
     """Return what the job used, where its task has collected it already."""
-    from airflow_stepop.upkeep.database import TaskKey, record_of
+    from airflow_stepop.inventory.database import TaskKey, record_of
 
     key = TaskKey.of(job.found.labels)
     try:

@@ -27,7 +27,7 @@ def command(function: Callable[[Namespace], None]) -> Callable[[Namespace], None
         from sqlalchemy.exc import DBAPIError
 
         from airflow_stepop.exceptions import StepopError
-        from airflow_stepop.upkeep.database import database_trouble
+        from airflow_stepop.inventory.database import database_trouble
 
         try:
             with _database_of_airflow():

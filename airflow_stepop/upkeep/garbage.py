@@ -29,13 +29,19 @@ from urllib.parse import unquote, urlsplit
 
 from airflow_stepop.core.naming import slug
 from airflow_stepop.exceptions import StepopError
+from airflow_stepop.inventory.database import (
+    TaskKey,
+    is_finished,
+    raw_record,
+    task_instances,
+    unfinished_runs,
+)
+from airflow_stepop.inventory.targets import Complain, Job, Place, deployment, find_jobs
+from airflow_stepop.inventory.xcoms import xcom_texts
 from airflow_stepop.stores.base import Store
 from airflow_stepop.stores.configured import configured_stores
 from airflow_stepop.stores.paths import CHECKPOINTS, PARTS, RESULTS, WEEK, of_deployment
-from airflow_stepop.upkeep.database import TaskKey, is_finished, raw_record, task_instances, unfinished_runs
 from airflow_stepop.upkeep.orphans import DAY_S, Action, find_orphans
-from airflow_stepop.upkeep.places import Complain, Job, Place, deployment, find_jobs
-from airflow_stepop.upkeep.xcoms import xcom_texts
 from airflow_stepop.waiting.deadlines import OVERDUE_FACTOR, OVERDUE_S
 
 JOB_NAME = re.compile(r"s-[a-z0-9-]+")

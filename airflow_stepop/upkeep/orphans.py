@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from airflow_stepop.exceptions import StepConfigError, StepopError
+from airflow_stepop.inventory.database import TaskKey, is_finished, record_of, task_states
+from airflow_stepop.inventory.targets import Complain, Job
 from airflow_stepop.job import JobState
 from airflow_stepop.record import StepRecord
-from airflow_stepop.upkeep.database import TaskKey, is_finished, record_of, task_states
-from airflow_stepop.upkeep.places import Complain, Job
 
 DAY_S = 86400.0
 GONE = "gone"  # no state of Airflow's

@@ -14,8 +14,8 @@ from airflow_stepop.hooks.kubernetes.manifests import CANCELLED
 from airflow_stepop.hooks.kubernetes.objects import STEP
 from airflow_stepop.hooks.kubernetes.pods import newest
 from airflow_stepop.hooks.kubernetes.status import status_of
+from airflow_stepop.inventory.targets import Job, Place
 from airflow_stepop.job import FoundJob, JobState
-from airflow_stepop.upkeep.places import Job, Place
 from tests.support.cluster import now, say_ready
 from tests.support.cluster_jobs import pods_of, wait_over, wait_running, wait_status
 from tests.support.waiting import wait_until

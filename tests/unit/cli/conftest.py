@@ -201,7 +201,7 @@ def instance(ran: dict[str, Any]) -> Iterator[Callable[..., Instance]]:
     taken: list[tuple[Instance, Any]] = []
 
     def take(task_id: str, state: str | None = "running") -> Instance:
-        from airflow_stepop.upkeep.database import TaskKey, raw_record
+        from airflow_stepop.inventory.database import TaskKey, raw_record
 
         one = Instance("upkeep", ran["run_id"], task_id)
         taken.append((one, raw_record(TaskKey(one.dag_id, one.run_id, one.task_id, one.map_index))))

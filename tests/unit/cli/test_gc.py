@@ -384,7 +384,7 @@ def test_a_gc_that_was_killed(stepop, ran):
 
 def test_more_rows_than_are_read_at_once(stepop, ran, monkeypatch):
     """Records are looked up while task instances are still being read, and neither disturbs the other."""
-    monkeypatch.setattr("airflow_stepop.upkeep.database.ROWS", 1)
+    monkeypatch.setattr("airflow_stepop.inventory.database.ROWS", 1)
     run = {"dag_id": "upkeep", "run_id": ran["run_id"]}
     tasks = ("fails", "large", "quiet", "outputs", "several", "takes")
     for number, task_id in enumerate(tasks):

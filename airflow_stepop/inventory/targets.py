@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.connections.extra import backend_of
 from airflow_stepop.exceptions import StepConfigError
-from airflow_stepop.job import FoundJob, JobHandle, JobStatus
+from airflow_stepop.inventory.database import database_trouble
 from airflow_stepop.registry import create_hook, describe_backends
-from airflow_stepop.upkeep.database import database_trouble
 
 if TYPE_CHECKING:
     from airflow_stepop.hooks.base import StepHook
+    from airflow_stepop.job import FoundJob, JobHandle, JobStatus
 
 Complain = Callable[[str], None]
 ENV_PREFIX = "AIRFLOW_CONN_"

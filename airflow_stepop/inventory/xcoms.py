@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from airflow_stepop.exceptions import StepConfigError
-from airflow_stepop.upkeep.database import ROWS
+from airflow_stepop.inventory.database import ROWS
 
 _READERS = ("store_value", "serialize_value", "deserialize_value")
 

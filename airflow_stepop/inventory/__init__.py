@@ -1,4 +1,4 @@
-"""Looking after what steps leave behind: which jobs there are, who owns them, what nothing needs any more.
+"""What there is: backends and what reaches them, their jobs, and what Airflow's database says. Reads only.
 
 For ``airflow stepop``, which runs beside Airflow's database; no task, trigger or DAG file imports it.
 """
