@@ -21,12 +21,12 @@ from airflow_stepop.cli.output import (
 from airflow_stepop.core.units import shown_size
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.inventory.targets import deployment, find_jobs, usable_places
-from airflow_stepop.upkeep.orphans import Action, Orphan, find_orphans, retention_s
+from airflow_stepop.maintenance.orphans import Action, Orphan, find_orphans, retention_s
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from airflow_stepop.upkeep.garbage import Garbage
+    from airflow_stepop.maintenance.garbage import Garbage
 
 
 @command
@@ -104,7 +104,7 @@ def _sum_up(orphans: Sequence[Orphan], *, is_done: bool) -> None:
 @command
 def gc_command(args: Namespace) -> None:
     """Print what nothing needs any more; with ``--yes``, delete it."""
-    from airflow_stepop.upkeep.garbage import delete, find_garbage
+    from airflow_stepop.maintenance.garbage import delete, find_garbage
 
     if args.yes:
         _check_own_stores()

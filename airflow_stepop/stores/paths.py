@@ -8,7 +8,7 @@
     checkpoints/<deployment>/<dag>/<run>/<task>/<map>/<digest of the arguments>/...
                              what a step left for its next try
 
-``upkeep/garbage.py`` deletes them when nothing needs them any more.
+``maintenance/garbage.py`` deletes them when nothing needs them any more.
 """
 
 from __future__ import annotations

@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 
 from airflow_stepop.exceptions import StoreError
+from airflow_stepop.maintenance import garbage
+from airflow_stepop.maintenance.garbage import Kind, find_garbage
+from airflow_stepop.maintenance.orphans import DAY_S
 from airflow_stepop.payload.build import build_payload
 from airflow_stepop.payload.call import CommandCall
 from airflow_stepop.payload.spill import spill
 from airflow_stepop.stores.configured import default_store
 from airflow_stepop.stores.paths import checkpoint_path, part_path, result_path
-from airflow_stepop.upkeep import garbage
-from airflow_stepop.upkeep.garbage import DAY_S, Kind, find_garbage
 
 pytestmark = [pytest.mark.timeout(900)]
 

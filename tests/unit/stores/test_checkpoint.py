@@ -15,12 +15,12 @@ import pytest
 
 from airflow_stepop.hooks.common.input_files import input_files
 from airflow_stepop.job import StepSpec
+from airflow_stepop.maintenance.garbage import Kind, list_folders
 from airflow_stepop.payload.build import build_payload
 from airflow_stepop.payload.call import CommandCall, Setup
 from airflow_stepop.payload.outcome import read_outcome
 from airflow_stepop.runner import protocol
 from airflow_stepop.stores.paths import CHECKPOINTS, result_path
-from airflow_stepop.upkeep.garbage import Kind, list_folders
 from tests.support.processes import parent_of, runners_below
 from tests.support.waiting import PATIENCE_S, wait_until
 

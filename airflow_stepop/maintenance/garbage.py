@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from airflow_stepop.core.naming import slug
@@ -38,11 +38,13 @@ from airflow_stepop.inventory.database import (
 )
 from airflow_stepop.inventory.targets import Complain, Job, Place, deployment, find_jobs
 from airflow_stepop.inventory.xcoms import xcom_texts
-from airflow_stepop.stores.base import Store
+from airflow_stepop.maintenance.orphans import DAY_S, Action, find_orphans
 from airflow_stepop.stores.configured import configured_stores
 from airflow_stepop.stores.paths import CHECKPOINTS, PARTS, RESULTS, WEEK, of_deployment
-from airflow_stepop.upkeep.orphans import DAY_S, Action, find_orphans
 from airflow_stepop.waiting.deadlines import OVERDUE_FACTOR, OVERDUE_S
+
+if TYPE_CHECKING:
+    from airflow_stepop.stores.base import Store
 
 JOB_NAME = re.compile(r"s-[a-z0-9-]+")
 CLOCKS_S = DAY_S  # how far the clocks of workers, stores and this host may be apart

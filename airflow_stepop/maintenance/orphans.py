@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from airflow_stepop.exceptions import StepConfigError, StepopError
 from airflow_stepop.inventory.database import TaskKey, is_finished, record_of, task_states
-from airflow_stepop.inventory.targets import Complain, Job
 from airflow_stepop.job import JobState
-from airflow_stepop.record import StepRecord
+
+if TYPE_CHECKING:
+    from airflow_stepop.inventory.targets import Complain, Job
+    from airflow_stepop.record import StepRecord
 
 DAY_S = 86400.0
 GONE = "gone"  # no state of Airflow's
