@@ -99,7 +99,7 @@ def check_place(place: Place) -> Iterator[Finding]:
 
 def run_step(place: Place, args: Namespace) -> list[Finding]:
     """Run a step that does next to nothing, and say what became of it."""
-    from airflow_stepop.trial import SUBJECT, try_step
+    from airflow_stepop.cli.smoke_test import SUBJECT, try_step
 
     print(f"airflow stepop: running a step on {place}, for {args.limit:g} s at most", file=sys.stderr)
     try:

@@ -10,6 +10,7 @@ import uuid
 import pytest
 import yaml
 
+from airflow_stepop.cli.smoke_test import TASK, Trial, try_step
 from airflow_stepop.hooks.kubernetes import KubernetesStepHook
 from airflow_stepop.hooks.kubernetes.access import (
     NEEDED,
@@ -22,7 +23,6 @@ from airflow_stepop.hooks.kubernetes.access import (
 from airflow_stepop.hooks.kubernetes.resources import amount_of
 from airflow_stepop.payload.standalone import make_step
 from airflow_stepop.resources import ResourceSettings
-from airflow_stepop.trial import TASK, Trial, try_step
 from tests.support.cluster import NO_IMAGE
 from tests.support.paths import DOCS
 from tests.support.waiting import wait_until

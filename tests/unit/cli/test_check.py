@@ -6,10 +6,10 @@ import re
 
 import pytest
 
+from airflow_stepop.cli.smoke_test import TASK, Trial, try_step
 from airflow_stepop.hooks.local import LocalStepHook
 from airflow_stepop.job import JobState
 from airflow_stepop.payload.standalone import make_step
-from airflow_stepop.trial import TASK, Trial, try_step
 from tests.support.third_party import LackingHook, install_backend
 
 
