@@ -21,9 +21,10 @@ from airflow_stepop.core.signing_key import signing_key
 from airflow_stepop.core.stored_json import OBJECT, TEXT, known_fields
 from airflow_stepop.core.units import shown_size
 from airflow_stepop.exceptions import IntegrityError, StepopError
+from airflow_stepop.runner.entries import SegmentError
 from airflow_stepop.runner.pickling import dag_class
 from airflow_stepop.runner.protocol import DATA_CODECS
-from airflow_stepop.runner.values import SegmentError, check_entry, decode_entry
+from airflow_stepop.runner.values import check_entry, decode_entry
 from airflow_stepop.stores.pieces import places_of, read_places
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from airflow_stepop.payload.call import Call, CommandCall, FunctionCall, Setup
 from airflow_stepop.payload.pickling import dumps
 from airflow_stepop.results import StepResult
 from airflow_stepop.runner import protocol
-from airflow_stepop.runner.values import Encoded
+from airflow_stepop.runner.entries import Encoded
 from airflow_stepop.stores.configured import locate
 from airflow_stepop.stores.pieces import places_of
 

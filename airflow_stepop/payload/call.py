@@ -15,7 +15,8 @@ from airflow_stepop.payload.code_key import code_key, digest
 from airflow_stepop.payload.pickling import advice, as_list, dumps
 from airflow_stepop.results import StepResult
 from airflow_stepop.runner import protocol
-from airflow_stepop.runner.values import Encoded, encode_value
+from airflow_stepop.runner.entries import Encoded
+from airflow_stepop.runner.values import encode_value
 
 
 @dataclass(frozen=True, kw_only=True)

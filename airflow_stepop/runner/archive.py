@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import IO, Any
 
-    from .values import Buffer
+    from .hashing import Buffer
 
 MAC_BYTES = 32
 CHUNK_BYTES = 1 << 20

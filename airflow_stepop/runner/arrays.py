@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import sys
 
-from .values import Encoded
+from .entries import Encoded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .values import Buffer
+    from .hashing import Buffer
 
 
 def encode_numpy(array: Any) -> Encoded | None:

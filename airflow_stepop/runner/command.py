@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 
 from . import protocol
+from .entries import Encoded, SegmentError
 from .failures import RefusedError, StepError, ended
 from .files import inside
 from .phases import phase
 from .step import FULL, guard_disk
-from .values import Encoded, SegmentError, check_entry, decode, encode_json, read_segments
+from .values import check_entry, decode, encode_json, read_segments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from subprocess import Popen
     from typing import Any
 
+    from .entries import Entry
     from .step import Step
-    from .values import Entry
 
 # listed in the message about a missing output
 FILES_SHOWN = 20

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-    from .values import Buffer
+    from .hashing import Buffer
 
 
 def make_scratch(out: str) -> str:

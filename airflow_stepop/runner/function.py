@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import sys
 
+from .entries import Encoded
 from .failures import RefusedError, StepError
 from .phases import phase
-from .values import Encoded, decode_entry, encode_value, is_plain_text
+from .values import decode_entry, encode_value, is_plain_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from .entries import Entry
     from .step import Step
-    from .values import Entry
 
 XCOM_KEY_CHARS = 512  # Airflow's
 
@@ -99,7 +100,7 @@ def _function(spec: dict[str, Any], decode: Callable[[Entry, str], Any]) -> Any:
 
 
 def _not_loaded(error: Exception, what: str) -> StepError:
-    from .values import SegmentError
+    from .entries import SegmentError
 
     if isinstance(error, SegmentError):
         return RefusedError("infra", f"The step was not started: {what} is damaged: {error}")

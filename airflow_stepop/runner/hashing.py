@@ -11,9 +11,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from hashlib import _Hash
-    from typing import Any
+    from typing import Any, Union
 
-    from .values import Buffer
+    Buffer = Union[bytes, bytearray, memoryview]
 
 # above this, the faster code of OpenSSL pays for its loading
 SMALL_BYTES = 1 << 20

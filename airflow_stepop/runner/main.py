@@ -10,7 +10,6 @@ It imports little, does nothing that the step can break, and may be process 1 of
 from __future__ import annotations
 
 import atexit
-import binascii
 import json
 import os
 import signal
@@ -18,12 +17,13 @@ import sys
 
 from . import protocol
 from .alarm import Alarm, TimeLimit
-from .failures import RefusedError, StepError, ended
+from .failures import StepError, ended
 from .files import make_scratch, quietly, remove_tree
-from .hashing import sha256
+from .manifest import read_manifest
 from .meter import Meter
 from .phases import phase
 from .readers import wait_until_read
+from .receipt import finish
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,13 +50,13 @@ def main(argv: list[str]) -> int:
     try:
         # of an earlier attempt in the same folder
         quietly(os.unlink, os.path.join(options["out"], protocol.OUTCOME))
-        manifest = _manifest(options)
+        manifest = read_manifest(options)
         identity = manifest["job"], manifest["nonce"]
         helpers = _Helpers(options, manifest)
     except StepError as error:
         for name in (protocol.SECRETS, protocol.CHECKPOINT):
             quietly(os.unlink, os.path.join(options["in"], name))
-        return _finish(options, _own_outcome(options, identity, error, {}), protocol.EXIT_REFUSED)
+        return finish(options, _own_outcome(options, identity, error, {}), protocol.EXIT_REFUSED)
 
     receiver, sender = os.pipe()
     pid = _fork()
@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
     if found is None or (limit.is_over and json.loads(found[0])["status"] != "success"):
         why = limit.error() if limit.is_over else _death(status, forwarded)
         found = _own_outcome(options, identity, why, meter.usage(rusage))
-    code = _finish(options, found, os.WEXITSTATUS(status) if os.WIFEXITED(status) else None)
+    code = finish(options, found, os.WEXITSTATUS(status) if os.WIFEXITED(status) else None)
     helpers.finish(code)  # last: it may take long, and whoever stopped us may not wait
     wait_until_read(float(options["linger"]))
     return code
@@ -122,68 +122,6 @@ def _options(argv: list[str]) -> dict[str, str]:
 # -- before the fork -----------------------------------------------------------------------------------------
 
 
-def _manifest(options: dict[str, str]) -> dict[str, Any]:
-    phase("runner started")
-    path = os.path.join(options["in"], protocol.MANIFEST)
-    try:
-        with open(path, "rb") as stream:
-            data = stream.read()
-    except OSError as error:
-        raise RefusedError(
-            "infra", f"The step was not started: its manifest cannot be read: {error}"
-        ) from None
-    found = sha256(len(data), data).hexdigest()
-    if found != options["digest"]:
-        raise RefusedError(
-            "infra",
-            f"The step was not started: manifest.json has SHA-256 {found} and not the {options['digest']} "
-            "that the job asked for",
-            "somebody changed the stored input after it was written; clear the task to write it anew",
-        )
-    try:
-        manifest: Any = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise _malformed(f"it is not JSON ({error})") from None
-    version = manifest.get("protocol") if isinstance(manifest, dict) else None
-    if version != protocol.PROTOCOL:
-        raise RefusedError(
-            "bad_config",
-            f"The step was not started: its manifest has protocol {str(version)[:80]}, this runner "
-            f"has {protocol.PROTOCOL}",
-            _VERSIONS,
-        )
-    for name, kinds in _MANIFEST.items():
-        if not isinstance(manifest.get(name, ...), kinds):
-            raise _malformed(f"it has no {name}, or one of another kind")
-    if manifest["kind"] not in ("function", "command") or not isinstance(
-        manifest.get(manifest["kind"]), dict
-    ):
-        raise _malformed("it has neither a function nor a command")
-    _check_python(manifest)
-    phase("manifest checked")
-    return dict(manifest)
-
-
-_VERSIONS = "both come from one airflow-stepop: use the step.pyz that was sent with the job"
-_NONE = type(None)
-_MANIFEST: dict[str, Any] = {
-    "job": str,
-    "nonce": str,
-    "kind": str,
-    "python": (str, _NONE),
-    "parts": dict,
-    "split": str,
-    "discard_result": bool,
-    "refs": list,
-}
-
-
-def _malformed(why: str) -> RefusedError:
-    return RefusedError(
-        "bad_config", f"The step was not started: its manifest is malformed: {why}", _VERSIONS
-    )
-
-
 class _Helpers:
     """What stands beside the step, in both processes: its scratch folder, and what only some steps need.
 
@@ -219,20 +157,6 @@ class _Helpers:
         if self.snapshots is not None:
             self.snapshots.finish(is_wanted=code != protocol.EXIT_OK)
         remove_tree(self.scratch)
-
-
-def _check_python(manifest: dict[str, Any]) -> None:
-    wanted, here = manifest.get("python"), f"{sys.version_info[0]}.{sys.version_info[1]}"
-    if wanted is None or wanted == here:
-        return
-    raise RefusedError(
-        "bad_config",
-        f"The step was not started: its function was pickled with Python {wanted}, and this is Python {here} "
-        f"({sys.executable}); compiled code runs only on the version that made it",
-        f"use an image with Python {wanted}; or put the function into a module beside the DAG file: it runs "
-        f"on any Python from 3.8; or, with backend local, settings={{'python': <path of a Python {wanted}>}}",
-        native_reason=f"Python {here}",
-    )
 
 
 # -- fork and wait -------------------------------------------------------------------------------------------
@@ -326,7 +250,8 @@ def _child(
     sys.argv[1:] = []  # ours, not the step's
     if helpers.secrets is not None:
         helpers.secrets.enter()
-    from .step import Step, child_main
+    from .child import child_main
+    from .step import Step
 
     step = Step(manifest, options, helpers.scratch, helpers.secrets, helpers.snapshots)
     return child_main(step, meter, last_resort)
@@ -345,7 +270,7 @@ def _death(status: int, forwarded: list[int]) -> StepError:
     )
 
 
-# -- outcome and receipt -------------------------------------------------------------------------------------
+# -- the outcome ---------------------------------------------------------------------------------------------
 
 
 def _outcome(options: dict[str, str], nonce: str, receiver: int) -> tuple[bytes, bool] | None:
@@ -377,84 +302,3 @@ def _own_outcome(
     except OSError as problem:
         sys.stderr.write(f"stepop: outcome.json cannot be written: {problem}\n")
         return json.dumps(outcome).encode(), False
-
-
-def _finish(options: dict[str, str], found: tuple[bytes, bool], code: int | None = None) -> int:
-    """Leave the receipt and return the exit code of the runner; ``code``: what the child ended with."""
-    data, is_written = found
-    outcome = json.loads(data)
-    if not is_written:
-        code = protocol.EXIT_NO_OUTCOME
-    elif outcome["status"] == "success":
-        code = protocol.EXIT_OK
-    elif code != protocol.EXIT_REFUSED:
-        code = protocol.EXIT_STEP_FAILED
-    limit, prefix = (
-        int(options["receipt-limit"]),
-        protocol.RECEIPT_PREFIX if options["receipt"] == "-" else "",
-    )
-    line = _receipt(data, prefix)
-    if len(line) > limit and not is_written:  # the receipt is all there is
-        failure = outcome["failure"]
-        outcome["failure"] = {**failure, "summary": failure["summary"][:300], "hint": "", "exception": None}
-        line = _receipt(json.dumps(outcome).encode(), prefix)
-    if len(line) > limit:
-        line = _receipt(data, prefix, is_inline=False)
-        _send_outcome(options["in"], data)
-    try:
-        _write_receipt(options["receipt"], line)
-    except OSError as error:
-        sys.stderr.write(f"stepop: the receipt cannot be written to {options['receipt']}: {error}\n")
-        return protocol.EXIT_NO_OUTCOME
-    phase("receipt written")
-    return code
-
-
-def _send_outcome(folder: str, data: bytes) -> None:
-    """Bring the outcome to the host where its file does not: through the log, or through the store."""
-    try:
-        with open(os.path.join(folder, protocol.FRAMES), "rb") as stream:
-            key = stream.read()
-    except OSError:
-        _store_outcome(folder, data)
-        return
-    from .frames import write
-
-    quietly(write, data, key)
-
-
-def _store_outcome(folder: str, data: bytes) -> None:
-    from .parts import read_table
-
-    try:
-        uploads = read_table(os.path.join(folder, protocol.UPLOADS)) or {}
-        if "outcome" in uploads:
-            from .urls import put
-
-            put(uploads["outcome"], lambda: iter((data,)), len(data), uploads["headers"])
-    except (OSError, ValueError) as error:
-        sys.stderr.write(f"stepop: the outcome cannot be written to the store: {error}\n")
-
-
-def _receipt(data: bytes, prefix: str, is_inline: bool = True) -> bytes:
-    receipt = {
-        "protocol": protocol.PROTOCOL,
-        "digest": sha256(len(data), data).hexdigest(),
-        "size": len(data),
-    }
-    if is_inline:
-        receipt["outcome"] = binascii.b2a_base64(data, newline=False).decode()
-    return f"{prefix}{json.dumps(receipt, separators=(',', ':'))}\n".encode()
-
-
-def _write_receipt(where: str, line: bytes) -> None:
-    if where == "-":
-        descriptor = 1
-    elif where.startswith("fd:"):
-        descriptor = int(where[3:])
-    else:
-        descriptor = os.open(where, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    view = memoryview(line)
-    while view:
-        view = view[os.write(descriptor, view) :]
-    os.close(descriptor)

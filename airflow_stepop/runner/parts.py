@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 
 from . import protocol
+from .entries import SegmentError
 from .failures import RefusedError
 from .files import inside
-from .values import SegmentError, read_checked
+from .values import read_checked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .values import Buffer
+    from .hashing import Buffer
 
 
 class Parts:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 
+from .entries import SegmentError
 from .files import tell
 from .hashing import Memory, sha256
 from .threads import Progress, in_order
 from .urls import check_size, get
-from .values import SegmentError, check
+from .values import check
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .values import Buffer
+    from .hashing import Buffer
 
 # bytes that one request asks for, and how many requests are under way at once
 RANGE_BYTES = 16 << 20

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-    from .values import Buffer
+    from .hashing import Buffer
 
 
 class Segments:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from .values import Buffer
+    from .hashing import Buffer
 
 LOOK_S = 0.5
 LOOK_SHARE = 0.01  # of one CPU, at most, for looking

@@ -1,20 +1,13 @@
-"""The child process: decodes the step, runs it, encodes what it returns, writes outcome.json.
-
-Everything heavy is imported here, after the fork; the parent (:mod:`.main`) stays small and survives what the
-step does to its process.
-"""
+"""One step in its own process: its manifest, its folders, and how its values are read and written down."""
 
 from __future__ import annotations
 
 import errno
-import faulthandler
 import os
-import sys
 from functools import cached_property
 
 from . import protocol
 from .failures import RefusedError, StepError
-from .outcome import empty_outcome, write_outcome
 from .phases import phase
 
 TYPE_CHECKING = False
@@ -22,13 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from .meter import Meter
+    from .entries import Encoded, Entry
+    from .hashing import Buffer
     from .parts import Parts
     from .secrets import Secrets
     from .segments import Segments
     from .snapshots import Snapshots
     from .uploads import Uploads
-    from .values import Buffer, Encoded, Entry
 
 # What is inside outcome.json ends up in Airflow's database, more than once. Beyond one large value, or as
 # many bytes of small ones, only what is not larger than a reference to it stays inside
@@ -85,34 +78,6 @@ class Step:
 
         return Segments(self.folders["segments"], self.manifest["job"])
 
-    def run(self) -> dict[str, Any]:
-        """Run the step and return its outcome; the step's own errors are in the outcome, none is raised."""
-        outcome = empty_outcome(self.manifest["job"], self.manifest["nonce"])
-        try:
-            self._prepare()
-            if self.manifest["kind"] == "command":
-                from .command import run_command
-
-                outcome["outputs"] = run_command(self)
-                phase("outputs encoded")
-            else:
-                from .function import run_function
-
-                outcome.update(run_function(self))
-            self._finish_segments()
-            outcome["status"] = "success"
-        except BaseException as error:  # the outermost frame around the user's code
-            from .errors import failure_of
-
-            self.leave_if_forked(error)
-            self.discard_segments()
-            self.is_refused = isinstance(error, RefusedError)
-            outcome["failure"] = failure_of(error)
-            if self.secrets is not None:
-                outcome["failure"] = self.secrets.clean(outcome["failure"])
-            phase("step failed")
-        return outcome
-
     def leave_if_forked(self, error: BaseException | None = None) -> None:
         """End this process when the step forked it and it came back from the user's code: not its outcome."""
         if os.getpid() == self._pid:
@@ -125,7 +90,8 @@ class Step:
             print_exception(describe(error))
         os._exit(0 if error is None else 1)
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
+        """Unpack the code, change to the scratch folder, and provide what the manifest asks for."""
         code = self.manifest["parts"].get(protocol.CODE)
         if code is not None:
             from .parts import extract
@@ -175,7 +141,8 @@ class Step:
     def _save(self, buffers: list[Buffer], _digest: Callable[[], str], _size: int) -> dict[str, Any]:
         return self.segments.save(buffers)
 
-    def _finish_segments(self) -> None:
+    def finish_segments(self) -> None:
+        """Make what was written of a result complete."""
         if "segments" in self.__dict__:
             with guard_disk():
                 self.segments.finish()
@@ -202,77 +169,3 @@ class guard_disk:  # noqa: N801 - used like a function
             raise StepError(
                 "infra", f"The step ran, but its result could not be written: {error}", hint
             ) from None
-
-
-def child_main(step: Step, meter: Meter, last_resort: Callable[[dict[str, Any]], None]) -> int:
-    """Run the step, write its outcome, return the exit code.
-
-    :param last_resort: takes a small outcome that could not be written to the output folder
-    """
-    if _is_open(2):
-        faulthandler.enable()  # a crash of native code shows the Python lines that led to it
-    outcome = step.run()
-    failure = outcome["failure"]
-    _restore_streams()
-    outcome["usage"] = meter.usage()
-    try:
-        write_outcome(step.out, outcome)
-        phase("outcome written")
-    except OSError as error:
-        step.discard_segments()
-        outcome = _small(outcome, error)
-        try:
-            write_outcome(step.out, outcome)
-        except OSError:
-            last_resort(outcome)
-    if failure:
-        _show(failure)
-    if step.is_refused:
-        return protocol.EXIT_REFUSED
-    return protocol.EXIT_STEP_FAILED if outcome["failure"] else protocol.EXIT_OK
-
-
-def _show(failure: dict[str, Any]) -> None:
-    """Write the failure to the step's log: a traceback as Python would, and our own words."""
-    from .errors import print_exception
-
-    if failure["exception"]:
-        print_exception(failure["exception"])
-    if not failure["exception"] or not failure["summary"].startswith("The step raised"):
-        sys.stderr.write(f"stepop: {failure['summary']}\n")
-
-
-def _is_open(descriptor: int) -> bool:
-    try:
-        os.fstat(descriptor)
-    except OSError:
-        return False
-    return sys.stderr is not None
-
-
-def _small(outcome: dict[str, Any], error: OSError) -> dict[str, Any]:
-    """Return a failure that needs little room: the outcome itself could not be written."""
-    failure = outcome["failure"]
-    if failure is None:
-        hint = "give the step more disk, or return less" if error.errno in FULL else ""
-        failure = StepError(
-            "infra", f"The step ran, but its outcome could not be written: {error}", hint
-        ).to_json()
-    small = empty_outcome(outcome["job"], outcome["nonce"])
-    return {**small, "failure": {**failure, "exception": None}, "usage": outcome["usage"]}
-
-
-def _restore_streams() -> None:
-    """Flush what the step printed; a step that closed 0, 1 or 2 must not make our next file its output."""
-    for stream in (sys.stdout, sys.stderr):
-        try:  # noqa: SIM105 - contextlib is an import more
-            stream.flush()
-        except Exception:  # noqa: S110 - the step may have put any object there
-            pass
-    while True:
-        descriptor = os.open(os.devnull, os.O_RDWR)
-        if descriptor > 2:
-            os.close(descriptor)
-            break
-    if getattr(sys.stderr, "closed", True):
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - lives as long as the process

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
-    from .values import Buffer
+    from .hashing import Buffer
 
 THREADS = 8
 

@@ -11,16 +11,17 @@ import urllib.error
 import urllib.request
 from functools import partial
 
+from .entries import SegmentError
 from .files import tell
 from .threads import Progress
-from .values import CHUNK_BYTES, SegmentError
+from .values import CHUNK_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
-    from .values import Buffer
+    from .hashing import Buffer
 
 # longest trouble of the store that a step sits out
 PATIENCE_S = 240.0

@@ -7,8 +7,9 @@ from itertools import groupby
 from typing import Any
 
 from airflow_stepop.job import Buffer, Place
+from airflow_stepop.runner.entries import SegmentError
 from airflow_stepop.runner.hashing import Beside, Memory
-from airflow_stepop.runner.values import SegmentError, check
+from airflow_stepop.runner.values import check
 from airflow_stepop.stores.base import Span
 from airflow_stepop.stores.configured import locate
 

@@ -190,7 +190,8 @@ def _without_types(lines: list[str], tree: ast.Module) -> list[str]:
         data = lines[row - 1].encode()
         lines[row - 1] = (data[:begin] + data[end:]).decode()
     for node in tree.body:
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        is_flag = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "TYPE_CHECKING"
+        if is_flag or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
             end = node.end_lineno or node.lineno
             lines[node.lineno - 1 : end] = [""] * (end - node.lineno + 1)
     return lines

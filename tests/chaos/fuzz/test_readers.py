@@ -23,11 +23,12 @@ from airflow_stepop.job import JobHandle
 from airflow_stepop.payload.outcome import hand_over, read_outcome
 from airflow_stepop.record import StepRecord
 from airflow_stepop.results import StepResult
-from airflow_stepop.runner import main, protocol
+from airflow_stepop.runner import manifest, protocol
+from airflow_stepop.runner.entries import SegmentError, UntrustedPickleError
 from airflow_stepop.runner.failures import StepError
 from airflow_stepop.runner.hashing import sha256
 from airflow_stepop.runner.parts import Parts, extract
-from airflow_stepop.runner.values import SegmentError, UntrustedPickleError, decode_entry
+from airflow_stepop.runner.values import decode_entry
 from tests.support.damage import bomb, bomb_entry, inline, report_of
 from tests.support.documents import FAILURE, HANDLE, OUTCOME, RECORD, REFERENCE
 
@@ -188,7 +189,7 @@ MANIFEST = {
 
 def _read_manifest(folder, data):
     (folder / protocol.MANIFEST).write_bytes(data)
-    return main._manifest({"in": str(folder), "digest": sha256(len(data), data).hexdigest()})
+    return manifest.read_manifest({"in": str(folder), "digest": sha256(len(data), data).hexdigest()})
 
 
 @fuzzed

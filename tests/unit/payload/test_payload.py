@@ -20,8 +20,9 @@ from airflow_stepop.payload.call import CommandCall, FunctionCall, Setup, argume
 from airflow_stepop.payload.outcome import hand_over, read_outcome
 from airflow_stepop.payload.spill import spill
 from airflow_stepop.results import StepResult, loads
+from airflow_stepop.runner.entries import Encoded
 from airflow_stepop.runner.outcome import empty_outcome
-from airflow_stepop.runner.values import Encoded, encode_value
+from airflow_stepop.runner.values import encode_value
 from airflow_stepop.stores.configured import open_store
 from tests.support.waiting import wait_until
 

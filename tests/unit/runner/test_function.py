@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_stepop.runner.values import UntrustedPickleError
+from airflow_stepop.runner.entries import UntrustedPickleError
 
 
 def loads(data, buffers):

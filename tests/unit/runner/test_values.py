@@ -21,16 +21,8 @@ import pytest
 from hypothesis import given, settings
 
 from airflow_stepop.runner import hashing, protocol
-from airflow_stepop.runner.values import (
-    Encoded,
-    EntryError,
-    SegmentError,
-    UntrustedPickleError,
-    decode_entry,
-    encode_data,
-    encode_value,
-    read_checked,
-)
+from airflow_stepop.runner.entries import Encoded, EntryError, SegmentError, UntrustedPickleError
+from airflow_stepop.runner.values import decode_entry, encode_data, encode_value, read_checked
 from tests.support.memory import at_most
 
 

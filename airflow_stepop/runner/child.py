@@ -1,0 +1,128 @@
+"""The child process: runs the step, writes outcome.json, says what it ended with.
+
+Everything heavy is imported here, after the fork; the parent (:mod:`.main`) stays small and survives what the
+step does to its process.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+
+from . import protocol
+from .failures import RefusedError, StepError
+from .outcome import empty_outcome, write_outcome
+from .phases import phase
+from .step import FULL
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from .meter import Meter
+    from .step import Step
+
+
+def child_main(step: Step, meter: Meter, last_resort: Callable[[dict[str, Any]], None]) -> int:
+    """Run the step, write its outcome, return the exit code.
+
+    :param last_resort: takes a small outcome that could not be written to the output folder
+    """
+    if _is_open(2):
+        faulthandler.enable()  # a crash of native code shows the Python lines that led to it
+    outcome = run(step)
+    failure = outcome["failure"]
+    _restore_streams()
+    outcome["usage"] = meter.usage()
+    try:
+        write_outcome(step.out, outcome)
+        phase("outcome written")
+    except OSError as error:
+        step.discard_segments()
+        outcome = _small(outcome, error)
+        try:
+            write_outcome(step.out, outcome)
+        except OSError:
+            last_resort(outcome)
+    if failure:
+        _show(failure)
+    if step.is_refused:
+        return protocol.EXIT_REFUSED
+    return protocol.EXIT_STEP_FAILED if outcome["failure"] else protocol.EXIT_OK
+
+
+def run(step: Step) -> dict[str, Any]:
+    """Run the step and return its outcome; the step's own errors are in the outcome, none is raised."""
+    outcome = empty_outcome(step.manifest["job"], step.manifest["nonce"])
+    try:
+        step.prepare()
+        if step.manifest["kind"] == "command":
+            from .command import run_command
+
+            outcome["outputs"] = run_command(step)
+            phase("outputs encoded")
+        else:
+            from .function import run_function
+
+            outcome.update(run_function(step))
+        step.finish_segments()
+        outcome["status"] = "success"
+    except BaseException as error:  # the outermost frame around the user's code
+        from .errors import failure_of
+
+        step.leave_if_forked(error)
+        step.discard_segments()
+        step.is_refused = isinstance(error, RefusedError)
+        outcome["failure"] = failure_of(error)
+        if step.secrets is not None:
+            outcome["failure"] = step.secrets.clean(outcome["failure"])
+        phase("step failed")
+    return outcome
+
+
+def _show(failure: dict[str, Any]) -> None:
+    """Write the failure to the step's log: a traceback as Python would, and our own words."""
+    from .errors import print_exception
+
+    if failure["exception"]:
+        print_exception(failure["exception"])
+    if not failure["exception"] or not failure["summary"].startswith("The step raised"):
+        sys.stderr.write(f"stepop: {failure['summary']}\n")
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return sys.stderr is not None
+
+
+def _small(outcome: dict[str, Any], error: OSError) -> dict[str, Any]:
+    """Return a failure that needs little room: the outcome itself could not be written."""
+    failure = outcome["failure"]
+    if failure is None:
+        hint = "give the step more disk, or return less" if error.errno in FULL else ""
+        failure = StepError(
+            "infra", f"The step ran, but its outcome could not be written: {error}", hint
+        ).to_json()
+    small = empty_outcome(outcome["job"], outcome["nonce"])
+    return {**small, "failure": {**failure, "exception": None}, "usage": outcome["usage"]}
+
+
+def _restore_streams() -> None:
+    """Flush what the step printed; a step that closed 0, 1 or 2 must not make our next file its output."""
+    for stream in (sys.stdout, sys.stderr):
+        try:  # noqa: SIM105 - contextlib is an import more
+            stream.flush()
+        except Exception:  # noqa: S110 - the step may have put any object there
+            pass
+    while True:
+        descriptor = os.open(os.devnull, os.O_RDWR)
+        if descriptor > 2:
+            os.close(descriptor)
+            break
+    if getattr(sys.stderr, "closed", True):
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - lives as long as the process

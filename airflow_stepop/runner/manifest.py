@@ -1,0 +1,95 @@
+"""The manifest of a step: what to run. Read and checked before anything else is done."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from . import protocol
+from .failures import RefusedError
+from .hashing import sha256
+from .phases import phase
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_VERSIONS = "both come from one airflow-stepop: use the step.pyz that was sent with the job"
+_NONE = type(None)
+_MANIFEST: dict[str, Any] = {
+    "job": str,
+    "nonce": str,
+    "kind": str,
+    "python": (str, _NONE),
+    "parts": dict,
+    "split": str,
+    "discard_result": bool,
+    "refs": list,
+}
+
+
+def read_manifest(options: dict[str, str]) -> dict[str, Any]:
+    """Return the manifest that the job asked for.
+
+    :raises RefusedError: it is another one, or not for this runner or this Python
+    """
+    phase("runner started")
+    path = os.path.join(options["in"], protocol.MANIFEST)
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read()
+    except OSError as error:
+        raise RefusedError(
+            "infra", f"The step was not started: its manifest cannot be read: {error}"
+        ) from None
+    found = sha256(len(data), data).hexdigest()
+    if found != options["digest"]:
+        raise RefusedError(
+            "infra",
+            f"The step was not started: manifest.json has SHA-256 {found} and not the {options['digest']} "
+            "that the job asked for",
+            "somebody changed the stored input after it was written; clear the task to write it anew",
+        )
+    try:
+        manifest: Any = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise _malformed(f"it is not JSON ({error})") from None
+    version = manifest.get("protocol") if isinstance(manifest, dict) else None
+    if version != protocol.PROTOCOL:
+        raise RefusedError(
+            "bad_config",
+            f"The step was not started: its manifest has protocol {str(version)[:80]}, this runner "
+            f"has {protocol.PROTOCOL}",
+            _VERSIONS,
+        )
+    for name, kinds in _MANIFEST.items():
+        if not isinstance(manifest.get(name, ...), kinds):
+            raise _malformed(f"it has no {name}, or one of another kind")
+    if manifest["kind"] not in ("function", "command") or not isinstance(
+        manifest.get(manifest["kind"]), dict
+    ):
+        raise _malformed("it has neither a function nor a command")
+    _check_python(manifest)
+    phase("manifest checked")
+    return dict(manifest)
+
+
+def _malformed(why: str) -> RefusedError:
+    return RefusedError(
+        "bad_config", f"The step was not started: its manifest is malformed: {why}", _VERSIONS
+    )
+
+
+def _check_python(manifest: dict[str, Any]) -> None:
+    wanted, here = manifest.get("python"), f"{sys.version_info[0]}.{sys.version_info[1]}"
+    if wanted is None or wanted == here:
+        return
+    raise RefusedError(
+        "bad_config",
+        f"The step was not started: its function was pickled with Python {wanted}, and this is Python {here} "
+        f"({sys.executable}); compiled code runs only on the version that made it",
+        f"use an image with Python {wanted}; or put the function into a module beside the DAG file: it runs "
+        f"on any Python from 3.8; or, with backend local, settings={{'python': <path of a Python {wanted}>}}",
+        native_reason=f"Python {here}",
+    )

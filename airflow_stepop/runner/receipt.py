@@ -1,0 +1,94 @@
+"""The receipt: the last line of the runner, on a channel that the step's storage cannot forge."""
+
+from __future__ import annotations
+
+import binascii
+import json
+import os
+import sys
+
+from . import protocol
+from .files import quietly
+from .hashing import sha256
+from .phases import phase
+
+
+def finish(options: dict[str, str], found: tuple[bytes, bool], code: int | None = None) -> int:
+    """Leave the receipt and return the exit code of the runner; ``code``: what the child ended with."""
+    data, is_written = found
+    outcome = json.loads(data)
+    if not is_written:
+        code = protocol.EXIT_NO_OUTCOME
+    elif outcome["status"] == "success":
+        code = protocol.EXIT_OK
+    elif code != protocol.EXIT_REFUSED:
+        code = protocol.EXIT_STEP_FAILED
+    limit, prefix = (
+        int(options["receipt-limit"]),
+        protocol.RECEIPT_PREFIX if options["receipt"] == "-" else "",
+    )
+    line = _receipt(data, prefix)
+    if len(line) > limit and not is_written:  # the receipt is all there is
+        failure = outcome["failure"]
+        outcome["failure"] = {**failure, "summary": failure["summary"][:300], "hint": "", "exception": None}
+        line = _receipt(json.dumps(outcome).encode(), prefix)
+    if len(line) > limit:
+        line = _receipt(data, prefix, is_inline=False)
+        _send_outcome(options["in"], data)
+    try:
+        _write_receipt(options["receipt"], line)
+    except OSError as error:
+        sys.stderr.write(f"stepop: the receipt cannot be written to {options['receipt']}: {error}\n")
+        return protocol.EXIT_NO_OUTCOME
+    phase("receipt written")
+    return code
+
+
+def _send_outcome(folder: str, data: bytes) -> None:
+    """Bring the outcome to the host where its file does not: through the log, or through the store."""
+    try:
+        with open(os.path.join(folder, protocol.FRAMES), "rb") as stream:
+            key = stream.read()
+    except OSError:
+        _store_outcome(folder, data)
+        return
+    from .frames import write
+
+    quietly(write, data, key)
+
+
+def _store_outcome(folder: str, data: bytes) -> None:
+    from .parts import read_table
+
+    try:
+        uploads = read_table(os.path.join(folder, protocol.UPLOADS)) or {}
+        if "outcome" in uploads:
+            from .urls import put
+
+            put(uploads["outcome"], lambda: iter((data,)), len(data), uploads["headers"])
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"stepop: the outcome cannot be written to the store: {error}\n")
+
+
+def _receipt(data: bytes, prefix: str, is_inline: bool = True) -> bytes:
+    receipt = {
+        "protocol": protocol.PROTOCOL,
+        "digest": sha256(len(data), data).hexdigest(),
+        "size": len(data),
+    }
+    if is_inline:
+        receipt["outcome"] = binascii.b2a_base64(data, newline=False).decode()
+    return f"{prefix}{json.dumps(receipt, separators=(',', ':'))}\n".encode()
+
+
+def _write_receipt(where: str, line: bytes) -> None:
+    if where == "-":
+        descriptor = 1
+    elif where.startswith("fd:"):
+        descriptor = int(where[3:])
+    else:
+        descriptor = os.open(where, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    view = memoryview(line)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    os.close(descriptor)
