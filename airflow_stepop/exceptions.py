@@ -19,10 +19,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from airflow_stepop.failure import StepFailedError as StepFailedError  # noqa: PLC0414 - exported from here, too
 
 
 class StepopError(Exception):
@@ -78,9 +76,11 @@ class StepInterruptedError(StepopError):
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        """``StepFailedError`` is defined beside the failure that it carries, and is imported from here."""
+        """Return ``StepFailedError``, which lives in ``failure`` beside the failure that it carries.
+
+        Type checkers find it in ``airflow_stepop``. An import statement here would close a circle, since
+        ``failure`` needs the other errors.
+        """
         if name != "StepFailedError":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from airflow_stepop.failure import StepFailedError
-
-        return StepFailedError
+        return getattr(import_module("airflow_stepop.failure"), name)

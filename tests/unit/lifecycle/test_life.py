@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from airflow_stepop.exceptions import IntegrityError, StepFailedError, WrongHostError
-from airflow_stepop.failure import Category, Failure
+from airflow_stepop.exceptions import IntegrityError, WrongHostError
+from airflow_stepop.failure import Category, Failure, StepFailedError
 from airflow_stepop.job import JobHandle, JobState
 from airflow_stepop.lifecycle import lifecycle as life_module
 from airflow_stepop.lifecycle.collecting import Collected

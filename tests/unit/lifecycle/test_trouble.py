@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_stepop.exceptions import QuotaError, StepFailedError
-from airflow_stepop.failure import Category
+from airflow_stepop.exceptions import QuotaError
+from airflow_stepop.failure import Category, StepFailedError
 from airflow_stepop.job import JobHandle
 from airflow_stepop.lifecycle import api_retries
 from airflow_stepop.record import load_record
