@@ -7,24 +7,44 @@ STAMPS := $(VENV)/stamps
 BENCH_VENV := .venv-bench
 ALL_VENV := .venv-all
 SOURCES := airflow_stepop tests benchmarks dags_examples docs/snippets scripts
-CRASHES := $(sort $(wildcard tests/chaos/crashes/test_crash_*.py)) tests/chaos/crashes/test_table.py
 ARGS ?=
 # What ARGS names of the tests' files: they alone are run then
 NAMED = $(strip $(wildcard $(foreach word,$(filter tests/%,$(ARGS)),$(firstword $(subst ::, ,$(word))))))
+
+# The phases of `make test`, each of which is one call of pytest; PHASES=unit runs one of them
+PHASES ?= unit deployed crashes faults
+# The tests of these folders take turns
+ALONE := tests/airflow_deployed tests/chaos/crashes tests/chaos/faults
+SPREAD := -n 3 --dist loadfile
 # One Airflow serves all tests of a folder: when it is broken, each would wait for minutes in vain
 TOGETHER := --maxfail 6
-NONE_CHOSEN = test $$? = 5 -a -n "$(ARGS)"
+PHASE_unit := $(SPREAD) $(addprefix --ignore=,$(ALONE))
+PHASE_deployed := $(TOGETHER) tests/airflow_deployed
+PHASE_crashes := $(TOGETHER) tests/chaos/crashes
+PHASE_faults := $(TOGETHER) tests/chaos/faults
+# JOURNAL=file: what happens to each test is appended to it, and how each pytest has ended (tests/support/journal.py)
+JOURNAL ?=
+JOURNALLED = $(if $(JOURNAL),--journal=$(JOURNAL))
+# $(call NOTE,TEXT) appends a line to the journal
+NOTE = $(if $(JOURNAL),echo "$(1)" >> "$(JOURNAL)",:)
+# $(call RUN,PHASE) runs a phase. That ARGS selects none of its tests is no failure.
+RUN = echo "==> pytest: the phase $(1)"; code=0; \
+	$(BIN)/python -m pytest $(PHASE_$(1)) $(JOURNALLED) $(ARGS) || code=$$?; \
+	$(call NOTE,{\"exit\": $$code}); \
+	case $$code in 0$(if $(ARGS),|5)) ;; *) failed="$$failed $(1)" ;; esac;
 
 export PYTHON
 
 .NOTPARALLEL:
-.PHONY: help demo airflow test lint types docs bench bench-short fuzz fuzz-readers crashes faults resolve extras format clean
+.PHONY: help demo airflow test test-long under-load lint types docs bench bench-short fuzz fuzz-readers crashes faults resolve extras format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo     run dags_examples/quickstart.py in Airflow, on this host"
 	@echo "make airflow  start Airflow with the examples in it (PORT=8081 if 8080 is taken)"
 	@echo "make test     run every test, in half an hour    (ARGS='-k resources', ARGS=tests/unit/test_resources.py)"
+	@echo "make test-long  run the tests that take minutes and seldom fail; make test leaves them out"
+	@echo "make under-load  run tests again and again beside two busy loops (ARGS='--phase unit --times 2')"
 	@echo "make fuzz-readers  feed damage to every reader of stored bytes (STEPOP_FUZZ_EXAMPLES=5000 for each)"
 	@echo "make fuzz     kill everything around 200 steps at random (STEPOP_FUZZ=1000 for more)"
 	@echo "make crashes  measure every crash in a real Airflow again, and write docs/crashes.md"
@@ -49,37 +69,38 @@ demo: $(STAMPS)/base
 airflow: $(STAMPS)/examples
 	@$(BIN)/python scripts/standalone.py $(ARGS)
 
+# All phases run, whatever has failed
 test: $(STAMPS)/test
-	@echo "==> pytest"
 ifneq ($(NAMED),)
-	@$(BIN)/python -m pytest $(ARGS)
+	@echo "==> pytest"
+	@$(BIN)/python -m pytest $(JOURNALLED) $(ARGS)
 else
 	@failed=; trap 'exit 130' INT; \
-	$(BIN)/python -m pytest -n 3 --dist loadfile --ignore=tests/airflow_deployed --ignore=tests/chaos/crashes --ignore=tests/chaos/faults $(ARGS) \
-		|| $(NONE_CHOSEN) || failed=yes; \
-	echo "==> pytest, in a real Airflow"; \
-	$(BIN)/python -m pytest $(TOGETHER) tests/airflow_deployed $(ARGS) || $(NONE_CHOSEN) || failed=yes; \
-	echo "==> pytest, in a real Airflow in which everything is killed"; \
-	$(BIN)/python -m pytest $(TOGETHER) tests/chaos/crashes $(ARGS) || $(NONE_CHOSEN) || failed=yes; \
-	echo "==> pytest, with faults of a real cluster"; \
-	$(BIN)/python -m pytest $(TOGETHER) tests/chaos/faults $(ARGS) || $(NONE_CHOSEN) || failed=yes; \
-	test -z "$$failed"
+	$(foreach phase,$(PHASES),$(call RUN,$(phase))) \
+	$(call NOTE,{\"phases\": $(words $(PHASES))}); \
+	test -z "$$failed" || { echo "==> pytest: failed in$$failed"; exit 1; }
 endif
 
+test-long: $(STAMPS)/test
+	@$(BIN)/python -m pytest $(SPREAD) --long -m long $(JOURNALLED) $(ARGS)
+
+under-load: $(STAMPS)/test
+	@$(BIN)/python -m scripts.under_load $(ARGS)
+
 fuzz-readers: $(STAMPS)/test
-	@STEPOP_FUZZ_EXAMPLES=$${STEPOP_FUZZ_EXAMPLES:-5000} $(BIN)/python -m pytest -n 2 --timeout 3600 tests/chaos/fuzz/test_readers.py $(ARGS)
+	@STEPOP_FUZZ_EXAMPLES=$${STEPOP_FUZZ_EXAMPLES:-5000} $(BIN)/python -m pytest -n 2 --timeout 3600 \
+		tests/chaos/fuzz/test_readers.py $(ARGS)
 
 fuzz: $(STAMPS)/test
 	@STEPOP_FUZZ=$${STEPOP_FUZZ:-200} $(BIN)/python -m pytest tests/chaos/fuzz/test_kills.py $(ARGS)
 
 crashes: $(STAMPS)/test
-	@STEPOP_CI=1 STEPOP_POSTGRES=$${STEPOP_POSTGRES:-scripts/postgres} \
-		STEPOP_S3SERVER=$${STEPOP_S3SERVER:-scripts/s3server} $(BIN)/python -m pytest $(CRASHES) --write-crash-table $(ARGS)
+	@STEPOP_CI=1 STEPOP_S3SERVER=$${STEPOP_S3SERVER:-scripts/s3server} \
+		$(BIN)/python -m pytest tests/chaos/crashes --write-crash-table $(ARGS)
 
 # It needs KUBECONFIG, and STEPOP_CLUSTER: see tests/chaos/faults/parts.py
 faults: $(STAMPS)/test
-	@STEPOP_CI=1 STEPOP_FAULTS_FULL=1 STEPOP_POSTGRES=$${STEPOP_POSTGRES:-scripts/postgres} \
-		$(BIN)/python -m pytest tests/chaos/faults --write-fault-table $(ARGS)
+	@STEPOP_CI=1 STEPOP_FAULTS_FULL=1 $(BIN)/python -m pytest tests/chaos/faults --write-fault-table $(ARGS)
 
 lint: $(STAMPS)/lint
 	@echo "==> ruff"
@@ -121,5 +142,6 @@ $(ALL_VENV)/stamps/base: pyproject.toml
 	@scripts/make_env $(ALL_VENV)
 
 clean:
+	@scripts/postgres remove .airflow/postgres
 	rm -rf $(VENV) $(BENCH_VENV) $(ALL_VENV) .airflow .demo site dist build
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis

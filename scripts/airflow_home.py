@@ -12,20 +12,29 @@ EXAMPLES = ROOT / "dags_examples"
 
 
 def use_home(name: str) -> Path:
-    """Point this process and its children at the Airflow home ``name``, not at the user's own."""
-    for variable in [variable for variable in os.environ if variable.startswith("AIRFLOW")]:
-        del os.environ[variable]
+    """Point this process and its children at the Airflow home ``name``, not at the user's own.
+
+    Connections and variables in the environment stay: examples may need them.
+    """
+    kept = ("AIRFLOW_CONN_", "AIRFLOW_VAR_")
+    for variable in list(os.environ):
+        if variable.startswith("AIRFLOW") and not variable.startswith(kept):
+            del os.environ[variable]
     home = ROOT / name
     home.mkdir(exist_ok=True)
     os.environ |= {
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__DAGS_FOLDER": str(EXAMPLES),
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONWARNINGS": "ignore",
     }
     return home
+
+
+def sqlite_url(home: Path) -> str:
+    """Return the address of a database in a file; a few tasks at once are too much for it."""
+    return f"sqlite:///{home}/airflow.db"
 
 
 def migrate(home: Path) -> None:

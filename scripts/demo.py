@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from airflow_home import EXAMPLES, migrate, tail, use_home
+from airflow_home import EXAMPLES, migrate, sqlite_url, tail, use_home
 
 HOME = ".demo"
 DAG_FILE = EXAMPLES / "quickstart.py"
@@ -22,6 +22,7 @@ DAG_FILE = EXAMPLES / "quickstart.py"
 def main() -> None:
     begin = time.monotonic()
     home = use_home(HOME)
+    os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = sqlite_url(home)
     say("preparing Airflow's database")
     migrate(home)
     say(f"running {DAG_FILE.relative_to(Path.cwd())} (log: {HOME}/run.log)")

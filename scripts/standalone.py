@@ -1,4 +1,9 @@
-"""``make airflow``: start Airflow with the examples in it, in a home of its own."""
+"""``make airflow``: start Airflow with the examples in it, in a home of its own.
+
+The database of Airflow is a PostgreSQL (``scripts/postgres``), which stays up until ``make clean``. Its
+address is in ``airflow.cfg``: ``AIRFLOW_HOME=$PWD/.airflow airflow ...`` works with it while Airflow runs
+and afterwards.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +19,17 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from airflow_home import EXAMPLES, use_home
+from airflow_home import EXAMPLES, ROOT, sqlite_url, use_home
 
 HOME = ".airflow"
+NO_POSTGRES = 3  # the exit code of scripts/postgres
 END_LIMIT_S = 30
 PORT = os.environ.get("PORT", "8080")
 
 
 def main() -> None:
     home = use_home(HOME)
-    os.environ |= {
-        "AIRFLOW__API__PORT": PORT,
-        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://localhost:{PORT}/execution/",
-    }
+    configure(home)
     log = home / "standalone.log"
     print(f"==> starting Airflow with {EXAMPLES} (log: {HOME}/{log.name}; Ctrl-C ends it)", flush=True)
     # A closed terminal is a Ctrl-C, too. What a shell starts with & ignores SIGINT, and so would Airflow
@@ -45,6 +48,45 @@ def main() -> None:
     sys.exit(f"Airflow ended with {code}; see {log}")
 
 
+def configure(home: Path) -> None:
+    """Write our settings into the home's ``airflow.cfg``, which Airflow makes, and leave the others alone."""
+    file = home / "airflow.cfg"
+    settings = {
+        ("core", "dags_folder"): str(EXAMPLES),
+        ("core", "load_examples"): "False",
+        ("core", "execution_api_server_url"): f"http://localhost:{PORT}/execution/",
+        ("database", "sql_alchemy_conn"): database(home),
+        ("api", "port"): PORT,
+    }
+    if not file.exists():
+        made = [sys.executable, "-m", "airflow", "config", "get-value", "core", "executor"]
+        subprocess.run(made, check=True, stdout=subprocess.DEVNULL)
+    section, lines = "", []
+    for line in file.read_text().splitlines():
+        if line.startswith("["):
+            section = line.strip("[]")
+        name = line.removeprefix("# ").partition(" =")[0]
+        value = settings.pop((section, name), None)
+        lines.append(line if value is None else f"{name} = {value.replace('%', '%%')}")
+    if settings:
+        sys.exit(f"{file} has no line for {sorted(settings)}; delete the file, and Airflow makes a new one")
+    file.write_text("\n".join(lines) + "\n")
+
+
+def database(home: Path) -> str:
+    """Return the address of Airflow's database, which is up then."""
+    command = [ROOT / "scripts" / "postgres", "up", home / "postgres"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode == NO_POSTGRES:
+        print(done.stderr.strip())
+        print("==> Airflow uses SQLite instead, where 'database is locked' may end", end=" ")
+        print("tasks that run at once, and the triggerer", flush=True)
+        return sqlite_url(home)
+    if done.returncode:
+        sys.exit(done.stderr.strip())
+    return done.stdout.strip()
+
+
 def end(airflow: subprocess.Popen[bytes]) -> None:
     """End Airflow and everything that it started.
 
@@ -60,6 +102,7 @@ def end(airflow: subprocess.Popen[bytes]) -> None:
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(airflow.pid, signal.SIGKILL)
+    print(f"    AIRFLOW_HOME=$PWD/{HOME} .venv/bin/airflow ... still works, until make clean", flush=True)
 
 
 def announce(airflow: subprocess.Popen[bytes], home: Path) -> None:

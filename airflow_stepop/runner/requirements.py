@@ -179,7 +179,7 @@ def _installer() -> tuple[str, list[str]]:
     from shutil import which
 
     uv = which("uv")
-    if uv:
+    if uv and _runs(uv):
         return "uv", [uv, "pip", "install", "--no-progress", "--python", sys.executable]
     if find_spec("pip"):
         quiet = [
@@ -192,9 +192,20 @@ def _installer() -> tuple[str, list[str]]:
         return "pip", [sys.executable, "-m", "pip", "install", *quiet]
     raise RefusedError(
         "requirements",
-        f"The requirements cannot be installed: there is no uv in PATH, and {sys.executable} has no pip",
+        f"The requirements cannot be installed: no uv in PATH runs, and {sys.executable} has no pip",
         "use an image that has uv or pip, or one that has the packages and no requirements=",
     )
+
+
+def _runs(program: str) -> bool:
+    """Return whether a program says its version: a shim of pyenv in PATH may lead to none."""
+    import subprocess
+
+    try:
+        done = subprocess.run([program, "--version"], capture_output=True, check=False)  # noqa: S603 - uv
+    except OSError:
+        return False
+    return done.returncode == 0
 
 
 def _index_options() -> list[str]:

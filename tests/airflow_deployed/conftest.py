@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +32,7 @@ def airflow(
     tmp_path_factory: pytest.TempPathFactory, statsd: StatsdServer
 ) -> Iterator[deployment.Deployment]:
     """A running deployment, on PostgreSQL when there is one."""
-    postgres = deployment.Postgres() if os.environ.get(deployment.POSTGRES) else None
+    postgres = deployment.Postgres.if_any()
     found = deployment.Deployment(
         tmp_path_factory.mktemp("airflow"), HERE / "dags", statsd.env, postgres=postgres
     )

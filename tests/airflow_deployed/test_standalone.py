@@ -1,4 +1,4 @@
-"""``make airflow``: it comes up with the examples, and Ctrl-C ends all of it."""
+"""``make airflow``: it comes up with the examples, and Ctrl-C ends all of it but the database."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def standalone(tmp_path, free_port):
     with (tmp_path / "out").open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-u", str(tmp_path / "scripts" / "standalone.py")],
-            env={**os.environ, "PORT": str(free_port)},
+            env={**os.environ, "PORT": str(free_port), "AIRFLOW_CONN_OF_THE_USER": "generic://"},
             stdout=out,
             stderr=out,
             start_new_session=True,
@@ -37,20 +37,37 @@ def standalone(tmp_path, free_port):
     kill(processes_in(tmp_path))
     process.kill()
     process.wait()
+    remove = [tmp_path / "scripts" / "postgres", "remove", tmp_path / ".airflow" / "postgres"]
+    subprocess.run(remove, check=True)
 
 
 def processes_in(folder):
-    """Return the processes whose Airflow home is below ``folder``, and the script itself."""
+    """Return the processes whose Airflow home is below ``folder``, and the script itself; no database."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
             is_ours = f"AIRFLOW_HOME={folder}".encode() in (path / "environ").read_bytes()
-            is_script = str(folder).encode() in (path / "cmdline").read_bytes()
+            command = (path / "cmdline").read_bytes()
+            is_script = str(folder).encode() in command and b"/postgres\0" not in command
         except OSError:
             continue
         if (is_ours or is_script) and is_alive(int(path.name)):
             found.append(int(path.name))
     return found
+
+
+def airflow(folder, *arguments):
+    """Run a command as the quickstart has it: nothing but the home leads to the deployment."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+    done = subprocess.run(
+        [Path(sys.executable).with_name("airflow"), *arguments],
+        env={**env, "AIRFLOW_HOME": str(folder / ".airflow")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def test_it_comes_up_and_ctrl_c_ends_all_of_it(standalone, tmp_path):
@@ -60,9 +77,17 @@ def test_it_comes_up_and_ctrl_c_ends_all_of_it(standalone, tmp_path):
     address = re.compile(r"==> http://localhost:\d+  user: admin  password: \S+")
     wait_until(lambda: address.search(told()), "its address", explain=told)
     assert len(processes_in(tmp_path)) > 4
+    if "uses SQLite instead" in told():
+        assert not os.environ.get("STEPOP_CI"), told()
+    else:
+        assert "postgresql" in airflow(tmp_path, "config", "get-value", "database", "sql_alchemy_conn")
+    for pid in processes_in(tmp_path):
+        assert b"AIRFLOW_CONN_OF_THE_USER=" in Path(f"/proc/{pid}/environ").read_bytes()
+    wait_until(lambda: "quickstart" in airflow(tmp_path, "dags", "list"), "the examples", explain=told)
     os.killpg(standalone.pid, signal.SIGINT)
     assert ended(standalone) == 0, told()
     wait_until(lambda: processes_in(tmp_path), "all of it to end", holds=lambda left: not left)
     assert "==> ending Airflow" in told()
+    assert "quickstart" in airflow(tmp_path, "dags", "list")
     log = (tmp_path / ".airflow" / "standalone.log").read_text()
     assert log.rstrip().endswith("Complete"), "it was killed, and did not end by itself"

@@ -17,6 +17,7 @@ import pytest
 
 from airflow_stepop.job import Category
 from airflow_stepop.provider_info import get_provider_info
+from tests.support import journal
 from tests.support.paths import DOCS, ROOT
 
 PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
@@ -261,15 +262,18 @@ def test_help_lists_every_target() -> None:
     assert set(phony.split()) - {"help"} <= shown
 
 
-APART = ["tests/airflow_deployed", "tests/chaos/crashes", "tests/chaos/faults"]
-PARTS = [
-    " ".join(["-n 3 --dist loadfile", *(f"--ignore={folder}" for folder in APART)]),
-    *(f"--maxfail 6 {folder}" for folder in APART),
-]
+PHASES = {
+    "unit": "-n 3 --dist loadfile --ignore=tests/airflow_deployed --ignore=tests/chaos/crashes "
+    "--ignore=tests/chaos/faults",
+    "deployed": "--maxfail 6 tests/airflow_deployed",
+    "crashes": "--maxfail 6 tests/chaos/crashes",
+    "faults": "--maxfail 6 tests/chaos/faults",
+}
+PARTS = list(PHASES.values())
 # a Python that says how it was called, and fails when it is told to
 PYTHON = """#!/bin/sh
 echo "$*" >> "$CALLS"
-case "$*" in *"$FAILS"*) exit 1 ;; esac
+case "$*" in *"$FAILS"*) exit "$CODE" ;; esac
 """
 
 
@@ -284,11 +288,13 @@ def make_test(tmp_path: Path):
     python.write_text(PYTHON)
     python.chmod(0o755)
 
-    def call(args: str, fails: str) -> tuple[int, list[str]]:
+    def call(args: str, fails: str, *variables: str, code: int = 1) -> tuple[int, list[str]]:
         calls = tmp_path / "calls"
         command = ["make", "test", f"BIN={tmp_path}", f"STAMPS={tmp_path / 'stamps'}", f"ARGS={args}"]
-        env = {**os.environ, "CALLS": str(calls), "FAILS": fails}
-        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True)
+        env = {**os.environ, "CALLS": str(calls), "FAILS": fails, "CODE": str(code)}
+        for name in ("MAKEFLAGS", "JOURNAL", "PHASES"):  # of a make around this one
+            env.pop(name, None)
+        done = subprocess.run([*command, *variables], cwd=ROOT, env=env, capture_output=True)
         return done.returncode, [line.removeprefix("-m pytest ") for line in calls.read_text().splitlines()]
 
     return call
@@ -299,17 +305,36 @@ def make_test(tmp_path: Path):
     [
         ("", PARTS),
         ("-k docs", [f"{part} -k docs" for part in PARTS]),
-        ("tests/project/test_docs.py -q", ["tests/project/test_docs.py -q"]),
-        ("-x tests/project/test_docs.py::test_one", ["-x tests/project/test_docs.py::test_one"]),
+        ("tests/conftest.py -q", ["tests/conftest.py -q"]),
+        ("-x tests/conftest.py::test_one", ["-x tests/conftest.py::test_one"]),
     ],
 )
 def test_a_path_narrows_the_tests(make_test, args: str, calls: list[str]) -> None:
-    """``make test ARGS=tests/...`` runs nothing else; other arguments go to every part."""
+    """``make test ARGS=tests/...`` runs nothing else; other arguments go to every phase."""
     assert make_test(args, fails="nothing") == (0, calls)
 
 
 @pytest.mark.parametrize("fails", PARTS)
-def test_every_part_of_the_tests_runs_whatever_has_failed(make_test, fails: str) -> None:
+def test_every_phase_of_the_tests_runs_whatever_has_failed(make_test, fails: str) -> None:
     code, calls = make_test("", fails)
     assert code != 0
     assert calls == PARTS
+
+
+def test_one_phase_runs_alone(make_test) -> None:
+    assert make_test("", "nothing", "PHASES=deployed") == (0, [PHASES["deployed"]])
+
+
+@pytest.mark.parametrize(("args", "code"), [("", 2), ("-k docs", 0)])
+def test_a_phase_without_tests_fails_unless_the_arguments_have_chosen(make_test, args, code) -> None:
+    assert make_test(args, PHASES["crashes"], code=5)[0] == code
+
+
+def test_the_journal_knows_how_each_phase_has_ended(make_test, tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    code, calls = make_test("", PHASES["deployed"], f"JOURNAL={path}", code=137)
+    assert code != 0
+    assert all(f"--journal={path}" in call for call in calls)
+    found = journal.read(path)
+    assert [session.exit_code for session in found.sessions] == [0, 137, 0, 0]
+    assert found.is_complete

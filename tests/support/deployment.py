@@ -34,10 +34,11 @@ COMPONENTS = {
     "triggerer": ["triggerer"],
 }
 POSTGRES = "STEPOP_POSTGRES"
-GET_POSTGRES = f"needs a PostgreSQL server: {POSTGRES}=scripts/postgres (Debian: apt-get install postgresql)"
+GET_POSTGRES = "needs a PostgreSQL, and scripts/postgres finds none here (Debian: apt-get install postgresql)"
 ELSEWHERE = ["unshare", "--uts", "sh", "-c", 'hostname elsewhere && exec "$0" "$@"']  # a host of another name
 LOOK_S, START_S = 2.0, 60.0  # how often a scheduler is looked at; how long it may take to begin
 RUN_S = 480.0  # longer than any other event of Airflow: the end of a run of many tasks, on a busy machine
+NO_POSTGRES = 3  # the exit code of scripts/postgres
 FINISHED = {"success", "failed", "skipped", "upstream_failed", "removed"}
 
 
@@ -46,13 +47,28 @@ def free_port() -> int:
     return int(subprocess.check_output([SCRIPTS / "free_port"]))
 
 
+class NoPostgresError(Exception):
+    """This machine has no PostgreSQL, and there is no wheel of one for its platform."""
+
+
 class Postgres:
-    """A PostgreSQL server of our own; see ``scripts/postgres``."""
+    """A PostgreSQL server of our own; see ``scripts/postgres``. ``STEPOP_POSTGRES`` names another command.
+
+    :raises NoPostgresError: none can run here
+    """
 
     def __init__(self) -> None:
-        self.command = shutil.which(os.environ[POSTGRES]) or os.environ[POSTGRES]
+        named = os.environ.get(POSTGRES) or str(SCRIPTS / "postgres")
+        self.command = shutil.which(named) or named
         self.folder = tempfile.mkdtemp(prefix="stepop-postgres-")  # not below ours: it runs as another user
         self.url = self.up()
+
+    @classmethod
+    def if_any(cls) -> Postgres | None:
+        """Return a server that runs, or None where there can be none."""
+        with contextlib.suppress(NoPostgresError):
+            return cls()
+        return None
 
     def up(self) -> str:
         return self._run("up")
@@ -61,11 +77,16 @@ class Postgres:
         self._run("down")
 
     def remove(self) -> None:
-        self.down()
-        shutil.rmtree(self.folder)
+        self._run("remove")
 
     def _run(self, verb: str) -> str:
-        done = subprocess.run([self.command, verb, self.folder], capture_output=True, text=True, timeout=120)
+        # the wheel with PostgreSQL is in the environment that runs the tests
+        env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"}
+        command = [self.command, verb, self.folder]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+        if done.returncode == NO_POSTGRES:
+            shutil.rmtree(self.folder)
+            raise NoPostgresError(done.stderr)
         assert done.returncode == 0, f"{self.command} {verb} {self.folder}: {done.stdout}{done.stderr}"
         return done.stdout.strip()
 
@@ -95,9 +116,8 @@ class Deployment:
         self.port = free_port()
         self.marks = self.home / "marks"
         self.marks.mkdir(exist_ok=True)
-        if (
-            self.postgres is not None
-        ):  # in the file: tasks get none of Airflow's database from the environment
+        # in the file: tasks get none of Airflow's database from the environment
+        if self.postgres is not None:
             (self.home / "airflow.cfg").write_text(f"[database]\nsql_alchemy_conn = {self.postgres.url}\n")
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
         self._left_alone: list[int] = []

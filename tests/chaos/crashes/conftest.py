@@ -37,7 +37,7 @@ def airflow(
         cable, address = Line(server.endpoint), server.new_address()
         env[f"AIRFLOW_CONN_{server.conn_id.upper()}"] = replace(server, endpoint=cable.url).connection()
         env |= {"AIRFLOW__STEPOP__EXTRA_STORES": address, "STEPOP_TEST_STORE": address}
-    postgres = deployment.Postgres() if os.environ.get(deployment.POSTGRES) else None
+    postgres = deployment.Postgres.if_any()
     found = deployment.Deployment(
         tmp_path_factory.mktemp("airflow"), HERE / "dags", env, postgres=postgres, line=cable
     )
@@ -58,11 +58,11 @@ def crashed(airflow: deployment.Deployment, table: CrashTable) -> Callable[[str,
 
 
 @pytest.fixture(scope="session")
-def postgres_or_skip() -> Callable[[], None]:
+def postgres_or_skip(airflow: deployment.Deployment) -> Callable[[], None]:
     """Call it where a test needs PostgreSQL; in CI there is no excuse."""
 
     def check() -> None:
-        if not os.environ.get(deployment.POSTGRES):
+        if airflow.postgres is None:
             (pytest.fail if os.environ.get("STEPOP_CI") else pytest.skip)(deployment.GET_POSTGRES)
 
     return check

@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.support.pythons import find_pythons
 from tests.support.step_folder import StepFolder
-
-
-def find_pythons() -> dict[str, str]:
-    """Return the newest CPython of every minor version from 3.8 on, of pyenv or of the PATH."""
-    root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-    found = {}
-    for path in sorted(root.glob("versions/3.*/bin/python")):
-        minor = ".".join(path.parts[-3].split(".")[:2])
-        if minor.split(".")[1].isdigit() and int(minor.split(".")[1]) >= 8:
-            found[minor] = str(path)
-    for number in range(8, 20):
-        path_of = shutil.which(f"python3.{number}")
-        if path_of:
-            found.setdefault(f"3.{number}", path_of)
-    found[f"3.{sys.version_info[1]}"] = sys.executable
-    return dict(sorted(found.items(), key=lambda item: int(item[0].split(".")[1])))
-
 
 PYTHONS = find_pythons()
 

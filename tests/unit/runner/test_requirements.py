@@ -138,7 +138,7 @@ def test_no_installer_says_what_to_do(folder, tmp_path):
     folder.command("true").set(requirements=["stepop_base"])
     done = folder.run(str(tmp_path / "bare" / "bin" / "python"), env={**PLAIN, "HOME": str(tmp_path)})
     assert done.failure["category"] == "requirements"
-    assert "there is no uv in PATH, and" in done.failure["summary"]
+    assert "no uv in PATH runs, and" in done.failure["summary"]
     assert "use an image that has uv or pip" in done.failure["hint"]
 
 
@@ -190,6 +190,17 @@ def test_a_user_without_a_name_and_a_home_installs_them(folder, wheels):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_a_shim_of_uv_that_leads_to_none_is_left_alone(folder, env, tmp_path):
+    shim = tmp_path / "shims" / "uv"
+    shim.parent.mkdir()
+    shim.write_text("#!/bin/sh\necho 'pyenv: uv: command not found' >&2\nexit 127\n")
+    shim.chmod(0o755)
+    env = {**env, "PATH": f"{shim.parent}:{PLAIN['PATH']}"}
+    done = folder.reference(USES, "f").set(requirements=["stepop_dep"]).run(env=env)
+    assert done.value() == ["1.0", "2.0"], done.stdout
+    assert "stepop: installing stepop_dep with pip" in done.stdout
+
+
 def test_steps_at_the_same_time_install_once(new_folder, env, tmp_path):
     folders = [new_folder().reference(USES, "f").set(requirements=["stepop_dep"]) for _ in range(4)]
     with ExitStack() as stack:
@@ -206,7 +217,8 @@ def test_an_install_that_is_killed_leaves_nothing_in_the_way(new_folder, env, wh
     slow = tmp_path / "bin" / "uv"
     slow.unlink(missing_ok=True)
     slow.write_text(
-        '#!/bin/sh\nfor t in "$@"; do case $t in */packages) touch "$t/half"; esac; done\nsleep 600\n'
+        '#!/bin/sh\n[ "$1" != --version ] || exit 0\n'
+        'for t in "$@"; do case $t in */packages) touch "$t/half"; esac; done\nsleep 600\n'
     )
     slow.chmod(0o755)
     killed = new_folder().command("true").set(requirements=["stepop_base"])
@@ -227,7 +239,7 @@ def test_an_install_that_is_killed_leaves_nothing_in_the_way(new_folder, env, wh
 def test_being_stopped_while_installing_is_being_cancelled(folder, env, tmp_path):
     slow = tmp_path / "bin" / "uv"
     slow.unlink(missing_ok=True)
-    slow.write_text("#!/bin/sh\nexec sleep 600\n")
+    slow.write_text("#!/bin/sh\n[ $1 = --version ] || exec sleep 600\n")
     slow.chmod(0o755)
     folder.command("true").set(requirements=["stepop_base"])
     with started(folder.argv(), env=env, stdout=subprocess.PIPE) as process:

@@ -1,0 +1,168 @@
+"""Run everything that must hold for a commit; ``.ci/run`` calls this once there is an environment.
+
+Lint and types come first, for they take the least time. Each check runs, whatever has failed before it. The
+tests that failed run once more: see ``scripts/once_more.py``. The last lines of the run name the flaky ones.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO
+
+from scripts.once_more import Verdict, both_runs
+from tests.support import journal
+
+FIRST = ["lint", "types"]
+# Lanes run side by side, for they share neither an environment nor a server. The tests come last, alone: a
+# real Airflow is late with everything beside something that needs the processor.
+LANES = [["bench-short"], ["docs", "demo", "extras"]]
+SECOND_RUN_S = 15 * 60
+END_S = 120
+# .ci/servers prints exports for the clients of the servers
+SERVERS = 'set -e; exports=$(.ci/servers); eval "$exports"; exec env -0'
+
+printing = threading.Lock()
+
+
+class NoServersError(Exception):
+    """The servers of the tests did not start; what they have printed says why."""
+
+
+def main() -> int:
+    """Run all checks, and return the exit code of the program."""
+    begin = time.monotonic()
+    failed = [target for target in FIRST if make(target, dict(os.environ))]
+    try:
+        env = fresh_servers()
+    except NoServersError as error:
+        say(f"=== failed: {error}")
+        return 1
+    with ThreadPoolExecutor(len(LANES)) as pool:
+        for found in pool.map(lambda targets: run_lane(targets, env), LANES):
+            failed += found
+    tests = Tests(env)
+    with tempfile.TemporaryDirectory(prefix="stepop-ci-") as folder:
+        verdict = both_runs(tests.run, tests.run_again, Path(folder))
+    if verdict.red:
+        failed.append("test")
+    report(verdict, failed, time.monotonic() - begin)
+    return 1 if failed else 0
+
+
+def say(text: str, output: IO[bytes] | None = None) -> None:
+    """Write a line beside what started programs write there, in order."""
+    stream = output or sys.stdout.buffer
+    stream.write(f"{text}\n".encode())
+    stream.flush()
+
+
+def make(target: str, env: dict[str, str], *variables: str, output: IO[bytes] | None = None) -> int:
+    """Run one target of the Makefile, and return the exit code of make."""
+    begin = time.monotonic()
+    say(f"\n=== make {target}", output)
+    command = ["make", "--no-print-directory", target, *variables]
+    code = subprocess.run(command, env=env, stdout=output, stderr=output and subprocess.STDOUT).returncode
+    say(f"=== make {target}: {time.monotonic() - begin:.0f} s", output)
+    return code
+
+
+def run_lane(targets: list[str], env: dict[str, str]) -> list[str]:
+    """Run targets beside other lanes, print what each has printed at its end, and return the failed."""
+    failed = []
+    for target in targets:
+        with tempfile.TemporaryFile() as output:
+            if make(target, env, output=output):
+                failed.append(target)
+            output.seek(0)
+            with printing:
+                sys.stdout.buffer.write(output.read())
+                sys.stdout.buffer.flush()
+    return failed
+
+
+def fresh_servers() -> dict[str, str]:
+    """Start the servers of the tests anew, and return the environment in which tests find them."""
+    say("\n=== servers for the tests")
+    done = subprocess.run(["/bin/bash", "-c", SERVERS], stdout=subprocess.PIPE)
+    if done.returncode:
+        raise NoServersError("the servers of the tests did not start (.ci/servers)")
+    return dict(entry.split("=", 1) for entry in done.stdout.decode().split("\0") if entry)
+
+
+def count_of(tests: list[str]) -> str:
+    return f"{len(tests)} test{'' if len(tests) == 1 else 's'}"
+
+
+class Tests:
+    """Starts the tests: all of them with ``make test``, and some of them once more, alone."""
+
+    def __init__(self, env: dict[str, str]) -> None:
+        self.env = env
+        self.end_at = 0.0
+
+    def run(self, path: Path) -> int:
+        """Run ``make test`` with a journal. The time for the second run counts from its end."""
+        code = make("test", self.env, f"JOURNAL={path}")
+        self.end_at = time.monotonic() + SECOND_RUN_S
+        return code
+
+    def run_again(self, tests: list[str], path: Path) -> None:
+        """Run tests one after the other in a new pytest, with fresh servers and a journal of their own."""
+        say(f"\n=== once more, one after the other: {count_of(tests)}")
+        try:
+            env = fresh_servers()
+        except NoServersError as error:
+            say(f"=== failed: {error}")
+            return
+        run_alone(tests, path, env, self.end_at)
+
+
+def run_alone(tests: list[str], path: Path, env: dict[str, str], end_at: float) -> None:
+    """Run tests in a new pytest, which is interrupted when the time is up."""
+    names = path.with_suffix(".tests")
+    names.write_text("".join(f"{test}\n" for test in tests))
+    command = [sys.executable, "-m", "pytest", f"--journal={path}", f"@{names}"]
+    process = subprocess.Popen(command, env=env)
+    try:
+        process.wait(max(0, end_at - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        say(f"=== the second run may take {SECOND_RUN_S / 60:.0f} minutes, and ends now")
+        interrupt(process)
+    journal.append(path, exit=process.returncode)
+
+
+def interrupt(process: subprocess.Popen[bytes]) -> None:
+    """Let pytest take down what its fixtures have started, and kill it when that takes too long."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def report(verdict: Verdict, failed: list[str], seconds: float) -> None:
+    """Print the result. The last lines name the flaky tests."""
+    say("")
+    for reason in verdict.red:
+        say(f"=== {reason}")
+    if verdict.ran_late:
+        say(f"=== {count_of(verdict.ran_late)} ran in the second run only, and passed")
+    result = (
+        f"failed after {seconds:.0f} s: {' '.join(failed)}" if failed else f"all passed in {seconds:.0f} s"
+    )
+    say(f"=== {result}")
+    for failure in verdict.flaky:
+        say(f"flaky: {failure.test}: {failure.line}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,434 @@
+"""``.ci/run``: what runs once more, what counts as passed then, and what is told at the end.
+
+A small project with a Makefile of its own stands for this one. Its pytest is real.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts import ci, once_more
+from tests.support import journal
+from tests.support.journal import Failure, Session
+
+ROOT = Path(__file__).parents[2]
+# as in this project, `make test` calls pytest several times and notes how each call has ended
+MAKEFILE = """
+lint types docs demo extras:
+\t@echo "$@ says something"
+
+bench-short:
+\t@sleep 1; echo "the benchmarks have measured"
+
+test:
+\t@failed=; for phase in "-n 2 --dist loadfile spread" alone; do code=0; \\
+\t{python} -m pytest --journal=$(JOURNAL) $$phase || {{ code=$$?; failed=yes; }}; \\
+\techo "{{\\"exit\\": $$code}}" >> $(JOURNAL); done; \\
+\techo '{{"phases": 2}}' >> $(JOURNAL); test -z "$$failed"
+"""
+SERVERS = """#!/bin/sh
+echo "one more server" >> servers.log
+echo "export SERVER=$(wc -l < servers.log)"
+"""
+SETTINGS = """
+[pytest]
+addopts = --strict-markers --import-mode=importlib -p no:cacheprovider
+timeout = 60
+markers =
+    once: once
+"""
+CONFTEST = """
+from pathlib import Path
+
+pytest_plugins = ["tests.support.file_groups", "tests.support.long_tests", "tests.support.journal_plugin"]
+
+def is_first(name):
+    path = Path(f"ran-{name}")
+    is_first = not path.exists()
+    path.touch()
+    return is_first
+"""
+# what has trouble the first time only
+FLAKY = """
+import os
+
+import pytest
+
+from conftest import is_first
+
+def test_good():
+    assert is_first("good")  # so it runs only once
+
+def test_flaky():
+    assert not is_first("flaky"), "it was busy"
+
+def test_crash():
+    if is_first("crash"):
+        os._exit(1)
+
+@pytest.fixture(scope="session")
+def server():
+    assert os.environ["SERVER"] != "1", "the server is broken"
+
+@pytest.mark.parametrize("number", range(10))
+def test_with_server(server, number): ...
+"""
+HANGING = """
+import time
+
+import pytest
+
+from conftest import is_first
+
+@pytest.mark.timeout(1, method="thread")
+def test_hanging():
+    if is_first("hanging"):
+        time.sleep(100)
+
+def test_behind(): ...
+"""
+RED = "def test_red(): assert 0, 'always'\n"
+ONCE = """
+import pytest
+
+from conftest import is_first
+
+@pytest.mark.once
+def test_once(): assert not is_first("once"), "two at once"
+"""
+
+
+class Project:
+    """A project whose tests ``scripts/ci.py`` runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.write("Makefile", MAKEFILE.format(python=sys.executable))
+        self.write(".ci/servers", SERVERS)
+        (folder / ".ci/servers").chmod(0o755)
+        self.write("pytest.ini", SETTINGS)
+        self.write("conftest.py", CONFTEST)
+        self.write("spread/test_good.py", "def test_good(): ...")
+        self.write("alone/test_good.py", "def test_good(): ...")
+
+    def write(self, name: str, text: str) -> None:
+        path = self.folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Return an environment without what the run around this one has set."""
+        names = ("PYTEST", "STEPOP", "MAKE", "MFLAGS", "JOURNAL")
+        env = {name: value for name, value in os.environ.items() if not name.startswith(names)}
+        env |= {"PYTHONPATH": f"{ROOT}:{self.folder}", "PYTHONDONTWRITEBYTECODE": "1"}
+        return {**env, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "xdist.plugin,pytest_timeout"}
+
+    def run(self) -> tuple[int, list[str]]:
+        """Return the exit code of a run, and the lines that it has printed."""
+        command = [sys.executable, "-m", "scripts.ci"]
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        return done.returncode, done.stdout.splitlines()
+
+    def servers(self) -> int:
+        """Return how many times the servers were started."""
+        return len((self.folder / "servers.log").read_text().splitlines())
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+def test_what_passes_the_second_time_counts_and_is_named_last(project: Project) -> None:
+    """Ten tests of one broken fixture count once, and a test behind one that ended pytest is not flaky."""
+    project.write("spread/test_flaky.py", FLAKY)
+    project.write("alone/test_hanging.py", HANGING)
+    code, lines = project.run()
+    assert code == 0
+    server = "spread/test_flaky.py:20: AssertionError: the server is broken"
+    told = lines[-15:]
+    assert told[0] == "=== 1 test ran in the second run only, and passed"
+    assert told[1].startswith("=== all passed in ")
+    assert told[2] == (
+        "flaky: spread/test_flaky.py::test_flaky: spread/test_flaky.py:12: AssertionError: it was busy"
+    )
+    assert told[3].startswith("flaky: spread/test_flaky.py::test_crash: worker 'gw")
+    assert told[4:14] == [f"flaky: spread/test_flaky.py::test_with_server[{n}]: {server}" for n in range(10)]
+    assert told[14].startswith("flaky: alone/test_hanging.py::test_hanging: pytest ended while this test ran")
+    assert project.servers() == 3  # at first, and before what ran again of each phase
+    assert order_of(lines)[:2] == ["lint", "types"]
+    assert order_of(lines)[-1] == "test"
+    assert sorted(order_of(lines)[2:-1]) == ["bench-short", "demo", "docs", "extras"]
+    # what has run side by side is printed one after the other
+    assert lines[lines.index("=== make bench-short") + 1] == "the benchmarks have measured"
+
+
+def order_of(lines: list[str]) -> list[str]:
+    return [line.split()[2] for line in lines if line.startswith("=== make ") and ":" not in line]
+
+
+def test_what_fails_twice_or_may_not_run_again_is_red(project: Project) -> None:
+    makefile = MAKEFILE.format(python=sys.executable).replace("lint types", "types")
+    project.write("Makefile", f"{makefile}\nlint:\n\tfalse\n")
+    project.write("spread/test_red.py", RED)
+    project.write("spread/test_once.py", ONCE)
+    project.write("alone/test_broken.py", "import nothing_of_this_name")
+    project.write("alone/test_red.py", RED)
+    code, lines = project.run()
+    assert code == 1
+    assert lines[-5] == (
+        "=== failed, and is marked once: spread/test_once.py::test_once: "
+        "spread/test_once.py:7: AssertionError: two at once"
+    )
+    error = "E   ModuleNotFoundError: No module named 'nothing_of_this_name'"
+    assert lines[-4] == f"=== not collected: alone/test_broken.py: {error}"
+    assert lines[-3].startswith("=== pytest --journal=")
+    assert lines[-3].endswith(" alone: exit code 2: interrupted")
+    assert lines[-2] == (
+        "=== failed twice: spread/test_red.py::test_red: spread/test_red.py:1: AssertionError: always"
+    )
+    assert lines[-1].startswith("=== failed after ")
+    assert lines[-1].endswith(" s: lint test")
+    assert lines.count("=== once more, one after the other: 1 test") == 1
+
+
+def test_servers_that_do_not_start_end_the_run(project: Project) -> None:
+    project.write(".ci/servers", "#!/bin/sh\necho they do not work >&2\nexit 1\n")
+    code, lines = project.run()
+    assert code == 1
+    assert lines[-2:] == [
+        "they do not work",
+        "=== failed: the servers of the tests did not start (.ci/servers)",
+    ]
+
+
+def test_a_second_run_that_takes_too_long_is_interrupted(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.write("test_long.py", "import time\ndef test_long(): time.sleep(100)\ndef test_behind(): ...\n")
+    monkeypatch.chdir(project.folder)
+    path = project.folder / "journal"
+    tests = ["test_long.py::test_long", "test_long.py::test_behind"]
+    begin = time.monotonic()
+    ci.run_alone(tests, path, project.env, begin + 3)
+    assert time.monotonic() - begin < 60
+    (found,) = journal.read(path).sessions
+    assert found.exit_code not in (0, None)  # a slow machine has not come to the tests yet
+    assert not any(found.has_passed(test) for test in tests)
+
+
+PROGRAM = """#!/bin/sh
+echo "$(basename "$0") $1${3:+ at }$3" >> CALLS
+case $1 in env) echo 'export KUBECONFIG=/there PATH=/tools:$PATH' ;; *) echo "export NOISE=1" ;; esac
+"""
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Callable[..., tuple[dict[str, str], list[str]]]:
+    """Return how to call ``.ci/servers`` with other programs; it returns the new variables and the calls."""
+    calls = tmp_path / "calls"
+    script = tmp_path / "project" / ".ci" / "servers"
+    for path in (script, *(tmp_path / "shared" / name / name for name in ("s3server", "cluster"))):
+        path.parent.mkdir(parents=True)
+        path.write_text(
+            (ROOT / ".ci/servers").read_text() if path == script else PROGRAM.replace("CALLS", str(calls))
+        )
+        path.chmod(0o755)
+
+    def call(**env: str) -> tuple[dict[str, str], list[str]]:
+        env = {"PATH": os.environ["PATH"], **env}
+        command = ["/bin/bash", "-c", ci.SERVERS]
+        done = subprocess.run(command, cwd=script.parents[1], env=env, check=True, stdout=subprocess.PIPE)
+        found = dict(entry.split("=", 1) for entry in done.stdout.decode().split("\0") if entry)
+        return found, calls.read_text().splitlines()
+
+    return call
+
+
+def test_servers_and_a_cluster_start_anew(servers, tmp_path: Path) -> None:
+    env, calls = servers()
+    assert env["STEPOP_S3SERVER"] == str(tmp_path / "shared/s3server/s3server")
+    assert env["STEPOP_CLUSTER"] == str(tmp_path / "shared/cluster/cluster")
+    assert env["STEPOP_S3_FOR_PODS"] == "http://10.244.0.1:17070"
+    assert env["KUBECONFIG"] == "/there"
+    assert env["PATH"].startswith("/tools:")
+    assert "NOISE" not in env
+    at = "s3server up at 0.0.0.0:17070"
+    assert calls == ["s3server down", "cluster down", "cluster up", "cluster env", at]
+
+
+def test_a_cluster_of_the_caller_stays_as_it_is(servers) -> None:
+    env, calls = servers(KUBECONFIG="/mine")
+    assert env["KUBECONFIG"] == "/mine"
+    assert "STEPOP_CLUSTER" not in env
+    assert calls == ["s3server down", "s3server up"]
+
+
+def session(**changes: Any) -> Session:
+    """Return a session of three tests, of which the first has failed."""
+    tests = ["a", "b", "c"]
+    failures = {"a": Failure("a", "line", "a")}
+    found = Session([], tests, started={*tests}, finished={*tests}, reported=failures, exit_code=1)
+    for name, value in changes.items():
+        setattr(found, name, value)
+    return found
+
+
+ENDED_IN_B = {"started": {"a", "b"}, "finished": {"a"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reasons", "again"),
+    [
+        ({}, [], ["a"]),
+        ({"exit_code": 0, "reported": {}}, [], []),
+        ({"once": {"a"}}, ["failed, and is marked once: a: line"], []),
+        ({"once": {"b"}}, [], ["a"]),
+        ({"exit_code": 137, **ENDED_IN_B}, [], ["a", "b", "c"]),
+        ({"exit_code": -9, "started": {"a"}}, [], ["a", "b", "c"]),
+        ({"once": {"b"}, **ENDED_IN_B}, ["failed, and is marked once: b: pytest ended"], ["a", "c"]),
+        ({"exit_code": 137, "reported": {}}, ["pytest : killed by signal 9"], []),
+        ({"exit_code": 1, "reported": {}}, ["pytest : exit code 1: tests failed"], []),
+        ({"exit_code": 2}, ["pytest : exit code 2: interrupted"], []),
+        ({"exit_code": 3}, ["pytest : exit code 3: internal error"], []),
+        ({"exit_code": 4}, ["pytest : exit code 4: wrong use"], []),
+        ({"exit_code": 5}, ["pytest : exit code 5: no test was collected"], []),
+        ({"exit_code": None}, ["pytest : no exit code is known"], []),
+    ],
+)
+def test_what_runs_again_and_what_is_final(changes: dict[str, Any], reasons: list[str], again: list[str]):
+    found = session(**changes)
+    assert_reasons(once_more.final_reasons(found), reasons)
+    assert once_more.to_run_again(found) == again
+
+
+def assert_reasons(told: list[str], expected: list[str]) -> None:
+    assert len(told) == len(expected)
+    assert all(one.startswith(begin) for one, begin in zip(told, expected, strict=True))
+
+
+Entries = list[dict[str, Any]]
+
+
+def failing(tests: list[str], cause: str = "") -> Entries:
+    """Return the journal of a pytest whose tests have all failed."""
+    steps: Entries = []
+    for test in tests:
+        failed = {"failed": test, "line": "line", "cause": cause or test}
+        steps += [{"start": test}, failed, {"finish": test}]
+    return [{"begin": ["phase"]}, {"collected": tests}, *steps, {"exit": 1}]
+
+
+def passing(tests: list[str]) -> Entries:
+    return [*(entry for entry in failing(tests)[:-1] if "failed" not in entry), {"exit": 0}]
+
+
+def both_runs(
+    folder: Path, first: Entries, code: int = 2, phases: int = 1, second: Entries | None = None
+) -> tuple[once_more.Verdict, list[str]]:
+    """Return what comes of both runs, and which tests ran again. They pass then, if nothing else is given."""
+    ran: list[str] = []
+
+    def write(path: Path, entries: Entries) -> None:
+        for entry in entries:
+            journal.append(path, **entry)
+
+    def run(path: Path) -> int:
+        write(path, [*first, {"phases": phases}])
+        return code
+
+    def run_again(tests: list[str], path: Path) -> None:
+        ran.extend(tests)
+        write(path, passing(tests) if second is None else second)
+
+    return once_more.both_runs(run, run_again, folder), ran
+
+
+@pytest.mark.parametrize(("count", "cause", "is_red"), [(5, "", False), (6, "", True), (50, "one", False)])
+def test_more_than_five_flaky_causes_are_red(tmp_path: Path, count: int, cause: str, is_red: bool) -> None:
+    tests = [f"t{number}" for number in range(count)]
+    verdict, ran = both_runs(tmp_path, failing(tests, cause))
+    assert verdict.red == (["6 flaky failures are more than 5"] if is_red else [])
+    assert [failure.test for failure in verdict.flaky] == ran == tests
+
+
+@pytest.mark.parametrize(
+    ("count", "cause", "reason"),
+    [
+        (41, "", "nothing ran again: 41 failures are more than 40"),
+        (151, "one", "nothing ran again: 151 tests that failed or never ran are more than 150"),
+    ],
+)
+def test_what_is_too_much_does_not_run_again(tmp_path: Path, count: int, cause: str, reason: str) -> None:
+    verdict, ran = both_runs(tmp_path, failing([f"t{number}" for number in range(count)], cause))
+    assert verdict.red == [reason]
+    assert ran == []
+
+
+@pytest.mark.parametrize(
+    ("first", "code", "phases", "reason"),
+    [
+        (passing(["t"]), -9, 1, "make test ended with the exit code -9"),
+        (passing(["t"]), 2, 2, "make test ended before its last phase"),
+        (passing(["t"]), 2, 1, "make test failed, though each pytest passed"),
+        ([], 2, 1, "make test ended before its last phase"),
+        ([{"exit": 4}], 2, 1, "pytest : exit code 4: wrong use"),
+    ],
+)
+def test_a_run_that_did_not_come_to_its_end_is_red(
+    tmp_path: Path, first: Entries, code: int, phases: int, reason: str
+) -> None:
+    verdict, _ = both_runs(tmp_path, first, code, phases)
+    assert verdict.red == [reason]
+
+
+SKIPPED: Entries = [
+    {"begin": []},
+    {"collected": ["a"]},
+    {"start": "a"},
+    {"skipped": "a"},
+    {"finish": "a"},
+    {"exit": 0},
+]
+
+
+@pytest.mark.parametrize(
+    ("second", "reasons"),
+    [
+        (SKIPPED, ["failed, and did not run the second time: a: line"]),
+        ([], ["in the second run: pytest : no exit code is known", "failed, and did not run"]),
+        (failing(["a"]), ["failed twice: a: line"]),
+        ([{"begin": []}, {"exit": 2}], ["in the second run: pytest : exit code 2", "failed, and did not"]),
+    ],
+)
+def test_only_what_passes_the_second_time_counts(tmp_path: Path, second: Entries, reasons: list[str]):
+    verdict, _ = both_runs(tmp_path, failing(["a"]), second=second)
+    assert_reasons(verdict.red, reasons)
+    assert verdict.flaky == []
+
+
+@pytest.mark.parametrize(("second", "is_red"), [(SKIPPED, False), (failing(["a"]), True), ([], True)])
+def test_a_test_that_never_ran_may_skip_and_may_not_fail(
+    tmp_path: Path, second: Entries, is_red: bool
+) -> None:
+    never_ran: Entries = [{"begin": []}, {"collected": ["a"]}, {"exit": 137}]
+    verdict, ran = both_runs(tmp_path, never_ran, second=second)
+    assert ran == ["a"]
+    assert bool(verdict.red) == is_red
+    assert verdict.flaky == []

@@ -1,0 +1,141 @@
+"""``scripts/under_load.py``: runs beside busy loops, which go on where they were cut off."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.paths import ROOT
+
+# Says how many busy loops there are, and then hangs or ends with a code
+COMMAND = """
+import os, sys, time
+from pathlib import Path
+loops = [path for path in Path("/proc").glob("[0-9]*/stat")
+         if path.read_text().rpartition(") ")[2].split()[1] == str(os.getppid())
+         and path.parent.name != str(os.getpid())]
+with open("pids", "w") as file:
+    file.write(" ".join(path.parent.name for path in loops) + f" {os.getpid()}")
+os.rename("pids", "begun")
+time.sleep(100 if Path("hang").exists() else 0)
+sys.exit(3)
+"""
+
+
+class UnderLoad:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "scripts.under_load", *arguments],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "ARGS": "of a make around", "MAKEFLAGS": "-n"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, *arguments: str) -> tuple[int, str]:
+        process = self.start(*arguments)
+        output, _ = process.communicate(timeout=120)
+        return process.returncode, output
+
+    def log(self) -> list[dict[str, Any]]:
+        path = self.folder / "under-load.log"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def pids(self) -> list[int]:
+        """Return the processes of the busy loops, and the one of the command."""
+        return [int(word) for word in (self.folder / "begun").read_text().split()]
+
+
+@pytest.fixture
+def under_load(tmp_path: Path) -> UnderLoad:
+    return UnderLoad(tmp_path)
+
+
+def is_alive(pid: int) -> bool:
+    path = Path(f"/proc/{pid}/stat")
+    try:
+        return path.read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_command_runs_beside_two_loops(under_load: UnderLoad) -> None:
+    code, output = under_load.run("--times", "2", "--", sys.executable, "-c", COMMAND)
+    assert code == 1
+    assert "2 of 2 runs failed" in output
+    first, second = under_load.log()
+    assert first["command"] == second["command"] == [sys.executable, "-c", COMMAND]
+    assert first["exit_code"] == 3
+    assert first["failed"] == []
+    assert len(under_load.pids()) == 3
+    assert not any(is_alive(pid) for pid in under_load.pids())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
+def test_it_goes_on_where_it_was_cut_off(under_load: UnderLoad, number: signal.Signals) -> None:
+    command = ["--times", "2", "--", sys.executable, "-c", COMMAND]
+    under_load.run("--times", "1", *command[2:])
+    (under_load.folder / "begun").unlink()
+    (under_load.folder / "hang").touch()
+    process = under_load.start(*command)
+    wait_until((under_load.folder / "begun").exists)
+    process.send_signal(number)
+    if number == signal.SIGKILL:
+        *loops, last = under_load.pids()
+        wait_until(lambda: not any(is_alive(pid) for pid in loops))
+        os.kill(last, signal.SIGKILL)
+    process.communicate(timeout=60)
+    wait_until(lambda: not any(is_alive(pid) for pid in under_load.pids()))
+    assert len(under_load.log()) == 1
+    (under_load.folder / "hang").unlink()
+    output = under_load.run(*command)[1]
+    assert "run 2 of 2" in output
+    assert "run 1 of 2" not in output
+    assert len(under_load.log()) == 2
+
+
+def test_one_test_runs_twenty_times_and_the_log_names_what_fails(under_load: UnderLoad) -> None:
+    folder = under_load.folder
+    (folder / "conftest.py").write_text('pytest_plugins = ["tests.support.journal_plugin"]')
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    (folder / "test_a.py").write_text("def test_bad(): assert 0\ndef test_good(): pass\n")
+    code, _ = under_load.run("--test", "test_a.py::test_bad", "--times", "1", "--loops", "0")
+    assert code == 1
+    assert [run["failed"] for run in under_load.log()] == [["test_a.py::test_bad"]]
+    process = under_load.start("--test", "test_a.py::test_good", "--loops", "0")
+    wait_until(lambda: len(under_load.log()) == 2)
+    process.terminate()
+    assert "==> run 1 of 20: exit code 0" in process.communicate(timeout=60)[0]
+
+
+def test_a_phase_is_one_of_make_test(under_load: UnderLoad) -> None:
+    makefile = (
+        'test:\n\t@echo "$(PHASES) $(ARGS)"; echo \'{"failed": "a", "line": "", "cause": ""}\' > $(JOURNAL)\n'
+    )
+    (under_load.folder / "Makefile").write_text(makefile)
+    code, output = under_load.run("--phase", "deployed")
+    assert code == 0
+    assert "\ndeployed \n" in output
+    assert under_load.log()[0]["failed"] == ["a"]
+    assert "==> 0 of 1 runs failed" in under_load.run("--phase", "deployed")[1]
+    assert len(under_load.log()) == 1
