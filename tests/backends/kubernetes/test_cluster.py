@@ -23,8 +23,7 @@ from tests.support.cluster import NO_IMAGE, offer, only_node
 from tests.support.cluster_jobs import pods_of, wait_lines, wait_no_pods, wait_over, wait_running, wait_status
 from tests.support.waiting import wait_until
 
-# until a kubelet has heard of a label of its node: a pod that comes before and asks for it is refused, and
-# nobody says when it has
+# until a kubelet has heard of a label of its node: nobody says when, and a pod is refused that comes before
 KUBELET_HEARS_S = 10.0
 
 
