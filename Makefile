@@ -43,7 +43,7 @@ help:
 	@echo "make demo     run dags_examples/quickstart.py in Airflow, on this host"
 	@echo "make airflow  start Airflow with the examples in it (PORT=8081 if 8080 is taken)"
 	@echo "make test     run every test, in half an hour    (ARGS='-k resources', ARGS=tests/unit/test_resources.py)"
-	@echo "make test-long  run the tests that take minutes and seldom fail; make test leaves them out"
+	@echo "make test-long  run the tests that make test leaves out: they take long, and seldom fail (those of crashes: make crashes)"
 	@echo "make under-load  run tests again and again beside two busy loops (ARGS='--phase unit --times 2')"
 	@echo "make fuzz-readers  feed damage to every reader of stored bytes (STEPOP_FUZZ_EXAMPLES=5000 for each)"
 	@echo "make fuzz     kill everything around 200 steps at random (STEPOP_FUZZ=1000 for more)"
@@ -82,7 +82,7 @@ else
 endif
 
 test-long: $(STAMPS)/test
-	@$(BIN)/python -m pytest $(SPREAD) --long -m long $(JOURNALLED) $(ARGS)
+	@$(BIN)/python -m pytest $(PHASE_unit) --long -m long $(JOURNALLED) $(ARGS)
 
 under-load: $(STAMPS)/test
 	@$(BIN)/python -m scripts.under_load $(ARGS)
@@ -96,7 +96,7 @@ fuzz: $(STAMPS)/test
 
 crashes: $(STAMPS)/test
 	@STEPOP_CI=1 STEPOP_S3SERVER=$${STEPOP_S3SERVER:-scripts/s3server} \
-		$(BIN)/python -m pytest tests/chaos/crashes --write-crash-table $(ARGS)
+		$(BIN)/python -m pytest --long tests/chaos/crashes --write-crash-table $(ARGS)
 
 # It needs KUBECONFIG, and STEPOP_CLUSTER: see tests/chaos/faults/parts.py
 faults: $(STAMPS)/test

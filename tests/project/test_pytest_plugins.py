@@ -178,7 +178,7 @@ def test_long_tests_are_left_out_and_counted(suite: Suite, how: tuple[str, ...])
     suite.write("test_a.py", LONG)
     left_out = suite.run(*how)
     assert left_out.session.collected == ["test_a.py::test_short"]
-    assert "\nleft to make test-long: 3 tests\n" in left_out.output
+    assert "\nleft out as long: 3 tests\n" in left_out.output
     for everything in (suite.run("--long", *how), suite.run(*how, STEPOP_LONG="1")):
         assert len(everything.session.collected) == 4
         assert "left to make" not in everything.output

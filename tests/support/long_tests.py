@@ -1,7 +1,7 @@
 """A pytest plugin: tests marked ``long`` run with ``--long``, ``STEPOP_LONG=1``, or when they are named.
 
-They take minutes and seldom fail. ``make test-long`` runs them alone. Other runs print how many were left
-out.
+They take long and seldom fail. ``make test-long`` runs them alone; ``make crashes`` runs all of its folder, with
+those that are long. Other runs print how many were left out.
 """
 
 from __future__ import annotations
@@ -53,4 +53,4 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     count = config.stash.get(LEFT_OUT, 0)
     if count:
-        terminalreporter.write_line(f"left to make test-long: {count} test{'s' if count > 1 else ''}")
+        terminalreporter.write_line(f"left out as long: {count} test{'s' if count > 1 else ''}")

@@ -18,6 +18,7 @@ import pytest
 from airflow_stepop.exceptions import OutcomeLostError
 from airflow_stepop.failure import Category
 from airflow_stepop.hooks.local import LocalStepHook
+from airflow_stepop.hooks.local.supervisor.systems import LINUX, PORTABLE
 from airflow_stepop.job import JobHandle, JobState
 from airflow_stepop.testing import Step
 from tests.support.local_jobs import Bench
@@ -25,6 +26,12 @@ from tests.support.processes import of_job, parent_of
 from tests.support.waiting import wait_until
 
 DRIVER = Path(__file__).parent / "crash_driver.py"
+
+
+@pytest.fixture(params=[LINUX, pytest.param(PORTABLE, marks=pytest.mark.long)])
+def system(request: pytest.FixtureRequest) -> str:
+    """Both ways to deal with the operating system; what is portable takes long to die."""
+    return request.param
 
 
 def drive(what: str, count: int, folder: Path) -> list[dict]:

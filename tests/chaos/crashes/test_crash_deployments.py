@@ -22,6 +22,7 @@ def other(airflow, tmp_path):
         other.down()
 
 
+@pytest.mark.long
 def test_two_deployments_never_share_a_job(airflow, other, crashed):
     """The same DAG, run id, job folder and store: each deployment has a job and a result of its own."""
     task = crashed("crash_deployments", RUN, "step")

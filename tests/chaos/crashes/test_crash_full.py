@@ -40,6 +40,7 @@ def test_until_there_is_room(pausing, airflow):
     assert airflow.instance(*task.where)["try_number"] == 1
 
 
+@pytest.mark.long
 def test_the_trigger_of_a_pause_breaks(pausing, airflow):
     task = pausing("breaks")
     task.wait_for_log("The trigger failed")
@@ -62,6 +63,7 @@ def test_out_of_time_in_a_pause(run, crashed):
     task.settle((GROUP, "`execution_timeout`"), state="failed", log=log, jobs=0)
 
 
+@pytest.mark.long
 def test_the_triggerer_is_killed_in_a_pause(pausing, airflow):
     task = pausing("killed")
     airflow.kill("triggerer")

@@ -50,7 +50,7 @@ VICTIMS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [pytest.param("running", marks=pytest.mark.long), "deferred"])
 @pytest.mark.parametrize("victim", VICTIMS)
 def test_killed(run, airflow, crashed, victim, way):
     task = crashed("crash_jobs", run, f"{victim}_{way}")

@@ -49,6 +49,8 @@ def kill_database(airflow):
     airflow.postgres.up()
 
 
+# make crashes has the others, too
+SHORT = ("api_server", "scheduler")
 SERVICES = {
     "api_server": ("The API server is killed and comes back", kill_api_server),
     "scheduler_still": ("The scheduler stands still, until it is killed and comes back", stop_scheduler),
@@ -87,7 +89,11 @@ def run(airflow, crashed, request, postgres_or_skip):
 
 
 @pytest.mark.parametrize("task_id", TASKS)
-@pytest.mark.parametrize("run", SERVICES, indirect=True)
+@pytest.mark.parametrize(
+    "run",
+    [pytest.param(name, marks=[] if name in SHORT else [pytest.mark.long]) for name in SERVICES],
+    indirect=True,
+)
 def test_a_service_is_killed(run, airflow, crashed, task_id):
     group, run_id = run
     task = crashed("crash_services", run_id, task_id)

@@ -38,6 +38,7 @@ def test_killed_while_waiting(run, airflow, crashed):
     assert airflow.instance(*task.where)["try_number"] == 1
 
 
+@pytest.mark.long
 def test_a_trigger_that_moves_to_another_triggerer_leaves_the_job_alone(run, airflow, crashed):
     """Airflow calls on_kill for a trigger that another triggerer has adopted; the task is still deferred."""
     task = crashed("crash_triggerer", run, "moved")
