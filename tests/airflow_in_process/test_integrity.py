@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.corpus, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.corpus, pytest.mark.once, pytest.mark.timeout(900)]
 
 SIGNED = "the reference was not signed by this deployment"
 OUTSIDE = "it lies outside the configured stores"

@@ -16,7 +16,7 @@ from tests.support.damage import bomb, bomb_entry, inline
 from tests.support.step_folder import StepFolder
 from tests.support.waiting import PATIENCE_S
 
-pytestmark = pytest.mark.corpus
+pytestmark = [pytest.mark.corpus, pytest.mark.once]
 
 NEVER = "def f(*a, **k): raise SystemExit('it ran')\n"
 

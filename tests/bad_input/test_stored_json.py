@@ -23,7 +23,7 @@ from tests.support.damage import bomb_entry, report_of
 from tests.support.documents import EXCEPTION, FAILURE, HANDLE, INLINE, OUTCOME, RECORD, REFERENCE
 from tests.support.memory_backend import Log, MemoryHook, MemoryState, Request
 
-pytestmark = pytest.mark.corpus
+pytestmark = [pytest.mark.corpus, pytest.mark.once]
 
 SAMPLES = {
     "nothing": None,

@@ -48,7 +48,7 @@ markers =
 CONFTEST = """
 from pathlib import Path
 
-pytest_plugins = ["tests.support.file_groups", "tests.support.long_tests", "tests.support.journal_plugin"]
+pytest_plugins = ["tests.support.file_scheduling", "tests.support.long_tests", "tests.support.journal_plugin"]
 
 def is_first(name):
     path = Path(f"ran-{name}")

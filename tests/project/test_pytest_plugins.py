@@ -21,7 +21,7 @@ import pytest
 from tests.support import journal
 
 ROOT = Path(__file__).parents[2]
-PLUGINS = ["tests.support.file_groups", "tests.support.long_tests", "tests.support.journal_plugin"]
+PLUGINS = ["tests.support.file_scheduling", "tests.support.long_tests", "tests.support.journal_plugin"]
 SETTINGS = """
 [pytest]
 addopts = -ra --strict-markers --import-mode=importlib -p no:cacheprovider
@@ -99,12 +99,10 @@ import os
 
 import pytest
 
-{mark}
-
 @pytest.mark.parametrize("number", range(6))
 def test_one(number):
     with open("workers", "a") as file:
-        file.write(f"{{__name__}} {{os.environ['PYTEST_XDIST_WORKER']}}\\n")
+        file.write(f"{__name__} {os.environ['PYTEST_XDIST_WORKER']}\\n")
 """
 
 
@@ -118,26 +116,11 @@ def workers_of(suite: Suite) -> dict[str, set[str]]:
 
 def test_the_tests_of_a_file_run_in_one_process(suite: Suite) -> None:
     for name in "abcd":
-        suite.write(f"test_{name}.py", WORKERS.format(mark=""))
+        suite.write(f"test_{name}.py", WORKERS)
     suite.run(*SPREAD)
     workers = workers_of(suite)
     assert {name: len(found) for name, found in workers.items()} == {f"test_{name}": 1 for name in "abcd"}
     assert len(set.union(*workers.values())) == 2
-
-
-def test_what_loses_groups_is_refused(suite: Suite) -> None:
-    told = suite.run("--dist", "loadgroup", "-n", "2")
-    assert told.code == 4
-    assert "--dist loadfile" in told.output
-
-
-def test_a_mark_joins_files(suite: Suite) -> None:
-    for name in "abcd":
-        mark = 'pytestmark = pytest.mark.xdist_group("joined")' if name in "ad" else ""
-        suite.write(f"test_{name}.py", WORKERS.format(mark=mark))
-    suite.run(*SPREAD)
-    workers = workers_of(suite)
-    assert workers["test_a"] == workers["test_d"]
 
 
 STRANGE_IDS = """

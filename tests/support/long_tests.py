@@ -1,7 +1,7 @@
 """A pytest plugin: tests marked ``long`` run with ``--long``, ``STEPOP_LONG=1``, or when they are named.
 
-They take long and seldom fail. ``make test-long`` runs them alone; ``make crashes`` runs all of its folder, with
-those that are long. Other runs print how many were left out.
+They take long and seldom fail. ``make test-long`` runs them alone; ``make crashes`` runs all of its folder.
+Other runs print how many were left out.
 """
 
 from __future__ import annotations

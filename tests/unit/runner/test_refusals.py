@@ -13,7 +13,7 @@ import pytest
 
 from airflow_stepop.runner import protocol
 
-pytestmark = pytest.mark.corpus
+pytestmark = [pytest.mark.corpus, pytest.mark.once]
 
 BOMB = "def f(*a): raise SystemExit('it ran')\n"
 
