@@ -1,9 +1,9 @@
 """A pytest plugin: a worker of pytest-xdist that crashes costs its test, and no other.
 
 Under ``--dist loadfile`` all tests of a file run in one worker, so that its fixtures are set up once. When a
-worker crashes, pytest-xdist 3.8 runs the test that crashed again and again, or waits for ever for a worker that
-waits for a second test. (``--dist loadgroup`` is no way out: with pytest 9.2 its groups get lost, and a crash
-hangs.)
+worker crashes, pytest-xdist 3.8 runs the test that crashed again and again, or waits for ever for a worker
+that waits for a second test. (``--dist loadgroup`` is no way out: with pytest 9.2 its groups get lost, and a
+crash hangs.)
 """
 
 from __future__ import annotations
