@@ -21,7 +21,7 @@ from .files import quietly, remove_tree, tell
 from .parts import read_table
 from .phases import phase
 from .threads import Progress, mib
-from .urls import PATIENCE_S, fetch, replace
+from .urls import RETRY_LIMIT_S, fetch, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -181,13 +181,13 @@ class _Saver(threading.Thread):
         is_quiet = now - self._quiet_since >= QUIET_S or now - self._changed_at >= RESTLESS_S
         return is_quiet and now >= self._next_at
 
-    def _save(self, found: str, patience_s: float = 0.0) -> bool | None:
+    def _save(self, found: str, retry_limit_s: float = 0.0) -> bool | None:
         """Write a snapshot; return whether it was written, ``None`` when the folder changed meanwhile."""
         began, archive = time.monotonic(), self.folder + ".tar"
         try:
             packed = self._pack(found, archive)
             if packed is not None:
-                self._put(archive, *packed, patience_s)
+                self._put(archive, *packed, retry_limit_s)
         except TooLargeError:
             self._saved = found  # until it changes
             self._say(f"it has more than the {mib(self.table['most_bytes'])} that can be kept")
@@ -228,7 +228,7 @@ class _Saver(threading.Thread):
             raise problem
         return packed
 
-    def _put(self, archive: str, size: int, md5: str, patience_s: float) -> None:
+    def _put(self, archive: str, size: int, md5: str, retry_limit_s: float) -> None:
         progress = Progress("saving the checkpoint", size, tell if self._over.is_set() else phase)
 
         def body() -> Iterator[Buffer]:
@@ -240,7 +240,7 @@ class _Saver(threading.Thread):
                 progress.tick()
 
         headers = {**self.table["headers"], "Content-MD5": md5}
-        replace(self.table["put"], body, size, headers, patience_s)
+        replace(self.table["put"], body, size, headers, retry_limit_s)
 
     def _save_last(self) -> None:
         """The step is over, and there is no other time. Only what it has left running can still write."""
@@ -248,7 +248,7 @@ class _Saver(threading.Thread):
             found = self._look()
             if found is None:
                 return
-            is_saved = self._save(found[0], PATIENCE_S)
+            is_saved = self._save(found[0], RETRY_LIMIT_S)
             if is_saved:
                 tell(f"checkpoint saved for the next try: {mib(found[1])}")
             if is_saved is not None:

@@ -1,4 +1,4 @@
-"""What an operator of Airflow sees of a step's life: metrics, and every phase with its time when debugging.
+"""What an operator of Airflow sees of a step: metrics, and every phase with its time when debugging.
 
 Metrics go wherever Airflow's own go (``[metrics]``). Their names and tags are a contract: dashboards match on
 them. No value of the user's is ever in a metric or a phase.

@@ -22,7 +22,7 @@ from itertools import islice
 from airflow_stepop.exceptions import IntegrityError, StepConfigError, WrongHostError
 from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.job import Cursor, JobHandle, JobState, JobStatus, LogLine
-from airflow_stepop.waiting.backoff import Pace
+from airflow_stepop.waiting.backoff import Backoff
 from airflow_stepop.waiting.observer import WATCHER_CALLS, WATCHER_ERRORS, WATCHER_JOBS, count, gauge
 
 log = logging.getLogger(__name__)
@@ -161,20 +161,20 @@ class Watcher:
         return [subscription for handle in handles for subscription in self._subscriptions.get(handle, ())]
 
     async def _watch_status(self) -> None:
-        pace = Pace(min(s.poll_interval_s for s in self._all()))
+        backoff = Backoff(min(s.poll_interval_s for s in self._all()))
         while True:
-            if pace.errors:
+            if backoff.errors:
                 await self._look_up_again()
-            if self._arrival.is_set() and pace.may_quicken:
-                pace.quicken()
+            if self._arrival.is_set() and backoff.may_quicken:
+                backoff.quicken()
             self._arrival.clear()
-            pace.poll_interval_s = min(s.poll_interval_s for s in self._all())
+            backoff.poll_interval_s = min(s.poll_interval_s for s in self._all())
             handles = [h for h in self._subscriptions if not self._is_over(h)]
             is_telling = self.hook.changed() is not None  # before the question: what comes after it is new
-            pause_s = await self._ask(handles, pace) if handles else pace.poll_interval_s
-            if is_telling and not pace.errors:
-                pause_s = await self._follow(pace)
-            await self._pause(pause_s, may_end_early=pace.may_quicken)
+            pause_s = await self._ask(handles, backoff) if handles else backoff.poll_interval_s
+            if is_telling and not backoff.errors:
+                pause_s = await self._follow(backoff)
+            await self._pause(pause_s, may_end_early=backoff.may_quicken)
 
     async def _look_up_again(self) -> None:
         """Go on with the connection as it is now: somebody may have replaced what is valid no more."""
@@ -190,12 +190,12 @@ class Watcher:
             log.info("%s: the connection was changed; asking with it", self.hook.backend)
             self.hook = hook
 
-    async def _follow(self, pace: Pace) -> float:
+    async def _follow(self, backoff: Backoff) -> float:
         """Ask for new jobs, and for those of which the service tells that they have changed, until it is time
         to ask for all, or it tells nothing any more; return the pause before that.
         """
         end, pause_s = time.monotonic() + ALL_INTERVAL_S, 0.0
-        while not pace.errors and time.monotonic() < end:
+        while not backoff.errors and time.monotonic() < end:
             await asyncio.sleep(CHANGES_INTERVAL_S)
             changed = self.hook.changed()
             if changed is None:
@@ -204,8 +204,8 @@ class Watcher:
             self._arrival.clear()
             handles = {h for h in (*new, *changed) if h in self._subscriptions and not self._is_over(h)}
             if handles:
-                pause_s = await self._ask(list(handles), pace)
-        return pause_s if pace.errors else 0.0
+                pause_s = await self._ask(list(handles), backoff)
+        return pause_s if backoff.errors else 0.0
 
     async def _pause(self, pause_s: float, may_end_early: bool) -> None:
         if not may_end_early:
@@ -216,7 +216,7 @@ class Watcher:
     def _is_over(self, handle: JobHandle) -> bool:
         return handle in self._known and self._known[handle].state.is_terminal
 
-    async def _ask(self, handles: Sequence[JobHandle], pace: Pace) -> float:
+    async def _ask(self, handles: Sequence[JobHandle], backoff: Backoff) -> float:
         """Ask for the status of ``handles`` and tell the subscribers; return the pause before the next
         question.
         """
@@ -229,17 +229,17 @@ class Watcher:
         except (StepConfigError, IntegrityError) as error:
             if isinstance(error, (IntegrityError, WrongHostError)) and len(handles) > 1:
                 # One handle is damaged, or leads elsewhere: find it, so that the others are answered
-                return max([await self._ask([handle], pace) for handle in handles])
+                return max([await self._ask([handle], backoff) for handle in handles])
             for subscription in self._of(handles):
                 subscription.tell_error(error)
-            return pace.after_error()
+            return backoff.after_error()
         except Exception as error:  # noqa: BLE001, RUF100 - an API error is never a job state, whatever its class
-            pause_s = pace.after_error()
+            pause_s = backoff.after_error()
             count(WATCHER_ERRORS, 1, tags)
             log.warning("%s: no status (%s); asking again in %.0f s", self.hook.backend, error, pause_s)
             return pause_s
         self._tell(statuses)
-        return pace.after_success()
+        return backoff.after_success()
 
     def _tell(self, statuses: Mapping[JobHandle, JobStatus]) -> None:
         for handle, status in statuses.items():
@@ -255,15 +255,15 @@ class Watcher:
             self._begun.move_to_end(subscription, last=False)
 
     async def _watch_logs(self) -> None:
-        pace = Pace(LOG_INTERVAL_S)
+        backoff = Backoff(LOG_INTERVAL_S)
         while True:
-            pause_s = pace.after_success()
+            pause_s = backoff.after_success()
             waiting = self._next_to_read()
             for first in range(0, len(waiting), LOG_BATCH):
                 try:
                     await self._read_logs(waiting[first : first + LOG_BATCH])
                 except Exception as error:  # noqa: BLE001, RUF100 - logs may fail in any way; the job goes on
-                    pause_s = pace.after_error()
+                    pause_s = backoff.after_error()
                     log.warning("%s: no logs (%s); asking again in %.0f s", self.hook.backend, error, pause_s)
             await asyncio.sleep(pause_s)
 

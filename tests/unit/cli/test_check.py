@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from airflow_stepop.cli.smoke_test import TASK, Trial, try_step
+from airflow_stepop.cli.smoke_test import TASK, SmokeTest, run_smoke_test
 from airflow_stepop.hooks.local import LocalStepHook
 from airflow_stepop.job import JobState
 from airflow_stepop.payload.standalone import make_step
@@ -163,7 +163,7 @@ def test_a_text_of_several_lines_is_printed_below_the_table(stepop, lacking):
 
 def trial(home, call, limit_s=60.0):
     hook, step = LocalStepHook(), make_step(call)
-    tried = Trial(hook, step, limit_s)
+    tried = SmokeTest(hook, step, limit_s)
     return hook, step, tried, tried.run()
 
 
@@ -197,7 +197,7 @@ def test_an_api_that_fails_for_a_while_is_asked_again(home):
                 raise errors.pop()
             return super().status(handles)
 
-    (found,) = try_step(Away(), "tests", None)
+    (found,) = run_smoke_test(Away(), "tests", None)
     assert found.is_ok, found
     assert errors == []
 
@@ -207,7 +207,7 @@ def test_a_job_that_cannot_be_removed_is_said(home):
         def delete(self, handle):
             raise ConnectionError("not now")
 
-    run, left = try_step(Undeletable(), "tests", None)
+    run, left = run_smoke_test(Undeletable(), "tests", None)
     assert run.is_ok
     assert "may stay behind: not now" in left.message
     assert "sweep" in left.fix
@@ -227,5 +227,5 @@ def test_interrupted_it_leaves_nothing(home):
             return super().status(handles)
 
     with pytest.raises(KeyboardInterrupt):
-        try_step(Interrupted(), "tests", None)
+        run_smoke_test(Interrupted(), "tests", None)
     assert jobs_of_trials() == []

@@ -288,7 +288,7 @@ def test_a_submit_during_gc(ran, monkeypatch):
 
     def submit():
         (part,) = spill(payload, default_store, 0).parts.values()
-        submitted.append(Path(part.places[0].uri.removeprefix("file://")))
+        submitted.append(Path(part.ranges[0].uri.removeprefix("file://")))
 
     found = find_garbage(now=NOW, retention_s=DAY_S, complain=pytest.fail)
     submit()  # after gc has looked, before it deletes
