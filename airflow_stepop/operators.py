@@ -113,9 +113,9 @@ class RemoteStepOperator(BaseOperator):
         retry_delay: timedelta | float | None = None,
         **kwargs: Any,
     ) -> None:
-        said = {"retries": retries, "retry_policy": retry_policy, "retry_delay": retry_delay}
-        said |= recovery_arguments({**said, **kwargs}, kwargs.get("default_args") or {})
-        super().__init__(**{name: value for name, value in said.items() if value is not None}, **kwargs)
+        explicit = {"retries": retries, "retry_policy": retry_policy, "retry_delay": retry_delay}
+        explicit |= recovery_arguments({**explicit, **kwargs}, kwargs.get("default_args") or {})
+        super().__init__(**{name: value for name, value in explicit.items() if value is not None}, **kwargs)
         self.command = command
         self.inputs = inputs
         self.outputs = outputs

@@ -208,20 +208,21 @@ class RemoteStepTrigger(BaseTrigger):
             pause_s = LONGEST_PAUSE_S
             await _write(task_log, update.lines)
             subscription.wants_more = not task_log.is_full
-            observer.saw(update.status)
+            observer.status_seen(update.status)
             if isinstance(update.error, IntegrityError):
                 raise update.error  # the worker goes by the handle of the record
             if update.error is not None:
                 return StopReason.UNREACHABLE, str(update.error)
             reason, status = self.deadlines.reason(update.status, clock.now()), update.status
             if reason is not None and reason.needs_fresh_status:
-                status = await self._look(watcher.hook)  # what is known may be old: the API was away, say
+                # what is known may be old: the API was away, say
+                status = await self._fresh_status(watcher.hook)
                 reason = self.deadlines.reason(status, clock.now())
                 pause_s = LOOK_AGAIN_S
             if reason is not None:
                 return reason, status.native if reason.is_deadline and status else ""
 
-    async def _look(self, hook: StepHook) -> JobStatus | None:
+    async def _fresh_status(self, hook: StepHook) -> JobStatus | None:
         """Return how the job stands now; ``None`` while that cannot be had."""
         try:
             return await asyncio.to_thread(hook.look, self.handle)
@@ -246,8 +247,8 @@ class RemoteStepTrigger(BaseTrigger):
             async with asyncio.timeout(SECURE_S):
                 await asyncio.to_thread(hook.secure, self.handle)
         except Exception as error:  # noqa: BLE001, RUF100 - the worker reads the outcome, if it comes in time
-            said = str(error) or type(error).__name__
-            self.log.warning("The outcome of %s could not be secured: %s", self.handle, said)
+            message = str(error) or type(error).__name__
+            self.log.warning("The outcome of %s could not be secured: %s", self.handle, message)
 
     async def _cancel(self) -> None:
         watcher, handle = self._watcher, self.handle

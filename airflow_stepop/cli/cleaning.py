@@ -89,13 +89,13 @@ def _row(orphan: Orphan, now: float) -> Row:
 
 def _sum_up(orphans: Sequence[Orphan], *, is_done: bool) -> None:
     count = Counter(orphan.action for orphan in orphans)
-    said = f"{count[Action.CANCEL]} to cancel, {count[Action.DELETE]} to delete"
+    report = f"{count[Action.CANCEL]} to cancel, {count[Action.DELETE]} to delete"
     if is_done:
-        said = f"{count[Action.CANCEL]} cancelled, {count[Action.DELETE]} deleted"
+        report = f"{count[Action.CANCEL]} cancelled, {count[Action.DELETE]} deleted"
     if count[Action.KEEP]:
-        said += f", {count[Action.KEEP]} finished and kept"
+        report += f", {count[Action.KEEP]} finished and kept"
     is_left = not is_done and count[Action.CANCEL] + count[Action.DELETE]
-    print(f"{said}. Nothing was done: add --yes" if is_left else said)
+    print(f"{report}. Nothing was done: add --yes" if is_left else report)
 
 
 # --- gc

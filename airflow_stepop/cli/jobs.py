@@ -60,7 +60,7 @@ def describe_job(job: Job, now: float, problems: list[str]) -> Row:
         "started_at": shown_time(status.started_at),
         "finished_at": shown_time(status.finished_at),
         "why": status.failure.category.value if status.failure else None,
-        "word": None if status.state.is_terminal else status.native or None,
+        "native_state": None if status.state.is_terminal else status.native or None,
         "usage": usage_of(job, problems) or dict(status.usage) or None,
         "link": link,
         "labels": dict(job.found.labels),
@@ -88,8 +88,8 @@ def _short(row: Row) -> Row:
     index = row["map_index"]
     task = row["task_id"] if index in ("", "-1") else f"{row['task_id']}[{index}]"
     where = f"{row['backend']} ({row['conn_id']})" if row["conn_id"] else row["backend"]
-    word, is_explained, _ = (row["word"] or "").partition(": ")
-    why = row["why"] or (word if is_explained else None)
+    native_state, is_explained, _ = (row["native_state"] or "").partition(": ")
+    why = row["why"] or (native_state if is_explained else None)
     return {
         "job": row["job"],
         "state": f"{row['state']} ({why})" if why else row["state"],

@@ -143,13 +143,13 @@ class SmokeTest:
             return refused(error)
 
     def _overdue(self, status: JobStatus | None) -> Failure:
-        word = status.native if status else self._last_error
+        native_state = status.native if status else self._last_error
         hint = f"see why it waits; --limit gives it more than {self._limit_s:.0f} s"
         if status is not None and status.state is JobState.RUNNING:
             summary = f"the step runs and was not over after {self._limit_s:.0f} s"
-            return Failure(Category.TIMEOUT, summary, word, hint=hint)
+            return Failure(Category.TIMEOUT, summary, native_state, hint=hint)
         summary = f"the step had not begun after {self._limit_s:.0f} s"
-        return Failure(Category.START_TIMEOUT, summary, word, hint=hint)
+        return Failure(Category.START_TIMEOUT, summary, native_state, hint=hint)
 
     def _failed(self, handle: JobHandle, failure: Failure) -> Finding:
         failure = replace(failure, log_tail=failure.log_tail or self._tail(handle))

@@ -82,7 +82,7 @@ class Collector:
         return Collected(data)
 
     def give_up(
-        self, record: StepRecord, handle: JobHandle, reason: StopReason, word: str
+        self, record: StepRecord, handle: JobHandle, reason: StopReason, native_state: str
     ) -> tuple[Collected, JobStatus | None]:
         """End a job that is late; what it has returned after all counts.
 
@@ -95,7 +95,7 @@ class Collector:
             collected = self.collect(record, handle, status)
             if "failure" not in collected.data:
                 return collected, status
-        return Collected({"failure": self._with_tail(given_up(reason, word), handle)}), status
+        return Collected({"failure": self._with_tail(given_up(reason, native_state), handle)}), status
 
     def tidy(self, record: StepRecord) -> None:
         """Delete the finished job, as ``keep`` says; what cannot be deleted now does not fail the task."""

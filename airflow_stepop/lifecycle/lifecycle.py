@@ -194,7 +194,7 @@ class StepLifecycle:
         return self._attach(record.with_handle(handle))
 
     def _attach(self, record: StepRecord) -> JobHandle:
-        handle = self._known(record)
+        handle = self._handle_of(record)
         status = self.jobs.status(handle)
         if status.state.is_terminal and not self._has_answer(handle, status):
             self.log.warning(
@@ -283,14 +283,14 @@ class StepLifecycle:
 
     # -- ending
 
-    def finish(self, handle: JobHandle, reason: StopReason, word: str = "") -> Collected:
+    def finish(self, handle: JobHandle, reason: StopReason, native_state: str = "") -> Collected:
         """Collect what the step came to, save it, and delete what ``keep`` does not want.
 
         :param word: the service's word for how the job stood when a deadline passed
         """
-        began, record = time.monotonic(), self._own_record()
+        began, record = time.monotonic(), self._current_record()
         if reason.is_deadline:
-            collected, status = self._collector.give_up(record, handle, reason, word)
+            collected, status = self._collector.give_up(record, handle, reason, native_state)
         else:
             status = self.jobs.status(handle)
             collected = self._collector.collect(record, handle, status)
@@ -310,7 +310,7 @@ class StepLifecycle:
 
     def resubmission(self, collected: Collected) -> JobHandle | None:
         """Return the next generation's job if the service took this one's machine away, up to a limit."""
-        record, failure = self._own_record(), collected.failure
+        record, failure = self._current_record(), collected.failure
         if (
             failure is None
             or failure.category not in RESUBMITTED
@@ -347,9 +347,9 @@ class StepLifecycle:
         ``None`` when there is none yet, as there was no room for it: :meth:`begin` goes on.
         """
         self.record = load_record(self._state)
-        return self._own_record().handle
+        return self._current_record().handle
 
-    def _own_record(self) -> StepRecord:
+    def _current_record(self) -> StepRecord:
         if self.record is None:
             raise StepFailedError(
                 Failure(
@@ -360,7 +360,7 @@ class StepLifecycle:
             )
         return self.record
 
-    def _known(self, record: StepRecord) -> JobHandle:
+    def _handle_of(self, record: StepRecord) -> JobHandle:
         if record.handle is None:
             raise StepFailedError(
                 Failure(Category.LOST, "the record of this step has no job", hint="clear the task"),

@@ -200,8 +200,10 @@ class StepRequest:
     def poll_interval_s(self) -> float:
         """The task's argument, the configured interval, or the backend's own."""
         configured = conf.get("stepop", "poll_interval", fallback="")
-        said = seconds(self.operator.poll_interval, "poll_interval") or (configured and float(configured))
-        return said or self.own_hook.poll_interval_s
+        interval_s = seconds(self.operator.poll_interval, "poll_interval") or (
+            configured and float(configured)
+        )
+        return interval_s or self.own_hook.poll_interval_s
 
     @cached_property
     def _requirements(self) -> list[str]:
@@ -282,10 +284,10 @@ class StepRequest:
 
     def _env(self) -> dict[str, str]:
         """Return the step's environment: what the user says wins."""
-        ours = trace_environment(getattr(self.ti, "context_carrier", None))
+        own_env = trace_environment(getattr(self.ti, "context_carrier", None))
         if self.is_debugged:
-            ours[ENV_DEBUG] = "1"
-        return {**ours, **{name: str(value) for name, value in (self.operator.env or {}).items()}}
+            own_env[ENV_DEBUG] = "1"
+        return {**own_env, **{name: str(value) for name, value in (self.operator.env or {}).items()}}
 
     @cached_property
     def observer(self) -> Observer:

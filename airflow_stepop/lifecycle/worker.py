@@ -69,7 +69,7 @@ class WorkerSession:
         )
         self._begun = context["ti"].start_date
         self._has_retry = bool(context["ti"].try_number <= context["ti"].max_tries)
-        self._word = ""  # the service's own for the job's state
+        self._native_state = ""  # the service's own for the job's state
         self._is_ended = False  # by the user: a submit that is still under way cancels its own job
         self._is_in_doubt = False  # asked to end, and Airflow could not be asked why
         self._is_uncancelled = False  # ended by the user, and the job could not be cancelled at once
@@ -98,7 +98,7 @@ class WorkerSession:
                     f"the triggerer cannot see {handle}: {event.get('error')}. Set deferrable=False"
                 )
             if reason is StopReason.FINISHED and not self.lifecycle.jobs.status(handle).state.is_terminal:
-                reason = self.wait_here(handle)
+                reason = self.wait_in_worker(handle)
             return self._end(handle, reason, str(event.get("error") or ""))
 
     def recover(self, failure: Mapping[str, Any]) -> Any:
@@ -110,7 +110,7 @@ class WorkerSession:
             handle = self.lifecycle.resume()
             if handle is None:
                 return self._begin_again()
-            return self._end(handle, self.wait_here(handle))
+            return self._end(handle, self.wait_in_worker(handle))
 
     def on_kill(self) -> None:
         """Ended by the user: cancel. This worker is going away and the task will be tried again: leave the
@@ -150,7 +150,7 @@ class WorkerSession:
         self._settle_doubt()
         if self._defers(hook):
             self._defer(began)
-        return self._end(began, self.wait_here(began))
+        return self._end(began, self.wait_in_worker(began))
 
     def _begin_again(self) -> Any:
         """Submit after a pause; Airflow does not watch its own limit for the task meanwhile."""
@@ -159,9 +159,9 @@ class WorkerSession:
             raise AirflowTaskTimeout("the task's execution_timeout passed before there was room for its job")
         return self._go_on(self.lifecycle.begin())
 
-    def _end(self, handle: JobHandle, reason: StopReason, word: str = "") -> Any:
+    def _end(self, handle: JobHandle, reason: StopReason, native_state: str = "") -> Any:
         self.operator.job_url = self.request.hook(handle.backend, handle.conn_id).link(handle)
-        collected = self.lifecycle.finish(handle, reason, word or self._word)
+        collected = self.lifecycle.finish(handle, reason, native_state or self._native_state)
         again = self.lifecycle.resubmission(collected)
         return self._go_on(again) if again is not None else self._to_xcom(collected)
 
@@ -170,10 +170,10 @@ class WorkerSession:
         if failure is None:
             value = to_xcom(collected.data["result"])
             self.observer.phase("result handed over")
-            self._tell_usage(collected.usage)
+            self._report_usage(collected.usage)
             return value
         failure, next_memory = self._with_advice(failure)
-        self._tell_usage(collected.usage)
+        self._report_usage(collected.usage)
         handle = self.lifecycle.record.handle if self.lifecycle.record else None
         where = f"{handle} {self.operator.job_url or ''}".strip() if handle else ""
         error = to_exception(failure, where, next_memory)
@@ -190,7 +190,7 @@ class WorkerSession:
         next_memory, advice = on_oom.advice(self.lifecycle.memory_bytes(record), self._has_retry)
         return replace(failure, hint=advice), next_memory
 
-    def _tell_usage(self, used: Mapping[str, Any]) -> None:
+    def _report_usage(self, used: Mapping[str, Any]) -> None:
         """Log and push what the step used; the step has come to its end whatever becomes of that."""
         from airflow.sdk.execution_time.xcom import XCom
 
@@ -248,7 +248,7 @@ class WorkerSession:
         trigger = PauseTrigger(until if end is None else min(until, end))
         self.operator.defer(trigger=trigger, method_name="resume")
 
-    def wait_here(self, handle: JobHandle) -> StopReason:
+    def wait_in_worker(self, handle: JobHandle) -> StopReason:
         """Wait in the worker, by the rules of the trigger."""
         hook, deadlines = self.request.hook(handle.backend, handle.conn_id), self._deadlines()
         backoff = Backoff(self.request.poll_interval_s)
@@ -269,8 +269,8 @@ class WorkerSession:
                 task_log.write(chunk.lines)
                 cursor = chunk.cursor
                 pause_s = min(pause_s, LOG_POLL_S) if chunk.lines else pause_s
-            self.observer.saw(status)
-            self._word = status.native if status is not None else ""
+            self.observer.status_seen(status)
+            self._native_state = status.native if status is not None else ""
             if reason := deadlines.reason(fresh, clock.now()):
                 if reason is StopReason.FINISHED:
                     self._write_rest(task_log, cursor)

@@ -135,13 +135,13 @@ def _small(result: dict[str, Any], base_uri: str, job: str) -> dict[str, Any]:
     }
 
 
-def _stored(place: Any) -> dict[str, Any]:
+def _stored(reference: Any) -> dict[str, Any]:
     fields = {"uri": TEXT, "sha256": TEXT, "size": COUNT, "host": TEXT}
-    place = checked_fields(place, "the place of the collected result", fields)
-    store, path = locate(place["uri"], place["host"])
-    data = store.read(path, place["size"])
-    if hashlib.sha256(data).hexdigest() != place["sha256"]:
-        raise IntegrityError(f"{place['uri']} changed after it was written")
+    reference = checked_fields(reference, "the reference to the collected result", fields)
+    store, path = locate(reference["uri"], reference["host"])
+    data = store.read(path, reference["size"])
+    if hashlib.sha256(data).hexdigest() != reference["sha256"]:
+        raise IntegrityError(f"{reference['uri']} changed after it was written")
     return dict(json.loads(data))
 
 
@@ -159,14 +159,14 @@ def to_xcom(result: Mapping[str, Any]) -> Any:
     if len(result) != 1:
         raise IntegrityError(f"the collected result is not one of {', '.join(_RESULT_FIELDS)} and nothing")
     if "dict" in result:
-        return {key: _given(kept) for key, kept in result["dict"].items()}
+        return {key: _value_of(collected) for key, collected in result["dict"].items()}
     if "list" in result:
-        return [_given(kept) for kept in result["list"]]
-    return _given(result["value"]) if "value" in result else None
+        return [_value_of(collected) for collected in result["list"]]
+    return _value_of(result["value"]) if "value" in result else None
 
 
-def _given(kept: Any) -> Any:
-    known = checked_fields(kept, "a collected value", {}, {"plain": OBJECT, "reference": OBJECT})
+def _value_of(collected: Any) -> Any:
+    known = checked_fields(collected, "a collected value", {}, {"plain": OBJECT, "reference": OBJECT})
     if "reference" in known:
         return StepResult.from_json(known["reference"])
     try:

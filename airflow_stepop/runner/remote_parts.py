@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from .entries import SegmentError
-from .files import tell
+from .files import report
 from .hashing import ReadBuffer, sha256
 from .threads import Progress, in_order
 from .urls import check_size, get
@@ -49,7 +49,7 @@ def read_ranges(folder: str, location: Any, segment: dict[str, Any], codec: str)
 def _filled(folder: str, ranges: list[list[Any]], view: memoryview, name: str, whole: str) -> str:
     """Read ranges into ``view``, and return the SHA-256 of what they are. No part of the view is kept."""
     jobs = _requests(ranges, view)
-    progress = Progress(f"reading {name}", len(view), tell)
+    progress = Progress(f"reading {name}", len(view), report)
 
     def read(job: tuple[str, int, memoryview]) -> memoryview:
         where, offset, part = job

@@ -12,7 +12,7 @@ import urllib.request
 from functools import partial
 
 from .entries import SegmentError
-from .files import tell
+from .files import report
 from .threads import Progress
 from .values import CHUNK_BYTES
 
@@ -85,7 +85,7 @@ def fetch(url: str, path: str) -> bool:
                 return False
             data, total, tag = found
             stream.write(data)
-            progress = progress or Progress(f"reading {url.partition('?')[0]}", total, tell)
+            progress = progress or Progress(f"reading {url.partition('?')[0]}", total, report)
             progress.add(len(data))
             progress.tick()
     if progress is not None:

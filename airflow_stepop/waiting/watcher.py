@@ -64,30 +64,30 @@ class Subscription:
         has_begun = self._status is not None and self._status.state is not JobState.PENDING
         return has_begun and self.wants_more and not self._lines
 
-    def tell_status(self, status: JobStatus) -> None:
+    def report_status(self, status: JobStatus) -> None:
         if status != self._status:
             self._status = status
             self._news.set()
 
-    def tell_lines(self, lines: Sequence[LogLine], cursor: Cursor) -> None:
+    def report_lines(self, lines: Sequence[LogLine], cursor: Cursor) -> None:
         self.cursor = cursor
         if lines:
             self._lines.extend(lines)
             self._news.set()
 
-    def tell_error(self, error: StepConfigError | IntegrityError) -> None:
+    def report_error(self, error: StepConfigError | IntegrityError) -> None:
         self._error = error
         self._news.set()
 
     async def next(self, timeout_s: float | None = None) -> Update:
         """Return what is new as soon as there is something, or after ``timeout_s`` the last known status."""
-        await _heard(self._news, timeout_s)
+        await _wait_for(self._news, timeout_s)
         self._news.clear()
         lines, self._lines = self._lines, []
         return Update(self._status, lines, self._error)
 
 
-async def _heard(event: asyncio.Event, timeout_s: float | None) -> None:
+async def _wait_for(event: asyncio.Event, timeout_s: float | None) -> None:
     """Wait for ``event``, at most ``timeout_s``."""
     # Not wait_for(): in Python 3.11 it forgets a cancellation that comes together with the event
     with contextlib.suppress(TimeoutError):
@@ -121,7 +121,7 @@ class Watcher:
         subscription = Subscription(handle, poll_interval_s)
         self._subscriptions.setdefault(handle, set()).add(subscription)
         if handle in self._known:
-            self._tell_one(subscription, self._known[handle])
+            self._report_to(subscription, self._known[handle])
         self._arrival.set()
         self._start()
         try:
@@ -164,19 +164,20 @@ class Watcher:
         backoff = Backoff(min(s.poll_interval_s for s in self._all()))
         while True:
             if backoff.errors:
-                await self._look_up_again()
+                await self._reload_connection()
             if self._arrival.is_set() and backoff.may_quicken:
                 backoff.quicken()
             self._arrival.clear()
             backoff.poll_interval_s = min(s.poll_interval_s for s in self._all())
             handles = [h for h in self._subscriptions if not self._is_over(h)]
-            is_telling = self.hook.changed() is not None  # before the question: what comes after it is new
+            # before the question: what comes after it is new
+            follows_changes = self.hook.changed() is not None
             pause_s = await self._ask(handles, backoff) if handles else backoff.poll_interval_s
-            if is_telling and not backoff.errors:
+            if follows_changes and not backoff.errors:
                 pause_s = await self._follow(backoff)
             await self._pause(pause_s, may_end_early=backoff.may_quicken)
 
-    async def _look_up_again(self) -> None:
+    async def _reload_connection(self) -> None:
         """Go on with the connection as it is now: somebody may have replaced what is valid no more."""
         if self._again is None:
             return
@@ -211,7 +212,7 @@ class Watcher:
         if not may_end_early:
             await asyncio.sleep(pause_s)
             return
-        await _heard(self._arrival, pause_s)
+        await _wait_for(self._arrival, pause_s)
 
     def _is_over(self, handle: JobHandle) -> bool:
         return handle in self._known and self._known[handle].state.is_terminal
@@ -231,25 +232,25 @@ class Watcher:
                 # One handle is damaged, or leads elsewhere: find it, so that the others are answered
                 return max([await self._ask([handle], backoff) for handle in handles])
             for subscription in self._of(handles):
-                subscription.tell_error(error)
+                subscription.report_error(error)
             return backoff.after_error()
         except Exception as error:  # noqa: BLE001, RUF100 - an API error is never a job state, whatever its class
             pause_s = backoff.after_error()
             count(WATCHER_ERRORS, 1, tags)
             log.warning("%s: no status (%s); asking again in %.0f s", self.hook.backend, error, pause_s)
             return pause_s
-        self._tell(statuses)
+        self._report(statuses)
         return backoff.after_success()
 
-    def _tell(self, statuses: Mapping[JobHandle, JobStatus]) -> None:
+    def _report(self, statuses: Mapping[JobHandle, JobStatus]) -> None:
         for handle, status in statuses.items():
             if handle in self._subscriptions:
                 self._known[handle] = status
                 for subscription in self._subscriptions[handle]:
-                    self._tell_one(subscription, status)
+                    self._report_to(subscription, status)
 
-    def _tell_one(self, subscription: Subscription, status: JobStatus) -> None:
-        subscription.tell_status(status)
+    def _report_to(self, subscription: Subscription, status: JobStatus) -> None:
+        subscription.report_status(status)
         if status.state is not JobState.PENDING and subscription not in self._begun:
             self._begun[subscription] = None
             self._begun.move_to_end(subscription, last=False)
@@ -280,7 +281,7 @@ class Watcher:
         for subscription in subscriptions:
             chunk = chunks.get(subscription.handle)
             if chunk is not None and subscription.cursor == cursors[subscription.handle]:
-                subscription.tell_lines(chunk.lines, chunk.cursor)
+                subscription.report_lines(chunk.lines, chunk.cursor)
 
 
 @dataclass

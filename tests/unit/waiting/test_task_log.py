@@ -227,4 +227,4 @@ def test_a_worker_hears_of_an_end_although_no_log_can_be_read(hook, handle):
     session.lifecycle = SimpleNamespace(deadlines=lambda _: Deadlines())
     status = hook.status
     hook.status = lambda handles: pytest.fail("it waits on") if hook.calls["status"] else status(handles)
-    assert session.wait_here(handle) is StopReason.FINISHED
+    assert session.wait_in_worker(handle) is StopReason.FINISHED

@@ -35,7 +35,7 @@ POINTS = {
     "submitting": ("hook", "submit", "before", None),
     "submitted": ("lifecycle", "_save", "before", lambda record: record.handle and not record.collected),
     "saved": ("lifecycle", "_save", "after", lambda record: record.handle and not record.collected),
-    "waiting": ("session", "wait_here", "before", None),
+    "waiting": ("session", "wait_in_worker", "before", None),
     "finishing": ("lifecycle", "finish", "before", None),
     "read": ("lifecycle", "_save", "before", lambda record: record.collected),
     "collected": ("lifecycle", "_save", "after", lambda record: record.collected),
@@ -118,14 +118,14 @@ class Asking(CrashStep):
         from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
 
         session = super()._open(context)
-        wait, mark = session.wait_here, self.env["STEPOP_TEST_MARK"]
+        wait, mark = session.wait_in_worker, self.env["STEPOP_TEST_MARK"]
 
         def ask_and_wait(handle):
             with SUPERVISOR_COMMS._thread_lock:
                 hold(mark)
             return wait(handle)
 
-        session.wait_here = ask_and_wait
+        session.wait_in_worker = ask_and_wait
         return session
 
 
@@ -135,7 +135,7 @@ class Importing(CrashStep):
     def _open(self, context):
         session = super()._open(context)
         hook, mark = session.request.own_hook, self.env["STEPOP_TEST_MARK"]
-        wait, cancel = session.wait_here, hook.cancel
+        wait, cancel = session.wait_in_worker, hook.cancel
         client = sys.modules["client_of_a_test"] = ModuleType("client_of_a_test")
 
         def import_and_wait(handle):
@@ -148,7 +148,7 @@ class Importing(CrashStep):
 
             cancel(handle)
 
-        session.wait_here, hook.cancel = import_and_wait, import_and_cancel
+        session.wait_in_worker, hook.cancel = import_and_wait, import_and_cancel
         return session
 
 
