@@ -86,7 +86,7 @@ class Collector:
     ) -> tuple[Collected, JobStatus | None]:
         """End a job that is late; what it has returned after all counts.
 
-        :param word: the service's word for how it stood then
+        :param native_state: the service's word for how it stood then
         """
         self._jobs.cancel(handle)
         self._jobs.wait_until_over(handle, STOP_LIMIT_S)

@@ -34,7 +34,7 @@ _DEADLINES = {
 def given_up(reason: StopReason, native_state: str = "") -> Failure:
     """Return the failure of a step that was cancelled at a deadline.
 
-    :param word: the service's word for how it stood then
+    :param native_state: the service's word for how it stood then
     """
     category, summary, hint = _DEADLINES[reason]
     return Failure(category, summary, native_state if reason is StopReason.START_TIMEOUT else "", hint=hint)

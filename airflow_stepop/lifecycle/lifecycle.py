@@ -286,7 +286,7 @@ class StepLifecycle:
     def finish(self, handle: JobHandle, reason: StopReason, native_state: str = "") -> Collected:
         """Collect what the step came to, save it, and delete what ``keep`` does not want.
 
-        :param word: the service's word for how the job stood when a deadline passed
+        :param native_state: the service's word for how the job stood when a deadline passed
         """
         began, record = time.monotonic(), self._current_record()
         if reason.is_deadline:
