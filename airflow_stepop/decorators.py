@@ -59,11 +59,11 @@ def remote_step(
         **kwargs,
     )
     if isinstance(made, _TaskDecorator):
-        return cast("TaskDecorator", _ours(made))
-    return cast("TaskDecorator", lambda function: _ours(made(function)))
+        return cast("TaskDecorator", _step_decorator(made))
+    return cast("TaskDecorator", lambda function: _step_decorator(made(function)))
 
 
-def _ours(made: Any) -> Any:
+def _step_decorator(made: Any) -> Any:
     return RemoteStepTaskDecorator(
         function=made.function,
         multiple_outputs=made.multiple_outputs,

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from airflow_stepop.core.stored_json import OBJECT, TEXT, known_fields, or_nothing
+from airflow_stepop.core.stored_json import OBJECT, TEXT, checked_fields, or_nothing
 from airflow_stepop.resources import ResourceSettings
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class JobHandle:
 
         :raises IntegrityError: this is none
         """
-        return cls(**known_fields(data, "a job's handle", _HANDLE_FIELDS, {"detail": OBJECT}))
+        return cls(**checked_fields(data, "a job's handle", _HANDLE_FIELDS, {"detail": OBJECT}))
 
     def __str__(self) -> str:
         return f"{self.backend} job {self.id}"
@@ -166,7 +166,7 @@ class StepSpec:
 
 
 @dataclass(frozen=True)
-class Place:
+class ObjectRange:
     """Bytes of one object in a store, from ``offset`` on; without one, all of the object."""
 
     uri: str
@@ -176,14 +176,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Part:
-    """One named blob of the payload: in memory (``buffers``, in a row), or already in the store (``places``,
+    """One named blob of the payload: in memory (``buffers``, in a row), or already in the store (``ranges``,
     in a row).
     """
 
     sha256: str
     size: int
     buffers: Sequence[Buffer] | None = None
-    places: Sequence[Place] = ()
+    ranges: Sequence[ObjectRange] = ()
 
     @property
     def data(self) -> bytes | None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
-    from airflow_stepop.lifecycle.worker import Stint
+    from airflow_stepop.lifecycle.worker import WorkerSession
     from airflow_stepop.oom import MoreMemory
 
 allow_class(StepResult)
@@ -113,9 +113,9 @@ class RemoteStepOperator(BaseOperator):
         retry_delay: timedelta | float | None = None,
         **kwargs: Any,
     ) -> None:
-        said = {"retries": retries, "retry_policy": retry_policy, "retry_delay": retry_delay}
-        said |= recovery_arguments({**said, **kwargs}, kwargs.get("default_args") or {})
-        super().__init__(**{name: value for name, value in said.items() if value is not None}, **kwargs)
+        explicit = {"retries": retries, "retry_policy": retry_policy, "retry_delay": retry_delay}
+        explicit |= recovery_arguments({**explicit, **kwargs}, kwargs.get("default_args") or {})
+        super().__init__(**{name: value for name, value in explicit.items() if value is not None}, **kwargs)
         self.command = command
         self.inputs = inputs
         self.outputs = outputs
@@ -143,7 +143,7 @@ class RemoteStepOperator(BaseOperator):
         if outputs and command is not None:
             self.multiple_outputs = True  # score.output["metrics.json"]
         self.job_url: str | None = None
-        self._stint: Stint | None = None
+        self._session: WorkerSession | None = None
         check_arguments(self)
 
     # -- arguments
@@ -173,11 +173,11 @@ class RemoteStepOperator(BaseOperator):
 
     def on_kill(self) -> None:
         """Called in a signal handler, with five seconds to live."""
-        if self._stint is not None:
-            self._stint.on_kill()
+        if self._session is not None:
+            self._session.on_kill()
 
-    def _open(self, context: Context) -> Stint:
-        from airflow_stepop.lifecycle.worker import Stint
+    def _open(self, context: Context) -> WorkerSession:
+        from airflow_stepop.lifecycle.worker import WorkerSession
 
-        self._stint = Stint(self, context)
-        return self._stint
+        self._session = WorkerSession(self, context)
+        return self._session

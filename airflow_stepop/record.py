@@ -14,7 +14,7 @@ from secrets import token_hex
 from typing import Any, Protocol
 
 from airflow_stepop.core.naming import job_name
-from airflow_stepop.core.stored_json import COUNT, NUMBER, OBJECT, TEXT, known_fields, or_nothing
+from airflow_stepop.core.stored_json import COUNT, NUMBER, OBJECT, TEXT, checked_fields, or_nothing
 from airflow_stepop.exceptions import IntegrityError
 from airflow_stepop.failure import Failure
 from airflow_stepop.job import JobHandle
@@ -75,14 +75,14 @@ class StepRecord:
 
         :raises IntegrityError: this is none
         """
-        known = known_fields(data, "the record", _FIELDS, _LATER_FIELDS)
+        known = checked_fields(data, "the record", _FIELDS, _LATER_FIELDS)
         labels = known.get("labels", {})
-        known_fields(labels, "the record's labels", {}, dict.fromkeys(labels, TEXT))
+        checked_fields(labels, "the record's labels", {}, dict.fromkeys(labels, TEXT))
         if known.get("collected") is not None:
             _check_collected(known["collected"])
         handle = known.get("handle")
         known["handle"] = JobHandle.from_json(handle) if handle is not None else None
-        known["call"] = Call(**known_fields(known["call"], "the record's call", _CALL_FIELDS))
+        known["call"] = Call(**checked_fields(known["call"], "the record's call", _CALL_FIELDS))
         return cls(**known)
 
     def with_handle(self, handle: JobHandle) -> StepRecord:
@@ -112,12 +112,12 @@ _LATER_FIELDS = {
 
 
 def _check_collected(collected: Mapping[str, Any]) -> None:
-    usage = known_fields(collected, "what the record has collected", {}, {"usage": OBJECT}).get("usage", {})
-    known_fields(usage, "the record's usage", {}, {"asked": OBJECT, "hint": TEXT})
+    usage = checked_fields(collected, "what the record has collected", {}, {"usage": OBJECT}).get("usage", {})
+    checked_fields(usage, "the record's usage", {}, {"asked": OBJECT, "hint": TEXT})
     if "failure" in collected:
         Failure.from_json(collected["failure"])
     else:
-        known_fields(collected, "what the record has collected", {"result": OBJECT})
+        checked_fields(collected, "what the record has collected", {"result": OBJECT})
 
 
 def first_record(
@@ -144,7 +144,7 @@ def first_record(
     )
 
 
-class Way(StrEnum):
+class ResumeDecision(StrEnum):
     """How a try goes on from the record that it finds."""
 
     START = "start"  # nothing is known: a new generation
@@ -154,15 +154,15 @@ class Way(StrEnum):
     RETURN = "return"  # the result was collected and its XCom was not pushed: return it again
 
 
-def way_on(record: StepRecord | None, call: Call) -> Way:
+def resume_decision(record: StepRecord | None, call: Call) -> ResumeDecision:
     """Return how a new try goes on. The order matters: a cleared or changed step never reuses anything."""
     if record is None:
-        return Way.START
+        return ResumeDecision.START
     if record.call != call:
-        return Way.REPLACE
+        return ResumeDecision.REPLACE
     if record.collected is not None:
-        return Way.RETURN if "result" in record.collected else Way.REPLACE
-    return Way.CONTINUE if record.handle is None else Way.ATTACH
+        return ResumeDecision.RETURN if "result" in record.collected else ResumeDecision.REPLACE
+    return ResumeDecision.CONTINUE if record.handle is None else ResumeDecision.ATTACH
 
 
 def load_record(state: StateStore) -> StepRecord | None:

@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.core.host import host_of
 from airflow_stepop.core.signing_key import signing_key
-from airflow_stepop.core.stored_json import OBJECT, TEXT, known_fields
+from airflow_stepop.core.stored_json import OBJECT, TEXT, checked_fields
 from airflow_stepop.core.units import shown_size
 from airflow_stepop.exceptions import IntegrityError, StepopError
 from airflow_stepop.runner.entries import SegmentError
 from airflow_stepop.runner.pickling import dag_class
 from airflow_stepop.runner.protocol import DATA_CODECS
 from airflow_stepop.runner.values import check_entry, decode_entry
-from airflow_stepop.stores.pieces import places_of, read_places
+from airflow_stepop.stores.pieces import ranges_of, read_ranges
 
 if TYPE_CHECKING:
-    from airflow_stepop.job import Buffer, Place
+    from airflow_stepop.job import Buffer, ObjectRange
 
 RUNNER_PACKAGE, HOST_PACKAGE = "stepop_runner", "airflow_stepop.runner"  # the same code on the two sides
 
@@ -60,7 +60,7 @@ class StepResult:
         :raises IntegrityError: this is none
         """
         required = {"entry": OBJECT, "base_uri": TEXT}
-        known = known_fields(data, "the reference to a result", required, {"host": TEXT, "mac": TEXT})
+        known = checked_fields(data, "the reference to a result", required, {"host": TEXT, "mac": TEXT})
         try:
             check_entry(known["entry"])
         except SegmentError as error:
@@ -90,9 +90,9 @@ class StepResult:
         parts = [self.codec, *(segment["sha256"] for segment in self.entry["segments"])]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
-    def places(self) -> list[Place]:
+    def ranges(self) -> list[ObjectRange]:
         """Return where in the store its bytes lie."""
-        return [place for segment in self.entry["segments"] for place in places_of(segment, self.base_uri)]
+        return [one for segment in self.entry["segments"] for one in ranges_of(segment, self.base_uri)]
 
     def load(self) -> Any:
         """Return the value.
@@ -124,7 +124,7 @@ class StepResult:
             )
 
     def _read_segment(self, segment: Mapping[str, Any], codec: str) -> Buffer:
-        return read_places(places_of(segment, self.base_uri), segment, self.host, codec)
+        return read_ranges(ranges_of(segment, self.base_uri), segment, self.host, codec)
 
     def _expected_mac(self) -> str:
         message = json.dumps([self.entry, self.base_uri, self.host], sort_keys=True).encode()

@@ -14,7 +14,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from airflow_stepop.exceptions import IntegrityError, StepConfigError
 from airflow_stepop.job import JobHandle, JobStatus, LogLine
 from airflow_stepop.registry import create_hook
-from airflow_stepop.waiting.deadlines import Clock, Deadlines, Reason
+from airflow_stepop.waiting.deadlines import Clock, Deadlines, StopReason
 from airflow_stepop.waiting.observer import Observer
 from airflow_stepop.waiting.task_log import TaskLog, configured_limit
 from airflow_stepop.waiting.task_state import task_state
@@ -105,7 +105,7 @@ class PauseTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         await asyncio.sleep(max(self.until - time.time(), HOLD_S))
-        yield TriggerEvent({"reason": Reason.PAUSED.value})
+        yield TriggerEvent({"reason": StopReason.PAUSED.value})
 
 
 class RemoteStepTrigger(BaseTrigger):
@@ -178,7 +178,7 @@ class RemoteStepTrigger(BaseTrigger):
         waited_s = time.time() - float(self.waiter.get("since", 0))
         return min(max(HOLD_S - waited_s, 0), HOLD_S)  # whatever the clocks of two hosts say
 
-    async def _wait(self) -> tuple[Reason, str]:
+    async def _wait(self) -> tuple[StopReason, str]:
         limit = configured_limit() if self.log_limit is None else self.log_limit
         backend, conn_id = self.handle.backend, self.handle.conn_id
         make = partial(_make_hook, backend, conn_id)
@@ -189,16 +189,16 @@ class RemoteStepTrigger(BaseTrigger):
             if reason.is_deadline:
                 self.log.warning("%s: %s; it is being cancelled", self.handle, reason.value)
                 await self._cancel()
-            if reason is Reason.FINISHED:
+            if reason is StopReason.FINISHED:
                 await self._secure(watcher.hook)
             task_log.hook = watcher.hook  # another one, if the connection was changed meanwhile
-            if reason is not Reason.UNREACHABLE:
+            if reason is not StopReason.UNREACHABLE:
                 await self._drain(subscription, task_log)
         return reason, error
 
     async def _until_over(
         self, watcher: Watcher, subscription: Subscription, task_log: TaskLog
-    ) -> tuple[Reason, str]:
+    ) -> tuple[StopReason, str]:
         clock = Clock()
         observer = Observer(self.waiter, self.log if self.debug else None, self.log)
         update, pause_s = Update(), LONGEST_PAUSE_S
@@ -208,20 +208,21 @@ class RemoteStepTrigger(BaseTrigger):
             pause_s = LONGEST_PAUSE_S
             await _write(task_log, update.lines)
             subscription.wants_more = not task_log.is_full
-            observer.saw(update.status)
+            observer.status_seen(update.status)
             if isinstance(update.error, IntegrityError):
                 raise update.error  # the worker goes by the handle of the record
             if update.error is not None:
-                return Reason.UNREACHABLE, str(update.error)
+                return StopReason.UNREACHABLE, str(update.error)
             reason, status = self.deadlines.reason(update.status, clock.now()), update.status
-            if reason is not None and reason.goes_by_status:
-                status = await self._look(watcher.hook)  # what is known may be old: the API was away, say
+            if reason is not None and reason.needs_fresh_status:
+                # what is known may be old: the API was away, say
+                status = await self._fresh_status(watcher.hook)
                 reason = self.deadlines.reason(status, clock.now())
                 pause_s = LOOK_AGAIN_S
             if reason is not None:
                 return reason, status.native if reason.is_deadline and status else ""
 
-    async def _look(self, hook: StepHook) -> JobStatus | None:
+    async def _fresh_status(self, hook: StepHook) -> JobStatus | None:
         """Return how the job stands now; ``None`` while that cannot be had."""
         try:
             return await asyncio.to_thread(hook.look, self.handle)
@@ -246,8 +247,8 @@ class RemoteStepTrigger(BaseTrigger):
             async with asyncio.timeout(SECURE_S):
                 await asyncio.to_thread(hook.secure, self.handle)
         except Exception as error:  # noqa: BLE001, RUF100 - the worker reads the outcome, if it comes in time
-            said = str(error) or type(error).__name__
-            self.log.warning("The outcome of %s could not be secured: %s", self.handle, said)
+            message = str(error) or type(error).__name__
+            self.log.warning("The outcome of %s could not be secured: %s", self.handle, message)
 
     async def _cancel(self) -> None:
         watcher, handle = self._watcher, self.handle

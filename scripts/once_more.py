@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support import journal
-from tests.support.journal import Failure, Journal, Session, told_exit
+from tests.support.journal import Failure, Journal, Session, describe_exit
 
 MOST_FLAKY = 5
 # A run with more than that has one big trouble, which a second run would only repeat, slowly
@@ -85,7 +85,7 @@ def final_reasons(session: Session) -> list[str]:
     ]
     is_unexplained = session.exit_code != 0 and not failures and not session.never_ran
     if ended_oddly(session) or is_unexplained:
-        found.append(f"pytest {' '.join(session.arguments)}: {told_exit(session.exit_code)}")
+        found.append(f"pytest {' '.join(session.arguments)}: {describe_exit(session.exit_code)}")
     return found
 
 

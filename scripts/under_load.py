@@ -51,7 +51,7 @@ class Run:
     seconds: float
     failed: list[str]
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """Return the run as a line for people."""
         failed = f"; failed: {' '.join(self.failed)}" if self.failed else ""
         return f"exit code {self.exit_code} after {self.seconds:.0f} s{failed}"
@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
         with busy_loops(options.loops):
             run = run_once(command)
         log.add(run)
-        print(f"==> run {count} of {times}: {run.told()}", flush=True)
+        print(f"==> run {count} of {times}: {run.summary()}", flush=True)
     runs = log.runs(command)
     failed = [run for run in runs if run.exit_code]
     print(f"==> {len(failed)} of {len(runs)} runs failed; {options.log} has all of them")

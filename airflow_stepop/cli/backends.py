@@ -28,8 +28,8 @@ def list_command(args: Namespace) -> None:
 
     problems: list[str] = []
     reached: dict[str, list[str]] = {}
-    for place in connections(problems.append):
-        reached.setdefault(place.backend, []).append(str(place.conn_id))
+    for target in connections(problems.append):
+        reached.setdefault(target.backend, []).append(str(target.conn_id))
     rows = [
         {
             "backend": backend.name,

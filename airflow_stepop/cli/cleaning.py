@@ -20,7 +20,7 @@ from airflow_stepop.cli.output import (
 )
 from airflow_stepop.core.units import shown_size
 from airflow_stepop.exceptions import StepConfigError
-from airflow_stepop.inventory.targets import deployment, find_jobs, usable_places
+from airflow_stepop.inventory.targets import deployment, find_jobs, usable_targets
 from airflow_stepop.maintenance.orphans import Action, Orphan, find_orphans, retention_s
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def sweep_command(args: Namespace) -> None:
         )
     problems: list[str] = []
     now = time.time()
-    jobs = find_jobs(usable_places(problems.append, args.conn_id), {}, problems.append)
+    jobs = find_jobs(usable_targets(problems.append, args.conn_id), {}, problems.append)
     orphans = list(
         find_orphans(
             jobs,
@@ -76,7 +76,7 @@ def _row(orphan: Orphan, now: float) -> Row:
     return {
         "action": orphan.action.value,
         "job": job.handle.name,
-        "backend": str(job.place),
+        "backend": str(job.target),
         "state": job.status.state.value,
         "age": shown_duration(now - job.found.created_at),
         "dag": job.label("dag_id"),
@@ -89,13 +89,13 @@ def _row(orphan: Orphan, now: float) -> Row:
 
 def _sum_up(orphans: Sequence[Orphan], *, is_done: bool) -> None:
     count = Counter(orphan.action for orphan in orphans)
-    said = f"{count[Action.CANCEL]} to cancel, {count[Action.DELETE]} to delete"
+    report = f"{count[Action.CANCEL]} to cancel, {count[Action.DELETE]} to delete"
     if is_done:
-        said = f"{count[Action.CANCEL]} cancelled, {count[Action.DELETE]} deleted"
+        report = f"{count[Action.CANCEL]} cancelled, {count[Action.DELETE]} deleted"
     if count[Action.KEEP]:
-        said += f", {count[Action.KEEP]} finished and kept"
+        report += f", {count[Action.KEEP]} finished and kept"
     is_left = not is_done and count[Action.CANCEL] + count[Action.DELETE]
-    print(f"{said}. Nothing was done: add --yes" if is_left else said)
+    print(f"{report}. Nothing was done: add --yes" if is_left else report)
 
 
 # --- gc

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from airflow_stepop.cli.output import Row, command, complain, print_rows, shown_duration, shown_time
 from airflow_stepop.core.printable import printable
 from airflow_stepop.exceptions import StepConfigError, StepopError
-from airflow_stepop.inventory.targets import Job, deployment, find_jobs, usable_places
+from airflow_stepop.inventory.targets import Job, deployment, find_jobs, usable_targets
 from airflow_stepop.lifecycle.usage import describe
-from airflow_stepop.waiting.backoff import Pace
+from airflow_stepop.waiting.backoff import Backoff
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -27,7 +27,7 @@ def jobs_command(args: Namespace) -> None:
     problems: list[str] = []
     given = {"dag_id": args.dag_id, "run_id": args.run_id}
     labels = {name: value for name, value in given.items() if value is not None}
-    jobs = find_jobs(usable_places(problems.append, args.conn_id), labels, problems.append)
+    jobs = find_jobs(usable_targets(problems.append, args.conn_id), labels, problems.append)
     now = time.time()
     rows = [describe_job(job, now, problems) for job in jobs]
     print_rows([_short(row) for row in rows] if args.output == "table" else rows, args.output)
@@ -60,7 +60,7 @@ def describe_job(job: Job, now: float, problems: list[str]) -> Row:
         "started_at": shown_time(status.started_at),
         "finished_at": shown_time(status.finished_at),
         "why": status.failure.category.value if status.failure else None,
-        "word": None if status.state.is_terminal else status.native or None,
+        "native_state": None if status.state.is_terminal else status.native or None,
         "usage": usage_of(job, problems) or dict(status.usage) or None,
         "link": link,
         "labels": dict(job.found.labels),
@@ -88,8 +88,8 @@ def _short(row: Row) -> Row:
     index = row["map_index"]
     task = row["task_id"] if index in ("", "-1") else f"{row['task_id']}[{index}]"
     where = f"{row['backend']} ({row['conn_id']})" if row["conn_id"] else row["backend"]
-    word, is_explained, _ = (row["word"] or "").partition(": ")
-    why = row["why"] or (word if is_explained else None)
+    native_state, is_explained, _ = (row["native_state"] or "").partition(": ")
+    why = row["why"] or (native_state if is_explained else None)
     return {
         "job": row["job"],
         "state": f"{row['state']} ({why})" if why else row["state"],
@@ -112,13 +112,13 @@ def logs_command(args: Namespace) -> None:
     job = _the_job(args)
     cursor: Cursor = None
     status: JobStatus = job.status
-    pace = Pace(job.hook.poll_interval_s)
+    backoff = Backoff(job.hook.poll_interval_s)
     while True:
         is_over = status.state.is_terminal
         cursor = _print_new(job, cursor)
         if not args.follow or is_over:
             break
-        time.sleep(pace.after_success())
+        time.sleep(backoff.after_success())
         status = job.hook.status([job.handle])[job.handle]
 
 
@@ -144,7 +144,7 @@ def cancel_command(args: Namespace) -> None:
 
 def _the_job(args: Namespace) -> Job:
     problems: list[str] = []
-    jobs = find_jobs(usable_places(problems.append, args.conn_id), {}, problems.append)
+    jobs = find_jobs(usable_targets(problems.append, args.conn_id), {}, problems.append)
     complain(problems)
     return choose_job(jobs, args.job)
 
@@ -167,7 +167,7 @@ def choose_job(jobs: Sequence[Job], wanted: str) -> Job:
 
 def _listed(jobs: Iterable[Job]) -> str:
     lines = [
-        f"\n  {job.handle.name}  {job.place}  {job.status.state.value}  "
+        f"\n  {job.handle.name}  {job.target}  {job.status.state.value}  "
         f"{job.label('dag_id')} {job.label('run_id')} {job.label('task_id')}"
         for job in jobs
     ]

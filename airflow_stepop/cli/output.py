@@ -36,8 +36,8 @@ def command(function: Callable[[Namespace], None]) -> Callable[[Namespace], None
         except StepopError as error:
             raise SystemExit(f"airflow stepop: {error}") from (error if args.verbose else None)
         except DBAPIError as error:
-            said = database_trouble(error)
-            raise SystemExit(f"airflow stepop: {said}") from (error if args.verbose else None)
+            message = database_trouble(error)
+            raise SystemExit(f"airflow stepop: {message}") from (error if args.verbose else None)
         except KeyboardInterrupt:
             raise SystemExit(130) from None
         except BrokenPipeError:  # `| head` has seen enough

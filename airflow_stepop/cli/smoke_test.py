@@ -12,12 +12,12 @@ from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, StepConf
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.job import Finding, JobHandle, JobState, JobStatus
 from airflow_stepop.lifecycle.failures import as_the_service_saw_it, refused, without_outcome
-from airflow_stepop.payload.outcome import hand_over, read_outcome
-from airflow_stepop.payload.spill import bring, spill
+from airflow_stepop.payload.outcome import read_outcome, to_xcom
+from airflow_stepop.payload.spill import copy_to_bucket, spill
 from airflow_stepop.payload.standalone import Step, make_step
 from airflow_stepop.stores.configured import configured_store
 from airflow_stepop.stores.paths import result_path
-from airflow_stepop.waiting.backoff import Pace
+from airflow_stepop.waiting.backoff import Backoff
 
 if TYPE_CHECKING:
     from airflow_stepop.hooks.base import StepHook
@@ -30,7 +30,9 @@ TASK = {"dag_id": "airflow-stepop", "run_id": "check", "task_id": "check", "map_
 LEFT_FIX = "airflow stepop sweep --yes removes it after ten minutes"
 
 
-def try_step(hook: StepHook, deployment: str, image: str | None, limit_s: float = LIMIT_S) -> list[Finding]:
+def run_smoke_test(
+    hook: StepHook, deployment: str, image: str | None, limit_s: float = LIMIT_S
+) -> list[Finding]:
     """Run a step that does next to nothing, and say how long each phase took, or why it failed.
 
     Its job is removed, whatever happens; one that is not is a finding too. The service ends it after the
@@ -39,7 +41,7 @@ def try_step(hook: StepHook, deployment: str, image: str | None, limit_s: float 
     :param deployment: the label by which ``sweep`` finds it, should it stay behind after all
     """
     try:
-        trial = Trial(hook, _trial_step(hook, deployment, image, limit_s), limit_s)
+        trial = SmokeTest(hook, _trial_step(hook, deployment, image, limit_s), limit_s)
     except Exception as error:  # noqa: BLE001, RUF100 - whatever a store raises
         return [_not_begun(error)]
     try:
@@ -74,10 +76,12 @@ def _trial_step(hook: StepHook, deployment: str, image: str | None, limit_s: flo
         result_uri=store.uri(result_path(labels, name)),
     )
     payload = spill(step.payload, lambda: store, hook.inline_limit)
-    return Step(step.spec, payload if hook.is_host_bound else bring(payload, store, hook.inline_limit))
+    return Step(
+        step.spec, payload if hook.is_host_bound else copy_to_bucket(payload, store, hook.inline_limit)
+    )
 
 
-class Trial:
+class SmokeTest:
     """One run of a step, from its submission to the end of its job.
 
     :param limit_s: how long it may take
@@ -113,15 +117,15 @@ class Trial:
 
     def _wait(self, handle: JobHandle, end: float) -> JobStatus | None:
         """Return the last status: terminal, or the one at the end; ``None`` when there was none."""
-        pace, status = Pace(self._hook.poll_interval_s), None
+        backoff, status = Backoff(self._hook.poll_interval_s), None
         while True:
             try:
                 status = self._hook.status([handle])[handle]
-                self._last_error, pause_s = "", pace.after_success()
+                self._last_error, pause_s = "", backoff.after_success()
             except (StepConfigError, IntegrityError):  # asking again cannot help
                 raise
             except Exception as error:  # noqa: BLE001, RUF100 - an API error is never a job state
-                self._last_error, pause_s = str(error) or type(error).__name__, pace.after_error()
+                self._last_error, pause_s = str(error) or type(error).__name__, backoff.after_error()
             if (status is not None and status.state.is_terminal) or time.monotonic() >= end:
                 return status
             time.sleep(max(min(pause_s, end - time.monotonic()), 0))
@@ -132,20 +136,20 @@ class Trial:
             data = read_outcome(self._hook.outcome(handle), spec.name, spec.nonce)
             if "failure" in data:
                 return as_the_service_saw_it(Failure.from_json(data["failure"]), status)
-            return str(hand_over(data["result"]))
+            return str(to_xcom(data["result"]))
         except OutcomeLostError as error:
             return without_outcome(status, error)
         except IntegrityError as error:
             return refused(error)
 
     def _overdue(self, status: JobStatus | None) -> Failure:
-        word = status.native if status else self._last_error
+        native_state = status.native if status else self._last_error
         hint = f"see why it waits; --limit gives it more than {self._limit_s:.0f} s"
         if status is not None and status.state is JobState.RUNNING:
             summary = f"the step runs and was not over after {self._limit_s:.0f} s"
-            return Failure(Category.TIMEOUT, summary, word, hint=hint)
+            return Failure(Category.TIMEOUT, summary, native_state, hint=hint)
         summary = f"the step had not begun after {self._limit_s:.0f} s"
-        return Failure(Category.START_TIMEOUT, summary, word, hint=hint)
+        return Failure(Category.START_TIMEOUT, summary, native_state, hint=hint)
 
     def _failed(self, handle: JobHandle, failure: Failure) -> Finding:
         failure = replace(failure, log_tail=failure.log_tail or self._tail(handle))

@@ -44,8 +44,8 @@ class TaskKey:
 
 def database_trouble(error: DBAPIError) -> str:
     """Return what to do when Airflow's database is not there, or older than this Airflow."""
-    said = str(error.orig).partition("\n")[0]
-    return f"Airflow's database cannot be read: {said}; see airflow db check, and airflow db migrate"
+    message = str(error.orig).partition("\n")[0]
+    return f"Airflow's database cannot be read: {message}; see airflow db check, and airflow db migrate"
 
 
 def task_states(keys: Iterable[TaskKey]) -> dict[TaskKey, str | None]:

@@ -22,7 +22,7 @@ ENV_PREFIX = "AIRFLOW_CONN_"
 
 
 @dataclass(frozen=True)
-class Place:
+class Target:
     """A backend as one connection reaches it, or without any."""
 
     backend: str
@@ -40,7 +40,7 @@ class Place:
 class Job:
     """A job of ours, where it was found, and how it stands."""
 
-    place: Place
+    target: Target
     found: FoundJob
     status: JobStatus
 
@@ -50,7 +50,7 @@ class Job:
 
     @property
     def hook(self) -> StepHook:
-        return self.place.hook
+        return self.target.hook
 
     def label(self, name: str) -> str:
         return self.found.labels.get(name, "")
@@ -63,7 +63,7 @@ def deployment() -> str:
     return str(conf.get("stepop", "deployment", fallback=""))
 
 
-def connections(complain: Complain) -> list[Place]:
+def connections(complain: Complain) -> list[Target]:
     """Return the connections that lead to a backend, from the database and the environment.
 
     One that cannot be read is complained about and does not hide the others.
@@ -76,7 +76,7 @@ def connections(complain: Complain) -> list[Place]:
             complain(f"the connection {conn_id!r} cannot be read: {error or type(error).__name__}")
             continue
         if backend is not None:
-            found.add(Place(backend, conn_id))
+            found.add(Target(backend, conn_id))
     return sorted(found, key=str)
 
 
@@ -109,7 +109,7 @@ def _same(connection: Any) -> Any:
     return connection
 
 
-def place_of(conn_id: str) -> Place:
+def target_of(conn_id: str) -> Target:
     """Return where a connection leads.
 
     :raises StepConfigError: there is none of that name, it leads to no backend, or its extra is no object
@@ -127,10 +127,10 @@ def place_of(conn_id: str) -> Place:
             f"the connection {conn_id!r} is of type {connection.conn_type!r}, which leads to no backend; "
             'name one in its extra: {"backend": "..."}'
         )
-    return Place(backend, conn_id)
+    return Target(backend, conn_id)
 
 
-def usable_places(complain: Complain, also: Iterable[str] = ()) -> list[Place]:
+def usable_targets(complain: Complain, also: Iterable[str] = ()) -> list[Target]:
     """Return ``local``, the default backend, and every connection whose backend is installed.
 
     :param also: further connections: those of a secrets backend cannot be listed
@@ -139,28 +139,28 @@ def usable_places(complain: Complain, also: Iterable[str] = ()) -> list[Place]:
 
     usable = {backend.name for backend in describe_backends() if backend.is_available}
     default = conf.get("stepop", "default_backend", fallback="local")
-    places = [Place("local"), *(Place(name) for name in (default,) if name in usable - {"local"})]
-    places += [place for place in connections(complain) if place.backend in usable]
-    return list(dict.fromkeys([*places, *map(place_of, also)]))
+    targets = [Target("local"), *(Target(name) for name in (default,) if name in usable - {"local"})]
+    targets += [target for target in connections(complain) if target.backend in usable]
+    return list(dict.fromkeys([*targets, *map(target_of, also)]))
 
 
-def find_jobs(places: Iterable[Place], labels: Mapping[str, str], complain: Complain) -> list[Job]:
-    """Return the jobs of this deployment that carry ``labels``, each once, however many places show it.
+def find_jobs(targets: Iterable[Target], labels: Mapping[str, str], complain: Complain) -> list[Job]:
+    """Return the jobs of this deployment that carry ``labels``, each once, however many targets show it.
 
-    A place that fails is complained about and does not hide the jobs of the others.
+    A target that fails is complained about and does not hide the jobs of the others.
     """
     jobs: dict[tuple[str, str, str], Job] = {}
     wanted = {"deployment": deployment(), **labels}
-    for place in places:
+    for target in targets:
         try:
-            found = list(place.hook.find(wanted))
-            states = place.hook.status([job.handle for job in found]) if found else {}
+            found = list(target.hook.find(wanted))
+            states = target.hook.status([job.handle for job in found]) if found else {}
         except Exception as error:  # noqa: BLE001, RUF100 - whatever an SDK raises
-            complain(f"the jobs of {place} cannot be listed: {error or type(error).__name__}")
+            complain(f"the jobs of {target} cannot be listed: {error or type(error).__name__}")
             continue
         for job in found:
             identity = (job.handle.backend, job.handle.scope, job.handle.id)
-            jobs.setdefault(identity, Job(place, job, states[job.handle]))
+            jobs.setdefault(identity, Job(target, job, states[job.handle]))
     return sorted(jobs.values(), key=_order)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from airflow_stepop.exceptions import QuotaError
 from airflow_stepop.failure import StepFailedError
 from airflow_stepop.lifecycle.failures import without_room
-from airflow_stepop.waiting.backoff import Pace, jittered
+from airflow_stepop.waiting.backoff import Backoff, with_jitter
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from airflow_stepop.job import JobHandle, Payload, StepSpec
 
 T = TypeVar("T")
-TROUBLE_S = 600.0  # longest trouble of a service that a worker sits out
+RETRY_LIMIT_S = 600.0  # longest trouble of a service that a worker sits out
 QUOTA_LIMIT_S = 7 * 86400.0  # so long a task without start_timeout waits for room in a quota
 QUOTA_PAUSE_S = 120.0  # longest pause between two submits meanwhile
 
@@ -38,7 +38,7 @@ class Limits(Protocol):
 
 
 @dataclass
-class Patience:
+class ApiRetries:
     """How one worker waits for a service.
 
     :param was_killed: whether the user ended the task meanwhile
@@ -52,12 +52,12 @@ class Patience:
 
     def ask(self, hook: StepHook, question: Callable[[], T]) -> T:
         """Return what a service says, once trouble has passed that does pass."""
-        pace, end = Pace(self.limits.poll_interval_s), time.monotonic() + TROUBLE_S
+        backoff, end = Backoff(self.limits.poll_interval_s), time.monotonic() + RETRY_LIMIT_S
         while True:
             try:
                 return question()
             except Exception as error:
-                pause_s = pace.after_error()
+                pause_s = backoff.after_error()
                 if not hook.is_passing(error) or self.was_killed() or time.monotonic() + pause_s > end:
                     raise
                 self.log.warning("%s has trouble (%s); asking again in %.0f s", hook.backend, error, pause_s)
@@ -75,7 +75,7 @@ class Patience:
                 return self.ask(hook, lambda: hook.submit(spec, payload))
             except QuotaError as error:
                 waited_s = max(time.time() - since, 0)
-                pause_s = jittered(min(max(waited_s, self.limits.capacity_pause_s), QUOTA_PAUSE_S))
+                pause_s = with_jitter(min(max(waited_s, self.limits.capacity_pause_s), QUOTA_PAUSE_S))
                 if self.was_killed() or waited_s + pause_s > limit_s:
                     raise StepFailedError(without_room(error), spec.name) from error
                 self.log.warning("%s: submitting again in %.0f s", error, pause_s)

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
     from airflow_stepop.job import OutcomeReport
-    from airflow_stepop.lifecycle.api_retries import Patience
+    from airflow_stepop.lifecycle.api_retries import ApiRetries
     from airflow_stepop.record import StepRecord
-    from airflow_stepop.waiting.deadlines import Reason
+    from airflow_stepop.waiting.deadlines import StopReason
     from airflow_stepop.waiting.observer import Observer
 
 
@@ -58,11 +58,11 @@ class Collector:
     """
 
     def __init__(
-        self, reader: Reader, jobs: JobClient, patience: Patience, observer: Observer, log: Logger
+        self, reader: Reader, jobs: JobClient, api_retries: ApiRetries, observer: Observer, log: Logger
     ) -> None:
         self._reader = reader
         self._jobs = jobs
-        self._patience = patience
+        self._api_retries = api_retries
         self._observer = observer
         self._log = log
 
@@ -82,20 +82,20 @@ class Collector:
         return Collected(data)
 
     def give_up(
-        self, record: StepRecord, handle: JobHandle, reason: Reason, word: str
+        self, record: StepRecord, handle: JobHandle, reason: StopReason, native_state: str
     ) -> tuple[Collected, JobStatus | None]:
         """End a job that is late; what it has returned after all counts.
 
-        :param word: the service's word for how it stood then
+        :param native_state: the service's word for how it stood then
         """
         self._jobs.cancel(handle)
         self._jobs.wait_until_over(handle, STOP_LIMIT_S)
         status = self._last_status(handle)
-        if reason.goes_by_status and status is not None and status.state is JobState.SUCCEEDED:
+        if reason.needs_fresh_status and status is not None and status.state is JobState.SUCCEEDED:
             collected = self.collect(record, handle, status)
             if "failure" not in collected.data:
                 return collected, status
-        return Collected({"failure": self._with_tail(given_up(reason, word), handle)}), status
+        return Collected({"failure": self._with_tail(given_up(reason, native_state), handle)}), status
 
     def tidy(self, record: StepRecord) -> None:
         """Delete the finished job, as ``keep`` says; what cannot be deleted now does not fail the task."""
@@ -112,7 +112,7 @@ class Collector:
         # something may run on beside a step that is over
         end, what = (hook.cancel, "ended") if is_kept else (hook.delete, "deleted")
         try:
-            self._patience.ask(hook, lambda: end(handle))
+            self._api_retries.ask(hook, lambda: end(handle))
         except Exception as error:  # noqa: BLE001, RUF100
             self._log.warning("%s could not be %s and stays behind: %s", handle, what, error)
 

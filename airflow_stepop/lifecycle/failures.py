@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING
 
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.job import JobState, JobStatus
-from airflow_stepop.waiting.deadlines import Reason
+from airflow_stepop.waiting.deadlines import StopReason
 
 if TYPE_CHECKING:
     from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, QuotaError
 
 _DEADLINES = {
-    Reason.START_TIMEOUT: (
+    StopReason.START_TIMEOUT: (
         Category.START_TIMEOUT,
         "the step did not start within start_timeout and was cancelled",
         "see what it waited for; raise start_timeout, or ask for less so that there is room sooner",
     ),
-    Reason.EXECUTION_TIMEOUT: (
+    StopReason.EXECUTION_TIMEOUT: (
         Category.TIMEOUT,
         "the task's execution_timeout passed and the step was cancelled",
         "raise execution_timeout; timeout= limits the run time of the step alone",
     ),
-    Reason.OVERDUE: (
+    StopReason.OVERDUE: (
         Category.TIMEOUT,
         "the step ran past its timeout, which its service should have enforced; it was cancelled",
         "look at the job in the service's console",
@@ -31,13 +31,13 @@ _DEADLINES = {
 }
 
 
-def given_up(reason: Reason, word: str = "") -> Failure:
+def given_up(reason: StopReason, native_state: str = "") -> Failure:
     """Return the failure of a step that was cancelled at a deadline.
 
-    :param word: the service's word for how it stood then
+    :param native_state: the service's word for how it stood then
     """
     category, summary, hint = _DEADLINES[reason]
-    return Failure(category, summary, word if reason is Reason.START_TIMEOUT else "", hint=hint)
+    return Failure(category, summary, native_state if reason is StopReason.START_TIMEOUT else "", hint=hint)
 
 
 def refused(error: IntegrityError) -> Failure:

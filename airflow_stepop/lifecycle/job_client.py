@@ -6,13 +6,13 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from airflow_stepop.job import JobHandle, JobStatus, OutcomeReport, StepSpec
-from airflow_stepop.waiting.backoff import Pace
+from airflow_stepop.waiting.backoff import Backoff
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
     from airflow_stepop.hooks.base import StepHook
-    from airflow_stepop.lifecycle.api_retries import Patience
+    from airflow_stepop.lifecycle.api_retries import ApiRetries
     from airflow_stepop.record import StepRecord
 
 STOP_LIMIT_S = 180.0  # longest wait for a cancelled job to end; SageMaker gives a step 120 s to save its work
@@ -31,12 +31,12 @@ class JobClient:
     """Asks for the jobs of one task instance, and ends them.
 
     :param hooks: where the jobs are
-    :param patience: how long trouble is sat out
+    :param api_retries: how long transient errors are retried
     """
 
-    def __init__(self, hooks: Hooks, patience: Patience, log: Logger) -> None:
+    def __init__(self, hooks: Hooks, api_retries: ApiRetries, log: Logger) -> None:
         self._hooks = hooks
-        self._patience = patience
+        self._api_retries = api_retries
         self._log = log
 
     def hook(self, record: StepRecord) -> StepHook:
@@ -52,26 +52,26 @@ class JobClient:
 
     def status(self, handle: JobHandle) -> JobStatus:
         hook = self.hook_of(handle)
-        return self._patience.ask(hook, lambda: hook.status([handle])[handle])
+        return self._api_retries.ask(hook, lambda: hook.status([handle])[handle])
 
     def outcome(self, handle: JobHandle) -> OutcomeReport:
         hook = self.hook_of(handle)
-        return self._patience.ask(hook, lambda: hook.outcome(handle))
+        return self._api_retries.ask(hook, lambda: hook.outcome(handle))
 
     def cancel(self, handle: JobHandle) -> None:
         hook = self.hook_of(handle)
-        self._patience.ask(hook, lambda: hook.cancel(handle))
+        self._api_retries.ask(hook, lambda: hook.cancel(handle))
 
     def wait_until_over(self, handle: JobHandle, limit_s: float) -> bool:
         """Wait until ``handle`` is terminal or gone; return whether it is, within ``limit_s``."""
-        hook, pace = self.hook_of(handle), Pace(self._hooks.poll_interval_s)
+        hook, backoff = self.hook_of(handle), Backoff(self._hooks.poll_interval_s)
         end = time.monotonic() + limit_s
         while True:
             try:
                 is_over = hook.status([handle])[handle].state.is_terminal
-                pause_s = pace.after_success()
+                pause_s = backoff.after_success()
             except Exception as error:  # noqa: BLE001, RUF100 - an API error is never a job state
-                is_over, pause_s = False, pace.after_error()
+                is_over, pause_s = False, backoff.after_error()
                 self._log.warning("No status of %s: %s", handle, error)
             if is_over:
                 return True

@@ -1,4 +1,4 @@
-"""The life of a step in the worker: one job per generation, whatever dies in between.
+"""The lifecycle of a step in the worker: one job per generation, whatever dies in between.
 
 It knows the record, the hook and the rules, and nothing of Airflow's operators. The order of writes is the
 point of this module: the record is saved *before* anything exists outside, and after each thing learnt.
@@ -15,23 +15,23 @@ from airflow_stepop.core.units import format_size, shown_size
 from airflow_stepop.exceptions import OutcomeLostError, WrongHostError
 from airflow_stepop.failure import Category, Failure, StepFailedError
 from airflow_stepop.job import JobHandle, JobStatus, OutcomeReport, Payload, StepSpec
-from airflow_stepop.lifecycle.api_retries import Patience
+from airflow_stepop.lifecycle.api_retries import ApiRetries
 from airflow_stepop.lifecycle.collecting import Collected, Collector
 from airflow_stepop.lifecycle.job_client import STOP_LIMIT_S, JobClient
-from airflow_stepop.lifecycle.truncation import storable
+from airflow_stepop.lifecycle.truncation import fit_to_state
 from airflow_stepop.lifecycle.usage import usage_of
 from airflow_stepop.record import (
     Call,
+    ResumeDecision,
     StateStore,
     StepRecord,
-    Way,
     first_record,
     load_record,
+    resume_decision,
     save_record,
-    way_on,
 )
-from airflow_stepop.waiting.backoff import jittered
-from airflow_stepop.waiting.deadlines import OVERDUE_FACTOR, OVERDUE_S, Deadlines, Reason
+from airflow_stepop.waiting.backoff import with_jitter
+from airflow_stepop.waiting.deadlines import OVERDUE_FACTOR, OVERDUE_S, Deadlines, StopReason
 from airflow_stepop.waiting.observer import Observer
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ _NOT_AN_ANSWER = frozenset({Category.LOST, Category.INFRA, Category.CANCELLED, *
 
 
 class Request(Protocol):
-    """What the operator asks for; the life of a step decides when."""
+    """What the operator asks for; the lifecycle of the step decides when."""
 
     keep: str
 
@@ -103,7 +103,7 @@ class Request(Protocol):
     def hook(self, backend: str, conn_id: str | None) -> StepHook: ...
 
 
-class StepLife:
+class StepLifecycle:
     """Takes one task instance's step from its record to its result.
 
     :param request: what to run
@@ -127,9 +127,9 @@ class StepLife:
         self.log = log
         self.was_killed = was_killed
         self._state = state
-        self.patience = Patience(request, log, was_killed, pause or time.sleep)
-        self.jobs = JobClient(request, self.patience, log)
-        self._collector = Collector(request, self.jobs, self.patience, self.observer, log)
+        self.api_retries = ApiRetries(request, log, was_killed, pause or time.sleep)
+        self.jobs = JobClient(request, self.api_retries, log)
+        self._collector = Collector(request, self.jobs, self.api_retries, self.observer, log)
         self.record: StepRecord | None = None
         self.has_found_end = False  # the job of an earlier try had ended when this one attached to it
 
@@ -138,16 +138,16 @@ class StepLife:
     def begin(self) -> JobHandle | Collected:
         """Return the job to wait for, or what an earlier try collected and could not hand over."""
         self.record = record = load_record(self._state)
-        way = way_on(record, self.request.call)
+        decision = resume_decision(record, self.request.call)
         if record is None:
             return self._start(generation=1)
-        self.log.info("Step generation %d found: %s", record.generation, way.value)
-        if way is Way.RETURN and record.collected is not None:
+        self.log.info("Step generation %d found: %s", record.generation, decision.value)
+        if decision is ResumeDecision.RETURN and record.collected is not None:
             self._collector.tidy(record)
             return Collected(record.collected)
-        if way is Way.REPLACE:
+        if decision is ResumeDecision.REPLACE:
             return self._replace(record)
-        return self._continue(record) if way is Way.CONTINUE else self._attach(record)
+        return self._continue(record) if decision is ResumeDecision.CONTINUE else self._attach(record)
 
     def _start(
         self, generation: int, resubmissions: int = 0, memory_bytes: int | None = None, pause_s: float = 0.0
@@ -165,7 +165,7 @@ class StepLife:
         record = replace(record, memory_bytes=memory_bytes, keep=request.keep, where=request.where)
         self._save(record)
         if pause_s > 0:
-            self.patience.pause(pause_s)
+            self.api_retries.pause(pause_s)
         return self._submit(record)
 
     def _submit(self, record: StepRecord) -> JobHandle:
@@ -174,7 +174,7 @@ class StepLife:
         hook = self.jobs.hook(record)
         size = shown_size(payload.inline_bytes)
         self.log.info("Submitting %s to %s (%s)", record.name, record.backend, size)
-        handle = self.patience.submit(hook, spec, payload, record.started_at)
+        handle = self.api_retries.submit(hook, spec, payload, record.started_at)
         if self.was_killed():
             hook.cancel(handle)
         self._save(record.with_handle(handle))
@@ -187,14 +187,14 @@ class StepLife:
         """An earlier try died between the intent and the handle: its submit may have gone through, or not at
         all.
         """
-        handle = self.patience.ask(self.jobs.hook(record), lambda: self.jobs.lookup(record))
+        handle = self.api_retries.ask(self.jobs.hook(record), lambda: self.jobs.lookup(record))
         if handle is None:
             return self._submit(record)
         self._save(record.with_handle(handle))
         return self._attach(record.with_handle(handle))
 
     def _attach(self, record: StepRecord) -> JobHandle:
-        handle = self._known(record)
+        handle = self._handle_of(record)
         status = self.jobs.status(handle)
         if status.state.is_terminal and not self._has_answer(handle, status):
             self.log.warning(
@@ -244,7 +244,9 @@ class StepLife:
 
     def _stop(self, record: StepRecord) -> JobHandle | None:
         """Cancel the job of ``record``, if there is one, and wait until it is terminal or gone."""
-        handle = record.handle or self.patience.ask(self.jobs.hook(record), lambda: self.jobs.lookup(record))
+        handle = record.handle or self.api_retries.ask(
+            self.jobs.hook(record), lambda: self.jobs.lookup(record)
+        )
         if handle is None:
             return None
         try:
@@ -281,14 +283,14 @@ class StepLife:
 
     # -- ending
 
-    def finish(self, handle: JobHandle, reason: Reason, word: str = "") -> Collected:
+    def finish(self, handle: JobHandle, reason: StopReason, native_state: str = "") -> Collected:
         """Collect what the step came to, save it, and delete what ``keep`` does not want.
 
-        :param word: the service's word for how the job stood when a deadline passed
+        :param native_state: the service's word for how the job stood when a deadline passed
         """
-        began, record = time.monotonic(), self._own_record()
+        began, record = time.monotonic(), self._current_record()
         if reason.is_deadline:
-            collected, status = self._collector.give_up(record, handle, reason, word)
+            collected, status = self._collector.give_up(record, handle, reason, native_state)
         else:
             status = self.jobs.status(handle)
             collected = self._collector.collect(record, handle, status)
@@ -297,7 +299,7 @@ class StepLife:
         used = usage_of(collected.usage, status.usage if status else {}, asked, failure is None)
         data = {**collected.data, "usage": used}
         if failure is not None:
-            data["failure"] = storable(failure).to_json()
+            data["failure"] = fit_to_state(failure).to_json()
         collected = Collected(data)
         record = replace(record, collected=collected.data)
         self._save(record)
@@ -308,7 +310,7 @@ class StepLife:
 
     def resubmission(self, collected: Collected) -> JobHandle | None:
         """Return the next generation's job if the service took this one's machine away, up to a limit."""
-        record, failure = self._own_record(), collected.failure
+        record, failure = self._current_record(), collected.failure
         if (
             failure is None
             or failure.category not in RESUBMITTED
@@ -317,7 +319,7 @@ class StepLife:
             return None
         count, pause_s = record.resubmissions + 1, 0.0
         if failure.category is Category.NO_CAPACITY:
-            pause_s = jittered(self.request.capacity_pause_s * 2**record.resubmissions)
+            pause_s = with_jitter(self.request.capacity_pause_s * 2**record.resubmissions)
         self.log.warning(
             "%s: resubmitting (%d of %d)%s",
             *(failure.summary, count, MAX_RESUBMISSIONS, f" in {pause_s:.0f} s" if pause_s else ""),
@@ -327,7 +329,7 @@ class StepLife:
         self._collector.tidy(replace(record, collected=None))  # the step has not failed: it goes on elsewhere
         return self._start(record.generation + 1, count, record.memory_bytes, pause_s)
 
-    def cancel(self, reason: Reason | None = None) -> None:
+    def cancel(self, reason: StopReason | None = None) -> None:
         """Stop the job of the record, wherever it stands, because the task was ended."""
         record = self.record or load_record(self._state)
         handle = (record.handle or self.jobs.lookup(record)) if record else None
@@ -345,9 +347,9 @@ class StepLife:
         ``None`` when there is none yet, as there was no room for it: :meth:`begin` goes on.
         """
         self.record = load_record(self._state)
-        return self._own_record().handle
+        return self._current_record().handle
 
-    def _own_record(self) -> StepRecord:
+    def _current_record(self) -> StepRecord:
         if self.record is None:
             raise StepFailedError(
                 Failure(
@@ -358,7 +360,7 @@ class StepLife:
             )
         return self.record
 
-    def _known(self, record: StepRecord) -> JobHandle:
+    def _handle_of(self, record: StepRecord) -> JobHandle:
         if record.handle is None:
             raise StepFailedError(
                 Failure(Category.LOST, "the record of this step has no job", hint="clear the task"),

@@ -34,7 +34,7 @@ from airflow_stepop.payload.code_archive import (
 from airflow_stepop.payload.outcome import read_outcome
 from airflow_stepop.payload.requirements import read_requirements
 from airflow_stepop.payload.secrets import render_secrets
-from airflow_stepop.payload.spill import bring, spill
+from airflow_stepop.payload.spill import copy_to_bucket, spill
 from airflow_stepop.registry import create_hook, hook_class
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.runner.protocol import ENV_DEBUG
@@ -200,8 +200,10 @@ class StepRequest:
     def poll_interval_s(self) -> float:
         """The task's argument, the configured interval, or the backend's own."""
         configured = conf.get("stepop", "poll_interval", fallback="")
-        said = seconds(self.operator.poll_interval, "poll_interval") or (configured and float(configured))
-        return said or self.own_hook.poll_interval_s
+        interval_s = seconds(self.operator.poll_interval, "poll_interval") or (
+            configured and float(configured)
+        )
+        return interval_s or self.own_hook.poll_interval_s
 
     @cached_property
     def _requirements(self) -> list[str]:
@@ -249,7 +251,7 @@ class StepRequest:
         self.observer.built(payload)
         payload = spill(payload, lambda: self.store, self.own_hook.inline_limit)
         if not self.own_hook.is_host_bound:
-            payload = bring(payload, self.store, self.own_hook.inline_limit)
+            payload = copy_to_bucket(payload, self.store, self.own_hook.inline_limit)
         self.observer.stored(payload)
         spec = self.spec(name, nonce, labels, payload.digest)
         spec = replace(spec, resources=spec.resources.at_least(memory_bytes))
@@ -282,10 +284,10 @@ class StepRequest:
 
     def _env(self) -> dict[str, str]:
         """Return the step's environment: what the user says wins."""
-        ours = trace_environment(getattr(self.ti, "context_carrier", None))
+        own_env = trace_environment(getattr(self.ti, "context_carrier", None))
         if self.is_debugged:
-            ours[ENV_DEBUG] = "1"
-        return {**ours, **{name: str(value) for name, value in (self.operator.env or {}).items()}}
+            own_env[ENV_DEBUG] = "1"
+        return {**own_env, **{name: str(value) for name, value in (self.operator.env or {}).items()}}
 
     @cached_property
     def observer(self) -> Observer:

@@ -1,6 +1,6 @@
 """What Airflow can keep of a failure: texts without half characters, and less than 64 KB in all.
 
-The step's log has the whole of it. Called by the life of a step before a failure is recorded.
+The step's log has the whole of it. Called by the step's lifecycle before a failure is recorded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FAILURE_BYTES = 48_000  # as JSON; the record has other fields, and Airflow want
 _LEFT_OUT = "… left out here; see the log of the step …"
 
 
-def storable(failure: Failure) -> Failure:
+def fit_to_state(failure: Failure) -> Failure:
     """Return ``failure`` as Airflow can store it; what does not fit is left out, the least telling first."""
     failure = Failure.from_json(escaped(failure.to_json()))
     for shorter in _shorter(failure):

@@ -73,12 +73,13 @@ def describe(usage: Mapping[str, Any]) -> str:
 def hint(usage: Mapping[str, Any], is_success: bool) -> str:
     """Return what to ask for instead, in words that name the argument; empty when that is not worth it."""
     wall_s = _number(usage, "wall_s") or 0.0
-    is_telling = is_success and wall_s >= LONG_ENOUGH_S  # a failed step may have ended before it needed much
-    advice = [_memory_hint(usage, is_telling), _cpu_hint(usage, wall_s) if is_telling else ""]
+    # a failed step may have ended before it needed much
+    is_representative = is_success and wall_s >= LONG_ENOUGH_S
+    advice = [_memory_hint(usage, is_representative), _cpu_hint(usage, wall_s) if is_representative else ""]
     return ", ".join(part for part in advice if part)
 
 
-def _memory_hint(usage: Mapping[str, Any], is_telling: bool) -> str:
+def _memory_hint(usage: Mapping[str, Any], is_representative: bool) -> str:
     asked, peak = _number(usage.get("asked") or {}, "memory_bytes"), _number(usage, "peak_memory_bytes")
     if not asked or peak is None:
         return ""
@@ -86,7 +87,7 @@ def _memory_hint(usage: Mapping[str, Any], is_telling: bool) -> str:
     if peak >= CLOSE * asked and enough > asked:
         place = "at" if peak >= asked else "close to"
         return f'that is {place} its limit: memory="{_argument(enough)}" leaves room'
-    if is_telling and enough <= asked / 2 and asked - enough >= MUCH_BYTES:
+    if is_representative and enough <= asked / 2 and asked - enough >= MUCH_BYTES:
         return f'memory="{_argument(enough)}" would do'
     return ""
 

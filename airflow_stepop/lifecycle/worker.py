@@ -1,6 +1,6 @@
-"""One stint of a task in a worker: from ``execute`` or ``resume`` until it returns, raises or defers.
+"""One session of a task in a worker: from ``execute`` or ``resume`` until it returns, raises or defers.
 
-Between Airflow, which calls in through the operator, and the life of the step, which knows no Airflow.
+Between Airflow, which calls in through the operator, and the step's lifecycle, which knows no Airflow.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from airflow_stepop.arguments import LONGEST_S
 from airflow_stepop.exceptions import IntegrityError, PayloadError, StepConfigError, StepInterruptedError
 from airflow_stepop.failure import Category, Failure, StepFailedError
 from airflow_stepop.lifecycle.collecting import Collected
-from airflow_stepop.lifecycle.lifecycle import StepLife
+from airflow_stepop.lifecycle.lifecycle import StepLifecycle
 from airflow_stepop.lifecycle.remote_exception import to_exception
 from airflow_stepop.lifecycle.request import StepRequest, Task
 from airflow_stepop.lifecycle.usage import XCOM_KEY, describe
-from airflow_stepop.payload.outcome import hand_over
+from airflow_stepop.payload.outcome import to_xcom
 from airflow_stepop.triggers import PauseTrigger, RemoteStepTrigger
-from airflow_stepop.waiting.backoff import Pace
-from airflow_stepop.waiting.deadlines import Clock, Deadlines, Reason
+from airflow_stepop.waiting.backoff import Backoff
+from airflow_stepop.waiting.deadlines import Clock, Deadlines, StopReason
 from airflow_stepop.waiting.task_log import TaskLog
 from airflow_stepop.waiting.task_state import task_state
 
@@ -47,7 +47,7 @@ LOG_POLL_S = 1.0  # a step that prints is asked for more this often
 FINAL_ERRORS = (StepConfigError, PayloadError, StepFailedError, IntegrityError)
 
 
-class Stint:
+class WorkerSession:
     """What one process does for one task instance.
 
     :param operator: the task, rendered
@@ -59,7 +59,7 @@ class Stint:
         self.log = operator.log
         self.request = StepRequest(operator, context)
         self.observer = self.request.observer
-        self.life = StepLife(
+        self.lifecycle = StepLifecycle(
             self.request,
             context["task_state_store"],
             self.log,
@@ -69,7 +69,7 @@ class Stint:
         )
         self._begun = context["ti"].start_date
         self._has_retry = bool(context["ti"].try_number <= context["ti"].max_tries)
-        self._word = ""  # the service's own for the job's state
+        self._native_state = ""  # the service's own for the job's state
         self._is_ended = False  # by the user: a submit that is still under way cancels its own job
         self._is_in_doubt = False  # asked to end, and Airflow could not be asked why
         self._is_uncancelled = False  # ended by the user, and the job could not be cancelled at once
@@ -80,11 +80,11 @@ class Stint:
         self.observer.phase("templates rendered: try %d begins", self.request.ti.try_number)
         with self._guarded():
             _ = self.request.log_limit  # a mistake there shall not show only after the submit
-            return self._go_on(self.life.begin())
+            return self._go_on(self.lifecycle.begin())
 
     def resume(self, event: Mapping[str, Any]) -> Any:
         with self._guarded():
-            handle = None if event.get("reason") == Reason.PAUSED else self.life.resume()
+            handle = None if event.get("reason") == StopReason.PAUSED else self.lifecycle.resume()
             if handle is None:
                 return self._begin_again()
             self.observer.phase("resumed: %s", event.get("reason"))
@@ -92,13 +92,13 @@ class Stint:
                 # The old trigger of a cleared task fired late; SQLite gives trigger ids out again.
                 self.log.info("This event is about the job %s of an earlier generation", event["job"])
                 return self._go_on(handle)
-            reason = Reason(event.get("reason", Reason.FINISHED))
-            if reason is Reason.UNREACHABLE:
+            reason = StopReason(event.get("reason", StopReason.FINISHED))
+            if reason is StopReason.UNREACHABLE:
                 raise StepConfigError(
                     f"the triggerer cannot see {handle}: {event.get('error')}. Set deferrable=False"
                 )
-            if reason is Reason.FINISHED and not self.life.jobs.status(handle).state.is_terminal:
-                reason = self.wait_here(handle)
+            if reason is StopReason.FINISHED and not self.lifecycle.jobs.status(handle).state.is_terminal:
+                reason = self.wait_in_worker(handle)
             return self._end(handle, reason, str(event.get("error") or ""))
 
     def recover(self, failure: Mapping[str, Any]) -> Any:
@@ -107,16 +107,16 @@ class Stint:
         for line in failure.get("traceback") or ():
             self.log.warning("%s", line.rstrip())
         with self._guarded():
-            handle = self.life.resume()
+            handle = self.lifecycle.resume()
             if handle is None:
                 return self._begin_again()
-            return self._end(handle, self.wait_here(handle))
+            return self._end(handle, self.wait_in_worker(handle))
 
     def on_kill(self) -> None:
         """Ended by the user: cancel. This worker is going away and the task will be tried again: leave the
         job to the next try.
         """
-        record = self.life.record
+        record = self.lifecycle.record
         if record is None or record.collected is not None or self._is_ended:
             return
         state = self._ask_state()
@@ -133,7 +133,7 @@ class Stint:
         import of a client.
         """
         try:
-            self.life.cancel()
+            self.lifecycle.cancel()
             self._is_uncancelled = False
         except Exception as error:  # noqa: BLE001, RUF100 - raised here, it would come up in any code at all
             self._is_uncancelled = True
@@ -144,37 +144,37 @@ class Stint:
     def _go_on(self, began: JobHandle | Collected) -> Any:
         if isinstance(began, Collected):
             self.log.info("An earlier try collected this result and was killed before it could return it")
-            return self._hand_over(began)
+            return self._to_xcom(began)
         hook = self.request.hook(began.backend, began.conn_id)
         self.operator.job_url = hook.link(began)
         self._settle_doubt()
         if self._defers(hook):
             self._defer(began)
-        return self._end(began, self.wait_here(began))
+        return self._end(began, self.wait_in_worker(began))
 
     def _begin_again(self) -> Any:
         """Submit after a pause; Airflow does not watch its own limit for the task meanwhile."""
         end = self._deadlines().execution
         if end is not None and time.time() > end:
             raise AirflowTaskTimeout("the task's execution_timeout passed before there was room for its job")
-        return self._go_on(self.life.begin())
+        return self._go_on(self.lifecycle.begin())
 
-    def _end(self, handle: JobHandle, reason: Reason, word: str = "") -> Any:
+    def _end(self, handle: JobHandle, reason: StopReason, native_state: str = "") -> Any:
         self.operator.job_url = self.request.hook(handle.backend, handle.conn_id).link(handle)
-        collected = self.life.finish(handle, reason, word or self._word)
-        again = self.life.resubmission(collected)
-        return self._go_on(again) if again is not None else self._hand_over(collected)
+        collected = self.lifecycle.finish(handle, reason, native_state or self._native_state)
+        again = self.lifecycle.resubmission(collected)
+        return self._go_on(again) if again is not None else self._to_xcom(collected)
 
-    def _hand_over(self, collected: Collected) -> Any:
+    def _to_xcom(self, collected: Collected) -> Any:
         failure = collected.failure
         if failure is None:
-            value = hand_over(collected.data["result"])
+            value = to_xcom(collected.data["result"])
             self.observer.phase("result handed over")
-            self._tell_usage(collected.usage)
+            self._report_usage(collected.usage)
             return value
         failure, next_memory = self._with_advice(failure)
-        self._tell_usage(collected.usage)
-        handle = self.life.record.handle if self.life.record else None
+        self._report_usage(collected.usage)
+        handle = self.lifecycle.record.handle if self.lifecycle.record else None
         where = f"{handle} {self.operator.job_url or ''}".strip() if handle else ""
         error = to_exception(failure, where, next_memory)
         if isinstance(error.__cause__, StepFailedError):
@@ -184,13 +184,13 @@ class Stint:
 
     def _with_advice(self, failure: Failure) -> tuple[Failure, str | None]:
         """Return the failure with what ``on_oom`` makes of it, and what the next try asks for."""
-        on_oom, record = self.request.on_oom, self.life.record
+        on_oom, record = self.request.on_oom, self.lifecycle.record
         if on_oom is None or record is None or failure.category is not Category.OOM:
             return failure, None
-        next_memory, advice = on_oom.advice(self.life.memory_bytes(record), self._has_retry)
+        next_memory, advice = on_oom.advice(self.lifecycle.memory_bytes(record), self._has_retry)
         return replace(failure, hint=advice), next_memory
 
-    def _tell_usage(self, used: Mapping[str, Any]) -> None:
+    def _report_usage(self, used: Mapping[str, Any]) -> None:
         """Log and push what the step used; the step has come to its end whatever becomes of that."""
         from airflow.sdk.execution_time.xcom import XCom
 
@@ -209,7 +209,7 @@ class Stint:
     # -- waiting
 
     def _defers(self, hook: StepHook) -> bool:
-        if self.life.has_found_end:
+        if self.lifecycle.has_found_end:
             return False  # a trigger that fires at once can overtake its own deferral, which costs a try
         if self.operator.deferrable is not None:
             return self.operator.deferrable
@@ -219,8 +219,8 @@ class Stint:
         """Airflow does not enforce ``execution_timeout`` while a task is deferred: we do."""
         limit = self.operator.execution_timeout
         if limit is None or self._begun is None:
-            return self.life.deadlines(None)
-        return self.life.deadlines(self._begun.timestamp() + limit.total_seconds())
+            return self.lifecycle.deadlines(None)
+        return self.lifecycle.deadlines(self._begun.timestamp() + limit.total_seconds())
 
     def _defer(self, handle: JobHandle) -> NoReturn:
         deadlines, labels = self._deadlines(), self.request.labels
@@ -248,10 +248,10 @@ class Stint:
         trigger = PauseTrigger(until if end is None else min(until, end))
         self.operator.defer(trigger=trigger, method_name="resume")
 
-    def wait_here(self, handle: JobHandle) -> Reason:
+    def wait_in_worker(self, handle: JobHandle) -> StopReason:
         """Wait in the worker, by the rules of the trigger."""
         hook, deadlines = self.request.hook(handle.backend, handle.conn_id), self._deadlines()
-        pace = Pace(self.request.poll_interval_s)
+        backoff = Backoff(self.request.poll_interval_s)
         task_log = TaskLog(self.log, hook, handle, self.request.log_limit)
         status, cursor, clock = None, None, Clock()
         while True:
@@ -259,20 +259,20 @@ class Stint:
             try:
                 fresh = status = hook.status([handle])[handle]
                 chunk = None if task_log.is_full else hook.logs({handle: cursor}).get(handle)
-                pause_s = pace.after_success()
+                pause_s = backoff.after_success()
             except (StepConfigError, IntegrityError):  # asking again cannot help
                 raise
             except Exception as error:  # noqa: BLE001, RUF100 - an API error is never a job state
-                chunk, pause_s = None, pace.after_error()
+                chunk, pause_s = None, backoff.after_error()
                 self.log.warning("No news of %s (%s); asking again in %.0f s", handle, error, pause_s)
             if chunk is not None:
                 task_log.write(chunk.lines)
                 cursor = chunk.cursor
                 pause_s = min(pause_s, LOG_POLL_S) if chunk.lines else pause_s
-            self.observer.saw(status)
-            self._word = status.native if status is not None else ""
+            self.observer.status_seen(status)
+            self._native_state = status.native if status is not None else ""
             if reason := deadlines.reason(fresh, clock.now()):
-                if reason is Reason.FINISHED:
+                if reason is StopReason.FINISHED:
                     self._write_rest(task_log, cursor)
                 return reason
             self._pause(pause_s)
@@ -303,13 +303,13 @@ class Stint:
         except AirflowTaskTimeout:
             self._is_ended = True  # Airflow calls on_kill next, and the task is still running for it
             self.log.warning("The task's execution_timeout passed: cancelling its job")
-            self.life.cancel(Reason.EXECUTION_TIMEOUT)
+            self.lifecycle.cancel(StopReason.EXECUTION_TIMEOUT)
             raise
         except KeyboardInterrupt:  # Ctrl-C in dag.test(), where nobody calls on_kill
-            self.life.cancel()
+            self.lifecycle.cancel()
             raise
         except Exception as error:
-            record = self.life.record
+            record = self.lifecycle.record
             if record is None or record.collected is not None:
                 raise
             if not isinstance(error, FINAL_ERRORS) and self._has_retry and not self._is_ended:
@@ -322,7 +322,7 @@ class Stint:
 
     def _cancel_quietly(self) -> None:
         try:
-            self.life.cancel()
+            self.lifecycle.cancel()
         except Exception as error:  # noqa: BLE001, RUF100 - the first error is the one to show
             self.log.warning("The job, if there is one, could not be cancelled: %s", error)
 
@@ -334,7 +334,7 @@ class Stint:
             self._is_in_doubt = False
             if state != "running":
                 self.log.info("The task is %s: cancelling its job", state)
-                self.life.cancel()
+                self.lifecycle.cancel()
 
     def _ask_state(self) -> str | None:
         """Return the task instance's state as Airflow has it, or ``None`` when it does not answer in time.

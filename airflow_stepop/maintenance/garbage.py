@@ -36,7 +36,7 @@ from airflow_stepop.inventory.database import (
     task_instances,
     unfinished_runs,
 )
-from airflow_stepop.inventory.targets import Complain, Job, Place, deployment, find_jobs
+from airflow_stepop.inventory.targets import Complain, Job, Target, deployment, find_jobs
 from airflow_stepop.inventory.xcoms import xcom_texts
 from airflow_stepop.maintenance.orphans import DAY_S, Action, find_orphans
 from airflow_stepop.stores.configured import configured_stores
@@ -233,7 +233,7 @@ def _end_of_week(path: str) -> float:
 
 
 def _kept_jobs(now: float, retention_s: float, complain: Complain) -> Iterator[Garbage]:
-    jobs = find_jobs([Place("local")], {}, complain)
+    jobs = find_jobs([Target("local")], {}, complain)
     orphans = find_orphans(jobs, now=now, min_age_s=MIN_JOB_AGE_S, retention_s=retention_s, complain=complain)
     for orphan in orphans:
         if orphan.action is Action.DELETE:

@@ -20,7 +20,7 @@ from airflow_stepop.results import StepResult
 from airflow_stepop.runner import protocol
 from airflow_stepop.runner.entries import Encoded
 from airflow_stepop.stores.configured import locate
-from airflow_stepop.stores.pieces import places_of
+from airflow_stepop.stores.pieces import ranges_of
 
 
 @dataclass
@@ -47,13 +47,13 @@ class PayloadBuilder:
         result.verify()
         entry = json.loads(json.dumps(result.entry))
         for segment in entry["segments"]:
-            places = places_of(segment, result.base_uri)
-            if places:
-                for place in places:
-                    locate(place.uri, result.host)
+            ranges = ranges_of(segment, result.base_uri)
+            if ranges:
+                for object_range in ranges:
+                    locate(object_range.uri, result.host)
                 segment.pop("pieces", None)
                 segment["name"] = f"{segment['sha256'][:16]}.ref"
-                self.parts[segment["name"]] = Part(segment["sha256"], segment["size"], places=places)
+                self.parts[segment["name"]] = Part(segment["sha256"], segment["size"], ranges=ranges)
         return dict(entry)
 
     def value(self, value: Any, call: Call, name: str) -> dict[str, Any]:

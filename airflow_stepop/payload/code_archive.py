@@ -177,8 +177,8 @@ def _modules_of_script(script: Path, folder: Path) -> dict[str, Path]:
     """Return what a Python script imports from its own folder, which is where Python looks first."""
     if script.suffix != ".py":
         return {}
-    beside = project_modules(Project(script, (script.parent,)), [script])
-    return {(folder / name).as_posix(): file for name, file in beside.items()}
+    siblings = project_modules(Project(script, (script.parent,)), [script])
+    return {(folder / name).as_posix(): file for name, file in siblings.items()}
 
 
 def build_archive(files: dict[str, Path]) -> bytes | None:

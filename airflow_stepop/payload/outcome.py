@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.core.host import host_of
-from airflow_stepop.core.stored_json import COUNT, LIST, OBJECT, TEXT, TRUTH, known_fields, or_nothing
+from airflow_stepop.core.stored_json import COUNT, LIST, OBJECT, TEXT, TRUTH, checked_fields, or_nothing
 from airflow_stepop.exceptions import IntegrityError, StepConfigError, StoreError
 from airflow_stepop.failure import Failure
 from airflow_stepop.results import StepResult, is_inline
@@ -74,9 +74,9 @@ def _parsed(data: bytes) -> dict[str, Any]:
         outcome = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise IntegrityError(f"it is not an outcome ({error})") from error
-    known = known_fields(outcome, "the outcome", _OUTCOME_FIELDS)
+    known = checked_fields(outcome, "the outcome", _OUTCOME_FIELDS)
     if known["protocol"] == protocol.PROTOCOL:  # another one may have any other form
-        known |= known_fields(outcome, "the outcome", {}, _OUTCOME_VALUES)
+        known |= checked_fields(outcome, "the outcome", {}, _OUTCOME_VALUES)
     return known
 
 
@@ -135,38 +135,38 @@ def _small(result: dict[str, Any], base_uri: str, job: str) -> dict[str, Any]:
     }
 
 
-def _stored(place: Any) -> dict[str, Any]:
+def _stored(reference: Any) -> dict[str, Any]:
     fields = {"uri": TEXT, "sha256": TEXT, "size": COUNT, "host": TEXT}
-    place = known_fields(place, "the place of the collected result", fields)
-    store, path = locate(place["uri"], place["host"])
-    data = store.read(path, place["size"])
-    if hashlib.sha256(data).hexdigest() != place["sha256"]:
-        raise IntegrityError(f"{place['uri']} changed after it was written")
+    reference = checked_fields(reference, "the reference to the collected result", fields)
+    store, path = locate(reference["uri"], reference["host"])
+    data = store.read(path, reference["size"])
+    if hashlib.sha256(data).hexdigest() != reference["sha256"]:
+        raise IntegrityError(f"{reference['uri']} changed after it was written")
     return dict(json.loads(data))
 
 
 _RESULT_FIELDS = {"dict": OBJECT, "list": LIST, "value": OBJECT}
 
 
-def hand_over(result: Mapping[str, Any]) -> Any:
+def to_xcom(result: Mapping[str, Any]) -> Any:
     """Return what the task returns to Airflow: plain values, and references for the rest.
 
     :raises IntegrityError: the collected result changed in the store, or in the task's state
     """
     if "stored" in result:
         result = _stored(result["stored"])
-    result = known_fields(result, "the collected result", {}, {**_RESULT_FIELDS, "nothing": TRUTH})
+    result = checked_fields(result, "the collected result", {}, {**_RESULT_FIELDS, "nothing": TRUTH})
     if len(result) != 1:
         raise IntegrityError(f"the collected result is not one of {', '.join(_RESULT_FIELDS)} and nothing")
     if "dict" in result:
-        return {key: _given(kept) for key, kept in result["dict"].items()}
+        return {key: _value_of(collected) for key, collected in result["dict"].items()}
     if "list" in result:
-        return [_given(kept) for kept in result["list"]]
-    return _given(result["value"]) if "value" in result else None
+        return [_value_of(collected) for collected in result["list"]]
+    return _value_of(result["value"]) if "value" in result else None
 
 
-def _given(kept: Any) -> Any:
-    known = known_fields(kept, "a collected value", {}, {"plain": OBJECT, "reference": OBJECT})
+def _value_of(collected: Any) -> Any:
+    known = checked_fields(collected, "a collected value", {}, {"plain": OBJECT, "reference": OBJECT})
     if "reference" in known:
         return StepResult.from_json(known["reference"])
     try:

@@ -75,8 +75,8 @@ class TimeLimit:
         )
 
     def _stop(self) -> float | None:
-        has_been_told, self.is_over = self.is_over, True
-        if has_been_told or not self.grace_s:
+        was_asked, self.is_over = self.is_over, True
+        if was_asked or not self.grace_s:
             quietly(os.killpg, self._pid, signal.SIGKILL)
             quietly(os.kill, self._pid, signal.SIGKILL)
             return None

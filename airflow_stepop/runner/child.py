@@ -70,7 +70,7 @@ def run(step: Step) -> dict[str, Any]:
         step.finish_segments()
         outcome["status"] = "success"
     except BaseException as error:  # the outermost frame around the user's code
-        from .errors import failure_of
+        from .exception_data import failure_of
 
         step.leave_if_forked(error)
         step.discard_segments()
@@ -84,7 +84,7 @@ def run(step: Step) -> dict[str, Any]:
 
 def _show(failure: dict[str, Any]) -> None:
     """Write the failure to the step's log: a traceback as Python would, and our own words."""
-    from .errors import print_exception
+    from .exception_data import print_exception
 
     if failure["exception"]:
         print_exception(failure["exception"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import binascii
 
 from . import protocol
-from .hashing import Beside
+from .hashing import BackgroundSha256
 
 TYPE_CHECKING = False  # a type checker takes it for True; saves the import of typing
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Encoded:
     def __init__(self, codec: str, segments: list[list[Buffer]]) -> None:
         self.codec = codec
         self.segments = segments
-        self._hashes: list[Beside] = []
+        self._hashes: list[BackgroundSha256] = []
 
     @property
     def size(self) -> int:
@@ -64,17 +64,17 @@ class Encoded:
             segments.append({"sha256": found.hexdigest(), "size": found.size, **where})
         return {"codec": self.codec, "segments": segments}
 
-    def _hashing(self) -> list[Beside]:
+    def _hashing(self) -> list[BackgroundSha256]:
         """Return the digest of each segment, of which the large ones are still being worked out."""
         if not self._hashes:
             self._hashes = [hashing(segment) for segment in self.segments]
         return self._hashes
 
 
-def hashing(buffers: Iterable[Buffer]) -> Beside:
+def hashing(buffers: Iterable[Buffer]) -> BackgroundSha256:
     """Begin to hash the buffers in a row."""
     buffers = list(buffers)
-    with Beside(sum(memoryview(buffer).nbytes for buffer in buffers)) as found:
+    with BackgroundSha256(sum(memoryview(buffer).nbytes for buffer in buffers)) as found:
         for buffer in buffers:
             found.update(buffer)
     return found

@@ -52,7 +52,7 @@ def quietly(call: Any, *args: Any) -> None:
         pass
 
 
-def tell(text: str) -> None:
+def report(text: str) -> None:
     """Write a line of our own to the step's log, whatever the step did to its streams."""
     quietly(os.write, 2, f"stepop: {text}\n".encode())
 

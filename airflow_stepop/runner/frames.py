@@ -10,7 +10,7 @@ import binascii
 import os
 
 from . import protocol
-from .readers import LINGER_S, wait_until_read
+from .drain import LINGER_S, wait_until_read
 
 LINE_BYTES = 2880  # of data in a line: with its head it is written to a pipe at once (PIPE_BUF)
 

@@ -104,7 +104,7 @@ def _not_loaded(error: Exception, what: str) -> StepError:
 
     if isinstance(error, SegmentError):
         return RefusedError("infra", f"The step was not started: {what} is damaged: {error}")
-    from .errors import failure_of
+    from .exception_data import failure_of
 
     failure = failure_of(error)
     category, hint = "user_error", ""

@@ -8,13 +8,13 @@ import time
 
 from .files import quietly
 
-LOOK_S = 10.0  # nvidia-smi takes up to a second
+SAMPLE_S = 10.0  # nvidia-smi takes up to a second
 _ARGUMENTS = ("--query-gpu=index,uuid,memory.used", "--format=csv,noheader,nounits")
 _MIB = 1024 * 1024
 
 
 class GpuMeter:
-    """Asks in the background: one :meth:`look` starts ``nvidia-smi``, a later one reads its answer."""
+    """Asks in the background: one :meth:`sample` starts ``nvidia-smi``, a later one reads its answer."""
 
     def __init__(self) -> None:
         self._visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -23,7 +23,7 @@ class GpuMeter:
         self._pid = self._answer = 0
         self._next = 0.0
 
-    def look(self) -> int:
+    def sample(self) -> int:
         """Return the bytes in use on the devices that the step sees, as of the last answer; 0: none yet."""
         used = self._read() if self._answer else 0
         if self._program is not None and not self._answer and time.monotonic() >= self._next:
@@ -44,7 +44,7 @@ class GpuMeter:
             os.kill(self._pid, signal.SIGKILL)
 
     def _ask(self, program: str) -> None:
-        self._next = time.monotonic() + LOOK_S
+        self._next = time.monotonic() + SAMPLE_S
         self._answer, other_end = os.pipe()
         os.set_blocking(self._answer, False)
         null = os.open(os.devnull, os.O_RDWR)

@@ -34,7 +34,7 @@ def sha256(size: int, data: bytes = b"") -> _Hash:
     return hashlib.sha256(data)
 
 
-class Memory:
+class ReadBuffer:
     """``size`` bytes to read into: ``view``.
 
     Large ones are not filled with zeros before: their pages come while they are read, beside the hashing.
@@ -66,7 +66,7 @@ class Memory:
         return self._whole()
 
 
-class Beside:
+class BackgroundSha256:
     """A SHA-256 of ``size`` bytes; a large one is worked out while its caller reads or writes them.
 
     What it was given must not change before :meth:`hexdigest` has returned. Its block must be left, or its
@@ -86,7 +86,7 @@ class Beside:
             self._thread = threading.Thread(target=self._work, daemon=True)
             self._thread.start()
 
-    def __enter__(self) -> Beside:
+    def __enter__(self) -> BackgroundSha256:
         return self
 
     def __exit__(self, *_: object) -> None:

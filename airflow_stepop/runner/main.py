@@ -17,12 +17,12 @@ import sys
 
 from . import protocol
 from .alarm import Alarm, TimeLimit
+from .drain import wait_until_read
 from .failures import StepError, ended
 from .files import make_scratch, quietly, remove_tree
 from .manifest import read_manifest
 from .meter import Meter
 from .phases import phase
-from .readers import wait_until_read
 from .receipt import finish
 
 TYPE_CHECKING = False

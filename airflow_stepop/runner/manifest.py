@@ -82,14 +82,14 @@ def _malformed(why: str) -> RefusedError:
 
 
 def _check_python(manifest: dict[str, Any]) -> None:
-    wanted, here = manifest.get("python"), f"{sys.version_info[0]}.{sys.version_info[1]}"
-    if wanted is None or wanted == here:
+    wanted, own = manifest.get("python"), f"{sys.version_info[0]}.{sys.version_info[1]}"
+    if wanted is None or wanted == own:
         return
     raise RefusedError(
         "bad_config",
-        f"The step was not started: its function was pickled with Python {wanted}, and this is Python {here} "
+        f"The step was not started: its function was pickled with Python {wanted}, and this is Python {own} "
         f"({sys.executable}); compiled code runs only on the version that made it",
         f"use an image with Python {wanted}; or put the function into a module beside the DAG file: it runs "
         f"on any Python from 3.8; or, with backend local, settings={{'python': <path of a Python {wanted}>}}",
-        native_reason=f"Python {here}",
+        native_reason=f"Python {own}",
     )

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from .alarm import Alarm
     from .gpu import GpuMeter
 
-FIRST_LOOK_S = 0.5  # most steps are over by then, and cost nothing
-LOOK_S = 1.0
-LOOK_SHARE = 0.01  # of one CPU, at most, for looking
+FIRST_SAMPLE_S = 0.5  # most steps are over by then, and cost nothing
+SAMPLE_S = 1.0
+SAMPLE_SHARE = 0.01  # of one CPU, at most, for sampling
 
 _OWN = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
 _PAGE_BYTES = mmap.PAGESIZE
@@ -43,7 +43,7 @@ class Meter:
         found = {
             "wall_s": round(time.monotonic() - self._started, 3),
             "cpu_s": round(sum(one.ru_utime + one.ru_stime for one in used), 3),
-            # the kernel knows the largest process exactly; several at a time are seen by looking
+            # the kernel knows the largest process exactly; several at a time are seen by sampling
             "peak_memory_bytes": max(self._peak(_MEMORY), *(one.ru_maxrss * _RSS_UNIT for one in used)),
         }
         gpu = self._peak(_GPU)
@@ -52,27 +52,27 @@ class Meter:
     # -- in the parent
 
     def watch(self, pid: int, alarm: Alarm) -> None:
-        """Look at ``pid`` and everything below it from time to time, until the alarm is stopped."""
+        """Sample ``pid`` and everything below it from time to time, until the alarm is stopped."""
         self._pid = pid
         if os.path.exists(f"/proc/{pid}/statm"):  # Linux
-            alarm.call(FIRST_LOOK_S, self._look)
+            alarm.call(FIRST_SAMPLE_S, self._sample)
 
     def stop(self) -> None:
         if self._gpu is not None:
             self._gpu.stop()
 
-    def _look(self) -> float:
-        """Return the seconds until the next look."""
-        began = time.process_time()  # not the time of the clock: on a busy host looks would become rare
+    def _sample(self) -> float:
+        """Return the seconds until the next sample."""
+        began = time.process_time()  # not the time of the clock: on a busy host samples would become rare
         try:
-            self._look_at_memory()
-            self._look_at_gpu()
+            self._sample_memory()
+            self._sample_gpu()
         except Exception:  # noqa: S110 - a measurement that fails must not end the step
             pass
         cost = time.process_time() - began
-        return max(LOOK_S, cost / LOOK_SHARE)
+        return max(SAMPLE_S, cost / SAMPLE_SHARE)
 
-    def _look_at_memory(self) -> None:
+    def _sample_memory(self) -> None:
         pids = _tree(self._pid)
         if len(pids) == 1:
             return  # the kernel keeps its peak
@@ -81,12 +81,12 @@ class Meter:
         if sum(map(_resident_bytes, pids)) > peak:
             self._raise(_MEMORY, sum(map(_proportional_bytes, pids)))
 
-    def _look_at_gpu(self) -> None:
+    def _sample_gpu(self) -> None:
         if self._gpu is None:
             from .gpu import GpuMeter
 
             self._gpu = GpuMeter()
-        self._raise(_GPU, self._gpu.look())
+        self._raise(_GPU, self._gpu.sample())
 
     def _peak(self, at: int) -> int:
         return int.from_bytes(self._shared[at : at + 8], "little")

@@ -35,9 +35,9 @@ class Parts:
             location = self._location(name)
             if isinstance(location, str) and not _is_url(location):
                 return _read_file(os.path.join(self.folder, location), segment, codec)
-            from .places import read_places
+            from .remote_parts import read_ranges
 
-            return read_places(self.folder, location, segment, codec)
+            return read_ranges(self.folder, location, segment, codec)
         except ImportError:  # this runner was made for a step without such parts
             raise RefusedError(
                 "infra", f"The step was not started: part {name} has a place that is no path"

@@ -17,11 +17,11 @@ import time
 from . import protocol
 from .archive import ForgedError, TooLargeError, chunks, fingerprint, pack, unpack, verify
 from .failures import RefusedError
-from .files import quietly, remove_tree, tell
+from .files import quietly, remove_tree, report
 from .parts import read_table
 from .phases import phase
 from .threads import Progress, mib
-from .urls import PATIENCE_S, fetch, replace
+from .urls import RETRY_LIMIT_S, fetch, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from .hashing import Buffer
 
-LOOK_S = 0.5
-LOOK_SHARE = 0.01  # of one CPU, at most, for looking
+SCAN_S = 0.5
+SCAN_SHARE = 0.01  # of one CPU, at most, for looking
 # A folder that has changed is saved once nothing has changed for a moment; one that never rests, a bit later
 QUIET_S, RESTLESS_S = 0.5, 5.0
 # Between two snapshots: ten times as long as the last one took, within these limits
@@ -106,7 +106,7 @@ class Snapshots:
                 "somebody changed it, or this is another [stepop] signing_key (or [core] fernet_key) than it "
                 "was saved with: set that key again; or delete the object, and the step begins anew",
             ) from None
-        tell(f"checkpoint restored: {_count(count)}, {mib(size)}")
+        report(f"checkpoint restored: {_count(count)}, {mib(size)}")
 
     # -- in the parent
 
@@ -152,17 +152,17 @@ class _Saver(threading.Thread):
         self.join(None if is_wanted else FAREWELL_S)
 
     def run(self) -> None:
-        pause_s = LOOK_S
+        pause_s = SCAN_S
         while not self._over.wait(pause_s):
             began = time.monotonic()
-            found = self._look()
-            pause_s = max(LOOK_S, (time.monotonic() - began) / LOOK_SHARE)
+            found = self._scan()
+            pause_s = max(SCAN_S, (time.monotonic() - began) / SCAN_SHARE)
             if found is not None and self._is_due(found[0]):
                 self._save(found[0])
         if self._is_wanted:
             self._save_last()
 
-    def _look(self) -> tuple[str, int] | None:
+    def _scan(self) -> tuple[str, int] | None:
         """Return the fingerprint and the size of the folder, if it is not what is saved."""
         try:
             if not self._saved:
@@ -181,13 +181,13 @@ class _Saver(threading.Thread):
         is_quiet = now - self._quiet_since >= QUIET_S or now - self._changed_at >= RESTLESS_S
         return is_quiet and now >= self._next_at
 
-    def _save(self, found: str, patience_s: float = 0.0) -> bool | None:
+    def _save(self, found: str, retry_limit_s: float = 0.0) -> bool | None:
         """Write a snapshot; return whether it was written, ``None`` when the folder changed meanwhile."""
         began, archive = time.monotonic(), self.folder + ".tar"
         try:
             packed = self._pack(found, archive)
             if packed is not None:
-                self._put(archive, *packed, patience_s)
+                self._put(archive, *packed, retry_limit_s)
         except TooLargeError:
             self._saved = found  # until it changes
             self._say(f"it has more than the {mib(self.table['most_bytes'])} that can be kept")
@@ -203,7 +203,7 @@ class _Saver(threading.Thread):
         if packed is None:
             return None
         if self._trouble:
-            tell("the checkpoint is saved again")
+            report("the checkpoint is saved again")
         self._saved, self._changed_at, self._trouble = found, 0.0, ""
         phase(f"checkpoint saved: {mib(packed[0])} in {took_s:.1f} s")
         return True
@@ -228,8 +228,8 @@ class _Saver(threading.Thread):
             raise problem
         return packed
 
-    def _put(self, archive: str, size: int, md5: str, patience_s: float) -> None:
-        progress = Progress("saving the checkpoint", size, tell if self._over.is_set() else phase)
+    def _put(self, archive: str, size: int, md5: str, retry_limit_s: float) -> None:
+        progress = Progress("saving the checkpoint", size, report if self._over.is_set() else phase)
 
         def body() -> Iterator[Buffer]:
             for data in chunks(archive):
@@ -240,31 +240,31 @@ class _Saver(threading.Thread):
                 progress.tick()
 
         headers = {**self.table["headers"], "Content-MD5": md5}
-        replace(self.table["put"], body, size, headers, patience_s)
+        replace(self.table["put"], body, size, headers, retry_limit_s)
 
     def _save_last(self) -> None:
         """The step is over, and there is no other time. Only what it has left running can still write."""
         for _ in range(LAST_TRIES):
-            found = self._look()
+            found = self._scan()
             if found is None:
                 return
-            is_saved = self._save(found[0], PATIENCE_S)
+            is_saved = self._save(found[0], RETRY_LIMIT_S)
             if is_saved:
-                tell(f"checkpoint saved for the next try: {mib(found[1])}")
+                report(f"checkpoint saved for the next try: {mib(found[1])}")
             if is_saved is not None:
                 return
-            time.sleep(LOOK_S)
+            time.sleep(SCAN_S)
         self._say("something that the step has left behind changes it all the time")
 
     def _say(self, problem: str) -> None:
         """Write a line about a snapshot that failed, once for as long as the trouble lasts."""
         if self._is_wanted and (self._over.is_set() or problem.partition(":")[0] != self._trouble):
-            tell(f"the checkpoint could not be saved, and the last one that was stays: {problem}")
+            report(f"the checkpoint could not be saved, and the last one that was stays: {problem}")
         self._trouble = problem.partition(":")[0]
 
     def _leave_out(self, name: str) -> None:
         if name not in self._left_out:
-            tell(f"left out of the checkpoint: {name} is no file, and no link to one of the folder")
+            report(f"left out of the checkpoint: {name} is no file, and no link to one of the folder")
         self._left_out.add(name)
 
 

@@ -85,7 +85,7 @@ class Step:
         if isinstance(error, SystemExit):
             os._exit(error.code if isinstance(error.code, int) else int(error.code is not None))
         if error is not None:
-            from .errors import describe, print_exception
+            from .exception_data import describe, print_exception
 
             print_exception(describe(error))
         os._exit(0 if error is None else 1)

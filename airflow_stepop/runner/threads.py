@@ -79,10 +79,10 @@ class _Crew:
 class Progress:
     """Tells a log how far a long transfer is; a short one is not mentioned."""
 
-    def __init__(self, what: str, total: int, tell: Callable[[str], Any]) -> None:
+    def __init__(self, what: str, total: int, report: Callable[[str], Any]) -> None:
         self.what = what
         self.total = total
-        self._tell = tell
+        self._report = report
         self._done = 0
         self._begun = time.monotonic()
         self._next = self._begun + FIRST_LINE_S
@@ -97,13 +97,15 @@ class Progress:
         now = time.monotonic()
         if now >= self._next:
             self._next = now + NEXT_LINES_S
-            self._tell(f"{self.what}: {mib(self._done)} of {mib(self.total)} after {now - self._begun:.0f} s")
+            self._report(
+                f"{self.what}: {mib(self._done)} of {mib(self.total)} after {now - self._begun:.0f} s"
+            )
 
     def end(self) -> None:
         """Write the last line, if there was a first one."""
         taken_s = time.monotonic() - self._begun
         if self._next > self._begun + FIRST_LINE_S:
-            self._tell(f"{self.what}: done, {mib(self.total)} in {taken_s:.0f} s")
+            self._report(f"{self.what}: done, {mib(self.total)} in {taken_s:.0f} s")
 
 
 def mib(count: int) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from .failures import StepError
-from .files import tell
+from .files import report
 from .hashing import sha256
 from .values import CHUNK_BYTES
 
@@ -79,7 +79,7 @@ class Uploads:
             raise StepError("user_error", summary, "return less, or write it to a place of your own")
         jobs = [(name, k * size, min((k + 1) * size, total)) for k, name in enumerate(names[:count])]
         self._note_pieces(size, names)
-        progress = Progress("writing the result", total, tell)
+        progress = Progress("writing the result", total, report)
 
         def send(job: tuple[str, int, int]) -> None:
             name, begin, end = job

@@ -12,7 +12,7 @@ import urllib.request
 from functools import partial
 
 from .entries import SegmentError
-from .files import tell
+from .files import report
 from .threads import Progress
 from .values import CHUNK_BYTES
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .hashing import Buffer
 
 # longest trouble of the store that a step sits out
-PATIENCE_S = 240.0
+RETRY_LIMIT_S = 240.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
 SILENCE_S = 60.0
 # answers that say: later
@@ -40,7 +40,7 @@ def get(url: str, offset: int, view: memoryview, whole: str = "") -> None:
     :raises SegmentError: the object is shorter, or longer than the whole
     :raises OSError: it cannot be read
     """
-    _patiently(url, lambda: _get(url, offset, view, whole))
+    _with_retries(url, lambda: _get(url, offset, view, whole))
 
 
 def check_size(url: str, size: int, name: str) -> None:
@@ -49,7 +49,7 @@ def check_size(url: str, size: int, name: str) -> None:
     :raises SegmentError: it has not ``size`` bytes
     :raises OSError: it cannot be read
     """
-    _patiently(url, lambda: _get(url, 0, memoryview(bytearray(1)), name, size))
+    _with_retries(url, lambda: _get(url, 0, memoryview(bytearray(1)), name, size))
 
 
 def put(url: str, body: Callable[[], Iterable[Buffer]], size: int, headers: Mapping[str, str]) -> None:
@@ -69,7 +69,7 @@ def put(url: str, body: Callable[[], Iterable[Buffer]], size: int, headers: Mapp
             _put(url, (), 0, headers)
             raise
 
-    _patiently(url, once)
+    _with_retries(url, once)
 
 
 def fetch(url: str, path: str) -> bool:
@@ -80,12 +80,12 @@ def fetch(url: str, path: str) -> bool:
     total, tag, progress = _PIECE_BYTES, "", None
     with open(path, "wb") as stream:
         while stream.tell() < total:
-            found = _patiently(url, partial(_piece, url, stream.tell(), tag))
+            found = _with_retries(url, partial(_piece, url, stream.tell(), tag))
             if found is None:
                 return False
             data, total, tag = found
             stream.write(data)
-            progress = progress or Progress(f"reading {url.partition('?')[0]}", total, tell)
+            progress = progress or Progress(f"reading {url.partition('?')[0]}", total, report)
             progress.add(len(data))
             progress.tick()
     if progress is not None:
@@ -111,14 +111,18 @@ def _piece(url: str, begin: int, tag: str) -> tuple[bytes, int, str] | None:
 
 
 def replace(
-    url: str, body: Callable[[], Iterable[Buffer]], size: int, headers: Mapping[str, str], patience_s: float
+    url: str,
+    body: Callable[[], Iterable[Buffer]],
+    size: int,
+    headers: Mapping[str, str],
+    retry_limit_s: float,
 ) -> None:
     """Write an object, or leave there what is there: nothing else is sent, not even to learn a reason.
 
     :param patience_s: how long trouble of the store is sat out
     :raises OSError: it cannot be written
     """
-    _patiently(url, lambda: _put(url, body(), size, headers), patience_s)
+    _with_retries(url, lambda: _put(url, body(), size, headers), retry_limit_s)
 
 
 def _get(url: str, offset: int, view: memoryview, whole: str, size: int = 0) -> None:
@@ -159,9 +163,9 @@ def _put(url: str, body: Iterable[Buffer], size: int, headers: Mapping[str, str]
         answer.read()
 
 
-def _patiently(url: str, call: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:
+def _with_retries(url: str, call: Callable[[], Any], retry_limit_s: float = RETRY_LIMIT_S) -> Any:
     where, _, secret = url.partition("?")
-    end, pause_s = time.monotonic() + patience_s, FIRST_PAUSE_S
+    end, pause_s = time.monotonic() + retry_limit_s, FIRST_PAUSE_S
     while True:
         try:
             return call()

@@ -29,7 +29,7 @@ import sys
 
 from . import protocol
 from .entries import Encoded, EntryError, SegmentError, UntrustedPickleError, hashing
-from .hashing import Beside, Memory
+from .hashing import BackgroundSha256, ReadBuffer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -241,8 +241,8 @@ def read_checked(
     """
     if there is not None and there < segment["size"]:
         check(what or str(segment.get("name", "segment")), segment, there, "")
-    data, size = Memory(segment["size"], codec), 0
-    with data.view as view, Beside(len(view)) as found:
+    data, size = ReadBuffer(segment["size"], codec), 0
+    with data.view as view, BackgroundSha256(len(view)) as found:
         while size < len(view):
             count = stream.readinto(view[size : size + CHUNK_BYTES])
             if not count:

@@ -1,5 +1,5 @@
-"""What a store is. Called by the payload (parts in), the results (values out) and the life of a step (where
-results go), whatever lies behind it: a folder, or a bucket.
+"""What a store is. Called by the payload (parts in), the results (values out) and the lifecycle of a step
+(where results go), whatever lies behind it: a folder, or a bucket.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class StoredObject:
     modified_at: float
 
 
-class Span(NamedTuple):
+class PathRange(NamedTuple):
     """Bytes of one object, from ``offset`` on; without one, all of the object."""
 
     path: str
@@ -91,8 +91,8 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def fill(self, spans: Sequence[Span], view: memoryview) -> Iterator[memoryview]:
-        """Read the spans in a row into ``view``; yield each part of it once it is filled, in order.
+    def fill(self, ranges: Sequence[PathRange], view: memoryview) -> Iterator[memoryview]:
+        """Read the ranges in a row into ``view``; yield each part of it once it is filled, in order.
 
         :raises StoreError: an object is gone, cannot be read, or has not the bytes that are asked for
         """
@@ -118,21 +118,22 @@ class Store(ABC):
 
         :raises StoreError: the object is gone, cannot be read, or has another size
         """
-        span = Span(path, size)
-        self.check_sizes([span])
+        path_range = PathRange(path, size)
+        self.check_sizes([path_range])
         data = bytearray(size)
-        for _ in self.fill([span], memoryview(data)):
+        for _ in self.fill([path_range], memoryview(data)):
             pass
         return data
 
-    def check_sizes(self, spans: Sequence[Span]) -> None:
+    def check_sizes(self, ranges: Sequence[PathRange]) -> None:
         """Look whether objects are as large as somebody says, before memory is taken for them.
 
         :raises StoreError: one is smaller
         """
-        for span in spans:
-            if span.size > TRUSTED_BYTES and self.size_of(span.path) < (span.offset or 0) + span.size:
-                raise self.wrong_size(span.path, span.size)
+        for path_range in ranges:
+            end = (path_range.offset or 0) + path_range.size
+            if path_range.size > TRUSTED_BYTES and self.size_of(path_range.path) < end:
+                raise self.wrong_size(path_range.path, path_range.size)
 
     @abstractmethod
     def size_of(self, path: str) -> int:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from airflow_stepop.exceptions import StepConfigError, StepopError, StoreError
 from airflow_stepop.runner.threads import Progress, in_order
-from airflow_stepop.stores.base import Span, Store, StoredObject, quote, unquote
+from airflow_stepop.stores.base import PathRange, Store, StoredObject, quote, unquote
 
 if TYPE_CHECKING:
     from obstore.store import BackoffConfig, ClientConfig, ObjectStore, RetryConfig
@@ -31,7 +31,7 @@ CHUNK_BYTES = 16 * MIB  # of one request of a parallel transfer
 THREADS = 8
 # A larger object goes up in several requests, which cannot be create-only: see BucketStore.put_new
 SINGLE_PUT_BYTES = 1 * MIB
-PATIENCE_S = 240.0  # longest trouble of the store that is sat out
+RETRY_LIMIT_S = 240.0  # longest trouble of the store that is sat out
 # Only the time counts: 60 tries were over after 30 to 40 seconds, as the pauses are random and grow slowly
 _TRIES = 10_000
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
@@ -78,7 +78,7 @@ def retry_config() -> RetryConfig:
         "max_backoff": timedelta(seconds=_LONGEST_PAUSE_S),
         "base": 2,
     }
-    return {"max_retries": _TRIES, "retry_timeout": timedelta(seconds=PATIENCE_S), "backoff": pauses}
+    return {"max_retries": _TRIES, "retry_timeout": timedelta(seconds=RETRY_LIMIT_S), "backoff": pauses}
 
 
 class BucketStore(Store):
@@ -199,18 +199,18 @@ class BucketStore(Store):
 
     # -- reading
 
-    def fill(self, spans: Sequence[Span], view: memoryview) -> Iterator[memoryview]:
+    def fill(self, ranges: Sequence[PathRange], view: memoryview) -> Iterator[memoryview]:
         jobs, at = [], 0
-        for span in spans:
-            for begin in range(0, span.size, CHUNK_BYTES) or (0,):
-                count = min(CHUNK_BYTES, span.size - begin)
-                jobs.append((span, begin, view[at : at + count]))
+        for path_range in ranges:
+            for begin in range(0, path_range.size, CHUNK_BYTES) or (0,):
+                count = min(CHUNK_BYTES, path_range.size - begin)
+                jobs.append((path_range, begin, view[at : at + count]))
                 at += count
-        where = self.uri(spans[0].path) + (f" and {len(spans) - 1} more" if len(spans) > 1 else "")
+        where = self.uri(ranges[0].path) + (f" and {len(ranges) - 1} more" if len(ranges) > 1 else "")
         progress = Progress(f"reading {where}", at, log.info)
         self.client  # noqa: B018 - made before several threads ask for it
 
-        def get(job: tuple[Span, int, memoryview]) -> memoryview:
+        def get(job: tuple[PathRange, int, memoryview]) -> memoryview:
             self._get(*job)
             progress.add(len(job[2]))
             return job[2]
@@ -218,18 +218,18 @@ class BucketStore(Store):
         yield from in_order(get, jobs, THREADS, progress.tick)
         progress.end()
 
-    def _get(self, span: Span, begin: int, part: memoryview) -> None:
+    def _get(self, path_range: PathRange, begin: int, part: memoryview) -> None:
         import obstore
 
-        first = (span.offset or 0) + begin
+        first = (path_range.offset or 0) + begin
         options: Any = {"range": (first, first + len(part))} if len(part) else None
         try:
-            found = _again(lambda: obstore.get(self.client, span.path, options=options))
+            found = _again(lambda: obstore.get(self.client, path_range.path, options=options))
             data, size = memoryview(found.bytes()), found.meta["size"]
         except Exception as error:
-            raise self._explain("read", span.path, error) from error
-        if len(data) != len(part) or (span.offset is None and size != span.size):
-            raise self.wrong_size(span.path, span.size)
+            raise self._explain("read", path_range.path, error) from error
+        if len(data) != len(part) or (path_range.offset is None and size != path_range.size):
+            raise self.wrong_size(path_range.path, path_range.size)
         part[:] = data
 
     # -- the rest
@@ -318,7 +318,7 @@ def _again(ask: Callable[[], T]) -> T:
 
     Not for a stream: whoever asks for the rest of one again may get none, and takes half of it for all.
     """
-    end, pause_s = time.monotonic() + PATIENCE_S, _FIRST_PAUSE_S
+    end, pause_s = time.monotonic() + RETRY_LIMIT_S, _FIRST_PAUSE_S
     while True:
         try:
             return ask()

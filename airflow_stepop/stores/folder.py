@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from airflow_stepop.exceptions import StepConfigError, StoreError
 from airflow_stepop.runner.values import CHUNK_BYTES
-from airflow_stepop.stores.base import Span, Store, StoredObject, quote, unquote
+from airflow_stepop.stores.base import PathRange, Store, StoredObject, quote, unquote
 
 if TYPE_CHECKING:
     from obstore.store import LocalStore
@@ -73,9 +73,9 @@ class FolderStore(Store):
         except (OSError, ValueError) as error:  # ValueError: a name that no file can have
             raise self._explain("read", path, error) from error
 
-    def fill(self, spans: Sequence[Span], view: memoryview) -> Iterator[memoryview]:
+    def fill(self, ranges: Sequence[PathRange], view: memoryview) -> Iterator[memoryview]:
         at = 0
-        for path, size, offset in spans:
+        for path, size, offset in ranges:
             try:
                 # Not blocking: whoever may write here could leave a pipe that nobody ever writes to
                 opened = os.open(self.folder / path, os.O_RDONLY | os.O_NONBLOCK)

@@ -6,12 +6,12 @@ import random
 import time
 
 
-def jittered(longest_s: float) -> float:
+def with_jitter(longest_s: float) -> float:
     """Return between half of a pause and all of it: those who wait for the same do not come back at once."""
     return random.uniform(longest_s / 2, longest_s)  # noqa: S311 - no secret
 
 
-class Pace:
+class Backoff:
     """Pauses between two looks: short at first, then the poll interval; longer, with jitter, after errors.
 
     :param poll_interval_s: pause between two looks at a job that has been running for a while
@@ -46,4 +46,4 @@ class Pace:
 
     def after_error(self) -> float:
         self.errors += 1
-        return jittered(min(self.poll_interval_s * 2**self.errors, self.LONGEST_S))
+        return with_jitter(min(self.poll_interval_s * 2**self.errors, self.LONGEST_S))

@@ -13,7 +13,7 @@ from airflow_stepop.job import JobState, JobStatus
 OVERDUE_FACTOR, OVERDUE_S = 1.05, 600.0  # how long after its timeout a job may still be seen running
 
 
-class Reason(StrEnum):
+class StopReason(StrEnum):
     """Why waiting for a job ended."""
 
     FINISHED = "finished"  # the job is terminal or gone
@@ -26,13 +26,13 @@ class Reason(StrEnum):
     PAUSED = "paused"  # there is no job yet: it is time to submit again
 
     @property
-    def goes_by_status(self) -> bool:
+    def needs_fresh_status(self) -> bool:
         """Whether another status could mean that the job is not late."""
-        return self in (Reason.START_TIMEOUT, Reason.OVERDUE)
+        return self in (StopReason.START_TIMEOUT, StopReason.OVERDUE)
 
     @property
     def is_deadline(self) -> bool:
-        return self in (Reason.EXECUTION_TIMEOUT, Reason.START_TIMEOUT, Reason.OVERDUE)
+        return self in (StopReason.EXECUTION_TIMEOUT, StopReason.START_TIMEOUT, StopReason.OVERDUE)
 
 
 @dataclass(frozen=True)
@@ -60,23 +60,23 @@ class Deadlines:
         known = {one.name for one in fields(cls)}  # a newer version may have sent more
         return cls(**{name: value for name, value in data.items() if name in known})
 
-    def reason(self, status: JobStatus | None, now: float) -> Reason | None:
+    def reason(self, status: JobStatus | None, now: float) -> StopReason | None:
         """Return why to stop waiting; ``None`` to go on. A job that ended in time is finished, not late.
 
         :param status: the last status, ``None`` while none could be had
         """
         if status is not None and status.state.is_terminal:
-            return Reason.FINISHED
+            return StopReason.FINISHED
         if self.execution is not None and now > self.execution:
-            return Reason.EXECUTION_TIMEOUT
+            return StopReason.EXECUTION_TIMEOUT
         if status is None:
             return None
         start = self._start(status)
         if status.state is JobState.PENDING and start is not None and now > start:
-            return Reason.START_TIMEOUT
+            return StopReason.START_TIMEOUT
         overdue = self._overdue(status)
         if overdue is not None and now > overdue:
-            return Reason.OVERDUE
+            return StopReason.OVERDUE
         return None
 
     def next_after(self, status: JobStatus | None, now: float) -> float | None:

@@ -1,4 +1,4 @@
-"""What an operator of Airflow sees of a step's life: metrics, and every phase with its time when debugging.
+"""What an operator of Airflow sees of a step: metrics, and every phase with its time when debugging.
 
 Metrics go wherever Airflow's own go (``[metrics]``). Their names and tags are a contract: dashboards match on
 them. No value of the user's is ever in a metric or a phase.
@@ -38,18 +38,18 @@ WATCHER_JOBS = "stepop.watcher.jobs"
 
 
 def count(name: str, value: int, tags: Mapping[str, str]) -> None:
-    _tell("incr", name, value, tags)
+    _report("incr", name, value, tags)
 
 
 def gauge(name: str, value: int, tags: Mapping[str, str]) -> None:
-    _tell("gauge", name, value, tags)
+    _report("gauge", name, value, tags)
 
 
 def timing(name: str, seconds: float, tags: Mapping[str, str]) -> None:
-    _tell("timing", name, timedelta(seconds=max(seconds, 0.0)), tags)
+    _report("timing", name, timedelta(seconds=max(seconds, 0.0)), tags)
 
 
-def _tell(kind: str, name: str, value: Any, tags: Mapping[str, str]) -> None:
+def _report(kind: str, name: str, value: Any, tags: Mapping[str, str]) -> None:
     try:
         from airflow.sdk.observability.stats import Stats
 
@@ -84,12 +84,12 @@ class Observer:
 
     # -- what happens
 
-    def saw(self, status: JobStatus | None) -> None:
+    def status_seen(self, status: JobStatus | None) -> None:
         """Note the state of the job when it is another one than the last."""
         if status is not None and status.state is not self._state:
             self._state = status.state
             self.phase("the job is %s", status.state.value)
-        if status is not None and _is_told(status) and status.native != self._waits_for:
+        if status is not None and _is_explained(status) and status.native != self._waits_for:
             self._waits_for = status.native
             if self._log is not None:
                 what = "waits" if status.state is JobState.PENDING else "is in trouble"
@@ -142,7 +142,7 @@ class Observer:
         return {"backend": record.backend, **self._tags}
 
 
-def _is_told(status: JobStatus) -> bool:
+def _is_explained(status: JobStatus) -> bool:
     """Return whether the service says more of a job than that it waits, or runs."""
     return not status.state.is_terminal and " " in status.native
 

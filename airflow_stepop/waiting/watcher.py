@@ -22,7 +22,7 @@ from itertools import islice
 from airflow_stepop.exceptions import IntegrityError, StepConfigError, WrongHostError
 from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.job import Cursor, JobHandle, JobState, JobStatus, LogLine
-from airflow_stepop.waiting.backoff import Pace
+from airflow_stepop.waiting.backoff import Backoff
 from airflow_stepop.waiting.observer import WATCHER_CALLS, WATCHER_ERRORS, WATCHER_JOBS, count, gauge
 
 log = logging.getLogger(__name__)
@@ -64,30 +64,30 @@ class Subscription:
         has_begun = self._status is not None and self._status.state is not JobState.PENDING
         return has_begun and self.wants_more and not self._lines
 
-    def tell_status(self, status: JobStatus) -> None:
+    def report_status(self, status: JobStatus) -> None:
         if status != self._status:
             self._status = status
             self._news.set()
 
-    def tell_lines(self, lines: Sequence[LogLine], cursor: Cursor) -> None:
+    def report_lines(self, lines: Sequence[LogLine], cursor: Cursor) -> None:
         self.cursor = cursor
         if lines:
             self._lines.extend(lines)
             self._news.set()
 
-    def tell_error(self, error: StepConfigError | IntegrityError) -> None:
+    def report_error(self, error: StepConfigError | IntegrityError) -> None:
         self._error = error
         self._news.set()
 
     async def next(self, timeout_s: float | None = None) -> Update:
         """Return what is new as soon as there is something, or after ``timeout_s`` the last known status."""
-        await _heard(self._news, timeout_s)
+        await _wait_for(self._news, timeout_s)
         self._news.clear()
         lines, self._lines = self._lines, []
         return Update(self._status, lines, self._error)
 
 
-async def _heard(event: asyncio.Event, timeout_s: float | None) -> None:
+async def _wait_for(event: asyncio.Event, timeout_s: float | None) -> None:
     """Wait for ``event``, at most ``timeout_s``."""
     # Not wait_for(): in Python 3.11 it forgets a cancellation that comes together with the event
     with contextlib.suppress(TimeoutError):
@@ -121,7 +121,7 @@ class Watcher:
         subscription = Subscription(handle, poll_interval_s)
         self._subscriptions.setdefault(handle, set()).add(subscription)
         if handle in self._known:
-            self._tell_one(subscription, self._known[handle])
+            self._report_to(subscription, self._known[handle])
         self._arrival.set()
         self._start()
         try:
@@ -161,22 +161,23 @@ class Watcher:
         return [subscription for handle in handles for subscription in self._subscriptions.get(handle, ())]
 
     async def _watch_status(self) -> None:
-        pace = Pace(min(s.poll_interval_s for s in self._all()))
+        backoff = Backoff(min(s.poll_interval_s for s in self._all()))
         while True:
-            if pace.errors:
-                await self._look_up_again()
-            if self._arrival.is_set() and pace.may_quicken:
-                pace.quicken()
+            if backoff.errors:
+                await self._reload_connection()
+            if self._arrival.is_set() and backoff.may_quicken:
+                backoff.quicken()
             self._arrival.clear()
-            pace.poll_interval_s = min(s.poll_interval_s for s in self._all())
+            backoff.poll_interval_s = min(s.poll_interval_s for s in self._all())
             handles = [h for h in self._subscriptions if not self._is_over(h)]
-            is_telling = self.hook.changed() is not None  # before the question: what comes after it is new
-            pause_s = await self._ask(handles, pace) if handles else pace.poll_interval_s
-            if is_telling and not pace.errors:
-                pause_s = await self._follow(pace)
-            await self._pause(pause_s, may_end_early=pace.may_quicken)
+            # before the question: what comes after it is new
+            follows_changes = self.hook.changed() is not None
+            pause_s = await self._ask(handles, backoff) if handles else backoff.poll_interval_s
+            if follows_changes and not backoff.errors:
+                pause_s = await self._follow(backoff)
+            await self._pause(pause_s, may_end_early=backoff.may_quicken)
 
-    async def _look_up_again(self) -> None:
+    async def _reload_connection(self) -> None:
         """Go on with the connection as it is now: somebody may have replaced what is valid no more."""
         if self._again is None:
             return
@@ -190,12 +191,12 @@ class Watcher:
             log.info("%s: the connection was changed; asking with it", self.hook.backend)
             self.hook = hook
 
-    async def _follow(self, pace: Pace) -> float:
+    async def _follow(self, backoff: Backoff) -> float:
         """Ask for new jobs, and for those of which the service tells that they have changed, until it is time
         to ask for all, or it tells nothing any more; return the pause before that.
         """
         end, pause_s = time.monotonic() + ALL_INTERVAL_S, 0.0
-        while not pace.errors and time.monotonic() < end:
+        while not backoff.errors and time.monotonic() < end:
             await asyncio.sleep(CHANGES_INTERVAL_S)
             changed = self.hook.changed()
             if changed is None:
@@ -204,19 +205,19 @@ class Watcher:
             self._arrival.clear()
             handles = {h for h in (*new, *changed) if h in self._subscriptions and not self._is_over(h)}
             if handles:
-                pause_s = await self._ask(list(handles), pace)
-        return pause_s if pace.errors else 0.0
+                pause_s = await self._ask(list(handles), backoff)
+        return pause_s if backoff.errors else 0.0
 
     async def _pause(self, pause_s: float, may_end_early: bool) -> None:
         if not may_end_early:
             await asyncio.sleep(pause_s)
             return
-        await _heard(self._arrival, pause_s)
+        await _wait_for(self._arrival, pause_s)
 
     def _is_over(self, handle: JobHandle) -> bool:
         return handle in self._known and self._known[handle].state.is_terminal
 
-    async def _ask(self, handles: Sequence[JobHandle], pace: Pace) -> float:
+    async def _ask(self, handles: Sequence[JobHandle], backoff: Backoff) -> float:
         """Ask for the status of ``handles`` and tell the subscribers; return the pause before the next
         question.
         """
@@ -229,41 +230,41 @@ class Watcher:
         except (StepConfigError, IntegrityError) as error:
             if isinstance(error, (IntegrityError, WrongHostError)) and len(handles) > 1:
                 # One handle is damaged, or leads elsewhere: find it, so that the others are answered
-                return max([await self._ask([handle], pace) for handle in handles])
+                return max([await self._ask([handle], backoff) for handle in handles])
             for subscription in self._of(handles):
-                subscription.tell_error(error)
-            return pace.after_error()
+                subscription.report_error(error)
+            return backoff.after_error()
         except Exception as error:  # noqa: BLE001, RUF100 - an API error is never a job state, whatever its class
-            pause_s = pace.after_error()
+            pause_s = backoff.after_error()
             count(WATCHER_ERRORS, 1, tags)
             log.warning("%s: no status (%s); asking again in %.0f s", self.hook.backend, error, pause_s)
             return pause_s
-        self._tell(statuses)
-        return pace.after_success()
+        self._report(statuses)
+        return backoff.after_success()
 
-    def _tell(self, statuses: Mapping[JobHandle, JobStatus]) -> None:
+    def _report(self, statuses: Mapping[JobHandle, JobStatus]) -> None:
         for handle, status in statuses.items():
             if handle in self._subscriptions:
                 self._known[handle] = status
                 for subscription in self._subscriptions[handle]:
-                    self._tell_one(subscription, status)
+                    self._report_to(subscription, status)
 
-    def _tell_one(self, subscription: Subscription, status: JobStatus) -> None:
-        subscription.tell_status(status)
+    def _report_to(self, subscription: Subscription, status: JobStatus) -> None:
+        subscription.report_status(status)
         if status.state is not JobState.PENDING and subscription not in self._begun:
             self._begun[subscription] = None
             self._begun.move_to_end(subscription, last=False)
 
     async def _watch_logs(self) -> None:
-        pace = Pace(LOG_INTERVAL_S)
+        backoff = Backoff(LOG_INTERVAL_S)
         while True:
-            pause_s = pace.after_success()
+            pause_s = backoff.after_success()
             waiting = self._next_to_read()
             for first in range(0, len(waiting), LOG_BATCH):
                 try:
                     await self._read_logs(waiting[first : first + LOG_BATCH])
                 except Exception as error:  # noqa: BLE001, RUF100 - logs may fail in any way; the job goes on
-                    pause_s = pace.after_error()
+                    pause_s = backoff.after_error()
                     log.warning("%s: no logs (%s); asking again in %.0f s", self.hook.backend, error, pause_s)
             await asyncio.sleep(pause_s)
 
@@ -280,7 +281,7 @@ class Watcher:
         for subscription in subscriptions:
             chunk = chunks.get(subscription.handle)
             if chunk is not None and subscription.cursor == cursors[subscription.handle]:
-                subscription.tell_lines(chunk.lines, chunk.cursor)
+                subscription.report_lines(chunk.lines, chunk.cursor)
 
 
 @dataclass

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.connections.extra import extra_of
-from airflow_stepop.core.stored_json import TEXT, known_fields
+from airflow_stepop.core.stored_json import TEXT, checked_fields
 from airflow_stepop.exceptions import (
     IntegrityError,
     OutcomeLostError,
@@ -361,7 +361,7 @@ class KubernetesStepHook(StepHook):
 
     def _cluster(self, handle: JobHandle) -> Cluster:
         try:
-            detail = known_fields(dict(handle.detail), "detail", {"namespace": TEXT}, {"context": TEXT})
+            detail = checked_fields(dict(handle.detail), "detail", {"namespace": TEXT}, {"context": TEXT})
         except IntegrityError as error:
             raise IntegrityError(f"the handle of {handle} is damaged: {error}") from error
         return self.cluster(detail.get("context"), detail["namespace"])

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from airflow_stepop.core.host import airflow_folder, host_id
-from airflow_stepop.core.stored_json import TEXT, known_fields
+from airflow_stepop.core.stored_json import TEXT, checked_fields
 from airflow_stepop.core.units import format_size, parse_size
 from airflow_stepop.exceptions import (
     IntegrityError,
@@ -296,7 +296,7 @@ class LocalStepHook(StepHook):
                 "seen only from its own host. Use deferrable=False, so that the worker which started it "
                 "waits for it, or a remote backend"
             )
-        folder = known_fields(handle.detail, "the handle of a local job", {"folder": TEXT})["folder"]
+        folder = checked_fields(handle.detail, "the handle of a local job", {"folder": TEXT})["folder"]
         try:
             job = JobFolder(Path(folder) / handle.id)
         except ValueError as error:

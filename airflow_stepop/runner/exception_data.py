@@ -108,7 +108,7 @@ def traceback_lines(trace: TracebackType | None) -> list[str]:
     """Return the traceback as lines, oldest call first, without the runner's own frames, bounded."""
     import traceback
 
-    while trace is not None and _is_ours(trace.tb_frame.f_code.co_filename):
+    while trace is not None and _is_runner_frame(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
     try:
         lines = "".join(traceback.format_tb(trace)).splitlines()
@@ -117,7 +117,7 @@ def traceback_lines(trace: TracebackType | None) -> list[str]:
     return _bounded(lines)
 
 
-def _is_ours(filename: str) -> bool:
+def _is_runner_frame(filename: str) -> bool:
     return filename.startswith(_HERE) or "/asyncio/" in filename
 
 
