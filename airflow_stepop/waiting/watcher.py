@@ -170,7 +170,9 @@ class Watcher:
             self._arrival.clear()
             pace.poll_interval_s = min(s.poll_interval_s for s in self._all())
             handles = [h for h in self._subscriptions if not self._is_over(h)]
-            is_telling = self.hook.changed() is not None  # before the question: what comes after it is new
+            is_telling = (
+                self.hook.changed_jobs() is not None
+            )  # before the question: what comes after it is new
             pause_s = await self._ask(handles, pace) if handles else pace.poll_interval_s
             if is_telling and not pace.errors:
                 pause_s = await self._follow(pace)
@@ -197,7 +199,7 @@ class Watcher:
         end, pause_s = time.monotonic() + ALL_INTERVAL_S, 0.0
         while not pace.errors and time.monotonic() < end:
             await asyncio.sleep(CHANGES_INTERVAL_S)
-            changed = self.hook.changed()
+            changed = self.hook.changed_jobs()
             if changed is None:
                 break
             new = [h for h in self._subscriptions if h not in self._known] if self._arrival.is_set() else []
@@ -269,7 +271,7 @@ class Watcher:
 
     def _next_to_read(self) -> list[Subscription]:
         """Return those whose logs are to be read now: where that costs a request each, a few in turn."""
-        found = list(islice((s for s in self._begun if s.wants_logs), self.hook.logs_a_second))
+        found = list(islice((s for s in self._begun if s.wants_logs), self.hook.log_reads_per_second))
         for subscription in found:
             self._begun.move_to_end(subscription)
         return found

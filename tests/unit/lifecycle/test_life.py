@@ -369,16 +369,16 @@ def test_checkpoints_that_cannot_be_deleted_do_not_fail_the_task(hook, new_try):
 def test_a_job_is_looked_for_where_it_was_to_be(new_try, hook, state):
     """Its worker died in the submit, and meanwhile the task names another place."""
     life = new_try()
-    life.request.where = {"namespace": "first"}
+    life.request.location = {"namespace": "first"}
     hook.error = SystemExit()  # as a kill would end it, before the handle is known
     with pytest.raises(SystemExit):
         life.begin()
     hook.error = None
     life = new_try(key="changed")
-    life.request.where = {"namespace": "second"}
+    life.request.location = {"namespace": "second"}
     life.begin()
     assert hook.looked_for[0].settings == {"namespace": "first"}
-    assert load_record(state).where == {"namespace": "second"}
+    assert load_record(state).location == {"namespace": "second"}
 
 
 def test_way_on_without_a_record():
