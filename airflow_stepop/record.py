@@ -62,10 +62,12 @@ class StepRecord:
     resubmissions: int = 0
     memory_bytes: int | None = None  # what on_oom asks for, instead of what the task asks for
     keep: str = "failed"  # for sweep, which meets the job without its task
-    where: Mapping[str, Any] = field(default_factory=dict)  # settings without which the job cannot be found
+    location: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # settings without which the job cannot be found
 
     def to_json(self) -> dict[str, Any]:
-        data = {**asdict(self), "labels": dict(self.labels), "where": dict(self.where)}
+        data = {**asdict(self), "labels": dict(self.labels), "location": dict(self.location)}
         data["handle"] = self.handle.to_json() if self.handle else None
         return data
 
@@ -107,7 +109,7 @@ _LATER_FIELDS = {
     "resubmissions": COUNT,
     "memory_bytes": or_nothing(COUNT),
     "keep": TEXT,
-    "where": OBJECT,
+    "location": OBJECT,
 }
 
 

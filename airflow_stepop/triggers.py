@@ -225,7 +225,7 @@ class RemoteStepTrigger(BaseTrigger):
     async def _fresh_status(self, hook: StepHook) -> JobStatus | None:
         """Return how the job stands now; ``None`` while that cannot be had."""
         try:
-            return await asyncio.to_thread(hook.look, self.handle)
+            return await asyncio.to_thread(hook.fresh_status, self.handle)
         except Exception as error:  # noqa: BLE001, RUF100 - an API error is never a job state
             self.log.warning("%s seems to be late, and cannot be looked at: %s", self.handle, error)
             return None
@@ -245,7 +245,7 @@ class RemoteStepTrigger(BaseTrigger):
     async def _secure(self, hook: StepHook) -> None:
         try:
             async with asyncio.timeout(SECURE_S):
-                await asyncio.to_thread(hook.secure, self.handle)
+                await asyncio.to_thread(hook.preserve_outcome, self.handle)
         except Exception as error:  # noqa: BLE001, RUF100 - the worker reads the outcome, if it comes in time
             message = str(error) or type(error).__name__
             self.log.warning("The outcome of %s could not be secured: %s", self.handle, message)

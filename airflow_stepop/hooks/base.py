@@ -63,10 +63,9 @@ class StepHook(BaseHook, ABC):
     is_host_bound: ClassVar[bool] = False
     """Jobs can be seen only from the host that started them: the worker waits unless told otherwise."""
     poll_interval_s: ClassVar[float] = 1.5
-    """Seconds between two looks at all jobs of one scope, unless the user says otherwise."""
-
-    logs_a_second: ClassVar[int | None] = None
-    """Jobs whose logs a triggerer reads in a second, where each costs a request; ``None``: all of them."""
+    """Seconds between two polls of all jobs of one scope, unless the user says otherwise."""
+    log_reads_per_second: ClassVar[int | None] = None
+    """Most jobs whose logs a triggerer reads per second, where each costs a request; ``None``: no limit."""
 
     def __init__(self, conn_id: str | None = None, connection: Connection | None = None) -> None:
         super().__init__()
@@ -102,8 +101,8 @@ class StepHook(BaseHook, ABC):
     def lookup(self, spec: StepSpec) -> JobHandle | None:
         """Return the job of ``spec.name`` if a submit whose answer was lost has made one, else ``None``.
 
-        Only ``name``, ``nonce`` and ``labels`` of the spec are set, and those settings that say ``where``:
-        after a crash nothing else is known.
+        Only ``name``, ``nonce``, ``labels`` and the settings of ``settings_model.location_fields`` are set in
+        the spec: after a crash nothing else is known.
         """
 
     @abstractmethod
@@ -117,10 +116,10 @@ class StepHook(BaseHook, ABC):
         :raises IntegrityError: a handle is damaged; the caller asks for each alone
         """
 
-    def look(self, handle: JobHandle) -> JobStatus:
-        """Return how one job stands now, by the service's own word and from no memory.
+    def fresh_status(self, handle: JobHandle) -> JobStatus:
+        """Return the status of one job, read from the service now and from no cache.
 
-        Asked for before a job is ended that seems to be late; raises as :meth:`status` does.
+        The trigger calls it before it ends a job that seems to be late. Raises what :meth:`status` raises.
         """
         return self.status([handle])[handle]
 
@@ -152,10 +151,11 @@ class StepHook(BaseHook, ABC):
         :raises OutcomeLostError: the job ended without leaving one
         """
 
-    def secure(self, handle: JobHandle) -> None:
-        """Have the service hold on to what the machine of a terminal job takes along when it goes.
+    def preserve_outcome(self, handle: JobHandle) -> None:
+        """Copy what is lost with the machine of a terminal job (receipt, outcome) to the control plane.
 
-        Called by who has noticed the end, since nobody knows when a worker will be free to read the outcome.
+        The trigger calls it when it notices the end: it may take long until a worker is free to read the
+        outcome. A service that keeps both by itself inherits this, which does nothing.
         """
 
     @abstractmethod
@@ -178,19 +178,18 @@ class StepHook(BaseHook, ABC):
     def check(self) -> Iterable[Finding]:
         """Say what works, what is missing, and what to do about it."""
 
-    def is_passing(self, error: Exception) -> bool:
-        """Return whether the same call may succeed in a moment: a worker then waits, and asks again."""
+    def is_transient(self, error: Exception) -> bool:
+        """Return whether an error of the service is transient, so that the worker repeats the same call."""
         return False
 
     def link(self, handle: JobHandle) -> str | None:
         """Return the job's page in the service's console."""
         return None
 
-    def changed(self) -> Collection[JobHandle] | None:
-        """Return the jobs whose state may have changed since the last call, without a request; ``None`` when
-        the service tells of nothing by itself now.
+    def changed_jobs(self) -> Collection[JobHandle] | None:
+        """Return the jobs whose status may have changed since the last call; ``None``: no watch runs now.
 
-        Between two questions for all jobs, those that have changed are asked for alone.
+        It sends no request. Between two polls of all jobs, the watcher polls those that have changed alone.
         """
         return None
 

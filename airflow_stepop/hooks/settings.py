@@ -19,8 +19,8 @@ class BackendSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    where: ClassVar[tuple[str, ...]] = ()
-    """Names of the options that say where a job runs. They are remembered before it is submitted."""
+    location_fields: ClassVar[tuple[str, ...]] = ()
+    """Names of the options that say where a job runs. The record keeps them before the job is submitted."""
 
 
 def parse_settings(model: type[BackendSettings], settings: Any, backend: str) -> BackendSettings:

@@ -58,7 +58,7 @@ class ApiRetries:
                 return question()
             except Exception as error:
                 pause_s = backoff.after_error()
-                if not hook.is_passing(error) or self.was_killed() or time.monotonic() + pause_s > end:
+                if not hook.is_transient(error) or self.was_killed() or time.monotonic() + pause_s > end:
                     raise
                 self.log.warning("%s has trouble (%s); asking again in %.0f s", hook.backend, error, pause_s)
                 time.sleep(pause_s)

@@ -47,7 +47,7 @@ class JobClient:
 
     def lookup(self, record: StepRecord) -> JobHandle | None:
         """Return the job of a record that has no handle. Asks once: trouble is for the caller to sit out."""
-        spec = StepSpec(record.name, record.nonce, record.labels, settings=record.where or None)
+        spec = StepSpec(record.name, record.nonce, record.labels, settings=record.location or None)
         return self.hook(record).lookup(spec)
 
     def status(self, handle: JobHandle) -> JobStatus:

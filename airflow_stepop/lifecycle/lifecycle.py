@@ -81,7 +81,7 @@ class Request(Protocol):
     def resources(self) -> ResourceSettings: ...
 
     @property
-    def where(self) -> Mapping[str, Any]: ...
+    def location(self) -> Mapping[str, Any]: ...
 
     @property
     def on_oom(self) -> MoreMemory | None: ...
@@ -162,7 +162,7 @@ class StepLifecycle:
             generation=generation,
             resubmissions=resubmissions,
         )
-        record = replace(record, memory_bytes=memory_bytes, keep=request.keep, where=request.where)
+        record = replace(record, memory_bytes=memory_bytes, keep=request.keep, location=request.location)
         self._save(record)
         if pause_s > 0:
             self.api_retries.pause(pause_s)

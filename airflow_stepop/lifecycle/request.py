@@ -88,7 +88,7 @@ class StepRequest:
         """Bytes of the task log that the step may take."""
         return configured_limit()
 
-    # -- where
+    # -- location
 
     @cached_property
     def override(self) -> str:
@@ -324,10 +324,10 @@ class StepRequest:
         return model()
 
     @property
-    def where(self) -> Mapping[str, Any]:
-        """The settings that say where the job runs: to be remembered before there is one."""
+    def location(self) -> Mapping[str, Any]:
+        """The settings that say where the job runs; the record keeps them before the job is submitted."""
         settings = self._settings
-        given = {name: getattr(settings, name) for name in settings.where}
+        given = {name: getattr(settings, name) for name in settings.location_fields}
         return {name: value for name, value in given.items() if value is not None}
 
     def _split(self) -> str:

@@ -171,7 +171,7 @@ class Watcher:
             backoff.poll_interval_s = min(s.poll_interval_s for s in self._all())
             handles = [h for h in self._subscriptions if not self._is_over(h)]
             # before the question: what comes after it is new
-            follows_changes = self.hook.changed() is not None
+            follows_changes = self.hook.changed_jobs() is not None
             pause_s = await self._ask(handles, backoff) if handles else backoff.poll_interval_s
             if follows_changes and not backoff.errors:
                 pause_s = await self._follow(backoff)
@@ -198,7 +198,7 @@ class Watcher:
         end, pause_s = time.monotonic() + ALL_INTERVAL_S, 0.0
         while not backoff.errors and time.monotonic() < end:
             await asyncio.sleep(CHANGES_INTERVAL_S)
-            changed = self.hook.changed()
+            changed = self.hook.changed_jobs()
             if changed is None:
                 break
             new = [h for h in self._subscriptions if h not in self._known] if self._arrival.is_set() else []
@@ -270,7 +270,7 @@ class Watcher:
 
     def _next_to_read(self) -> list[Subscription]:
         """Return those whose logs are to be read now: where that costs a request each, a few in turn."""
-        found = list(islice((s for s in self._begun if s.wants_logs), self.hook.logs_a_second))
+        found = list(islice((s for s in self._begun if s.wants_logs), self.hook.log_reads_per_second))
         for subscription in found:
             self._begun.move_to_end(subscription)
         return found

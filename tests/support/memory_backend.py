@@ -170,7 +170,7 @@ class Request:
         self._hook = hook
         self.call = call
         self.labels = {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": "-1", "deployment": ""}
-        self.where = {}
+        self.location = {}
 
     on_oom = None
 

@@ -43,11 +43,11 @@ def check_access(cluster: Cluster) -> Iterator[Finding]:
 
     An error of the API is a finding.
     """
-    for look in (_namespace, _permissions, _quotas, _limit_ranges):
+    for read in (_namespace, _permissions, _quotas, _limit_ranges):
         try:
-            found = list(look(cluster))
+            found = list(read(cluster))
             yield from found
-            if look is _namespace and not all(one.is_ok for one in found):
+            if read is _namespace and not all(one.is_ok for one in found):
                 return  # nobody can say what would be allowed in it
         except Exception as error:  # noqa: BLE001, RUF100 - whatever it is, the user has to know
             if status_of(error) == 401:
@@ -56,7 +56,7 @@ def check_access(cluster: Cluster) -> Iterator[Finding]:
                     False, "account", message, "renew the token or the certificate of the connection"
                 )
                 return
-            what = look.__name__.strip("_").replace("_", " ")
+            what = read.__name__.strip("_").replace("_", " ")
             message = f"{cluster.host} does not say: {message_of(error) or type(error).__name__}"
             yield Finding(False, what, message, "check the connection, and ask again")
 
@@ -183,9 +183,9 @@ def _limit_ranges(cluster: Cluster) -> Iterator[Finding]:
     if ranges is None:
         yield _unseen("limit ranges")
     for limits in ranges or ():
-        if said := limits_of(limits):
+        if rules := limits_of(limits):
             name = limits["metadata"]["name"]
-            yield Finding(True, "limit ranges", f"{name!r}: {'; '.join(said)}")
+            yield Finding(True, "limit ranges", f"{name!r}: {'; '.join(rules)}")
 
 
 def _list(cluster: Cluster, kind: str) -> list[Json] | None:
@@ -209,10 +209,10 @@ def quota_finding(quota: Json) -> Finding:
     name, status = quota["metadata"]["name"], quota.get("status") or {}
     hard = status.get("hard") or (quota.get("spec") or {}).get("hard") or {}
     used = status.get("used") or {}
-    said = [f"{used.get(what, '0')} of {limit} {what}" for what, limit in sorted(hard.items())]
+    amounts = [f"{used.get(what, '0')} of {limit} {what}" for what, limit in sorted(hard.items())]
     scopes = _scopes(quota)
     of = f" (of pods that are {', '.join(scopes)})" if scopes else ""
-    message = f"{name!r}{of}: {', '.join(said) or 'it limits nothing'}"
+    message = f"{name!r}{of}: {', '.join(amounts) or 'it limits nothing'}"
     empty = [] if _NOT_OURS in scopes else used_up(hard, used)
     if not empty:
         return Finding(True, "quotas", message)
@@ -266,12 +266,12 @@ _RULES = (
 
 def limits_of(limits: Json) -> list[str]:
     """Return what a LimitRange refuses or adds, in words; empty when it does not concern pods."""
-    said = []
+    rules = []
     for one in limits.get("spec", {}).get("limits") or ():
         if one.get("type") not in ("Pod", "Container"):
             continue
         for key, words in _RULES:
             if amounts := one.get(key):
                 listed = ", ".join(f"{what} {amount}" for what, amount in sorted(amounts.items()))
-                said.append(f"{words} {listed}")
-    return list(dict.fromkeys(said))
+                rules.append(f"{words} {listed}")
+    return list(dict.fromkeys(rules))

@@ -40,15 +40,15 @@ class Cluster:
 
     :param client: an API client of the official package
     :param namespace: where everything happens
-    :param again: makes another client, with a token that was renewed meanwhile
+    :param new_client: makes another client, with a token that was renewed meanwhile
     """
 
     def __init__(
-        self, client: ApiClient, namespace: str, again: Callable[[], ApiClient] | None = None
+        self, client: ApiClient, namespace: str, new_client: Callable[[], ApiClient] | None = None
     ) -> None:
         self.client = client
         self.namespace = namespace
-        self._again = again
+        self._new_client = new_client
         self._renewed_at = float("-inf")
         self._renewing = threading.Lock()
 
@@ -160,13 +160,13 @@ class Cluster:
 
     def _renew(self) -> bool:
         """Read the token again, which its owner may have replaced; return whether it can be tried."""
-        if self._again is None:
+        if self._new_client is None:
             return False
         with self._renewing:
             if time.monotonic() - self._renewed_at >= RENEWAL_PAUSE_S:
                 self._renewed_at = time.monotonic()
                 try:
-                    self.client = self._again()
+                    self.client = self._new_client()
                 except Exception as error:  # noqa: BLE001, RUF100 - what the server said is the error to show
                     log.info("The configuration of %s cannot be read again: %s", self.host, error)
                     return False
@@ -218,10 +218,10 @@ class ClusterError(Exception):
 
     def __init__(self, host: str, answer: ApiException) -> None:
         self.status = int(answer.status or 0)
-        self.reason = _said(answer, "reason")
+        self.reason = _field_of(answer, "reason")
         if self.status == 404 and self.reason != "NotFound":
             self.status = 502  # of something in between: an API server says what it has not found
-        self.message = _said(answer, "message") or str(answer.reason or "")
+        self.message = _field_of(answer, "message") or str(answer.reason or "")
         hint = " (airflow stepop check shows what Airflow may not do there)" if self.status == 403 else ""
         super().__init__(f"{host} answers {answer.status}: {self.message}{hint}")
 
@@ -231,7 +231,7 @@ def status_of(error: Exception) -> int | None:
     return error.status if isinstance(error, ClusterError) else None
 
 
-def is_passing(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
     """Return whether the same request may succeed in a moment: the server is away, restarts or is busy."""
     from urllib3.exceptions import HTTPError
 
@@ -254,7 +254,7 @@ def message_of(error: Exception) -> str:
     return (error.message if isinstance(error, ClusterError) else "") or str(error)
 
 
-def _said(answer: ApiException, field: str) -> str:
+def _field_of(answer: ApiException, field: str) -> str:
     try:
         return str(json.loads(answer.body)[field])
     except (TypeError, ValueError, KeyError):

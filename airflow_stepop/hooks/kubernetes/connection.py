@@ -47,9 +47,9 @@ def connect(connection: Connection | None, context: str | None, namespace: str |
 
     fields = extra_of(connection) if connection is not None else {}
     _check_spelling(fields, connection)
-    again = partial(_new_client, fields, context or _field(fields, "cluster_context"))
+    new_client = partial(_new_client, fields, context or _field(fields, "cluster_context"))
     try:
-        client = again()
+        client = new_client()
     except (ConfigException, YAMLError, OSError, ValueError, TypeError) as error:
         named = (
             f"connection {connection.conn_id!r}"
@@ -63,7 +63,9 @@ def connect(connection: Connection | None, context: str | None, namespace: str |
             "(kube_config: its text; kube_config_path: where it is), or in_cluster where Airflow runs in the "
             "cluster"
         ) from error
-    return Cluster(client, namespace or _field(fields, "namespace") or _own_namespace() or "default", again)
+    return Cluster(
+        client, namespace or _field(fields, "namespace") or _own_namespace() or "default", new_client
+    )
 
 
 def _check_spelling(fields: Mapping[str, Any], connection: Connection | None) -> None:

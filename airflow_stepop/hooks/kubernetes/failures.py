@@ -1,4 +1,4 @@
-"""Why a step failed, as far as its Job and its pod tell: total tables from their words to categories.
+"""Why a step failed, from the reasons in its Job and its pod.
 
 Sources: https://kubernetes.io/docs/concepts/workloads/pods/disruptions/#pod-disruption-conditions ,
 https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/ and, for what a kubelet says,
@@ -83,7 +83,7 @@ def failure_of(pod: Json | None, failed: Json) -> Failure | None:
     :param failed: the Job's condition ``Failed``, empty when there is none
     """
     end = _End(pod, failed)
-    return next((found for judge in _JUDGES if (found := judge(end)) is not None), None)
+    return next((found for rule in _RULES if (found := rule(end)) is not None), None)
 
 
 def disruption(pod: Json | None) -> str:
@@ -112,8 +112,8 @@ def _refused(end: _End) -> Failure | None:
     """The node that the scheduler had chosen did not take the pod: nothing of it ever ran."""
     if not end.reason or containers_of(end.pod or {}):
         return None
-    said = end.message.removeprefix("Pod was rejected: ") or end.reason
-    summary = f"The node refused the step's pod: {said}"
+    message = end.message.removeprefix("Pod was rejected: ") or end.reason
+    summary = f"The node refused the step's pod: {message}"
     if end.reason in UNSUPPORTED:
         hint = "take that out of settings or pod_template, or choose other nodes with node_selector"
         return Failure(Category.BAD_CONFIG, summary, end.reason, None, hint)
@@ -168,17 +168,17 @@ def _deleted(end: _End) -> Failure | None:
 
 
 def _broken(end: _End) -> Failure | None:
-    word = end.run.get("reason", "")
-    if word in NEVER_BEGUN:
+    reason = end.run.get("reason", "")
+    if reason in NEVER_BEGUN:
         return Failure(
-            Category.BAD_CONFIG, f"The container could not be started: {end.run.get('message', '')}", word,
+            Category.BAD_CONFIG, f"The container could not be started: {end.run.get('message', '')}", reason,
             end.code, "the image needs python3 in PATH: set image=, or settings python= to where it is",
         )  # fmt: skip
     if end.run.get("message") or (end.code is not None and end.code < 128):
         return None
     if end.code is not None:
         return Failure(
-            Category.INFRA, f"The step's container was killed by signal {end.code - 128}", word, end.code,
+            Category.INFRA, f"The step's container was killed by signal {end.code - 128}", reason, end.code,
             "somebody killed it, or its node ran out of memory as a whole",
         )  # fmt: skip
     if end.reason:
@@ -188,6 +188,6 @@ def _broken(end: _End) -> Failure | None:
 
 
 # the first that knows has the say
-_JUDGES: Sequence[Callable[[_End], Failure | None]] = (
+_RULES: Sequence[Callable[[_End], Failure | None]] = (
     _out_of_time, _refused, _out_of_memory, _taken_away, _broken_init, _deleted, _broken,
 )  # fmt: skip

@@ -29,9 +29,9 @@ from airflow_stepop.hooks.common.input_files import input_files
 from airflow_stepop.hooks.kubernetes import console
 from airflow_stepop.hooks.kubernetes import status as job_status
 from airflow_stepop.hooks.kubernetes.access import check_access
-from airflow_stepop.hooks.kubernetes.cluster import Cluster, is_passing, message_of, status_of
+from airflow_stepop.hooks.kubernetes.cluster import Cluster, is_transient, message_of, status_of
 from airflow_stepop.hooks.kubernetes.connection import connect
-from airflow_stepop.hooks.kubernetes.job_states import States, selector
+from airflow_stepop.hooks.kubernetes.job_states import JobStates, selector
 from airflow_stepop.hooks.kubernetes.manifests import (
     CANCELLED,
     DIGEST,
@@ -46,7 +46,7 @@ from airflow_stepop.hooks.kubernetes.manifests import (
     release,
     secret_manifest,
 )
-from airflow_stepop.hooks.kubernetes.outcome import inline, notes_on, receipt_kept, sent
+from airflow_stepop.hooks.kubernetes.outcome import inline, preserved_annotations, preserved_receipt, sent
 from airflow_stepop.hooks.kubernetes.pod_log import PodLog
 from airflow_stepop.hooks.kubernetes.pods import newest, receipt_of, seconds
 from airflow_stepop.hooks.kubernetes.settings import KubernetesSettings
@@ -71,7 +71,7 @@ if TYPE_CHECKING:
 DEFAULT_CONN_ID = "kubernetes_default"
 SECRET_BYTES = 1 << 20  # of all values together: https://kubernetes.io/docs/concepts/configuration/secret/
 OWN_BYTES = 160 << 10  # of it, the runner with all its features, and addresses
-# what the API server says of a quota -> what that means
+# message of the API server about a quota -> state of that quota
 FULL = {"exceeded quota": "is used up", "status unknown for quota": "is not counted yet"}
 ELSEWHERE = ". The step's settings name this namespace: it needs the Role of the documentation, too"
 
@@ -85,7 +85,7 @@ class KubernetesStepHook(StepHook):
     backend = "kubernetes"
     settings_model = KubernetesSettings
     inline_limit = SECRET_BYTES - OWN_BYTES
-    logs_a_second = 5
+    log_reads_per_second = 5
 
     @cached_property
     def _clusters(self) -> dict[tuple[str | None, str | None], Cluster]:
@@ -101,7 +101,7 @@ class KubernetesStepHook(StepHook):
 
     @cached_property
     def named(self) -> str | None:
-        """The connection that a handle names: a triggerer looks it up before its threads need it."""
+        """The connection that a handle names: a triggerer views it up before its threads need it."""
         from airflow.sdk.exceptions import AirflowNotFoundException
 
         if self.conn_id is not None:
@@ -132,17 +132,19 @@ class KubernetesStepHook(StepHook):
         cluster = self._cluster_of(spec)
         self._job_url(self._handle(spec.name, cluster, settings.kubernetes_context))
         try:
-            job = cluster.create("jobs", body) or _there(cluster.get("jobs", spec.name), spec)
+            job = cluster.create("jobs", body) or _existing(cluster.get("jobs", spec.name), spec)
             if not _is_released(job):
                 self._release(cluster, job, payload, spec, settings)
         except Exception as error:
-            said = message_of(error)
-            full = [word for text, word in FULL.items() if status_of(error) == 403 and text in said]
+            message = message_of(error)
+            full = [state for text, state in FULL.items() if status_of(error) == 403 and text in message]
             if full:
-                raise QuotaError(f"the quota of namespace {cluster.namespace!r} {full[0]}: {said}") from error
+                raise QuotaError(
+                    f"the quota of namespace {cluster.namespace!r} {full[0]}: {message}"
+                ) from error
             if status_of(error) in (400, 403, 404, 422):  # 404: it has no such namespace
                 where = "" if cluster.namespace == self.cluster().namespace else ELSEWHERE
-                raise StepConfigError(f"{_refused(error, cluster)}: {said}{where}") from None
+                raise StepConfigError(f"{_refused(error, cluster)}: {message}{where}") from None
             raise
         return self._handle(spec.name, cluster, settings.kubernetes_context)
 
@@ -156,12 +158,12 @@ class KubernetesStepHook(StepHook):
         secret = secret_manifest(job, payload.digest, files)
         digest = payload.digest
         if cluster.create("secrets", secret) is None:
-            found = _there(cluster.get("secrets", spec.name), spec)
+            found = _existing(cluster.get("secrets", spec.name), spec)
             if not _is_of(job, found):  # the cluster is about to remove it
                 raise ConnectionError(f"the Secret of an earlier job {spec.name} is still there")
             digest = found["metadata"]["annotations"][DIGEST]
         patch = release(job["metadata"]["uid"], digest, settings.queue_name)
-        _there(cluster.patch("jobs", spec.name, patch), spec)
+        _existing(cluster.patch("jobs", spec.name, patch), spec)
 
     def lookup(self, spec: StepSpec) -> JobHandle | None:
         """Return the job, if its submit came to its end; take back one that did not."""
@@ -187,24 +189,24 @@ class KubernetesStepHook(StepHook):
     def status(self, handles: Sequence[JobHandle]) -> Mapping[JobHandle, JobStatus]:
         found = {}
         for cluster, some in self._by_cluster(handles):
-            looks = self._states(cluster).looks([handle.id for handle in some])
+            views = self._states(cluster).views([handle.id for handle in some])
             for handle in some:
-                look = looks[handle.id]
-                if look.status.state is JobState.GONE:
+                view = views[handle.id]
+                if view.status.state is JobState.GONE:
                     _check_place(handle, cluster)
-                found[handle] = look.status
-                if look.job is not None and look.failure is not None:
-                    self._end(cluster, look.job, {FAILURE: json.dumps(look.failure.to_json())})
+                found[handle] = view.status
+                if view.job is not None and view.failure is not None:
+                    self._end(cluster, view.job, {FAILURE: json.dumps(view.failure.to_json())})
         return found
 
-    def look(self, handle: JobHandle) -> JobStatus:
+    def fresh_status(self, handle: JobHandle) -> JobStatus:
         cluster = self._cluster(handle)
         status = self._states(cluster).status_now(handle.id)
         if status.state is JobState.GONE:
             _check_place(handle, cluster)
         return status
 
-    def changed(self) -> Collection[JobHandle] | None:
+    def changed_jobs(self) -> Collection[JobHandle] | None:
         watched = [
             (context, cluster, states)
             for (context, _), cluster in list(self._clusters.items())
@@ -215,40 +217,40 @@ class KubernetesStepHook(StepHook):
         return [
             self._handle(name, cluster, context)
             for context, cluster, states in watched
-            for name in states.changed()
+            for name in states.changed_jobs()
         ]
 
     def _exactly(self, handle: JobHandle) -> tuple[Cluster, Json | None, Sequence[Json]]:
-        """Return where a job is, itself, and its pods; ``None`` when it is gone."""
+        """Return the cluster of a job, its Job (``None`` when it is gone) and its pods, all read now."""
         cluster = self._cluster(handle)
         job, pods = self._states(cluster).exactly(handle.id)
         if job is None:
             _check_place(handle, cluster)
         return cluster, job, pods
 
-    def _states(self, cluster: Cluster) -> States:
-        return self._known_states.setdefault(id(cluster), States(cluster))
+    def _states(self, cluster: Cluster) -> JobStates:
+        return self._known_states.setdefault(id(cluster), JobStates(cluster))
 
     @cached_property
-    def _known_states(self) -> dict[int, States]:
+    def _known_states(self) -> dict[int, JobStates]:
         return {}
 
     def outcome(self, handle: JobHandle) -> OutcomeReport:
         cluster, job, pods = self._exactly(handle)
-        receipt = receipt_of(pods) or (receipt_kept(job) if job is not None else None)
+        receipt = receipt_of(pods) or (preserved_receipt(job) if job is not None else None)
         if job is None or receipt is None:
             raise OutcomeLostError(f"{handle} ended without an outcome")
         results = job["metadata"]["annotations"].get(RESULTS, "")
         data = inline(receipt) or sent(cluster, job, pods, f"{results}/{OUTCOME}", receipt)
         return OutcomeReport(receipt["digest"], data, results)
 
-    def secure(self, handle: JobHandle) -> None:
+    def preserve_outcome(self, handle: JobHandle) -> None:
         cluster = self._cluster(handle)
-        look = self._states(cluster).looks([handle.id])[handle.id]
-        if look.job is None or not look.status.state.is_terminal or job_status.has_told(look.job):
+        view = self._states(cluster).views([handle.id])[handle.id]
+        if view.job is None or not view.status.state.is_terminal or job_status.is_outcome_preserved(view.job):
             return
-        if notes := notes_on(cluster, look.job, look.pods, look.status):
-            cluster.patch("jobs", handle.id, {"metadata": {"annotations": notes}})
+        if annotations := preserved_annotations(cluster, view.job, view.pods, view.status):
+            cluster.patch("jobs", handle.id, {"metadata": {"annotations": annotations}})
 
     # -- logs
 
@@ -276,14 +278,14 @@ class KubernetesStepHook(StepHook):
         status = job_status.status_of(job, pods)
         if not status.state.is_terminal:
             self._end(cluster, job, {CANCELLED: "true"})
-        elif job_status.has_company(newest(pods)):
-            self._end(cluster, job, _how_it_ended(status))
+        elif job_status.has_sidecars(newest(pods)):
+            self._end(cluster, job, _ending_annotations(status))
 
     def _end(self, cluster: Cluster, job: Json, annotations: Mapping[str, str]) -> None:
         """Have the cluster end a job: SIGTERM, the grace period, SIGKILL; the Job stays, and says why.
 
-        A deadline that has passed does it, and keeps the Job, which a deletion does not: its TTL is the last
-        resort. A Job that was never started has no clock for a deadline, and nothing to tell: it is deleted.
+        It is ended by activeDeadlineSeconds=1, since a deletion would lose the Job; its TTL removes it later.
+        A suspended Job has no running deadline and no outcome: it is deleted.
         """
         metadata = job["metadata"]
         if job["spec"].get("suspend"):
@@ -296,16 +298,16 @@ class KubernetesStepHook(StepHook):
     def delete(self, handle: JobHandle) -> None:
         self._cluster(handle).delete("jobs", handle.id)
 
-    def is_passing(self, error: Exception) -> bool:
-        return is_passing(error)
+    def is_transient(self, error: Exception) -> bool:
+        return is_transient(error)
 
     def find(self, labels: Mapping[str, str]) -> Iterator[FoundJob]:
         for job in self.cluster().list_everywhere("jobs", labelSelector=selector(job_labels(labels))):
             metadata = job["metadata"]
-            given = json.loads(metadata["annotations"][LABELS])
-            if all(given.get(name) == value for name, value in labels.items()):
+            original = json.loads(metadata["annotations"][LABELS])
+            if all(original.get(name) == value for name, value in labels.items()):
                 handle = self._handle(metadata["name"], self.cluster(None, metadata["namespace"]), None)
-                yield FoundJob(handle, given, seconds(metadata["creationTimestamp"]))
+                yield FoundJob(handle, original, seconds(metadata["creationTimestamp"]))
 
     def link(self, handle: JobHandle) -> str | None:
         """Return the job's page in the console that the connection names; a mistake there is a warning: the
@@ -375,7 +377,7 @@ class KubernetesStepHook(StepHook):
 
 
 def _check_place(handle: JobHandle, cluster: Cluster) -> None:
-    """Take no job for gone that is elsewhere: a configuration's current context may have changed, say.
+    """Check that a missing job is not in another cluster: a kubeconfig's current context may have changed.
 
     :raises WrongHostError: the connection leads to another place than where the job was made
     """
@@ -387,8 +389,8 @@ def _check_place(handle: JobHandle, cluster: Cluster) -> None:
         )
 
 
-def _how_it_ended(status: JobStatus) -> dict[str, str]:
-    """Return the annotations that tell it when the pod is gone."""
+def _ending_annotations(status: JobStatus) -> dict[str, str]:
+    """Return the annotations that keep how a step ended, for when its pod is gone."""
     if status.state is JobState.SUCCEEDED:
         return {SUCCEEDED: "true"}
     failure = status.failure or Failure(Category.USER_ERROR, "The step failed: see the task's log")
@@ -406,7 +408,7 @@ def _is_of(job: Json, secret: Json) -> bool:
     return any(one["uid"] == job["metadata"]["uid"] for one in owners)
 
 
-def _there(found: Json | None, spec: StepSpec) -> Json:
+def _existing(found: Json | None, spec: StepSpec) -> Json:
     if found is None or "deletionTimestamp" in found["metadata"]:
         raise ConnectionError(f"job {spec.name} was deleted while it was submitted")
     return found

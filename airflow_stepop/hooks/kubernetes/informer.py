@@ -1,5 +1,7 @@
-"""The jobs of a namespace and their pods, as the cluster's own stream of changes keeps them: a thousand jobs
-cost the API server two requests a minute, and what changes costs its change.
+"""Keeps the Jobs and pods of a namespace up to date from watches, as an informer of client-go does.
+
+A watch costs the API server two requests a minute and one message per change, however many jobs there are.
+:class:`~airflow_stepop.hooks.kubernetes.job_states.JobStates` uses it.
 
 https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
 """
@@ -17,8 +19,8 @@ from airflow_stepop.hooks.kubernetes.manifests import (
     FAILURE,
     JOB_NAME,
     OUTCOME_IN_LOG,
+    PRESERVED_RECEIPT,
     QUEUE,
-    RECEIPT_KEPT,
     SUCCEEDED,
 )
 
@@ -26,27 +28,27 @@ if TYPE_CHECKING:
     from airflow_stepop.hooks.kubernetes.cluster import Cluster
     from airflow_stepop.hooks.kubernetes.objects import Json
 
-STREAM_S = 45  # the server ends the stream then, and another one goes on: a silent line is noticed
-SILENCE_S = STREAM_S + 15.0  # nothing for so long: the other end is not there any more
-IDLE_S = 90.0  # nobody has asked for so long: nobody reads on
+WATCH_S = 45  # the server ends a watch after that, and another one follows: so a dead connection is noticed
+SILENCE_S = WATCH_S + 15.0  # without a byte for so long, the connection is taken for dead
+IDLE_S = 90.0  # a watch ends when no caller has asked for so long
 _ANNOTATIONS = (CANCELLED, FAILURE, OUTCOME_IN_LOG, SUCCEEDED)
 _JOB_STATUS = ("active", "terminating", "conditions", "failed", "succeeded", "uncountedTerminatedPods")
 
 
-class Mirror:
-    """What the cluster knows of our jobs, for whoever asks again and again for many of them.
+class JobInformer:
+    """The Jobs of one namespace and their pods, for a caller that polls many jobs again and again.
 
     :param selector: of labels, which jobs and pods carry
     """
 
     def __init__(self, cluster: Cluster, selector: str) -> None:
-        self._jobs = Changes(cluster, "jobs", selector, slim_job, _name)
-        self._pods = Changes(cluster, "pods", selector, slim_pod, _job_of)
+        self._jobs = Reflector(cluster, "jobs", selector, slim_job, _name)
+        self._pods = Reflector(cluster, "pods", selector, slim_pod, _job_of)
 
     @property
-    def is_read(self) -> bool:
-        """Whether it is up to date without a request."""
-        return self._jobs.is_read and self._pods.is_read
+    def is_watching(self) -> bool:
+        """Whether both watches run, so that an answer costs no request."""
+        return self._jobs.is_watching and self._pods.is_watching
 
     def objects(self, names: Iterable[str]) -> tuple[dict[str, Json], dict[str, tuple[Json, ...]]]:
         """Return those of the jobs that are there, by name, and pods by the name of their job.
@@ -56,16 +58,17 @@ class Mirror:
         jobs = {name: job for name, (job,) in self._jobs.current(names).items()}
         return jobs, self._pods.current(jobs)
 
-    def changed(self) -> set[str]:
-        """Return the names of the jobs of which a look would find something new since the last call."""
-        return self._jobs.changed() | self._pods.changed()
+    def changed_jobs(self) -> set[str]:
+        """Return the names of the jobs that have changed since the last call."""
+        return self._jobs.changed_groups() | self._pods.changed_groups()
 
 
-class Changes:
-    """The objects of one kind. A thread reads their changes for as long as somebody asks for them.
+class Reflector:
+    """Lists the objects of one kind, then watches them in a thread, as a reflector of client-go does.
 
-    It ends with whatever ends its stream: then the next question lists all of them again, and meets the error
-    of an API that cannot be reached; an old state is never taken for the present one.
+    The thread ends when the watch breaks, or when no caller has asked for :data:`IDLE_S`. The next call of
+    :meth:`current` then lists all objects again, and raises if the API cannot be reached. So a stale state is
+    never returned as the present one.
     """
 
     def __init__(
@@ -85,25 +88,28 @@ class Changes:
         self._changed: set[str] = set()
         self._version = ""
         self._lock = threading.Lock()
-        self._beginning = threading.Lock()
+        self._starting = threading.Lock()
         self._reader: threading.Thread | None = None
-        self._asked_at = 0.0
+        self._last_used_at = 0.0
 
     @property
-    def is_read(self) -> bool:
+    def is_watching(self) -> bool:
         return self._reader is not None and self._reader.is_alive()
 
-    def changed(self) -> set[str]:
-        """Return the groups whose objects have changed since the last call; it counts as no question."""
+    def changed_groups(self) -> set[str]:
+        """Return the groups that have changed since the last call. Does not keep the thread alive."""
         with self._lock:
             changed, self._changed = self._changed, set()
         return changed
 
     def current(self, groups: Iterable[str]) -> dict[str, tuple[Json, ...]]:
-        """Return the objects of those groups that have any, each with what is needed of it."""
-        self._asked_at = time.monotonic()
-        with self._beginning:  # two readers would undo each other's changes
-            if not self.is_read:
+        """Return the objects of each group that has any, without the fields that nobody here reads.
+
+        :raises Exception: the objects had to be listed, and the API refused or could not be reached
+        """
+        self._last_used_at = time.monotonic()
+        with self._starting:  # two threads would undo each other's changes
+            if not self.is_watching:
                 self._list()
                 self._reader = threading.Thread(target=self._read, name=f"stepop-{self._kind}", daemon=True)
                 self._reader.start()
@@ -124,35 +130,35 @@ class Changes:
 
     def _read(self) -> None:
         try:
-            while time.monotonic() - self._asked_at < IDLE_S:
+            while time.monotonic() - self._last_used_at < IDLE_S:
                 query = {
                     "watch": "true",
                     "allowWatchBookmarks": "true",
                     "labelSelector": self._selector,
                     "resourceVersion": self._version,
-                    "timeoutSeconds": str(STREAM_S),
+                    "timeoutSeconds": str(WATCH_S),
                 }
                 path = self._cluster.path(self._kind)
                 stream = self._cluster.open("GET", path, query=query, timeout_s=(5.0, SILENCE_S))
                 try:
-                    if not all(self._take(json.loads(line)) for line in stream if line.strip()):
+                    if not all(self._apply(json.loads(line)) for line in stream if line.strip()):
                         return
                 finally:
                     stream.close()
         except Exception:  # noqa: BLE001, RUF100 - whoever asks next meets it, if it lasts
             return
 
-    def _take(self, event: Json) -> bool:
-        """Keep a change; return whether the stream can go on."""
+    def _apply(self, event: Json) -> bool:
+        """Apply one event of the watch; return whether the watch can go on."""
         change, found = event["type"], event["object"]
         if change == "ERROR":  # 410: so long ago that the server has forgotten what changed since
             return False
         self._version = found["metadata"]["resourceVersion"]
         if change != "BOOKMARK":
-            self._put(found, is_there=change != "DELETED")
+            self._store(found, is_there=change != "DELETED")
         return True
 
-    def _put(self, found: Json, is_there: bool) -> None:
+    def _store(self, found: Json, is_there: bool) -> None:
         name, group = found["metadata"]["name"], self._group(found)
         before = self._groups.get(group, ())
         others = (one for one in before if one["metadata"]["name"] != name)
@@ -176,12 +182,12 @@ def _job_of(pod: Json) -> str:
 
 
 def slim_job(job: Json) -> Json:
-    """Return what a look at the state needs of a Job: ten thousand of them stay in memory."""
+    """Return the fields of a Job from which its status is told: ten thousand Jobs stay in memory."""
     metadata, status = _slim_metadata(job), job.get("status", {})
-    given = job["metadata"].get("annotations") or {}
-    metadata["annotations"] = {name: given[name] for name in _ANNOTATIONS if name in given}
-    if RECEIPT_KEPT in given:
-        metadata["annotations"][RECEIPT_KEPT] = ""  # whoever reads the outcome asks for all of the Job
+    annotations = job["metadata"].get("annotations") or {}
+    metadata["annotations"] = {name: annotations[name] for name in _ANNOTATIONS if name in annotations}
+    if PRESERVED_RECEIPT in annotations:
+        metadata["annotations"][PRESERVED_RECEIPT] = ""  # whoever reads the outcome asks for all of the Job
     if queue := (job["metadata"].get("labels") or {}).get(QUEUE):
         metadata["labels"] = {QUEUE: queue}
     return {
@@ -192,7 +198,7 @@ def slim_job(job: Json) -> Json:
 
 
 def slim_pod(pod: Json) -> Json:
-    """Return what a look at the state needs of a pod."""
+    """Return the fields of a pod from which the status of its job is told."""
     status = pod.get("status", {})
     kept = ("phase", "reason", "message", "conditions", "containerStatuses", "initContainerStatuses")
     return {

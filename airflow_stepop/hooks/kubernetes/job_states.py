@@ -1,4 +1,4 @@
-"""How the jobs of one namespace stand: a few are asked for by name, many are watched."""
+"""The states of the jobs of one namespace: a few are read by name, many are watched."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from airflow_stepop.hooks.kubernetes import startup_failures
 from airflow_stepop.hooks.kubernetes import status as job_status
-from airflow_stepop.hooks.kubernetes.events import FEW, Warned, Warnings
-from airflow_stepop.hooks.kubernetes.informer import Mirror
+from airflow_stepop.hooks.kubernetes.events import FEW, WarningEvent, WarningEvents
+from airflow_stepop.hooks.kubernetes.informer import JobInformer
 from airflow_stepop.hooks.kubernetes.manifests import JOB_NAME, MANAGED
 from airflow_stepop.hooks.kubernetes.pods import newest
 from airflow_stepop.job import JobState, JobStatus
@@ -24,8 +24,8 @@ NAMES = 200  # that the address of one request has room for
 
 
 @dataclass(frozen=True)
-class Look:
-    """One look at a job.
+class JobView:
+    """One view at a job.
 
     :param failure: why it can never start, although the cluster goes on trying
     """
@@ -36,43 +36,43 @@ class Look:
     failure: Failure | None = None
 
 
-class States:
+class JobStates:
     """The jobs and pods of one namespace."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._mirror = Mirror(cluster, selector(MANAGED))
-        self._warnings = Warnings(cluster)
-        self._held_up: set[str] = set()  # those of which the warnings may tell more
+        self._informer = JobInformer(cluster, selector(MANAGED))
+        self._warning_events = WarningEvents(cluster)
+        self._blocked: set[str] = set()  # pending jobs whose warning events may say why
 
     @property
     def is_watched(self) -> bool:
-        """Whether a look costs no request."""
-        return self._mirror.is_read
+        """Whether a view costs no request."""
+        return self._informer.is_watching
 
-    def changed(self) -> set[str]:
-        """Return the names of the jobs that may stand otherwise than at the last call."""
-        changed = self._mirror.changed()
-        if self._warnings.may_be_new:
-            changed |= self._held_up
-            self._held_up = set()
+    def changed_jobs(self) -> set[str]:
+        """Return the names of the jobs whose status may have changed since the last call."""
+        changed = self._informer.changed_jobs()
+        if self._warning_events.may_be_new:
+            changed |= self._blocked
+            self._blocked = set()
         return changed
 
-    def looks(self, names: Sequence[str]) -> Mapping[str, Look]:
-        """Return how each job stands, by its name."""
-        jobs, pods = self._of_one_time(*self._objects(names))
-        found = {name: _look(jobs.get(name), pods.get(name, ())) for name in names}
-        waiting = {name: of for name, look in found.items() if (of := _waiting(look)) is not None}
-        self._held_up |= waiting.keys()
-        warned = self._warnings.of(set(waiting.values())) if waiting else {}
-        for name, of in waiting.items():
-            found[name] = _with_warnings(found[name], warned.get(of, ()))
+    def views(self, names: Sequence[str]) -> Mapping[str, JobView]:
+        """Return the view of each job, by its name."""
+        jobs, pods = self._consistent(*self._objects(names))
+        found = {name: _view(jobs.get(name), pods.get(name, ())) for name in names}
+        blocked = {name: of for name, view in found.items() if (of := _blocked_by(view)) is not None}
+        self._blocked |= blocked.keys()
+        events = self._warning_events.of(set(blocked.values())) if blocked else {}
+        for name, of in blocked.items():
+            found[name] = _with_events(found[name], events.get(of, ()))
         return found
 
     def pod_of(self, name: str) -> Json | None:
         """Return the newest pod of a job."""
-        if self._mirror.is_read:
-            _, pods = self._of_one_time(*self._mirror.objects([name]))
+        if self._informer.is_watching:
+            _, pods = self._consistent(*self._informer.objects([name]))
             if name in pods:
                 return newest(pods[name])
         return newest(self._pods_of([name]).get(name, ()))
@@ -83,42 +83,42 @@ class States:
         return job, self._pods_of([name]).get(name, ()) if job is not None else ()
 
     def status_now(self, name: str) -> JobStatus:
-        """Return how a job stands by the cluster's own word, and by none that was heard before."""
-        jobs, pods = self._of_one_time(*self._ask([name]))
+        """Return the status of a job, read from the API server now and not from a watch."""
+        jobs, pods = self._consistent(*self._read([name]))
         return job_status.status_of(jobs.get(name), pods.get(name, ()))
 
-    def _of_one_time(
+    def _consistent(
         self, jobs: Mapping[str, Json], pods: Mapping[str, Sequence[Json]]
     ) -> tuple[Mapping[str, Json], Mapping[str, Sequence[Json]]]:
-        """Ask again for what is older than the other: jobs and pods come in two streams, or two answers.
+        """Read again whichever lags: jobs and pods come from two watches, or from two requests.
 
-        A job with a pod that is not there any more would seem never to have begun, which may be too late by
-        now. A pod that still runs although its job is over would have no outcome, and half a log.
+        A job whose pods are not known yet would seem never to have begun. A pod that still runs although its
+        job is over would have no outcome, and half a log.
         """
         old_jobs = [name for name, job in jobs.items() if not pods.get(name) and job_status.has_made_pod(job)]
-        asked = {name: self._cluster.get("jobs", name) for name in old_jobs}
+        read = {name: self._cluster.get("jobs", name) for name in old_jobs}
         old_pods = [
             name
             for name, job in jobs.items()
             if job_status.is_over(job) and job_status.may_run(newest(pods.get(name, ())))
         ]
-        found = {name: job for name, job in {**jobs, **asked}.items() if job is not None}
+        found = {name: job for name, job in {**jobs, **read}.items() if job is not None}
         return found, {**pods, **dict.fromkeys(old_pods, ()), **self._pods_of(old_pods)}
 
     def _objects(self, names: Sequence[str]) -> tuple[Mapping[str, Json], Mapping[str, Sequence[Json]]]:
-        if len(names) <= FEW and not self._mirror.is_read:
-            return self._ask(names)
-        jobs, pods = self._mirror.objects(names)
-        # Of these it may not have heard yet: nothing is gone before it was asked for by its name
+        if len(names) <= FEW and not self._informer.is_watching:
+            return self._read(names)
+        jobs, pods = self._informer.objects(names)
+        # The watch may not know these yet: no job is GONE before it was read by its name
         missing = [name for name in names if name not in jobs]
         if not missing:
             return jobs, pods
-        own_jobs, own_pods = self._ask(missing)
+        own_jobs, own_pods = self._read(missing)
         return {**jobs, **own_jobs}, {**pods, **own_pods}
 
-    def _ask(self, names: Sequence[str]) -> tuple[Mapping[str, Json], Mapping[str, Sequence[Json]]]:
-        asked = {name: self._cluster.get("jobs", name) for name in names}
-        jobs = {name: job for name, job in asked.items() if job is not None}
+    def _read(self, names: Sequence[str]) -> tuple[Mapping[str, Json], Mapping[str, Sequence[Json]]]:
+        read = {name: self._cluster.get("jobs", name) for name in names}
+        jobs = {name: job for name, job in read.items() if job is not None}
         return jobs, self._pods_of(names)  # those of a job that was deleted may go on for a while, too
 
     def _pods_of(self, names: Sequence[str]) -> Mapping[str, Sequence[Json]]:
@@ -131,29 +131,29 @@ class States:
 
 
 def selector(labels: Mapping[str, str]) -> str:
-    """Return labels as the API wants to be asked for them."""
+    """Return a label selector as the API takes it."""
     return ",".join(f"{name}={value}" for name, value in labels.items())
 
 
-def _look(job: Json | None, pods: Sequence[Json]) -> Look:
-    return Look(job, pods, job_status.status_of(job, pods))
+def _view(job: Json | None, pods: Sequence[Json]) -> JobView:
+    return JobView(job, pods, job_status.status_of(job, pods))
 
 
-def _waiting(look: Look) -> str | None:
-    """Return the object whose warnings may say why a job does not begin; ``None`` when all is well."""
-    if look.job is None or look.status.state is not JobState.PENDING or look.job["spec"].get("suspend"):
+def _blocked_by(view: JobView) -> str | None:
+    """Return the name of the object whose events may say why a job does not begin; ``None``: all is well."""
+    if view.job is None or view.status.state is not JobState.PENDING or view.job["spec"].get("suspend"):
         return None
-    pod = newest(look.pods)
+    pod = newest(view.pods)
     if pod is None:
-        return str(look.job["metadata"]["name"])
-    return str(pod["metadata"]["name"]) if startup_failures.is_held_up(pod) else None
+        return str(view.job["metadata"]["name"])
+    return str(pod["metadata"]["name"]) if startup_failures.is_blocked(pod) else None
 
 
-def _with_warnings(look: Look, warned: Sequence[Warned]) -> Look:
-    pod = newest(look.pods)
+def _with_events(view: JobView, events: Sequence[WarningEvent]) -> JobView:
+    pod = newest(view.pods)
     if pod is None:
-        failure, word = startup_failures.refusal(warned)
+        failure, message = startup_failures.refusal(events)
     else:
-        failure, word = startup_failures.stuck_failure(pod, warned), startup_failures.mount_trouble(warned)
-    status = replace(look.status, native=word) if word else look.status
-    return replace(look, status=status, failure=failure)
+        failure, message = startup_failures.startup_failure(pod, events), startup_failures.mount_error(events)
+    status = replace(view.status, native=message) if message else view.status
+    return replace(view, status=status, failure=failure)

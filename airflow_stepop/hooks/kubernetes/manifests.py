@@ -37,8 +37,8 @@ RELEASED = f"{PREFIX}/released"  # annotation: the submit is complete
 CANCELLED = f"{PREFIX}/cancelled"  # annotation: somebody asked for the end
 FAILURE = f"{PREFIX}/failure"  # annotation: why the step failed, where its pod cannot tell, as JSON
 OUTCOME_IN_LOG = f"{PREFIX}/outcome-in-log"  # annotation: what the receipt has no room for is printed
-RECEIPT_KEPT = f"{PREFIX}/receipt"  # annotation: the receipt that its pod had
-FRAMES_KEPT = f"{PREFIX}/frames"  # annotation: the lines of its log that carry the outcome
+PRESERVED_RECEIPT = f"{PREFIX}/receipt"  # annotation: the receipt that its pod had
+PRESERVED_FRAMES = f"{PREFIX}/frames"  # annotation: the lines of its log that carry the outcome
 SUCCEEDED = f"{PREFIX}/succeeded"  # annotation: the step had, when what ran on beside it was ended
 QUEUE = "kueue.x-k8s.io/queue-name"
 

@@ -1,6 +1,6 @@
-"""The outcome of a step: where it is, and what a Job keeps of its pod when that is over.
+"""Reads the outcome of a step, and preserves it as annotations of the Job.
 
-A node that is removed takes its pods and their logs along.
+Pods and their logs are lost when their node is removed; the Job and its annotations are not.
 """
 
 from __future__ import annotations
@@ -13,7 +13,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.exceptions import OutcomeLostError
-from airflow_stepop.hooks.kubernetes.manifests import FAILURE, FRAMES_KEPT, OUTCOME_IN_LOG, RECEIPT_KEPT
+from airflow_stepop.hooks.kubernetes.manifests import (
+    FAILURE,
+    OUTCOME_IN_LOG,
+    PRESERVED_FRAMES,
+    PRESERVED_RECEIPT,
+)
 from airflow_stepop.hooks.kubernetes.pod_log import PodLog
 from airflow_stepop.hooks.kubernetes.pods import newest, receipt_in, receipt_of
 from airflow_stepop.hooks.kubernetes.status import is_over
@@ -31,24 +36,28 @@ log = logging.getLogger(__name__)
 MOST_CHARS = 64 << 10  # all annotations of an object together may have 256 KiB
 
 
-def notes_on(cluster: Cluster, job: Json, pods: Sequence[Json], status: JobStatus) -> dict[str, str]:
-    """Return as annotations what the pods of a job tell of a step that is over.
+def preserved_annotations(
+    cluster: Cluster, job: Json, pods: Sequence[Json], status: JobStatus
+) -> dict[str, str]:
+    """Return the annotations that preserve the failure, the receipt and the outcome of a step that is over.
 
-    Nothing is noted of a pod that is not seen: whoever looks later may find it. A receipt is noted together
-    with the outcome that it stands for, where that is in no other place than the pod's log.
+    A pod that cannot be seen now is not noted as lost: a later caller may find it. If only the pod's log has
+    the outcome, its receipt is preserved together with these lines of the log, or not at all.
     """
-    notes: dict[str, str] = {}
+    annotations: dict[str, str] = {}
     receipt = receipt_of(pods)
-    if pods and status.failure is not None and is_over(job):  # before that, it would be the reason of the end
-        notes[FAILURE] = json.dumps(status.failure.to_json())
+    if (
+        pods and status.failure is not None and is_over(job)
+    ):  # before, it would count as the reason of the end
+        annotations[FAILURE] = json.dumps(status.failure.to_json())
     if receipt is None:
-        return notes
+        return annotations
     if "outcome" not in receipt and OUTCOME_IN_LOG in job["metadata"]["annotations"]:
         frames = _frames(cluster, pods)
         if not 0 < len(frames) <= MOST_CHARS:
-            return notes
-        notes[FRAMES_KEPT] = frames
-    return {**notes, RECEIPT_KEPT: json.dumps(receipt)}
+            return annotations
+        annotations[PRESERVED_FRAMES] = frames
+    return {**annotations, PRESERVED_RECEIPT: json.dumps(receipt)}
 
 
 def _frames(cluster: Cluster, pods: Sequence[Json]) -> str:
@@ -60,13 +69,13 @@ def _frames(cluster: Cluster, pods: Sequence[Json]) -> str:
     return "\n".join(line for line in lines if FRAME_PREFIX in line)
 
 
-def receipt_kept(job: Json) -> Mapping[str, Any] | None:
-    return receipt_in(job["metadata"]["annotations"].get(RECEIPT_KEPT, ""))
+def preserved_receipt(job: Json) -> Mapping[str, Any] | None:
+    return receipt_in(job["metadata"]["annotations"].get(PRESERVED_RECEIPT, ""))
 
 
-def frames_kept(job: Json) -> Sequence[str]:
-    """Return the lines of the log that carried the outcome; they are as unreadable as there."""
-    return str(job["metadata"]["annotations"].get(FRAMES_KEPT, "")).splitlines()
+def preserved_frames(job: Json) -> Sequence[str]:
+    """Return the lines of the log that carry the outcome, masked as they were there."""
+    return str(job["metadata"]["annotations"].get(PRESERVED_FRAMES, "")).splitlines()
 
 
 def inline(receipt: Mapping[str, Any]) -> bytes | None:
@@ -84,7 +93,7 @@ def sent(cluster: Cluster, job: Json, pods: Sequence[Json], uri: str, receipt: M
         return bytes(store.read(path, receipt["size"]))
     secret = cluster.get("secrets", name)
     key = base64.b64decode(secret["data"][FRAMES]) if secret is not None else b""
-    lines = frames_kept(job) or PodLog(cluster, newest(pods)).frames()
+    lines = preserved_frames(job) or PodLog(cluster, newest(pods)).frames()
     data = from_lines(lines, key) if key else None
     if data is None:
         raise OutcomeLostError(

@@ -102,7 +102,7 @@ class KubernetesSettings(BackendSettings):
         ``False``: through the store, which must be a bucket
     """
 
-    where: ClassVar[tuple[str, ...]] = ("namespace", "kubernetes_context")
+    location_fields: ClassVar[tuple[str, ...]] = ("namespace", "kubernetes_context")
 
     namespace: str | None = None
     kubernetes_context: str | None = None

@@ -1,4 +1,4 @@
-"""Why a job does not begin, as long as the cluster goes on trying: what can still pass, and what cannot.
+"""Why a job does not start while the cluster goes on trying: transient reasons, and final ones.
 
 Sources: https://kubernetes.io/docs/concepts/containers/images/#imagepullbackoff and
 https://kubernetes.io/docs/tasks/debug/debug-application/debug-pods/
@@ -15,7 +15,7 @@ from airflow_stepop.hooks.kubernetes.objects import STEP, Json
 from airflow_stepop.hooks.kubernetes.pods import containers_of
 
 if TYPE_CHECKING:
-    from airflow_stepop.hooks.kubernetes.events import Warned
+    from airflow_stepop.hooks.kubernetes.events import WarningEvent
 
 # why a container is not started -> category, what to do
 WAITING: Mapping[str, tuple[Category, str]] = {
@@ -29,14 +29,14 @@ WAITING: Mapping[str, tuple[Category, str]] = {
     "RunContainerError": (Category.BAD_CONFIG, "the image needs python3: set image=, or settings python="),
     "CrashLoopBackOff": (Category.BAD_CONFIG, "an init container or sidecar fails: see its log"),
 }
-# words of a registry that mean: asking again cannot help
+# what a registry answers when another pull cannot help
 FINAL_PULLS = (
     "not found", "does not exist", "unauthorized", "authentication required", "denied",
     "forbidden", "invalid reference", "manifest unknown", "no match for platform",
 )  # fmt: skip
-# words of the API server that does not take such a pod; after any others it may a moment later
+# what the API server answers when it refuses a pod for good; any other refusal may be transient
 FINAL_REFUSALS = ("is forbidden", "is invalid", "denied the request", "not found")
-PASSING_REFUSALS = (
+TRANSIENT_REFUSALS = (
     "exceeded quota",
     "failed calling webhook",
     "is being terminated",
@@ -44,43 +44,48 @@ PASSING_REFUSALS = (
     "timeout",
     "unavailable",
 )
-REFUSALS = (
-    2  # so often a pod may be refused for a reason that cannot: what it needs may be made a moment later
+# A pod refused this often for a permanent reason fails; below that the missing object may still appear
+REFUSALS = 2
+# what a kubelet says of a container that it cannot start now; its next try may succeed
+TRANSIENT_START_ERRORS = (
+    "deadline exceeded",
+    "timed out",
+    "is reserved for",
+    "unavailable",
+    "connection refused",
 )
-# words of a node that cannot start a container now; it goes on trying, and may as well succeed
-PASSING_STARTS = ("deadline exceeded", "timed out", "is reserved for", "unavailable", "connection refused")
-TRIES = 3  # so often an image, or a container, may fail to come for a reason that can pass
+TRIES = 3  # a pull or a start that failed this often for a transient reason fails the step
 PULLS = ("ErrImagePull", "ImagePullBackOff")
-MAY_PASS = (*PULLS, "ImageInspectError", "CreateContainerError")
-MOUNT_TRIES = 3  # so often a volume may fail to be there: what it needs may be made together with the job
-# what it needs that is an object of the cluster; a driver that is not found is one that is not there yet
+RETRIED_BY_KUBELET = (*PULLS, "ImageInspectError", "CreateContainerError")
+MOUNT_TRIES = 3  # a mount that failed this often fails the step; before, its object may still appear
+# an object of the cluster that the volume needs; a CSI driver that is not found may register yet
 MISSING = re.compile(r'(secret|configmap|persistentvolumeclaim)s? "[^"]*" not found')
 
 
-def refusal(warned: Sequence[Warned]) -> tuple[Failure | None, str]:
-    """Return why the cluster makes no pod for a job, if it never will, and what it says meanwhile."""
-    refusals = [one for one in warned if one.reason == "FailedCreate"]
+def refusal(events: Sequence[WarningEvent]) -> tuple[Failure | None, str]:
+    """Return why the cluster will never make a pod for a job, if so, and its last message about that."""
+    refusals = [one for one in events if one.reason == "FailedCreate"]
     if not refusals:
         return None, ""
     final = [one for one in refusals if _is_final(one.message)]
-    said = (final or refusals)[-1].message
-    said = said.partition("Error creating: ")[2] or said
+    message = (final or refusals)[-1].message
+    message = message.partition("Error creating: ")[2] or message
     if sum(one.count for one in final) < REFUSALS:
-        return None, f"FailedCreate: {said}"
-    category = Category.BAD_CONFIG if "not found" in said else Category.DENIED
+        return None, f"FailedCreate: {message}"
+    category = Category.BAD_CONFIG if "not found" in message else Category.DENIED
     hint = "change the settings that it names, or have the namespace allow them"
-    return Failure(category, f"The cluster refuses the pod: {said}", "FailedCreate", None, hint), said
+    return Failure(category, f"The cluster refuses the pod: {message}", "FailedCreate", None, hint), message
 
 
-def _is_final(refused: str) -> bool:
-    is_passing = any(text in refused for text in PASSING_REFUSALS)
-    return not is_passing and any(text in refused for text in FINAL_REFUSALS)
+def _is_final(message: str) -> bool:
+    is_transient = any(text in message for text in TRANSIENT_REFUSALS)
+    return not is_transient and any(text in message for text in FINAL_REFUSALS)
 
 
-def is_held_up(pod: Json) -> bool:
-    """Return whether the cluster's warnings may say why the pod does not start."""
-    words = {_waiting(one).get("reason") for _, one in containers_of(pod)}
-    return bool({"ContainerCreating", "PodInitializing", *WAITING} & words)
+def is_blocked(pod: Json) -> bool:
+    """Return whether warning events may say why the pod does not start."""
+    reasons = {_waiting(one).get("reason") for _, one in containers_of(pod)}
+    return bool({"ContainerCreating", "PodInitializing", *WAITING} & reasons)
 
 
 def _waiting(container: Json) -> Json:
@@ -88,43 +93,43 @@ def _waiting(container: Json) -> Json:
     return found
 
 
-def mount_trouble(warned: Sequence[Warned]) -> str:
-    """Return what the node says of a volume that it cannot mount; empty when it can."""
-    mounts = [one for one in warned if one.reason in ("FailedMount", "FailedAttachVolume")]
+def mount_error(events: Sequence[WarningEvent]) -> str:
+    """Return the kubelet's message about a volume that cannot be mounted; empty when there is none."""
+    mounts = [one for one in events if one.reason in ("FailedMount", "FailedAttachVolume")]
     return f"{mounts[-1].reason}: {mounts[-1].message}" if mounts else ""
 
 
-def stuck_failure(pod: Json, warned: Sequence[Warned]) -> Failure | None:
-    """Return why a pod that waits can never start; ``None`` as long as it may."""
+def startup_failure(pod: Json, events: Sequence[WarningEvent]) -> Failure | None:
+    """Return why a waiting pod can never start; ``None`` while it still may."""
     for name, container in containers_of(pod):
         waiting = _waiting(container)
-        word, message = waiting.get("reason", ""), waiting.get("message", "")
-        if word not in WAITING:
+        reason, message = waiting.get("reason", ""), waiting.get("message", "")
+        if reason not in WAITING:
             continue
-        if _may_start(word, message.lower(), warned):
+        if _may_start(reason, message.lower(), events):
             continue
-        category, hint = WAITING[word]
+        category, hint = WAITING[reason]
         what = f"container {name!r} cannot be started" if name != STEP else "The step cannot be started"
-        return Failure(category, f"{what}: {word}: {message}".rstrip(": "), word, None, hint)
-    return _missing_volume(warned)
+        return Failure(category, f"{what}: {reason}: {message}".rstrip(": "), reason, None, hint)
+    return _missing_volume(events)
 
 
-def _may_start(word: str, message: str, warned: Sequence[Warned]) -> bool:
-    """Return whether a container may start although its node has just said that it cannot."""
-    is_pull = word in PULLS
+def _may_start(reason: str, message: str, events: Sequence[WarningEvent]) -> bool:
+    """Return whether a container may still start although its kubelet has just failed to start it."""
+    is_pull = reason in PULLS
     if is_pull and any(text in message for text in FINAL_PULLS):
         return False
-    if not is_pull and any(text in message for text in PASSING_STARTS):
+    if not is_pull and any(text in message for text in TRANSIENT_START_ERRORS):
         return True
     failed = [
-        one for one in warned if one.reason == "Failed" and is_pull == ("Failed to pull" in one.message)
+        one for one in events if one.reason == "Failed" and is_pull == ("Failed to pull" in one.message)
     ]
     tries = sum(one.count for one in failed if is_pull or "Pull" not in one.message)
-    return word in MAY_PASS and tries < TRIES
+    return reason in RETRIED_BY_KUBELET and tries < TRIES
 
 
-def _missing_volume(warned: Sequence[Warned]) -> Failure | None:
-    for one in warned:
+def _missing_volume(events: Sequence[WarningEvent]) -> Failure | None:
+    for one in events:
         if one.reason != "FailedMount" or one.count < MOUNT_TRIES or not MISSING.search(one.message):
             continue
         if '"stepop-in"' in one.message:

@@ -1,4 +1,4 @@
-"""Where a step stands, as its Job and its pod tell; why it failed, is said in ``failures.py``.
+"""The status of a step from its Job and its pod; ``failures.py`` says why a step failed.
 
 Sources: https://kubernetes.io/docs/concepts/workloads/controllers/job/ and
 https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/
@@ -13,7 +13,7 @@ from itertools import chain
 
 from airflow_stepop.failure import Failure
 from airflow_stepop.hooks.kubernetes.failures import DISRUPTIONS, disruption, failure_of
-from airflow_stepop.hooks.kubernetes.manifests import CANCELLED, FAILURE, QUEUE, RECEIPT_KEPT, SUCCEEDED
+from airflow_stepop.hooks.kubernetes.manifests import CANCELLED, FAILURE, PRESERVED_RECEIPT, QUEUE, SUCCEEDED
 from airflow_stepop.hooks.kubernetes.objects import STEP, Json
 from airflow_stepop.hooks.kubernetes.pods import (
     begun_at,
@@ -84,9 +84,9 @@ def has_reason(job: Json) -> bool:
     return bool({FAILURE, CANCELLED, SUCCEEDED} & set(job["metadata"].get("annotations") or {}))
 
 
-def has_told(job: Json) -> bool:
-    """Return whether the Job tells how the step ended, whatever becomes of its pod."""
-    return has_reason(job) or RECEIPT_KEPT in (job["metadata"].get("annotations") or {})
+def is_outcome_preserved(job: Json) -> bool:
+    """Return whether the Job itself has kept how the step ended, so that its pod is not needed any more."""
+    return has_reason(job) or PRESERVED_RECEIPT in (job["metadata"].get("annotations") or {})
 
 
 def _without_job(pod: Json | None) -> JobStatus:
@@ -112,13 +112,13 @@ def _unfinished(
     since = seconds_of(suspension.get("lastTransitionTime"))
     if job["spec"].get("suspend") and (pod is None or is_true(suspension)):
         # Kueue can do that again to one that runs: its pod is being ended
-        return JobStatus(JobState.PENDING, None, _suspended_word(job), waits_since=since)
+        return JobStatus(JobState.PENDING, None, _suspended_message(job), waits_since=since)
     if pod is None and _has_counted(job):
         return JobStatus(JobState.RUNNING, None, "Ending")
     if pod is None:
         return JobStatus(JobState.PENDING, None, "Pending", waits_since=since)
     code = run.get("exitCode")
-    if code is not None and (code == 0 or has_company(pod)) and not _is_taken(job, pod):
+    if code is not None and (code == 0 or has_sidecars(pod)) and not _is_taken(job, pod):
         # the Job hears of it seconds later; or when all containers of the pod are over, which may be never
         state, failure = (JobState.FAILED, failure_of(pod, {})) if code else (JobState.SUCCEEDED, None)
         word = run.get("reason", "Error") if code else "Completed"
@@ -127,7 +127,7 @@ def _unfinished(
     if started_at is not None or run:
         word = trouble or pod.get("status", {}).get("phase", "")
         return JobStatus(JobState.RUNNING, None, word, started_at)
-    return JobStatus(JobState.PENDING, None, trouble or _waiting_word(pod), waits_since=since)
+    return JobStatus(JobState.PENDING, None, trouble or _waiting_message(pod), waits_since=since)
 
 
 def _has_counted(job: Json) -> bool:
@@ -138,12 +138,12 @@ def _has_counted(job: Json) -> bool:
     return bool(ends or status.get("failed") or status.get("succeeded") or any(counted.values()))
 
 
-def _suspended_word(job: Json) -> str:
+def _suspended_message(job: Json) -> str:
     queue = (job["metadata"].get("labels") or {}).get(QUEUE)
     return f"Suspended: Kueue has not let it in yet (queue {queue!r})" if queue else "Suspended"
 
 
-def has_company(pod: Json | None) -> bool:
+def has_sidecars(pod: Json | None) -> bool:
     """Return whether other containers than the step's still run, which the pod does not end by itself."""
     containers = (pod or {}).get("status", {}).get("containerStatuses") or ()
     return any(one["name"] != STEP and "running" in (one.get("state") or {}) for one in containers)
@@ -181,16 +181,16 @@ def _failed(job: Json, pod: Json | None, failed: Json, run: Json) -> JobStatus:
     if CANCELLED in annotations:
         return JobStatus(JobState.CANCELLED, None, "cancelled", *times)
     is_there = pod is not None and "deletionTimestamp" not in pod["metadata"]
-    if RECEIPT_KEPT in annotations and not is_there:  # its pod had told all
+    if PRESERVED_RECEIPT in annotations and not is_there:  # its pod had told all
         return JobStatus(JobState.FAILED, None, word, *times)
     return JobStatus(JobState.FAILED, failure_of(pod, failed), word, *times)
 
 
-def _waiting_word(pod: Json) -> str:
+def _waiting_message(pod: Json) -> str:
     placed = condition_of(pod, "PodScheduled")
     if placed.get("status") == "False":
-        said = f"{placed.get('reason', '')}: {placed.get('message', '')}".strip(": ")
-        return f"{said} (see {', '.join(asked)})" if (asked := _asked_for(said)) else said
+        message = f"{placed.get('reason', '')}: {placed.get('message', '')}".strip(": ")
+        return f"{message} (see {', '.join(asked)})" if (asked := _arguments_behind(message)) else message
     for _, container in containers_of(pod):
         waiting = (container.get("state") or {}).get("waiting")
         if waiting:
@@ -198,9 +198,9 @@ def _waiting_word(pod: Json) -> str:
     return str(pod.get("status", {}).get("phase", ""))
 
 
-def _asked_for(said: str) -> Sequence[str]:
-    """Return what of a task the scheduler finds no node for."""
-    short = re.findall(r"Insufficient ([\w./-]*\w)", said)
-    asked = [RESOURCES.get(name, OTHER_RESOURCE) for name in short]
-    asked += [options for words, options in PLACEMENT.items() if words in said.lower()]
+def _arguments_behind(message: str) -> Sequence[str]:
+    """Return the arguments of a task that ask for what the scheduler finds on no node."""
+    missing = re.findall(r"Insufficient ([\w./-]*\w)", message)
+    asked = [RESOURCES.get(name, OTHER_RESOURCE) for name in missing]
+    asked += [options for words, options in PLACEMENT.items() if words in message.lower()]
     return list(dict.fromkeys(chain.from_iterable(asked)))

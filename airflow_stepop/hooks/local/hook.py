@@ -209,7 +209,7 @@ class LocalStepHook(StepHook):
             state = job.state() or state
             if not files.is_over(state) and job.finish(_lost(job, state)):
                 state = job.state() or state
-        return self._said(state)
+        return self._status_from(state)
 
     def _damaged(self, job: JobFolder, error: IntegrityError) -> JobStatus:
         """Return the status of a job whose state cannot be read; a supervisor that lives writes it again."""
@@ -218,11 +218,11 @@ class LocalStepHook(StepHook):
             failure = {"category": Category.INFRA.value, "summary": summary}
             job.finish({"state": files.FAILED, "failure": failure})
             if (state := job.state()) is not None:
-                return self._said(state)
+                return self._status_from(state)
         return JobStatus(JobState.RUNNING, native="damaged")
 
     @staticmethod
-    def _said(state: Mapping[str, Any]) -> JobStatus:
+    def _status_from(state: Mapping[str, Any]) -> JobStatus:
         return JobStatus(
             STATES[state["state"]],
             failure=_failure(state["failure"]),

@@ -394,7 +394,7 @@ def test_a_pod_that_is_gone_after_its_end_has_told_all(hook, submitted, admin, s
 
     step, handle = submitted(FunctionCall(function=text, args=[size], kwargs={}, reference=None))
     ended = wait_over(hook, handle)
-    hook.secure(handle)
+    hook.preserve_outcome(handle)
     admin.delete_namespaced_pod(only_pod(hook, handle), hook.cluster().namespace, grace_period_seconds=0)
     wait_no_pods(hook, handle)
     status = wait_over(hook, handle)
@@ -416,7 +416,7 @@ def test_a_failure_that_only_the_pod_knew_is_secured(hook, submitted, admin):
         "its end, and its reason",
         lambda status: status.state.is_terminal and status.native == "BackoffLimitExceeded",
     )
-    hook.secure(handle)
+    hook.preserve_outcome(handle)
     admin.delete_namespaced_pod(only_pod(hook, handle), hook.cluster().namespace, grace_period_seconds=0)
     wait_no_pods(hook, handle)
     assert wait_over(hook, handle).failure.category is Category.OOM

@@ -13,8 +13,8 @@ from airflow_stepop.failure import Category, Failure
 from airflow_stepop.hooks.kubernetes import KubernetesStepHook
 from airflow_stepop.hooks.kubernetes import cluster as cluster_module
 from airflow_stepop.hooks.kubernetes.cluster import ClusterError, message_of
-from airflow_stepop.hooks.kubernetes.manifests import FAILURE, OUTCOME_IN_LOG, RECEIPT_KEPT
-from airflow_stepop.hooks.kubernetes.outcome import notes_on
+from airflow_stepop.hooks.kubernetes.manifests import FAILURE, OUTCOME_IN_LOG, PRESERVED_RECEIPT
+from airflow_stepop.hooks.kubernetes.outcome import preserved_annotations
 from airflow_stepop.job import JobHandle, JobState, JobStatus
 from airflow_stepop.testing import make_step
 from tests.support.api_server import ApiServer
@@ -93,7 +93,7 @@ def test_trouble_that_passes(server, cluster, status):
     server.status = status
     with pytest.raises(Exception, match=str(status)) as raised:
         cluster.request("GET", "/version")
-    assert KubernetesStepHook().is_passing(raised.value)
+    assert KubernetesStepHook().is_transient(raised.value)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
@@ -101,7 +101,7 @@ def test_trouble_that_stays(server, cluster, status):
     server.status, server.answer = status, {"reason": "NotFound" if status == 404 else ""}
     with pytest.raises(Exception, match=str(status)) as raised:
         cluster.request("GET", "/version")
-    assert not KubernetesStepHook().is_passing(raised.value)
+    assert not KubernetesStepHook().is_transient(raised.value)
 
 
 def test_nothing_is_gone_because_a_gateway_does_not_find_its_server(server, cluster):
@@ -109,7 +109,7 @@ def test_nothing_is_gone_because_a_gateway_does_not_find_its_server(server, clus
     server.status, server.answer = 404, {"error": "no route"}
     with pytest.raises(Exception, match="answers 404") as raised:
         cluster.get("jobs", "one")
-    assert KubernetesStepHook().is_passing(raised.value)
+    assert KubernetesStepHook().is_transient(raised.value)
     server.answer = {"reason": "NotFound", "message": 'jobs.batch "one" not found'}
     assert cluster.get("jobs", "one") is None
 
@@ -135,7 +135,7 @@ def test_a_server_that_is_away_comes_back(server, cluster):
     server.server_close()
     with pytest.raises(Exception, match="refused") as raised:
         cluster.request("GET", "/version")
-    assert KubernetesStepHook().is_passing(raised.value)
+    assert KubernetesStepHook().is_transient(raised.value)
 
 
 def test_two_at_once_at_the_counter_of_a_quota_is_no_object_of_that_name(server, cluster):
@@ -143,7 +143,7 @@ def test_two_at_once_at_the_counter_of_a_quota_is_no_object_of_that_name(server,
     server.status, server.answer = 409, {"reason": "Conflict", "message": "resourcequotas was modified"}
     with pytest.raises(Exception, match="409") as raised:
         cluster.create("jobs", {})
-    assert KubernetesStepHook().is_passing(raised.value)
+    assert KubernetesStepHook().is_transient(raised.value)
     server.answer = {"reason": "AlreadyExists"}
     assert cluster.create("jobs", {}) is None
 
@@ -188,18 +188,20 @@ def ended(annotations):
 def test_an_outcome_in_a_log_that_cannot_be_read_is_not_taken_for_secured(server, cluster, status):
     server.status = status
     job, pod = ended({OUTCOME_IN_LOG: "true"})
-    assert notes_on(cluster, job, [pod], OOM).keys() == {FAILURE}
-    assert notes_on(cluster, job, [pod], JobStatus(JobState.FAILED)) == {}
+    assert preserved_annotations(cluster, job, [pod], OOM).keys() == {FAILURE}
+    assert preserved_annotations(cluster, job, [pod], JobStatus(JobState.FAILED)) == {}
     assert server.asked[status] == 2
 
 
 def test_of_an_outcome_in_the_store_the_receipt_is_enough(server, cluster):
     job, pod = ended({})
-    assert notes_on(cluster, job, [pod], JobStatus(JobState.FAILED)).keys() == {RECEIPT_KEPT}
+    assert preserved_annotations(cluster, job, [pod], JobStatus(JobState.FAILED)).keys() == {
+        PRESERVED_RECEIPT
+    }
     assert not server.asked
 
 
 def test_of_a_pod_that_is_not_seen_nothing_is_noted(cluster):
     """It may not have been heard of yet: what others find later counts."""
     job, _ = ended({OUTCOME_IN_LOG: "true"})
-    assert notes_on(cluster, job, [], OOM) == {}
+    assert preserved_annotations(cluster, job, [], OOM) == {}

@@ -56,5 +56,5 @@ def test_the_end_of_a_job_is_noticed_while_a_thousand_logs_are_read(hook, submit
     status, noticed_at, served = asyncio.run(scenario())
     assert status.state is JobState.SUCCEEDED
     assert noticed_at - status.finished_at < NOTICED_S
-    assert 0 < max(asked) <= hook.logs_a_second
+    assert 0 < max(asked) <= hook.log_reads_per_second
     assert 1 < served < READERS, "it is noticed before all logs have had their turn"

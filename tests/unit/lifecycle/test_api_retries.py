@@ -31,7 +31,7 @@ def trouble(hook, monkeypatch):
 
         monkeypatch.setattr(hook, verb, wrapped)
 
-    monkeypatch.setattr(hook, "is_passing", lambda error: error is DOWN, raising=False)
+    monkeypatch.setattr(hook, "is_transient", lambda error: error is DOWN, raising=False)
     return fail
 
 

@@ -371,16 +371,16 @@ def test_checkpoints_that_cannot_be_deleted_do_not_fail_the_task(hook, new_try):
 def test_a_job_is_looked_for_where_it_was_to_be(new_try, hook, state):
     """Its worker died in the submit, and meanwhile the task names another place."""
     lifecycle = new_try()
-    lifecycle.request.where = {"namespace": "first"}
+    lifecycle.request.location = {"namespace": "first"}
     hook.error = SystemExit()  # as a kill would end it, before the handle is known
     with pytest.raises(SystemExit):
         lifecycle.begin()
     hook.error = None
     lifecycle = new_try(key="changed")
-    lifecycle.request.where = {"namespace": "second"}
+    lifecycle.request.location = {"namespace": "second"}
     lifecycle.begin()
     assert hook.looked_for[0].settings == {"namespace": "first"}
-    assert load_record(state).where == {"namespace": "second"}
+    assert load_record(state).location == {"namespace": "second"}
 
 
 def test_way_on_without_a_record():

@@ -98,7 +98,7 @@ def test_no_start_is_late_that_nobody_has_looked_at(hook, monkeypatch):
     handle = hook.add("late", JobState.PENDING)
     monkeypatch.setattr(triggers, "LOOK_AGAIN_S", 0.1)
     looks: list[JobHandle] = []
-    hook.look = lambda one: looks.append(one) or JobStatus(JobState.RUNNING)
+    hook.fresh_status = lambda one: looks.append(one) or JobStatus(JobState.RUNNING)
     waiting = RemoteStepTrigger(handle.to_json(), {**DEADLINES, "start": 1.0}, 0.01, WAITER)
 
     async def scenario():
@@ -122,7 +122,7 @@ def test_a_job_that_cannot_be_looked_at_is_not_late(hook, monkeypatch):
             raise ConnectionError("the service is away")
         return hook.status([one])[one]
 
-    hook.look = look
+    hook.fresh_status = look
     waiting = RemoteStepTrigger(handle.to_json(), {**DEADLINES, "start": 1.0}, 0.01, WAITER)
 
     async def first():

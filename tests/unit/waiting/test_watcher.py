@@ -183,7 +183,7 @@ def telling(hook, monkeypatch):
         found, told[:] = list(told), []
         return found
 
-    monkeypatch.setattr(hook, "changed", changed)
+    monkeypatch.setattr(hook, "changed_jobs", changed)
     monkeypatch.setattr(hook, "status", lambda handles: asked.append(set(handles)) or real(handles))
     return SimpleNamespace(told=told, asked=asked)
 
@@ -280,7 +280,7 @@ def test_a_service_that_tells_nothing_any_more_is_asked(hook, telling, monkeypat
         watcher = Watcher(hook)
         waiting = asyncio.create_task(until_over(watcher, hook.add("job"), poll_interval_s=0.05))
         await until(lambda: watcher._known, "the job to be known")
-        monkeypatch.setattr(hook, "changed", lambda: None)
+        monkeypatch.setattr(hook, "changed_jobs", lambda: None)
         hook.end("job")
         return await in_time(waiting, "the end of the job")
 
@@ -308,7 +308,7 @@ def test_logs_that_fill_every_thread_do_not_hold_up_the_status(hook):
 
 def test_logs_that_cost_a_request_each_are_read_in_turn(hook, monkeypatch):
     monkeypatch.setattr(watcher_module, "LOG_INTERVAL_S", 0.02)
-    monkeypatch.setattr(type(hook), "logs_a_second", 3, raising=False)
+    monkeypatch.setattr(type(hook), "log_reads_per_second", 3, raising=False)
     asked = []
     read = hook.logs
     hook.logs = lambda cursors: asked.append([handle.id for handle in cursors]) or read(cursors)

@@ -61,7 +61,8 @@ class ProcessTree:
         self._kin = _Kin(os.getpid(), apart={self._guardian})
 
     def join(self, supervisor: int) -> None:
-        self._tell(b"%d\n" % os.getpid())  # whenever the supervisor dies: the guardian knows whom to kill
+        # when the supervisor dies, the guardian knows which process to kill
+        self._notify_guardian(b"%d\n" % os.getpid())
         os.close(self._pipe)
 
     def started(self, runner: int) -> None:
@@ -74,10 +75,10 @@ class ProcessTree:
         return sorted({process.pid for process in _marked(self._mark)}.union(self.members()))
 
     def end(self) -> None:
-        self._tell(b"end\n")
+        self._notify_guardian(b"end\n")
         os.close(self._pipe)
 
-    def _tell(self, message: bytes) -> None:
+    def _notify_guardian(self, message: bytes) -> None:
         with contextlib.suppress(BrokenPipeError):  # somebody killed the guardian
             os.write(self._pipe, message)
 
@@ -121,10 +122,10 @@ def _guard(reader: int, mark: str) -> None:
     signal.set_wakeup_fd(-1)
     for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
-    told = b""
+    received = b""
     while data := os.read(0, 64):
-        told += data
-    words = told.split()
+        received += data
+    words = received.split()
     if b"end" in words or not words:
         return
     runner = int(words[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_stepop.failure import Category
-from airflow_stepop.hooks.kubernetes.manifests import RECEIPT_KEPT
+from airflow_stepop.hooks.kubernetes.manifests import PRESERVED_RECEIPT
 from airflow_stepop.hooks.kubernetes.pods import seconds
 from airflow_stepop.hooks.kubernetes.status import status_of
 from airflow_stepop.job import JobState
@@ -110,7 +110,11 @@ def test_time_that_is_over_before_the_step_began_is_not_its_own():
 def test_a_note_of_the_receipt_counts_when_the_pod_is_gone():
     oom = {"name": "step", "state": {"terminated": {"exitCode": 1, "reason": "OOMKilled", "startedAt": AT}}}
     pod = {"metadata": {"creationTimestamp": AT}, "status": {"phase": "Failed", "containerStatuses": [oom]}}
-    job = {"metadata": {"annotations": {RECEIPT_KEPT: ""}}, "spec": {}, "status": {"conditions": [FAILED]}}
+    job = {
+        "metadata": {"annotations": {PRESERVED_RECEIPT: ""}},
+        "spec": {},
+        "status": {"conditions": [FAILED]},
+    }
     assert status_of(job, [pod]).failure.category is Category.OOM
     assert status_of(job, []).failure is None
     assert status_of({**job, "metadata": {}}, []).failure.category is Category.PREEMPTED

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from airflow_stepop.failure import Category
-from airflow_stepop.hooks.kubernetes.events import Warned
-from airflow_stepop.hooks.kubernetes.startup_failures import refusal, stuck_failure
+from airflow_stepop.hooks.kubernetes.events import WarningEvent
+from airflow_stepop.hooks.kubernetes.startup_failures import refusal, startup_failure
 
 QUOTA = 'pods "s-1" is forbidden: exceeded quota: small, requested: pods=1, used: pods=1, limited: pods=1'
 SECURITY = 'pods "s-1" is forbidden: violates PodSecurity "restricted:latest": host namespaces'
 
 
 def refused(said, count):
-    return Warned("FailedCreate", f"Error creating: {said}", count)
+    return WarningEvent("FailedCreate", f"Error creating: {said}", count)
 
 
 @pytest.mark.parametrize(
@@ -65,21 +65,30 @@ DRIVER = (
 @pytest.mark.parametrize(
     ("pod", "warned"),
     [
-        (CREATING, [Warned("FailedMount", DRIVER, 30)]),
-        (CREATING, [Warned("FailedMount", 'MountVolume.SetUp failed: secret "no" not found', 2)]),
+        (CREATING, [WarningEvent("FailedMount", DRIVER, 30)]),
+        (CREATING, [WarningEvent("FailedMount", 'MountVolume.SetUp failed: secret "no" not found', 2)]),
         (waiting("CreateContainerConfigError", "failed to sync secret cache: timed out waiting"), []),
-        (waiting("CreateContainerError", "context deadline exceeded"), [Warned("Failed", "Error: x", 9)]),
-        (waiting("CreateContainerError", 'name "x" is reserved for "y"'), [Warned("Failed", "Error: x", 9)]),
-        (waiting("CreateContainerError", "no command specified"), [Warned("Failed", "Error: x", 2)]),
-        (waiting("CreateContainerError", "no"), [Warned("Failed", "Error: ErrImagePull", 9)]),
+        (
+            waiting("CreateContainerError", "context deadline exceeded"),
+            [WarningEvent("Failed", "Error: x", 9)],
+        ),
+        (
+            waiting("CreateContainerError", 'name "x" is reserved for "y"'),
+            [WarningEvent("Failed", "Error: x", 9)],
+        ),
+        (waiting("CreateContainerError", "no command specified"), [WarningEvent("Failed", "Error: x", 2)]),
+        (waiting("CreateContainerError", "no"), [WarningEvent("Failed", "Error: ErrImagePull", 9)]),
         (
             waiting("ErrImagePull", "i/o timeout"),
-            [Warned("Failed", "Failed to pull image", 2), Warned("Failed", "Error: ErrImagePull", 2)],
+            [
+                WarningEvent("Failed", "Failed to pull image", 2),
+                WarningEvent("Failed", "Error: ErrImagePull", 2),
+            ],
         ),
     ],
 )
 def test_what_a_node_may_get_over_is_waited_for(pod, warned):
-    assert stuck_failure(pod, warned) is None
+    assert startup_failure(pod, warned) is None
 
 
 @pytest.mark.parametrize(
@@ -87,27 +96,27 @@ def test_what_a_node_may_get_over_is_waited_for(pod, warned):
     [
         (
             CREATING,
-            [Warned("FailedMount", 'MountVolume.SetUp failed: configmap "no" not found', 3)],
+            [WarningEvent("FailedMount", 'MountVolume.SetUp failed: configmap "no" not found', 3)],
             Category.BAD_CONFIG,
         ),
         (
             CREATING,
-            [Warned("FailedMount", 'failed to get NodeStageSecretRef: secrets "no" not found', 3)],
+            [WarningEvent("FailedMount", 'failed to get NodeStageSecretRef: secrets "no" not found', 3)],
             Category.BAD_CONFIG,
         ),
         (waiting("CreateContainerConfigError", 'secret "no" not found'), [], Category.BAD_CONFIG),
         (
             waiting("CreateContainerError", "no command specified"),
-            [Warned("Failed", "Error: no command specified", 3)],
+            [WarningEvent("Failed", "Error: no command specified", 3)],
             Category.BAD_CONFIG,
         ),
         (waiting("ErrImagePull", "manifest unknown"), [], Category.IMAGE_PULL),
         (
             waiting("ErrImagePull", "i/o timeout"),
-            [Warned("Failed", "Failed to pull image", 3)],
+            [WarningEvent("Failed", "Failed to pull image", 3)],
             Category.IMAGE_PULL,
         ),
     ],
 )
 def test_what_it_cannot_get_over_is_a_mistake(pod, warned, category):
-    assert stuck_failure(pod, warned).category is category
+    assert startup_failure(pod, warned).category is category

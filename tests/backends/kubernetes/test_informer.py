@@ -77,9 +77,9 @@ def wait_over(hook, handles, handle):
 
 def hold_back(monkeypatch, *kinds):
     """Have nothing more arrive of the changes of these kinds."""
-    take = informer.Changes._take
+    apply = informer.Reflector._apply
     monkeypatch.setattr(
-        informer.Changes, "_take", lambda self, event: self._kind in kinds or take(self, event)
+        informer.Reflector, "_apply", lambda self, event: self._kind in kinds or apply(self, event)
     )
 
 
@@ -112,7 +112,7 @@ def test_a_pod_that_is_gone_is_not_one_that_never_was(jobs, monkeypatch):
     """The stream of jobs may be later than that of pods: a step that ran for hours would be late to start."""
     hook, handles = jobs
     all_run(hook, handles)
-    seen = hook._states(hook._cluster(handles[0]))._mirror
+    seen = hook._states(hook._cluster(handles[0]))._informer
     wait_until(
         lambda: all(one["status"].get("active") for one in seen.objects([handles[0].id])[0].values()),
         "the Job to count its pod",
@@ -132,7 +132,7 @@ def test_nor_is_one_that_took_its_time_to_end(jobs, admin, monkeypatch):
         wait_lines(hook, handle)
         many = [*jobs[1], handle]
         all_run(hook, many)
-        seen = hook._states(hook._cluster(handle))._mirror
+        seen = hook._states(hook._cluster(handle))._informer
         (pod,) = seen.objects([handle.id])[1][handle.id]
         admin.delete_namespaced_pod(pod["metadata"]["name"], handle.detail["namespace"])
         wait_until(
@@ -184,9 +184,11 @@ def test_a_stream_that_breaks_is_begun_again_from_a_list(jobs, asked, monkeypatc
     hook, handles = jobs
     all_run(hook, handles)
     # as the server says it when it has forgotten what changed: 410 Gone
-    monkeypatch.setattr(informer.Changes, "_take", lambda self, event: False)
+    monkeypatch.setattr(informer.Reflector, "_apply", lambda self, event: False)
     hook.cancel(handles[0])
-    wait_until(lambda: not hook._states(hook._cluster(handles[0]))._mirror.is_read, "the streams to break")
+    wait_until(
+        lambda: not hook._states(hook._cluster(handles[0]))._informer.is_watching, "the streams to break"
+    )
     monkeypatch.undo()
     wait_state(hook, handles, handles[0], JobState.CANCELLED)
 
@@ -195,10 +197,10 @@ def test_what_changed_while_nobody_heard_of_it_is_told_after_the_list(jobs, monk
     """The list may have been asked for the sake of one job, and the others are not asked for for a minute."""
     hook, handles = jobs
     all_run(hook, handles)
-    wait_until(hook.changed, "no more changes", holds=lambda told: not told)
-    monkeypatch.setattr(informer.Changes, "_take", lambda self, event: False)
+    wait_until(hook.changed_jobs, "no more changes", holds=lambda told: not told)
+    monkeypatch.setattr(informer.Reflector, "_apply", lambda self, event: False)
     hook.cancel(handles[0])
-    wait_until(hook.changed, "the streams to break", holds=lambda told: told is None)
+    wait_until(hook.changed_jobs, "the streams to break", holds=lambda told: told is None)
     cluster = hook._cluster(handles[0])
     wait_until(
         lambda: status.status_of(*hook._states(cluster).exactly(handles[0].id)).state,
@@ -207,7 +209,7 @@ def test_what_changed_while_nobody_heard_of_it_is_told_after_the_list(jobs, monk
     )
     monkeypatch.undo()
     hook.status(handles[1:])
-    assert handles[0] in hook.changed()
+    assert handles[0] in hook.changed_jobs()
 
 
 def test_what_no_look_needs_is_no_change(jobs):
@@ -217,12 +219,12 @@ def test_what_no_look_needs_is_no_change(jobs):
     cluster = hook._cluster(handles[0])
     pods = partial(cluster.list, "pods", labelSelector=f"{JOB_NAME}={handles[0].id}")
     wait_until(lambda: all(is_true(condition_of(pod, "Ready")) for pod in pods()), "the pod to be ready")
-    wait_until(lambda: time.sleep(1) or not hook.changed(), "a second without changes")
+    wait_until(lambda: time.sleep(1) or not hook.changed_jobs(), "a second without changes")
     cluster.patch("jobs", handles[0].id, {"metadata": {"annotations": {"someone": "else"}}})
     hook.cancel(handles[1])  # heard of after that, in the same stream
     told: set = set()
     wait_until(
-        lambda: told.update(hook.changed() or ()) or told,
+        lambda: told.update(hook.changed_jobs() or ()) or told,
         "the end of the other job to be told",
         holds=lambda seen: handles[1] in seen,
     )
@@ -242,10 +244,12 @@ def test_what_the_warnings_may_tell_more_of_is_told_again(jobs, monkeypatch):
             holds=lambda native: native in ("ErrImagePull", "ImagePullBackOff"),
         )
         hold_back(monkeypatch, "jobs", "pods")
-        hook.changed()
+        hook.changed_jobs()
         assert hook.status([*handles, broken])[broken].state is JobState.PENDING
         wait_until(
-            lambda: hook.changed() or (), "the job to be told of again", holds=lambda told: broken in told
+            lambda: hook.changed_jobs() or (),
+            "the job to be told of again",
+            holds=lambda told: broken in told,
         )
     finally:
         hook.delete(broken)
@@ -256,7 +260,7 @@ def test_an_api_that_cannot_be_reached_is_an_error_and_no_old_state(jobs, monkey
 
     hook, handles = jobs
     all_run(hook, handles)
-    monkeypatch.setattr(informer.Changes, "is_read", False)  # the streams are broken
+    monkeypatch.setattr(informer.Reflector, "is_watching", False)  # the streams are broken
 
     def refuse(*_, **__):
         raise ConnectionError("no route to host")
@@ -270,9 +274,9 @@ def test_an_api_that_cannot_be_reached_is_an_error_and_no_old_state(jobs, monkey
 
 def test_nobody_reads_on_when_nobody_asks(jobs, monkeypatch):
     monkeypatch.setattr(informer, "IDLE_S", 2)
-    monkeypatch.setattr(informer, "STREAM_S", 1)
+    monkeypatch.setattr(informer, "WATCH_S", 1)
     hook, handles = jobs
     all_run(hook, handles)
-    seen = hook._states(hook._cluster(handles[0]))._mirror
-    wait_until(lambda: not seen.is_read, "the streams to be closed")
+    seen = hook._states(hook._cluster(handles[0]))._informer
+    wait_until(lambda: not seen.is_watching, "the streams to be closed")
     assert states(hook, handles) == [JobState.RUNNING] * 5
