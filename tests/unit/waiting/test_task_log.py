@@ -220,7 +220,7 @@ def test_a_worker_hears_of_an_end_although_no_log_can_be_read(hook, handle):
     hook.logs = refuse
     hook.end("job", JobState.SUCCEEDED)
     request = SimpleNamespace(hook=lambda *_: hook, poll_interval_s=0.01, log_limit=1000)
-    observer = SimpleNamespace(saw=lambda _: None)
+    observer = SimpleNamespace(status_seen=lambda _: None)
     session = WorkerSession.__new__(WorkerSession)
     session.__dict__.update(request=request, observer=observer, log=logging.getLogger(__name__))
     session.__dict__.update(operator=SimpleNamespace(execution_timeout=None), _begun=None)
