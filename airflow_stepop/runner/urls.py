@@ -119,7 +119,7 @@ def replace(
 ) -> None:
     """Write an object, or leave there what is there: nothing else is sent, not even to learn a reason.
 
-    :param patience_s: how long trouble of the store is sat out
+    :param retry_limit_s: how long trouble of the store is sat out
     :raises OSError: it cannot be written
     """
     _with_retries(url, lambda: _put(url, body(), size, headers), retry_limit_s)
