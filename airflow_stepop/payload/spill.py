@@ -1,5 +1,7 @@
-"""The large parts of a payload go into the store: those that the request has no room for, and those that
-only this host could read.
+"""Moves parts of a payload into the store, in the worker. Called by ``lifecycle/request.py``.
+
+- :func:`spill` moves the parts that do not fit into the submit request.
+- :func:`copy_to_bucket` copies the parts that lie in a folder of this host, which a remote job cannot read.
 """
 
 from __future__ import annotations
@@ -26,9 +28,11 @@ log = logging.getLogger(__name__)
 
 
 def spill(payload: Payload, store: Callable[[], Store], limit: int) -> Payload:
-    """Return the payload with its largest parts in the store, until the rest fits into ``limit`` bytes.
+    """Return the payload with its largest parts in the store, so that the rest fits into ``limit`` bytes.
 
-    Parts are named by their digest, so the same argument is stored once a week.
+    A part's path contains its digest and the week, so the same argument is stored once a week.
+
+    :param store: called only when a part must move
     """
     excess, chosen = payload.inline_bytes - limit, {}
     for name, part in sorted(payload.parts.items(), key=lambda item: -item[1].size):
@@ -39,9 +43,9 @@ def spill(payload: Payload, store: Callable[[], Store], limit: int) -> Payload:
 
 
 def put_parts(parts: Mapping[str, Part], store: Store) -> dict[str, Part]:
-    """Write parts into the store, named by their content, and return them as they are there.
+    """Write parts into the store under the name of their digest, and return them with their new location.
 
-    One that is there with another size is damaged, and is written again.
+    A stored part of another size is damaged, and is written again.
 
     :raises StoreError: the store cannot be written
     """
@@ -57,11 +61,12 @@ def put_parts(parts: Mapping[str, Part], store: Store) -> dict[str, Part]:
 
 
 def copy_to_bucket(payload: Payload, store: Store, inline_limit: int) -> Payload:
-    """Return a payload that a job elsewhere can read: what lies in a folder of this host is copied to the
-    store, once.
+    """Return a payload that a remote job can read. Parts in a folder of this host are copied to the store.
 
-    :param inline_limit: bytes that the backend takes along with the job
-    :raises StepConfigError: the store is a folder, too
+    A part that the store has already is not copied again.
+
+    :param inline_limit: bytes that the backend's submit request can hold; used in the error message
+    :raises StepConfigError: the store is a folder of this host, too
     :raises StoreError: a part cannot be copied
     """
     parts = dict(payload.parts)
@@ -79,7 +84,7 @@ def copy_to_bucket(payload: Payload, store: Store, inline_limit: int) -> Payload
 
 
 def _copied(part: Part, store: BucketStore) -> Part:
-    """Copy a part into the store under the name of its content, through little memory."""
+    """Copy a part into the store under the name of its digest, one chunk at a time."""
     path = part_path(part.sha256, time.time())
     if store.find_size(path) != part.size:
         what = part.ranges[0].uri
@@ -91,7 +96,7 @@ def _copied(part: Part, store: BucketStore) -> Part:
 def _checked_chunks(part: Part, progress: Progress) -> Iterator[Buffer]:
     """Yield the bytes of a part.
 
-    :raises IntegrityError: at the end, when they are not those that were recorded
+    :raises IntegrityError: after the last chunk, when the SHA-256 is not the recorded one
     """
     found = sha256(part.size)
     for object_range in part.ranges:

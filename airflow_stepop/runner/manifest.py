@@ -1,4 +1,4 @@
-"""The manifest of a step: what to run. Read and checked before anything else is done."""
+"""Reads and checks the manifest, which describes the step. The parent process does this before the fork."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ _MANIFEST: dict[str, Any] = {
 
 
 def read_manifest(options: dict[str, str]) -> dict[str, Any]:
-    """Return the manifest that the job asked for.
+    """Return the manifest whose SHA-256 is ``options["digest"]``.
 
-    :raises RefusedError: it is another one, or not for this runner or this Python
+    :raises RefusedError: the manifest cannot be read, has another digest, is malformed, or needs another
+        runner or another Python version
     """
     phase("runner started")
     path = os.path.join(options["in"], protocol.MANIFEST)

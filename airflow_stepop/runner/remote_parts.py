@@ -1,4 +1,4 @@
-"""Reading a part that lies at pre-signed URLs, or in pieces. Imported only by steps that have such parts."""
+"""Reads a part from pre-signed URLs, or from several pieces. Imported only by steps that have such parts."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ if TYPE_CHECKING:
 
     from .hashing import Buffer
 
-# bytes that one request asks for, and how many requests are under way at once
+# bytes of one request, and requests at the same time
 RANGE_BYTES = 16 << 20
 THREADS = 8
 
 
 def read_ranges(folder: str, location: Any, segment: dict[str, Any], codec: str) -> Buffer:
-    """Return the checked bytes of a part, read in parallel and hashed as they come.
+    """Return the checked bytes of a part. Requests run in parallel, and hashing runs beside them.
 
-    :param location: a URL of all of it, or a list of [path or URL, offset, size]
-    :raises SegmentError: they are not those that were recorded
-    :raises OSError: they cannot be read
+    :param location: the URL of the whole part, or a list of [path or URL, offset, size]
+    :raises SegmentError: the size or SHA-256 is not the recorded one
+    :raises OSError: the part cannot be read
+    :raises ValueError: ``location`` is malformed
     """
 
     name, size = f"part {segment['name']}", segment["size"]
@@ -39,7 +40,7 @@ def read_ranges(folder: str, location: Any, segment: dict[str, Any], codec: str)
     if there != size:
         raise SegmentError(f"{name} has {there} bytes and not the {size} that were recorded")
     if whole and size > RANGE_BYTES:
-        check_size(location, size, name)  # first: a size that is wrong must not take memory
+        check_size(location, size, name)  # before memory is allocated for a wrong size
     data = ReadBuffer(size, codec)
     digest = _filled(folder, ranges, data.view, name, whole)
     check(name, segment, size, digest)
@@ -47,7 +48,7 @@ def read_ranges(folder: str, location: Any, segment: dict[str, Any], codec: str)
 
 
 def _filled(folder: str, ranges: list[list[Any]], view: memoryview, name: str, whole: str) -> str:
-    """Read ranges into ``view``, and return the SHA-256 of what they are. No part of the view is kept."""
+    """Read ranges into ``view`` and return their SHA-256. The function keeps no part of the view."""
     jobs = _requests(ranges, view)
     progress = Progress(f"reading {name}", len(view), report)
 
@@ -68,7 +69,7 @@ def _filled(folder: str, ranges: list[list[Any]], view: memoryview, name: str, w
 
 
 def _requests(ranges: list[list[Any]], view: memoryview) -> list[tuple[str, int, memoryview]]:
-    """Cut ranges into requests: where, from which byte on, and the memory that it fills."""
+    """Cut ranges into requests: (path or URL, offset, memory to fill)."""
     found, at = [], 0
     for where, offset, count in ranges:
         for begin in range(0, count, RANGE_BYTES):
