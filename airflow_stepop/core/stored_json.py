@@ -1,7 +1,8 @@
-"""The form of JSON that we wrote down and that may have changed since: by hand, on a disk, elsewhere.
+"""Checks of JSON that was stored and may have been damaged or edited since.
 
-Every reader of stored JSON asks here before it believes a field, so that damage is one error with a name and
-not whatever Python says about it later.
+Every reader of stored JSON (records, handles, references, failures, files of a job) checks the fields here
+before it uses them. So damage is always an ``IntegrityError`` that names the field, not an arbitrary Python
+error later on.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from airflow_stepop.exceptions import IntegrityError
 
-FieldType = tuple[str, Callable[[Any], bool]]  # what it is called in an error, and whether a value is one
+FieldType = tuple[str, Callable[[Any], bool]]  # its name in an error message, and the check of a value
 
 
 def _is_number(value: Any) -> bool:
@@ -40,10 +41,12 @@ def or_nothing(kind: FieldType) -> FieldType:
 def checked_fields(
     data: Any, what: str, required: Mapping[str, FieldType], optional: Mapping[str, FieldType] | None = None
 ) -> dict[str, Any]:
-    """Return the known fields of ``data``; what a newer version added is left out.
+    """Return the known fields of ``data``. Fields that a newer version added are left out.
 
-    :param what: what ``data`` is, for the error
-    :raises IntegrityError: a field is missing or of another kind
+    :param what: a name for ``data`` in the error message, such as ``the record``
+    :param required: the fields that must be there, and the type of each
+    :param optional: the fields that may be there, and the type of each
+    :raises IntegrityError: ``data`` is not an object, or a field is missing or of another type
     """
     if not isinstance(data, Mapping):
         raise IntegrityError(f"{what} is {reprlib.repr(data)} and not an object")

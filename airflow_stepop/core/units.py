@@ -1,8 +1,7 @@
-"""Sizes: read as people write them, and written as people say them.
+"""Sizes with units: parsing, exact formatting, and short formatting for people.
 
-Standard library only: DAG files import this.
-
-A size keeps the unit that was written: ``GB`` is 10**9 bytes and ``GiB`` (or Kubernetes' ``Gi``) is 2**30.
+``GB`` is 10**9 bytes, and ``GiB`` (or Kubernetes' ``Gi``) is 2**30 bytes. Called by ``ResourceSettings``, the
+backends, and everything that prints a size. Standard library only, because DAG files import this module.
 """
 
 from __future__ import annotations
@@ -26,9 +25,10 @@ _MAX_BYTES = 2**60
 
 
 def parse_size(text: object, name: str = "size") -> int:
-    """Return the bytes that ``text`` means, rounded up: ``"32GB"``, ``"16Gi"``, ``"1.5 GiB"``.
+    """Return the size in bytes, rounded up, of a text such as ``"32GB"``, ``"16Gi"`` or ``"1.5 GiB"``.
 
-    :raises StepConfigError: anything else; the message says what to write
+    :param name: the argument's name, for the error message
+    :raises StepConfigError: ``text`` is not a size; the message says what to write
     """
     number, unit = split_size(text, name)
     return math.ceil(Fraction(number) * _UNITS[unit])
@@ -43,7 +43,7 @@ def format_size(size_bytes: int) -> str:
 
 
 def shown_size(count: float) -> str:
-    """Return a size as people say it, in three digits."""
+    """Return a number of bytes for people, with three significant digits: ``"1.21 GiB"``."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1000:
             return f"{count:.3g} {unit}"
@@ -52,6 +52,11 @@ def shown_size(count: float) -> str:
 
 
 def split_size(text: object, name: str) -> tuple[str, str]:
+    """Return number and unit of a size, each in one spelling: ``"1.50 gib"`` becomes ``("1.5", "GiB")``.
+
+    :param name: the argument's name, for the error message
+    :raises StepConfigError: ``text`` is not a size; the message says what to write
+    """
     if not isinstance(text, str):
         raise StepConfigError(
             f"{name}={text!r} has no unit; write a string with one, such as {name}='16GB' or {name}='16GiB'"

@@ -1,4 +1,4 @@
-"""The bytes of a value, wherever its pieces lie in the stores. Called by the results."""
+"""Reading a stored value, whose bytes may lie in several objects. Called by the results and the payload."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from airflow_stepop.stores.configured import locate
 
 
 def ranges_of(segment: Mapping[str, Any], base_uri: str) -> list[ObjectRange]:
-    """Return where the bytes of an entry's segment lie; none for one that carries them."""
+    """Return the stored ranges of a segment, in order; empty if the segment carries its bytes itself.
+
+    :param segment: one segment of a value entry, see ``runner/protocol.py``
+    :param base_uri: the folder of the segment's objects
+    """
     if "pieces" in segment:
         return [
             ObjectRange(f"{base_uri}/{piece['name']}", piece["size"], piece["offset"])
@@ -27,11 +31,13 @@ def ranges_of(segment: Mapping[str, Any], base_uri: str) -> list[ObjectRange]:
 def read_ranges(
     ranges: Sequence[ObjectRange], segment: Mapping[str, Any], host: str = "", codec: str = ""
 ) -> Buffer:
-    """Return the checked bytes of a segment, wherever its ranges are; they are hashed as they arrive.
+    """Return the bytes of a segment; size and SHA-256 are checked. The bytes are hashed while they arrive.
 
-    :param codec: of the value that they are
-    :raises SegmentError: they are not those that were recorded
-    :raises StoreError: they cannot be read, or lie outside the configured stores
+    :param segment: has the recorded size and SHA-256
+    :param host: the host that wrote the segment, if that is in a folder
+    :param codec: the codec of the value
+    :raises SegmentError: the bytes are not the recorded ones
+    :raises StoreError: the bytes cannot be read, or are outside the configured stores
     """
     found_at = [(*locate(one.uri, host), one) for one in ranges]
     size, at = segment["size"], sum(one.size for one in ranges)

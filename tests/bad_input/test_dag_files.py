@@ -190,7 +190,7 @@ def test_a_store_in_a_folder_of_any_name(tmp_path, folder, monkeypatch):
 def test_a_store_whose_address_means_another_folder(url):
     """It would silently be the folder before the mark."""
     with pytest.raises(
-        StepConfigError, match="has a character that means something else in an address"
+        StepConfigError, match="has a character with a special meaning in an address"
     ) as caught:
         open_store(url)
     assert open_store(str(caught.value).rpartition(" ")[2]).folder == Path("/srv") / url.rpartition("/")[2]

@@ -356,7 +356,7 @@ RECORDS = {
         "a job's handle has no 'id'",
     ),
     "labels of numbers": ({**RECORD, "labels": {"dag_id": 1}}, "labels has dag_id=1, which is not a text"),
-    "collected of nothing": ({**RECORD, "collected": {}}, "what the record has collected has no 'result'"),
+    "collected of nothing": ({**RECORD, "collected": {}}, "the record's collected data has no 'result'"),
     "collected failure": ({**RECORD, "collected": {"failure": 1}}, "a failure is 1 and not an object"),
     "usage of text": (
         {**RECORD, "collected": {"result": {}, "usage": "much"}},

@@ -123,7 +123,7 @@ def test_no_credentials_at_all(monkeypatch, provider):
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(name, os.devnull)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    with pytest.raises(StepConfigError, match="give keys or a role to the connection aws_default"):
+    with pytest.raises(StepConfigError, match="add keys or a role to the connection aws_default"):
         open_store("s3://bucket/prefix").put_new("x", b"")
 
 
