@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 LONGEST_PAUSE_S = 300.0  # deadlines are checked at least this often, since the host may have slept
 FIRST_QUESTION_S = 30.0  # from the start of a triggerer's first trigger until its first question to Airflow
 HOLD_S = 1.0  # if a trigger fires before the worker has exited, Airflow fails the resumed task
-INSIST_S = (0.5, 1.0, 2.0, 4.0, 6.0)  # pauses between the attempts to end a job that a user ended
+INSIST_S = (0.5, 1.0, 2.0, 4.0, 6.0)  # pauses between the attempts of a call that on_kill makes
 LOOK_AGAIN_S = 15.0  # between two polls of a job that seems to be late
 SECURE_S = 10.0  # longest time for preserving the outcome; the job has ended, so the outcome exists
 LINES_AT_ONCE = 50  # log lines written before the triggerer's other triggers get a turn
@@ -77,9 +77,10 @@ async def _insist(log: Any, do: Callable[[], Awaitable[Any]]) -> Any:
 
 
 class _FirstQuestion:
-    """Asks Airflow one question ahead of time.
+    """Asks Airflow for a task's state once, ahead of time.
 
-    The first question of a triggerer takes seconds, and the time of ``on_kill`` is limited.
+    The first such call of a triggerer takes seconds, since it loads modules, and the time of ``on_kill`` is
+    limited.
     """
 
     def __init__(self) -> None:
@@ -92,7 +93,7 @@ class _FirstQuestion:
     async def _ask(self, labels: Mapping[str, Any]) -> None:
         from asgiref.sync import sync_to_async
 
-        # Loading the modules for the question blocks the triggerer's log. A short step is over by then.
+        # While the modules load, the triggerer writes no log. By then a short step has ended.
         await asyncio.sleep(FIRST_QUESTION_S)
         with contextlib.suppress(Exception):  # on_kill meets the same error when the answer matters
             await sync_to_async(task_state)(labels)
@@ -190,7 +191,7 @@ class RemoteStepTrigger(BaseTrigger):
         yield TriggerEvent({"reason": reason.value, "job": self.handle.name, "error": error})
 
     def _hold_s(self) -> float:
-        """Return how long to wait before firing, seconds, so that the worker that deferred can exit first.
+        """Return the seconds to wait before the trigger fires, so that the worker that deferred can exit.
 
         If Airflow learns of the worker's exit only after the resumed task is queued, Airflow takes the task
         for a failed one.
