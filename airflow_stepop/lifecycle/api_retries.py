@@ -1,4 +1,7 @@
-"""What a worker sits out: trouble of a service that passes, and a quota until there is room in it."""
+"""Retries of API calls in the worker: transient errors, and submits while a quota is used up.
+
+The lifecycle and its :class:`JobClient` make every call of a hook through :class:`ApiRetries`.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,13 @@ if TYPE_CHECKING:
     from airflow_stepop.job import JobHandle, Payload, StepSpec
 
 T = TypeVar("T")
-RETRY_LIMIT_S = 600.0  # longest trouble of a service that a worker sits out
-QUOTA_LIMIT_S = 7 * 86400.0  # so long a task without start_timeout waits for room in a quota
-QUOTA_PAUSE_S = 120.0  # longest pause between two submits meanwhile
+RETRY_LIMIT_S = 600.0  # transient errors of one call are retried for this long
+QUOTA_LIMIT_S = 7 * 86400.0  # a task without start_timeout waits this long for room in a quota
+QUOTA_PAUSE_S = 120.0  # longest pause between two submits while the quota is used up
 
 
 class Limits(Protocol):
-    """What the task says of waiting."""
+    """The settings of the task that limit waiting; the operator's request has them."""
 
     @property
     def start_timeout_s(self) -> float | None: ...
@@ -39,10 +42,12 @@ class Limits(Protocol):
 
 @dataclass
 class ApiRetries:
-    """How one worker waits for a service.
+    """Retries the calls of one worker session.
 
-    :param was_killed: whether the user ended the task meanwhile
-    :param pause: waits for so many seconds, or leaves this process with an exception
+    :param limits: the task's settings
+    :param log: the task's logger
+    :param was_killed: returns whether the user has ended the task; then nothing is retried
+    :param pause: called with seconds; waits that long, or defers the task, which raises ``TaskDeferred``
     """
 
     limits: Limits
@@ -51,7 +56,12 @@ class ApiRetries:
     pause: Callable[[float], None]
 
     def ask(self, hook: StepHook, question: Callable[[], T]) -> T:
-        """Return what a service says, once trouble has passed that does pass."""
+        """Return the result of a call to the service; retry transient errors for up to ten minutes.
+
+        :param question: the call, safe to repeat
+        :raises Exception: the error of the call: not transient, or the ten minutes are over, or the user has
+            ended the task
+        """
         backoff, end = Backoff(self.limits.poll_interval_s), time.monotonic() + RETRY_LIMIT_S
         while True:
             try:
@@ -64,10 +74,12 @@ class ApiRetries:
                 time.sleep(pause_s)
 
     def submit(self, hook: StepHook, spec: StepSpec, payload: Payload, since: float) -> JobHandle:
-        """Submit, under the same name again while a quota is used up: other jobs make room when they end.
+        """Submit the job. While a quota is used up, submit again after a pause, under the same job name.
+
+        The limit is ``start_timeout``, or seven days for a task without one.
 
         :param since: when this generation of the step began, seconds since the epoch
-        :raises StepFailedError: there was no room in time
+        :raises StepFailedError: the quota had no room within the limit, or the user has ended the task
         """
         limit_s = self.limits.start_timeout_s or QUOTA_LIMIT_S
         while True:

@@ -1,4 +1,7 @@
-"""The job of a step, as its worker asks for it: every call sits out trouble of the service that passes."""
+"""Calls of a hook for the jobs of one task instance, with retries of transient errors.
+
+The lifecycle and the collector use :class:`JobClient`.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ STOP_LIMIT_S = 180.0  # longest wait for a cancelled job to end; SageMaker gives
 
 
 class Hooks(Protocol):
-    """What the task says of its hooks."""
+    """The part of the operator's request that makes hooks."""
 
     @property
     def poll_interval_s(self) -> float: ...
@@ -28,10 +31,10 @@ class Hooks(Protocol):
 
 
 class JobClient:
-    """Asks for the jobs of one task instance, and ends them.
+    """Reads and ends the jobs of one task instance.
 
-    :param hooks: where the jobs are
-    :param api_retries: how long transient errors are retried
+    :param hooks: makes the hook of a backend and connection
+    :param api_retries: retries transient errors
     """
 
     def __init__(self, hooks: Hooks, api_retries: ApiRetries, log: Logger) -> None:
@@ -46,7 +49,7 @@ class JobClient:
         return self._hooks.hook(handle.backend, handle.conn_id)
 
     def lookup(self, record: StepRecord) -> JobHandle | None:
-        """Return the job of a record that has no handle. Asks once: trouble is for the caller to sit out."""
+        """Return the job of a record without a handle, or ``None``. Errors are not retried here."""
         spec = StepSpec(record.name, record.nonce, record.labels, settings=record.location or None)
         return self.hook(record).lookup(spec)
 
@@ -63,7 +66,10 @@ class JobClient:
         self._api_retries.ask(hook, lambda: hook.cancel(handle))
 
     def wait_until_over(self, handle: JobHandle, limit_s: float) -> bool:
-        """Wait until ``handle`` is terminal or gone; return whether it is, within ``limit_s``."""
+        """Wait until the job is terminal or gone; return ``False`` if it is neither within ``limit_s``.
+
+        Errors of the service are logged and do not end the wait.
+        """
         hook, backoff = self.hook_of(handle), Backoff(self._hooks.poll_interval_s)
         end = time.monotonic() + limit_s
         while True:

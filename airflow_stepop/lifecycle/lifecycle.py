@@ -1,7 +1,10 @@
-"""The lifecycle of a step in the worker: one job per generation, whatever dies in between.
+"""The lifecycle of a step in the worker: one job per generation, also across crashes.
 
-It knows the record, the hook and the rules, and nothing of Airflow's operators. The order of writes is the
-point of this module: the record is saved *before* anything exists outside, and after each thing learnt.
+:class:`WorkerSession` calls :class:`StepLifecycle`, which uses the record and the hook and does not depend on
+Airflow's operators.
+
+The order of writes makes the step crash-safe: the lifecycle saves the record *before* anything exists outside
+Airflow, and again after each step (submit, outcome).
 """
 
 from __future__ import annotations
@@ -43,13 +46,13 @@ if TYPE_CHECKING:
 
 MAX_RESUBMISSIONS = 3
 RESUBMITTED = frozenset({Category.PREEMPTED, Category.NO_CAPACITY})
-# What a new try does not take for the answer: nobody looked while it happened, and it was not the step's
-# doing.
+# Failures after which a new try submits again instead of reporting them: no worker saw the job end, and the
+# step did not cause the failure.
 _NOT_AN_ANSWER = frozenset({Category.LOST, Category.INFRA, Category.CANCELLED, *RESUBMITTED})
 
 
 class Request(Protocol):
-    """What the operator asks for; the lifecycle of the step decides when."""
+    """What the lifecycle needs from the operator; :class:`StepRequest` implements it."""
 
     keep: str
 
@@ -91,26 +94,28 @@ class Request(Protocol):
     ) -> tuple[StepSpec, Payload]:
         """Return the job request for one generation. May write arguments into the store.
 
-        :param memory_bytes: ask for at least so much memory
+        :param memory_bytes: request at least this much memory; ``None``: what the task asks for
         """
 
     def read(self, report: OutcomeReport, job: str, nonce: str) -> dict[str, Any]:
-        """Return ``{"result": ...}`` or ``{"failure": ...}`` from a verified outcome, and its ``usage``."""
+        """Verify the outcome; return ``{"result": ...}`` or ``{"failure": ...}``, with its ``usage``."""
 
     def forget_checkpoints(self) -> None:
-        """Delete what earlier tries have left for the next one. Idempotent."""
+        """Delete the checkpoints of earlier tries. Idempotent."""
 
     def hook(self, backend: str, conn_id: str | None) -> StepHook: ...
 
 
 class StepLifecycle:
-    """Takes one task instance's step from its record to its result.
+    """Runs one task instance's step, from its record to its result.
 
     :param request: what to run
     :param state: Airflow's ``task_state_store``
-    :param was_killed: whether the user ended the task meanwhile
-    :param observer: hears of what happens
-    :param pause: waits for so many seconds, or leaves this process with an exception; :meth:`begin` goes on
+    :param log: the task's logger
+    :param was_killed: returns whether the user has ended the task
+    :param observer: is told of each event
+    :param pause: called with seconds. Waits that long, or defers the task, which raises ``TaskDeferred``; the
+        resumed task then calls :meth:`begin`
     """
 
     def __init__(
@@ -136,7 +141,7 @@ class StepLifecycle:
     # -- beginning
 
     def begin(self) -> JobHandle | Collected:
-        """Return the job to wait for, or what an earlier try collected and could not hand over."""
+        """Return the job to wait for, or the result that an earlier try collected but could not return."""
         self.record = record = load_record(self._state)
         decision = resume_decision(record, self.request.call)
         if record is None:
@@ -152,7 +157,7 @@ class StepLifecycle:
     def _start(
         self, generation: int, resubmissions: int = 0, memory_bytes: int | None = None, pause_s: float = 0.0
     ) -> JobHandle:
-        """Write ahead, then submit: a crash anywhere leaves a record that leads to whatever exists."""
+        """Save a new record, then submit: the record leads the next try to the job after a crash."""
         request = self.request
         record = first_record(
             call=request.call,
@@ -184,8 +189,9 @@ class StepLifecycle:
         return handle
 
     def _continue(self, record: StepRecord) -> JobHandle:
-        """An earlier try died between the intent and the handle: its submit may have gone through, or not at
-        all.
+        """Go on from a record without a handle: look the job up, and submit if there is none.
+
+        An earlier try died after it had saved the record. Its submit may have succeeded or not.
         """
         handle = self.api_retries.ask(self.jobs.hook(record), lambda: self.jobs.lookup(record))
         if handle is None:
@@ -194,6 +200,7 @@ class StepLifecycle:
         return self._attach(record.with_handle(handle))
 
     def _attach(self, record: StepRecord) -> JobHandle:
+        """Return the job of the record; a new job if that one ended without an answer for the task."""
         handle = self._handle_of(record)
         status = self.jobs.status(handle)
         if status.state.is_terminal and not self._has_answer(handle, status):
@@ -207,6 +214,7 @@ class StepLifecycle:
         return handle
 
     def _has_answer(self, handle: JobHandle, status: JobStatus) -> bool:
+        """Return whether a terminal job has an outcome, or a failure that the task should report."""
         try:
             self.jobs.outcome(handle)
         except OutcomeLostError:
@@ -214,16 +222,16 @@ class StepLifecycle:
         return True
 
     def _replace(self, record: StepRecord) -> JobHandle:
-        """End what there is of an older generation, and start the next one."""
+        """End the job of an older generation, if there is one, and start the next generation."""
         handle = self._stop(record)
         if handle is not None:
             self._collector.tidy(record.with_handle(handle))
         return self._start(record.generation + 1, memory_bytes=self._next_memory(record))
 
     def _next_memory(self, record: StepRecord) -> int | None:
-        """Return what the generation after ``record`` asks for, if not what the task asks for."""
+        """Return the memory for the generation after ``record``, bytes; ``None``: what the task asks for."""
         if record.call != self.request.call:
-            return None  # cleared or changed: it begins anew
+            return None  # cleared or changed: begin again with the task's own value
         failure = Collected(record.collected).failure if record.collected else None
         on_oom = self.request.on_oom
         if on_oom is None or failure is None or failure.category is not Category.OOM:
@@ -239,11 +247,15 @@ class StepLifecycle:
         return more
 
     def memory_bytes(self, record: StepRecord) -> int:
-        """Return what the generation asks for, 0 when that is left to the backend."""
+        """Return the memory that the generation asks for, bytes; 0 means the backend's default."""
         return self.request.resources.at_least(record.memory_bytes).memory_bytes or 0
 
     def _stop(self, record: StepRecord) -> JobHandle | None:
-        """Cancel the job of ``record``, if there is one, and wait until it is terminal or gone."""
+        """Cancel the job of ``record``, if there is one, and wait until the job is terminal or gone.
+
+        :raises StepFailedError: the job still runs after ``STOP_LIMIT_S``, so a second job must not start
+        :raises WrongHostError: the job is on another host and its outcome was not collected
+        """
         handle = record.handle or self.api_retries.ask(
             self.jobs.hook(record), lambda: self.jobs.lookup(record)
         )
@@ -254,14 +266,14 @@ class StepLifecycle:
         except WrongHostError:
             if record.collected is None:
                 raise
-            return handle  # it was over: the place where it was may be no more
+            return handle  # the job was over; its host or cluster may no longer exist
         if not self.jobs.wait_until_over(handle, STOP_LIMIT_S):
             raise StepFailedError(
                 Failure(
                     Category.LOST,
                     f"an earlier job of this task could not be stopped within {STOP_LIMIT_S:.0f} s; "
-                    "a second one beside it would run twice",
-                    hint="stop it at the service, then clear the task",
+                    "with a second job beside it the step would run twice",
+                    hint="stop the earlier job at the service, then clear the task",
                 ),
                 str(handle),
             )
@@ -270,9 +282,9 @@ class StepLifecycle:
     # -- waiting
 
     def deadlines(self, execution: float | None) -> Deadlines:
-        """Return the limits of waiting for the job.
+        """Return the deadlines of the record's job.
 
-        :param execution: Airflow's own limit for the task, seconds since the epoch
+        :param execution: when the task's ``execution_timeout`` passes, seconds since the epoch, or ``None``
         """
         record = self.record
         begun = (record.submitted_at if record else None) or time.time()
@@ -284,9 +296,10 @@ class StepLifecycle:
     # -- ending
 
     def finish(self, handle: JobHandle, reason: StopReason, native_state: str = "") -> Collected:
-        """Collect what the step came to, save it, and delete what ``keep`` does not want.
+        """Collect the outcome, save it in the record, and delete the job as ``keep`` says.
 
-        :param native_state: the service's word for how the job stood when a deadline passed
+        :param reason: why waiting ended; after a deadline the job is cancelled first
+        :param native_state: the service's own state of the job when a deadline passed
         """
         began, record = time.monotonic(), self._current_record()
         if reason.is_deadline:
@@ -309,7 +322,11 @@ class StepLifecycle:
         return collected
 
     def resubmission(self, collected: Collected) -> JobHandle | None:
-        """Return the next generation's job if the service took this one's machine away, up to a limit."""
+        """Submit the next generation after a preemption or a lack of capacity; return its job.
+
+        Returns ``None`` for every other end, and after ``MAX_RESUBMISSIONS``. Does not use up a retry of the
+        task.
+        """
         record, failure = self._current_record(), collected.failure
         if (
             failure is None
@@ -326,11 +343,15 @@ class StepLifecycle:
         )
         self.observer.resubmitted(record, failure.category.value)
         self._stop(record)
-        self._collector.tidy(replace(record, collected=None))  # the step has not failed: it goes on elsewhere
+        # Without the failure: the step goes on in another job, so keep="failed" does not keep this one
+        self._collector.tidy(replace(record, collected=None))
         return self._start(record.generation + 1, count, record.memory_bytes, pause_s)
 
     def cancel(self, reason: StopReason | None = None) -> None:
-        """Stop the job of the record, wherever it stands, because the task was ended."""
+        """Cancel the record's job because the task was ended; no error if there is no job.
+
+        :param reason: the deadline that ended the task; with it, the failure is also collected and saved
+        """
         record = self.record or load_record(self._state)
         handle = (record.handle or self.jobs.lookup(record)) if record else None
         if handle is None:
@@ -343,8 +364,12 @@ class StepLifecycle:
     # -- the record
 
     def resume(self) -> JobHandle | None:
-        """Return the job of the record after a deferral: the record, not the event, is what we believe.
-        ``None`` when there is none yet, as there was no room for it: :meth:`begin` goes on.
+        """Return the record's job after a deferral; ``None`` if the quota had no room for a job so far.
+
+        After ``None``, the caller goes on with :meth:`begin`. The job comes from the record and not from the
+        trigger's event, since the event may be of an older generation.
+
+        :raises StepFailedError: the task's state has no record
         """
         self.record = load_record(self._state)
         return self._current_record().handle
