@@ -1,4 +1,7 @@
-"""Where jobs of ours may be: every backend that can be used here, with every connection that reaches it."""
+"""The places where jobs of this deployment may be: each usable backend, with each of its connections.
+
+The commands of ``airflow stepop`` and ``maintenance`` call this module.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ ENV_PREFIX = "AIRFLOW_CONN_"
 
 @dataclass(frozen=True)
 class Target:
-    """A backend as one connection reaches it, or without any."""
+    """A backend together with the connection that reaches it, or without a connection."""
 
     backend: str
     conn_id: str | None = None
@@ -38,7 +41,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Job:
-    """A job of ours, where it was found, and how it stands."""
+    """A job of this deployment: the target that lists it, its handle with its labels, and its status."""
 
     target: Target
     found: FoundJob
@@ -57,7 +60,7 @@ class Job:
 
 
 def deployment() -> str:
-    """Return ``[stepop] deployment``: jobs and results of another one are none of our business."""
+    """Return ``[stepop] deployment``. The commands never touch jobs and results of another deployment."""
     from airflow.sdk.configuration import conf
 
     return str(conf.get("stepop", "deployment", fallback=""))
@@ -66,13 +69,13 @@ def deployment() -> str:
 def connections(complain: Complain) -> list[Target]:
     """Return the connections that lead to a backend, from the database and the environment.
 
-    One that cannot be read is complained about and does not hide the others.
+    :param complain: called with a message for each connection that cannot be read; the others are returned
     """
     found = set()
     for conn_id, load in [*_in_database(complain), *_in_environment()]:
         try:
             backend = backend_of(load())
-        except Exception as error:  # noqa: BLE001, RUF100 - a wrong key, a broken URI: one connection's trouble
+        except Exception as error:  # noqa: BLE001, RUF100 - a wrong key or URI spoils one connection only
             complain(f"the connection {conn_id!r} cannot be read: {error or type(error).__name__}")
             continue
         if backend is not None:
@@ -110,9 +113,10 @@ def _same(connection: Any) -> Any:
 
 
 def target_of(conn_id: str) -> Target:
-    """Return where a connection leads.
+    """Return the target of a connection.
 
-    :raises StepConfigError: there is none of that name, it leads to no backend, or its extra is no object
+    :raises StepConfigError: the connection does not exist, leads to no backend, or its extra is no JSON
+        object
     """
     from airflow.sdk import BaseHook
     from airflow.sdk.exceptions import AirflowNotFoundException
@@ -131,9 +135,10 @@ def target_of(conn_id: str) -> Target:
 
 
 def usable_targets(complain: Complain, also: Iterable[str] = ()) -> list[Target]:
-    """Return ``local``, the default backend, and every connection whose backend is installed.
+    """Return the targets ``local``, the default backend, and every connection whose backend is installed.
 
-    :param also: further connections: those of a secrets backend cannot be listed
+    :param also: ids of further connections, because those of a secrets backend cannot be listed
+    :raises StepConfigError: see ``target_of``, for the connections of ``also``
     """
     from airflow.sdk.configuration import conf
 
@@ -145,9 +150,11 @@ def usable_targets(complain: Complain, also: Iterable[str] = ()) -> list[Target]
 
 
 def find_jobs(targets: Iterable[Target], labels: Mapping[str, str], complain: Complain) -> list[Job]:
-    """Return the jobs of this deployment that carry ``labels``, each once, however many targets show it.
+    """Return the jobs of this deployment that have ``labels``, sorted by DAG, run, task and map index.
 
-    A target that fails is complained about and does not hide the jobs of the others.
+    A job that several targets list is returned once.
+
+    :param complain: called with a message for each target that fails; the jobs of the others are returned
     """
     jobs: dict[tuple[str, str, str], Job] = {}
     wanted = {"deployment": deployment(), **labels}

@@ -182,7 +182,7 @@ def test_a_step_that_fails_is_described(home):
 def test_a_step_that_is_not_over_in_time_is_ended(home):
     hook, step, tried, found = trial(home, ["sleep", "600"], limit_s=1.0)
     assert not found.is_ok
-    assert found.message.startswith("timeout: the step runs and was not over after 1 s")
+    assert found.message.startswith("timeout: the step was still running after 1 s")
     handle = hook.lookup(step.spec)
     assert tried.remove() == []
     assert hook.status([handle])[handle].state is JobState.GONE
@@ -209,7 +209,7 @@ def test_a_job_that_cannot_be_removed_is_said(home):
 
     run, left = run_smoke_test(Undeletable(), "tests", None)
     assert run.is_ok
-    assert "may stay behind: not now" in left.message
+    assert "may still exist: not now" in left.message
     assert "sweep" in left.fix
     for job in jobs_of_trials():
         assert job.labels["deployment"] == "tests"

@@ -431,7 +431,7 @@ def test_a_store_of_its_own_needs_a_name(stepop, monkeypatch, tmp_path):
     monkeypatch.setenv("AIRFLOW__STEPOP__STORE", f"file://{tmp_path}")
     output = stepop("gc", "--yes")
     assert output.code == 1
-    assert "[stepop] store is set and deployment is not" in output.err
+    assert "[stepop] store is set, but [stepop] deployment is not" in output.err
     assert stepop("gc").code == 0
     monkeypatch.setenv("AIRFLOW__STEPOP__DEPLOYMENT", "named")
     assert stepop("gc", "--yes").code == 0

@@ -149,7 +149,7 @@ def test_cancel(stepop, jobs, instance):
     assert jobs.wait(handle) is JobState.CANCELLED
     output = stepop("cancel", handle.name)
     assert output.code == 0
-    assert "over already: cancelled" in output.out
+    assert "has already ended: cancelled" in output.out
 
 
 def test_as_a_user_calls_it(home, ran):

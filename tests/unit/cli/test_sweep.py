@@ -51,7 +51,7 @@ def test_a_live_task_owns_its_job(stepop, instance, submit, jobs, state):
 def test_a_job_of_a_finished_task_is_cancelled(stepop, instance, submit, jobs, state):
     """Nobody waits for it any more. Without --yes it is only named."""
     handle = submit(instance("quiet", state))
-    assert found(stepop(*ALL)) == {handle.name: ("cancel", f"its task instance is over ({state})")}
+    assert found(stepop(*ALL)) == {handle.name: ("cancel", f"its task instance has finished ({state})")}
     assert jobs.state(handle) is JobState.RUNNING
     output = stepop(*ALL, "--yes")
     assert (output.code, len(output.data)) == (0, 1)
@@ -103,7 +103,7 @@ def test_a_record_that_cannot_be_read_may_be_the_owner(stepop, instance, submit,
     one.set_record({"__airflow_state_ref__": "s3://bucket/key"})
     output = stepop(*ALL, "--yes")
     assert (output.code, output.data) == (1, [])
-    assert "set [workers] state_store_backend here" in output.err
+    assert "set [workers] state_store_backend on this host" in output.err
     assert jobs.state(handle) is JobState.RUNNING
 
 
