@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
-from airflow_stepop.arguments import LONGEST_S
 from airflow_stepop.cli.output import Row, command, complain, print_rows
+from airflow_stepop.core.units import LONGEST_S
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.inventory.targets import Complain, Target, deployment, target_of, usable_targets
 from airflow_stepop.job import Finding

@@ -44,8 +44,6 @@ class Collected:
 class Reader(Protocol):
     """What the task says of its outcome, and of what may stay behind."""
 
-    keep: str
-
     def read(self, report: OutcomeReport, job: str, nonce: str) -> dict[str, Any]: ...
 
     def forget_checkpoints(self) -> None: ...
@@ -107,7 +105,7 @@ class Collector:
         handle, is_failed = record.handle, "failure" in (record.collected or {})
         if handle is None:
             return
-        is_kept = self._reader.keep == "always" or (self._reader.keep == "failed" and is_failed)
+        is_kept = record.keep == "always" or (record.keep == "failed" and is_failed)
         hook = self._jobs.hook_of(handle)
         # something may run on beside a step that is over
         end, what = (hook.cancel, "ended") if is_kept else (hook.delete, "deleted")
