@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 DOCS = {
     "list": "Show the backends, and the connections that reach them",
-    "describe": "Show a backend's settings, resources and limits",
+    "describe": "Show a backend's settings, resources and limits, or the defaults of a connection",
     "render": "Print the request that a task would send to its backend; send nothing",
     "check": "Check that backends, connections and stores work; exit with 1 when one does not",
     "jobs": "Show the jobs of this deployment: state, duration, usage, link",
@@ -76,7 +76,7 @@ def _arguments() -> dict[str, tuple[Any, ...]]:
         Arg(("dag_id",), help="The id of the DAG"),
         Arg(("task_id",), help="The id of a remote step in it"),
     )
-    backend = Arg(("backend",), help="A name from: airflow stepop list")
+    backend = Arg(("backend",), help="A backend from: airflow stepop list, or the id of a connection")
     conn = Arg(("conn_id",), help="Check this connection, or this backend, only", nargs="?")
     trial = (
         Arg(("--run",), help="Run a step that does nothing, and remove it", action="store_true"),

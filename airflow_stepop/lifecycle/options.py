@@ -177,7 +177,7 @@ class StepOptions:
         except StepConfigError as error:
             wrong = _wrong_fields(error)
             if any(not loc or (loc in base and loc not in given) for loc in wrong):
-                raise StepConfigError(_said_of(self.defaults, error)) from error
+                raise StepConfigError(with_id(self.defaults, error)) from error
             raise
 
     def from_connection(self) -> list[str]:
@@ -250,8 +250,9 @@ def check_defaults(connection: Any, backend: str) -> ConnectionDefaults:
         parse_settings(hook_class(backend).settings_model, base, backend)
     except StepConfigError as error:
         if _wrong_fields(error) & set(base):  # the task may give what is missing
-            raise StepConfigError(_said_of(defaults, error)) from error
-    _ = StepOptions(NoTask(), defaults).store
+            raise StepConfigError(with_id(defaults, error)) from error
+    if defaults.store is not None:
+        _ = StepOptions(NoTask(), defaults).store
     return defaults
 
 
@@ -278,10 +279,11 @@ def named(defaults: ConnectionDefaults) -> Iterator[None]:
     try:
         yield
     except StepConfigError as error:
-        raise StepConfigError(_said_of(defaults, error)) from error
+        raise StepConfigError(with_id(defaults, error)) from error
 
 
-def _said_of(defaults: ConnectionDefaults, error: Exception) -> str:
+def with_id(defaults: ConnectionDefaults, error: Exception) -> str:
+    """Return what an error about the defaults says, after the id of their connection."""
     return f'the connection {defaults.conn_id!r}: "{KEY}" in its extra: {error}'
 
 
