@@ -85,10 +85,13 @@ def parse_on_oom(value: Any) -> MoreMemory | None:
     return MoreMemory(**value)
 
 
-def check_on_oom(on_oom: Any, resources: ResourceSettings | None, retries: Any) -> None:
+def check_on_oom(
+    on_oom: Any, resources: ResourceSettings | None, retries: Any, *, is_complete: bool = True
+) -> None:
     """Check ``on_oom`` together with the arguments that it depends on.
 
     :param resources: the resources, as far as they are known now; ``None`` if the task names none
+    :param is_complete: whether nothing can be added to the resources; else the connection may give the memory
     :raises StepConfigError: ``on_oom`` is not valid, or could never have an effect
     """
     more = parse_on_oom(on_oom)
@@ -97,6 +100,8 @@ def check_on_oom(on_oom: Any, resources: ResourceSettings | None, retries: Any) 
     if retries == 0:
         raise StepConfigError("on_oom needs a next try, and retries is 0; leave retries out, or raise it")
     if resources is None or resources.memory is None:
+        if not is_complete:
+            return
         raise StepConfigError(
             "on_oom needs the memory of the first try: "
             'write resource_settings=ResourceSettings(memory="8GiB") beside it'

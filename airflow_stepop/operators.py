@@ -35,6 +35,9 @@ class RemoteStepOperator(BaseOperator):
     At most one job runs for a task instance, whatever dies meanwhile: the worker, the triggerer, the API
     server. The job is cancelled when the task is ended by a user, cleared, or out of time.
 
+    What the task leaves out may come from its connection: ``backend``, ``resource_settings``, ``settings``,
+    ``image``, ``env``, ``timeout``, ``start_timeout``, ``store``, ``deferrable``, ``keep``.
+
     :param command: program and arguments; files beside the DAG that it names are shipped with it (templated)
     :param inputs: file name -> value or result of another task; written before the command starts (templated)
     :param outputs: files that the command leaves; they become the task's result, a dict by file name
@@ -59,8 +62,8 @@ class RemoteStepOperator(BaseOperator):
     :param store: one of the configured stores, for arguments and results that are too large for the request
         (templated)
     :param deferrable: wait in the triggerer. Default ``[stepop] deferrable``; ``local`` waits in the worker
-    :param keep: whether the finished job stays at its service: ``never``, ``failed`` (default) or ``always``;
-        ``airflow stepop sweep`` deletes what stayed, ``[stepop] retention`` days after its end
+    :param keep: whether the finished job stays at its service: ``never``, ``failed`` or ``always``. Default
+        ``failed``. ``airflow stepop sweep`` deletes what stayed, ``[stepop] retention`` days after its end
     :param on_oom: what follows when the step runs out of memory: ``fail`` (default), or ``MoreMemory`` (or a
         dict of its fields), by which the next try asks for more
     :param poll_interval: time between two looks at the job. Default ``[stepop] poll_interval``,
@@ -104,7 +107,7 @@ class RemoteStepOperator(BaseOperator):
         start_timeout: timedelta | float | None = None,
         store: str | None = None,
         deferrable: bool | None = None,
-        keep: str = "failed",
+        keep: str | None = None,
         on_oom: MoreMemory | Mapping[str, Any] | str = "fail",
         poll_interval: timedelta | float | None = None,
         debug: bool | None = None,

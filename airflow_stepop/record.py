@@ -16,7 +16,7 @@ from secrets import token_hex
 from typing import Any, Protocol
 
 from airflow_stepop.core.naming import job_name
-from airflow_stepop.core.stored_json import COUNT, NUMBER, OBJECT, TEXT, checked_fields, or_nothing
+from airflow_stepop.core.stored_json import COUNT, NUMBER, OBJECT, TEXT, TRUTH, checked_fields, or_nothing
 from airflow_stepop.exceptions import IntegrityError
 from airflow_stepop.failure import Failure
 from airflow_stepop.job import JobHandle
@@ -77,12 +77,14 @@ class StepRecord:
     resubmissions: int = 0
     memory_bytes: int | None = None  # the memory that on_oom asks for, if it is more than the task's own
     keep: str = "failed"  # the task's argument: ``airflow stepop sweep`` finds the job without the task
-    location: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # backend settings that are needed to find the job again
+    # backend settings that are needed to find the job again
+    location: Mapping[str, Any] = field(default_factory=dict)
+    # what the job was submitted with, whatever its connection says now
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        data = {**asdict(self), "labels": dict(self.labels), "location": dict(self.location)}
+        plain = {name: dict(getattr(self, name)) for name in ("labels", "location", "asked")}
+        data = {**asdict(self), **plain}
         data["handle"] = self.handle.to_json() if self.handle else None
         return data
 
@@ -99,6 +101,7 @@ class StepRecord:
         checked_fields(labels, "the record's labels", {}, dict.fromkeys(labels, TEXT))
         if known.get("collected") is not None:
             _check_collected(known["collected"])
+        checked_fields(known.get("asked", {}), "what the record has asked for", {}, _ASKED_FIELDS)
         handle = known.get("handle")
         known["handle"] = JobHandle.from_json(handle) if handle is not None else None
         known["call"] = Call(**checked_fields(known["call"], "the record's call", _CALL_FIELDS))
@@ -109,6 +112,12 @@ class StepRecord:
         return replace(self, handle=handle, submitted_at=self.submitted_at or time.time())
 
 
+_ASKED_FIELDS = {
+    "timeout_s": NUMBER,
+    "start_timeout_s": or_nothing(NUMBER),
+    "deferrable": or_nothing(TRUTH),
+    "resources": OBJECT,
+}
 _CALL_FIELDS = {"key": TEXT, "max_tries": COUNT, "clear_number": COUNT}
 _FIELDS = {
     "generation": COUNT,
@@ -128,6 +137,7 @@ _LATER_FIELDS = {
     "memory_bytes": or_nothing(COUNT),
     "keep": TEXT,
     "location": OBJECT,
+    "asked": OBJECT,
 }
 
 

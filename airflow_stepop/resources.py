@@ -95,7 +95,8 @@ class ResourceSettings:
     :param cpu_count: CPU cores, more than 0; fractions are allowed
     :param memory: main memory with its unit: ``"32GB"``, ``"16GiB"`` (or ``"16Gi"``)
     :param gpu_count: GPUs, 0 or more
-    :param gpu_type: name of the GPU, in the backend's own spelling; needs ``gpu_count``
+    :param gpu_type: name of the GPU, in the backend's own spelling; needs ``gpu_count``, here or in the
+        connection
     :param disk: scratch disk, written like ``memory``
     :param shm: size of ``/dev/shm``, written like ``memory``
     :param nodes: machines, 1 or more
@@ -133,8 +134,8 @@ class ResourceSettings:
         for (name, parse), value in zip(_PARSERS.items(), given, strict=True):
             is_kept = value is None or _is_deferred(value)
             object.__setattr__(self, name, value if is_kept else parse(value, name))
-        if self.gpu_type is not None and not self.gpu_count:
-            raise StepConfigError(f"gpu_type={self.gpu_type!r} needs gpu_count; write gpu_count=1 beside it")
+        if self.gpu_count is not None:
+            self.check_complete()
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ResourceSettings:
@@ -148,6 +149,15 @@ class ResourceSettings:
             if name not in _PARSERS:
                 raise StepConfigError(_unknown(str(name)))
         return cls(**values)
+
+    def check_complete(self) -> None:
+        """Check what one field asks of another. The task's connection may give the other one, so a step is
+        checked when both are known.
+
+        :raises StepConfigError: a type of GPU without a number of GPUs
+        """
+        if self.gpu_type is not None and not self.gpu_count:
+            raise StepConfigError(f"gpu_type={self.gpu_type!r} needs gpu_count; write gpu_count=1 beside it")
 
     @property
     def is_literal(self) -> bool:

@@ -15,8 +15,8 @@ HEAD = """\
 <!-- Made by scripts/configuration_page.py from airflow_stepop/provider_info.py: change it there. -->
 
 Options of the section `[stepop]` in `airflow.cfg`. Each option can also be set in the environment:
-`AIRFLOW__STEPOP__DEFAULT_BACKEND=local`. An argument of a task wins over these options, but not over
-`backend_override`.
+`AIRFLOW__STEPOP__DEFAULT_BACKEND=local`. An argument of a task, or a [default in the
+task's connection](connections.md), wins over these options, but not over `backend_override`.
 
 All hosts of a deployment need the same values, as for the rest of Airflow's configuration.
 """

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 DOCS = {
     "list": "Show the backends, and the connections that reach them",
-    "describe": "Show a backend's settings, resources and limits",
+    "describe": "Show a backend's settings, resources and limits, or the defaults of a connection",
     "render": "Print the request that a task would send to its backend; send nothing",
     "check": "Check that backends, connections and stores work; exit with 1 if one does not",
     "jobs": "Show the jobs of this deployment: state, duration, usage, link",
@@ -76,7 +76,7 @@ def _arguments() -> dict[str, tuple[Any, ...]]:
         Arg(("dag_id",), help="The id of the DAG"),
         Arg(("task_id",), help="The id of a remote step in this DAG"),
     )
-    backend = Arg(("backend",), help="The name of a backend; airflow stepop list shows them")
+    backend = Arg(("backend",), help="The name of a backend (airflow stepop list), or the id of a connection")
     conn = Arg(("conn_id",), help="Check only this connection or this backend", nargs="?")
     trial = (
         Arg(("--run",), help="Also run a step that does nothing, and delete its job", action="store_true"),

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
-from airflow_stepop.arguments import LONGEST_S
+from airflow_stepop.cli.defaults import check_target_defaults, options_of, spec_fields
 from airflow_stepop.cli.output import Row, command, complain, print_rows
+from airflow_stepop.core.units import LONGEST_S
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.inventory.targets import Complain, Target, deployment, target_of, usable_targets
 from airflow_stepop.job import Finding
@@ -92,6 +93,7 @@ def check_target(target: Target) -> Iterator[Finding]:
     """Yield what the backend finds; an error while it looks is a finding too."""
     try:
         yield from target.hook.check()
+        yield from check_target_defaults(target)
     except Exception as error:  # noqa: BLE001, RUF100 - whatever an SDK raises
         message = f"the check itself failed: {error or type(error).__name__}"
         yield Finding(False, "check", message, "see the traceback with --verbose, and the connection")
@@ -103,10 +105,10 @@ def run_step(target: Target, args: Namespace) -> list[Finding]:
 
     print(f"airflow stepop: running a step on {target}, for {args.limit:g} s at most", file=sys.stderr)
     try:
-        hook = target.hook
+        hook, given = target.hook, spec_fields(target.backend, options_of(target))
     except Exception as error:  # noqa: BLE001, RUF100 - whatever an SDK raises
         return [Finding(False, SUBJECT, str(error) or type(error).__name__, "see the other findings")]
-    return run_smoke_test(hook, deployment(), args.image, args.limit)
+    return run_smoke_test(hook, deployment(), args.image, args.limit, given)
 
 
 def check_configuration(targets: list[Target]) -> Iterator[Finding]:

@@ -20,8 +20,16 @@ PLACEHOLDER = "0" * 64  # used as the digest of the payload and of the arguments
 @command
 def render_command(args: Namespace) -> None:
     """Print the request that a task would send, in the format of its backend's service."""
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    from airflow_stepop.exceptions import StepConfigError
+
     task = find_task(args.dag_id, args.task_id, args.dagfile_path)
-    print_tree(render_request(task, args.map_index), args.output)
+    try:
+        request = render_request(task, args.map_index)
+    except AirflowNotFoundException as error:
+        raise StepConfigError(f"{error}; the request depends on the defaults of this connection") from error
+    print_tree(request, args.output)
 
 
 def find_task(dag_id: str, task_id: str, path: str | None = None) -> Any:

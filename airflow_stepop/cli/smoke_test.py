@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.core.printable import printable
 from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, StepConfigError
@@ -34,7 +35,11 @@ LEFT_FIX = "airflow stepop sweep --yes removes it after ten minutes"
 
 
 def run_smoke_test(
-    hook: StepHook, deployment: str, image: str | None, limit_s: float = LIMIT_S
+    hook: StepHook,
+    deployment: str,
+    image: str | None,
+    limit_s: float = LIMIT_S,
+    given: Mapping[str, Any] | None = None,
 ) -> list[Finding]:
     """Run a step that does almost nothing; report the time of each phase, or the reason of the failure.
 
@@ -44,9 +49,11 @@ def run_smoke_test(
     :param deployment: a label of the job, by which ``sweep`` finds a job that was not removed
     :param limit_s: limit in seconds from the submission to the end; also the job's ``timeout`` and
         ``start_timeout``
+    :param given: what the connection gives to the request: fields of a :class:`StepSpec`
     """
+    fields = {**(given or {}), **({"image": image} if image else {})}
     try:
-        trial = SmokeTest(hook, _trial_step(hook, deployment, image, limit_s), limit_s)
+        trial = SmokeTest(hook, _trial_step(hook, deployment, limit_s, fields), limit_s)
     except Exception as error:  # noqa: BLE001, RUF100 - whatever a store raises
         return [_not_begun(error)]
     try:
@@ -66,7 +73,7 @@ def _not_begun(error: Exception) -> Finding:
     return Finding(False, SUBJECT, f"no step could be started: {error or type(error).__name__}", fix)
 
 
-def _trial_step(hook: StepHook, deployment: str, image: str | None, limit_s: float) -> Step:
+def _trial_step(hook: StepHook, deployment: str, limit_s: float, fields: Mapping[str, Any]) -> Step:
     def version() -> str:
         """Return the version of the step's Python."""
         import platform
@@ -79,10 +86,10 @@ def _trial_step(hook: StepHook, deployment: str, image: str | None, limit_s: flo
         version,
         name=name,
         labels=labels,
-        image=image,
         timeout_s=limit_s,
         start_timeout_s=limit_s,
         result_uri=store.uri(result_path(labels, name)),
+        **fields,
     )
     payload = spill(step.payload, lambda: store, hook.inline_limit)
     return Step(

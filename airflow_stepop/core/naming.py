@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 def slug(text: str, length: int) -> str:
@@ -25,3 +27,9 @@ def job_name(dag_id: str, task_id: str, nonce: str) -> str:
     readable = [re.sub(r"-[0-9a-f]{8}$", "", slug(text, 26))[:17].strip("-") for text in (dag_id, task_id)]
     digest = hashlib.sha256(nonce.encode()).hexdigest()[:12]
     return "-".join(["s", *readable, digest])
+
+
+def did_you_mean(name: object, valid: Iterable[str]) -> str:
+    """Return ``; did you mean 'image'?`` for a name that is close to a valid one, else an empty text."""
+    close = get_close_matches(str(name), list(valid), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

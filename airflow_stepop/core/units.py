@@ -1,4 +1,4 @@
-"""Sizes with units: parsing, exact formatting, and short formatting for people.
+"""Sizes and durations with units: parsing, exact formatting, and short formatting for people.
 
 ``GB`` is 10**9 bytes, and ``GiB`` (or Kubernetes' ``Gi``) is 2**30 bytes. Called by ``ResourceSettings``, the
 backends, and everything that prints a size. Standard library only, because DAG files import this module.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
+from datetime import timedelta
 from fractions import Fraction
 
 from airflow_stepop.exceptions import StepConfigError
@@ -22,6 +24,7 @@ _UNIT_OF = {unit.lower(): unit for unit in _UNITS} | {
 _SIZE = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,9})?) ?([A-Za-z]+)")
 NUMBER = re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?")
 _MAX_BYTES = 2**60
+LONGEST_S = 100 * 365 * 86400.0  # calendars and timers end soon after it; whoever wants no limit is served
 
 
 def parse_size(text: object, name: str = "size") -> int:
@@ -95,3 +98,23 @@ def _unit(word: str, text: str, name: str) -> str:
             f"write '{prefix}B' (decimal) or '{prefix}iB' (binary)"
         )
     raise StepConfigError(f"{name}={text!r}: unknown unit {word!r}; use one of {', '.join(_UNITS)}")
+
+
+def seconds(value: object, name: str) -> float | None:
+    """Return a duration in seconds; ``None`` stays ``None``.
+
+    :raises StepConfigError: it is not positive, or no duration
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (timedelta, int, float)):
+        raise StepConfigError(f"{name} must be a number of seconds or a timedelta, and this is {value!r}")
+    try:
+        result = value.total_seconds() if isinstance(value, timedelta) else float(value)
+    except OverflowError:
+        result = LONGEST_S + 1
+    if not 0 < result < float("inf"):
+        raise StepConfigError(f"{name} must be positive, and this is {value!r}")
+    if result > LONGEST_S:
+        raise StepConfigError(f"{name} must be at most 100 years, and this is {reprlib.repr(value)}")
+    return result

@@ -67,6 +67,12 @@ class StepHook(BaseHook, ABC):
     log_reads_per_second: ClassVar[int | None] = None
     """Most jobs whose logs a triggerer reads per second, where each costs a request; ``None``: no limit."""
 
+    default_conn_id: ClassVar[str | None] = None
+    """Connection that the backend uses when a task names none and this one exists."""
+    endpoint_names: ClassVar[tuple[str, ...]] = ()
+    """Services whose addresses a connection may set (``endpoints`` of its ``stepop``); see :attr:`endpoints`.
+    """
+
     def __init__(self, conn_id: str | None = None, connection: Connection | None = None) -> None:
         super().__init__()
         self.conn_id = conn_id
@@ -78,6 +84,14 @@ class StepHook(BaseHook, ABC):
         if self._connection is None and self.conn_id is not None:
             self._connection = self.get_connection(self.conn_id)
         return self._connection
+
+    @property
+    def endpoints(self) -> Mapping[str, str]:
+        """The addresses that the connection gives instead of the service's own: name -> address."""
+        from airflow_stepop.connections.defaults import read_defaults
+
+        connection = self.connection
+        return read_defaults(connection).endpoints if connection is not None else {}
 
     @abstractmethod
     def render(self, spec: StepSpec) -> dict[str, Any]:

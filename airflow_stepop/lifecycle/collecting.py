@@ -48,8 +48,6 @@ class Collected:
 class Reader(Protocol):
     """The part of the operator's request that a collector needs."""
 
-    keep: str
-
     def read(self, report: OutcomeReport, job: str, nonce: str) -> dict[str, Any]: ...
 
     def forget_checkpoints(self) -> None: ...
@@ -122,7 +120,7 @@ class Collector:
         handle, is_failed = record.handle, "failure" in (record.collected or {})
         if handle is None:
             return
-        is_kept = self._reader.keep == "always" or (self._reader.keep == "failed" and is_failed)
+        is_kept = record.keep == "always" or (record.keep == "failed" and is_failed)
         hook = self._jobs.hook_of(handle)
         # other processes or pods of the job may still run after the step has ended
         end, what = (hook.cancel, "ended") if is_kept else (hook.delete, "deleted")

@@ -33,6 +33,7 @@ from airflow_stepop.record import (
     resume_decision,
     save_record,
 )
+from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.waiting.backoff import with_jitter
 from airflow_stepop.waiting.deadlines import OVERDUE_FACTOR, OVERDUE_S, Deadlines, StopReason
 from airflow_stepop.waiting.observer import Observer
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
     from airflow_stepop.hooks.base import StepHook
     from airflow_stepop.oom import MoreMemory
-    from airflow_stepop.resources import ResourceSettings
 
 MAX_RESUBMISSIONS = 3
 RESUBMITTED = frozenset({Category.PREEMPTED, Category.NO_CAPACITY})
@@ -54,7 +54,11 @@ _NOT_AN_ANSWER = frozenset({Category.LOST, Category.INFRA, Category.CANCELLED, *
 class Request(Protocol):
     """What the lifecycle needs from the operator; :class:`StepRequest` implements it."""
 
-    keep: str
+    @property
+    def keep(self) -> str: ...
+
+    @property
+    def deferrable(self) -> bool | None: ...
 
     @property
     def call(self) -> Call: ...
@@ -168,6 +172,7 @@ class StepLifecycle:
             resubmissions=resubmissions,
         )
         record = replace(record, memory_bytes=memory_bytes, keep=request.keep, location=request.location)
+        record = replace(record, asked=_asked(request))
         self._save(record)
         if pause_s > 0:
             self.api_retries.pause(pause_s)
@@ -248,7 +253,12 @@ class StepLifecycle:
 
     def memory_bytes(self, record: StepRecord) -> int:
         """Return the memory that the generation asks for, bytes; 0 means the backend's default."""
-        return self.request.resources.at_least(record.memory_bytes).memory_bytes or 0
+        return self._resources(record).at_least(record.memory_bytes).memory_bytes or 0
+
+    def _resources(self, record: StepRecord) -> ResourceSettings:
+        """Return what the generation was submitted with; its connection may say something else by now."""
+        asked = record.asked.get("resources")
+        return self.request.resources if asked is None else ResourceSettings.from_dict(asked)
 
     def _stop(self, record: StepRecord) -> JobHandle | None:
         """Cancel the job of ``record``, if there is one, and wait until the job is terminal or gone.
@@ -288,9 +298,10 @@ class StepLifecycle:
         """
         record = self.record
         begun = (record.submitted_at if record else None) or time.time()
-        start_timeout_s = self.request.start_timeout_s
+        asked = record.asked if record and record.asked else _asked(self.request)
+        start_timeout_s = asked.get("start_timeout_s")
         start = begun + start_timeout_s if start_timeout_s is not None else None
-        run_s = self.request.timeout_s * OVERDUE_FACTOR + OVERDUE_S
+        run_s = asked["timeout_s"] * OVERDUE_FACTOR + OVERDUE_S
         return Deadlines(execution, start, run_s, start_timeout_s, begun)
 
     # -- ending
@@ -308,7 +319,7 @@ class StepLifecycle:
             status = self.jobs.status(handle)
             collected = self._collector.collect(record, handle, status)
         failure = collected.failure
-        asked = self.request.resources.at_least(record.memory_bytes)
+        asked = self._resources(record).at_least(record.memory_bytes)
         used = usage_of(collected.usage, status.usage if status else {}, asked, failure is None)
         data = {**collected.data, "usage": used}
         if failure is not None:
@@ -396,3 +407,13 @@ class StepLifecycle:
     def _save(self, record: StepRecord) -> None:
         save_record(self._state, record)
         self.record = record
+
+
+def _asked(request: Request) -> dict[str, Any]:
+    """Return what must stay as it was when the job was submitted, for whoever waits for it later."""
+    return {
+        "timeout_s": request.timeout_s,
+        "start_timeout_s": request.start_timeout_s,
+        "deferrable": request.deferrable,
+        "resources": request.resources.serialize(),
+    }

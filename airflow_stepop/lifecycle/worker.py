@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferred
 
-from airflow_stepop.arguments import LONGEST_S
+from airflow_stepop.core.units import LONGEST_S
 from airflow_stepop.exceptions import IntegrityError, PayloadError, StepConfigError, StepInterruptedError
 from airflow_stepop.failure import Category, Failure, StepFailedError
 from airflow_stepop.lifecycle.collecting import Collected
@@ -228,8 +228,11 @@ class WorkerSession:
         """Whether the task waits in the triggerer rather than in this worker."""
         if self.lifecycle.has_found_end:
             return False  # if a trigger fires before this worker has exited, Airflow fails the resumed task
-        if self.operator.deferrable is not None:
-            return self.operator.deferrable
+        record, chosen = self.lifecycle.record, self.operator.deferrable
+        if chosen is None:
+            chosen = record.asked.get("deferrable") if record and record.asked else self.request.deferrable
+        if chosen is not None:
+            return bool(chosen)
         return conf.getboolean("stepop", "deferrable", fallback=True) and not hook.is_host_bound
 
     def _deadlines(self) -> Deadlines:

@@ -98,8 +98,9 @@ DOCUMENTS = {
             "resubmissions": ("count",),
             "memory_bytes": ("count", "nothing"),
             "keep": ("text",),
+            "asked": (OBJECT,),
         },
-        {"labels", "handle", "submitted_at", "collected", "resubmissions", "memory_bytes", "keep"},
+        {"labels", "handle", "submitted_at", "collected", "resubmissions", "memory_bytes", "keep", "asked"},
     ),
     "call": (RECORD["call"], {"key": ("text",), "max_tries": ("count",), "clear_number": ("count",)}, set()),
     "reference": (

@@ -243,7 +243,15 @@ def test_every_example_runs(tmp_path: Path) -> None:
     assert results["command_step"][1].startswith("largest error 0")
     assert results["mixed_pipeline"][1]["is_good"] is True
     assert results["checkpoint"][1].startswith("w = 3.976 after 10 epochs, 0 of them before")
+    assert results["connection_defaults"][1] == {"usual": 40, "longer": 200}  # the override leaves it out
     assert "maintenance" in results
+
+
+def test_every_key_of_a_connection_is_explained() -> None:
+    """The table is what the reader of connections knows."""
+    from airflow_stepop.connections.defaults import VALID
+
+    assert set(first_cells("connections.md", "What a connection may say")) == set(VALID)
 
 
 def test_every_example_is_in_the_readme() -> None:

@@ -160,6 +160,7 @@ class Request:
     backend = "memory"
     conn_id = None
     keep = "failed"
+    deferrable = None
     poll_interval_s = 0.01
     timeout_s = 60.0
     start_timeout_s = None

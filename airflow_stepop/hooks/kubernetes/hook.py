@@ -84,6 +84,7 @@ class KubernetesStepHook(StepHook):
 
     backend = "kubernetes"
     settings_model = KubernetesSettings
+    default_conn_id = DEFAULT_CONN_ID
     inline_limit = SECRET_BYTES - OWN_BYTES
     log_reads_per_second = 5
 
