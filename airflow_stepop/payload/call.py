@@ -95,7 +95,7 @@ class Setup:
     """The preparation that the runner makes before it starts the step.
 
     :param archive: the code archive that the runner unpacks
-    :param secrets: environment variables. The manifest has their names; their values travel beside it
+    :param secrets: environment variables. The manifest has only their names; ``secrets.json`` has the values
     :param requirements: lines of a requirements file that the runner installs
     :param checkpoint: whether the step gets a checkpoint folder, which the next try finds again
     """

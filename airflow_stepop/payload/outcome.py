@@ -109,8 +109,8 @@ def _result_of(outcome: Mapping[str, Any], report: OutcomeReport) -> dict[str, A
             return {"plain": dict(entry)}
         if report.digest is None and entry["codec"] not in protocol.DATA_CODECS:
             raise StepConfigError(
-                "the step returned a value that only pickle can hold, and this backend cannot vouch for "
-                "its bytes; return JSON, bytes, numpy or Arrow data"
+                "the step returned a value that only pickle can hold, and this backend reports no trusted "
+                "digest of the outcome; return JSON, bytes, numpy or Arrow data"
             )
         return {"reference": StepResult.signed(entry, report.base_uri).serialize()}
 

@@ -74,7 +74,7 @@ def _refuse(value: Any) -> None:
     if isinstance(value, XComArg):
         tasks = ", ".join(sorted({operator.task_id for operator, _ in value.iter_references()}))
         raise PayloadError(
-            f"it holds the output of the task {tasks} in a place where Airflow does not look for one; "
+            f"it contains the output of the task {tasks} in a place where Airflow does not look for outputs; "
             "it looks in lists, tuples, dicts, and in the attributes that an object's template_fields name"
         )
     if isinstance(value, io.TextIOWrapper) and value not in (sys.stdin, sys.stdout, sys.stderr):
@@ -101,4 +101,4 @@ def advice(value: Any) -> str:
         return "Pass the file's contents, or its path when the step can reach it"
     if type(value) is type(Lock()):
         return "Create the lock inside the step"
-    return "Pass plain data, and create what belongs to a process inside the step"
+    return "Pass plain data, and create connections, handles and the like inside the step"

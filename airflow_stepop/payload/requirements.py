@@ -50,11 +50,11 @@ def check_requirement(line: object) -> None:
     from packaging.requirements import InvalidRequirement, Requirement
 
     if not isinstance(line, str):
-        raise StepConfigError(f"requirements must be a list of strings, and this is among them: {line!r}")
+        raise StepConfigError(f"requirements must be a list of strings, but contains {line!r}")
     if line.lstrip().startswith("-"):
         raise StepConfigError(
-            f"requirements has the option {line!r}, and only requirements may be there. Settings of the "
-            "index belong into the step's environment, so into env= or secrets=: PIP_INDEX_URL and the like"
+            f"requirements contains the option {line!r}, but may contain only requirements. Set the package "
+            "index in the step's environment, with env= or secrets=: PIP_INDEX_URL and the like"
         )
     try:
         Requirement(line.partition(" --hash")[0])
@@ -62,5 +62,6 @@ def check_requirement(line: object) -> None:
         advice = "Modules beside the DAG file are shipped anyway" if line.startswith((".", "/")) else ""
         why = str(error).partition("\n")[0]
         raise StepConfigError(
-            f"requirements has {line!r}, which is no requirement such as 'scikit-learn==1.5': {why}. {advice}"
+            f"requirements contains {line!r}, which is not a requirement such as 'scikit-learn==1.5': {why}. "
+            f"{advice}"
         ) from None

@@ -57,5 +57,5 @@ def _render(name: str, template: str, environment: jinja2.Environment, context: 
     if not value:
         raise StepConfigError(f"the secret {name!r} has no value: {template!r} is empty")
     if "\0" in value:
-        raise StepConfigError(f"the secret {name!r} has a NUL in it, which no environment variable can hold")
+        raise StepConfigError(f"the secret {name!r} contains a NUL, which no environment variable can hold")
     return value

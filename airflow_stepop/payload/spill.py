@@ -53,7 +53,7 @@ def put_parts(parts: Mapping[str, Part], store: Store) -> dict[str, Part]:
     def put(part: Part) -> Part:
         path, buffers = part_path(part.sha256, time.time()), part.buffers or ()
         if not store.put_new(path, *buffers) and store.size_of(path) != part.size:
-            log.warning("%s was damaged: it is written again", store.uri(path))
+            log.warning("%s is damaged and is written again", store.uri(path))
             store.put(path, *buffers)
         return replace(part, buffers=None, ranges=(ObjectRange(store.uri(path), part.size),))
 
@@ -74,9 +74,9 @@ def copy_to_bucket(payload: Payload, store: Store, inline_limit: int) -> Payload
         local_uris = [one.uri for one in part.ranges if folder_of(one.uri) is not None]
         if local_uris and not isinstance(store, BucketStore):
             raise StepConfigError(
-                f"the step gets {shown_size(part.size)} that the job cannot read, as they lie in a folder of "
+                f"the job cannot read {shown_size(part.size)} of the step's input: they lie in a folder of "
                 f"this host ({local_uris[0]}). Set [stepop] store to a bucket (s3://bucket/prefix), or pass "
-                f"less: up to {shown_size(inline_limit)} in all go with the job"
+                f"less: the job itself can carry up to {shown_size(inline_limit)} in all"
             )
         if local_uris and isinstance(store, BucketStore):
             parts[name] = _copied(part, store)

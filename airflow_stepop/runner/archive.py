@@ -120,9 +120,9 @@ def unpack(path: str, folder: str) -> int:
                     _restore_attributes(target, member)
                     count += 1
                 else:
-                    raise ForgedError(f"{member.name!r} is no file, folder or symbolic link")
+                    raise ForgedError(f"{member.name!r} is neither a file, a folder nor a symbolic link")
     except (tarfile.TarError, FileExistsError) as error:
-        raise ForgedError(f"it is no archive of ours: {error}") from None
+        raise ForgedError(f"it is not an archive of this runner: {error}") from None
     for target, to in links:
         os.symlink(to, target)
     for target, member in reversed(folders):  # inner folders first: the outer one may become read-only

@@ -52,7 +52,7 @@ def _write_inputs(step: Step, folder: str, inputs: dict[str, Entry]) -> None:
         path = inside(folder, name, "input")
         if path in written:
             raise RefusedError(
-                "bad_config", f"The inputs {written[path]!r} and {name!r} are one file", _NAMES
+                "bad_config", f"The inputs {written[path]!r} and {name!r} are the same file", _NAMES
             )
         written[path] = name
         data = _file_bytes(step, entry, name)
@@ -62,7 +62,7 @@ def _write_inputs(step: Step, folder: str, inputs: dict[str, Entry]) -> None:
                 stream.writelines(data)
         except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
             summary = (
-                f"The input {name!r} needs a folder where another file is, or the other way round: {error}"
+                f"The input {name!r} needs a folder where a file is, or a file where a folder is: {error}"
             )
             raise RefusedError("bad_config", summary, _NAMES) from None
         except (OSError, ValueError) as error:
@@ -70,7 +70,7 @@ def _write_inputs(step: Step, folder: str, inputs: dict[str, Entry]) -> None:
             raise RefusedError(category, f"The input {name!r} cannot be written: {error}", _NAMES) from None
 
 
-_NAMES = "give every input a file name of its own, and look whether the step has room on its disk"
+_NAMES = "give every input its own file name, and check that the step has free disk space"
 
 
 def _workdir(scratch: str, workdir: str | None) -> str:

@@ -154,18 +154,18 @@ def _split_of(mode: str, result: Any) -> str | None:
         if not isinstance(result, Mapping):
             raise StepError(
                 "user_error",
-                f"multiple_outputs is set, but the step returned {_kind(result)} and no dict",
+                f"multiple_outputs is set, but the step returned {_kind(result)}, not a dict",
                 hint,
             )
         for key in result:
             if not _is_key(key):
-                what = "is no str" if not isinstance(key, str) else "cannot name an XCom"
+                what = "is not a str" if not isinstance(key, str) else "cannot name an XCom"
                 raise StepError(
-                    "user_error", f"multiple_outputs is set, but {repr(key)[:200]} is a key that {what}", hint
+                    "user_error", f"multiple_outputs is set, but the key {repr(key)[:200]} {what}", hint
                 )
         return "dict"
     if mode == "list" and type(result) is not list:
-        raise StepError("user_error", f"The step must return a list and returned {_kind(result)}")
+        raise StepError("user_error", f"The step must return a list, but returned {_kind(result)}")
     return None if mode == "no" else mode
 
 
@@ -196,5 +196,5 @@ def _instead(value: Any) -> str:
     if kind == "coroutine":
         return "await it inside the step"
     if hasattr(value, "read") and hasattr(value, "close"):
-        return "return what is in the file (bytes or str) and not the open file"
+        return "return the file's contents (bytes or str), not the open file"
     return "return plain data, arrays or tables; open connections, locks and handles cannot leave the process"

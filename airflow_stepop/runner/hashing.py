@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # above this size, OpenSSL's faster code outweighs the time to load it
 SMALL_BYTES = 1 << 20
-# above this size, a thread is worth its cost: hashing takes as long as reading or writing, and runs beside it
+# above this size, a thread is worth its cost: hashing takes as long as reading, and runs in parallel
 LARGE_BYTES = 32 << 20
 
 

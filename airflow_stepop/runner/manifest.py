@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_VERSIONS = "both come from one airflow-stepop: use the step.pyz that was sent with the job"
+_VERSIONS = "both must come from the same airflow-stepop: use the step.pyz that was sent with the job"
 _NONE = type(None)
 _MANIFEST: dict[str, Any] = {
     "job": str,
@@ -48,9 +48,9 @@ def read_manifest(options: dict[str, str]) -> dict[str, Any]:
     if found != options["digest"]:
         raise RefusedError(
             "infra",
-            f"The step was not started: manifest.json has SHA-256 {found} and not the {options['digest']} "
-            "that the job asked for",
-            "somebody changed the stored input after it was written; clear the task to write it anew",
+            f"The step was not started: manifest.json has SHA-256 {found}, but the job was submitted with "
+            f"{options['digest']}",
+            "the stored input was changed after it was written; clear the task to write it again",
         )
     try:
         manifest: Any = json.loads(data)
@@ -66,7 +66,7 @@ def read_manifest(options: dict[str, str]) -> dict[str, Any]:
         )
     for name, kinds in _MANIFEST.items():
         if not isinstance(manifest.get(name, ...), kinds):
-            raise _malformed(f"it has no {name}, or one of another kind")
+            raise _malformed(f"its field {name} is missing or has the wrong type")
     if manifest["kind"] not in ("function", "command") or not isinstance(
         manifest.get(manifest["kind"]), dict
     ):
@@ -89,8 +89,9 @@ def _check_python(manifest: dict[str, Any]) -> None:
     raise RefusedError(
         "bad_config",
         f"The step was not started: its function was pickled with Python {wanted}, and this is Python {own} "
-        f"({sys.executable}); compiled code runs only on the version that made it",
-        f"use an image with Python {wanted}; or put the function into a module beside the DAG file: it runs "
-        f"on any Python from 3.8; or, with backend local, settings={{'python': <path of a Python {wanted}>}}",
+        f"({sys.executable}); bytecode runs only on the Python version that compiled it",
+        f"use an image with Python {wanted}; or put the function into a module beside the DAG file, which "
+        f"runs on any Python from 3.8; or, with backend local, "
+        f"settings={{'python': <path of a Python {wanted}>}}",
         native_reason=f"Python {own}",
     )

@@ -40,7 +40,7 @@ class Parts:
             return read_ranges(self.folder, location, segment, codec)
         except ImportError:  # remote_parts is not in the zipapp of a step without remote parts
             raise RefusedError(
-                "infra", f"The step was not started: part {name} has a place that is no path"
+                "infra", f"The step was not started: the location of part {name} is not a path"
             ) from None
         except SegmentError as error:
             raise RefusedError("infra", f"The step was not started: {error}", _changed(location)) from None
@@ -60,9 +60,9 @@ class Parts:
 
 def _changed(location: Any) -> str:
     if not isinstance(location, str):
-        return "somebody changed the stored input after it was written; clear the task to write it anew"
+        return "the stored input was changed after it was written; clear the task to write it again"
     where = location.partition("?")[0]  # without the signature of a pre-signed URL
-    return f"somebody changed the stored input after it was written: delete {where}, then clear the task"
+    return f"the stored input was changed after it was written: delete {where}, then clear the task"
 
 
 def _read_file(path: str, segment: dict[str, Any], codec: str) -> Buffer:
@@ -98,7 +98,7 @@ def read_table(path: str) -> dict[str, Any] | None:
         found = None
     if not isinstance(found, dict):
         raise ValueError(  # noqa: TRY004 - of a file, not of an argument
-            f"{os.path.basename(path)} is not a JSON object of names and places"
+            f"{os.path.basename(path)} is not a JSON object of names and locations"
         )
     return found
 
@@ -126,7 +126,7 @@ def extract(archive: Buffer, folder: str) -> None:
         raise RefusedError(
             "infra",
             f"The step was not started: its code archive cannot be unpacked: {type(error).__name__}: {error}",
-            "look whether the step has room on its disk; clear the task to make the archive anew",
+            "check that the step has free disk space; clear the task to build the archive again",
         ) from None
 
 

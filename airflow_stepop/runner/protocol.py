@@ -34,7 +34,7 @@ A *value entry* (JSON) describes a value, both in the manifest and in the outcom
                   | {"sha256": hex, "size": bytes, "name": part}
                   | {"sha256": hex, "size": bytes, "pieces": [{"name": piece, "offset": n, "size": bytes}]}]}
 
-The *receipt* is one line of JSON. It uses a channel that nobody with access to the store can forge::
+The *receipt* is one line of JSON. Write access to the step's storage is not enough to forge a receipt::
 
     {"protocol": 1, "digest": sha256 of outcome.json, "size": bytes,
      "outcome": base64 of outcome.json, if it fits}

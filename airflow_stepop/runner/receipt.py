@@ -1,6 +1,6 @@
-"""Writes the receipt: the runner's last line, on a channel that nobody with access to the store can forge.
+"""Writes the receipt: the runner's last line. Called by the parent process, :mod:`.main`.
 
-Called by the parent process, :mod:`.main`.
+The receipt uses a channel of the backend. Write access to the step's storage is not enough to forge it.
 """
 
 from __future__ import annotations

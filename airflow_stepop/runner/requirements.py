@@ -72,7 +72,9 @@ def _cache(scratch: str) -> str:
         if problem is None:
             return os.path.abspath(os.path.join(chosen, "requirements"))
         hint = f"set {protocol.ENV_CACHE} to a folder that the step may write, or leave it out"
-        raise RefusedError("bad_config", f"The folder {chosen} of {protocol.ENV_CACHE}: {problem}", hint)
+        raise RefusedError(
+            "bad_config", f"The folder {chosen} of {protocol.ENV_CACHE} cannot be used: {problem}", hint
+        )
     for base in (os.environ.get("XDG_CACHE_HOME"), os.path.join(home, ".cache") if home else None, scratch):
         if base and os.path.isabs(base):
             path = os.path.join(base, "stepop", "requirements")
@@ -195,7 +197,7 @@ def _installer() -> tuple[str, list[str]]:
         return "pip", [sys.executable, "-m", "pip", "install", *quiet]
     raise RefusedError(
         "requirements",
-        f"The requirements cannot be installed: no uv in PATH runs, and {sys.executable} has no pip",
+        f"The requirements cannot be installed: no uv in PATH works, and {sys.executable} has no pip",
         "use an image that has uv or pip, or one that has the packages and no requirements=",
     )
 
@@ -227,7 +229,7 @@ def _failed(installer: str, code: int, tail: list[str]) -> RefusedError:
     failed = RefusedError(
         "requirements",
         f"The requirements could not be installed; {installer} ended with exit code {code}{why}",
-        "look at its last lines; PIP_INDEX_URL or UV_DEFAULT_INDEX (in env= or secrets=) names another index",
+        "look at its last lines; set PIP_INDEX_URL or UV_DEFAULT_INDEX in env= or secrets= for another index",
         exit_code=code if code > 0 else None,
     )
     failed.log_tail = tail

@@ -66,7 +66,7 @@ class Snapshots:
             found = cls(read_table(path) or {}, f"{scratch}-checkpoint")
         except (OSError, ValueError, TypeError, KeyError) as error:
             text = f"The step was not started: {protocol.CHECKPOINT} is damaged: {error}"
-            raise RefusedError("infra", text, "clear the task to write it anew") from None
+            raise RefusedError("infra", text, "clear the task to write it again") from None
         quietly(os.unlink, path)  # a mounted file cannot be removed
         return found
 
@@ -106,8 +106,8 @@ class Snapshots:
             raise RefusedError(
                 "infra",
                 f"The step was not started: its checkpoint {uri} was refused: {error}",
-                "somebody changed it, or this is another [stepop] signing_key (or [core] fernet_key) than it "
-                "was saved with: set that key again; or delete the object, and the step begins anew",
+                "the object was changed, or it was saved with another [stepop] signing_key (or [core] "
+                "fernet_key): set that key again, or delete the object to start without a checkpoint",
             ) from None
         report(f"checkpoint restored: {_count(count)}, {mib(size)}")
 
@@ -225,7 +225,7 @@ class _Saver(threading.Thread):
             is_same = False
         if not is_same:
             if self._changed_at and time.monotonic() - self._changed_at > LONGEST_PAUSE_S:
-                self._say("files change all the time, and those of a snapshot must belong together")
+                self._say("files change all the time, so no snapshot of them is consistent")
             return None
         if problem is not None:
             raise problem
@@ -257,17 +257,17 @@ class _Saver(threading.Thread):
             if is_saved is not None:
                 return
             time.sleep(SCAN_S)
-        self._say("something that the step has left behind changes it all the time")
+        self._say("a process that the step left behind changes files all the time")
 
     def _say(self, problem: str) -> None:
         """Log a snapshot that failed. The same problem is logged once until a snapshot succeeds."""
         if self._is_wanted and (self._over.is_set() or problem.partition(":")[0] != self._trouble):
-            report(f"the checkpoint could not be saved, and the last one that was stays: {problem}")
+            report(f"the checkpoint could not be saved, and the last saved one stays: {problem}")
         self._trouble = problem.partition(":")[0]
 
     def _leave_out(self, name: str) -> None:
         if name not in self._left_out:
-            report(f"left out of the checkpoint: {name} is no file, and no link to one of the folder")
+            report(f"left out of the checkpoint: {name} is neither a file nor a link into the folder")
         self._left_out.add(name)
 
 

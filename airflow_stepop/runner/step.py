@@ -123,13 +123,13 @@ class Step:
         folder = self.folders.get("checkpoint")
         if folder is None:
             hint = (
-                "run it on a backend that has one: its hook must pass StepSpec.checkpoint_uri to the runner"
+                "choose a backend with checkpoints: its hook must pass StepSpec.checkpoint_uri to the runner"
             )
             raise RefusedError("bad_config", "The backend has no place for the step's checkpoints", hint)
         try:
             os.makedirs(folder, 0o700, exist_ok=True)
         except OSError as error:
-            text = f"The step was not started: its folder for checkpoints cannot be made: {error}"
+            text = f"The step was not started: its checkpoint folder cannot be created: {error}"
             raise RefusedError("infra", text) from None
         os.environ[protocol.ENV_CHECKPOINT] = folder
 

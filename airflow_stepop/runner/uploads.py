@@ -75,10 +75,8 @@ class Uploads:
         size = -(-total // count)
         if size > self.table["most_bytes"]:
             limit = self.table["most_bytes"] * len(names)
-            summary = (
-                f"The step ran, but its result has {total} bytes and the most that can be sent is {limit}"
-            )
-            raise StepError("user_error", summary, "return less, or write it to a place of your own")
+            summary = f"The step ran, but its result has {total} bytes, more than the limit of {limit}"
+            raise StepError("user_error", summary, "return less, or write the result to your own storage")
         jobs = [(name, k * size, min((k + 1) * size, total)) for k, name in enumerate(names[:count])]
         self._note_pieces(size, names)
         progress = Progress("writing the result", total, report)
@@ -94,7 +92,7 @@ class Uploads:
             for _ in in_order(send, jobs, THREADS, progress.tick):
                 pass
         except OSError as error:
-            hint = "its addresses were signed for timeout and start_timeout: raise timeout"
+            hint = "its URLs were signed for timeout and start_timeout: raise timeout"
             summary = f"The step ran, but its result could not be written: {error}"
             raise StepError("infra", summary, hint if "xpired" in summary else "") from None
         progress.end()

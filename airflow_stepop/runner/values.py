@@ -159,7 +159,7 @@ def decode_entry(entry: Entry, read_segment: ReadSegment, loads: Loads | None = 
     check_entry(entry)
     codec = entry["codec"]
     if codec == "pickle" and loads is None:
-        raise UntrustedPickleError("a pickled value was not loaded: nobody vouches for its bytes")
+        raise UntrustedPickleError("a pickled value was not loaded: its bytes have no trusted digest")
     return decode(codec, read_segments(entry, read_segment), loads)
 
 
@@ -195,7 +195,7 @@ def _check_shape(segment: Any) -> None:
             shape["data" if "data" in segment else "name"] = str
         if _has_shape(segment, shape) and all(map(_is_piece, segment.get("pieces", ()))):
             return
-    raise EntryError("a segment of it has no SHA-256, no size, or neither data nor a name nor pieces")
+    raise EntryError("one of its segments lacks its SHA-256, its size, or its data, name or pieces")
 
 
 def _is_piece(piece: Any) -> bool:
@@ -275,7 +275,7 @@ def decode(codec: str, segments: list[Buffer], loads: Loads | None = None) -> An
     """Decode checked bytes."""
     if codec == "pickle":
         if loads is None:
-            raise UntrustedPickleError("a pickled value was not loaded: nobody vouches for its bytes")
+            raise UntrustedPickleError("a pickled value was not loaded: its bytes have no trusted digest")
         return loads(segments[0], list(segments[1:]))
     try:
         return _decode_data(codec, *segments)

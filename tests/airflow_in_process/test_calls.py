@@ -66,7 +66,7 @@ def test_included_files_are_there(run):
         ("a_thread", "data (a threading.Thread) cannot be sent to the step"),
         (
             "an_output_in_an_object",
-            "it holds the output of the task ordinary in a place where Airflow does not look",
+            "it contains the output of the task ordinary in a place where Airflow does not look",
         ),
         (
             "refers_to_a_lock",

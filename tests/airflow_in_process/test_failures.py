@@ -83,7 +83,7 @@ def test_a_missing_package_has_advice(run):
         ("returns_a_lock", "The step returned a value of type dict that cannot be pickled"),
         ("returns_a_generator", "The step returned a value of type generator that cannot be pickled"),
         ("returns_a_generator", "return list(...) of it"),
-        ("no_dict", "multiple_outputs is set, but the step returned list and no dict"),
+        ("no_dict", "multiple_outputs is set, but the step returned list, not a dict"),
         ("too_long", "timeout"),
         ("too_long", "started"),
     ],

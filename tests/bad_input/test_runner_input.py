@@ -201,7 +201,7 @@ def test_archive(folder, case, tmp_path):
 
 LOCATIONS = {
     "nothing": (b"", "part code.zip cannot be read"),
-    "a list": (b"[]", "locations.json is not a JSON object of names and places"),
+    "a list": (b"[]", "locations.json is not a JSON object of names and locations"),
     "deeper than any stack": (b"[" * 100_000, "locations.json is not a JSON object"),
     "not UTF-8": (b"\xff", "part code.zip cannot be read"),
     "a number": (b'{"code.zip": 1}', "part code.zip cannot be read"),
@@ -302,10 +302,10 @@ def test_a_table_that_hides_a_pickle_is_refused(folder, mark):
 @pytest.mark.parametrize(
     ("inputs", "text"),
     [
-        (["x", "./x"], "The inputs 'x' and './x' are one file"),
-        (["a/../x", "x"], "The inputs 'a/../x' and 'x' are one file"),
-        (["x", "x/y"], "The input 'x/y' needs a folder where another file is"),
-        (["x/y", "x"], "The input 'x' needs a folder where another file is"),
+        (["x", "./x"], "The inputs 'x' and './x' are the same file"),
+        (["a/../x", "x"], "The inputs 'a/../x' and 'x' are the same file"),
+        (["x", "x/y"], "The input 'x/y' needs a folder where a file is"),
+        (["x/y", "x"], "The input 'x' needs a folder where a file is"),
         (["../x"], "The input '../x' is not a path inside the step's folder"),
         (["/etc/x"], "The input '/etc/x' is not a path inside the step's folder"),
         ([""], "The input '' is not a path inside the step's folder"),
@@ -462,11 +462,11 @@ def test_strange_results(tmp_path, case):
 @pytest.mark.parametrize(
     ("key", "text"),
     [
-        ("''", "'' is a key that cannot name an XCom"),
-        ("'x' * 513", "is a key that cannot name an XCom"),
-        ("'\\0'", "'\\x00' is a key that cannot name an XCom"),
-        ("'\\ud800'", "'\\ud800' is a key that cannot name an XCom"),
-        ("None", "None is a key that is no str"),
+        ("''", "the key '' cannot name an XCom"),
+        ("'x' * 513", "xxx cannot name an XCom"),
+        ("'\\0'", "the key '\\x00' cannot name an XCom"),
+        ("'\\ud800'", "the key '\\ud800' cannot name an XCom"),
+        ("None", "the key None is not a str"),
     ],
 )
 def test_keys_of_multiple_outputs(tmp_path, key, text):

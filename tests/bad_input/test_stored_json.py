@@ -203,26 +203,26 @@ ENTRIES = {
     "codec as list": ({**INLINE, "codec": ["json"]}, "unknown codec"),
     "codec of a later version": ({**INLINE, "codec": "parquet"}, "unknown codec 'parquet'; known are arrow"),
     "two segments of data": ({**INLINE, "segments": INLINE["segments"] * 2}, "has one segment and not 2"),
-    "segment as text": ({**INLINE, "segments": ["text"]}, "a segment of it has no SHA-256, no size"),
+    "segment as text": ({**INLINE, "segments": ["text"]}, "one of its segments lacks its SHA-256, its size"),
     "no size": (
         {"codec": "json", "segments": [{"sha256": "0", "data": ""}]},
-        "a segment of it has no SHA-256, no size",
+        "one of its segments lacks its SHA-256, its size",
     ),
     "negative size": (
         {"codec": "json", "segments": [{"sha256": "0", "size": -1, "data": ""}]},
-        "a segment of it has no SHA-256, no size",
+        "one of its segments lacks its SHA-256, its size",
     ),
     "size as truth": (
         {"codec": "json", "segments": [{"sha256": "0", "size": True, "data": ""}]},
-        "a segment of it has no SHA-256, no size",
+        "one of its segments lacks its SHA-256, its size",
     ),
     "digest as number": (
         {"codec": "json", "segments": [{"sha256": 0, "size": 0, "data": ""}]},
-        "a segment of it has no SHA-256, no size",
+        "one of its segments lacks its SHA-256, its size",
     ),
     "neither data nor name": (
         {"codec": "json", "segments": [{"sha256": "0", "size": 0}]},
-        "neither data nor a name",
+        "or its data, name or pieces",
     ),
 }
 
@@ -278,7 +278,7 @@ def test_damaged_bytes_inside_an_entry_are_refused(case, place):
 )
 def test_a_pickle_in_the_record_is_not_loaded(document, mark):
     with pytest.raises(
-        IntegrityError, match=r"nobody vouches for its bytes|was not signed by this deployment"
+        IntegrityError, match=r"its bytes have no trusted digest|was not signed by this deployment"
     ):
         to_xcom(document).load()
     assert not mark.exists()

@@ -301,7 +301,7 @@ def test_without_an_authenticated_digest_only_data_is_taken():
     """Where the service has no channel that the step's storage cannot forge."""
     found = read_outcome(report(outcome(value=entry_of(b"data")), digest=None), "s-job", "n")
     assert to_xcom(found["result"]).load() == b"data"
-    with pytest.raises(StepConfigError, match="only pickle can hold, and this backend cannot vouch"):
+    with pytest.raises(StepConfigError, match="only pickle can hold, and this backend reports no trusted"):
         read_outcome(report(outcome(value=entry_of({1})), digest=None), "s-job", "n")
 
 

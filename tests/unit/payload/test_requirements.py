@@ -16,10 +16,10 @@ from airflow_stepop.payload.requirements import read_requirements
 BAD = {
     "one package": ("scikit-learn==1.5", "for one package write ['scikit-learn==1.5']"),
     "no list": (5, "requirements must be a list, and this is 5"),
-    "a number": (["numpy", 5], "requirements must be a list of strings, and this is among them: 5"),
-    "a bad version": (["numpy=1"], "requirements has 'numpy=1', which is no requirement such as"),
+    "a number": (["numpy", 5], "requirements must be a list of strings, but contains 5"),
+    "a bad version": (["numpy=1"], "requirements contains 'numpy=1', which is not a requirement such as"),
     "a folder": (["./mine"], "Modules beside the DAG file are shipped anyway"),
-    "an option": (["--index-url https://x"], "requirements has the option '--index-url https://x'"),
+    "an option": (["--index-url https://x"], "requirements contains the option '--index-url https://x'"),
     "nothing": ([""], "requirements has ''"),
 }
 

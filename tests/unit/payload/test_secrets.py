@@ -78,7 +78,7 @@ def test_values_are_text():
 
 
 def test_a_value_with_nul_is_refused():
-    with pytest.raises(StepConfigError, match="the secret 'A' has a NUL in it"):
+    with pytest.raises(StepConfigError, match="the secret 'A' contains a NUL"):
         rendered(A="{{ nul }}")
 
 

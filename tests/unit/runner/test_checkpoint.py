@@ -36,7 +36,7 @@ def test_a_folder_that_cannot_be_made_is_refused(folder, tmp_path):
         .run(checkpoint=str(tmp_path / "file" / "x"))
     )
     assert done.code == protocol.EXIT_REFUSED
-    assert "its folder for checkpoints cannot be made" in done.failure["summary"]
+    assert "its checkpoint folder cannot be created" in done.failure["summary"]
 
 
 def test_a_step_that_wants_none_gets_none(folder, tmp_path):

@@ -148,8 +148,8 @@ def test_multiple_outputs(folder):
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        (3, "multiple_outputs is set, but the step returned int and no dict"),
-        ({1: 2}, "multiple_outputs is set, but 1 is a key that is no str"),
+        (3, "multiple_outputs is set, but the step returned int, not a dict"),
+        ({1: 2}, "multiple_outputs is set, but the key 1 is not a str"),
     ],
 )
 def test_multiple_outputs_of_something_else(folder, result, message):
@@ -271,8 +271,8 @@ async def coroutine():
     ("expression", "kind", "hint"),
     [
         ("(x for x in 'ab')", "generator", "return list(...) of it"),
-        ("open(__import__('os').devnull)", "_io.TextIOWrapper", "and not the open file"),
-        ("open(__import__('os').devnull, 'rb')", "_io.BufferedReader", "and not the open file"),
+        ("open(__import__('os').devnull)", "_io.TextIOWrapper", ", not the open file"),
+        ("open(__import__('os').devnull, 'rb')", "_io.BufferedReader", ", not the open file"),
         ("{1: __import__('threading').Lock()}", "dict", "open connections, locks and handles cannot leave"),
         ("__import__('sys')._getframe()", "frame", "return plain data"),
     ],

@@ -138,7 +138,7 @@ def test_no_installer_says_what_to_do(folder, tmp_path):
     folder.command("true").set(requirements=["stepop_base"])
     done = folder.run(str(tmp_path / "bare" / "bin" / "python"), env={**PLAIN, "HOME": str(tmp_path)})
     assert done.failure["category"] == "requirements"
-    assert "no uv in PATH runs, and" in done.failure["summary"]
+    assert "no uv in PATH works, and" in done.failure["summary"]
     assert "use an image that has uv or pip" in done.failure["hint"]
 
 

@@ -91,8 +91,8 @@ def test_there_and_back(steps, bucket, any_python, tmp_path):
     done = first.run(any_python, env={**os.environ, "TMPDIR": str(tmp_path)})
     assert done.failure["exit_code"] == 3
     assert "checkpoint saved for the next try" in done.stderr
-    assert "left out of the checkpoint: out is no file" in done.stderr
-    assert "left out of the checkpoint: pipe is no file" in done.stderr
+    assert "left out of the checkpoint: out is neither a file nor a link" in done.stderr
+    assert "left out of the checkpoint: pipe is neither a file nor a link" in done.stderr
     assert not (first.path / "in" / protocol.CHECKPOINT).exists()
     look = "find . | LC_ALL=C sort && cat a/in absolute/one && stat -c %a a/b/one && readlink absolute"
     done = steps(*shell(look)).run(any_python, env={**os.environ, "TMPDIR": str(tmp_path)})
@@ -161,7 +161,7 @@ def test_one_that_is_too_large_is_told_and_the_step_goes_on(steps, bucket):
     script = "test -e state && dd if=/dev/zero of=big bs=1M count=2 2>/dev/null && sleep 4 && exit 3"
     done = steps(*shell(script), most_bytes=1 << 20).run()
     assert done.failure["exit_code"] == 3
-    told = "could not be saved, and the last one that was stays: it has more than the 1.0 MiB"
+    told = "could not be saved, and the last saved one stays: it has more than the 1.0 MiB"
     assert done.stderr.count(told) == 1
     assert [found.path for found in bucket.objects("c")] == ["c/0.tar"]
 
