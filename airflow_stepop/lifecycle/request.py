@@ -369,7 +369,7 @@ class StepRequest:
             unused.append(f"nothing of the connection {operator.conn_id!r} is used, nor of its defaults")
         if unused:
             operator.log.warning(
-                "This step was written for %s and runs on %s ([stepop] backend_override): %s",
+                "This step was written for %s and runs on %s: %s ([stepop] backend_override)",
                 operator.backend or f"the connection {operator.conn_id}",
                 self.backend,
                 "; ".join(unused),

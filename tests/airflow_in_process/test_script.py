@@ -123,6 +123,6 @@ def test_a_dag_written_for_another_backend_runs_here_unchanged(script):
 
 
 def test_without_the_override_it_is_refused_when_the_file_is_read(script):
-    process = script(ELSEWHERE)
+    process = script(ELSEWHERE, AIRFLOW_CONN_NO_SUCH_CONNECTION='{"conn_type": "kubernetes"}')
     assert ended(process) != 0
     assert "nodes=4: backend 'kubernetes' runs a step in one pod" in script.log()
