@@ -230,7 +230,7 @@ def test_without_a_connection_the_default_configuration_leads_to_the_cluster(
 ):
     monkeypatch.delenv("AIRFLOW_CONN_KUBERNETES_DEFAULT")
     hook = KubernetesStepHook()
-    assert hook.named is None
+    assert hook.used_conn_id is None
     assert hook.cluster(None, kubernetes_namespace).request("GET", "/version")["major"] == "1"
 
 
