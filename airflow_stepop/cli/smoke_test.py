@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from airflow_stepop.core.printable import printable
-from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, StepConfigError
+from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, StepConfigError, is_final
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.job import Finding, JobHandle, JobState, JobStatus
 from airflow_stepop.lifecycle.failures import as_the_service_saw_it, refused, without_outcome
@@ -118,9 +118,9 @@ class Trial:
             try:
                 status = self._hook.status([handle])[handle]
                 self._last_error, pause_s = "", pace.after_success()
-            except (StepConfigError, IntegrityError):  # asking again cannot help
-                raise
-            except Exception as error:  # noqa: BLE001, RUF100 - an API error is never a job state
+            except Exception as error:  # an API error is never a job state
+                if is_final(error):
+                    raise
                 self._last_error, pause_s = str(error) or type(error).__name__, pace.after_error()
             if (status is not None and status.state.is_terminal) or time.monotonic() >= end:
                 return status

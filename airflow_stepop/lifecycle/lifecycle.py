@@ -42,10 +42,6 @@ if TYPE_CHECKING:
     from airflow_stepop.resources import ResourceSettings
 
 MAX_RESUBMISSIONS = 3
-RESUBMITTED = frozenset({Category.PREEMPTED, Category.NO_CAPACITY})
-# What a new try does not take for the answer: nobody looked while it happened, and it was not the step's
-# doing.
-_NOT_AN_ANSWER = frozenset({Category.LOST, Category.INFRA, Category.CANCELLED, *RESUBMITTED})
 
 
 class Request(Protocol):
@@ -210,7 +206,7 @@ class StepLife:
         try:
             self.jobs.outcome(handle)
         except OutcomeLostError:
-            return status.failure is not None and status.failure.category not in _NOT_AN_ANSWER
+            return status.failure is not None and not status.failure.category.is_replaced
         return True
 
     def _replace(self, record: StepRecord) -> JobHandle:
@@ -311,7 +307,7 @@ class StepLife:
         record, failure = self._own_record(), collected.failure
         if (
             failure is None
-            or failure.category not in RESUBMITTED
+            or not failure.category.is_resubmitted
             or record.resubmissions >= MAX_RESUBMISSIONS
         ):
             return None

@@ -17,7 +17,7 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferred
 
 from airflow_stepop.arguments import LONGEST_S
-from airflow_stepop.exceptions import IntegrityError, PayloadError, StepConfigError, StepInterruptedError
+from airflow_stepop.exceptions import StepConfigError, StepInterruptedError, is_final
 from airflow_stepop.failure import Category, Failure, StepFailedError
 from airflow_stepop.lifecycle.collecting import Collected
 from airflow_stepop.lifecycle.lifecycle import StepLife
@@ -43,8 +43,6 @@ DOUBT_S = 0.5  # between two looks whether a question to Airflow is open
 # states of a task that Airflow is about to try again: its scheduler takes a worker for dead that was slow
 TRIED_AGAIN = ("scheduled", "queued", "up_for_retry")
 LOG_POLL_S = 1.0  # a step that prints is asked for more this often
-# Errors that another try would meet again; anything else may be a service that comes back.
-FINAL_ERRORS = (StepConfigError, PayloadError, StepFailedError, IntegrityError)
 
 
 class Stint:
@@ -260,9 +258,9 @@ class Stint:
                 fresh = status = hook.status([handle])[handle]
                 chunk = None if task_log.is_full else hook.logs({handle: cursor}).get(handle)
                 pause_s = pace.after_success()
-            except (StepConfigError, IntegrityError):  # asking again cannot help
-                raise
-            except Exception as error:  # noqa: BLE001, RUF100 - an API error is never a job state
+            except Exception as error:  # an API error is never a job state
+                if is_final(error):
+                    raise
                 chunk, pause_s = None, pace.after_error()
                 self.log.warning("No news of %s (%s); asking again in %.0f s", handle, error, pause_s)
             if chunk is not None:
@@ -312,7 +310,7 @@ class Stint:
             record = self.life.record
             if record is None or record.collected is not None:
                 raise
-            if not isinstance(error, FINAL_ERRORS) and self._has_retry and not self._is_ended:
+            if not is_final(error) and self._has_retry and not self._is_ended:
                 what = "it goes on, and the next try attaches to it"
                 if record.handle is None:
                     what = "it may not be there yet; the next try looks for it, and submits it if it is not"
