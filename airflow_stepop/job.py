@@ -92,7 +92,9 @@ class JobStatus:
 
     :param failure: set when the service itself knows why the job ended (memory, deadline, image, preemption).
         A failure of the user's code comes from the outcome instead.
-    :param native: the service's own word for the state
+    :param native: the service's own word for the state, or its reason: ``Unschedulable``
+    :param message: what the service says about it, for people: ``0/3 nodes are available``. The task's log
+        tells it of a job that is not over
     :param started_at: when the step's process began, seconds since the epoch
     :param finished_at: when it ended, seconds since the epoch
     :param waits_since: of one whose service has stopped it and will start it again: since when it waits,
@@ -108,7 +110,13 @@ class JobStatus:
     started_at: float | None = None
     finished_at: float | None = None
     waits_since: float | None = None
+    message: str = ""
     usage: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def description(self) -> str:
+        """The service's word and its message, for people."""
+        return ": ".join(text for text in (self.native, self.message) if text)
 
 
 @dataclass(frozen=True)

@@ -219,7 +219,7 @@ class RemoteStepTrigger(BaseTrigger):
                 reason = self.deadlines.reason(status, clock.now())
                 pause_s = LOOK_AGAIN_S
             if reason is not None:
-                return reason, status.native if reason.is_deadline and status else ""
+                return reason, status.description if reason.is_deadline and status else ""
 
     async def _look(self, hook: StepHook) -> JobStatus | None:
         """Return how the job stands now; ``None`` while that cannot be had."""

@@ -139,7 +139,7 @@ class Trial:
             return refused(error)
 
     def _overdue(self, status: JobStatus | None) -> Failure:
-        word = status.native if status else self._last_error
+        word = status.description if status else self._last_error
         hint = f"see why it waits; --limit gives it more than {self._limit_s:.0f} s"
         if status is not None and status.state is JobState.RUNNING:
             summary = f"the step runs and was not over after {self._limit_s:.0f} s"

@@ -120,6 +120,8 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
     """Jobs can be seen only from the host that started them: the worker waits unless told otherwise."""
     poll_interval_s: ClassVar[float] = 1.5
     """Seconds between two polls of all jobs of one scope, unless the user says otherwise."""
+    state_table: ClassVar[StateTable | None] = None
+    """Native state -> state, where one word of the service says it. It is total: see :class:`StateTable`."""
     log_reads_per_second: ClassVar[int | None] = None
     """Most jobs whose logs a triggerer reads per second, where each costs a request; ``None``: no limit."""
 

@@ -268,7 +268,7 @@ class Stint:
                 cursor = chunk.cursor
                 pause_s = min(pause_s, LOG_POLL_S) if chunk.lines else pause_s
             self.observer.saw(status)
-            self._word = status.native if status is not None else ""
+            self._word = status.description if status is not None else ""
             if reason := deadlines.reason(fresh, clock.now()):
                 if reason is Reason.FINISHED:
                     self._write_rest(task_log, cursor)

@@ -60,7 +60,7 @@ RECEIPT_LIMIT_BYTES = 256 * 1024
 LOG_BYTES_PER_JOB = 256 * 1024  # at a time: lines of a few bytes become thousands of objects
 LOG_BYTES_PER_CALL = 8 * 1024 * 1024
 
-STATES = StateTable(
+_STATES = StateTable(
     "the local supervisor",
     {
         files.PENDING: JobState.PENDING,
@@ -83,6 +83,7 @@ class LocalStepHook(StepHook[LocalSettings]):
     settings_model = LocalSettings
     inline_limit: ClassVar[int] = 2**40  # the payload is a file; nothing else limits it
     is_host_bound: ClassVar[bool] = True
+    state_table: ClassVar[StateTable] = _STATES
     poll_interval_s: ClassVar[float] = 0.5  # a poll reads one file per job
     wrong_scope: ClassVar[str] = (
         "{handle} runs on the host {scope}, and this is {here}: a local job can be seen only from its own "
@@ -222,7 +223,7 @@ class LocalStepHook(StepHook[LocalSettings]):
     @staticmethod
     def _status_from(state: Mapping[str, Any]) -> JobStatus:
         return JobStatus(
-            STATES.of(state["state"]),
+            _STATES.of(state["state"]),
             failure=_failure(state["failure"]),
             native=state["state"],
             started_at=state.get("started_at"),
