@@ -1,5 +1,5 @@
-# Everything that a developer does here. Each target makes the environment that it needs (.venv) on first use.
-# PYTHON=/path/to/python3.12 chooses the interpreter; ARGS=... goes to the tool that a target runs.
+# The commands of a developer. Each target creates the environment that it needs (.venv) on first use.
+# PYTHON=/path/to/python3.12 chooses the interpreter. ARGS=... goes to the tool that a target runs.
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,26 +8,26 @@ BENCH_VENV := .venv-bench
 ALL_VENV := .venv-all
 SOURCES := airflow_stepop tests benchmarks dags_examples docs/snippets scripts
 ARGS ?=
-# What ARGS names of the tests' files: they alone are run then
+# The test files that ARGS names. If there are any, only these are run
 NAMED = $(strip $(wildcard $(foreach word,$(filter tests/%,$(ARGS)),$(firstword $(subst ::, ,$(word))))))
 
-# The phases of `make test`, each of which is one call of pytest; PHASES=unit runs one of them
+# The phases of `make test`. Each phase is one call of pytest. PHASES=unit runs one phase only
 PHASES ?= unit deployed crashes faults
-# The tests of these folders take turns
+# The tests of these folders run one after the other
 ALONE := tests/airflow_deployed tests/chaos/crashes tests/chaos/faults
 SPREAD := -n 3 --dist loadfile
-# One Airflow serves all tests of a folder: when it is broken, each would wait for minutes in vain
+# All tests of a folder share one Airflow. If it is broken, each test would wait for minutes before it fails
 TOGETHER := --maxfail 6
 PHASE_unit := $(SPREAD) $(addprefix --ignore=,$(ALONE))
 PHASE_deployed := $(TOGETHER) tests/airflow_deployed
 PHASE_crashes := $(TOGETHER) tests/chaos/crashes
 PHASE_faults := $(TOGETHER) tests/chaos/faults
-# JOURNAL=file: what happens to each test is appended to it, and how each pytest has ended (tests/support/journal.py)
+# JOURNAL=file: append the result of each test, and the exit code of each pytest, to this file (tests/support/journal.py)
 JOURNAL ?=
 JOURNALLED = $(if $(JOURNAL),--journal=$(JOURNAL))
 # $(call NOTE,TEXT) appends a line to the journal
 NOTE = $(if $(JOURNAL),echo "$(1)" >> "$(JOURNAL)",:)
-# $(call RUN,PHASE) runs a phase. That ARGS selects none of its tests is no failure.
+# $(call RUN,PHASE) runs a phase. A phase does not fail if ARGS selects none of its tests (exit code 5).
 RUN = echo "==> pytest: the phase $(1)"; code=0; \
 	$(BIN)/python -m pytest $(PHASE_$(1)) $(JOURNALLED) $(ARGS) || code=$$?; \
 	$(call NOTE,{\"exit\": $$code}); \
@@ -43,19 +43,19 @@ help:
 	@echo "make demo     run dags_examples/quickstart.py in Airflow, on this host"
 	@echo "make airflow  start Airflow with the examples in it (PORT=8081 if 8080 is taken)"
 	@echo "make test     run every test, in half an hour    (ARGS='-k resources', ARGS=tests/unit/test_resources.py)"
-	@echo "make test-long  run the tests that make test leaves out: they take long, and seldom fail (those of crashes: make crashes)"
-	@echo "make under-load  run tests again and again beside two busy loops (ARGS='--phase unit --times 2')"
-	@echo "make fuzz-readers  feed damage to every reader of stored bytes (STEPOP_FUZZ_EXAMPLES=5000 for each)"
-	@echo "make fuzz     kill everything around 200 steps at random (STEPOP_FUZZ=1000 for more)"
+	@echo "make test-long  run the tests that make test skips, because they take long and seldom fail (for crashes: make crashes)"
+	@echo "make under-load  run tests repeatedly while two busy loops take the processor (ARGS='--phase unit --times 2')"
+	@echo "make fuzz-readers  feed damaged data to every reader of stored bytes (STEPOP_FUZZ_EXAMPLES=5000 for each reader)"
+	@echo "make fuzz     run 200 steps and kill the processes around them at random (STEPOP_FUZZ=1000 for more)"
 	@echo "make crashes  measure every crash in a real Airflow again, and write docs/crashes.md"
-	@echo "make faults   measure every fault of a cluster in full length, and write docs/backends/kubernetes-faults.md"
+	@echo "make faults   measure every fault of a cluster at full length, and write docs/backends/kubernetes-faults.md"
 	@echo "make lint     check the code with ruff           (make format: write the fixes)"
 	@echo "make types    check the types with mypy"
 	@echo "make docs     build the documentation into site/"
-	@echo "make bench    print the benchmarks               (make bench-short: measure little, to see that all of it runs)"
+	@echo "make bench    print the benchmarks               (make bench-short: short measurements, which only show that each one runs)"
 	@echo "make resolve  check that every extra resolves with Airflow on every Python (needs the package index)"
-	@echo "make extras   install every extra together, and import what it brings"
-	@echo "make clean    remove everything that these targets made"
+	@echo "make extras   install all extras together, and import their packages"
+	@echo "make clean    remove everything that these targets have created"
 
 $(STAMPS)/base: pyproject.toml
 	@scripts/make_env $(VENV)
@@ -69,7 +69,7 @@ demo: $(STAMPS)/base
 airflow: $(STAMPS)/examples
 	@$(BIN)/python scripts/standalone.py $(ARGS)
 
-# All phases run, whatever has failed
+# All phases run, even if an earlier one has failed
 test: $(STAMPS)/test
 ifneq ($(NAMED),)
 	@echo "==> pytest"
@@ -98,7 +98,7 @@ crashes: $(STAMPS)/test
 	@STEPOP_CI=1 STEPOP_S3SERVER=$${STEPOP_S3SERVER:-scripts/s3server} \
 		$(BIN)/python -m pytest --long tests/chaos/crashes --write-crash-table $(ARGS)
 
-# It needs KUBECONFIG, and STEPOP_CLUSTER: see tests/chaos/faults/parts.py
+# This target needs KUBECONFIG and STEPOP_CLUSTER: see tests/chaos/faults/parts.py
 faults: $(STAMPS)/test
 	@STEPOP_CI=1 STEPOP_FAULTS_FULL=1 $(BIN)/python -m pytest tests/chaos/faults --write-fault-table $(ARGS)
 

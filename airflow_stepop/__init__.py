@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from airflow_stepop.decorators import remote_step
     from airflow_stepop.exceptions import (
         BackendNotFoundError,
         BackendNotInstalledError,
@@ -51,6 +52,7 @@ _MODULES = {
     "StoreError": "exceptions",
     "UnsupportedError": "exceptions",
     "WrongHostError": "exceptions",
+    "remote_step": "decorators",
 }
 
 __all__ = [
@@ -73,6 +75,7 @@ __all__ = [
     "UnsupportedError",
     "WrongHostError",
     "__version__",
+    "remote_step",
 ]
 
 

@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow.sdk.configuration import conf
 
+from airflow_stepop.core.units import seconds
 from airflow_stepop.exceptions import StepConfigError
+from airflow_stepop.job import KEEP, OUR_ENV
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.runner.values import is_plain_text
 
 if TYPE_CHECKING:
     from airflow_stepop.oom import MoreMemory
 
-KEEP = ("never", "failed", "always")
-LONGEST_S = 100 * 365 * 86400.0  # calendars and timers end soon after it; whoever wants no limit is served
-OUR_ENV = ("STEPOP_JOB", "STEPOP_NONCE", "STEPOP_WORK", "STEPOP_CHECKPOINT_DIR")
 _EXAMPLE = '"{{ conn.NAME.password }}" or "{{ var.value.NAME }}"'
 
 
@@ -47,7 +46,7 @@ class TaskArguments(Protocol):
     start_timeout: timedelta | float | None
     store: str | None
     deferrable: bool | None
-    keep: str
+    keep: str | None
     on_oom: MoreMemory | Mapping[str, Any] | str
     poll_interval: timedelta | float | None
     debug: bool | None
@@ -76,7 +75,7 @@ def check_arguments(operator: TaskArguments) -> None:
     _check_requirements(operator.requirements)
     if not isinstance(operator.checkpoint, bool):
         raise StepConfigError(f"checkpoint must be True or False, and this is {operator.checkpoint!r}")
-    if operator.keep not in KEEP:
+    if operator.keep not in (*KEEP, None):
         raise StepConfigError(f"keep={operator.keep!r} is not one of {', '.join(KEEP)}")
     for name in ("timeout", "start_timeout", "poll_interval"):
         seconds(getattr(operator, name), name)
@@ -89,26 +88,6 @@ def check_arguments(operator: TaskArguments) -> None:
 def is_later(value: Any) -> bool:
     """Return whether ``value`` is known only when the task runs: a template, or another task's output."""
     return hasattr(value, "iter_references") or (isinstance(value, str) and ("{{" in value or "{%" in value))
-
-
-def seconds(value: object, name: str) -> float | None:
-    """Return a duration in seconds; ``None`` stays ``None``.
-
-    :raises StepConfigError: it is not positive, or no duration
-    """
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (timedelta, int, float)):
-        raise StepConfigError(f"{name} must be a number of seconds or a timedelta, and this is {value!r}")
-    try:
-        result = value.total_seconds() if isinstance(value, timedelta) else float(value)
-    except OverflowError:
-        result = LONGEST_S + 1
-    if not 0 < result < float("inf"):
-        raise StepConfigError(f"{name} must be positive, and this is {value!r}")
-    if result > LONGEST_S:
-        raise StepConfigError(f"{name} must be at most 100 years, and this is {reprlib.repr(value)}")
-    return result
 
 
 def _check_kind(operator: TaskArguments) -> None:
@@ -174,12 +153,16 @@ def _check_resources(operator: TaskArguments) -> None:
     is_known = not is_later(resources) or isinstance(resources, ResourceSettings)
     if is_known and not (resources is None or isinstance(resources, ResourceSettings)):
         resources = ResourceSettings.from_dict(resources)
+    is_type_alone = isinstance(resources, ResourceSettings) and resources.gpu_type and not resources.gpu_count
+    if is_type_alone and not may_have_defaults(operator):
+        resources.check_complete()
     if operator.on_oom != "fail":
         from airflow_stepop.oom import check_on_oom, parse_on_oom
 
         parse_on_oom(operator.on_oom)
         if is_known:
-            check_on_oom(operator.on_oom, resources, operator.retries)
+            is_complete = not may_have_defaults(operator)
+            check_on_oom(operator.on_oom, resources, operator.retries, is_complete=is_complete)
 
 
 def _check_env(env: Any) -> None:
@@ -248,4 +231,28 @@ def _check_backend(operator: TaskArguments) -> None:
         return
     model = hook_class(backend).settings_model
     if settings is not None and not is_later(settings) and "{{" not in str(settings):
-        parse_settings(model, settings, backend)
+        try:
+            parse_settings(model, settings, backend)
+        except StepConfigError as error:
+            if not (may_have_defaults(operator) and _is_incomplete(error)):
+                raise
+
+
+def may_have_defaults(operator: TaskArguments) -> bool:
+    """Return whether a connection may give what the task leaves out. No connection is read: a DAG file is."""
+    if operator.conn_id is not None or conf.get("stepop", "backend_override", fallback=""):
+        return True
+    from airflow_stepop.registry import hook_class
+
+    backend = operator.backend or conf.get("stepop", "default_backend", fallback="local")
+    return is_later(backend) or hook_class(backend).default_conn_id is not None
+
+
+def _is_incomplete(error: StepConfigError) -> bool:
+    """Return whether settings were refused for nothing but what is missing in them."""
+    from pydantic import ValidationError
+
+    cause = error.__cause__
+    return isinstance(cause, ValidationError) and all(
+        one["type"] == "missing" or not one["loc"] for one in cause.errors(include_url=False)
+    )

@@ -1,13 +1,15 @@
-"""``@task.remote_step``: a function of the DAG file that runs elsewhere."""
+"""``@remote_step``, or ``@task.remote_step``: a function of the DAG file that runs elsewhere.
+
+Airflow finds the decorator here through the provider's description, a DAG file in ``airflow_stepop``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar, Unpack, overload
 
 from airflow.sdk.bases.decorator import (
     DecoratedOperator,
-    TaskDecorator,
     _TaskDecorator,
     task_decorator_factory,
 )
@@ -19,6 +21,11 @@ from airflow_stepop.retries import mapped_recovery_arguments
 if TYPE_CHECKING:
     from airflow.sdk import XComArg
     from airflow.sdk.definitions._internal.expandinput import ExpandInput
+
+    from airflow_stepop.signatures import StepArguments, StepTask
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class RemoteStepDecoratedOperator(DecoratedOperator, RemoteStepOperator):
@@ -42,10 +49,23 @@ class RemoteStepTaskDecorator(_TaskDecorator[Any, Any, Any]):
         return super()._expand(expand_input, strict=strict)
 
 
+@overload
+def remote_step(python_callable: Callable[P, R]) -> StepTask[P, R]: ...
+
+
+@overload
+def remote_step(
+    python_callable: None = None, multiple_outputs: bool | None = None, **kwargs: Unpack[StepArguments]
+) -> Callable[[Callable[P, R]], StepTask[P, R]]: ...
+
+
 def remote_step(
     python_callable: Callable[..., Any] | None = None, multiple_outputs: bool | None = None, **kwargs: Any
-) -> TaskDecorator:
+) -> Any:
     """Run the decorated function as a remote step; its return value is the task's XCom.
+
+    Used as ``@remote_step`` or ``@remote_step(backend="kubernetes", ...)``. ``@task.remote_step`` is the same
+    without the types.
 
     :param python_callable: the function
     :param multiple_outputs: push each value of a returned dict under its own key
@@ -59,11 +79,11 @@ def remote_step(
         **kwargs,
     )
     if isinstance(made, _TaskDecorator):
-        return cast("TaskDecorator", _ours(made))
-    return cast("TaskDecorator", lambda function: _ours(made(function)))
+        return _step_decorator(made)
+    return lambda function: _step_decorator(made(function))
 
 
-def _ours(made: Any) -> Any:
+def _step_decorator(made: Any) -> Any:
     return RemoteStepTaskDecorator(
         function=made.function,
         multiple_outputs=made.multiple_outputs,

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from airflow_stepop.core.printable import printable
-from airflow_stepop.core.stored_json import LIST, OBJECT, TEXT, TEXTS, known_fields, or_nothing
+from airflow_stepop.core.stored_json import LIST, OBJECT, TEXT, TEXTS, checked_fields, or_nothing
 from airflow_stepop.exceptions import IntegrityError, StepopError
 
 
@@ -63,7 +63,7 @@ class Failure:
     exit_code: int | None = None
     hint: str = ""
     log_tail: tuple[str, ...] = ()
-    exception: Mapping[str, Any] | None = None  # the remote exception as data; see runner/errors.py
+    exception: Mapping[str, Any] | None = None  # the remote exception as data; see runner/exception_data.py
 
     def describe(self, where: str = "") -> str:
         """Return what happened, where, why, what to do, and the last log lines."""
@@ -98,7 +98,7 @@ class Failure:
         :raises IntegrityError: this is none
         """
         required = {"category": TEXT, "summary": TEXT}
-        known = known_fields(data, "a failure", required, _FAILURE_FIELDS)
+        known = checked_fields(data, "a failure", required, _FAILURE_FIELDS)
         try:
             known["category"] = Category(known["category"])
         except ValueError:
@@ -107,7 +107,7 @@ class Failure:
                 f"a failure has category={known['category'][:80]!r}, which is not one of {names}"
             ) from None
         if known.get("exception") is not None:
-            known_fields(known["exception"], "the exception of a failure", {}, _EXCEPTION_FIELDS)
+            checked_fields(known["exception"], "the exception of a failure", {}, _EXCEPTION_FIELDS)
         return cls(**{**known, "log_tail": tuple(known.get("log_tail", ()))})
 
 
@@ -128,7 +128,7 @@ _FAILURE_FIELDS = {
     "log_tail": TEXTS,
     "exception": or_nothing(OBJECT),
 }
-# what the host reads of it; see runner/errors.py
+# what the host reads of it; see runner/exception_data.py
 _EXCEPTION_FIELDS = {
     "module": TEXT,
     "qualname": TEXT,

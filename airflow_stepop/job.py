@@ -1,7 +1,10 @@
-"""What Airflow and a backend say to each other about a step: plain, frozen, JSON-able data.
+"""The data types that Airflow's side and a backend exchange: request, handle, status, log lines, outcome.
 
-No vendor word and no I/O lives here. ``to_json`` and ``from_json`` are inverse to each other; ``from_json``
-leaves out what a newer version added, and refuses what was never written.
+The lifecycle and the trigger pass these types to a hook (``hooks/base.py``) and get them back. All types are
+frozen and independent of any vendor. This module does no I/O.
+
+``from_json`` is the inverse of ``to_json``. It leaves out fields that a newer version added, and raises
+``IntegrityError`` for damaged data.
 """
 
 from __future__ import annotations
@@ -12,24 +15,26 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from airflow_stepop.core.stored_json import OBJECT, TEXT, known_fields, or_nothing
+from airflow_stepop.core.stored_json import OBJECT, TEXT, checked_fields, or_nothing
 from airflow_stepop.resources import ResourceSettings
 
 if TYPE_CHECKING:
     from airflow_stepop.failure import Failure
 
 Buffer = bytes | bytearray | memoryview
+KEEP = ("never", "failed", "always")  # whether a finished job stays at its service
+OUR_ENV = ("STEPOP_JOB", "STEPOP_NONCE", "STEPOP_WORK", "STEPOP_CHECKPOINT_DIR")  # set for every step
 
 
 class JobState(StrEnum):
-    """Where a job stands. Every native state of a service maps to one of these."""
+    """The state of a job. A backend maps every native state of its service to one of these."""
 
-    PENDING = "pending"  # accepted; the step's process has not begun
+    PENDING = "pending"  # accepted by the service; the step's process has not started
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
-    GONE = "gone"  # the service does not know this job (any more); never used for an error of the API
+    GONE = "gone"  # the service does not know the job (any more); never used for an API error
 
     @property
     def is_terminal(self) -> bool:
@@ -38,14 +43,15 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True)
 class JobHandle:
-    """Small JSON that finds the job again from any process.
+    """Small JSON with which any process finds the job again.
 
     :param backend: registered name of the backend
-    :param conn_id: Airflow connection that reaches it
-    :param scope: what one status call covers: a host, a cluster and namespace, a region and account
-    :param id: the service's own id; unique within ``scope``
-    :param name: the name that we gave the job, derived from the record's nonce
-    :param detail: anything else that the backend wants to remember (JSON); not part of the identity
+    :param conn_id: Airflow connection to the service
+    :param scope: the part of the service that one status call covers: a host, a cluster and namespace, or a
+        region and account
+    :param id: the service's own id of the job; unique within ``scope``
+    :param name: the name under which the job was submitted; contains a hash of the record's nonce
+    :param detail: other JSON data that the backend needs later; not part of the identity
     """
 
     backend: str
@@ -60,11 +66,11 @@ class JobHandle:
 
     @classmethod
     def from_json(cls, data: Any) -> JobHandle:
-        """Return the handle.
+        """Return the handle that :meth:`to_json` wrote.
 
-        :raises IntegrityError: this is none
+        :raises IntegrityError: ``data`` is not a handle, or is damaged
         """
-        return cls(**known_fields(data, "a job's handle", _HANDLE_FIELDS, {"detail": OBJECT}))
+        return cls(**checked_fields(data, "a job's handle", _HANDLE_FIELDS, {"detail": OBJECT}))
 
     def __str__(self) -> str:
         return f"{self.backend} job {self.id}"
@@ -75,10 +81,10 @@ _HANDLE_FIELDS = {"backend": TEXT, "conn_id": or_nothing(TEXT), "scope": TEXT, "
 
 @dataclass(frozen=True)
 class FoundJob:
-    """A job of ours as its service lists it.
+    """A job of this package in a listing of its service.
 
-    :param labels: every label that it was submitted with, unchanged: ``sweep`` compares them with the records
-    :param created_at: when it was submitted, seconds since the epoch
+    :param labels: every label of the request, unchanged, because ``sweep`` compares them with the records
+    :param created_at: when the job was submitted, in seconds since the epoch
     """
 
     handle: JobHandle
@@ -88,20 +94,20 @@ class FoundJob:
 
 @dataclass(frozen=True)
 class JobStatus:
-    """One look at a job.
+    """The status of a job at one moment.
 
     :param failure: set when the service itself knows why the job ended (memory, deadline, image, preemption).
-        A failure of the user's code comes from the outcome instead.
-    :param native: the service's own word for the state, or its reason: ``Unschedulable``
-    :param message: what the service says about it, for people: ``0/3 nodes are available``. The task's log
-        tells it of a job that is not over
-    :param started_at: when the step's process began, seconds since the epoch
-    :param finished_at: when it ended, seconds since the epoch
-    :param waits_since: of one whose service has stopped it and will start it again: since when it waits,
-        seconds since the epoch
-    :param usage: what the service itself measured (``wall_s``, ``cpu_s``, ``peak_memory_bytes``,
-        ``peak_gpu_memory_bytes``); counts where the runner was killed before it could say. Not part of the
-        identity
+        A failure of the user's code comes from the outcome instead
+    :param native: the service's own word for the state, or for its reason: ``Unschedulable``
+    :param message: what the service says about the state, for people: ``0/3 nodes are available``. The task's
+        log shows the message of a job that is not terminal
+    :param started_at: when the step's process started, in seconds since the epoch
+    :param finished_at: when the step's process ended, in seconds since the epoch
+    :param waits_since: for a job that the service has stopped and will start again: since when the job has
+        been waiting, in seconds since the epoch. ``start_timeout`` counts from then
+    :param usage: measurements of the service (``wall_s``, ``cpu_s``, ``peak_memory_bytes``,
+        ``peak_gpu_memory_bytes``), used if the runner was killed before it could report its own. Not part of
+        the identity
     """
 
     state: JobState
@@ -121,18 +127,19 @@ class JobStatus:
 
 @dataclass(frozen=True)
 class LogLine:
-    """One line that the step printed, without its line end; ``time`` in seconds since the epoch."""
+    """One line that the step printed, without the line end; ``time`` in seconds since the epoch."""
 
     time: float
     text: str
 
 
-Cursor = str | None  # opaque, JSON-able; None: from the beginning
+# Position in a log. Only the backend reads it; it is stored as JSON. None: from the beginning
+Cursor = str | None
 
 
 @dataclass(frozen=True)
 class LogChunk:
-    """New log lines in the order in which the step wrote them, and the cursor that continues after them."""
+    """New log lines in the order in which the step wrote them, and the cursor behind the last one."""
 
     lines: Sequence[LogLine]
     cursor: Cursor
@@ -140,22 +147,25 @@ class LogChunk:
 
 @dataclass(frozen=True)
 class StepSpec:
-    """Everything but the payload that a backend needs to know about one job. Pure data: ``render`` needs no
-    more.
+    """The description of one job, without the payload. ``render`` makes the native request from it alone.
 
     :param name: the job's name: unique per generation, 1 to 52 characters of ``[a-z0-9-]``, begins with a
         letter
-    :param nonce: random id of this generation; in the step's environment and in the labels
-    :param digest: SHA-256 of the manifest; it travels in the job request itself
-    :param labels: deployment, dag_id, run_id, task_id, map_index, nonce: by which ``find`` finds our jobs
+    :param nonce: random id of this generation; also in the step's environment and in the labels
+    :param labels: deployment, dag_id, run_id, task_id, map_index and nonce; ``find`` finds jobs by them
+    :param digest: SHA-256 of the manifest; part of the job request itself
+    :param resources: the resources that the step asks for
     :param settings: the backend's own options, validated by its ``settings_model``
+    :param image: container image of the step; ``None`` means the backend's default
     :param env: the user's environment variables for the step
-    :param timeout_s: longest run time; the backend enforces it even when Airflow is dead
-    :param start_timeout_s: longest time in PENDING; enforced by whoever waits for the job
-    :param result_uri: folder in the store for segments of the outcome that do not fit inline
-    :param checkpoint_uri: folder in the store that the next job of the same task finds again, if it wants one
-    :param is_overridden: written for another backend (``[stepop] backend_override``): what this one cannot
-        honour is a warning and not an error
+    :param timeout_s: longest run time in seconds; the backend enforces it, even while Airflow is down
+    :param start_timeout_s: longest time in PENDING, in seconds; enforced by the worker or the trigger that
+        waits for the job
+    :param result_uri: folder in the store for segments of the outcome that are too large for the outcome
+    :param checkpoint_uri: folder in the store for checkpoints, which the next job of the same task finds
+        again; empty if the step has no checkpoints
+    :param is_overridden: the task was written for another backend (``[stepop] backend_override``). This
+        backend only warns about options that it cannot honour, instead of raising an error
     """
 
     name: str
@@ -174,8 +184,8 @@ class StepSpec:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Bytes of one object in a store, from ``offset`` on; without one, all of the object."""
+class ObjectRange:
+    """``size`` bytes of one object in a store, beginning at ``offset``; ``None`` means the whole object."""
 
     uri: str
     size: int
@@ -184,31 +194,35 @@ class Place:
 
 @dataclass(frozen=True)
 class Part:
-    """One named blob of the payload: in memory (``buffers``, in a row), or already in the store (``places``,
-    in a row).
+    """One named blob of the payload, either in memory (``buffers``) or already in the store (``ranges``).
+
+    Several buffers or ranges are joined in their order.
+
+    :param size: of the whole blob, in bytes
     """
 
     sha256: str
     size: int
     buffers: Sequence[Buffer] | None = None
-    places: Sequence[Place] = ()
+    ranges: Sequence[ObjectRange] = ()
 
     @property
     def data(self) -> bytes | None:
-        """The bytes in memory, copied into one; ``None`` when they are in the store."""
+        """A copy of the bytes in memory; ``None`` when they are in the store."""
         return None if self.buffers is None else b"".join(self.buffers)
 
 
 @dataclass(frozen=True)
 class Payload:
-    """What goes into the step: the manifest, its digest, and the parts that it names.
+    """The input of a step: the manifest, its digest, and the parts that the manifest names.
 
-    ``hooks.base.input_files`` turns it into the files of the runner's input folder. Some of them hold
-    secrets: they belong where nobody but the step can read them, and never into the request that a backend
-    renders, a log, a command line, or a store in clear.
+    ``hooks.base.input_files`` turns a payload into the files of the runner's input folder. Some of these
+    files contain secrets. A backend must put them where only the step can read them. They must never be in
+    the request that a backend renders, in a log, in a command line, or unencrypted in a store.
 
-    :param secrets: environment variables of the step, by name; the manifest has the names alone
-    :param features: what the runner must bring for this step; for ``runner_zipapp``
+    :param digest: SHA-256 of the manifest
+    :param secrets: secret environment variables of the step, by name; the manifest contains only the names
+    :param features: optional modules that the runner needs for this step; an argument of ``runner_zipapp``
     """
 
     manifest: bytes
@@ -219,24 +233,25 @@ class Payload:
 
     @property
     def inline_bytes(self) -> int:
-        """Bytes that must travel with the job request."""
+        """Number of bytes that the job request must carry."""
         inline = sum(part.size for part in self.parts.values() if part.buffers is not None)
         return len(self.manifest) + inline + (len(self.secrets_file) if self.secrets else 0)
 
     @property
     def secrets_file(self) -> bytes:
-        """The bytes of ``secrets.json``."""
+        """The content of ``secrets.json``."""
         return json.dumps(dict(self.secrets)).encode()
 
 
 @dataclass(frozen=True)
 class OutcomeReport:
-    """The outcome as a backend found it. The caller checks ``data`` against ``digest`` before it believes it.
+    """The outcome as a backend found it. The caller must check ``data`` against ``digest`` before using it.
 
-    :param digest: SHA-256 of ``data`` as the service's control plane reported it; ``None`` when the service
-        has no channel that the step's storage cannot forge: then only data codecs are read
+    :param digest: SHA-256 of ``data`` as the service's control plane reported it. ``None`` when every channel
+        of the service can be forged by a process with access to the step's storage; then only data codecs are
+        read, and no pickles
     :param data: the bytes of outcome.json
-    :param base_uri: folder in the store that holds the segments which ``data`` names
+    :param base_uri: folder in the store with the segments that ``data`` names
     """
 
     digest: str | None
@@ -246,7 +261,13 @@ class OutcomeReport:
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of ``check``: what was looked at, whether it works, and what to do."""
+    """One line of ``airflow stepop check``.
+
+    :param is_ok: whether the check passed
+    :param subject: the part that was checked
+    :param message: the result of the check
+    :param fix: the advice to the user; empty if there is nothing to do
+    """
 
     is_ok: bool
     subject: str

@@ -1,4 +1,4 @@
-"""The link from a task to its job in the service's console."""
+"""The link from a task in Airflow's UI to its job in the service's console. Used by the operator."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ if TYPE_CHECKING:
 
 
 class StepLink(BaseOperatorLink):
-    """Opens the job; empty where the backend has no console."""
+    """Opens the job in the console; empty if the backend has no console."""
 
     name = "Job"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """Return the URL that the operator learnt; Airflow stores it whenever the task leaves a worker."""
+        """Return the job's URL, which the operator sets after the submission.
+
+        Airflow stores the URL whenever the task leaves a worker: when it defers, and when it ends.
+        """
         return getattr(operator, "job_url", None) or ""

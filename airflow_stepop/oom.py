@@ -1,4 +1,7 @@
-"""What the next try of a step asks for when the last one ran out of memory. DAG files import this."""
+"""The argument ``on_oom``: more memory for the next try of a step that ran out of memory.
+
+DAG files import this module. The operator checks the argument, and the lifecycle applies it.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,12 @@ LARGEST_FACTOR = 100
 class MoreMemory:
     """``on_oom=MoreMemory(cap="64GiB")``: a step that ran out of memory asks for more at its next try.
 
-    A try is one of the task's ``retries``. Clearing the task starts again from what it asks for.
+    The next try is one of the task's ``retries``. After a clear, the task starts again with the memory of its
+    ``resource_settings``.
 
-    :param cap: the most it may ask for, written like ``ResourceSettings(memory=...)``
-    :param factor: times as much as the try before
+    :param cap: the largest memory that a try may ask for, written like ``ResourceSettings(memory=...)``
+    :param factor: each try asks for this many times the memory of the try before; above 1, up to 100
+    :raises StepConfigError: a value is not valid
     """
 
     cap: str
@@ -41,13 +46,19 @@ class MoreMemory:
         return parse_size(self.cap, "cap")
 
     def after(self, memory_bytes: int) -> int | None:
-        """Return what to ask for after ``memory_bytes`` were too few; ``None`` when there is no more."""
+        """Return the memory for the next try, in bytes; ``None`` if ``memory_bytes`` has reached the cap.
+
+        :param memory_bytes: the memory of the try that ran out of memory
+        """
         wanted = math.ceil(memory_bytes * self.factor / MIB) * MIB
         found = min(wanted, self.cap_bytes)
         return found if found > memory_bytes else None
 
     def advice(self, memory_bytes: int, has_retry: bool) -> tuple[str | None, str]:
-        """Return what the next try asks for, if there will be one, and the sentence that says so."""
+        """Return the memory of the next try, and the advice for the error message.
+
+        The memory is a size such as ``"12GiB"``; ``None`` if the cap is reached or no retry is left.
+        """
         if (more := self.after(memory_bytes)) is None:
             return None, f"it had {format_size(memory_bytes)}, which is the cap of on_oom; raise the cap"
         if not has_retry:
@@ -56,9 +67,9 @@ class MoreMemory:
 
 
 def parse_on_oom(value: Any) -> MoreMemory | None:
-    """Return what the argument ``on_oom`` means; ``None`` for ``"fail"``.
+    """Return the argument ``on_oom`` as ``MoreMemory``; ``None`` for ``"fail"``.
 
-    :raises StepConfigError: it is none of what is valid
+    :raises StepConfigError: ``value`` is not valid
     """
     if value == "fail":
         return None
@@ -74,11 +85,14 @@ def parse_on_oom(value: Any) -> MoreMemory | None:
     return MoreMemory(**value)
 
 
-def check_on_oom(on_oom: Any, resources: ResourceSettings | None, retries: Any) -> None:
-    """Check ``on_oom`` beside the arguments that it depends on.
+def check_on_oom(
+    on_oom: Any, resources: ResourceSettings | None, retries: Any, *, is_complete: bool = True
+) -> None:
+    """Check ``on_oom`` together with the arguments that it depends on.
 
-    :param resources: as far as they are known now; ``None`` when the task names none
-    :raises StepConfigError: it could never do anything
+    :param resources: the resources, as far as they are known now; ``None`` if the task names none
+    :param is_complete: whether nothing can be added to the resources; else the connection may give the memory
+    :raises StepConfigError: ``on_oom`` is not valid, or could never have an effect
     """
     more = parse_on_oom(on_oom)
     if more is None:
@@ -86,8 +100,10 @@ def check_on_oom(on_oom: Any, resources: ResourceSettings | None, retries: Any) 
     if retries == 0:
         raise StepConfigError("on_oom needs a next try, and retries is 0; leave retries out, or raise it")
     if resources is None or resources.memory is None:
+        if not is_complete:
+            return
         raise StepConfigError(
-            "on_oom needs the memory to begin with: "
+            "on_oom needs the memory of the first try: "
             'write resource_settings=ResourceSettings(memory="8GiB") beside it'
         )
     if resources.is_literal and more.after(resources.memory_bytes or 0) is None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
-    from airflow_stepop.lifecycle.worker import Stint
+    from airflow_stepop.lifecycle.worker import WorkerSession
     from airflow_stepop.oom import MoreMemory
 
 allow_class(StepResult)
@@ -34,6 +34,9 @@ class RemoteStepOperator(BaseOperator):
 
     At most one job runs for a task instance, whatever dies meanwhile: the worker, the triggerer, the API
     server. The job is cancelled when the task is ended by a user, cleared, or out of time.
+
+    What the task leaves out may come from its connection: ``backend``, ``resource_settings``, ``settings``,
+    ``image``, ``env``, ``timeout``, ``start_timeout``, ``store``, ``deferrable``, ``keep``.
 
     :param command: program and arguments; files beside the DAG that it names are shipped with it (templated)
     :param inputs: file name -> value or result of another task; written before the command starts (templated)
@@ -59,8 +62,8 @@ class RemoteStepOperator(BaseOperator):
     :param store: one of the configured stores, for arguments and results that are too large for the request
         (templated)
     :param deferrable: wait in the triggerer. Default ``[stepop] deferrable``; ``local`` waits in the worker
-    :param keep: whether the finished job stays at its service: ``never``, ``failed`` (default) or ``always``;
-        ``airflow stepop sweep`` deletes what stayed, ``[stepop] retention`` days after its end
+    :param keep: whether the finished job stays at its service: ``never``, ``failed`` or ``always``. Default
+        ``failed``. ``airflow stepop sweep`` deletes what stayed, ``[stepop] retention`` days after its end
     :param on_oom: what follows when the step runs out of memory: ``fail`` (default), or ``MoreMemory`` (or a
         dict of its fields), by which the next try asks for more
     :param poll_interval: time between two looks at the job. Default ``[stepop] poll_interval``,
@@ -104,7 +107,7 @@ class RemoteStepOperator(BaseOperator):
         start_timeout: timedelta | float | None = None,
         store: str | None = None,
         deferrable: bool | None = None,
-        keep: str = "failed",
+        keep: str | None = None,
         on_oom: MoreMemory | Mapping[str, Any] | str = "fail",
         poll_interval: timedelta | float | None = None,
         debug: bool | None = None,
@@ -113,9 +116,9 @@ class RemoteStepOperator(BaseOperator):
         retry_delay: timedelta | float | None = None,
         **kwargs: Any,
     ) -> None:
-        said = {"retries": retries, "retry_policy": retry_policy, "retry_delay": retry_delay}
-        said |= recovery_arguments({**said, **kwargs}, kwargs.get("default_args") or {})
-        super().__init__(**{name: value for name, value in said.items() if value is not None}, **kwargs)
+        explicit = {"retries": retries, "retry_policy": retry_policy, "retry_delay": retry_delay}
+        explicit |= recovery_arguments({**explicit, **kwargs}, kwargs.get("default_args") or {})
+        super().__init__(**{name: value for name, value in explicit.items() if value is not None}, **kwargs)
         self.command = command
         self.inputs = inputs
         self.outputs = outputs
@@ -143,7 +146,7 @@ class RemoteStepOperator(BaseOperator):
         if outputs and command is not None:
             self.multiple_outputs = True  # score.output["metrics.json"]
         self.job_url: str | None = None
-        self._stint: Stint | None = None
+        self._session: WorkerSession | None = None
         check_arguments(self)
 
     # -- arguments
@@ -173,11 +176,11 @@ class RemoteStepOperator(BaseOperator):
 
     def on_kill(self) -> None:
         """Called in a signal handler, with five seconds to live."""
-        if self._stint is not None:
-            self._stint.on_kill()
+        if self._session is not None:
+            self._session.on_kill()
 
-    def _open(self, context: Context) -> Stint:
-        from airflow_stepop.lifecycle.worker import Stint
+    def _open(self, context: Context) -> WorkerSession:
+        from airflow_stepop.lifecycle.worker import WorkerSession
 
-        self._stint = Stint(self, context)
-        return self._stint
+        self._session = WorkerSession(self, context)
+        return self._session

@@ -1,4 +1,7 @@
-"""The Airflow plugin: every process of Airflow imports it before it reads an XCom, so it is nearly free."""
+"""The Airflow plugin, which allows Airflow to deserialize results of steps.
+
+Every Airflow process imports this module before it reads an XCom, so the import must stay cheap.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,11 @@ from airflow.sdk.serde import allow_class
 
 from airflow_stepop.results import StepResult
 
-# At import and not in on_load: the worker reads XComs of tasks that never touch this plugin.
+# At import and not in on_load: a worker also reads such XComs for tasks that do not use this plugin.
 allow_class(StepResult)
 
 
 class StepopPlugin(AirflowPlugin):
-    """Lets every process read the results of steps; adds nothing to the user interface."""
+    """Lets every Airflow process read results of steps; adds nothing to the UI."""
 
     name = "stepop"

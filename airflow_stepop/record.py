@@ -1,7 +1,9 @@
-"""The record of a step: what Airflow remembers about it across retries, clears and kill -9.
+"""The record of a step: its state in Airflow across retries, clears and ``kill -9`` of a worker.
 
-It lives in the task instance's ``task_state_store`` under one key and is written by one ``set``. Anybody who
-may look at the task in the UI can read it: no secrets.
+The lifecycle stores the record in the task instance's ``task_state_store``, under one key. Each change is one
+``set``, so a record is never half written. ``inventory`` and ``maintenance`` read the records of all tasks.
+
+Every user who may see the task in the UI can read the record, so the record contains no secrets.
 """
 
 from __future__ import annotations
@@ -14,16 +16,16 @@ from secrets import token_hex
 from typing import Any, Protocol
 
 from airflow_stepop.core.naming import job_name
-from airflow_stepop.core.stored_json import COUNT, NUMBER, OBJECT, TEXT, known_fields, or_nothing
+from airflow_stepop.core.stored_json import COUNT, NUMBER, OBJECT, TEXT, TRUTH, checked_fields, or_nothing
 from airflow_stepop.exceptions import IntegrityError
 from airflow_stepop.failure import Failure
 from airflow_stepop.job import JobHandle
 
-STATE_KEY = "stepop"  # renaming breaks steps in flight
+STATE_KEY = "stepop"  # renaming the key breaks steps that are running
 
 
 class StateStore(Protocol):
-    """The part of Airflow's ``task_state_store`` that we use."""
+    """The part of Airflow's ``task_state_store`` that this package uses."""
 
     def get(self, key: str) -> Any: ...
 
@@ -32,11 +34,11 @@ class StateStore(Protocol):
 
 @dataclass(frozen=True)
 class Call:
-    """What makes a try of a task the same call as an earlier one.
+    """The identity of a call. Two tries of a task are the same call if all fields are equal.
 
     :param key: digest of the normalised code and the arguments
-    :param max_tries: rises when the task is cleared, stays when it is retried
-    :param clear_number: how often the run was cleared
+    :param max_tries: Airflow's ``max_tries``: a clear raises it, a retry does not
+    :param clear_number: how often the DAG run was cleared
     """
 
     key: str
@@ -46,7 +48,20 @@ class Call:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One generation of a step: at most one job carries its nonce."""
+    """One generation of a step. At most one job has its nonce.
+
+    :param generation: number of the generation; each new job of the task instance is a new generation
+    :param nonce: random id of the generation
+    :param call: the call that the job runs
+    :param name: the job's name, which contains a hash of the nonce
+    :param started_at: when the generation began, in seconds since the epoch
+    :param labels: labels of the job, by which the backend finds the job again
+    :param handle: the job, once it was submitted
+    :param submitted_at: when the handle was first known, in seconds since the epoch
+    :param collected: the outcome, once it was read: a ``result`` or a ``failure``, and the ``usage``
+    :param resubmissions: how often a job was replaced without a retry of the task, for example after its
+        machine was lost
+    """
 
     generation: int
     nonce: str
@@ -60,37 +75,49 @@ class StepRecord:
     submitted_at: float | None = None
     collected: Mapping[str, Any] | None = None
     resubmissions: int = 0
-    memory_bytes: int | None = None  # what on_oom asks for, instead of what the task asks for
-    keep: str = "failed"  # for sweep, which meets the job without its task
-    location: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # settings without which the job cannot be found
+    memory_bytes: int | None = None  # the memory that on_oom asks for, if it is more than the task's own
+    keep: str = "failed"  # the task's argument: ``airflow stepop sweep`` finds the job without the task
+    # backend settings that are needed to find the job again
+    location: Mapping[str, Any] = field(default_factory=dict)
+    # what the job was submitted with, whatever its connection says now
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        data = {**asdict(self), "labels": dict(self.labels), "location": dict(self.location)}
+        plain = {name: dict(getattr(self, name)) for name in ("labels", "location", "asked")}
+        data = {**asdict(self), **plain}
         data["handle"] = self.handle.to_json() if self.handle else None
         return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> StepRecord:
-        """Return the record; what a newer version added is left out, as a job of its may be under way.
+        """Return the record. Fields that a newer version added are left out.
 
-        :raises IntegrityError: this is none
+        A record of a newer version is not refused, because its job may be running.
+
+        :raises IntegrityError: ``data`` is not a record, or is damaged
         """
-        known = known_fields(data, "the record", _FIELDS, _LATER_FIELDS)
+        known = checked_fields(data, "the record", _FIELDS, _LATER_FIELDS)
         labels = known.get("labels", {})
-        known_fields(labels, "the record's labels", {}, dict.fromkeys(labels, TEXT))
+        checked_fields(labels, "the record's labels", {}, dict.fromkeys(labels, TEXT))
         if known.get("collected") is not None:
             _check_collected(known["collected"])
+        checked_fields(known.get("asked", {}), "what the record has asked for", {}, _ASKED_FIELDS)
         handle = known.get("handle")
         known["handle"] = JobHandle.from_json(handle) if handle is not None else None
-        known["call"] = Call(**known_fields(known["call"], "the record's call", _CALL_FIELDS))
+        known["call"] = Call(**checked_fields(known["call"], "the record's call", _CALL_FIELDS))
         return cls(**known)
 
     def with_handle(self, handle: JobHandle) -> StepRecord:
+        """Return the record with a handle. The time of the first submission is kept."""
         return replace(self, handle=handle, submitted_at=self.submitted_at or time.time())
 
 
+_ASKED_FIELDS = {
+    "timeout_s": NUMBER,
+    "start_timeout_s": or_nothing(NUMBER),
+    "deferrable": or_nothing(TRUTH),
+    "resources": OBJECT,
+}
 _CALL_FIELDS = {"key": TEXT, "max_tries": COUNT, "clear_number": COUNT}
 _FIELDS = {
     "generation": COUNT,
@@ -110,16 +137,17 @@ _LATER_FIELDS = {
     "memory_bytes": or_nothing(COUNT),
     "keep": TEXT,
     "location": OBJECT,
+    "asked": OBJECT,
 }
 
 
 def _check_collected(collected: Mapping[str, Any]) -> None:
-    usage = known_fields(collected, "what the record has collected", {}, {"usage": OBJECT}).get("usage", {})
-    known_fields(usage, "the record's usage", {}, {"asked": OBJECT, "hint": TEXT})
+    usage = checked_fields(collected, "the record's collected data", {}, {"usage": OBJECT}).get("usage", {})
+    checked_fields(usage, "the record's usage", {}, {"asked": OBJECT, "hint": TEXT})
     if "failure" in collected:
         Failure.from_json(collected["failure"])
     else:
-        known_fields(collected, "what the record has collected", {"result": OBJECT})
+        checked_fields(collected, "the record's collected data", {"result": OBJECT})
 
 
 def first_record(
@@ -131,7 +159,7 @@ def first_record(
     generation: int,
     resubmissions: int = 0,
 ) -> StepRecord:
-    """Return the record of a new generation, with a fresh nonce; nothing of it exists outside yet."""
+    """Return the record of a new generation with a new nonce. No job of this generation exists yet."""
     nonce = token_hex(8)
     return StepRecord(
         generation=generation,
@@ -146,31 +174,32 @@ def first_record(
     )
 
 
-class Way(StrEnum):
-    """How a try goes on from the record that it finds."""
+class ResumeDecision(StrEnum):
+    """How a new try continues from the record of the task instance."""
 
-    START = "start"  # nothing is known: a new generation
-    REPLACE = "replace"  # cleared, changed, or failed before: end what there is, then a new generation
-    CONTINUE = "continue"  # intended, and no handle: look it up, else submit under the same name
-    ATTACH = "attach"  # a job is known: wait for it
-    RETURN = "return"  # the result was collected and its XCom was not pushed: return it again
+    START = "start"  # there is no record: start a new generation
+    REPLACE = "replace"  # cleared, changed, or failed before: end the old job, then start a new generation
+    CONTINUE = "continue"  # a record without a handle: look the job up by name, else submit it
+    ATTACH = "attach"  # a record with a handle: wait for that job
+    RETURN = "return"  # the result was collected but its XCom was not pushed: return the result
 
 
-def way_on(record: StepRecord | None, call: Call) -> Way:
-    """Return how a new try goes on. The order matters: a cleared or changed step never reuses anything."""
+def resume_decision(record: StepRecord | None, call: Call) -> ResumeDecision:
+    """Return how a new try continues. The order matters: a cleared or changed step never reuses anything."""
     if record is None:
-        return Way.START
+        return ResumeDecision.START
     if record.call != call:
-        return Way.REPLACE
+        return ResumeDecision.REPLACE
     if record.collected is not None:
-        return Way.RETURN if "result" in record.collected else Way.REPLACE
-    return Way.CONTINUE if record.handle is None else Way.ATTACH
+        return ResumeDecision.RETURN if "result" in record.collected else ResumeDecision.REPLACE
+    return ResumeDecision.CONTINUE if record.handle is None else ResumeDecision.ATTACH
 
 
 def load_record(state: StateStore) -> StepRecord | None:
     """Return the record of this task instance, if there is one.
 
-    :raises IntegrityError: there is one and it is damaged. A job of it may run, so it is not taken for none
+    :raises IntegrityError: the record is damaged. A damaged record is not treated as a missing one, because
+        its job may be running
     """
     data = state.get(STATE_KEY)
     if data is None:

@@ -1,13 +1,13 @@
-"""Backend names, and the hook class of each. Called by the operator, the trigger and the CLI.
+"""The table of backends: name, hook class and requirements. Called by the operator, the trigger and the CLI.
 
-A third party adds a backend without a change here, with an entry point in its own distribution::
+A third party adds a backend with an entry point in its own distribution::
 
     [project.entry-points."airflow_stepop.backends"]
     nomad = "airflow_stepop_nomad:NomadStepHook"
 
-The class follows :class:`airflow_stepop.hooks.base.StepHook` and passes
-:class:`airflow_stepop.testing.HookContract`. Importing this module loads no hook and no SDK; installed
-distributions are looked at only for names that are not ours.
+The class must inherit from :class:`airflow_stepop.hooks.base.StepHook` and should pass
+:class:`airflow_stepop.testing.HookContract`. Importing this module loads no hook and no SDK. A lookup scans
+the installed distributions only if the name is not built in.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ class Builtin:
     """A backend of this distribution.
 
     :param path: ``module:class`` of the hook
-    :param extra: what to install with it; empty when nothing is needed
-    :param sdk: module that the extra brings. Hooks import it late, so its absence is looked for here
+    :param extra: the extra that installs the backend's requirements; empty if there are none
+    :param sdk: a module of that extra. A hook imports its SDK late, so this module checks whether it is
+        installed
     """
 
     path: str
@@ -46,7 +47,7 @@ class Builtin:
 
     @property
     def is_released(self) -> bool:
-        """Whether there is a hook; each has a package of its own, and one that is to come has none."""
+        """Whether this release contains the hook: the package of a planned backend does not exist yet."""
         return find_spec(self.path.rpartition(".")[0]) is not None
 
 
@@ -70,9 +71,9 @@ BUILTINS = {
 class Backend:
     """One line of ``airflow stepop list``.
 
-    :param source: the distribution that brings it
-    :param is_available: its hook can be used here and now
-    :param problem: why it cannot, and what to do
+    :param source: the distribution that contains the backend
+    :param is_available: whether the hook can be used in this environment
+    :param problem: why the hook cannot be used, and what to do
     """
 
     name: str
@@ -82,16 +83,16 @@ class Backend:
 
 
 def backend_names() -> list[str]:
-    """Return every name that :func:`hook_class` knows: ours first, then those of third parties."""
+    """Return every name that :func:`hook_class` knows: built-in backends first, then third parties'."""
     return [*BUILTINS, *sorted(set(_entry_points()) - set(BUILTINS))]
 
 
 def hook_class(name: str) -> type[StepHook]:
     """Return the hook class of a backend.
 
-    :raises BackendNotFoundError: no backend of that name, or none in this release
-    :raises BackendNotInstalledError: known, and what it needs is missing; says what to install
-    :raises StepConfigError: a third party's backend is broken
+    :raises BackendNotFoundError: no backend has this name, or this release does not contain it yet
+    :raises BackendNotInstalledError: a required module is missing; the message says what to install
+    :raises StepConfigError: the backend of a third party is broken
     """
     if name in BUILTINS:
         return _builtin_class(name, BUILTINS[name])
@@ -107,7 +108,7 @@ def create_hook(name: str, conn_id: str | None = None, connection: Connection | 
 
 
 def describe_backends() -> Iterator[Backend]:
-    """Yield every backend and whether it can be used; one that is broken does not hide the others."""
+    """Yield every backend and whether it can be used. A broken backend does not hide the others."""
     third_party = _entry_points()
     for name in BUILTINS:
         yield _describe(name, "airflow-stepop")
@@ -133,7 +134,7 @@ def _builtin_class(name: str, builtin: Builtin) -> type[StepHook]:
 
     if not builtin.is_released:
         raise BackendNotFoundError(
-            f"backend {name!r} is known, and airflow-stepop {__version__} has no hook for it yet; "
+            f"backend {name!r} is planned, but airflow-stepop {__version__} has no hook for it yet; "
             f"this release has: {', '.join(_released())}"
         )
     if builtin.sdk and not _is_installed(builtin.sdk):
@@ -154,7 +155,7 @@ def _third_party_class(name: str, found: list[EntryPoint]) -> type[StepHook]:
         raise StepConfigError(f"backend {name!r} is registered by {source}; uninstall all but one")
     try:
         hook = found[0].load()
-    except Exception as error:  # somebody else's code: whatever it raises must not hide the others
+    except Exception as error:  # third-party code may raise anything; it must not hide the other backends
         own = found[0].module.partition(".")[0]
         if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] != own:
             raise BackendNotInstalledError(

@@ -1,6 +1,7 @@
-"""What a step needs, in words that mean the same for every backend.
+"""``ResourceSettings``: CPU, memory, GPUs and disk of a step, with the same meaning for every backend.
 
-Standard library only: DAG files import this.
+DAG files create the settings, the worker renders their templates, and the backends read them. Standard
+library only, because DAG files import this module.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ _PARSERS: Mapping[str, Callable[[object, str], Any]] = {
 
 
 def _is_deferred(value: object) -> bool:
-    """Whether ``value`` is known only when the task runs: a template or another task's output."""
+    """Return whether ``value`` is known only when the task runs: a template or another task's output."""
     if isinstance(value, str):
         return "{{" in value or "{%" in value
     return hasattr(value, "iter_references") and hasattr(value, "resolve")
@@ -85,19 +86,21 @@ def _is_deferred(value: object) -> bool:
 
 @dataclass(frozen=True, init=False, repr=False)
 class ResourceSettings:
-    """What a step needs. Every field is optional; ``None`` leaves it to the backend.
+    """The resources that a step asks for. Every field is optional; ``None`` means the backend's default.
 
-    A backend that cannot honour a field refuses it: nothing is silently ignored. Any field may be a Jinja
-    template or another task's output; it is then checked when the task runs. Sizes are stored in one
-    spelling (``"1.50 gib"`` becomes ``"1.5GiB"``).
+    - A backend that cannot honour a field refuses the step. No field is silently ignored.
+    - Any field may be a Jinja template or another task's output. Such a field is checked when the task runs.
+    - Sizes are stored in one spelling: ``"1.50 gib"`` becomes ``"1.5GiB"``.
 
     :param cpu_count: CPU cores, more than 0; fractions are allowed
     :param memory: main memory with its unit: ``"32GB"``, ``"16GiB"`` (or ``"16Gi"``)
     :param gpu_count: GPUs, 0 or more
-    :param gpu_type: name of the GPU, in the backend's own spelling; needs ``gpu_count``
+    :param gpu_type: name of the GPU, in the backend's own spelling; needs ``gpu_count``, here or in the
+        connection
     :param disk: scratch disk, written like ``memory``
     :param shm: size of ``/dev/shm``, written like ``memory``
     :param nodes: machines, 1 or more
+    :raises StepConfigError: a value is not valid, or a field is unknown; the message says what to write
     """
 
     cpu_count: float | None = None
@@ -131,12 +134,15 @@ class ResourceSettings:
         for (name, parse), value in zip(_PARSERS.items(), given, strict=True):
             is_kept = value is None or _is_deferred(value)
             object.__setattr__(self, name, value if is_kept else parse(value, name))
-        if self.gpu_type is not None and not self.gpu_count:
-            raise StepConfigError(f"gpu_type={self.gpu_type!r} needs gpu_count; write gpu_count=1 beside it")
+        if self.gpu_count is not None:
+            self.check_complete()
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ResourceSettings:
-        """Return the settings that ``values`` names; the inverse of :meth:`serialize`."""
+        """Return the settings of a dict of fields; the inverse of :meth:`serialize`.
+
+        :raises StepConfigError: ``values`` is no dict, or a field is unknown or not valid
+        """
         if not isinstance(values, Mapping):
             raise StepConfigError(f"resource_settings={values!r} is neither a ResourceSettings nor a dict")
         for name in values:
@@ -144,9 +150,18 @@ class ResourceSettings:
                 raise StepConfigError(_unknown(str(name)))
         return cls(**values)
 
+    def check_complete(self) -> None:
+        """Check what one field asks of another. The task's connection may give the other one, so a step is
+        checked when both are known.
+
+        :raises StepConfigError: a type of GPU without a number of GPUs
+        """
+        if self.gpu_type is not None and not self.gpu_count:
+            raise StepConfigError(f"gpu_type={self.gpu_type!r} needs gpu_count; write gpu_count=1 beside it")
+
     @property
     def is_literal(self) -> bool:
-        """Whether every field is known now, while the DAG file is read."""
+        """Whether every field is known when the DAG file is parsed, without templates and references."""
         return not any(_is_deferred(getattr(self, name)) for name in _PARSERS)
 
     @property
@@ -162,7 +177,7 @@ class ResourceSettings:
         return self._bytes("shm")
 
     def at_least(self, memory_bytes: int | None) -> ResourceSettings:
-        """Return these settings with at least so much memory; literal settings only."""
+        """Return these settings with at least ``memory_bytes`` of memory. They must be literal."""
         if memory_bytes is None or memory_bytes <= (self.memory_bytes or 0):
             return self
         return ResourceSettings(**{**self.serialize(), "memory": format_size(memory_bytes)})
@@ -176,16 +191,18 @@ class ResourceSettings:
         return parse_size(value, name)
 
     def iter_references(self) -> Iterator[tuple[Any, str]]:
-        """Yield the (operator, XCom key) pairs that the fields refer to: they become upstream tasks."""
+        """Yield the (operator, XCom key) pairs of the references. Airflow makes them upstream tasks."""
         for name in _PARSERS:
             value = getattr(self, name)
             if hasattr(value, "iter_references"):
                 yield from value.iter_references()
 
     def resolve(self, context: Context) -> ResourceSettings:
-        """Return new settings with every template rendered and every reference loaded; Airflow calls this.
+        """Return new settings with every template rendered and every reference loaded. Airflow calls this.
 
-        The object itself never changes: mapped and copied tasks share it.
+        ``self`` does not change, because mapped and copied tasks share the object.
+
+        :raises StepConfigError: a rendered value is not valid
         """
         task = context["task"]
         values = {}
@@ -199,7 +216,10 @@ class ResourceSettings:
         return ResourceSettings(**values)
 
     def serialize(self) -> dict[str, Any]:
-        """Return the fields that are set, as JSON; deterministic: the DAG's version is made from it."""
+        """Return the fields that are set, as JSON.
+
+        The JSON is deterministic, because Airflow derives the version of the DAG from it.
+        """
         values = ((field.name, getattr(self, field.name)) for field in fields(self))
         return {
             name: str(value) if hasattr(value, "iter_references") else value
@@ -215,9 +235,10 @@ class ResourceSettings:
 
 @cache
 def _reference_class() -> type[ResourceSettings]:
-    """Return the class of settings that hold references: Airflow looks for those only in a ``ResolveMixin``.
+    """Return the class for settings that contain references.
 
-    It is made on first use, because the standard library alone must do for everyone else.
+    Airflow looks for references only in a ``ResolveMixin``. The class is created on first use, because this
+    module must not import Airflow otherwise.
     """
     from airflow.sdk.definitions._internal.mixins import ResolveMixin
 
@@ -228,7 +249,7 @@ def _reference_class() -> type[ResourceSettings]:
 
 
 def _from_rendered(value: object, name: str) -> object:
-    """Return what a rendered template means: Jinja makes text of numbers and of ``None``."""
+    """Return the value of a rendered template: Jinja turns numbers and ``None`` into text."""
     if not isinstance(value, str):
         return value
     text = value.strip()

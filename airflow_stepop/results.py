@@ -1,8 +1,11 @@
-"""Results by reference: what a step leaves in XCom when its value is not small JSON.
+"""Results by reference: the XCom of a step whose value is not small JSON.
 
-An ordinary task that reads such an XCom gets the object itself; a remote step gets the reference and reads
-the bytes where it runs. Loading happens in :meth:`StepResult.deserialize`, which Airflow calls when the XCom
-is read.
+- An ordinary task that reads the XCom gets the value itself. Airflow calls :meth:`StepResult.deserialize`,
+  which loads the value.
+- A remote step that reads the XCom gets the reference. The step reads the bytes where it runs.
+
+Called by Airflow's serialization (``plugin.py`` registers the class) and by the payload, which passes
+references on to the next step.
 """
 
 from __future__ import annotations
@@ -18,31 +21,32 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.core.host import host_of
 from airflow_stepop.core.signing_key import signing_key
-from airflow_stepop.core.stored_json import OBJECT, TEXT, known_fields
+from airflow_stepop.core.stored_json import OBJECT, TEXT, checked_fields
 from airflow_stepop.core.units import shown_size
 from airflow_stepop.exceptions import IntegrityError, StepopError
 from airflow_stepop.runner.entries import SegmentError
 from airflow_stepop.runner.pickling import dag_class
 from airflow_stepop.runner.protocol import DATA_CODECS
 from airflow_stepop.runner.values import check_entry, decode_entry
-from airflow_stepop.stores.pieces import places_of, read_places
+from airflow_stepop.stores.pieces import ranges_of, read_ranges
 
 if TYPE_CHECKING:
-    from airflow_stepop.job import Buffer, Place
+    from airflow_stepop.job import Buffer, ObjectRange
 
-RUNNER_PACKAGE, HOST_PACKAGE = "stepop_runner", "airflow_stepop.runner"  # the same code on the two sides
+# The same code has two names: the first inside the job, the second on Airflow's side
+RUNNER_PACKAGE, HOST_PACKAGE = "stepop_runner", "airflow_stepop.runner"
 
 
 class StepResult:
     """A reference to a value that a step returned.
 
-    Airflow stores it through :meth:`serialize`. It has no ``resolve``, ``template_fields`` or ``__call__``:
-    Airflow's templating would act on them.
+    Airflow stores the reference with :meth:`serialize`. The class has no ``resolve``, ``template_fields`` or
+    ``__call__``, because Airflow's templating would act on them.
 
-    :param entry: the value entry (see ``runner/protocol.py``): codec, and the digest of every segment
-    :param base_uri: folder in the store that holds the segments which are not inside ``entry``
-    :param host: the host that wrote it, when ``base_uri`` is a folder
-    :param mac: keyed digest over all of it, made by the worker that authenticated the value
+    :param entry: the value entry (see ``runner/protocol.py``): codec, and size and SHA-256 of every segment
+    :param base_uri: folder in the store with the segments whose bytes are not inside ``entry``
+    :param host: the host that wrote the segments, if ``base_uri`` is a folder of a host
+    :param mac: HMAC-SHA256 over the other three, made by the worker that authenticated the value
     """
 
     __version__ = 1
@@ -57,10 +61,10 @@ class StepResult:
     def from_json(cls, data: Any) -> StepResult:
         """Return the reference that :meth:`serialize` wrote.
 
-        :raises IntegrityError: this is none
+        :raises IntegrityError: ``data`` is not a reference, or is damaged
         """
         required = {"entry": OBJECT, "base_uri": TEXT}
-        known = known_fields(data, "the reference to a result", required, {"host": TEXT, "mac": TEXT})
+        known = checked_fields(data, "the reference to a result", required, {"host": TEXT, "mac": TEXT})
         try:
             check_entry(known["entry"])
         except SegmentError as error:
@@ -69,7 +73,7 @@ class StepResult:
 
     @classmethod
     def signed(cls, entry: dict[str, Any], base_uri: str) -> StepResult:
-        """Return a reference to a value whose digest was authenticated."""
+        """Return a signed reference. The caller must have authenticated the digest of the value."""
         host = host_of(base_uri) if not is_inline(entry) else ""
         result = cls(entry, base_uri if not is_inline(entry) else "", host)
         result.mac = result._expected_mac()
@@ -81,24 +85,25 @@ class StepResult:
 
     @property
     def size(self) -> int:
-        """Bytes of the encoded value."""
+        """Size of the encoded value in bytes."""
         return sum(segment["size"] for segment in self.entry["segments"])
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the digests of all segments."""
+        """SHA-256 over the codec and the digests of all segments."""
         parts = [self.codec, *(segment["sha256"] for segment in self.entry["segments"])]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
-    def places(self) -> list[Place]:
-        """Return where in the store its bytes lie."""
-        return [place for segment in self.entry["segments"] for place in places_of(segment, self.base_uri)]
+    def ranges(self) -> list[ObjectRange]:
+        """Return the stored ranges of the value, in order; empty if the reference carries the bytes."""
+        return [one for segment in self.entry["segments"] for one in ranges_of(segment, self.base_uri)]
 
     def load(self) -> Any:
         """Return the value.
 
-        :raises IntegrityError: its bytes changed, or nobody vouches for a pickle
-        :raises StoreError: it lies outside the configured stores, or cannot be read
+        :raises IntegrityError: the bytes were changed, or the value is a pickle and its reference has no
+            valid signature
+        :raises StoreError: the value is outside the configured stores, or cannot be read
         """
         self.verify()
         try:
@@ -112,9 +117,11 @@ class StepResult:
             raise
 
     def verify(self) -> None:
-        """Refuse a pickle whose reference was not written by a worker of this deployment.
+        """Refuse a pickle whose reference was not signed by a worker of this deployment.
 
-        :raises IntegrityError: the reference was changed, or signed with another key
+        Unpickling runs code, so a pickle needs a valid signature. Data codecs (``DATA_CODECS``) do not.
+
+        :raises IntegrityError: the reference was changed, or was signed with another key
         """
         is_signed = hmac.compare_digest(self.mac.encode(errors="replace"), self._expected_mac().encode())
         if self.codec not in DATA_CODECS and not is_signed:
@@ -124,7 +131,7 @@ class StepResult:
             )
 
     def _read_segment(self, segment: Mapping[str, Any], codec: str) -> Buffer:
-        return read_places(places_of(segment, self.base_uri), segment, self.host, codec)
+        return read_ranges(ranges_of(segment, self.base_uri), segment, self.host, codec)
 
     def _expected_mac(self) -> str:
         message = json.dumps([self.entry, self.base_uri, self.host], sort_keys=True).encode()
@@ -132,7 +139,7 @@ class StepResult:
 
     def serialize(self) -> dict[str, Any]:
         return {
-            "about": f"{self.codec}, {shown_size(self.size)}",  # for people: Airflow's pages show it first
+            "about": f"{self.codec}, {shown_size(self.size)}",  # shown first in Airflow's pages
             "entry": dict(self.entry),
             "base_uri": self.base_uri,
             "host": self.host,
@@ -141,7 +148,11 @@ class StepResult:
 
     @staticmethod
     def deserialize(data: dict[str, Any], version: int) -> Any:
-        """Return the value itself inside an ordinary task, the reference everywhere else."""
+        """Return the value inside an ordinary task; return the reference everywhere else.
+
+        :raises IntegrityError: the XCom was changed, or see :meth:`load`
+        :raises StepopError: a newer version wrote the XCom
+        """
         from airflow.sdk import get_current_context
 
         if version != StepResult.__version__:
@@ -152,11 +163,11 @@ class StepResult:
             result = StepResult.from_json(data)
         except IntegrityError as error:
             raise IntegrityError(
-                f"{error}. Somebody changed the XCom; clear the task that left it"
+                f"{error}. The XCom was changed after the task pushed it; clear that task"
             ) from error
         try:
             task = get_current_context()["ti"].task
-        except RuntimeError:  # triggerer, callbacks, API server: never load there
+        except RuntimeError:  # no running task (triggerer, callback, API server): never load there
             return result
         return result if _takes_references(task) else result.load()
 
@@ -174,21 +185,22 @@ class StepResult:
 def _takes_references(task: Any) -> bool:
     """Return whether ``task`` is a step, which reads results itself.
 
-    Airflow has to see the dicts that ``expand_kwargs`` maps over.
+    A step that is mapped with ``expand_kwargs`` over a result is an exception: Airflow needs the value, a
+    list of dicts.
     """
-    kind = getattr(task, "operator_class", None) or type(task)  # a mapped task is not its operator yet
+    kind = getattr(task, "operator_class", None) or type(task)  # a mapped task is no instance of its operator
     inputs = [getattr(task, name, None) for name in ("expand_input", "op_kwargs_expand_input")]
     is_over_kwargs = any(getattr(one, "EXPAND_INPUT_TYPE", "") == "list-of-dicts" for one in inputs)
     return getattr(kind, "takes_step_results", False) and not is_over_kwargs
 
 
 def is_inline(entry: Mapping[str, Any]) -> bool:
-    """Return whether the entry carries all of its bytes."""
+    """Return whether the entry carries the bytes of all its segments."""
     return all("data" in segment for segment in entry["segments"])
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads what the runner pickled: its own package has another name here."""
+    """Reads pickles of the runner, whose package has another name on Airflow's side."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == (f"{RUNNER_PACKAGE}.pickling", "dag_class"):
@@ -199,9 +211,10 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _dag_class(module: str, qualname: str, by_value: bytes) -> Any:
-    """Return the class that the running task's own function sees under that name.
+    """Return the class that the running task's function sees under this name.
 
-    ``airflow dags test`` reads the DAG file twice; what is in ``sys.modules`` then is not what the task runs.
+    ``airflow dags test`` imports the DAG file twice. The class in ``sys.modules`` is then not the class that
+    the task uses, and ``isinstance`` would fail.
     """
     name, *inner = qualname.split(".")
     found = _globals_of_task(module).get(name)
@@ -211,7 +224,7 @@ def _dag_class(module: str, qualname: str, by_value: bytes) -> Any:
 
 
 def _globals_of_task(module: str) -> Mapping[str, Any]:
-    """Return what the running task's function sees, if it was defined in ``module``."""
+    """Return the globals of the running task's function, if the function was defined in ``module``."""
     from airflow.sdk import get_current_context
 
     try:
@@ -223,5 +236,5 @@ def _globals_of_task(module: str) -> Mapping[str, Any]:
 
 
 def loads(data: Any, buffers: list[Any]) -> Any:
-    """Unpickle authenticated bytes. Never call it with others."""
+    """Unpickle authenticated bytes. Never call this function with other bytes: unpickling runs code."""
     return _Unpickler(io.BytesIO(data), buffers=buffers).load()

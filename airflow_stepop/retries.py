@@ -134,37 +134,41 @@ def _names(values: Iterable[type[BaseException] | str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def recovery_arguments(explicit: Mapping[str, Any], default_args: Mapping[str, Any]) -> dict[str, Any]:
+def recovery_arguments(task_arguments: Mapping[str, Any], default_args: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments that give a task its recovery retries; none when the user decided about retries.
 
     A policy of ours that the user chose keeps its pause also where no policy is asked: after ``kill -9``.
 
-    :param explicit: what the user gave to the task
+    :param task_arguments: what the user gave to the task
     :param default_args: the defaults of the DAG and the task group
     """
 
-    def said(name: str) -> Any:
-        return explicit[name] if explicit.get(name) is not None else default_args.get(name)
+    def explicit(name: str) -> Any:
+        return task_arguments[name] if task_arguments.get(name) is not None else default_args.get(name)
 
-    policy, has_delay = said("retry_policy"), said("retry_delay") is not None
+    policy, has_delay = explicit("retry_policy"), explicit("retry_delay") is not None
     arguments: dict[str, Any] = {}
-    is_decided = policy is not None or said("retries") is not None
+    is_decided = policy is not None or explicit("retries") is not None
     if not is_decided and conf.getint("core", "default_task_retries", fallback=0) == 0:
         policy = RemoteStepRetryPolicy(infra_delay=None if has_delay else RECOVERY_DELAY)
         arguments = {"retries": RECOVERY_RETRIES, "retry_policy": policy}
-        if not has_delay and said("retry_exponential_backoff") is None and said("max_retry_delay") is None:
+        if (
+            not has_delay
+            and explicit("retry_exponential_backoff") is None
+            and explicit("max_retry_delay") is None
+        ):
             arguments |= {"retry_exponential_backoff": RECOVERY_BACKOFF, "max_retry_delay": LONGEST_DELAY}
     if isinstance(policy, RemoteStepRetryPolicy) and policy.infra_delay is not None and not has_delay:
         arguments["retry_delay"] = policy.infra_delay
     return arguments
 
 
-def mapped_recovery_arguments(explicit: Mapping[str, Any]) -> dict[str, Any]:
+def mapped_recovery_arguments(task_arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the same for a mapped task, whose defaults Airflow merges only when it makes the instances."""
     from airflow.sdk.bases.operator import get_merged_defaults
     from airflow.sdk.definitions._internal.contextmanager import DagContext, TaskGroupContext
 
-    dag = explicit.get("dag") or DagContext.get_current()
-    group = explicit.get("task_group") or (TaskGroupContext.get_current(dag) if dag else None)
-    defaults, _ = get_merged_defaults(dag, group, None, explicit.get("default_args"))
-    return recovery_arguments(explicit, defaults)
+    dag = task_arguments.get("dag") or DagContext.get_current()
+    group = task_arguments.get("task_group") or (TaskGroupContext.get_current(dag) if dag else None)
+    defaults, _ = get_merged_defaults(dag, group, None, task_arguments.get("default_args"))
+    return recovery_arguments(task_arguments, defaults)

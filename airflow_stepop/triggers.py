@@ -1,4 +1,8 @@
-"""The trigger: waits for one job in the triggerer, for every backend."""
+"""The triggers of a deferred step, for every backend.
+
+The worker session defers with :class:`RemoteStepTrigger` to wait for a job, and with :class:`PauseTrigger` to
+wait before another submit. Airflow's triggerer runs them.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from airflow_stepop.exceptions import IntegrityError, StepConfigError
 from airflow_stepop.job import JobHandle, JobStatus, LogLine
 from airflow_stepop.registry import create_hook
-from airflow_stepop.waiting.deadlines import Clock, Deadlines, Reason
+from airflow_stepop.waiting.deadlines import Clock, Deadlines, StopReason
 from airflow_stepop.waiting.observer import Observer
 from airflow_stepop.waiting.task_log import TaskLog, configured_limit
 from airflow_stepop.waiting.task_state import task_state
@@ -25,17 +29,17 @@ if TYPE_CHECKING:
 
     from airflow_stepop.hooks.base import StepHook
 
-LONGEST_PAUSE_S = 300.0  # deadlines are looked at this often whatever is heard: a host may have slept
-FIRST_QUESTION_S = 30.0  # after the first trigger of a triggerer began
-HOLD_S = 1.0  # a trigger that fires sooner can overtake the end of its own deferral, which costs a try
-INSIST_S = (0.5, 1.0, 2.0, 4.0, 6.0)  # pauses between the tries of an end that a user asked for
-LOOK_AGAIN_S = 15.0  # between two looks at a job that seems to be late
-SECURE_S = 10.0  # so long a task may wait for its outcome to be secured; it is there already
-LINES_AT_ONCE = 50  # written to the log before another trigger of this triggerer gets its turn
+LONGEST_PAUSE_S = 300.0  # deadlines are checked at least this often, since the host may have slept
+FIRST_QUESTION_S = 30.0  # from the start of a triggerer's first trigger until its first question to Airflow
+HOLD_S = 1.0  # if a trigger fires before the worker has exited, Airflow fails the resumed task
+INSIST_S = (0.5, 1.0, 2.0, 4.0, 6.0)  # pauses between the attempts of a call that on_kill makes
+LOOK_AGAIN_S = 15.0  # between two polls of a job that seems to be late
+SECURE_S = 10.0  # longest time for preserving the outcome; the job has ended, so the outcome exists
+LINES_AT_ONCE = 50  # log lines written before the triggerer's other triggers get a turn
 
 
 async def _make_hook(backend: str, conn_id: str | None) -> StepHook:
-    """Return a hook that has its connection: the watcher's threads cannot look it up."""
+    """Return a hook with its Airflow connection: the watcher's threads cannot look connections up."""
     return create_hook(backend, conn_id, None if conn_id is None else await _connection(conn_id))
 
 
@@ -51,25 +55,33 @@ async def _connection(conn_id: str) -> Connection:
 
 
 async def _write(task_log: TaskLog, lines: Sequence[LogLine]) -> None:
-    """Write the lines; a thousand other triggers wait for the same event loop."""
+    """Write the lines, with breaks: a thousand other triggers share this event loop."""
     for first in range(0, len(lines), LINES_AT_ONCE):
         task_log.write(lines[first : first + LINES_AT_ONCE])
         await asyncio.sleep(0)
 
 
 async def _insist(log: Any, do: Callable[[], Awaitable[Any]]) -> Any:
-    """Do what nobody will come back for. Airflow gives it 30 seconds: ``[triggerer] on_kill_timeout``."""
+    """Call ``do`` and repeat the call after errors; raise the last error.
+
+    No later try ends the job, so the call is repeated here. Airflow gives ``on_kill`` 30 seconds
+    (``[triggerer] on_kill_timeout``).
+    """
     for pause_s in INSIST_S:
         try:
             return await do()
-        except Exception as error:  # noqa: BLE001, RUF100 - of whatever kind: the last one is raised
+        except Exception as error:  # noqa: BLE001, RUF100 - any error; the last one is raised
             log.warning("%s; trying again in %.1f s", error, pause_s)
             await asyncio.sleep(pause_s)
     return await do()
 
 
 class _FirstQuestion:
-    """The first question of a triggerer takes seconds, and ``on_kill`` has five: one is asked beforehand."""
+    """Asks Airflow for a task's state once, ahead of time.
+
+    The first such call of a triggerer takes seconds, since it loads modules, and the time of ``on_kill`` is
+    limited.
+    """
 
     def __init__(self) -> None:
         self._task: asyncio.Task[None] | None = None
@@ -81,9 +93,9 @@ class _FirstQuestion:
     async def _ask(self, labels: Mapping[str, Any]) -> None:
         from asgiref.sync import sync_to_async
 
-        # later than a short step takes: a triggerer writes no log while it loads what answers the question
+        # While the modules load, the triggerer writes no log. By then a short step has ended.
         await asyncio.sleep(FIRST_QUESTION_S)
-        with contextlib.suppress(Exception):  # whatever it is, it is met again when the answer matters
+        with contextlib.suppress(Exception):  # on_kill meets the same error when the answer matters
             await sync_to_async(task_state)(labels)
 
 
@@ -91,9 +103,9 @@ _first_question = _FirstQuestion()
 
 
 class PauseTrigger(BaseTrigger):
-    """Fires when it is time to submit again.
+    """Fires when the pause before another submit is over. It holds no worker slot.
 
-    :param until: seconds since the epoch
+    :param until: the end of the pause, seconds since the epoch
     """
 
     def __init__(self, until: float, **_: Any) -> None:
@@ -105,21 +117,28 @@ class PauseTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         await asyncio.sleep(max(self.until - time.time(), HOLD_S))
-        yield TriggerEvent({"reason": Reason.PAUSED.value})
+        yield TriggerEvent({"reason": StopReason.PAUSED.value})
 
 
 class RemoteStepTrigger(BaseTrigger):
-    """Waits until a job is over or a deadline has passed, streams its log, and fires once.
+    """Waits until a job has ended or a deadline has passed, and then fires once.
 
-    It never looks into the outcome: the worker does. All arguments are plain JSON.
+    **How it works:** The trigger subscribes to the watcher of the job's backend, which polls all jobs
+    together. The trigger writes the step's log lines into the task log. After a deadline the trigger cancels
+    the job. When the user ends the task, :meth:`on_kill` cancels the job.
+
+    **What it does not do:** The trigger never reads the outcome. The resumed worker does that.
+
+    All arguments are plain JSON.
 
     :param handle: the job, as JSON
     :param deadlines: see :class:`airflow_stepop.waiting.deadlines.Deadlines`
-    :param poll_interval: seconds between two looks
+    :param poll_interval: seconds between two polls
+    :param waiter: ``dag_id``, ``run_id``, ``task_id`` and ``map_index`` of the deferred task instance, and
+        ``since``: when it was deferred, seconds since the epoch
+    :param log_limit: bytes of the task log that the step may use; ``None``: ``[stepop] log_limit``
     :param debug: log every state of the job
-    :param waiter: dag_id, run_id, task_id and map_index of the task instance that waits; ``since`` when,
-        seconds since the epoch
-    :param log_limit: bytes of the task log that the step may take; by default as configured
+    :raises TypeError: ``handle`` or ``deadlines`` is damaged
     """
 
     def __init__(
@@ -130,15 +149,15 @@ class RemoteStepTrigger(BaseTrigger):
         waiter: Mapping[str, Any],
         log_limit: int | None = None,
         debug: bool = False,
-        **_: Any,  # arguments of a newer version: the triggerer may be older than the worker
+        **_: Any,  # a newer worker may send more arguments to an older triggerer
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         try:
             self.handle = JobHandle.from_json(handle)
             self.deadlines = Deadlines.from_json(deadlines)
         except Exception as error:
-            # a triggerer takes a TypeError for a trigger that cannot be made, and dies of anything else
-            raise TypeError(f"these are no arguments of {type(self).__name__}: {error}") from error
+            # The triggerer fails the one trigger after a TypeError, and crashes after any other error.
+            raise TypeError(f"wrong arguments for {type(self).__name__}: {error}") from error
         self.poll_interval = poll_interval
         self.waiter = dict(waiter)
         self.log_limit = log_limit
@@ -164,7 +183,7 @@ class RemoteStepTrigger(BaseTrigger):
             reason, error = await self._wait()
             await asyncio.sleep(self._hold_s())
         except asyncio.CancelledError:
-            # dag.test() calls no on_kill: there, an interruption is the user's Ctrl-C.
+            # dag.test() does not call on_kill. In dag.test() a cancellation is the user's Ctrl-C.
             if self.task_instance is None and self._watcher is not None:
                 self._watcher.hook.cancel(self.handle)
             raise
@@ -172,13 +191,15 @@ class RemoteStepTrigger(BaseTrigger):
         yield TriggerEvent({"reason": reason.value, "job": self.handle.name, "error": error})
 
     def _hold_s(self) -> float:
-        """Return the seconds that the worker which deferred may still need to end: Airflow takes the resumed
-        task for a failed one when it hears of the worker's end only after the task is queued again.
+        """Return the seconds to wait before the trigger fires, so that the worker that deferred can exit.
+
+        If Airflow learns of the worker's exit only after the resumed task is queued, Airflow takes the task
+        for a failed one.
         """
         waited_s = time.time() - float(self.waiter.get("since", 0))
-        return min(max(HOLD_S - waited_s, 0), HOLD_S)  # whatever the clocks of two hosts say
+        return min(max(HOLD_S - waited_s, 0), HOLD_S)  # bounded, since the clocks of two hosts differ
 
-    async def _wait(self) -> tuple[Reason, str]:
+    async def _wait(self) -> tuple[StopReason, str]:
         limit = configured_limit() if self.log_limit is None else self.log_limit
         backend, conn_id = self.handle.backend, self.handle.conn_id
         make = partial(_make_hook, backend, conn_id)
@@ -189,16 +210,16 @@ class RemoteStepTrigger(BaseTrigger):
             if reason.is_deadline:
                 self.log.warning("%s: %s; it is being cancelled", self.handle, reason.value)
                 await self._cancel()
-            if reason is Reason.FINISHED:
+            if reason is StopReason.FINISHED:
                 await self._secure(watcher.hook)
-            task_log.hook = watcher.hook  # another one, if the connection was changed meanwhile
-            if reason is not Reason.UNREACHABLE:
+            task_log.hook = watcher.hook  # the watcher has a new hook if the connection was changed
+            if reason is not StopReason.UNREACHABLE:
                 await self._drain(subscription, task_log)
         return reason, error
 
     async def _until_over(
         self, watcher: Watcher, subscription: Subscription, task_log: TaskLog
-    ) -> tuple[Reason, str]:
+    ) -> tuple[StopReason, str]:
         clock = Clock()
         observer = Observer(self.waiter, self.log if self.debug else None, self.log)
         update, pause_s = Update(), LONGEST_PAUSE_S
@@ -208,30 +229,31 @@ class RemoteStepTrigger(BaseTrigger):
             pause_s = LONGEST_PAUSE_S
             await _write(task_log, update.lines)
             subscription.wants_more = not task_log.is_full
-            observer.saw(update.status)
+            observer.status_seen(update.status)
             if isinstance(update.error, IntegrityError):
-                raise update.error  # the worker goes by the handle of the record
+                raise update.error  # then the worker recovers with the handle of the record
             if update.error is not None:
-                return Reason.UNREACHABLE, str(update.error)
+                return StopReason.UNREACHABLE, str(update.error)
             reason, status = self.deadlines.reason(update.status, clock.now()), update.status
-            if reason is not None and reason.goes_by_status:
-                status = await self._look(watcher.hook)  # what is known may be old: the API was away, say
+            if reason is not None and reason.needs_fresh_status:
+                # the last status may be old, for example after an outage of the API
+                status = await self._fresh_status(watcher.hook)
                 reason = self.deadlines.reason(status, clock.now())
                 pause_s = LOOK_AGAIN_S
             if reason is not None:
                 return reason, status.description if reason.is_deadline and status else ""
 
-    async def _look(self, hook: StepHook) -> JobStatus | None:
-        """Return how the job stands now; ``None`` while that cannot be had."""
+    async def _fresh_status(self, hook: StepHook) -> JobStatus | None:
+        """Return the job's current status, or ``None`` if it cannot be read now."""
         try:
             return await asyncio.to_thread(hook.fresh_status, self.handle)
         except Exception as error:  # noqa: BLE001, RUF100 - an API error is never a job state
-            self.log.warning("%s seems to be late, and cannot be looked at: %s", self.handle, error)
+            self.log.warning("%s seems to be late, but its status cannot be read: %s", self.handle, error)
             return None
 
     async def _drain(self, subscription: Subscription, task_log: TaskLog) -> None:
-        """Write what the job printed since the last look; missing lines do not change the result."""
-        subscription.wants_more = False  # whoever reads its log now would read from the same place
+        """Write the lines that the job printed since the last read; an error does not change the result."""
+        subscription.wants_more = False  # otherwise the watcher reads the same lines again
         lines = (await subscription.next(0)).lines
         rest = task_log.rest(subscription.cursor)
         await _write(task_log, lines)
@@ -242,12 +264,13 @@ class RemoteStepTrigger(BaseTrigger):
             self.log.warning("The last lines of %s could not be read: %s", self.handle, error)
 
     async def _secure(self, hook: StepHook) -> None:
+        """Copy what is lost with the job's machine to the control plane; an error is only logged."""
         try:
             async with asyncio.timeout(SECURE_S):
                 await asyncio.to_thread(hook.preserve_outcome, self.handle)
-        except Exception as error:  # noqa: BLE001, RUF100 - the worker reads the outcome, if it comes in time
-            said = str(error) or type(error).__name__
-            self.log.warning("The outcome of %s could not be secured: %s", self.handle, said)
+        except Exception as error:  # noqa: BLE001, RUF100 - the worker can still read the outcome while the machine exists
+            message = str(error) or type(error).__name__
+            self.log.warning("The outcome of %s could not be preserved: %s", self.handle, message)
 
     async def _cancel(self) -> None:
         watcher, handle = self._watcher, self.handle
@@ -258,11 +281,11 @@ class RemoteStepTrigger(BaseTrigger):
             self.log.warning("%s could not be cancelled from here: %s", handle, error)
 
     async def on_kill(self) -> None:
-        """Cancel the job when the user ended the task.
+        """Cancel the job if the user ended the task.
 
-        Airflow 3.3 also calls this when the trigger moves to another triggerer: then the task is still
-        deferred, and the job must go on. (A cleared task is deferred no longer only after this; its next try
-        cancels the job.)
+        Airflow 3.3 also calls this method when the trigger moves to another triggerer. The task is then still
+        deferred, and the job must go on. A task that the user has cleared is also still deferred during this
+        call; its next try cancels the job.
         """
         from asgiref.sync import sync_to_async
 

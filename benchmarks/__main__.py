@@ -27,16 +27,16 @@ HEAD = """\
 
 <!-- Made by `make bench ARGS=--write`: measure again instead of editing. -->
 
-What airflow-stepop costs, beside its peers and what is physically needed, all of it measured in one run:
+The cost of airflow-stepop, compared with its peers and with the physical minimum, all measured in one run:
 {machine}. Ratios are to the first line of each table. CPU times are medians of 7 fresh processes.
 
-Where a goal is missed, this is why:
+Reasons for each missed goal:
 
-- **Data through a folder, beside `cp`.** Nothing that passes between a worker and a step is used unchecked:
-  the array is hashed by whoever writes it and by whoever reads it, which is four passes of SHA-256 for there
-  and back, where `cp` does not look at a byte. Each pass goes on beside the reading or writing, so that what
-  is left is the time of the passes: half of the speed in the line "SHA-256 of it" is the most that can be
-  reached, less the start of the step and the first touch of the memory that the array comes to lie in.
+- **Data through a folder, compared with `cp`.** The worker and the step check all data that they exchange.
+  Both the writer and the reader hash the array, which is four passes of SHA-256 for the way there and back.
+  `cp` hashes nothing. Each pass runs while the data are read or written, so the time of the passes remains.
+  The upper bound is half of the speed in the line "SHA-256 of it". The start of the step and the first
+  access to the memory of the array cost some more.
 """
 
 

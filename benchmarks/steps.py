@@ -11,7 +11,7 @@ from typing import Any
 
 from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.payload.call import FunctionCall
-from airflow_stepop.payload.outcome import hand_over, read_outcome
+from airflow_stepop.payload.outcome import read_outcome, to_xcom
 from airflow_stepop.payload.spill import spill
 from airflow_stepop.results import StepResult
 from airflow_stepop.stores.configured import open_store
@@ -37,7 +37,7 @@ def run_step(hook: StepHook, call: FunctionCall, address: str, **options: Any) -
         found = read_outcome(hook.outcome(handle), spec.name, spec.nonce)
         if "failure" in found:
             raise RuntimeError(f"{status}: {found['failure']}")
-        result = hand_over(found["result"])
+        result = to_xcom(found["result"])
         loaded = result.load() if isinstance(result, StepResult) else result
     hook.delete(handle)
     return loaded

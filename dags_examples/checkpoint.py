@@ -1,4 +1,4 @@
-"""A training loop that goes on where its last try ended: killed, preempted, failed or cleared."""
+"""A training loop with checkpoints: after a kill, preemption, failure or clear it goes on where it ended."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from airflow.sdk import dag, task
 
 @dag(schedule=None, catchup=False, tags=["stepop"], params={"epochs": 10, "pause_s": 0.1})
 def checkpoint() -> None:
-    """Train for some epochs, and save the state of each."""
+    """Train for some epochs, and save the state after each epoch."""
 
     @task.remote_step(checkpoint=True, retries=3, retry_delay=timedelta(seconds=1))
-    def train(params: Any = None) -> dict[str, Any]:  # Airflow gives what is named as in its context
+    def train(params: Any = None) -> dict[str, Any]:  # Airflow passes the context's params
         """Minimise (w - 4)**2, one step an epoch."""
         import json
         import os
@@ -31,7 +31,7 @@ def checkpoint() -> None:
             state = {"epoch": state["epoch"] + 1, "weight": state["weight"] - 0.4 * (state["weight"] - 4)}
             draft = saved.with_suffix(".new")
             draft.write_text(json.dumps(state))
-            draft.replace(saved)  # whole or not at all: the next try may begin at any moment
+            draft.replace(saved)  # atomic: a killed step leaves the old or the new file, never half of one
         return {**state, "begun_at": begun_at}
 
     @task

@@ -1,4 +1,4 @@
-"""A step that is a command: it reads files and writes files, and knows nothing of Airflow."""
+"""A step that runs a command. The command reads files and writes files, and does not use Airflow."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from airflow_stepop import RemoteStepOperator, ResourceSettings
 
 @dag(schedule=None, catchup=False, tags=["stepop"])
 def command_step() -> None:
-    """Hand a model to ``score.py``, which lies beside this file, and read the metrics that it writes."""
+    """Pass a model to ``score.py``, a file next to this one, and read the metrics that the command writes."""
     small = ResourceSettings(cpu_count=1, memory="512MiB")
 
     @task.remote_step(resource_settings=small, timeout=timedelta(minutes=10))
     def train() -> bytes:
-        """Return bytes, which an ordinary task cannot: the next step gets them as a file."""
+        """Return bytes, which an ordinary task cannot do. The next step gets the bytes as a file."""
         return json.dumps({"slope": 3.0, "intercept": 2.0}).encode()
 
     score = RemoteStepOperator(

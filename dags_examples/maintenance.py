@@ -1,9 +1,10 @@
-"""Clean up: sweep jobs that nobody owns, and delete stored data that nothing needs any more.
+"""Clean up: sweep orphaned jobs, and delete stored data that nothing needs any more.
 
-Airflow hides its database from tasks, and these two commands need it. This DAG takes the hiding back, which
-works where the worker reads the address of the database from its ``airflow.cfg``: on one host, say. Where the
-address comes from the environment, or workers cannot reach the database at all, run the two commands beside
-``airflow db clean`` instead: by cron, or in a Kubernetes CronJob.
+Both commands need Airflow's database, and Airflow hides the database from tasks with environment variables.
+This DAG unsets these variables. So it works where the worker reads the database's address from its
+``airflow.cfg``, for example if all of Airflow runs on one host. If the address comes from the environment, or
+if workers cannot reach the database, run both commands where you run ``airflow db clean``: by cron, or in a
+Kubernetes CronJob.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from airflow.sdk import dag
 SHOW_DATABASE = "unset AIRFLOW__DATABASE__SQL_ALCHEMY_CONN AIRFLOW__CORE__SQL_ALCHEMY_CONN"
 
 
-@dag(schedule=None, catchup=False, tags=["stepop"], max_active_runs=1)  # schedule="@daily", once you trust it
+@dag(schedule=None, catchup=False, tags=["stepop"], max_active_runs=1)  # later: schedule="@daily"
 def maintenance() -> None:
-    """Sweep, then collect: what a swept job has stored is garbage when it is old enough."""
+    """Sweep first, then collect: the stored data of a swept job become garbage once they are old enough."""
     sweep = BashOperator(task_id="sweep", bash_command=f"{SHOW_DATABASE}; airflow stepop sweep --yes")
     collect = BashOperator(task_id="collect", bash_command=f"{SHOW_DATABASE}; airflow stepop gc --yes")
     sweep >> collect

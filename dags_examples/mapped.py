@@ -1,4 +1,4 @@
-"""One step per element of a list: each is a job of its own, and they run side by side."""
+"""One step per element of a list. Each step is its own job, and the jobs run in parallel."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def mapped() -> None:
         map_index_template="{{ task.op_kwargs.rate }}",
     )
     def train(rate: float) -> dict[str, Any]:
-        """Minimise (w - 4)**2 from w = 0; a rate of 1 and above never settles."""
+        """Minimise (w - 4)**2 from w = 0. With a rate of 1 or more the loop does not converge."""
         weight = 0.0
         for _ in range(100):
             weight -= rate * 2 * (weight - 4)

@@ -1,4 +1,4 @@
-"""Functions that live in modules beside the DAG file: the step gets the modules too."""
+"""Functions from modules next to the DAG file. The step gets these modules too."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from airflow_stepop import ResourceSettings
 
 @dag(schedule=None, catchup=False, tags=["stepop"])
 def mixed_pipeline() -> None:
-    """Load in Airflow, fit in a step, check in a second step that gets the model, and decide in Airflow."""
+    """Load in Airflow, fit a model in a step, check the model in a second step, and decide in Airflow."""
     small = ResourceSettings(cpu_count=1, memory="512MiB")
 
     load_houses = task(load)
@@ -22,7 +22,7 @@ def mixed_pipeline() -> None:
 
     @task.remote_step(resource_settings=small, timeout=timedelta(minutes=10))
     def check(model: dict[str, float], houses: list[dict[str, float]]) -> float:
-        """Return the mean relative error; a helper is imported inside the step."""
+        """Return the mean relative error. The step imports a helper module when it runs."""
         from houses.metrics import relative_error
 
         return relative_error(

@@ -1,4 +1,4 @@
-"""One step between two ordinary tasks. ``make demo`` runs it on this host and needs nothing else."""
+"""One step between two ordinary tasks. ``make demo`` runs this DAG on this host and needs nothing else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from airflow_stepop import ResourceSettings
 
 
 def whereabouts() -> dict[str, Any]:
-    """Say which process does the work, and how much memory it has needed so far."""
+    """Return the host and id of the current process, and its peak memory so far in bytes."""
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"host": socket.gethostname(), "pid": os.getpid(), "peak_memory_bytes": peak_bytes}
 
@@ -37,7 +37,7 @@ def quickstart() -> None:
         timeout=timedelta(minutes=10),
     )
     def train(data: dict[str, Any], rate: float = 0.3, epochs: int = 40) -> dict[str, Any]:
-        """Fit the line by gradient descent. This function runs in a process of its own, outside Airflow."""
+        """Fit the line by gradient descent. This function runs in its own process, outside Airflow."""
         slope = intercept = 0.0
         for epoch in range(1, epochs + 1):
             errors = [slope * x + intercept - y for x, y in zip(data["x"], data["y"], strict=True)]
@@ -49,7 +49,7 @@ def quickstart() -> None:
 
     @task
     def report(data: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
-        """Show the line that was found."""
+        """Print the fitted line."""
         line = f"y = {model['slope']}x + {model['intercept']}"
         print(f"{line}, from {len(data['x'])} points, fitted by process {model['ran']['pid']}")
         return {"line": line, "ran": whereabouts()}

@@ -1,4 +1,4 @@
-"""The command of ``command_step.py``: reads model.bin, writes metrics.json. Any program would do."""
+"""The command of ``command_step.py``: reads model.bin, writes metrics.json. Any program would work."""
 
 import json
 from pathlib import Path

@@ -1,7 +1,8 @@
 """Prepare in Airflow, train on a Kubernetes cluster, report in Airflow.
 
-Needs the connection ``kubernetes_default`` (type ``kubernetes``), or Airflow in the cluster itself, and
-``pip install '.[kubernetes]'`` in a clone. The image is a plain Python: nothing is built.
+This DAG needs the connection ``kubernetes_default`` (type ``kubernetes``), or an Airflow that runs in the
+cluster itself. It also needs ``pip install '.[kubernetes]'`` in a clone. The image is a plain Python image,
+so you build no image.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from airflow_stepop import ResourceSettings
 
 @dag(schedule=None, catchup=False, tags=["stepop"])
 def train_on_kubernetes() -> None:
-    """Values go into the pod and come back as the task's XCom; no bucket is needed for small ones."""
+    """Send values into the pod, and get a value back as the task's XCom. Small values need no bucket."""
 
     @task
     def preprocess(count: int = 2_000) -> list[list[float]]:

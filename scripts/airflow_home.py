@@ -1,4 +1,4 @@
-"""An Airflow home of our own, below this folder, for ``make demo`` and ``make airflow``."""
+"""A separate Airflow home in the checkout. ``demo.py`` and ``standalone.py`` use this module."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ EXAMPLES = ROOT / "dags_examples"
 
 
 def use_home(name: str) -> Path:
-    """Point this process and its children at the Airflow home ``name``, not at the user's own.
+    """Set ``AIRFLOW_HOME`` of this process and its children to the folder ``name``, not to the user's home.
 
-    Connections and variables in the environment stay: examples may need them.
+    Other Airflow settings are removed from the environment. Connections and variables stay, because examples
+    may need them.
     """
     kept = ("AIRFLOW_CONN_", "AIRFLOW_VAR_")
     for variable in list(os.environ):
@@ -33,7 +34,7 @@ def use_home(name: str) -> Path:
 
 
 def sqlite_url(home: Path) -> str:
-    """Return the address of a database in a file; a few tasks at once are too much for it."""
+    """Return the SQLAlchemy URL of a SQLite database, which a few concurrent tasks can overload."""
     return f"sqlite:///{home}/airflow.db"
 
 

@@ -1,7 +1,8 @@
-"""Run everything that must hold for a commit; ``.ci/run`` calls this once there is an environment.
+"""Run all checks that a commit must pass. ``.ci/run`` calls this program after it has made the environment.
 
-Lint and types come first, for they take the least time. Each check runs, whatever has failed before it. The
-tests that failed run once more: see ``scripts/once_more.py``. The last lines of the run name the flaky ones.
+Lint and types come first, because they take the least time. Each check runs, even if an earlier one has
+failed. Failed tests run once more: see ``scripts/once_more.py``. The last lines of the run name the flaky
+tests.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ from scripts.once_more import Verdict, both_runs
 from tests.support import journal
 
 FIRST = ["lint", "types"]
-# Lanes run side by side, for they share neither an environment nor a server. The tests come last, alone: a
-# real Airflow is late with everything beside something that needs the processor.
+# Lanes run in parallel, because they share neither an environment nor a server. The tests run last and alone,
+# because a real Airflow becomes slow next to programs that take the processor.
 LANES = [["bench-short"], ["docs", "demo", "extras"]]
 SECOND_RUN_S = 15 * 60
 END_S = 120
-# .ci/servers prints exports for the clients of the servers
+# .ci/servers prints shell exports for the clients of the servers
 SERVERS = 'set -e; exports=$(.ci/servers); eval "$exports"; exec env -0'
 
 printing = threading.Lock()
 
 
 class NoServersError(Exception):
-    """The servers of the tests did not start; what they have printed says why."""
+    """The servers of the tests did not start. Their output gives the reason."""
 
 
 def main() -> int:
@@ -58,7 +59,7 @@ def main() -> int:
 
 
 def say(text: str, output: IO[bytes] | None = None) -> None:
-    """Write a line beside what started programs write there, in order."""
+    """Write a line and flush, so that it keeps its order with the output of child processes."""
     stream = output or sys.stdout.buffer
     stream.write(f"{text}\n".encode())
     stream.flush()
@@ -75,7 +76,10 @@ def make(target: str, env: dict[str, str], *variables: str, output: IO[bytes] | 
 
 
 def run_lane(targets: list[str], env: dict[str, str]) -> list[str]:
-    """Run targets beside other lanes, print what each has printed at its end, and return the failed."""
+    """Run targets in parallel with other lanes; return the failed targets.
+
+    The output of each target is printed at the target's end.
+    """
     failed = []
     for target in targets:
         with tempfile.TemporaryFile() as output:
@@ -89,7 +93,7 @@ def run_lane(targets: list[str], env: dict[str, str]) -> list[str]:
 
 
 def fresh_servers() -> dict[str, str]:
-    """Start the servers of the tests anew, and return the environment in which tests find them."""
+    """Restart the servers of the tests; return the environment variables that tell tests where they are."""
     say("\n=== servers for the tests")
     done = subprocess.run(["/bin/bash", "-c", SERVERS], stdout=subprocess.PIPE)
     if done.returncode:
@@ -102,20 +106,20 @@ def count_of(tests: list[str]) -> str:
 
 
 class Tests:
-    """Starts the tests: all of them with ``make test``, and some of them once more, alone."""
+    """Runs all tests with ``make test``, and the failed ones a second time, one after the other."""
 
     def __init__(self, env: dict[str, str]) -> None:
         self.env = env
         self.end_at = 0.0
 
     def run(self, path: Path) -> int:
-        """Run ``make test`` with a journal. The time for the second run counts from its end."""
+        """Run ``make test`` with a journal. The second run's time limit begins when ``make test`` ends."""
         code = make("test", self.env, f"JOURNAL={path}")
         self.end_at = time.monotonic() + SECOND_RUN_S
         return code
 
     def run_again(self, tests: list[str], path: Path) -> None:
-        """Run tests one after the other in a new pytest, with fresh servers and a journal of their own."""
+        """Run tests one after the other in a new pytest, with restarted servers and a separate journal."""
         say(f"\n=== once more, one after the other: {count_of(tests)}")
         try:
             env = fresh_servers()
@@ -126,7 +130,7 @@ class Tests:
 
 
 def run_alone(tests: list[str], path: Path, env: dict[str, str], end_at: float) -> None:
-    """Run tests in a new pytest, which is interrupted when the time is up."""
+    """Run tests in a new pytest, and interrupt it at ``end_at`` (a time of ``time.monotonic()``)."""
     names = path.with_suffix(".tests")
     names.write_text("".join(f"{test}\n" for test in tests))
     command = [sys.executable, "-m", "pytest", f"--journal={path}", f"@{names}"]
@@ -134,13 +138,13 @@ def run_alone(tests: list[str], path: Path, env: dict[str, str], end_at: float) 
     try:
         process.wait(max(0, end_at - time.monotonic()))
     except subprocess.TimeoutExpired:
-        say(f"=== the second run may take {SECOND_RUN_S / 60:.0f} minutes, and ends now")
+        say(f"=== the second run has reached its limit of {SECOND_RUN_S / 60:.0f} minutes, and ends now")
         interrupt(process)
     journal.append(path, exit=process.returncode)
 
 
 def interrupt(process: subprocess.Popen[bytes]) -> None:
-    """Let pytest take down what its fixtures have started, and kill it when that takes too long."""
+    """Interrupt pytest so that its fixtures clean up; kill it if the clean-up takes too long."""
     process.send_signal(signal.SIGINT)
     try:
         process.wait(END_S)

@@ -1,4 +1,4 @@
-"""Writes ``docs/configuration.md`` from the provider's own description; a test compares the two."""
+"""Writes ``docs/configuration.md`` from ``airflow_stepop/provider_info.py``; a test compares the two."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ HEAD = """\
 
 <!-- Made by scripts/configuration_page.py from airflow_stepop/provider_info.py: change it there. -->
 
-Options of the section `[stepop]` in `airflow.cfg`. Each can be set in the environment too:
-`AIRFLOW__STEPOP__DEFAULT_BACKEND=local`. An argument of a task wins over these options, but not over
-`backend_override`.
+Options of the section `[stepop]` in `airflow.cfg`. Each option can also be set in the environment:
+`AIRFLOW__STEPOP__DEFAULT_BACKEND=local`. An argument of a task, or a [default in the
+task's connection](connections.md), wins over these options, but not over `backend_override`.
 
-All hosts of a deployment need the same values, like for the rest of Airflow's configuration.
+All hosts of a deployment need the same values, as for the rest of Airflow's configuration.
 """
 
 

@@ -1,6 +1,6 @@
-"""``make demo``: run ``dags_examples/quickstart.py`` in Airflow on this host, and say what ran where.
+"""``make demo``: run ``dags_examples/quickstart.py`` in Airflow on this host, and print where each task ran.
 
-Airflow keeps to the folder ``.demo``. What Airflow and the step print goes to ``.demo/run.log``.
+Airflow writes to the folder ``.demo`` only. The output of Airflow and of the step goes to ``.demo/run.log``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def say(text: str) -> None:
 
 
 def run(home: Path) -> list[dict[str, Any]]:
-    """Run the DAG in a process of its own and return one row per task."""
+    """Run the DAG in a child process and return one row per task."""
     log, rows = home / "run.log", home / "report.json"
     rows.unlink(missing_ok=True)
     with log.open("w") as file:
@@ -51,7 +51,7 @@ def run(home: Path) -> list[dict[str, Any]]:
 
 
 def run_here(rows: Path) -> None:
-    """Run the DAG in this process, and write down what each task did."""
+    """Run the DAG in this process, and write one row per task to the file ``rows`` as JSON."""
     sys.path.insert(0, str(DAG_FILE.parent))
     from airflow.dag_processing.dagbag import DagBag
 
@@ -64,7 +64,7 @@ def run_here(rows: Path) -> None:
 
 
 def describe(ti: Any) -> dict[str, Any]:
-    """Return what is known of a finished task: where it ran, how long, how much memory, its value."""
+    """Return the row of a finished task: where it ran, how long, its peak memory and its value."""
     value = ti.xcom_pull(task_ids=ti.task_id) or {}
     ran, record = value.get("ran", {}), step_record(ti)
     return {

@@ -1,8 +1,8 @@
-"""Run the tests that failed once more, and decide whether the run is red; ``scripts/ci.py`` calls it.
+"""Run the failed tests once more, and decide whether the run is red. ``scripts/ci.py`` calls this module.
 
-A test that fails and then passes is flaky, which is allowed for a few. Some failures are final, and never run
-again: tests marked ``once``, files that pytest could not collect, and a pytest that was interrupted, used
-wrongly, or broken. Tests that never ran, since their pytest ended before, run for the first time.
+A test that fails and then passes is flaky; a few flaky tests are allowed. Some failures are final and get no
+second run: tests marked ``once``, files that pytest could not collect, and a pytest that was interrupted,
+called wrongly, or broken. Tests that never ran because their pytest ended early run now for the first time.
 """
 
 from __future__ import annotations
@@ -12,20 +12,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support import journal
-from tests.support.journal import Failure, Journal, Session, told_exit
+from tests.support.journal import Failure, Journal, Session, describe_exit
 
 MOST_FLAKY = 5
-# A run with more than that has one big trouble, which a second run would only repeat, slowly
+# With more failures than this, the run has one common cause, and a second run would only repeat it slowly
 MOST_CAUSES = 40
 MOST_TESTS = 150
 TESTS_FAILED = 1
-LAST_OF_PYTEST = 5  # higher exit codes are a shell's, for signals
+LAST_OF_PYTEST = 5  # pytest's highest exit code; higher ones come from a shell, for signals
 MAKE_FAILED = 2
 
 
 @dataclass
 class Verdict:
-    """What came of both runs: why they are red, and which tests passed the second time only."""
+    """The result of both runs.
+
+    :param red: the reasons why the run is red; empty if it is green
+    :param flaky: the first failures of tests that passed in the second run
+    :param ran_late: tests that ran in the second run only, and passed
+    """
 
     red: list[str] = field(default_factory=list)
     flaky: list[Failure] = field(default_factory=list)
@@ -35,10 +40,10 @@ class Verdict:
 def both_runs(
     run: Callable[[Path], int], run_again: Callable[[list[str], Path], None], folder: Path
 ) -> Verdict:
-    """Run all tests, and once more those that failed.
+    """Run all tests, and run the failed ones once more.
 
-    ``run`` gets the path of a journal and returns the exit code of ``make test``. ``run_again`` gets the
-    ids of tests and the path of another journal. It is called for each phase, since phases do not share a
+    ``run`` gets the path of a journal and returns the exit code of ``make test``. ``run_again`` gets the ids
+    of tests and the path of another journal. It is called once for each phase, because each phase has its own
     process.
     """
     code = run(folder / "first")
@@ -64,7 +69,7 @@ def both_runs(
 
 
 def reasons_of_make(code: int, first: Journal) -> list[str]:
-    """Return what is wrong with the call of ``make test`` itself."""
+    """Return the reasons why the call of ``make test`` itself makes the run red."""
     if code not in (0, MAKE_FAILED):
         return [f"make test ended with the exit code {code}"]
     if not first.is_complete:
@@ -75,7 +80,7 @@ def reasons_of_make(code: int, first: Journal) -> list[str]:
 
 
 def final_reasons(session: Session) -> list[str]:
-    """Return what makes the run red, whatever a second run would say."""
+    """Return the failures of a phase that make the run red without a second run."""
     failures = session.failures
     found = [f"not collected: {name}: {line}" for name, line in session.uncollected.items()]
     found += [
@@ -85,12 +90,15 @@ def final_reasons(session: Session) -> list[str]:
     ]
     is_unexplained = session.exit_code != 0 and not failures and not session.never_ran
     if ended_oddly(session) or is_unexplained:
-        found.append(f"pytest {' '.join(session.arguments)}: {told_exit(session.exit_code)}")
+        found.append(f"pytest {' '.join(session.arguments)}: {describe_exit(session.exit_code)}")
     return found
 
 
 def ended_oddly(session: Session) -> bool:
-    """Return whether pytest ended because of neither its tests nor a signal, which hits single tests."""
+    """Return whether pytest ended for another reason than failed tests or a signal.
+
+    A signal hits single tests, so these tests may run again.
+    """
     code = session.exit_code
     return code is None or TESTS_FAILED < code <= LAST_OF_PYTEST
 
@@ -105,7 +113,7 @@ def to_run_again(session: Session) -> list[str]:
 
 
 def why_not_again(sessions: list[Session]) -> str | None:
-    """Return why nothing runs again, when so much has failed that a second run is not worth its time."""
+    """Return why there is no second run, if too much has failed; else ``None``."""
     causes = {failure.cause for session in sessions for failure in session.failures.values()}
     tests = [test for session in sessions for test in to_run_again(session)]
     if len(causes) > MOST_CAUSES:
@@ -116,7 +124,7 @@ def why_not_again(sessions: list[Session]) -> str | None:
 
 
 def judge(verdict: Verdict, first: Session, second: Session, tests: list[str]) -> None:
-    """Add to the verdict what came of the tests of one phase that ran again."""
+    """Add the results of the second run of one phase to the verdict."""
     verdict.red += [f"in the second run: {reason}" for reason in final_reasons(second)]
     before, again = first.failures, second.failures
     for test in tests:

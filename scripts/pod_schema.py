@@ -1,6 +1,7 @@
-"""Write airflow_stepop/hooks/kubernetes/schema.json: the fields of a pod, as the official client has them.
+"""Write airflow_stepop/hooks/kubernetes/schema.json: the fields of a pod, taken from the official client.
 
-``python scripts/pod_schema.py``, with the package ``kubernetes`` installed; a test compares the two.
+Run ``python scripts/pod_schema.py`` with the package ``kubernetes`` installed. A test compares the file with
+the client.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ ROOTS = ("PodSpec", "ObjectMeta")
 
 
 def schema() -> dict[str, dict[str, str]]:
-    """Return for each kind of object its fields in the API's spelling, each with the kind of its value.
+    """Return the fields of each kind of object: field name in the API's spelling -> kind of its value.
 
     A kind is the name of another object, ``[kind]`` for a list, ``{}`` for a mapping of free keys, or ``""``
     for a plain value.

@@ -1,8 +1,8 @@
-"""``make airflow``: start Airflow with the examples in it, in a home of its own.
+"""``make airflow``: start Airflow with the examples, in the separate home ``.airflow``.
 
-The database of Airflow is a PostgreSQL (``scripts/postgres``), which stays up until ``make clean``. Its
-address is in ``airflow.cfg``: ``AIRFLOW_HOME=$PWD/.airflow airflow ...`` works with it while Airflow runs
-and afterwards.
+Airflow's database is a PostgreSQL (``scripts/postgres``), which stays up until ``make clean``. The database's
+address is in ``airflow.cfg``. So ``AIRFLOW_HOME=$PWD/.airflow airflow ...`` uses this database, while Airflow
+runs and afterwards.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def main() -> None:
     configure(home)
     log = home / "standalone.log"
     print(f"==> starting Airflow with {EXAMPLES} (log: {HOME}/{log.name}; Ctrl-C ends it)", flush=True)
-    # A closed terminal is a Ctrl-C, too. What a shell starts with & ignores SIGINT, and so would Airflow
+    # Closing the terminal counts as Ctrl-C. A program that a shell starts with & ignores SIGINT, and so would
+    # the Airflow that this program starts
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     with log.open("w") as file:
@@ -49,7 +50,10 @@ def main() -> None:
 
 
 def configure(home: Path) -> None:
-    """Write our settings into the home's ``airflow.cfg``, which Airflow makes, and leave the others alone."""
+    """Write the settings of this program into the home's ``airflow.cfg``, and keep all other settings.
+
+    Airflow creates the file if it does not exist yet.
+    """
     file = home / "airflow.cfg"
     settings = {
         ("core", "dags_folder"): str(EXAMPLES),
@@ -69,18 +73,18 @@ def configure(home: Path) -> None:
         value = settings.pop((section, name), None)
         lines.append(line if value is None else f"{name} = {value.replace('%', '%%')}")
     if settings:
-        sys.exit(f"{file} has no line for {sorted(settings)}; delete the file, and Airflow makes a new one")
+        sys.exit(f"{file} has no line for {sorted(settings)}; delete the file, and Airflow creates a new one")
     file.write_text("\n".join(lines) + "\n")
 
 
 def database(home: Path) -> str:
-    """Return the address of Airflow's database, which is up then."""
+    """Start Airflow's database and return its address: PostgreSQL, or SQLite if it cannot run here."""
     command = [ROOT / "scripts" / "postgres", "up", home / "postgres"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode == NO_POSTGRES:
         print(done.stderr.strip())
-        print("==> Airflow uses SQLite instead, where 'database is locked' may end", end=" ")
-        print("tasks that run at once, and the triggerer", flush=True)
+        print("==> Airflow uses SQLite instead. With SQLite, the error 'database is locked' may end", end=" ")
+        print("concurrent tasks and the triggerer", flush=True)
         return sqlite_url(home)
     if done.returncode:
         sys.exit(done.stderr.strip())
@@ -88,17 +92,17 @@ def database(home: Path) -> str:
 
 
 def end(airflow: subprocess.Popen[bytes]) -> None:
-    """End Airflow and everything that it started.
+    """End Airflow and all processes that it has started.
 
-    It has a session of its own, so that Ctrl-C reaches it once. A triggerer may hang for ever when the
-    terminal interrupts it while ``airflow standalone`` terminates it.
+    Airflow runs in its own session, so that Ctrl-C in the terminal reaches it only through this function. A
+    triggerer may hang for ever if the terminal interrupts it while ``airflow standalone`` terminates it.
     """
     print("==> ending Airflow", flush=True)
     try:
         airflow.send_signal(signal.SIGINT)
         airflow.wait(END_LIMIT_S)
     except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        pass  # what is left is killed
+        pass  # the processes that are left are killed below
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(airflow.pid, signal.SIGKILL)
@@ -106,7 +110,7 @@ def end(airflow: subprocess.Popen[bytes]) -> None:
 
 
 def announce(airflow: subprocess.Popen[bytes], home: Path) -> None:
-    """Say where to log in, once the API server answers."""
+    """Print the address, user and password once the API server answers."""
     passwords = home / "simple_auth_manager_passwords.json.generated"
     while airflow.poll() is None:
         if passwords.exists() and answers(f"http://localhost:{PORT}/api/v2/version"):

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Print figures of the package's structure: ``python scripts/structure.py [CHECKOUT]``.
+"""Print figures about the package's structure: ``python scripts/structure.py [CHECKOUT]``.
 
-How many modules lie in the root, which files are long, how much of the code is typed with ``Any``, what
-importing the decorator costs a DAG file, and how large the smallest runner is. Nothing of it fails a build.
+The figures: the number of modules in the root, the long files, how often the code uses ``Any``, the cost of
+importing the decorator in a DAG file, and the size of the smallest runner. No figure fails a build.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def lines_of(*paths: Path) -> int:
 
 
 def below(*rooms: str) -> list[Path]:
-    """Return the Python files of some rooms; of the whole package when none is named."""
+    """Return the Python files of some rooms (folders of the package); without rooms, of the package."""
     folders = [PACKAGE / room for room in rooms] if rooms else [PACKAGE]
     return sorted(path for folder in folders for path in folder.rglob("*.py"))
 
 
 def count_any(path: Path) -> int:
-    """Return how often the name ``Any`` is used in a file; its import does not count."""
+    """Return how often a file uses the name ``Any``. The import does not count."""
     return sum(
         isinstance(node, ast.Name) and node.id == "Any" for node in ast.walk(ast.parse(path.read_text()))
     )
@@ -52,7 +52,7 @@ def any_per_thousand(paths: list[Path]) -> float:
 
 
 def import_cost_ms() -> float:
-    """Return the median of what a DAG file pays over ``airflow.sdk``."""
+    """Return the median time of the import in a DAG file that has already imported ``airflow.sdk``."""
     command = [sys.executable, "-c", IMPORTS]
     found = [subprocess.run(command, capture_output=True, text=True, cwd=ROOT) for _ in range(IMPORT_RUNS)]
     return statistics.median(float(done.stdout.split()[-1]) for done in found)
@@ -70,7 +70,7 @@ def smallest_runner_bytes() -> int:
 
 
 def figures() -> Iterator[tuple[str, object]]:
-    """Yield what is printed: a name, and its figure."""
+    """Yield the name and the value of each figure."""
     root = [path for path in PACKAGE.glob("*.py") if path.name != "__init__.py"]
     yield "modules in the root", len(root)
     long = sorted(((lines_of(path), path) for path in below() if lines_of(path) > LONG_LINES), reverse=True)

@@ -1,12 +1,12 @@
-"""Run tests again and again beside busy loops, and append one line for each run to a log.
+"""Run tests repeatedly while busy loops take the processor, and append one line for each run to a log.
 
     make under-load ARGS='--phase unit --times 2'              a phase of make test, twice
     make under-load ARGS='--test tests/unit/test_a.py::test_b' one test, twenty times
     make under-load ARGS='--times 3 -- make fuzz'              any command of make or pytest
 
-A run that was cut off leaves no line. Called again with the same log and command, the program makes the runs
-that are still missing. It exits with 1 if one of all these runs has failed. Each line of the log is a JSON
-object: time, command, exit code, seconds, and the tests that failed.
+An interrupted run leaves no line. If the program is called again with the same log and command, it makes the
+missing runs only. The exit code is 1 if one of all these runs has failed. Each line of the log is a JSON
+object: time, command, exit code, seconds, and the failed tests.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from types import FrameType
 from tests.support import journal
 
 PHASES = ["unit", "deployed", "crashes", "faults"]
-# A loop ends with the program that has started it, also after a kill -9
+# A loop ends when the program that started it ends, even after a kill -9
 LOOP = """
 import os, sys
 while os.getppid() == int(sys.argv[1]):
     sum(range(100_000))
 """
 END_S = 60
-PYTHON = "python"  # in the log; what runs is the Python of this program
-# A make that runs this program passes these on, and they are not meant for a make that this program runs
+PYTHON = "python"  # stands in the log for the Python of this program, which runs the tests
+# The make that runs this program sets these variables. The make that this program runs must not get them
 OF_MAKE = ("MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS", "ARGS", "JOURNAL", "PHASES")
 
 
@@ -51,7 +51,7 @@ class Run:
     seconds: float
     failed: list[str]
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """Return the run as a line for people."""
         failed = f"; failed: {' '.join(self.failed)}" if self.failed else ""
         return f"exit code {self.exit_code} after {self.seconds:.0f} s{failed}"
@@ -64,7 +64,7 @@ class Log:
         self.path = path
 
     def runs(self, command: list[str]) -> list[Run]:
-        """Return the runs of a command that came to their end, in this call and in earlier ones."""
+        """Return the completed runs of a command, from this call and from earlier calls."""
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         return [run for line in lines if line and (run := Run(**json.loads(line))).command == command]
 
@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
         with busy_loops(options.loops):
             run = run_once(command)
         log.add(run)
-        print(f"==> run {count} of {times}: {run.told()}", flush=True)
+        print(f"==> run {count} of {times}: {run.summary()}", flush=True)
     runs = log.runs(command)
     failed = [run for run in runs if run.exit_code]
     print(f"==> {len(failed)} of {len(runs)} runs failed; {options.log} has all of them")
@@ -101,8 +101,8 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--phase", choices=PHASES, help="a phase of make test")
     what.add_argument("--test", metavar="ID", help="the id of a test, which runs alone")
-    parser.add_argument("--times", type=int, help="how many runs there shall be (with --test 20, else 1)")
-    parser.add_argument("--loops", type=int, default=2, help="how many busy loops run beside (2)")
+    parser.add_argument("--times", type=int, help="total number of runs (with --test 20, else 1)")
+    parser.add_argument("--loops", type=int, default=2, help="number of busy loops (2)")
     parser.add_argument("--log", type=Path, default=Path("under-load.log"), help="the log (under-load.log)")
     parser.add_argument("command", nargs="*", help="after --: a command of make or pytest")
     options = parser.parse_args(arguments)
@@ -120,13 +120,13 @@ def command_of(options: argparse.Namespace) -> list[str]:
 
 
 def end(number: int, frame: FrameType | None) -> None:
-    """End this program in order: whoever waits ends what runs."""
+    """Handle a signal: raise ``SystemExit``, so that ``finally`` blocks stop the test run and the loops."""
     raise SystemExit(128 + number)
 
 
 @contextmanager
 def busy_loops(count: int) -> Iterator[None]:
-    """Keep processors busy with what runs meanwhile."""
+    """Run ``count`` busy loops for the duration of the ``with`` block."""
     loops = [subprocess.Popen([sys.executable, "-c", LOOP, str(os.getpid())]) for _ in range(count)]
     try:
         yield
@@ -137,7 +137,7 @@ def busy_loops(count: int) -> Iterator[None]:
 
 
 def run_once(command: list[str]) -> Run:
-    """Run the command to its end, with a journal of its tests when the command knows journals."""
+    """Run the command to its end. If the command can write a journal, take the failed tests from it."""
     env = {name: value for name, value in os.environ.items() if name not in OF_MAKE}
     begin = time.monotonic()
     at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -156,7 +156,7 @@ def run_once(command: list[str]) -> Run:
 
 
 def journalled(command: list[str], path: Path) -> list[str]:
-    """Return the argument that makes a command write a journal."""
+    """Return the argument that makes a command write a journal; nothing for other commands."""
     if Path(command[0]).name == "make":
         return [f"JOURNAL={path}"]
     is_pytest = any(Path(word).name == "pytest" for word in command[:3])
@@ -164,7 +164,10 @@ def journalled(command: list[str], path: Path) -> list[str]:
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a command that still runs, and all that it has started, so that fixtures can clean up."""
+    """Interrupt a command that still runs, with all its processes, so that fixtures can clean up.
+
+    Kill it if it has not ended after ``END_S``.
+    """
     if process.poll() is not None:
         return
     os.killpg(process.pid, signal.SIGINT)

@@ -17,7 +17,12 @@ pytest.register_assert_rewrite("airflow_stepop.testing", "tests.support")
 
 from tests.support.s3 import S3Server, started  # noqa: E402 - its assertions are rewritten
 
-pytest_plugins = ["tests.support.file_scheduling", "tests.support.long_tests", "tests.support.journal_plugin"]
+pytest_plugins = [
+    "tests.support.file_scheduling",
+    "tests.support.journal_plugin",
+    "tests.support.leftovers",
+    "tests.support.long_tests",
+]
 
 HOME = tempfile.mkdtemp(prefix="stepop-tests-")
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)

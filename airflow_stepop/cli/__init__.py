@@ -1,7 +1,7 @@
-"""``airflow stepop``: see what there is, what runs, what is wrong, and clean up.
+"""The commands of ``airflow stepop``: list backends, check them, look at jobs, and clean up.
 
-One module per group of commands. Airflow imports this package for every one of its commands: it loads nothing
-before one of ours is run.
+This module declares the commands and their options. Airflow calls ``get_commands`` for every ``airflow``
+command. So this module imports nothing at load time, and each command loads its own module when it runs.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 DOCS = {
     "list": "Show the backends, and the connections that reach them",
-    "describe": "Show a backend's settings, resources and limits",
+    "describe": "Show a backend's settings, resources and limits, or the defaults of a connection",
     "render": "Print the request that a task would send to its backend; send nothing",
-    "check": "Check that backends, connections and stores work; exit with 1 when one does not",
+    "check": "Check that backends, connections and stores work; exit with 1 if one does not",
     "jobs": "Show the jobs of this deployment: state, duration, usage, link",
-    "logs": "Print what a job has printed",
+    "logs": "Print the log of a job",
     "cancel": "Cancel a job",
     "sweep": "Find jobs that no live task owns; with --yes cancel and delete them",
     "gc": "Find stored data that nothing needs any more; with --yes delete it",
@@ -36,7 +36,7 @@ MODULES = {
 
 
 def get_commands() -> list[CLICommand]:
-    """Return the commands; Airflow finds this function through the provider's description."""
+    """Return the commands. Airflow finds this function through ``provider_info.get_provider_info``."""
     from airflow.cli.cli_config import ActionCommand, GroupCommand, lazy_load_command
 
     arguments = _arguments()
@@ -60,7 +60,7 @@ def get_commands() -> list[CLICommand]:
 def _arguments() -> dict[str, tuple[Any, ...]]:
     from airflow.cli.cli_config import Arg
 
-    verbose = Arg(("-v", "--verbose"), help="Show the log too", action="store_true")
+    verbose = Arg(("-v", "--verbose"), help="Also show Airflow's log and tracebacks", action="store_true")
     formats = ("table", "json", "yaml")
     table = Arg(
         ("-o", "--output"), help="Format of the output (default: table)", choices=formats, default="table"
@@ -74,37 +74,45 @@ def _arguments() -> dict[str, tuple[Any, ...]]:
     file = Arg(("-f", "--dagfile-path"), help="Look for the DAG in this file or folder only")
     ids = (
         Arg(("dag_id",), help="The id of the DAG"),
-        Arg(("task_id",), help="The id of a remote step in it"),
+        Arg(("task_id",), help="The id of a remote step in this DAG"),
     )
-    backend = Arg(("backend",), help="A name from: airflow stepop list")
-    conn = Arg(("conn_id",), help="Check this connection, or this backend, only", nargs="?")
+    backend = Arg(("backend",), help="The name of a backend (airflow stepop list), or the id of a connection")
+    conn = Arg(("conn_id",), help="Check only this connection or this backend", nargs="?")
     trial = (
-        Arg(("--run",), help="Run a step that does nothing, and remove it", action="store_true"),
-        Arg(("--image",), help="The image that this step runs in (default: the backend's)"),
-        Arg(("--limit",), help="Seconds that this step may take (default: 300)", type=float, default=300.0),
+        Arg(("--run",), help="Also run a step that does nothing, and delete its job", action="store_true"),
+        Arg(("--image",), help="Container image of the step of --run (default: the backend's)"),
+        Arg(
+            ("--limit",), help="Time limit of this step in seconds (default: 300)", type=float, default=300.0
+        ),
     )
     also = Arg(
         ("--conn-id",),
-        help="Look through this connection too: one of a secrets backend cannot be listed; may be repeated",
+        help="Also search this connection, because those of a secrets backend cannot be listed; repeatable",
         action="append",
         default=[],
     )
-    job = Arg(("job",), help="Its name or id, or the beginning of one that no other job has")
-    follow = Arg(("--follow",), help="Go on until the job is over", action="store_true")
-    yes = Arg(("-y", "--yes"), help="Do it; without, only say what would be done", action="store_true")
+    job = Arg(("job",), help="The job's name or id, or a prefix that no other job has")
+    follow = Arg(("--follow",), help="Keep printing until the job has ended", action="store_true")
+    yes = Arg(
+        ("-y", "--yes"),
+        help="Really do it; without --yes, only print what would be done",
+        action="store_true",
+    )
     age = Arg(
         ("--min-age",),
-        help="Leave jobs alone that were submitted within so many minutes (default: 10)",
+        help="Skip jobs that were submitted less than this many minutes ago (default: 10)",
         type=float,
         default=10.0,
     )
     retention = Arg(
-        ("--retention",), help="Days, instead of the configured retention; 0 keeps everything", type=float
+        ("--retention",), help="Days to use instead of [stepop] retention; 0 keeps everything", type=float
     )
-    each = Arg(("--each",), help="One line for each thing, and not for each kind", action="store_true")
+    each = Arg(
+        ("--each",), help="Print one line for each folder instead of one for each kind", action="store_true"
+    )
     runs = (
         Arg(("--dag-id",), help="Only jobs of this DAG"),
-        Arg(("--run-id",), help="Only jobs of this run"),
+        Arg(("--run-id",), help="Only jobs of this DAG run"),
     )
     return {
         "list": (table, verbose),

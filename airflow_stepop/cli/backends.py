@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from airflow_stepop.hooks.base import StepHook
     from airflow_stepop.hooks.settings import BackendSettings
+    from airflow_stepop.inventory.targets import Target
     from airflow_stepop.job import StepSpec
     from airflow_stepop.resources import ResourceSettings
 
@@ -28,8 +29,8 @@ def list_command(args: Namespace) -> None:
 
     problems: list[str] = []
     reached: dict[str, list[str]] = {}
-    for place in connections(problems.append):
-        reached.setdefault(place.backend, []).append(str(place.conn_id))
+    for target in connections(problems.append):
+        reached.setdefault(target.backend, []).append(str(target.conn_id))
     rows = [
         {
             "backend": backend.name,
@@ -46,11 +47,11 @@ def list_command(args: Namespace) -> None:
 
 @command
 def describe_command(args: Namespace) -> None:
-    """Print what a task can say to one backend."""
-    from airflow_stepop.registry import create_hook
-
-    hook = create_hook(args.backend)
+    """Print what a task can say to one backend, and what a connection says in its place."""
+    target = _target(args.backend)
+    hook = target.hook
     described: Row = {
+        **_defaults(target),
         "backend": hook.backend,
         "inline_limit_bytes": hook.inline_limit,
         "is_host_bound": hook.is_host_bound,
@@ -61,6 +62,42 @@ def describe_command(args: Namespace) -> None:
         _print_description(described)
     else:
         print_tree(described, args.output)
+
+
+def _target(name: str) -> Target:
+    """Return the backend of that name, else where the connection of that name leads.
+
+    :raises BackendNotFoundError: there is neither
+    """
+    from airflow_stepop.exceptions import BackendNotFoundError, StepConfigError
+    from airflow_stepop.inventory.targets import Target, target_of
+    from airflow_stepop.registry import backend_names, hook_class
+
+    if name in backend_names():
+        return Target(name)
+    try:
+        return target_of(name)
+    except StepConfigError as error:
+        if error.__cause__ is None:
+            raise  # there is such a connection
+    try:
+        hook_class(name)
+    except BackendNotFoundError as error:
+        raise BackendNotFoundError(f"{error}. There is no connection of this id, either") from None
+    return Target(name)
+
+
+def _defaults(target: Target) -> Row:
+    """Return what the connection gives; nothing for a backend that was named itself."""
+    if target.conn_id is None:
+        return {}
+    from airflow.sdk.configuration import conf
+
+    from airflow_stepop.cli.defaults import describe_defaults
+
+    if override := conf.get("stepop", "backend_override", fallback=""):
+        complain([f"[stepop] backend_override is {override!r}: steps do not use this connection now"])
+    return {"connection": target.conn_id, "defaults": list(describe_defaults(target))}
 
 
 def describe_settings(model: type[BackendSettings]) -> Iterator[Row]:
@@ -118,6 +155,10 @@ def _print_description(described: Row) -> None:
     print(f"  payload inside the request: up to {limit:,} bytes, then a store is needed")
     where = "the host that started them" if described["is_host_bound"] else "any host"
     print(f"  its jobs can be seen from {where}\n")
+    if "connection" in described:
+        print(f"Defaults of steps with conn_id={described['connection']!r}")
+        print_rows(described["defaults"], "table")
+        print()
     print("Settings (settings=...)")
     print_rows(described["settings"], "table")
     print("\nResources (resource_settings=...)")

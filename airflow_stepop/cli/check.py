@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
-from airflow_stepop.arguments import LONGEST_S
+from airflow_stepop.cli.defaults import check_target_defaults, options_of, spec_fields
 from airflow_stepop.cli.output import Row, command, complain, print_rows
+from airflow_stepop.core.units import LONGEST_S
 from airflow_stepop.exceptions import StepConfigError
-from airflow_stepop.inventory.targets import Complain, Place, deployment, place_of, usable_places
+from airflow_stepop.inventory.targets import Complain, Target, deployment, target_of, usable_targets
 from airflow_stepop.job import Finding
 from airflow_stepop.registry import describe_backends
 
@@ -27,35 +28,35 @@ NOT_RUN = Finding(False, "run", "no step was run", "correct what the other findi
 def check_command(args: Namespace) -> None:
     """Print what was found; end with 1 when something does not work."""
     problems: list[str] = []
-    places = _places(args.conn_id, problems.append)
+    targets = _targets(args.conn_id, problems.append)
     if args.image and not (args.run and args.conn_id):
         raise StepConfigError("--image goes with --run and with the connection or backend that has images")
     if not 0 < args.limit < LONGEST_S:
         raise StepConfigError(f"--limit is a number of seconds, and {args.limit:g} is none that can pass")
-    found = [(str(place), finding) for place in places for finding in check_place(place)]
+    found = [(str(target), finding) for target in targets for finding in check_target(target)]
     if args.run:
         broken = {where for where, finding in found if not finding.is_ok}
-        for place in places:
-            ran = [NOT_RUN] if str(place) in broken else run_step(place, args)
-            found += [(str(place), finding) for finding in ran]
+        for target in targets:
+            ran = [NOT_RUN] if str(target) in broken else run_step(target, args)
+            found += [(str(target), finding) for finding in ran]
     if not args.conn_id:
-        found += [("configuration", finding) for finding in check_configuration(places)]
+        found += [("configuration", finding) for finding in check_configuration(targets)]
     _print([_row(where, finding) for where, finding in found], args.output)
     if complain(problems) or not all(finding.is_ok for _, finding in found):
         raise SystemExit(1)
 
 
-def _places(name: str | None, complain: Complain) -> list[Place]:
+def _targets(name: str | None, complain: Complain) -> list[Target]:
     """Return where to look: everywhere, or what the connection, else the backend, of that name leads to."""
     if not name:
-        return usable_places(complain)
+        return usable_targets(complain)
     try:
-        return [place_of(name)]
+        return [target_of(name)]
     except StepConfigError as error:
         is_connection = error.__cause__ is None
         if is_connection or name not in {backend.name for backend in describe_backends()}:
             raise
-        return [Place(name)]
+        return [Target(name)]
 
 
 def _print(rows: list[Row], output: str) -> None:
@@ -88,28 +89,29 @@ def _row(where: str, finding: Finding) -> Row:
     }
 
 
-def check_place(place: Place) -> Iterator[Finding]:
+def check_target(target: Target) -> Iterator[Finding]:
     """Yield what the backend finds; an error while it looks is a finding too."""
     try:
-        yield from place.hook.check()
+        yield from target.hook.check()
+        yield from check_target_defaults(target)
     except Exception as error:  # noqa: BLE001, RUF100 - whatever an SDK raises
         message = f"the check itself failed: {error or type(error).__name__}"
         yield Finding(False, "check", message, "see the traceback with --verbose, and the connection")
 
 
-def run_step(place: Place, args: Namespace) -> list[Finding]:
+def run_step(target: Target, args: Namespace) -> list[Finding]:
     """Run a step that does next to nothing, and say what became of it."""
-    from airflow_stepop.cli.smoke_test import SUBJECT, try_step
+    from airflow_stepop.cli.smoke_test import SUBJECT, run_smoke_test
 
-    print(f"airflow stepop: running a step on {place}, for {args.limit:g} s at most", file=sys.stderr)
+    print(f"airflow stepop: running a step on {target}, for {args.limit:g} s at most", file=sys.stderr)
     try:
-        hook = place.hook
+        hook, given = target.hook, spec_fields(target.backend, options_of(target))
     except Exception as error:  # noqa: BLE001, RUF100 - whatever an SDK raises
         return [Finding(False, SUBJECT, str(error) or type(error).__name__, "see the other findings")]
-    return try_step(hook, deployment(), args.image, args.limit)
+    return run_smoke_test(hook, deployment(), args.image, args.limit, given)
 
 
-def check_configuration(places: list[Place]) -> Iterator[Finding]:
+def check_configuration(targets: list[Target]) -> Iterator[Finding]:
     """Yield whether every store works, and what several hosts or deployments must agree upon."""
     from airflow_stepop.exceptions import StepopError
     from airflow_stepop.stores.configured import configured_stores
@@ -122,7 +124,7 @@ def check_configuration(places: list[Place]) -> Iterator[Finding]:
     for store in stores:
         yield check_store(store)
     is_shared = _is_configured("store", "extra_stores", "local_folder") or any(
-        place.backend != "local" for place in places
+        target.backend != "local" for target in targets
     )
     yield _check_key(is_shared)
     yield _check_deployment(is_shared)

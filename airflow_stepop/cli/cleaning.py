@@ -1,6 +1,6 @@
-"""``airflow stepop sweep`` and ``gc``: jobs that nobody owns, data that nothing needs.
+"""The commands ``airflow stepop sweep`` (orphaned jobs) and ``airflow stepop gc`` (unneeded stored data).
 
-Nothing is done without ``--yes``.
+Without ``--yes`` both commands only print what they would do. ``maintenance`` finds the jobs and the data.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from airflow_stepop.cli.output import (
 )
 from airflow_stepop.core.units import shown_size
 from airflow_stepop.exceptions import StepConfigError
-from airflow_stepop.inventory.targets import deployment, find_jobs, usable_places
+from airflow_stepop.inventory.targets import deployment, find_jobs, usable_targets
 from airflow_stepop.maintenance.orphans import Action, Orphan, find_orphans, retention_s
 
 if TYPE_CHECKING:
@@ -31,15 +31,18 @@ if TYPE_CHECKING:
 
 @command
 def sweep_command(args: Namespace) -> None:
-    """Print the jobs that no live task owns; with ``--yes``, cancel and delete them."""
+    """Print the jobs that no live task owns. With ``--yes``, cancel and delete these jobs.
+
+    :raises StepConfigError: ``--yes`` without ``[stepop] deployment``
+    """
     if args.yes and not deployment():
         raise StepConfigError(
-            "[stepop] deployment is not set, so the jobs of another Airflow without one could not be told "
-            "from ours. Give every Airflow a name of its own before you sweep with --yes"
+            "[stepop] deployment is not set. Jobs of another Airflow without a deployment name would look "
+            "like jobs of this one. Give every Airflow its own name before you sweep with --yes"
         )
     problems: list[str] = []
     now = time.time()
-    jobs = find_jobs(usable_places(problems.append, args.conn_id), {}, problems.append)
+    jobs = find_jobs(usable_targets(problems.append, args.conn_id), {}, problems.append)
     orphans = list(
         find_orphans(
             jobs,
@@ -60,7 +63,7 @@ def sweep_command(args: Namespace) -> None:
 
 
 def sweep(orphans: Sequence[Orphan]) -> list[str]:
-    """Cancel and delete; return what did not work. One that fails does not save the others."""
+    """Cancel or delete each orphan; return one message for each failure. A failure does not stop the rest."""
     problems = []
     for orphan in orphans:
         act = orphan.job.hook.cancel if orphan.action is Action.CANCEL else orphan.job.hook.delete
@@ -76,7 +79,7 @@ def _row(orphan: Orphan, now: float) -> Row:
     return {
         "action": orphan.action.value,
         "job": job.handle.name,
-        "backend": str(job.place),
+        "backend": str(job.target),
         "state": job.status.state.value,
         "age": shown_duration(now - job.found.created_at),
         "dag": job.label("dag_id"),
@@ -89,13 +92,13 @@ def _row(orphan: Orphan, now: float) -> Row:
 
 def _sum_up(orphans: Sequence[Orphan], *, is_done: bool) -> None:
     count = Counter(orphan.action for orphan in orphans)
-    said = f"{count[Action.CANCEL]} to cancel, {count[Action.DELETE]} to delete"
+    report = f"{count[Action.CANCEL]} to cancel, {count[Action.DELETE]} to delete"
     if is_done:
-        said = f"{count[Action.CANCEL]} cancelled, {count[Action.DELETE]} deleted"
+        report = f"{count[Action.CANCEL]} cancelled, {count[Action.DELETE]} deleted"
     if count[Action.KEEP]:
-        said += f", {count[Action.KEEP]} finished and kept"
+        report += f", {count[Action.KEEP]} finished and kept"
     is_left = not is_done and count[Action.CANCEL] + count[Action.DELETE]
-    print(f"{said}. Nothing was done: add --yes" if is_left else said)
+    print(f"{report}. Nothing was done: add --yes" if is_left else report)
 
 
 # --- gc
@@ -103,7 +106,7 @@ def _sum_up(orphans: Sequence[Orphan], *, is_done: bool) -> None:
 
 @command
 def gc_command(args: Namespace) -> None:
-    """Print what nothing needs any more; with ``--yes``, delete it."""
+    """Print the stored data that nothing needs any more. With ``--yes``, delete this data."""
     from airflow_stepop.maintenance.garbage import delete, find_garbage
 
     if args.yes:
@@ -111,7 +114,7 @@ def gc_command(args: Namespace) -> None:
     kept_s = retention_s(args.retention)
     if kept_s is None:
         print_rows([], args.output)
-        complain(["[stepop] retention is 0: everything is kept for ever"])
+        complain(["the retention is 0 days, so everything is kept for ever"])
         return
     problems: list[str] = []
     garbage = find_garbage(now=time.time(), retention_s=kept_s, complain=problems.append)
@@ -127,15 +130,19 @@ def gc_command(args: Namespace) -> None:
 
 
 def _check_own_stores() -> None:
-    """Refuse to judge what may be another Airflow's."""
+    """Refuse to collect in a store that another Airflow without a deployment name may share.
+
+    :raises StepConfigError: a store or the local folder is configured, and ``[stepop] deployment`` is not set
+    """
     from airflow.sdk.configuration import conf
 
     options = ("store", "extra_stores", "local_folder")
     named = [option for option in options if conf.get("stepop", option, fallback="")]
     if named and not deployment():
         raise StepConfigError(
-            f"[stepop] {named[0]} is set and deployment is not, so the results of another Airflow without a "
-            "name could not be told from ours. Give every Airflow a name of its own before gc --yes"
+            f"[stepop] {named[0]} is set, but [stepop] deployment is not. Results of another Airflow "
+            "without a deployment name would look like results of this one. Give every Airflow its own name "
+            "before you run gc with --yes"
         )
 
 
@@ -151,7 +158,7 @@ def _line(one: Garbage, output: str) -> Row:
 
 
 def _sums(garbage: Iterable[Garbage], output: str) -> list[Row]:
-    """Return a row for each kind in each place."""
+    """Return one row for each kind of garbage in each store or backend."""
     sums: dict[tuple[str, str], list[Garbage]] = {}
     for one in garbage:
         sums.setdefault((one.kind.value, one.place), []).append(one)

@@ -1,4 +1,7 @@
-"""``airflow stepop jobs``, ``logs`` and ``cancel``: the jobs of this deployment, wherever they run."""
+"""The commands ``airflow stepop jobs``, ``logs`` and ``cancel``.
+
+They see the jobs of this deployment on every backend that ``inventory.targets`` finds.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from airflow_stepop.cli.output import Row, command, complain, print_rows, shown_duration, shown_time
 from airflow_stepop.core.printable import printable
 from airflow_stepop.exceptions import StepConfigError, StepopError
-from airflow_stepop.inventory.targets import Job, deployment, find_jobs, usable_places
+from airflow_stepop.inventory.targets import Job, deployment, find_jobs, usable_targets
 from airflow_stepop.lifecycle.usage import describe
-from airflow_stepop.waiting.backoff import Pace
+from airflow_stepop.waiting.backoff import Backoff
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -23,11 +26,11 @@ CANDIDATES = 10
 
 @command
 def jobs_command(args: Namespace) -> None:
-    """Print a line for each job."""
+    """Print one line for each job."""
     problems: list[str] = []
     given = {"dag_id": args.dag_id, "run_id": args.run_id}
     labels = {name: value for name, value in given.items() if value is not None}
-    jobs = find_jobs(usable_places(problems.append, args.conn_id), labels, problems.append)
+    jobs = find_jobs(usable_targets(problems.append, args.conn_id), labels, problems.append)
     now = time.time()
     rows = [describe_job(job, now, problems) for job in jobs]
     print_rows([_short(row) for row in rows] if args.output == "table" else rows, args.output)
@@ -42,7 +45,7 @@ def describe_job(job: Job, now: float, problems: list[str]) -> Row:
         duration_s = (status.finished_at or now) - status.started_at
     try:
         link = job.hook.link(job.handle)
-    except Exception as error:  # noqa: BLE001, RUF100 - a link is not worth a job that is not shown
+    except Exception as error:  # noqa: BLE001, RUF100 - without a link the job is still shown
         link = None
         problems.append(f"no link to {job.handle}: {error}")
     return {
@@ -60,7 +63,7 @@ def describe_job(job: Job, now: float, problems: list[str]) -> Row:
         "started_at": shown_time(status.started_at),
         "finished_at": shown_time(status.finished_at),
         "why": status.failure.category.value if status.failure else None,
-        "word": None if status.state.is_terminal else status.description or None,
+        "native_state": None if status.state.is_terminal else status.description or None,
         "usage": usage_of(job, problems) or dict(status.usage) or None,
         "link": link,
         "labels": dict(job.found.labels),
@@ -68,7 +71,7 @@ def describe_job(job: Job, now: float, problems: list[str]) -> Row:
 
 
 def usage_of(job: Job, problems: list[str]) -> Mapping[str, Any] | None:
-    """Return what the job used, where its task has collected it already."""
+    """Return the usage of the job; ``None`` until the job's task has collected its outcome."""
     from airflow_stepop.inventory.database import TaskKey, record_of
 
     key = TaskKey.of(job.found.labels)
@@ -84,12 +87,12 @@ def usage_of(job: Job, problems: list[str]) -> Mapping[str, Any] | None:
 
 
 def _short(row: Row) -> Row:
-    """Return what fits into a line."""
+    """Return the columns of the table, which must fit on one line."""
     index = row["map_index"]
     task = row["task_id"] if index in ("", "-1") else f"{row['task_id']}[{index}]"
     where = f"{row['backend']} ({row['conn_id']})" if row["conn_id"] else row["backend"]
-    word, is_explained, _ = (row["word"] or "").partition(": ")
-    why = row["why"] or (word if is_explained else None)
+    native_state, is_explained, _ = (row["native_state"] or "").partition(": ")
+    why = row["why"] or (native_state if is_explained else None)
     return {
         "job": row["job"],
         "state": f"{row['state']} ({why})" if why else row["state"],
@@ -108,17 +111,17 @@ def _short(row: Row) -> Row:
 
 @command
 def logs_command(args: Namespace) -> None:
-    """Print what a job has printed so far, or until it is over."""
+    """Print the log of a job so far. With ``--follow``, print until the job has ended."""
     job = _the_job(args)
     cursor: Cursor = None
     status: JobStatus = job.status
-    pace = Pace(job.hook.poll_interval_s)
+    backoff = Backoff(job.hook.poll_interval_s)
     while True:
         is_over = status.state.is_terminal
         cursor = _print_new(job, cursor)
         if not args.follow or is_over:
             break
-        time.sleep(pace.after_success())
+        time.sleep(backoff.after_success())
         status = job.hook.status([job.handle])[job.handle]
 
 
@@ -133,26 +136,26 @@ def _print_new(job: Job, cursor: Cursor) -> Cursor:
 
 @command
 def cancel_command(args: Namespace) -> None:
-    """Ask the service of a job to stop it."""
+    """Ask the job's service to stop the job."""
     job = _the_job(args)
     if job.status.state.is_terminal:
-        print(f"{job.handle} is over already: {job.status.state.value}")
+        print(f"{job.handle} has already ended: {job.status.state.value}")
         return
     job.hook.cancel(job.handle)
-    print(f"{job.handle} is being cancelled; its task fails, unless it is tried again")
+    print(f"{job.handle} is being cancelled; its task fails, or is retried if it has retries left")
 
 
 def _the_job(args: Namespace) -> Job:
     problems: list[str] = []
-    jobs = find_jobs(usable_places(problems.append, args.conn_id), {}, problems.append)
+    jobs = find_jobs(usable_targets(problems.append, args.conn_id), {}, problems.append)
     complain(problems)
     return choose_job(jobs, args.job)
 
 
 def choose_job(jobs: Sequence[Job], wanted: str) -> Job:
-    """Return the job of that name or id, else the one whose name or id begins so.
+    """Return the job with the name or id ``wanted``, else the only job whose name or id begins with it.
 
-    :raises StepConfigError: there is none, or several: it lists them
+    :raises StepConfigError: no job matches, or several jobs match; the message lists the first ten of them
     """
     names = [(job, (job.handle.name, job.handle.id)) for job in jobs]
     exact = [job for job, own in names if wanted in own]
@@ -167,7 +170,7 @@ def choose_job(jobs: Sequence[Job], wanted: str) -> Job:
 
 def _listed(jobs: Iterable[Job]) -> str:
     lines = [
-        f"\n  {job.handle.name}  {job.place}  {job.status.state.value}  "
+        f"\n  {job.handle.name}  {job.target}  {job.status.state.value}  "
         f"{job.label('dag_id')} {job.label('run_id')} {job.label('task_id')}"
         for job in jobs
     ]

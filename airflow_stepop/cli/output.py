@@ -1,4 +1,8 @@
-"""How every command runs and prints: as Airflow's own do, with data that keeps its types."""
+"""The frame and the output of every ``airflow stepop`` command.
+
+The commands print as Airflow's own commands do, except that JSON and YAML keep numbers, lists and null as
+such.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +19,14 @@ if TYPE_CHECKING:
     from argparse import Namespace
 
 Row = dict[str, Any]
-_CONTEXT = "_AIRFLOW_PROCESS_CONTEXT"  # Airflow's: whether connections may be read from the database
+_CONTEXT = "_AIRFLOW_PROCESS_CONTEXT"  # "server" lets Airflow's SDK read connections from the database
 
 
 def command(function: Callable[[Namespace], None]) -> Callable[[Namespace], None]:
-    """Run a command without Airflow's log; what the user can mend is one line and not a traceback."""
+    """Decorate a command: hide Airflow's log, and print an expected error as one line without a traceback.
+
+    With ``--verbose`` the log and the traceback are shown.
+    """
 
     @wraps(function)
     def run(args: Namespace) -> None:
@@ -36,11 +43,11 @@ def command(function: Callable[[Namespace], None]) -> Callable[[Namespace], None
         except StepopError as error:
             raise SystemExit(f"airflow stepop: {error}") from (error if args.verbose else None)
         except DBAPIError as error:
-            said = database_trouble(error)
-            raise SystemExit(f"airflow stepop: {said}") from (error if args.verbose else None)
+            message = database_trouble(error)
+            raise SystemExit(f"airflow stepop: {message}") from (error if args.verbose else None)
         except KeyboardInterrupt:
             raise SystemExit(130) from None
-        except BrokenPipeError:  # `| head` has seen enough
+        except BrokenPipeError:  # the reader has closed the pipe, as `| head` does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     return run
@@ -48,7 +55,7 @@ def command(function: Callable[[Namespace], None]) -> Callable[[Namespace], None
 
 @contextmanager
 def _database_of_airflow() -> Iterator[None]:
-    """Let connections be found in Airflow's database, as ``airflow connections`` does."""
+    """Let the command read connections from Airflow's database, as ``airflow connections`` does."""
     before = os.environ.get(_CONTEXT)
     os.environ[_CONTEXT] = "server"
     try:
@@ -61,7 +68,7 @@ def _database_of_airflow() -> Iterator[None]:
 
 
 def complain(problems: Iterable[str]) -> bool:
-    """Print what went wrong beside the result; return whether there was anything."""
+    """Print each problem to standard error; return whether there was a problem."""
     found = list(problems)
     for problem in found:
         print(f"airflow stepop: {problem}", file=sys.stderr)
@@ -86,7 +93,7 @@ def _cell(value: object) -> str:
         value = ", ".join(f"{key}={part}" for key, part in value.items())
     elif isinstance(value, Iterable) and not isinstance(value, str):
         value = ", ".join(map(str, value))
-    return escape("" if value is None else str(value))  # or "airflow-stepop[modal]" would lose its extra
+    return escape("" if value is None else str(value))  # else rich drops "[modal]" of "airflow-stepop[modal]"
 
 
 def print_tree(data: Row | list[Row], output: str) -> None:
@@ -102,7 +109,7 @@ def shown_time(at: float | None) -> str | None:
 
 
 def shown_duration(seconds: float | None) -> str | None:
-    """Return a duration as people say it: ``42s``, ``3m05s``, ``2h07m``, ``3d04h``."""
+    """Return a duration for the table: ``42s``, ``3m05s``, ``2h07m``, ``3d04h``."""
     if seconds is None:
         return None
     minutes, left = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""``airflow stepop render``: the request of a task, without a run and without a database."""
+"""The command ``airflow stepop render``: print the request of a task, without a DAG run and a database."""
 
 from __future__ import annotations
 
@@ -14,20 +14,29 @@ if TYPE_CHECKING:
 
     from airflow_stepop.operators import RemoteStepOperator
 
-PLACEHOLDER = "0" * 64  # stands for the digest of a payload, and of arguments, that are never built
+PLACEHOLDER = "0" * 64  # used as the digest of the payload and of the arguments, which are never built
 
 
 @command
 def render_command(args: Namespace) -> None:
-    """Print a task's native request."""
+    """Print the request that a task would send, in the format of its backend's service."""
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    from airflow_stepop.exceptions import StepConfigError
+
     task = find_task(args.dag_id, args.task_id, args.dagfile_path)
-    print_tree(render_request(task, args.map_index), args.output)
+    try:
+        request = render_request(task, args.map_index)
+    except AirflowNotFoundException as error:
+        raise StepConfigError(f"{error}; the request depends on the defaults of this connection") from error
+    print_tree(request, args.output)
 
 
 def find_task(dag_id: str, task_id: str, path: str | None = None) -> Any:
-    """Return a task as its DAG file defines it, plain or mapped; no database is read.
+    """Return a task as its DAG file defines it, mapped or not. No database is read.
 
-    :raises StepConfigError: there is none, or it is not a remote step
+    :param path: a DAG file or folder; ``None`` searches the configured DAG bundles
+    :raises StepConfigError: the DAG or the task does not exist, or the task is not a remote step
     """
     from airflow_stepop.exceptions import StepConfigError
     from airflow_stepop.operators import RemoteStepOperator
@@ -46,7 +55,7 @@ def find_task(dag_id: str, task_id: str, path: str | None = None) -> Any:
             )
         task = dag.task_dict[task_id]
         if not issubclass(getattr(task, "operator_class", type(task)), RemoteStepOperator):
-            raise StepConfigError(f"task {task_id!r} is not a remote step: Airflow runs it itself")
+            raise StepConfigError(f"task {task_id!r} is not a remote step; Airflow runs it itself")
         return task
     broken = "".join(f"\n  not loaded: {problem}" for problem in problems)
     raise StepConfigError(f"no DAG {dag_id!r} in {path or 'the DAG bundles'}{broken}")
@@ -65,7 +74,10 @@ def _dag_bags(path: str | None) -> Iterator[Any]:
 
 
 def render_request(task: Any, map_index: int = 0) -> Row:
-    """Return the request that ``task`` would send, as its backend renders it. Nothing is built or sent."""
+    """Return the request that ``task`` would send, as its backend renders it.
+
+    No payload is built and nothing is sent.
+    """
     from airflow_stepop.lifecycle.request import StepRequest
 
     context = _context(task, map_index)
@@ -80,7 +92,7 @@ def render_request(task: Any, map_index: int = 0) -> Row:
 
 
 class _NoRun:
-    """Stands for the task instance: the request is wanted before there is one."""
+    """A stand-in for the task instance, because the request is rendered without a DAG run."""
 
     run_id = "manual__render"
     try_number, max_tries, start_date, task = 1, 0, None, None
@@ -120,7 +132,13 @@ def _context(task: Any, map_index: int) -> Any:
 
 
 def _unmapped(task: Any, context: Any) -> RemoteStepOperator:
-    """Return one instance of a mapped task. What another task's output gives the *function* is left out."""
+    """Return one instance of a mapped task.
+
+    If an expanded argument of the *function* needs another task's output, all expanded arguments of the
+    function are ``None``. The request does not contain them.
+
+    :raises StepConfigError: the task has no such instance, or another argument needs another task's output
+    """
     from airflow_stepop.exceptions import StepConfigError
 
     count, wanted = _instances(task._get_specified_expand_input().value), context["ti"].map_index
@@ -138,7 +156,7 @@ def _unmapped(task: Any, context: Any) -> RemoteStepOperator:
 
 
 def _instances(value: Any) -> int | None:
-    """Return how many instances a mapped task has, if the DAG file says so."""
+    """Return how many instances a mapped task has; ``None`` if only a DAG run knows the number."""
     if isinstance(value, Mapping):
         lists = [item for item in value.values() if isinstance(item, Sized)]
         return math.prod(map(len, lists)) if len(lists) == len(value) else None

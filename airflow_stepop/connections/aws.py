@@ -1,7 +1,8 @@
-"""Airflow connections of type ``aws``: region, endpoint, keys and sessions, for stores and backends alike.
+"""Airflow connections of type ``aws``: region, endpoint, keys and sessions. Called by the S3 store.
 
-Keys are used as they are. A role or a profile needs the Amazon provider, which knows all of its ways to get
-one; no connection at all means the environment, as for every program of AWS.
+- Keys in the connection are used as they are.
+- A role or a profile needs the Amazon provider, which implements every way to assume a role.
+- Without a connection, the credentials come from the environment, as for every AWS tool.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
 
 DEFAULT_CONN_ID = "aws_default"
-# Extras that say how to become somebody else
+# Extras that make the Amazon provider switch to another identity (a role or a profile)
 _NEEDS_PROVIDER = ("role_arn", "profile_name", "session_kwargs")
 
 
 class AwsKeys(NamedTuple):
-    """What signs a request; keys without a token have no end."""
+    """The credentials that sign a request. Keys without a token do not expire."""
 
     key_id: str
     secret: str
@@ -33,12 +34,13 @@ class AwsKeys(NamedTuple):
 
 
 class AwsConnection:
-    """Reads an Airflow connection of type ``aws``, like the hooks of the Amazon provider.
+    """Reads an Airflow connection of type ``aws``, as the hooks of the Amazon provider do.
 
-    :param conn_id: by default ``aws_default`` if there is one
-    :param service: the service of AWS that is spoken to: its own extras (``service_config``) come first
-    :param owner: whose connection it is, for the errors: ``the store``
-    :param need: what needs it, for the errors: ``an s3:// store``
+    :param conn_id: the connection; by default ``aws_default``, if it exists
+    :param service: the AWS service that is called, such as ``s3``. Options below ``service_config`` for this
+        service win over those of the whole connection
+    :param owner: the owner of the connection, for error messages: ``the store``
+    :param need: the feature that needs the connection, for error messages: ``an s3:// store``
     """
 
     def __init__(self, conn_id: str | None, *, service: str, owner: str, need: str) -> None:
@@ -49,6 +51,10 @@ class AwsConnection:
 
     @cached_property
     def connection(self) -> Connection | None:
+        """The Airflow connection; ``None`` when none was named and ``aws_default`` does not exist.
+
+        :raises StepConfigError: the named connection does not exist, or has another type
+        """
         from airflow.sdk import BaseHook
         from airflow.sdk.exceptions import AirflowNotFoundException
 
@@ -72,22 +78,26 @@ class AwsConnection:
         return extra_of(self.connection) if self.connection is not None else {}
 
     def option(self, name: str) -> Any:
-        """Return an extra of the service, else that of the whole connection."""
+        """Return an option of the service (``service_config``), else of the connection, else ``None``."""
         service = (self.extra.get("service_config") or {}).get(self._service) or {}
         return service.get(name, self.extra.get(name))
 
     def region(self) -> str:
+        """Return the region of the connection, else of the environment, else ``us-east-1``."""
         named = self.extra.get("region_name") or os.environ.get("AWS_REGION")
         return str(named or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1")
 
     def endpoint(self) -> str:
-        """Return the address of the service where it is not that of AWS, else an empty text."""
+        """Return the configured address of the service; empty means the address of AWS itself."""
         of_service = f"AWS_ENDPOINT_URL_{self._service.upper()}"
         named = self.option("endpoint_url") or os.environ.get(of_service)
         return str(named or os.environ.get("AWS_ENDPOINT_URL") or "").rstrip("/")
 
     def keys(self) -> AwsKeys | None:
-        """Return keys that the connection, or else the environment, holds."""
+        """Return the keys of the connection, else of the environment.
+
+        ``None`` when a role or a profile is configured, or no keys are found: see :meth:`new_session`.
+        """
         if any(self.extra.get(name) for name in _NEEDS_PROVIDER):
             return None
         connection = self.connection
@@ -104,7 +114,13 @@ class AwsConnection:
         return None
 
     def new_session(self) -> Any:
-        """Return a session of boto3 or botocore that has credentials, or ``None``."""
+        """Return a new session with credentials; ``None`` when botocore is not installed.
+
+        A role or a profile gives a boto3 session of the Amazon provider. Otherwise botocore searches for
+        credentials in its own order.
+
+        :raises StepConfigError: botocore finds no credentials, or the Amazon provider is missing
+        """
         wanted = [name for name in _NEEDS_PROVIDER if self.extra.get(name)]
         if not wanted:
             try:
@@ -114,8 +130,9 @@ class AwsConnection:
             session = botocore.session.get_session()
             if session.get_credentials() is None:
                 raise StepConfigError(
-                    f"no credentials for {self._owner} were found: give keys or a role to the connection "
-                    f"{self.conn_id or DEFAULT_CONN_ID}, or put them where every program of AWS looks"
+                    f"no credentials for {self._owner} were found: add keys or a role to the connection "
+                    f"{self.conn_id or DEFAULT_CONN_ID}, or set them up where AWS tools look for them "
+                    "(environment, ~/.aws, role of the machine)"
                 )
             return session
         try:
@@ -125,17 +142,18 @@ class AwsConnection:
                 f"{self._owner}'s connection {self.conn_id or DEFAULT_CONN_ID!r} has {', '.join(wanted)}, "
                 "which needs the Amazon provider: pip install 'airflow-stepop[s3]'"
             ) from None
-        connection: Any = self.connection  # it wants the class of Airflow's core, and reads what both have
+        # The factory is typed for the Connection of Airflow's core. It reads only fields that both have
+        connection: Any = self.connection
         return BaseSessionFactory(conn=connection).create_session()
 
 
 def keys_of(session: Any) -> Callable[[], AwsKeys]:
-    """Return what asks a session for its keys, which may be others every time."""
+    """Return a function that returns the current keys of ``session``: temporary keys change over time."""
     credentials = session.get_credentials()
 
     def find() -> AwsKeys:
-        frozen = credentials.get_frozen_credentials()  # renews what is about to end
-        # There is no public way to ask botocore for it
+        frozen = credentials.get_frozen_credentials()  # renews keys that are about to expire
+        # botocore has no public API for the expiry time
         expires_at = getattr(credentials, "_expiry_time", None)
         return AwsKeys(frozen.access_key, frozen.secret_key, frozen.token, expires_at)
 

@@ -19,9 +19,18 @@ _BACKEND_OF_TYPE = {
 def backend_of(connection: Any) -> str | None:
     """Return the backend that a connection leads to: what its extra says, else by its type.
 
+    Other mistakes in the extra do not matter here: whoever lists jobs must find those of a connection whose
+    defaults somebody has misspelt.
+
     :raises StepConfigError: its extra is not a JSON object
     """
-    return extra_of(connection).get("backend") or _BACKEND_OF_TYPE.get(connection.conn_type or "")
+    extra = extra_of(connection)
+    defaults = extra.get("stepop")
+    named = defaults.get("backend") if isinstance(defaults, dict) else None
+    for name in (named, extra.get("backend")):
+        if name and isinstance(name, str):
+            return name
+    return _BACKEND_OF_TYPE.get(connection.conn_type or "")
 
 
 def extra_of(connection: Any) -> dict[str, Any]:

@@ -1,1 +1,4 @@
-"""What knows nothing of steps: sizes, names, text, this host, and the form of stored JSON."""
+"""Helpers that know nothing of steps: sizes, names, log text, this host, the signing key, stored JSON.
+
+Every other package calls them.
+"""

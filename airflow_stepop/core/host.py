@@ -1,4 +1,7 @@
-"""This host: a name for it that lasts, and the folder that Airflow has on it."""
+"""This host: a stable name for it, and the folder of this package below Airflow's home.
+
+Called by the stores, the results and the backends: they must tell a folder of this host from one of another.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from pathlib import Path
 
 @cache
 def host_id() -> str:
-    """Return a name for this host that stays the same over restarts of Airflow."""
+    """Return a name for this host that stays the same when Airflow restarts."""
     try:
         machine = Path("/etc/machine-id").read_text().strip()[:8]
     except OSError:
@@ -19,7 +22,7 @@ def host_id() -> str:
 
 
 def host_of(url: str) -> str:
-    """Return this host's name when ``url`` is a folder that another one may not have."""
+    """Return this host's name if ``url`` is a folder, which other hosts may not have; else an empty text."""
     return host_id() if url.startswith("file:") else ""
 
 

@@ -1,15 +1,18 @@
-"""Names that a person can read and every service accepts."""
+"""Names that people can read and every service accepts: of jobs, and of folders in a store."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 import unicodedata
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 def slug(text: str, length: int) -> str:
-    """Return ``text`` in ``[a-z0-9-]``, at most ``length`` characters. What is lost or cut is marked by a
-    hash.
+    """Return ``text`` in ``[a-z0-9-]``, at most ``length`` characters.
+
+    When characters are replaced or cut, a hash of the whole text is appended, so that names stay different.
     """
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     plain = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
@@ -20,7 +23,13 @@ def slug(text: str, length: int) -> str:
 
 
 def job_name(dag_id: str, task_id: str, nonce: str) -> str:
-    """Return the job's name: 1 to 52 characters of ``[a-z0-9-]``, unique by the nonce."""
+    """Return the job's name: 1 to 52 characters of ``[a-z0-9-]``. The nonce makes the name unique."""
     readable = [re.sub(r"-[0-9a-f]{8}$", "", slug(text, 26))[:17].strip("-") for text in (dag_id, task_id)]
     digest = hashlib.sha256(nonce.encode()).hexdigest()[:12]
     return "-".join(["s", *readable, digest])
+
+
+def did_you_mean(name: object, valid: Iterable[str]) -> str:
+    """Return ``; did you mean 'image'?`` for a name that is close to a valid one, else an empty text."""
+    close = get_close_matches(str(name), list(valid), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,4 +1,7 @@
-"""What a step printed, as a person may see it: one harmless line. Pure text; standard library only."""
+"""Text that a step printed, made safe for display on one line. Standard library only.
+
+Called wherever log lines, error texts or native states of a job reach the task log or a terminal.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +13,25 @@ SYMBOLS_FOR_CONTROLS = 0x2400  # U+2400 stands for NUL, and so on
 _ESCAPE = re.compile(
     r"""
     \x1b (?:
-        \[ [0-?]* [ -/]* [@-~]                      # CSI: colours, moves of the cursor
-      | [\]PX^_] [^\x07\x1b]* (?: \x07 | \x1b\\ )?  # OSC, DCS, SOS, PM, APC: titles, links, pictures
-      | [ -/]* [0-~]?                               # the others, and what was cut off
+        \[ [0-?]* [ -/]* [@-~]                      # CSI: colours, cursor movements
+      | [\]PX^_] [^\x07\x1b]* (?: \x07 | \x1b\\ )?  # OSC, DCS, SOS, PM, APC: titles, links, images
+      | [ -/]* [0-~]?                               # all others, and incomplete sequences
     )
     """,
     re.VERBOSE,
 )
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-# All but tab and escape; what some reader of a file takes for the end of a line; halves of characters
+# Control characters except tab and escape; characters that some readers take for a line end; surrogates
 _CONTROL = re.compile("[\\x00-\\x08\\x0a-\\x1a\\x1c-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
 
 
 def printable(text: str) -> str:
-    """Return ``text`` as one line that cannot harm who shows it.
+    """Return ``text`` as one line that is safe to display.
 
-    Of a line that overwrites itself the last state stays. Colours stay, which Airflow's pages show; other
-    escape sequences go. A control character becomes its symbol. A very long line is cut, and says so.
+    - If a line overwrites itself (carriage return, backspace), only its last state is kept.
+    - Colours are kept, because Airflow's pages show them. Other escape sequences are removed.
+    - A control character is replaced by its symbol.
+    - A line of more than ``LINE_LIMIT`` characters is cut, and a note at its end says so.
     """
     if len(text) <= LINE_LIMIT and text.isprintable():
         return text
@@ -53,7 +58,7 @@ def _symbol(match: re.Match[str]) -> str:
 
 
 def _erased(text: str) -> str:
-    """Apply backspaces, as old progress bars print them."""
+    """Apply backspaces, which old progress bars print."""
     kept: list[str] = []
     for character in text:
         if character != "\b":

@@ -1,5 +1,7 @@
-"""The key by which this deployment knows again what it wrote itself: references to results, and
-checkpoints.
+"""The key that signs what this deployment writes: references to results, and checkpoints.
+
+``results.py`` signs and verifies references with the key. ``hooks/common/input_files.py`` derives the key of
+a task's checkpoint from it.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ from airflow_stepop.core.host import airflow_folder
 
 @cache
 def signing_key() -> bytes:
-    """Return the key that references are signed with: ``[stepop] signing_key``, else ``[core] fernet_key``,
-    else a random one kept in a file that only this user can read.
+    """Return the signing key (32 bytes), derived from ``[stepop] signing_key``, else ``[core] fernet_key``.
+
+    If neither is set, the key is derived from a random secret. That secret is kept on this host, in a file
+    that only this user can read.
     """
     from airflow.sdk.configuration import conf
 
@@ -31,7 +35,7 @@ def _key_of_this_host() -> str:
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(os.urandom(32).hex())
     try:
-        os.link(temporary, path)  # create-only: the first one wins
+        os.link(temporary, path)  # create-only: the first process wins, and the others read its key
     except FileExistsError:
         pass
     finally:

@@ -1,7 +1,8 @@
-"""The form of JSON that we wrote down and that may have changed since: by hand, on a disk, elsewhere.
+"""Checks of JSON that was stored and may have been damaged or edited since.
 
-Every reader of stored JSON asks here before it believes a field, so that damage is one error with a name and
-not whatever Python says about it later.
+Every reader of stored JSON (records, handles, references, failures, files of a job) checks the fields here
+before it uses them. So damage is always an ``IntegrityError`` that names the field, not an arbitrary Python
+error later on.
 """
 
 from __future__ import annotations
@@ -13,37 +14,39 @@ from typing import Any
 
 from airflow_stepop.exceptions import IntegrityError
 
-Kind = tuple[str, Callable[[Any], bool]]  # what it is called in an error, and whether a value is one
+FieldType = tuple[str, Callable[[Any], bool]]  # its name in an error message, and the check of a value
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 2**63
 
 
-TEXT: Kind = ("a text", lambda value: isinstance(value, str))
-COUNT: Kind = ("a whole number", lambda value: type(value) is int and 0 <= value < 2**63)
-NUMBER: Kind = ("a number", lambda value: _is_number(value) and isfinite(value))
-OBJECT: Kind = ("an object", lambda value: isinstance(value, Mapping))
-TEXTS: Kind = (
+TEXT: FieldType = ("a text", lambda value: isinstance(value, str))
+COUNT: FieldType = ("a whole number", lambda value: type(value) is int and 0 <= value < 2**63)
+NUMBER: FieldType = ("a number", lambda value: _is_number(value) and isfinite(value))
+OBJECT: FieldType = ("an object", lambda value: isinstance(value, Mapping))
+TEXTS: FieldType = (
     "a list of texts",
     lambda value: isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value),
 )
-TRUTH: Kind = ("true or false", lambda value: isinstance(value, bool))
-LIST: Kind = ("a list", lambda value: isinstance(value, (list, tuple)))
+TRUTH: FieldType = ("true or false", lambda value: isinstance(value, bool))
+LIST: FieldType = ("a list", lambda value: isinstance(value, (list, tuple)))
 
 
-def or_nothing(kind: Kind) -> Kind:
+def or_nothing(kind: FieldType) -> FieldType:
     name, is_one = kind
     return f"{name} or nothing", lambda value: value is None or is_one(value)
 
 
-def known_fields(
-    data: Any, what: str, required: Mapping[str, Kind], optional: Mapping[str, Kind] | None = None
+def checked_fields(
+    data: Any, what: str, required: Mapping[str, FieldType], optional: Mapping[str, FieldType] | None = None
 ) -> dict[str, Any]:
-    """Return the known fields of ``data``; what a newer version added is left out.
+    """Return the known fields of ``data``. Fields that a newer version added are left out.
 
-    :param what: what ``data`` is, for the error
-    :raises IntegrityError: a field is missing or of another kind
+    :param what: a name for ``data`` in the error message, such as ``the record``
+    :param required: the fields that must be there, and the type of each
+    :param optional: the fields that may be there, and the type of each
+    :raises IntegrityError: ``data`` is not an object, or a field is missing or of another type
     """
     if not isinstance(data, Mapping):
         raise IntegrityError(f"{what} is {reprlib.repr(data)} and not an object")

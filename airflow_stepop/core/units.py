@@ -1,14 +1,15 @@
-"""Sizes: read as people write them, and written as people say them.
+"""Sizes and durations with units: parsing, exact formatting, and short formatting for people.
 
-Standard library only: DAG files import this.
-
-A size keeps the unit that was written: ``GB`` is 10**9 bytes and ``GiB`` (or Kubernetes' ``Gi``) is 2**30.
+``GB`` is 10**9 bytes, and ``GiB`` (or Kubernetes' ``Gi``) is 2**30 bytes. Called by ``ResourceSettings``, the
+backends, and everything that prints a size. Standard library only, because DAG files import this module.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import reprlib
+from datetime import timedelta
 from fractions import Fraction
 
 from airflow_stepop.exceptions import StepConfigError
@@ -23,12 +24,14 @@ _UNIT_OF = {unit.lower(): unit for unit in _UNITS} | {
 _SIZE = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,9})?) ?([A-Za-z]+)")
 NUMBER = re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?")
 _MAX_BYTES = 2**60
+LONGEST_S = 100 * 365 * 86400.0  # calendars and timers end soon after it; whoever wants no limit is served
 
 
 def parse_size(text: object, name: str = "size") -> int:
-    """Return the bytes that ``text`` means, rounded up: ``"32GB"``, ``"16Gi"``, ``"1.5 GiB"``.
+    """Return the size in bytes, rounded up, of a text such as ``"32GB"``, ``"16Gi"`` or ``"1.5 GiB"``.
 
-    :raises StepConfigError: anything else; the message says what to write
+    :param name: the argument's name, for the error message
+    :raises StepConfigError: ``text`` is not a size; the message says what to write
     """
     number, unit = split_size(text, name)
     return math.ceil(Fraction(number) * _UNITS[unit])
@@ -43,7 +46,7 @@ def format_size(size_bytes: int) -> str:
 
 
 def shown_size(count: float) -> str:
-    """Return a size as people say it, in three digits."""
+    """Return a number of bytes for people, with three significant digits: ``"1.21 GiB"``."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1000:
             return f"{count:.3g} {unit}"
@@ -52,6 +55,11 @@ def shown_size(count: float) -> str:
 
 
 def split_size(text: object, name: str) -> tuple[str, str]:
+    """Return number and unit of a size, each in one spelling: ``"1.50 gib"`` becomes ``("1.5", "GiB")``.
+
+    :param name: the argument's name, for the error message
+    :raises StepConfigError: ``text`` is not a size; the message says what to write
+    """
     if not isinstance(text, str):
         raise StepConfigError(
             f"{name}={text!r} has no unit; write a string with one, such as {name}='16GB' or {name}='16GiB'"
@@ -90,3 +98,23 @@ def _unit(word: str, text: str, name: str) -> str:
             f"write '{prefix}B' (decimal) or '{prefix}iB' (binary)"
         )
     raise StepConfigError(f"{name}={text!r}: unknown unit {word!r}; use one of {', '.join(_UNITS)}")
+
+
+def seconds(value: object, name: str) -> float | None:
+    """Return a duration in seconds; ``None`` stays ``None``.
+
+    :raises StepConfigError: it is not positive, or no duration
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (timedelta, int, float)):
+        raise StepConfigError(f"{name} must be a number of seconds or a timedelta, and this is {value!r}")
+    try:
+        result = value.total_seconds() if isinstance(value, timedelta) else float(value)
+    except OverflowError:
+        result = LONGEST_S + 1
+    if not 0 < result < float("inf"):
+        raise StepConfigError(f"{name} must be positive, and this is {value!r}")
+    if result > LONGEST_S:
+        raise StepConfigError(f"{name} must be at most 100 years, and this is {reprlib.repr(value)}")
+    return result

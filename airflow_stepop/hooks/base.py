@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast
 from airflow.sdk import BaseHook
 from typing_extensions import TypeVar
 
-from airflow_stepop.core.stored_json import known_fields
+from airflow_stepop.core.stored_json import checked_fields
 from airflow_stepop.exceptions import WrongHostError
 from airflow_stepop.hooks.common.api_errors import ApiError, Trouble
 from airflow_stepop.hooks.settings import BackendSettings, parse_settings
@@ -28,7 +28,7 @@ from airflow_stepop.job import LogChunk
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
-    from airflow_stepop.core.stored_json import Kind
+    from airflow_stepop.core.stored_json import FieldType
     from airflow_stepop.hooks.common.api_errors import explained, or_none
     from airflow_stepop.hooks.common.checks import Check, run_checks
     from airflow_stepop.hooks.common.input_files import input_files
@@ -125,6 +125,10 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
     log_reads_per_second: ClassVar[int | None] = None
     """Most jobs whose logs a triggerer reads per second, where each costs a request; ``None``: no limit."""
 
+    endpoint_names: ClassVar[tuple[str, ...]] = ()
+    """Services whose addresses a connection may set (``endpoints`` of its ``stepop``); see :attr:`endpoints`.
+    """
+
     _is_without_default = False  # there is no connection of the id `default_conn_id`
 
     def __init__(self, conn_id: str | None = None, connection: Connection | None = None) -> None:
@@ -161,6 +165,14 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
         return self._connection
 
     @property
+    def endpoints(self) -> Mapping[str, str]:
+        """The addresses that the connection gives instead of the service's own: name -> address."""
+        from airflow_stepop.connections.defaults import read_defaults
+
+        connection = self.connection
+        return read_defaults(connection).endpoints if connection is not None else {}
+
+    @property
     def used_conn_id(self) -> str | None:
         """The connection that a handle names: that of the step, else the default one if it exists."""
         if self.conn_id is not None or self.default_conn_id is None:
@@ -180,13 +192,16 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
         return cast("S_co", parse_settings(self.settings_model, settings, self.backend))
 
     def handle_detail(
-        self, handle: JobHandle, required: Mapping[str, Kind], optional: Mapping[str, Kind] | None = None
+        self,
+        handle: JobHandle,
+        required: Mapping[str, FieldType],
+        optional: Mapping[str, FieldType] | None = None,
     ) -> dict[str, Any]:
         """Return the known fields of a handle's ``detail``.
 
         :raises IntegrityError: the handle is damaged
         """
-        return known_fields(handle.detail, f"the handle of a {self.backend} job", required, optional)
+        return checked_fields(handle.detail, f"the handle of a {self.backend} job", required, optional)
 
     def check_scope(self, handle: JobHandle, scope: str | None = None) -> None:
         """Check that a job is where this hook looks, so that no job is GONE that is elsewhere.

@@ -37,7 +37,7 @@ def parse_settings(model: type[BackendSettings], settings: Any, backend: str) ->
             f"settings of {backend!r} must be a {model.__name__} or a dict, not {type(settings).__name__}"
         )
     valid = sorted(model.model_fields)
-    settings = _in_snake_case(settings, valid, backend)
+    settings = in_snake_case(settings, valid, backend)
     for key in settings:
         if key not in valid:
             close = get_close_matches(str(key), valid, n=1)
@@ -54,7 +54,7 @@ def parse_settings(model: type[BackendSettings], settings: Any, backend: str) ->
         raise StepConfigError(f"settings of backend {backend!r}: {problems}") from error
 
 
-def _in_snake_case(settings: Mapping[str, Any], valid: Sequence[str], backend: str) -> dict[str, Any]:
+def in_snake_case(settings: Mapping[str, Any], valid: Sequence[str], backend: str) -> dict[str, Any]:
     """Return the settings with the keys that a service's own documentation spells in camel case as ours."""
     found: dict[str, Any] = {}
     for key, value in settings.items():

@@ -1,4 +1,5 @@
-"""What there is: backends and what reaches them, their jobs, and what Airflow's database says. Reads only.
+"""The backends in use, their connections and jobs, and the records in Airflow's database. Read-only.
 
-For ``airflow stepop``, which runs beside Airflow's database; no task, trigger or DAG file imports it.
+Only the commands of ``airflow stepop`` and ``maintenance`` import this package. They have access to Airflow's
+database; tasks, triggers and DAG files have none and never import it.
 """

@@ -1,6 +1,6 @@
-"""What Airflow knows: task instances, runs, the records of steps. Through its models and its state backend.
+"""Read task instances, DAG runs and the records of steps, through Airflow's models and its state backend.
 
-Every reader of this module runs beside the database. Nothing is written.
+The callers (``cli``, ``maintenance``) run where Airflow's database can be reached. Nothing is written.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from airflow_stepop.record import STATE_KEY, StepRecord
 if TYPE_CHECKING:
     from sqlalchemy.exc import DBAPIError
 
-ROWS = 1000  # read at once
-_REFERENCE = "__airflow_state_ref__"  # Airflow's mark: the value itself is in the workers' own backend
+ROWS = 1000  # rows that one fetch from the database loads
+# Airflow's key for a reference: the value itself is in the workers' own state store backend
+_REFERENCE = "__airflow_state_ref__"
 
 
 @dataclass(frozen=True)
 class TaskKey:
-    """One task instance, whatever try it is in."""
+    """One task instance, independent of its tries."""
 
     dag_id: str
     run_id: str
@@ -31,7 +32,7 @@ class TaskKey:
 
     @classmethod
     def of(cls, labels: Mapping[str, str]) -> TaskKey | None:
-        """Return the task instance that a job's labels name; ``None`` when they do not."""
+        """Return the task instance that a job's labels name; ``None`` if a label is missing or wrong."""
         try:
             return cls(labels["dag_id"], labels["run_id"], labels["task_id"], int(labels["map_index"]))
         except (KeyError, ValueError):
@@ -43,13 +44,13 @@ class TaskKey:
 
 
 def database_trouble(error: DBAPIError) -> str:
-    """Return what to do when Airflow's database is not there, or older than this Airflow."""
-    said = str(error.orig).partition("\n")[0]
-    return f"Airflow's database cannot be read: {said}; see airflow db check, and airflow db migrate"
+    """Return the message for the user when Airflow's database is missing, or older than this Airflow."""
+    message = str(error.orig).partition("\n")[0]
+    return f"Airflow's database cannot be read: {message}; see airflow db check, and airflow db migrate"
 
 
 def task_states(keys: Iterable[TaskKey]) -> dict[TaskKey, str | None]:
-    """Return the state of each task instance; one that is gone is not in the answer."""
+    """Return the state of each task instance. The result has no entry for a task instance that is gone."""
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.session import create_session
     from sqlalchemy import select
@@ -67,16 +68,16 @@ def task_states(keys: Iterable[TaskKey]) -> dict[TaskKey, str | None]:
 
 
 def is_finished(state: str | None) -> bool:
-    """Return whether Airflow is through with a task instance: another try comes only when it is cleared."""
+    """Return whether a task instance is finished: Airflow starts another try only after a clear."""
     from airflow.utils.state import State
 
     return state in State.finished
 
 
 def raw_record(key: TaskKey) -> Any:
-    """Return the record of a task instance as JSON; ``None`` when it has none.
+    """Return the record of a task instance as parsed JSON; ``None`` if it has no record.
 
-    :raises StepConfigError: it is kept by a backend of the workers that this host does not have
+    :raises StepConfigError: the record is in a state store backend of the workers that is not configured here
     """
     from airflow.state import TaskScope, get_state_backend
 
@@ -94,16 +95,17 @@ def _from_workers(reference: str) -> Any:
     backend = _get_worker_state_store_backend()
     if backend is None:
         raise StepConfigError(
-            f"the workers keep task state elsewhere ({reference}); "
-            "set [workers] state_store_backend here as it is set there"
+            f"the workers keep task state in their own backend ({reference}); "
+            "set [workers] state_store_backend on this host to the value that the workers have"
         )
     return backend.deserialize_task_state_store_from_ref(reference)
 
 
 def record_of(key: TaskKey) -> StepRecord | None:
-    """Return the record of a task instance.
+    """Return the record of a task instance; ``None`` if it has no record.
 
-    :raises IntegrityError: there is one, and it cannot be read
+    :raises IntegrityError: the record is damaged
+    :raises StepConfigError: see ``raw_record``
     """
     value = raw_record(key)
     if value is None:
@@ -121,7 +123,7 @@ def task_instances() -> Iterator[tuple[TaskKey, str | None]]:
     from sqlalchemy import select
 
     columns = (TaskInstance.dag_id, TaskInstance.run_id, TaskInstance.task_id, TaskInstance.map_index)
-    # A session of its own: the thread's one is used, and ended, by whoever looks up records meanwhile.
+    # Not the thread's session: a caller that looks up records between two rows uses that one and closes it.
     with create_session(scoped=False) as session:
         query = select(*columns, TaskInstance.state).execution_options(yield_per=ROWS)
         for dag_id, run_id, task_id, map_index, state in session.execute(query):
@@ -129,7 +131,7 @@ def task_instances() -> Iterator[tuple[TaskKey, str | None]]:
 
 
 def unfinished_runs() -> set[tuple[str, str]]:
-    """Return the (dag_id, run_id) of every run that goes on."""
+    """Return the (dag_id, run_id) of every DAG run that is not finished."""
     from airflow.models.dagrun import DagRun
     from airflow.utils.session import create_session
     from airflow.utils.state import State

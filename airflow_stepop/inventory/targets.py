@@ -1,4 +1,7 @@
-"""Where jobs of ours may be: every backend that can be used here, with every connection that reaches it."""
+"""The places where jobs of this deployment may be: each usable backend, with each of its connections.
+
+The commands of ``airflow stepop`` and ``maintenance`` call this module.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,8 @@ ENV_PREFIX = "AIRFLOW_CONN_"
 
 
 @dataclass(frozen=True)
-class Place:
-    """A backend as one connection reaches it, or without any."""
+class Target:
+    """A backend together with the connection that reaches it, or without a connection."""
 
     backend: str
     conn_id: str | None = None
@@ -38,9 +41,9 @@ class Place:
 
 @dataclass(frozen=True)
 class Job:
-    """A job of ours, where it was found, and how it stands."""
+    """A job of this deployment: the target that lists it, its handle with its labels, and its status."""
 
-    place: Place
+    target: Target
     found: FoundJob
     status: JobStatus
 
@@ -50,33 +53,33 @@ class Job:
 
     @property
     def hook(self) -> StepHook:
-        return self.place.hook
+        return self.target.hook
 
     def label(self, name: str) -> str:
         return self.found.labels.get(name, "")
 
 
 def deployment() -> str:
-    """Return ``[stepop] deployment``: jobs and results of another one are none of our business."""
+    """Return ``[stepop] deployment``. The commands never touch jobs and results of another deployment."""
     from airflow.sdk.configuration import conf
 
     return str(conf.get("stepop", "deployment", fallback=""))
 
 
-def connections(complain: Complain) -> list[Place]:
+def connections(complain: Complain) -> list[Target]:
     """Return the connections that lead to a backend, from the database and the environment.
 
-    One that cannot be read is complained about and does not hide the others.
+    :param complain: called with a message for each connection that cannot be read; the others are returned
     """
     found = set()
     for conn_id, load in [*_in_database(complain), *_in_environment()]:
         try:
             backend = backend_of(load())
-        except Exception as error:  # noqa: BLE001, RUF100 - a wrong key, a broken URI: one connection's trouble
+        except Exception as error:  # noqa: BLE001, RUF100 - a wrong key or URI spoils one connection only
             complain(f"the connection {conn_id!r} cannot be read: {error or type(error).__name__}")
             continue
         if backend is not None:
-            found.add(Place(backend, conn_id))
+            found.add(Target(backend, conn_id))
     return sorted(found, key=str)
 
 
@@ -109,10 +112,11 @@ def _same(connection: Any) -> Any:
     return connection
 
 
-def place_of(conn_id: str) -> Place:
-    """Return where a connection leads.
+def target_of(conn_id: str) -> Target:
+    """Return the target of a connection.
 
-    :raises StepConfigError: there is none of that name, it leads to no backend, or its extra is no object
+    :raises StepConfigError: the connection does not exist, leads to no backend, or its extra is no JSON
+        object
     """
     from airflow.sdk import BaseHook
     from airflow.sdk.exceptions import AirflowNotFoundException
@@ -127,40 +131,43 @@ def place_of(conn_id: str) -> Place:
             f"the connection {conn_id!r} is of type {connection.conn_type!r}, which leads to no backend; "
             'name one in its extra: {"backend": "..."}'
         )
-    return Place(backend, conn_id)
+    return Target(backend, conn_id)
 
 
-def usable_places(complain: Complain, also: Iterable[str] = ()) -> list[Place]:
-    """Return ``local``, the default backend, and every connection whose backend is installed.
+def usable_targets(complain: Complain, also: Iterable[str] = ()) -> list[Target]:
+    """Return the targets ``local``, the default backend, and every connection whose backend is installed.
 
-    :param also: further connections: those of a secrets backend cannot be listed
+    :param also: ids of further connections, because those of a secrets backend cannot be listed
+    :raises StepConfigError: see ``target_of``, for the connections of ``also``
     """
     from airflow.sdk.configuration import conf
 
     usable = {backend.name for backend in describe_backends() if backend.is_available}
     default = conf.get("stepop", "default_backend", fallback="local")
-    places = [Place("local"), *(Place(name) for name in (default,) if name in usable - {"local"})]
-    places += [place for place in connections(complain) if place.backend in usable]
-    return list(dict.fromkeys([*places, *map(place_of, also)]))
+    targets = [Target("local"), *(Target(name) for name in (default,) if name in usable - {"local"})]
+    targets += [target for target in connections(complain) if target.backend in usable]
+    return list(dict.fromkeys([*targets, *map(target_of, also)]))
 
 
-def find_jobs(places: Iterable[Place], labels: Mapping[str, str], complain: Complain) -> list[Job]:
-    """Return the jobs of this deployment that carry ``labels``, each once, however many places show it.
+def find_jobs(targets: Iterable[Target], labels: Mapping[str, str], complain: Complain) -> list[Job]:
+    """Return the jobs of this deployment that have ``labels``, sorted by DAG, run, task and map index.
 
-    A place that fails is complained about and does not hide the jobs of the others.
+    A job that several targets list is returned once.
+
+    :param complain: called with a message for each target that fails; the jobs of the others are returned
     """
     jobs: dict[tuple[str, str, str], Job] = {}
     wanted = {"deployment": deployment(), **labels}
-    for place in places:
+    for target in targets:
         try:
-            found = list(place.hook.find(wanted))
-            states = place.hook.status([job.handle for job in found]) if found else {}
+            found = list(target.hook.find(wanted))
+            states = target.hook.status([job.handle for job in found]) if found else {}
         except Exception as error:  # noqa: BLE001, RUF100 - whatever an SDK raises
-            complain(f"the jobs of {place} cannot be listed: {error or type(error).__name__}")
+            complain(f"the jobs of {target} cannot be listed: {error or type(error).__name__}")
             continue
         for job in found:
             identity = (job.handle.backend, job.handle.scope, job.handle.id)
-            jobs.setdefault(identity, Job(place, job, states[job.handle]))
+            jobs.setdefault(identity, Job(target, job, states[job.handle]))
     return sorted(jobs.values(), key=_order)
 
 

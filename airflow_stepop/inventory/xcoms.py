@@ -1,6 +1,7 @@
-"""What the XComs in Airflow's database say, as text: to find out which stored results they refer to.
+"""Read the XComs in Airflow's database as text; ``maintenance.garbage`` searches them for stored results.
 
-Text, because a reference may be anywhere in a value, and the name of a job in it is all that is looked for.
+A reference to a result can be anywhere in a value. The caller searches only for names of jobs, so text is
+enough.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ _READERS = ("store_value", "serialize_value", "deserialize_value")
 
 
 def xcom_texts() -> Iterator[str]:
-    """Yield every XCom that may refer to a stored result.
+    """Yield the text of every XCom that may refer to a stored result.
 
-    :raises StepConfigError: an XCom backend keeps values where they cannot be read from here
+    :raises StepConfigError: the configured XCom backend cannot read a value on this host
     """
     from airflow.sdk.bases.xcom import BaseXCom
     from airflow.sdk.execution_time.xcom import XCom
@@ -34,8 +35,8 @@ def xcom_texts() -> Iterator[str]:
         except Exception as error:
             raise StepConfigError(
                 f"nothing is deleted, because an XCom cannot be read: {row.key!r} of {row.dag_id}."
-                f"{row.task_id}, {row.run_id}, through {XCom.__module__}.{XCom.__qualname__}: {error!r}. "
-                "A reference to a stored result could be in it"
+                f"{row.task_id}, {row.run_id}, with {XCom.__module__}.{XCom.__qualname__}: {error!r}. "
+                "This XCom could refer to a stored result"
             ) from error
 
 
@@ -79,15 +80,18 @@ def _rows() -> Iterator[Any]:
 
 
 def _object_text(backend: Any, value: Any) -> str:
-    """Return what ``XComObjectStorageBackend`` keeps for a row: the row's own value, or the file it names."""
+    """Return the value that ``XComObjectStorageBackend`` stores for a row, as text.
+
+    The value is in the row itself, or in the file that the row names.
+    """
     from airflow.sdk.configuration import conf
 
     if not conf.get("common.io", "xcom_objectstorage_path", fallback=""):
-        # the backend itself would take every value for one that is in the database
+        # without this option the backend takes each value for one that is in the database
         raise StepConfigError("[common.io] xcom_objectstorage_path is not set here")
     try:
         path = backend._get_full_path(value)
-    except (TypeError, ValueError):  # as the backend itself finds out that the value is no path
+    except (TypeError, ValueError):  # the backend's own test for a value that is no path
         return json.dumps(value)
     try:
         with path.open(mode="rb", compression="infer") as file:
@@ -97,7 +101,7 @@ def _object_text(backend: Any, value: Any) -> str:
 
 
 def _custom_text(backend: Any, row: Any) -> str:
-    """Return a value of somebody's own backend as Airflow would store it: references in it are spelt out."""
+    """Return a value of a custom XCom backend in Airflow's serialized form: references appear as text."""
     from airflow.sdk.serde import serialize
 
     return json.dumps(backend.deserialize_value(row), default=serialize)

@@ -1,1 +1,1 @@
-"""The life of a step in a worker: from the operator's request to its result."""
+"""The lifecycle of a step in a worker, from the operator's arguments to the result."""

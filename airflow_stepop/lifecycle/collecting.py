@@ -1,5 +1,6 @@
-"""From a job that is over, or that nobody waits for any longer, to what the step came to; what the job leaves
-behind is deleted as ``keep`` says.
+"""Collects the outcome of a job that has ended or missed a deadline, and deletes the job as ``keep`` says.
+
+:class:`StepLifecycle` calls the :class:`Collector`.
 """
 
 from __future__ import annotations
@@ -20,15 +21,18 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
     from airflow_stepop.job import OutcomeReport
-    from airflow_stepop.lifecycle.api_retries import Patience
+    from airflow_stepop.lifecycle.api_retries import ApiRetries
     from airflow_stepop.record import StepRecord
-    from airflow_stepop.waiting.deadlines import Reason
+    from airflow_stepop.waiting.deadlines import StopReason
     from airflow_stepop.waiting.observer import Observer
 
 
 @dataclass(frozen=True)
 class Collected:
-    """What a step came to; JSON, as it is in the record."""
+    """The result or failure of a step, with its usage.
+
+    :param data: JSON as in the record: ``{"result": ...}`` or ``{"failure": ...}``, and ``usage``
+    """
 
     data: Mapping[str, Any]
 
@@ -42,9 +46,7 @@ class Collected:
 
 
 class Reader(Protocol):
-    """What the task says of its outcome, and of what may stay behind."""
-
-    keep: str
+    """The part of the operator's request that a collector needs."""
 
     def read(self, report: OutcomeReport, job: str, nonce: str) -> dict[str, Any]: ...
 
@@ -52,22 +54,26 @@ class Reader(Protocol):
 
 
 class Collector:
-    """Collects what jobs of one task instance came to, and tidies up after them.
+    """Collects the outcomes of one task instance's jobs, and deletes the jobs afterwards.
 
-    :param observer: hears of what was read
+    :param reader: the operator's request
+    :param observer: is told the size of each outcome
     """
 
     def __init__(
-        self, reader: Reader, jobs: JobClient, patience: Patience, observer: Observer, log: Logger
+        self, reader: Reader, jobs: JobClient, api_retries: ApiRetries, observer: Observer, log: Logger
     ) -> None:
         self._reader = reader
         self._jobs = jobs
-        self._patience = patience
+        self._api_retries = api_retries
         self._observer = observer
         self._log = log
 
     def collect(self, record: StepRecord, handle: JobHandle, status: JobStatus) -> Collected:
-        """Return what a job that is over came to."""
+        """Return the result or the failure of a terminal job.
+
+        A lost outcome and an outcome that fails verification are returned as failures.
+        """
         try:
             report = self._jobs.outcome(handle)
             data = self._reader.read(report, record.name, record.nonce)
@@ -82,23 +88,30 @@ class Collector:
         return Collected(data)
 
     def give_up(
-        self, record: StepRecord, handle: JobHandle, reason: Reason, word: str
+        self, record: StepRecord, handle: JobHandle, reason: StopReason, native_state: str
     ) -> tuple[Collected, JobStatus | None]:
-        """End a job that is late; what it has returned after all counts.
+        """Cancel a job that missed a deadline; return the failure and the job's last status.
 
-        :param word: the service's word for how it stood then
+        If the job succeeded while it was being cancelled, its result counts, except after
+        ``execution_timeout``.
+
+        :param reason: the deadline
+        :param native_state: the service's own state of the job when the deadline passed
         """
         self._jobs.cancel(handle)
         self._jobs.wait_until_over(handle, STOP_LIMIT_S)
         status = self._last_status(handle)
-        if reason.goes_by_status and status is not None and status.state is JobState.SUCCEEDED:
+        if reason.needs_fresh_status and status is not None and status.state is JobState.SUCCEEDED:
             collected = self.collect(record, handle, status)
             if "failure" not in collected.data:
                 return collected, status
-        return Collected({"failure": self._with_tail(given_up(reason, word), handle)}), status
+        return Collected({"failure": self._with_tail(given_up(reason, native_state), handle)}), status
 
     def tidy(self, record: StepRecord) -> None:
-        """Delete the finished job, as ``keep`` says; what cannot be deleted now does not fail the task."""
+        """Delete the finished job, or only end it, as ``keep`` says; after a result, delete the checkpoints.
+
+        Errors are logged and do not fail the task.
+        """
         if "result" in (record.collected or {}):
             try:
                 self._reader.forget_checkpoints()
@@ -107,12 +120,12 @@ class Collector:
         handle, is_failed = record.handle, "failure" in (record.collected or {})
         if handle is None:
             return
-        is_kept = self._reader.keep == "always" or (self._reader.keep == "failed" and is_failed)
+        is_kept = record.keep == "always" or (record.keep == "failed" and is_failed)
         hook = self._jobs.hook_of(handle)
-        # something may run on beside a step that is over
+        # other processes or pods of the job may still run after the step has ended
         end, what = (hook.cancel, "ended") if is_kept else (hook.delete, "deleted")
         try:
-            self._patience.ask(hook, lambda: end(handle))
+            self._api_retries.ask(hook, lambda: end(handle))
         except Exception as error:  # noqa: BLE001, RUF100
             self._log.warning("%s could not be %s and stays behind: %s", handle, what, error)
 
@@ -120,7 +133,7 @@ class Collector:
         return replace(failure, log_tail=failure.log_tail or self._tail(handle)).to_json()
 
     def _tail(self, handle: JobHandle, count: int = 40) -> tuple[str, ...]:
-        """Return the last lines that the step printed; a failure without them is still a failure."""
+        """Return the last lines that the step printed; empty if the log cannot be read."""
         try:
             lines = self._jobs.hook_of(handle).tail(handle, count).lines
         except Exception as error:  # noqa: BLE001, RUF100
@@ -129,7 +142,10 @@ class Collector:
         return tuple(printable(line.text) for line in lines)
 
     def _last_status(self, handle: JobHandle) -> JobStatus | None:
-        """Return how a step that was given up stands; only its usage and its times depend on it."""
+        """Return the job's status after its cancellation, or ``None`` if that cannot be read.
+
+        Without the status, the job's usage and times are not reported, and a late result is not collected.
+        """
         try:
             return self._jobs.hook_of(handle).status([handle])[handle]
         except Exception as error:  # noqa: BLE001, RUF100

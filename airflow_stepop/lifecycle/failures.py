@@ -1,4 +1,7 @@
-"""How a step ended when no outcome of its own says so, in words for a person: pure functions."""
+"""Failures for steps that did not report one themselves: deadline, quota, lost or refused outcome.
+
+Pure functions. The collector and the submit retries call them. The texts are for the task log.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,23 @@ from typing import TYPE_CHECKING
 
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.job import JobState, JobStatus
-from airflow_stepop.waiting.deadlines import Reason
+from airflow_stepop.waiting.deadlines import StopReason
 
 if TYPE_CHECKING:
     from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, QuotaError
 
 _DEADLINES = {
-    Reason.START_TIMEOUT: (
+    StopReason.START_TIMEOUT: (
         Category.START_TIMEOUT,
         "the step did not start within start_timeout and was cancelled",
-        "see what it waited for; raise start_timeout, or ask for less so that there is room sooner",
+        "see what the step waited for; raise start_timeout, or ask for less so that there is room sooner",
     ),
-    Reason.EXECUTION_TIMEOUT: (
+    StopReason.EXECUTION_TIMEOUT: (
         Category.TIMEOUT,
         "the task's execution_timeout passed and the step was cancelled",
         "raise execution_timeout; timeout= limits the run time of the step alone",
     ),
-    Reason.OVERDUE: (
+    StopReason.OVERDUE: (
         Category.TIMEOUT,
         "the step ran past its timeout, which its service should have enforced; it was cancelled",
         "look at the job in the service's console",
@@ -31,32 +34,32 @@ _DEADLINES = {
 }
 
 
-def given_up(reason: Reason, word: str = "") -> Failure:
+def given_up(reason: StopReason, native_state: str = "") -> Failure:
     """Return the failure of a step that was cancelled at a deadline.
 
-    :param word: the service's word for how it stood then
+    :param native_state: the service's own state of the job at the deadline
     """
     category, summary, hint = _DEADLINES[reason]
-    return Failure(category, summary, word if reason is Reason.START_TIMEOUT else "", hint=hint)
+    return Failure(category, summary, native_state if reason is StopReason.START_TIMEOUT else "", hint=hint)
 
 
 def refused(error: IntegrityError) -> Failure:
-    """Return the failure of a step whose outcome is not the one that it wrote."""
+    """Return the failure of a step whose outcome was changed after the step wrote it."""
     return Failure(
         Category.INFRA,
         f"the outcome of the step was refused: {error}",
-        hint="something changed it after the step wrote it; clear the task to run it again",
+        hint="the outcome was changed after the step wrote it; clear the task to run the step again",
     )
 
 
 def without_room(error: QuotaError) -> Failure:
-    """Return the failure of a step for which a quota had no room all the time."""
+    """Return the failure of a step whose quota had no room within the limit."""
     hint = "raise the quota or start_timeout, or run fewer steps at once (max_active_tis_per_dag)"
     return Failure(Category.QUOTA, str(error), hint=hint)
 
 
 def without_outcome(status: JobStatus, error: OutcomeLostError) -> Failure:
-    """Return the failure of a step that left no outcome."""
+    """Return the failure of a job that ended without an outcome; the service's own reason comes first."""
     if status.failure is not None:
         return status.failure
     if status.state is JobState.CANCELLED:
@@ -71,5 +74,8 @@ def without_outcome(status: JobStatus, error: OutcomeLostError) -> Failure:
 
 
 def as_the_service_saw_it(failure: Failure, status: JobStatus) -> Failure:
-    """Return the failure as the service has it, if it knows better: the step saw only a signal."""
+    """Return the failure that the service reports, with the step's exception; else the step's own failure.
+
+    The service knows why a step was killed (memory, preemption). The step itself saw only a signal.
+    """
     return replace(status.failure, exception=failure.exception) if status.failure is not None else failure

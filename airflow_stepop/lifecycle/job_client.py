@@ -1,4 +1,7 @@
-"""The job of a step, as its worker asks for it: every call sits out trouble of the service that passes."""
+"""Calls of a hook for the jobs of one task instance, with retries of transient errors.
+
+The lifecycle and the collector use :class:`JobClient`.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,20 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from airflow_stepop.job import JobHandle, JobStatus, OutcomeReport, StepSpec
-from airflow_stepop.waiting.backoff import Pace
+from airflow_stepop.waiting.backoff import Backoff
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
     from airflow_stepop.hooks.base import StepHook
-    from airflow_stepop.lifecycle.api_retries import Patience
+    from airflow_stepop.lifecycle.api_retries import ApiRetries
     from airflow_stepop.record import StepRecord
 
 STOP_LIMIT_S = 180.0  # longest wait for a cancelled job to end; SageMaker gives a step 120 s to save its work
 
 
 class Hooks(Protocol):
-    """What the task says of its hooks."""
+    """The part of the operator's request that makes hooks."""
 
     @property
     def poll_interval_s(self) -> float: ...
@@ -28,15 +31,15 @@ class Hooks(Protocol):
 
 
 class JobClient:
-    """Asks for the jobs of one task instance, and ends them.
+    """Reads and ends the jobs of one task instance.
 
-    :param hooks: where the jobs are
-    :param patience: how long trouble is sat out
+    :param hooks: makes the hook of a backend and connection
+    :param api_retries: retries transient errors
     """
 
-    def __init__(self, hooks: Hooks, patience: Patience, log: Logger) -> None:
+    def __init__(self, hooks: Hooks, api_retries: ApiRetries, log: Logger) -> None:
         self._hooks = hooks
-        self._patience = patience
+        self._api_retries = api_retries
         self._log = log
 
     def hook(self, record: StepRecord) -> StepHook:
@@ -46,32 +49,35 @@ class JobClient:
         return self._hooks.hook(handle.backend, handle.conn_id)
 
     def lookup(self, record: StepRecord) -> JobHandle | None:
-        """Return the job of a record that has no handle. Asks once: trouble is for the caller to sit out."""
+        """Return the job of a record without a handle, or ``None``. Errors are not retried here."""
         spec = StepSpec(record.name, record.nonce, record.labels, settings=record.location or None)
         return self.hook(record).lookup(spec)
 
     def status(self, handle: JobHandle) -> JobStatus:
         hook = self.hook_of(handle)
-        return self._patience.ask(hook, lambda: hook.status([handle])[handle])
+        return self._api_retries.ask(hook, lambda: hook.status([handle])[handle])
 
     def outcome(self, handle: JobHandle) -> OutcomeReport:
         hook = self.hook_of(handle)
-        return self._patience.ask(hook, lambda: hook.outcome(handle))
+        return self._api_retries.ask(hook, lambda: hook.outcome(handle))
 
     def cancel(self, handle: JobHandle) -> None:
         hook = self.hook_of(handle)
-        self._patience.ask(hook, lambda: hook.cancel(handle))
+        self._api_retries.ask(hook, lambda: hook.cancel(handle))
 
     def wait_until_over(self, handle: JobHandle, limit_s: float) -> bool:
-        """Wait until ``handle`` is terminal or gone; return whether it is, within ``limit_s``."""
-        hook, pace = self.hook_of(handle), Pace(self._hooks.poll_interval_s)
+        """Wait until the job is terminal or gone; return ``False`` if it is neither within ``limit_s``.
+
+        Errors of the service are logged and do not end the wait.
+        """
+        hook, backoff = self.hook_of(handle), Backoff(self._hooks.poll_interval_s)
         end = time.monotonic() + limit_s
         while True:
             try:
                 is_over = hook.status([handle])[handle].state.is_terminal
-                pause_s = pace.after_success()
+                pause_s = backoff.after_success()
             except Exception as error:  # noqa: BLE001, RUF100 - an API error is never a job state
-                is_over, pause_s = False, pace.after_error()
+                is_over, pause_s = False, backoff.after_error()
                 self._log.warning("No status of %s: %s", handle, error)
             if is_over:
                 return True

@@ -1,7 +1,10 @@
-"""The life of a step in the worker: one job per generation, whatever dies in between.
+"""The lifecycle of a step in the worker: one job per generation, also across crashes.
 
-It knows the record, the hook and the rules, and nothing of Airflow's operators. The order of writes is the
-point of this module: the record is saved *before* anything exists outside, and after each thing learnt.
+:class:`WorkerSession` calls :class:`StepLifecycle`, which uses the record and the hook and does not depend on
+Airflow's operators.
+
+The order of writes makes the step crash-safe: the lifecycle saves the record *before* anything exists outside
+Airflow, and again after each step (submit, outcome).
 """
 
 from __future__ import annotations
@@ -15,23 +18,24 @@ from airflow_stepop.core.units import format_size, shown_size
 from airflow_stepop.exceptions import OutcomeLostError, WrongHostError
 from airflow_stepop.failure import Category, Failure, StepFailedError
 from airflow_stepop.job import JobHandle, JobStatus, OutcomeReport, Payload, StepSpec
-from airflow_stepop.lifecycle.api_retries import Patience
+from airflow_stepop.lifecycle.api_retries import ApiRetries
 from airflow_stepop.lifecycle.collecting import Collected, Collector
 from airflow_stepop.lifecycle.job_client import STOP_LIMIT_S, JobClient
-from airflow_stepop.lifecycle.truncation import storable
+from airflow_stepop.lifecycle.truncation import fit_to_state
 from airflow_stepop.lifecycle.usage import usage_of
 from airflow_stepop.record import (
     Call,
+    ResumeDecision,
     StateStore,
     StepRecord,
-    Way,
     first_record,
     load_record,
+    resume_decision,
     save_record,
-    way_on,
 )
-from airflow_stepop.waiting.backoff import jittered
-from airflow_stepop.waiting.deadlines import OVERDUE_FACTOR, OVERDUE_S, Deadlines, Reason
+from airflow_stepop.resources import ResourceSettings
+from airflow_stepop.waiting.backoff import with_jitter
+from airflow_stepop.waiting.deadlines import OVERDUE_FACTOR, OVERDUE_S, Deadlines, StopReason
 from airflow_stepop.waiting.observer import Observer
 
 if TYPE_CHECKING:
@@ -39,15 +43,18 @@ if TYPE_CHECKING:
 
     from airflow_stepop.hooks.base import StepHook
     from airflow_stepop.oom import MoreMemory
-    from airflow_stepop.resources import ResourceSettings
 
 MAX_RESUBMISSIONS = 3
 
 
 class Request(Protocol):
-    """What the operator asks for; the life of a step decides when."""
+    """What the lifecycle needs from the operator; :class:`StepRequest` implements it."""
 
-    keep: str
+    @property
+    def keep(self) -> str: ...
+
+    @property
+    def deferrable(self) -> bool | None: ...
 
     @property
     def call(self) -> Call: ...
@@ -87,26 +94,28 @@ class Request(Protocol):
     ) -> tuple[StepSpec, Payload]:
         """Return the job request for one generation. May write arguments into the store.
 
-        :param memory_bytes: ask for at least so much memory
+        :param memory_bytes: request at least this much memory; ``None``: what the task asks for
         """
 
     def read(self, report: OutcomeReport, job: str, nonce: str) -> dict[str, Any]:
-        """Return ``{"result": ...}`` or ``{"failure": ...}`` from a verified outcome, and its ``usage``."""
+        """Verify the outcome; return ``{"result": ...}`` or ``{"failure": ...}``, with its ``usage``."""
 
     def forget_checkpoints(self) -> None:
-        """Delete what earlier tries have left for the next one. Idempotent."""
+        """Delete the checkpoints of earlier tries. Idempotent."""
 
     def hook(self, backend: str, conn_id: str | None) -> StepHook: ...
 
 
-class StepLife:
-    """Takes one task instance's step from its record to its result.
+class StepLifecycle:
+    """Runs one task instance's step, from its record to its result.
 
     :param request: what to run
     :param state: Airflow's ``task_state_store``
-    :param was_killed: whether the user ended the task meanwhile
-    :param observer: hears of what happens
-    :param pause: waits for so many seconds, or leaves this process with an exception; :meth:`begin` goes on
+    :param log: the task's logger
+    :param was_killed: returns whether the user has ended the task
+    :param observer: is told of each event
+    :param pause: called with seconds. Waits that long, or defers the task, which raises ``TaskDeferred``; the
+        resumed task then calls :meth:`begin`
     """
 
     def __init__(
@@ -123,32 +132,32 @@ class StepLife:
         self.log = log
         self.was_killed = was_killed
         self._state = state
-        self.patience = Patience(request, log, was_killed, pause or time.sleep)
-        self.jobs = JobClient(request, self.patience, log)
-        self._collector = Collector(request, self.jobs, self.patience, self.observer, log)
+        self.api_retries = ApiRetries(request, log, was_killed, pause or time.sleep)
+        self.jobs = JobClient(request, self.api_retries, log)
+        self._collector = Collector(request, self.jobs, self.api_retries, self.observer, log)
         self.record: StepRecord | None = None
         self.has_found_end = False  # the job of an earlier try had ended when this one attached to it
 
     # -- beginning
 
     def begin(self) -> JobHandle | Collected:
-        """Return the job to wait for, or what an earlier try collected and could not hand over."""
+        """Return the job to wait for, or the result that an earlier try collected but could not return."""
         self.record = record = load_record(self._state)
-        way = way_on(record, self.request.call)
+        decision = resume_decision(record, self.request.call)
         if record is None:
             return self._start(generation=1)
-        self.log.info("Step generation %d found: %s", record.generation, way.value)
-        if way is Way.RETURN and record.collected is not None:
+        self.log.info("Step generation %d found: %s", record.generation, decision.value)
+        if decision is ResumeDecision.RETURN and record.collected is not None:
             self._collector.tidy(record)
             return Collected(record.collected)
-        if way is Way.REPLACE:
+        if decision is ResumeDecision.REPLACE:
             return self._replace(record)
-        return self._continue(record) if way is Way.CONTINUE else self._attach(record)
+        return self._continue(record) if decision is ResumeDecision.CONTINUE else self._attach(record)
 
     def _start(
         self, generation: int, resubmissions: int = 0, memory_bytes: int | None = None, pause_s: float = 0.0
     ) -> JobHandle:
-        """Write ahead, then submit: a crash anywhere leaves a record that leads to whatever exists."""
+        """Save a new record, then submit: the record leads the next try to the job after a crash."""
         request = self.request
         record = first_record(
             call=request.call,
@@ -159,9 +168,10 @@ class StepLife:
             resubmissions=resubmissions,
         )
         record = replace(record, memory_bytes=memory_bytes, keep=request.keep, location=request.location)
+        record = replace(record, asked=_asked(request))
         self._save(record)
         if pause_s > 0:
-            self.patience.pause(pause_s)
+            self.api_retries.pause(pause_s)
         return self._submit(record)
 
     def _submit(self, record: StepRecord) -> JobHandle:
@@ -170,7 +180,7 @@ class StepLife:
         hook = self.jobs.hook(record)
         size = shown_size(payload.inline_bytes)
         self.log.info("Submitting %s to %s (%s)", record.name, record.backend, size)
-        handle = self.patience.submit(hook, spec, payload, record.started_at)
+        handle = self.api_retries.submit(hook, spec, payload, record.started_at)
         if self.was_killed():
             hook.cancel(handle)
         self._save(record.with_handle(handle))
@@ -180,17 +190,19 @@ class StepLife:
         return handle
 
     def _continue(self, record: StepRecord) -> JobHandle:
-        """An earlier try died between the intent and the handle: its submit may have gone through, or not at
-        all.
+        """Go on from a record without a handle: look the job up, and submit if there is none.
+
+        An earlier try died after it had saved the record. Its submit may have succeeded or not.
         """
-        handle = self.patience.ask(self.jobs.hook(record), lambda: self.jobs.lookup(record))
+        handle = self.api_retries.ask(self.jobs.hook(record), lambda: self.jobs.lookup(record))
         if handle is None:
             return self._submit(record)
         self._save(record.with_handle(handle))
         return self._attach(record.with_handle(handle))
 
     def _attach(self, record: StepRecord) -> JobHandle:
-        handle = self._known(record)
+        """Return the job of the record; a new job if that one ended without an answer for the task."""
+        handle = self._handle_of(record)
         status = self.jobs.status(handle)
         if status.state.is_terminal and not self._has_answer(handle, status):
             self.log.warning(
@@ -203,6 +215,7 @@ class StepLife:
         return handle
 
     def _has_answer(self, handle: JobHandle, status: JobStatus) -> bool:
+        """Return whether a terminal job has an outcome, or a failure that the task should report."""
         try:
             self.jobs.outcome(handle)
         except OutcomeLostError:
@@ -210,16 +223,16 @@ class StepLife:
         return True
 
     def _replace(self, record: StepRecord) -> JobHandle:
-        """End what there is of an older generation, and start the next one."""
+        """End the job of an older generation, if there is one, and start the next generation."""
         handle = self._stop(record)
         if handle is not None:
             self._collector.tidy(record.with_handle(handle))
         return self._start(record.generation + 1, memory_bytes=self._next_memory(record))
 
     def _next_memory(self, record: StepRecord) -> int | None:
-        """Return what the generation after ``record`` asks for, if not what the task asks for."""
+        """Return the memory for the generation after ``record``, bytes; ``None``: what the task asks for."""
         if record.call != self.request.call:
-            return None  # cleared or changed: it begins anew
+            return None  # cleared or changed: begin again with the task's own value
         failure = Collected(record.collected).failure if record.collected else None
         on_oom = self.request.on_oom
         if on_oom is None or failure is None or failure.category is not Category.OOM:
@@ -235,12 +248,23 @@ class StepLife:
         return more
 
     def memory_bytes(self, record: StepRecord) -> int:
-        """Return what the generation asks for, 0 when that is left to the backend."""
-        return self.request.resources.at_least(record.memory_bytes).memory_bytes or 0
+        """Return the memory that the generation asks for, bytes; 0 means the backend's default."""
+        return self._resources(record).at_least(record.memory_bytes).memory_bytes or 0
+
+    def _resources(self, record: StepRecord) -> ResourceSettings:
+        """Return what the generation was submitted with; its connection may say something else by now."""
+        asked = record.asked.get("resources")
+        return self.request.resources if asked is None else ResourceSettings.from_dict(asked)
 
     def _stop(self, record: StepRecord) -> JobHandle | None:
-        """Cancel the job of ``record``, if there is one, and wait until it is terminal or gone."""
-        handle = record.handle or self.patience.ask(self.jobs.hook(record), lambda: self.jobs.lookup(record))
+        """Cancel the job of ``record``, if there is one, and wait until the job is terminal or gone.
+
+        :raises StepFailedError: the job still runs after ``STOP_LIMIT_S``, so a second job must not start
+        :raises WrongHostError: the job is on another host and its outcome was not collected
+        """
+        handle = record.handle or self.api_retries.ask(
+            self.jobs.hook(record), lambda: self.jobs.lookup(record)
+        )
         if handle is None:
             return None
         try:
@@ -248,14 +272,14 @@ class StepLife:
         except WrongHostError:
             if record.collected is None:
                 raise
-            return handle  # it was over: the place where it was may be no more
+            return handle  # the job was over; its host or cluster may no longer exist
         if not self.jobs.wait_until_over(handle, STOP_LIMIT_S):
             raise StepFailedError(
                 Failure(
                     Category.LOST,
                     f"an earlier job of this task could not be stopped within {STOP_LIMIT_S:.0f} s; "
-                    "a second one beside it would run twice",
-                    hint="stop it at the service, then clear the task",
+                    "with a second job beside it the step would run twice",
+                    hint="stop the earlier job at the service, then clear the task",
                 ),
                 str(handle),
             )
@@ -264,36 +288,38 @@ class StepLife:
     # -- waiting
 
     def deadlines(self, execution: float | None) -> Deadlines:
-        """Return the limits of waiting for the job.
+        """Return the deadlines of the record's job.
 
-        :param execution: Airflow's own limit for the task, seconds since the epoch
+        :param execution: when the task's ``execution_timeout`` passes, seconds since the epoch, or ``None``
         """
         record = self.record
         begun = (record.submitted_at if record else None) or time.time()
-        start_timeout_s = self.request.start_timeout_s
+        asked = record.asked if record and record.asked else _asked(self.request)
+        start_timeout_s = asked.get("start_timeout_s")
         start = begun + start_timeout_s if start_timeout_s is not None else None
-        run_s = self.request.timeout_s * OVERDUE_FACTOR + OVERDUE_S
+        run_s = asked["timeout_s"] * OVERDUE_FACTOR + OVERDUE_S
         return Deadlines(execution, start, run_s, start_timeout_s, begun)
 
     # -- ending
 
-    def finish(self, handle: JobHandle, reason: Reason, word: str = "") -> Collected:
-        """Collect what the step came to, save it, and delete what ``keep`` does not want.
+    def finish(self, handle: JobHandle, reason: StopReason, native_state: str = "") -> Collected:
+        """Collect the outcome, save it in the record, and delete the job as ``keep`` says.
 
-        :param word: the service's word for how the job stood when a deadline passed
+        :param reason: why waiting ended; after a deadline the job is cancelled first
+        :param native_state: the service's own state of the job when a deadline passed
         """
-        began, record = time.monotonic(), self._own_record()
+        began, record = time.monotonic(), self._current_record()
         if reason.is_deadline:
-            collected, status = self._collector.give_up(record, handle, reason, word)
+            collected, status = self._collector.give_up(record, handle, reason, native_state)
         else:
             status = self.jobs.status(handle)
             collected = self._collector.collect(record, handle, status)
         failure = collected.failure
-        asked = self.request.resources.at_least(record.memory_bytes)
+        asked = self._resources(record).at_least(record.memory_bytes)
         used = usage_of(collected.usage, status.usage if status else {}, asked, failure is None)
         data = {**collected.data, "usage": used}
         if failure is not None:
-            data["failure"] = storable(failure).to_json()
+            data["failure"] = fit_to_state(failure).to_json()
         collected = Collected(data)
         record = replace(record, collected=collected.data)
         self._save(record)
@@ -303,8 +329,12 @@ class StepLife:
         return collected
 
     def resubmission(self, collected: Collected) -> JobHandle | None:
-        """Return the next generation's job if the service took this one's machine away, up to a limit."""
-        record, failure = self._own_record(), collected.failure
+        """Submit the next generation after a preemption or a lack of capacity; return its job.
+
+        Returns ``None`` for every other end, and after ``MAX_RESUBMISSIONS``. Does not use up a retry of the
+        task.
+        """
+        record, failure = self._current_record(), collected.failure
         if (
             failure is None
             or not failure.category.is_resubmitted
@@ -313,18 +343,22 @@ class StepLife:
             return None
         count, pause_s = record.resubmissions + 1, 0.0
         if failure.category is Category.NO_CAPACITY:
-            pause_s = jittered(self.request.capacity_pause_s * 2**record.resubmissions)
+            pause_s = with_jitter(self.request.capacity_pause_s * 2**record.resubmissions)
         self.log.warning(
             "%s: resubmitting (%d of %d)%s",
             *(failure.summary, count, MAX_RESUBMISSIONS, f" in {pause_s:.0f} s" if pause_s else ""),
         )
         self.observer.resubmitted(record, failure.category.value)
         self._stop(record)
-        self._collector.tidy(replace(record, collected=None))  # the step has not failed: it goes on elsewhere
+        # Without the failure: the step goes on in another job, so keep="failed" does not keep this one
+        self._collector.tidy(replace(record, collected=None))
         return self._start(record.generation + 1, count, record.memory_bytes, pause_s)
 
-    def cancel(self, reason: Reason | None = None) -> None:
-        """Stop the job of the record, wherever it stands, because the task was ended."""
+    def cancel(self, reason: StopReason | None = None) -> None:
+        """Cancel the record's job because the task was ended; no error if there is no job.
+
+        :param reason: the deadline that ended the task; with it, the failure is also collected and saved
+        """
         record = self.record or load_record(self._state)
         handle = (record.handle or self.jobs.lookup(record)) if record else None
         if handle is None:
@@ -337,13 +371,17 @@ class StepLife:
     # -- the record
 
     def resume(self) -> JobHandle | None:
-        """Return the job of the record after a deferral: the record, not the event, is what we believe.
-        ``None`` when there is none yet, as there was no room for it: :meth:`begin` goes on.
+        """Return the record's job after a deferral; ``None`` if the quota had no room for a job so far.
+
+        After ``None``, the caller goes on with :meth:`begin`. The job comes from the record and not from the
+        trigger's event, since the event may be of an older generation.
+
+        :raises StepFailedError: the task's state has no record
         """
         self.record = load_record(self._state)
-        return self._own_record().handle
+        return self._current_record().handle
 
-    def _own_record(self) -> StepRecord:
+    def _current_record(self) -> StepRecord:
         if self.record is None:
             raise StepFailedError(
                 Failure(
@@ -354,7 +392,7 @@ class StepLife:
             )
         return self.record
 
-    def _known(self, record: StepRecord) -> JobHandle:
+    def _handle_of(self, record: StepRecord) -> JobHandle:
         if record.handle is None:
             raise StepFailedError(
                 Failure(Category.LOST, "the record of this step has no job", hint="clear the task"),
@@ -365,3 +403,13 @@ class StepLife:
     def _save(self, record: StepRecord) -> None:
         save_record(self._state, record)
         self.record = record
+
+
+def _asked(request: Request) -> dict[str, Any]:
+    """Return what must stay as it was when the job was submitted, for whoever waits for it later."""
+    return {
+        "timeout_s": request.timeout_s,
+        "start_timeout_s": request.start_timeout_s,
+        "deferrable": request.deferrable,
+        "resources": request.resources.serialize(),
+    }

@@ -1,4 +1,4 @@
-"""A failure becomes the exception that the task raises."""
+"""Turns a failure into the exception that the task raises; called by :class:`WorkerSession`."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from typing import Any
 from airflow_stepop.failure import Category, Failure, StepFailedError
 
 INSTALL = (
-    "a package: requirements=[...] installs it in the step, or take an image that has it; a module of "
-    "yours: see what include= ships"
+    "if it is a package, requirements=[...] installs it in the step, or use an image that has it; if it is a "
+    "module of yours, see which files include= ships"
 )
 
 
 def to_exception(failure: Failure, where: str, next_memory: str | None = None) -> Exception:
-    """Return what to raise: the step's own exception where its class can be had here, else
+    """Return the exception that the task raises.
+
+    If the step failed with a ``user_error`` and the class of its exception can be imported here, the task
+    raises the step's own exception with a ``StepFailedError`` as its cause. Otherwise the task raises the
     ``StepFailedError``.
 
-    ``AirflowSkipException`` and ``AirflowFailException`` are told by name: the step needs no Airflow to raise
-    them.
+    ``AirflowSkipException`` and ``AirflowFailException`` are recognised by the names of the exception's
+    classes. So a step can raise classes of these names without having Airflow.
 
+    :param where: the job and its page, for the message
     :param next_memory: see :class:`StepFailedError`
     """
     from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
@@ -48,7 +52,7 @@ def to_exception(failure: Failure, where: str, next_memory: str | None = None) -
 
 
 def _rebuild(remote: Mapping[str, Any]) -> Exception | None:
-    """Return an exception of the same class with the same arguments; its ``__init__`` is not run."""
+    """Return an exception of the same class with the same arguments, without a call of its ``__init__``."""
     cls = _find(str(remote.get("module", "")), str(remote.get("qualname", "")))
     if cls is None:
         return None
@@ -57,7 +61,7 @@ def _rebuild(remote: Mapping[str, Any]) -> Exception | None:
         error: Exception = cls.__new__(cls)
         error.args = tuple(args) if isinstance(args, list) else (remote.get("message", ""),)
         str(error)
-    except Exception:  # noqa: BLE001, RUF100 - a class of the user's may refuse in any way
+    except Exception:  # noqa: BLE001, RUF100 - a user's class may raise anything
         return None
     return error
 
@@ -68,7 +72,7 @@ def _find(module: str, qualname: str) -> type[Exception] | None:
     else:
         try:
             found = sys.modules.get(module) or importlib.import_module(module)
-        except (Exception, SystemExit):  # noqa: BLE001, RUF100 - importing a module of the user's may do anything
+        except (Exception, SystemExit):  # noqa: BLE001, RUF100 - a user's module may raise anything
             return None
         for name in qualname.split("."):
             found = getattr(found, name, None)

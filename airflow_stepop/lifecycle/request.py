@@ -15,11 +15,15 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 from airflow.sdk.configuration import conf
 
 from airflow_stepop import record
-from airflow_stepop.arguments import TaskArguments, check_arguments, seconds
+from airflow_stepop.arguments import TaskArguments, check_arguments
+from airflow_stepop.connections.defaults import ConnectionDefaults
 from airflow_stepop.connections.extra import backend_of
-from airflow_stepop.hooks.settings import BackendSettings, parse_settings
+from airflow_stepop.core.units import seconds
+from airflow_stepop.exceptions import StepConfigError
+from airflow_stepop.hooks.settings import BackendSettings
 from airflow_stepop.job import OutcomeReport, Payload, StepSpec
-from airflow_stepop.oom import MoreMemory, parse_on_oom
+from airflow_stepop.lifecycle.options import StepOptions, defaults_for, find_connection
+from airflow_stepop.oom import MoreMemory, check_on_oom, parse_on_oom
 from airflow_stepop.payload.build import build_payload
 from airflow_stepop.payload.call import Call, CommandCall, FunctionCall, Setup, arguments_key, call_key
 from airflow_stepop.payload.callables import context_arguments, dag_module, import_reference, plain_function
@@ -34,17 +38,16 @@ from airflow_stepop.payload.code_archive import (
 from airflow_stepop.payload.outcome import read_outcome
 from airflow_stepop.payload.requirements import read_requirements
 from airflow_stepop.payload.secrets import render_secrets
-from airflow_stepop.payload.spill import bring, spill
+from airflow_stepop.payload.spill import copy_to_bucket, spill
 from airflow_stepop.registry import create_hook, hook_class
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.runner.protocol import ENV_DEBUG
-from airflow_stepop.stores.configured import configured_store
 from airflow_stepop.stores.paths import checkpoint_path, result_path
 from airflow_stepop.waiting.observer import Observer, trace_environment
 from airflow_stepop.waiting.task_log import configured_limit
 
 if TYPE_CHECKING:
-    from airflow.sdk import DAG, Context
+    from airflow.sdk import DAG, Connection, Context
     from airflow.sdk.types import Logger
     from airflow.triggers.base import BaseTrigger
 
@@ -80,8 +83,8 @@ class StepRequest:
         self.operator = operator
         self.context = context
         self.ti = context["ti"]
-        self.keep = operator.keep
         self._hooks: dict[tuple[str, str | None], StepHook] = {}
+        self._last_hook: StepHook | None = None
 
     @cached_property
     def log_limit(self) -> int:
@@ -111,9 +114,23 @@ class StepRequest:
     def _backend_of_connection(self) -> str | None:
         if self.operator.conn_id is None:
             return None
-        from airflow.sdk import BaseHook
+        return backend_of(self._named_connection)
 
-        return backend_of(BaseHook.get_connection(self.operator.conn_id))
+    @cached_property
+    def _named_connection(self) -> Connection | None:
+        return find_connection(self.operator.conn_id, "") if self.operator.conn_id is not None else None
+
+    @cached_property
+    def options(self) -> StepOptions:
+        """What the step runs with: the task's arguments over the defaults of its connection.
+
+        Read for a new job only. A job that is under way has its own in the record, so that nobody who edits a
+        connection ends it.
+        """
+        if self.is_overridden:
+            return StepOptions(self.operator, ConnectionDefaults())
+        connection = self._named_connection or find_connection(None, self.backend)
+        return StepOptions(self.operator, defaults_for(connection, self.backend))
 
     @cached_property
     def conn_id(self) -> str | None:
@@ -122,8 +139,10 @@ class StepRequest:
     def hook(self, backend: str, conn_id: str | None) -> StepHook:
         key = (backend, conn_id)
         if key not in self._hooks:
-            self._hooks[key] = create_hook(backend, conn_id)
-        return self._hooks[key]
+            known = vars(self).get("_named_connection") if conn_id == self.operator.conn_id else None
+            self._hooks[key] = create_hook(backend, conn_id, known)
+        self._last_hook = self._hooks[key]
+        return self._last_hook
 
     @property
     def own_hook(self) -> StepHook:
@@ -131,7 +150,7 @@ class StepRequest:
 
     @cached_property
     def store(self) -> Store:
-        return configured_store(self.operator.store)
+        return self.options.store
 
     # -- what
 
@@ -149,7 +168,8 @@ class StepRequest:
     def call(self) -> record.Call:
         """What makes this try the same as an earlier one."""
         names = sorted(self.operator.secrets or ())
-        extra = [self.backend, self.conn_id, self.operator.image, names, self._requirements]
+        operator = self.operator  # and not its connection, whoever edits that shall not end a job
+        extra = [operator.backend, operator.conn_id, operator.image, names, self._requirements, self.override]
         return record.Call(
             key=call_key(self._call, self._archive, extra),
             max_tries=self.ti.max_tries,
@@ -196,12 +216,14 @@ class StepRequest:
         files |= included_files(self.project, self.operator.include or ())
         return build_archive(files)
 
-    @cached_property
+    @property
     def poll_interval_s(self) -> float:
-        """The task's argument, the configured interval, or the backend's own."""
+        """The task's argument, the configured interval, or the own one of the backend that was asked last."""
         configured = conf.get("stepop", "poll_interval", fallback="")
-        said = seconds(self.operator.poll_interval, "poll_interval") or (configured and float(configured))
-        return said or self.own_hook.poll_interval_s
+        interval_s = seconds(self.operator.poll_interval, "poll_interval") or (
+            configured and float(configured)
+        )
+        return interval_s or (self._last_hook or self.own_hook).poll_interval_s
 
     @cached_property
     def _requirements(self) -> list[str]:
@@ -209,17 +231,23 @@ class StepRequest:
 
     @cached_property
     def timeout_s(self) -> float:
-        return seconds(self.operator.timeout, "timeout") or conf.getfloat(
-            "stepop", "timeout", fallback=86400.0
-        )
+        return self.options.timeout_s
 
     @cached_property
     def resources(self) -> ResourceSettings:
-        return _resources(self.operator.resource_settings)
+        return self.options.resources
 
     @cached_property
     def start_timeout_s(self) -> float | None:
-        return seconds(self.operator.start_timeout, "start_timeout")
+        return self.options.start_timeout_s
+
+    @property
+    def keep(self) -> str:
+        return self.options.keep
+
+    @property
+    def deferrable(self) -> bool | None:
+        return self.options.deferrable
 
     @property
     def capacity_pause_s(self) -> float:
@@ -229,10 +257,29 @@ class StepRequest:
     def on_oom(self) -> MoreMemory | None:
         return parse_on_oom(self.operator.on_oom)
 
+    def _check_options(self, spec: StepSpec) -> None:
+        """Check what depends on the task and its connection together.
+
+        :raises StepConfigError: names what comes from the connection
+        """
+        if not self.is_overridden:
+            check_on_oom(self.operator.on_oom, self.resources, self.operator.retries)
+        given = self.options.from_connection()
+        if not given:
+            return
+        try:
+            self.own_hook.render(spec)
+        except StepConfigError as error:
+            raise type(error)(
+                f"{error}. The connection {self.options.defaults.conn_id!r} gives {', '.join(given)}; "
+                'correct "stepop" in its extra, or say otherwise in the task'
+            ) from error
+
     def build(
         self, name: str, nonce: str, labels: Mapping[str, str], memory_bytes: int | None = None
     ) -> tuple[StepSpec, Payload]:
         check_arguments(self.operator)
+        self._check_options(self.spec(name, nonce, labels, ""))
         payload = build_payload(
             self._call,
             job=name,
@@ -249,7 +296,7 @@ class StepRequest:
         self.observer.built(payload)
         payload = spill(payload, lambda: self.store, self.own_hook.inline_limit)
         if not self.own_hook.is_host_bound:
-            payload = bring(payload, self.store, self.own_hook.inline_limit)
+            payload = copy_to_bucket(payload, self.store, self.own_hook.inline_limit)
         self.observer.stored(payload)
         spec = self.spec(name, nonce, labels, payload.digest)
         spec = replace(spec, resources=spec.resources.at_least(memory_bytes))
@@ -264,7 +311,6 @@ class StepRequest:
         return render_secrets(self.operator.secrets, environment, self.context)
 
     def spec(self, name: str, nonce: str, labels: Mapping[str, str], digest: str) -> StepSpec:
-        operator = self.operator
         return StepSpec(
             name=name,
             nonce=nonce,
@@ -272,7 +318,7 @@ class StepRequest:
             digest=digest,
             resources=self.resources,
             settings=self._settings,
-            image=operator.image,
+            image=self.options.image,
             env=self._env(),
             timeout_s=self.timeout_s,
             start_timeout_s=self.start_timeout_s,
@@ -282,10 +328,10 @@ class StepRequest:
 
     def _env(self) -> dict[str, str]:
         """Return the step's environment: what the user says wins."""
-        ours = trace_environment(getattr(self.ti, "context_carrier", None))
+        own_env = trace_environment(getattr(self.ti, "context_carrier", None))
         if self.is_debugged:
-            ours[ENV_DEBUG] = "1"
-        return {**ours, **{name: str(value) for name, value in (self.operator.env or {}).items()}}
+            own_env[ENV_DEBUG] = "1"
+        return {**own_env, **self.options.env}
 
     @cached_property
     def observer(self) -> Observer:
@@ -311,15 +357,23 @@ class StepRequest:
     def _settings(self) -> BackendSettings:
         model = hook_class(self.backend).settings_model
         if not self.is_overridden:
-            return parse_settings(model, self.operator.settings, self.backend)
-        if self.operator.settings:
-            self.operator.log.warning(
-                "This step was written for %s and runs on %s: its settings are not used (%s)",
-                self.operator.backend or f"the connection {self.operator.conn_id}",
-                self.backend,
-                ", ".join(_keys(self.operator.settings)),
-            )
+            return self.options.settings(self.backend)
+        self._warn_of_override()
         return model()
+
+    def _warn_of_override(self) -> None:
+        operator, unused = self.operator, []
+        if operator.settings:
+            unused.append(f"its settings are not used ({', '.join(_keys(operator.settings))})")
+        if operator.conn_id is not None:
+            unused.append(f"nothing of the connection {operator.conn_id!r} is used, nor of its defaults")
+        if unused:
+            operator.log.warning(
+                "This step was written for %s and runs on %s ([stepop] backend_override): %s",
+                operator.backend or f"the connection {operator.conn_id}",
+                self.backend,
+                "; ".join(unused),
+            )
 
     @property
     def location(self) -> Mapping[str, Any]:
@@ -338,12 +392,6 @@ class StepRequest:
 
     def read(self, report: OutcomeReport, job: str, nonce: str) -> dict[str, Any]:
         return read_outcome(report, job, nonce)
-
-
-def _resources(value: ResourceSettings | Mapping[str, Any] | None) -> ResourceSettings:
-    if value is None:
-        return ResourceSettings()
-    return value if isinstance(value, ResourceSettings) else ResourceSettings.from_dict(value)
 
 
 def _keys(settings: Any) -> Sequence[str]:

@@ -1,6 +1,7 @@
-"""What Airflow can keep of a failure: texts without half characters, and less than 64 KB in all.
+"""Shortens a failure so that Airflow's task state can store it: valid Unicode, less than 64 KB in all.
 
-The step's log has the whole of it. Called by the life of a step before a failure is recorded.
+The lifecycle calls :func:`fit_to_state` before it saves a failure in the record. The step's log has the full
+texts.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from typing import Any
 from airflow_stepop.failure import Failure
 from airflow_stepop.runner.failures import cut
 
-FAILURE_BYTES = 48_000  # as JSON; the record has other fields, and Airflow wants less than 64 KB in all
+FAILURE_BYTES = 48_000  # as JSON; the record has more fields, and Airflow's limit for all of it is 64 KB
 _LEFT_OUT = "… left out here; see the log of the step …"
 
 
-def storable(failure: Failure) -> Failure:
-    """Return ``failure`` as Airflow can store it; what does not fit is left out, the least telling first."""
+def fit_to_state(failure: Failure) -> Failure:
+    """Return ``failure`` in at most ``FAILURE_BYTES`` of JSON.
+
+    The least useful parts go first: chained exceptions, then the oldest lines and the ends of texts.
+    """
     failure = Failure.from_json(escaped(failure.to_json()))
     for shorter in _shorter(failure):
         failure = shorter(failure)
@@ -28,9 +32,7 @@ def storable(failure: Failure) -> Failure:
 
 
 def escaped(value: Any) -> Any:
-    """Return JSON without lone surrogates, which Airflow's messages cannot carry; they are written as
-    escapes.
-    """
+    """Return JSON with lone surrogates written as escapes, since Airflow's messages cannot carry them."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, Mapping):
@@ -50,7 +52,7 @@ def _with_exception(failure: Failure, **fields: Any) -> Failure:
 
 
 def _shortened(failure: Failure, lines: int, characters: int) -> Failure:
-    """Return ``failure`` with the last lines only, and every text cut."""
+    """Return ``failure`` with only its last ``lines`` lines, and with each text cut."""
     exception = failure.exception or {}
     shorter = _with_exception(
         failure,

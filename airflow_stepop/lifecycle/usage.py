@@ -1,6 +1,9 @@
-"""What a step has used against what it asked for: one line for the log, JSON for XCom, and a hint.
+"""Compares the resources that a step used with those that it asked for.
 
-Pure functions over plain JSON. Numbers that are missing or make no sense are left out, never guessed.
+The lifecycle records :func:`usage_of`. The worker session logs :func:`describe` and pushes the XCom
+``usage``.
+
+Pure functions over plain JSON. Missing or impossible numbers are left out, never guessed.
 """
 
 from __future__ import annotations
@@ -14,26 +17,27 @@ from airflow_stepop.core.units import shown_size
 if TYPE_CHECKING:
     from airflow_stepop.resources import ResourceSettings
 
-XCOM_KEY = "usage"  # renaming breaks whoever reads it
+XCOM_KEY = "usage"  # renaming breaks DAGs that read this XCom
 
 MEASURED = ("wall_s", "cpu_s", "peak_memory_bytes", "peak_gpu_memory_bytes")
 MIB, GIB = 2**20, 2**30
 
-# When a hint is worth its line
-LONG_ENOUGH_S = 60.0  # what a shorter step reserves is free again before anybody else could have it
-ROOM = 1.25  # what to ask for, over what was used
-CLOSE = 0.9  # share of the memory asked for
-MUCH_BYTES = GIB
+# When to give a hint
+LONG_ENOUGH_S = 60.0  # a shorter step frees its resources too soon for a saving to matter
+ROOM = 1.25  # the hint asks for this multiple of what was used
+CLOSE = 0.9  # a peak over this share of the memory asked for is close to the limit
+MUCH_BYTES = GIB  # a smaller saving of memory is not worth a hint
 
 
 def usage_of(
     measured: Mapping[str, Any], known: Mapping[str, Any], asked: ResourceSettings, is_success: bool
 ) -> dict[str, Any]:
-    """Return a step's usage as JSON.
+    """Return a step's usage as JSON: fields of ``MEASURED``, ``asked``, ``hint``; empty if nothing is known.
 
-    :param measured: by the runner; missing when the step was killed together with its runner
-    :param known: by the service; used where the runner has nothing to say
+    :param measured: what the runner measured; empty when the step was killed together with its runner
+    :param known: what the service measured; used for fields that the runner did not measure
     :param asked: the resources of the job
+    :param is_success: whether the step succeeded
     """
     numbers = {name: _number(known, name) for name in MEASURED}
     numbers |= {name: value for name in MEASURED if (value := _number(measured, name)) is not None}
@@ -51,7 +55,7 @@ def usage_of(
 
 
 def describe(usage: Mapping[str, Any]) -> str:
-    """Return one line; empty when nothing is known."""
+    """Return the usage as one line for the log; empty when nothing is known."""
     asked = usage.get("asked") or {}
     wall_s, cpu_s, memory, gpu = (_number(usage, name) for name in MEASURED)
     parts = []
@@ -71,14 +75,15 @@ def describe(usage: Mapping[str, Any]) -> str:
 
 
 def hint(usage: Mapping[str, Any], is_success: bool) -> str:
-    """Return what to ask for instead, in words that name the argument; empty when that is not worth it."""
+    """Return which arguments to change, with values; empty when no change is worth it."""
     wall_s = _number(usage, "wall_s") or 0.0
-    is_telling = is_success and wall_s >= LONG_ENOUGH_S  # a failed step may have ended before it needed much
-    advice = [_memory_hint(usage, is_telling), _cpu_hint(usage, wall_s) if is_telling else ""]
+    # a failed step may have ended before its peak
+    is_representative = is_success and wall_s >= LONG_ENOUGH_S
+    advice = [_memory_hint(usage, is_representative), _cpu_hint(usage, wall_s) if is_representative else ""]
     return ", ".join(part for part in advice if part)
 
 
-def _memory_hint(usage: Mapping[str, Any], is_telling: bool) -> str:
+def _memory_hint(usage: Mapping[str, Any], is_representative: bool) -> str:
     asked, peak = _number(usage.get("asked") or {}, "memory_bytes"), _number(usage, "peak_memory_bytes")
     if not asked or peak is None:
         return ""
@@ -86,7 +91,7 @@ def _memory_hint(usage: Mapping[str, Any], is_telling: bool) -> str:
     if peak >= CLOSE * asked and enough > asked:
         place = "at" if peak >= asked else "close to"
         return f'that is {place} its limit: memory="{_argument(enough)}" leaves room'
-    if is_telling and enough <= asked / 2 and asked - enough >= MUCH_BYTES:
+    if is_representative and enough <= asked / 2 and asked - enough >= MUCH_BYTES:
         return f'memory="{_argument(enough)}" would do'
     return ""
 
@@ -100,7 +105,7 @@ def _cpu_hint(usage: Mapping[str, Any], wall_s: float) -> str:
 
 
 def _round_up(size: float) -> int:
-    """Return a size that a person would write, at least ``size``."""
+    """Round ``size`` up to a size that a person would write."""
     for below, step in ((GIB, 128 * MIB), (4 * GIB, 512 * MIB), (64 * GIB, GIB)):
         if size <= below:
             return max(math.ceil(size / step), 1) * step

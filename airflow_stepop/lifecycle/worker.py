@@ -1,6 +1,7 @@
-"""One stint of a task in a worker: from ``execute`` or ``resume`` until it returns, raises or defers.
+"""One session of a task in a worker: from ``execute`` or ``resume`` until the task returns, raises or defers.
 
-Between Airflow, which calls in through the operator, and the life of the step, which knows no Airflow.
+The operator calls :class:`WorkerSession`. The session handles Airflow's part (defer, XCom, signals, timeouts)
+and calls the step's lifecycle, which does not depend on Airflow's operators.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferred
 
-from airflow_stepop.arguments import LONGEST_S
+from airflow_stepop.core.units import LONGEST_S
 from airflow_stepop.exceptions import StepConfigError, StepInterruptedError, is_final
 from airflow_stepop.failure import Category, Failure, StepFailedError
 from airflow_stepop.lifecycle.collecting import Collected
-from airflow_stepop.lifecycle.lifecycle import StepLife
+from airflow_stepop.lifecycle.lifecycle import StepLifecycle
 from airflow_stepop.lifecycle.remote_exception import to_exception
 from airflow_stepop.lifecycle.request import StepRequest, Task
 from airflow_stepop.lifecycle.usage import XCOM_KEY, describe
-from airflow_stepop.payload.outcome import hand_over
+from airflow_stepop.payload.outcome import to_xcom
 from airflow_stepop.triggers import PauseTrigger, RemoteStepTrigger
-from airflow_stepop.waiting.backoff import Pace
-from airflow_stepop.waiting.deadlines import Clock, Deadlines, Reason
+from airflow_stepop.waiting.backoff import Backoff
+from airflow_stepop.waiting.deadlines import Clock, Deadlines, StopReason
 from airflow_stepop.waiting.task_log import TaskLog
 from airflow_stepop.waiting.task_state import task_state
 
@@ -37,18 +38,21 @@ if TYPE_CHECKING:
     from airflow_stepop.hooks.base import StepHook
     from airflow_stepop.job import Cursor, JobHandle
 
-ASK_S = 1.0  # longest question to Airflow while it kills this process
-DEFER_MARGIN_S = 300.0
-DOUBT_S = 0.5  # between two looks whether a question to Airflow is open
-# states of a task that Airflow is about to try again: its scheduler takes a worker for dead that was slow
+ASK_S = 1.0  # longest wait for the task's state while Airflow is killing this process
+DEFER_MARGIN_S = 300.0  # Airflow's trigger timeout is this much later than the deadline in the trigger
+DOUBT_S = 0.5  # between two checks for something that on_kill left undone
+# States of a task that Airflow is about to try again: the scheduler may take a slow worker for dead.
 TRIED_AGAIN = ("scheduled", "queued", "up_for_retry")
-LOG_POLL_S = 1.0  # a step that prints is asked for more this often
+LOG_POLL_S = 1.0  # poll interval while the step prints
 
 
-class Stint:
-    """What one process does for one task instance.
+class WorkerSession:
+    """The work of one process for one task instance.
 
-    :param operator: the task, rendered
+    :meth:`begin` runs in ``execute``. :meth:`resume` runs after a deferral. :meth:`recover` runs after a
+    failed trigger. Each returns the task's XCom value, defers the task, or raises the step's failure.
+
+    :param operator: the task, with rendered templates
     :param context: Airflow's context of this try
     """
 
@@ -57,7 +61,7 @@ class Stint:
         self.log = operator.log
         self.request = StepRequest(operator, context)
         self.observer = self.request.observer
-        self.life = StepLife(
+        self.lifecycle = StepLifecycle(
             self.request,
             context["task_state_store"],
             self.log,
@@ -67,54 +71,62 @@ class Stint:
         )
         self._begun = context["ti"].start_date
         self._has_retry = bool(context["ti"].try_number <= context["ti"].max_tries)
-        self._word = ""  # the service's own for the job's state
-        self._is_ended = False  # by the user: a submit that is still under way cancels its own job
-        self._is_in_doubt = False  # asked to end, and Airflow could not be asked why
-        self._is_uncancelled = False  # ended by the user, and the job could not be cancelled at once
+        self._native_state = ""  # the service's own name of the job's state
+        self._is_ended = False  # by the user; a submit in progress then cancels its own job
+        self._is_in_doubt = False  # told to end, and Airflow did not answer why
+        self._is_uncancelled = False  # ended by the user; the first cancel failed
 
-    # -- where Airflow calls in
+    # -- entry points: Airflow calls these through the operator
 
     def begin(self) -> Any:
+        """Start or find the job, and wait for it; called in ``execute``."""
         self.observer.phase("templates rendered: try %d begins", self.request.ti.try_number)
         with self._guarded():
-            _ = self.request.log_limit  # a mistake there shall not show only after the submit
-            return self._go_on(self.life.begin())
+            _ = self.request.log_limit  # a wrong value has to fail before the submit
+            return self._go_on(self.lifecycle.begin())
 
     def resume(self, event: Mapping[str, Any]) -> Any:
+        """Go on after a trigger fired.
+
+        :param event: ``reason`` (a :class:`StopReason`), and ``job`` and ``error`` from a
+            :class:`RemoteStepTrigger`
+        :raises StepConfigError: the triggerer cannot see the job
+        """
         with self._guarded():
-            handle = None if event.get("reason") == Reason.PAUSED else self.life.resume()
+            handle = None if event.get("reason") == StopReason.PAUSED else self.lifecycle.resume()
             if handle is None:
                 return self._begin_again()
             self.observer.phase("resumed: %s", event.get("reason"))
             if event.get("job") not in (None, handle.name):
-                # The old trigger of a cleared task fired late; SQLite gives trigger ids out again.
+                # The old trigger of a cleared task fired late, since SQLite reuses trigger ids.
                 self.log.info("This event is about the job %s of an earlier generation", event["job"])
                 return self._go_on(handle)
-            reason = Reason(event.get("reason", Reason.FINISHED))
-            if reason is Reason.UNREACHABLE:
+            reason = StopReason(event.get("reason", StopReason.FINISHED))
+            if reason is StopReason.UNREACHABLE:
                 raise StepConfigError(
                     f"the triggerer cannot see {handle}: {event.get('error')}. Set deferrable=False"
                 )
-            if reason is Reason.FINISHED and not self.life.jobs.status(handle).state.is_terminal:
-                reason = self.wait_here(handle)
+            if reason is StopReason.FINISHED and not self.lifecycle.jobs.status(handle).state.is_terminal:
+                reason = self.wait_in_worker(handle)
             return self._end(handle, reason, str(event.get("error") or ""))
 
     def recover(self, failure: Mapping[str, Any]) -> Any:
-        """Go on after a trigger that crashed or timed out."""
+        """Go on after a trigger that crashed or timed out: this worker waits for the job itself.
+
+        :param failure: ``error`` and ``traceback`` from Airflow
+        """
         self.log.warning("The trigger failed (%s); this worker goes on", failure.get("error"))
         for line in failure.get("traceback") or ():
             self.log.warning("%s", line.rstrip())
         with self._guarded():
-            handle = self.life.resume()
+            handle = self.lifecycle.resume()
             if handle is None:
                 return self._begin_again()
-            return self._end(handle, self.wait_here(handle))
+            return self._end(handle, self.wait_in_worker(handle))
 
     def on_kill(self) -> None:
-        """Ended by the user: cancel. This worker is going away and the task will be tried again: leave the
-        job to the next try.
-        """
-        record = self.life.record
+        """Cancel the job if the user ended the task; leave it to the next try if only this worker ends."""
+        record = self.lifecycle.record
         if record is None or record.collected is not None or self._is_ended:
             return
         state = self._ask_state()
@@ -127,69 +139,73 @@ class Stint:
         self._cancel_soon()
 
     def _cancel_soon(self) -> None:
-        """Cancel, now or at the next pause: a signal may have interrupted what a cancel needs, such as the
-        import of a client.
+        """Cancel the job now, or at the next pause if that fails.
+
+        The signal may have interrupted code that the cancel needs, such as the import of a client.
         """
         try:
-            self.life.cancel()
+            self.lifecycle.cancel()
             self._is_uncancelled = False
-        except Exception as error:  # noqa: BLE001, RUF100 - raised here, it would come up in any code at all
+        except Exception as error:  # noqa: BLE001, RUF100 - in a signal handler, an exception would be raised into unrelated code
             self._is_uncancelled = True
             self.log.warning("The job could not be cancelled yet: %s", error)
 
-    # -- between
+    # -- from one phase to the next
 
     def _go_on(self, began: JobHandle | Collected) -> Any:
         if isinstance(began, Collected):
             self.log.info("An earlier try collected this result and was killed before it could return it")
-            return self._hand_over(began)
+            return self._to_xcom(began)
         hook = self.request.hook(began.backend, began.conn_id)
         self.operator.job_url = hook.link(began)
         self._settle_doubt()
         if self._defers(hook):
             self._defer(began)
-        return self._end(began, self.wait_here(began))
+        return self._end(began, self.wait_in_worker(began))
 
     def _begin_again(self) -> Any:
-        """Submit after a pause; Airflow does not watch its own limit for the task meanwhile."""
+        """Submit after a pause.
+
+        Airflow did not enforce ``execution_timeout`` during the pause, so the session checks it here.
+        """
         end = self._deadlines().execution
         if end is not None and time.time() > end:
             raise AirflowTaskTimeout("the task's execution_timeout passed before there was room for its job")
-        return self._go_on(self.life.begin())
+        return self._go_on(self.lifecycle.begin())
 
-    def _end(self, handle: JobHandle, reason: Reason, word: str = "") -> Any:
+    def _end(self, handle: JobHandle, reason: StopReason, native_state: str = "") -> Any:
         self.operator.job_url = self.request.hook(handle.backend, handle.conn_id).link(handle)
-        collected = self.life.finish(handle, reason, word or self._word)
-        again = self.life.resubmission(collected)
-        return self._go_on(again) if again is not None else self._hand_over(collected)
+        collected = self.lifecycle.finish(handle, reason, native_state or self._native_state)
+        again = self.lifecycle.resubmission(collected)
+        return self._go_on(again) if again is not None else self._to_xcom(collected)
 
-    def _hand_over(self, collected: Collected) -> Any:
+    def _to_xcom(self, collected: Collected) -> Any:
         failure = collected.failure
         if failure is None:
-            value = hand_over(collected.data["result"])
+            value = to_xcom(collected.data["result"])
             self.observer.phase("result handed over")
-            self._tell_usage(collected.usage)
+            self._report_usage(collected.usage)
             return value
         failure, next_memory = self._with_advice(failure)
-        self._tell_usage(collected.usage)
-        handle = self.life.record.handle if self.life.record else None
+        self._report_usage(collected.usage)
+        handle = self.lifecycle.record.handle if self.lifecycle.record else None
         where = f"{handle} {self.operator.job_url or ''}".strip() if handle else ""
         error = to_exception(failure, where, next_memory)
         if isinstance(error.__cause__, StepFailedError):
-            # Airflow shows the frames of this process for it, which say nothing of the step
+            # For the cause, Airflow shows this process's frames, which say nothing about the step
             self.log.error("%s", error.__cause__)
         raise error
 
     def _with_advice(self, failure: Failure) -> tuple[Failure, str | None]:
-        """Return the failure with what ``on_oom`` makes of it, and what the next try asks for."""
-        on_oom, record = self.request.on_oom, self.life.record
+        """Return the failure with the hint of ``on_oom``, and the memory that the next try asks for."""
+        on_oom, record = self.request.on_oom, self.lifecycle.record
         if on_oom is None or record is None or failure.category is not Category.OOM:
             return failure, None
-        next_memory, advice = on_oom.advice(self.life.memory_bytes(record), self._has_retry)
+        next_memory, advice = on_oom.advice(self.lifecycle.memory_bytes(record), self._has_retry)
         return replace(failure, hint=advice), next_memory
 
-    def _tell_usage(self, used: Mapping[str, Any]) -> None:
-        """Log and push what the step used; the step has come to its end whatever becomes of that."""
+    def _report_usage(self, used: Mapping[str, Any]) -> None:
+        """Log the step's usage and push it as an XCom; an error does not fail the task."""
         from airflow.sdk.execution_time.xcom import XCom
 
         if not used:
@@ -201,24 +217,28 @@ class Stint:
         keys = {name: labels[name] for name in ("dag_id", "run_id", "task_id")}
         try:
             XCom.set(key=XCOM_KEY, value=dict(used), **keys, map_index=int(labels["map_index"]))
-        except Exception as error:  # noqa: BLE001, RUF100 - nothing that the user's DAG depends on
+        except Exception as error:  # noqa: BLE001, RUF100 - the step's result does not depend on it
             self.log.warning("The usage of the step could not be pushed: %s", error)
 
     # -- waiting
 
     def _defers(self, hook: StepHook) -> bool:
-        if self.life.has_found_end:
-            return False  # a trigger that fires at once can overtake its own deferral, which costs a try
-        if self.operator.deferrable is not None:
-            return self.operator.deferrable
+        """Whether the task waits in the triggerer rather than in this worker."""
+        if self.lifecycle.has_found_end:
+            return False  # if a trigger fires before this worker has exited, Airflow fails the resumed task
+        record, chosen = self.lifecycle.record, self.operator.deferrable
+        if chosen is None:
+            chosen = record.asked.get("deferrable") if record and record.asked else self.request.deferrable
+        if chosen is not None:
+            return bool(chosen)
         return conf.getboolean("stepop", "deferrable", fallback=True) and not hook.is_host_bound
 
     def _deadlines(self) -> Deadlines:
-        """Airflow does not enforce ``execution_timeout`` while a task is deferred: we do."""
+        """Return the job's deadlines; with ``execution_timeout``, which Airflow ignores during a deferral."""
         limit = self.operator.execution_timeout
         if limit is None or self._begun is None:
-            return self.life.deadlines(None)
-        return self.life.deadlines(self._begun.timestamp() + limit.total_seconds())
+            return self.lifecycle.deadlines(None)
+        return self.lifecycle.deadlines(self._begun.timestamp() + limit.total_seconds())
 
     def _defer(self, handle: JobHandle) -> NoReturn:
         deadlines, labels = self._deadlines(), self.request.labels
@@ -236,8 +256,10 @@ class Stint:
         self.operator.defer(trigger=trigger, method_name="resume", timeout=timeout)
 
     def _pause_elsewhere(self, pause_s: float) -> None:
-        """Wait before a submit, without a worker where the task may defer: else those workers that wait for
-        room could be all that there are, and none be left for the steps that make room when they end.
+        """Wait before a submit; defer where the task may, so that the pause holds no worker.
+
+        Otherwise tasks that wait for room could occupy all workers. Then no worker would be left for the
+        tasks whose end makes room.
         """
         if not self._defers(self.request.own_hook):
             time.sleep(pause_s)
@@ -246,37 +268,37 @@ class Stint:
         trigger = PauseTrigger(until if end is None else min(until, end))
         self.operator.defer(trigger=trigger, method_name="resume")
 
-    def wait_here(self, handle: JobHandle) -> Reason:
-        """Wait in the worker, by the rules of the trigger."""
+    def wait_in_worker(self, handle: JobHandle) -> StopReason:
+        """Wait for the job in this worker, by the same rules as the trigger; return why waiting ended."""
         hook, deadlines = self.request.hook(handle.backend, handle.conn_id), self._deadlines()
-        pace = Pace(self.request.poll_interval_s)
+        backoff = Backoff(self.request.poll_interval_s)
         task_log = TaskLog(self.log, hook, handle, self.request.log_limit)
         status, cursor, clock = None, None, Clock()
         while True:
-            fresh = None  # nobody is late by an old look
+            fresh = None  # a deadline must not pass on an old status
             try:
                 fresh = status = hook.status([handle])[handle]
                 chunk = None if task_log.is_full else hook.logs({handle: cursor}).get(handle)
-                pause_s = pace.after_success()
+                pause_s = backoff.after_success()
             except Exception as error:  # an API error is never a job state
                 if is_final(error):
                     raise
-                chunk, pause_s = None, pace.after_error()
+                chunk, pause_s = None, backoff.after_error()
                 self.log.warning("No news of %s (%s); asking again in %.0f s", handle, error, pause_s)
             if chunk is not None:
                 task_log.write(chunk.lines)
                 cursor = chunk.cursor
                 pause_s = min(pause_s, LOG_POLL_S) if chunk.lines else pause_s
-            self.observer.saw(status)
-            self._word = status.description if status is not None else ""
+            self.observer.status_seen(status)
+            self._native_state = status.description if status is not None else ""
             if reason := deadlines.reason(fresh, clock.now()):
-                if reason is Reason.FINISHED:
+                if reason is StopReason.FINISHED:
                     self._write_rest(task_log, cursor)
                 return reason
             self._pause(pause_s)
 
     def _write_rest(self, task_log: TaskLog, cursor: Cursor) -> None:
-        """Write what the job printed since the last look; missing lines do not change the result."""
+        """Write the lines that the job printed since the last read; an error does not change the result."""
         try:
             for lines in task_log.rest(cursor):
                 task_log.write(lines)
@@ -289,55 +311,59 @@ class Stint:
             self._settle_doubt()
             time.sleep(min(left_s, DOUBT_S))
 
-    # -- when something goes wrong
+    # -- errors and signals
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
-        """Leave no job behind: either it is cancelled, or a next try will attach to it."""
+        """On an exception, cancel the job or leave it to a retry that will attach to it.
+
+        :raises StepInterruptedError: the error may be transient and the task has a retry; the job goes on
+        """
         try:
             yield
         except TaskDeferred:
             raise
         except AirflowTaskTimeout:
-            self._is_ended = True  # Airflow calls on_kill next, and the task is still running for it
+            self._is_ended = True  # Airflow calls on_kill next, and on_kill would find the task running
             self.log.warning("The task's execution_timeout passed: cancelling its job")
-            self.life.cancel(Reason.EXECUTION_TIMEOUT)
+            self.lifecycle.cancel(StopReason.EXECUTION_TIMEOUT)
             raise
-        except KeyboardInterrupt:  # Ctrl-C in dag.test(), where nobody calls on_kill
-            self.life.cancel()
+        except KeyboardInterrupt:  # Ctrl-C in dag.test(), which does not call on_kill
+            self.lifecycle.cancel()
             raise
         except Exception as error:
-            record = self.life.record
+            record = self.lifecycle.record
             if record is None or record.collected is not None:
                 raise
             if not is_final(error) and self._has_retry and not self._is_ended:
-                what = "it goes on, and the next try attaches to it"
+                what = "the job goes on, and the next try attaches to it"
                 if record.handle is None:
-                    what = "it may not be there yet; the next try looks for it, and submits it if it is not"
+                    what = "the job may not exist yet; the next try looks for it, and submits it if not"
                 raise StepInterruptedError(f"lost touch with {record.name}: {error}; {what}") from error
             self._cancel_quietly()
             raise
 
     def _cancel_quietly(self) -> None:
         try:
-            self.life.cancel()
-        except Exception as error:  # noqa: BLE001, RUF100 - the first error is the one to show
+            self.lifecycle.cancel()
+        except Exception as error:  # noqa: BLE001, RUF100 - the caller raises the first error
             self.log.warning("The job, if there is one, could not be cancelled: %s", error)
 
     def _settle_doubt(self) -> None:
-        """Do what ``on_kill`` could not: it may have interrupted a question to Airflow, or an import."""
+        """Finish the work of ``on_kill``: its signal may have interrupted a call to Airflow or an import."""
         if self._is_uncancelled:
             self._cancel_soon()
         if self._is_in_doubt and (state := self._ask_state()) is not None:
             self._is_in_doubt = False
             if state != "running":
                 self.log.info("The task is %s: cancelling its job", state)
-                self.life.cancel()
+                self.lifecycle.cancel()
 
     def _ask_state(self) -> str | None:
-        """Return the task instance's state as Airflow has it, or ``None`` when it does not answer in time.
+        """Return the task instance's state in Airflow, or ``None`` if there is no answer within ``ASK_S``.
 
-        In a thread of its own: the signal may have interrupted a question, and the channel is not re-entrant.
+        The call runs in a thread, because the signal may have interrupted another call and the channel to
+        Airflow is not re-entrant.
         """
         answer: list[str | None] = []
         thread = threading.Thread(target=lambda: answer.append(task_state(self.request.labels)), daemon=True)

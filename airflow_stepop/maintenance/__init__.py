@@ -1,4 +1,5 @@
-"""Deleting what steps leave behind: jobs that nobody owns, and stored data that nothing needs any more.
+"""Find and delete what steps leave behind: orphaned jobs, and stored data that nothing needs any more.
 
-For ``airflow stepop``, which runs beside Airflow's database; no task, trigger or DAG file imports it.
+Only the commands ``airflow stepop sweep`` and ``airflow stepop gc`` import this package. They need Airflow's
+database; tasks, triggers and DAG files never import it.
 """

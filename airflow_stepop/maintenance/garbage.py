@@ -1,14 +1,18 @@
-"""Stored data that nothing needs any more: found by what is old, then by what refers to it.
+"""Find and delete stored data that nothing needs any more; ``airflow stepop gc`` calls this module.
 
-Deleting is safe while tasks run, while others collect, and when it is cut short: what is found here can
-come into use again in no way.
+How it works: list the folders in every configured store, select the folders that are old enough, and exclude
+each folder that an XCom, a record or an unfinished DAG run still needs. Deleting is safe while tasks run,
+while another ``gc`` runs, and if this process is interrupted, because garbage found here can never be used
+again.
 
-- *Results* lie in a folder for each job. One is kept while it is young, while its run goes on, and while an
-  XCom or a record names its job. A record gets the reference before the XCom does, so records are read first.
-- *Parts* lie in weeks (decision 0004). A week is kept until every job that could have been submitted in it is
-  over.
-- *Checkpoints* lie in a folder for each task instance, and are kept while it is young or may be tried again.
-- *Jobs* of this host that their tasks have kept.
+- *Results* are in one folder per job. A folder is kept while it is younger than the retention, while its DAG
+  run is unfinished, and while an XCom or a record names its job. A record gets the reference before the XCom
+  does, so records are read first.
+- *Parts* (arguments and code) are in one folder per week (decision 0004). A week is kept until every job that
+  could have been submitted in this week has ended.
+- *Checkpoints* are in one folder per task instance. A folder is kept while it is younger than the retention,
+  or while its task instance may be retried.
+- *Jobs* of the backend ``local`` on this host that have ended and that ``find_orphans`` wants to delete.
 """
 
 from __future__ import annotations
@@ -36,7 +40,7 @@ from airflow_stepop.inventory.database import (
     task_instances,
     unfinished_runs,
 )
-from airflow_stepop.inventory.targets import Complain, Job, Place, deployment, find_jobs
+from airflow_stepop.inventory.targets import Complain, Job, Target, deployment, find_jobs
 from airflow_stepop.inventory.xcoms import xcom_texts
 from airflow_stepop.maintenance.orphans import DAY_S, Action, find_orphans
 from airflow_stepop.stores.configured import configured_stores
@@ -47,13 +51,13 @@ if TYPE_CHECKING:
     from airflow_stepop.stores.base import Store
 
 JOB_NAME = re.compile(r"s-[a-z0-9-]+")
-CLOCKS_S = DAY_S  # how far the clocks of workers, stores and this host may be apart
+CLOCKS_S = DAY_S  # largest allowed difference between the clocks of workers, stores and this host
 MIN_JOB_AGE_S = 600.0
-DEPTH = {RESULTS: 7, CHECKPOINTS: 6}  # pieces of a path up to the folder that is deleted as one
+DEPTH = {RESULTS: 7, CHECKPOINTS: 6}  # number of path components of a folder that is deleted as a whole
 
 
 class Kind(StrEnum):
-    """What is collected."""
+    """The kinds of garbage."""
 
     RESULTS = "results"
     PARTS = "parts"
@@ -63,11 +67,14 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Garbage:
-    """A folder that nothing needs.
+    """A folder that nothing needs any more.
 
-    :param place: the store, or the backend
-    :param count: how many objects or files
-    :param newest_at: when the last of them was written, seconds since the epoch
+    :param place: the address of the store, or the folder of the local backend
+    :param name: the path in the store, or the job's name
+    :param count: number of objects or files in the folder
+    :param size: their total size in bytes
+    :param newest_at: time of the last write in seconds since the epoch; for a job, the time of its end
+    :param delete: deletes the folder
     """
 
     kind: Kind
@@ -81,7 +88,7 @@ class Garbage:
 
 @dataclass
 class Folder:
-    """What a listing has shown of one folder."""
+    """The totals of one folder, summed up from a listing of its store."""
 
     store: Store
     path: str
@@ -96,12 +103,13 @@ class Folder:
 
 @dataclass
 class Marks:
-    """What must stay.
+    """The references that protect data from deletion.
 
-    :param names: jobs that a record or an XCom names
-    :param runs: (dag, run) that go on, as they are in paths
-    :param tasks: (dag, run, task, map index) that are not finished, as they are in paths
-    :param begun_at: when the oldest step began that still waits for its job
+    :param names: names of jobs that a record or an XCom refers to
+    :param runs: (dag, run) of unfinished runs, as path components
+    :param tasks: (dag, run, task, map index) of unfinished task instances, as path components
+    :param begun_at: when the oldest uncollected step of an unfinished task instance began, seconds since the
+        epoch
     """
 
     names: set[str] = field(default_factory=set)
@@ -111,9 +119,12 @@ class Marks:
 
 
 def find_garbage(*, now: float, retention_s: float, complain: Complain) -> list[Garbage]:
-    """Return everything that nothing needs, oldest first. A store that fails does not hide the others.
+    """Return all garbage, oldest first.
 
-    :raises StepopError: what Airflow refers to cannot be found out, so nothing may be deleted
+    :param now: the current time, in seconds since the epoch
+    :param retention_s: how many seconds unreferenced data are kept
+    :param complain: called with a message for each store that fails; the other stores are still searched
+    :raises StepopError: a record or an XCom cannot be read, so nothing may be deleted
     """
     folders: dict[str, list[Folder]] = {RESULTS: [], PARTS: [], CHECKPOINTS: []}
     for store in configured_stores():
@@ -139,9 +150,9 @@ def find_garbage(*, now: float, retention_s: float, complain: Complain) -> list[
 
 
 def list_folders(store: Store, top: str) -> Iterator[Folder]:
-    """Yield the folders of this deployment below ``top`` that are kept or deleted as one.
+    """Yield the folders of this deployment below ``top`` that are kept or deleted as a whole.
 
-    What does not lie as we lay it is somebody else's, and is not touched.
+    Objects at other depths than those of this package's layout belong to others and are skipped.
     """
     depth = DEPTH.get(top, 2)
     folders: dict[str, Folder] = {}
@@ -158,9 +169,10 @@ def list_folders(store: Store, top: str) -> Iterator[Folder]:
 
 
 def find_marks(candidates: list[Folder]) -> Marks:
-    """Return what must stay of ``candidates``, which were listed before.
+    """Return the references that protect some of ``candidates``. List the candidates before this call.
 
-    The order counts: the state of a task, its record, then the XComs.
+    The order of reading matters: first the state of a task instance, then its record, then the XComs. A task
+    writes its record before its XCom, so no reference is missed.
     """
     wanted = {_pieces(folder.path)[:4] for folder in candidates}
     marks = Marks()
@@ -187,7 +199,7 @@ def _mark_record(key: TaskKey, is_live: bool, marks: Marks) -> None:
         return
     try:
         begun_at = float("inf") if record.get("collected") else float(record["started_at"])
-    except (AttributeError, KeyError, TypeError, ValueError):  # whatever it is, a job may be behind it
+    except (AttributeError, KeyError, TypeError, ValueError):  # a damaged record may still belong to a job
         begun_at = 0.0
     marks.begun_at = min(marks.begun_at, begun_at)
 
@@ -201,7 +213,7 @@ def _name(folder: Folder) -> str:
 
 
 def _pieces(path: str) -> tuple[str, ...]:
-    """Return what follows the deployment: dag, run, task, map index, and the job for a result."""
+    """Return the path components after the deployment: dag, run, task, map index and, for a result, job."""
     return tuple(path.split("/")[2:])
 
 
@@ -215,7 +227,7 @@ def _slug(text: str) -> str:
 
 
 def longest_job_s() -> float:
-    """Return how long a job may run that no record leads to any more, with a margin."""
+    """Return how many seconds a job without a record may run: ``[stepop] timeout`` with a margin."""
     from airflow.sdk.configuration import conf
 
     return float(conf.getfloat("stepop", "timeout", fallback=86400.0)) * OVERDUE_FACTOR + OVERDUE_S
@@ -224,7 +236,7 @@ def longest_job_s() -> float:
 def _end_of_week(path: str) -> float:
     try:
         monday = datetime.strptime(path.split("/")[1], "%Y-%m-%d").replace(tzinfo=UTC)
-    except ValueError:  # not one of ours
+    except ValueError:  # not a folder of this package
         return float("inf")
     return (monday + WEEK).timestamp()
 
@@ -233,7 +245,7 @@ def _end_of_week(path: str) -> float:
 
 
 def _kept_jobs(now: float, retention_s: float, complain: Complain) -> Iterator[Garbage]:
-    jobs = find_jobs([Place("local")], {}, complain)
+    jobs = find_jobs([Target("local")], {}, complain)
     orphans = find_orphans(jobs, now=now, min_age_s=MIN_JOB_AGE_S, retention_s=retention_s, complain=complain)
     for orphan in orphans:
         if orphan.action is Action.DELETE:
@@ -262,7 +274,7 @@ def _measure(folder: Path) -> tuple[int, int]:
 
 
 def delete(garbage: list[Garbage], complain: Complain) -> list[Garbage]:
-    """Delete; return what was. One thing that cannot be deleted does not save the others."""
+    """Delete garbage; return the deleted part. A failed deletion is reported and does not stop the rest."""
     done = []
     for one in garbage:
         try:
@@ -277,9 +289,9 @@ def delete(garbage: list[Garbage], complain: Complain) -> list[Garbage]:
 
 
 def _remove_empty_folders(store: Store, now: float) -> None:
-    """Remove the folders of runs that have been empty for a day; an object store has none.
+    """Remove folders of runs that have been empty for a day. Only folder stores have empty folders.
 
-    Not at once: somebody may be about to write there.
+    Younger empty folders stay, because a step may be about to write into one.
     """
     parts = urlsplit(store.url)
     if parts.scheme != "file":
@@ -288,6 +300,6 @@ def _remove_empty_folders(store: Store, now: float) -> None:
         root = Path(unquote(parts.path)) / of_deployment(top, deployment())
         for parent, _, _ in os.walk(root, topdown=False):
             depth = len(Path(parent).relative_to(root).parts)
-            with suppress(OSError):  # it is not empty, or somebody else was faster
+            with suppress(OSError):  # the folder is not empty, or another process has removed it
                 if depth >= 2 and now - os.stat(parent).st_mtime >= DAY_S:
                     os.rmdir(parent)

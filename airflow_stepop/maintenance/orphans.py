@@ -1,8 +1,12 @@
-"""Jobs that no live task instance owns, and what to do with each.
+"""Find orphans (jobs that no live task instance owns), and decide what happens to each of them.
 
-A job is owned while its task instance is there, unfinished, and its record has the job's nonce. The record is
-saved before the job exists, and no other task instance, try or generation ever gets that nonce: so a job that
-nobody owns stays that way, and whatever happens between looking and acting, acting is right.
+A task instance owns a job while the instance exists, is unfinished, and its record has the job's nonce.
+
+Why an orphan can be deleted without a lock: the record is saved before the job exists, and no other task
+instance, try or generation ever gets this nonce. So a job without an owner never gets an owner again, and the
+decision stays right however much time passes before the caller acts.
+
+``cli/cleaning.py`` (``sweep``) and ``maintenance/garbage.py`` call ``find_orphans``.
 """
 
 from __future__ import annotations
@@ -21,20 +25,20 @@ if TYPE_CHECKING:
     from airflow_stepop.record import StepRecord
 
 DAY_S = 86400.0
-GONE = "gone"  # no state of Airflow's
+GONE = "gone"  # stands for a task instance that does not exist; no state of Airflow has this name
 
 
 class Action(StrEnum):
-    """What is to be done with a job that nobody owns."""
+    """The action for a job that no task instance owns."""
 
-    CANCEL = "cancel"  # it runs for nobody
-    DELETE = "delete"  # it is over, and nothing says that it be kept
-    KEEP = "keep"  # it is over, and kept for a person to look at, until [stepop] retention
+    CANCEL = "cancel"  # the job has not ended
+    DELETE = "delete"  # the job has ended, and its `keep` does not ask to keep it or the retention has passed
+    KEEP = "keep"  # the job has ended, and stays for inspection until [stepop] retention has passed
 
 
 @dataclass(frozen=True)
 class Orphan:
-    """A job that nobody owns."""
+    """A job that no live task instance owns."""
 
     job: Job
     reason: str
@@ -44,10 +48,15 @@ class Orphan:
 def find_orphans(
     jobs: Iterable[Job], *, now: float, min_age_s: float, retention_s: float | None, complain: Complain
 ) -> Iterator[Orphan]:
-    """Yield the jobs that nobody owns. Call it after the jobs were listed: see the module's promise.
+    """Yield the orphans among ``jobs``.
 
-    :param min_age_s: jobs younger than this are left alone, whatever Airflow says
-    :param retention_s: how long a finished job is kept; ``None`` for ever
+    ``jobs`` must have been listed before this call: the record of a listed job exists, see the module's
+    docstring.
+
+    :param now: the current time, in seconds since the epoch
+    :param min_age_s: jobs younger than this many seconds are skipped
+    :param retention_s: how many seconds a finished job is kept; ``None`` keeps it for ever
+    :param complain: called with a message for each job whose record cannot be read; such a job is skipped
     """
     old = [job for job in jobs if now - job.found.created_at >= min_age_s]
     keys = [TaskKey.of(job.found.labels) for job in old]
@@ -55,7 +64,7 @@ def find_orphans(
     for job, key in zip(old, keys, strict=True):
         try:
             record = record_of(key) if key is not None and key in states else None
-        except StepopError as error:  # it may well be the owner
+        except StepopError as error:  # the unreadable record may be the owner's
             complain(f"{job.handle} is left alone: {error}")
             continue
         state = states[key] if key is not None and key in states else GONE
@@ -65,11 +74,11 @@ def find_orphans(
 
 
 def _disowned(job: Job, record: StepRecord | None, state: str | None) -> str:
-    """Return why nobody owns the job; empty when somebody does."""
+    """Return why no task instance owns the job; an empty text if one does."""
     if state == GONE:
         return "its task instance is gone"
     if is_finished(state):
-        return f"its task instance is over ({state})"
+        return f"its task instance has finished ({state})"
     if record is None:
         return "its task instance has no record of it"
     if record.nonce != job.label("nonce"):
@@ -90,17 +99,17 @@ def _action(job: Job, record: StepRecord | None, now: float, retention_s: float 
 
 
 def _is_kept(record: StepRecord) -> bool:
-    """Return whether the task wants its finished job to stay; see the operator's ``keep``."""
+    """Return whether the task's argument ``keep`` asks to keep its finished job."""
     if record.keep == "failed":
         return "result" not in (record.collected or {})
     return record.keep == "always"
 
 
 def retention_s(days: float | None = None) -> float | None:
-    """Return how long things are kept that nothing refers to; ``None``: for ever.
+    """Return for how many seconds unreferenced jobs and data are kept; ``None`` means for ever.
 
-    :param days: instead of ``[stepop] retention``
-    :raises StepConfigError: it is not a number of days
+    :param days: overrides ``[stepop] retention``
+    :raises StepConfigError: the value is not a number of days
     """
     from airflow.sdk.configuration import conf
 
@@ -111,6 +120,6 @@ def retention_s(days: float | None = None) -> float | None:
         found = -1.0
     if not 0 <= found < float("inf"):
         raise StepConfigError(
-            f"[stepop] retention is a number of days, or 0 to keep everything, not {text!r}"
+            f"[stepop] retention is a number of days, or 0 to keep everything, and not {text!r}"
         )
     return found * DAY_S or None

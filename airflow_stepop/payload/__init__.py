@@ -1,1 +1,1 @@
-"""What goes into a step and what comes out, on the host."""
+"""Builds the payload of a step and reads its outcome, in the worker. The step's lifecycle calls them."""

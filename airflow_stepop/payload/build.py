@@ -1,6 +1,6 @@
-"""A call becomes a payload: the manifest, and the parts that it names.
+"""Builds the payload of a job: the manifest, and the parts that the manifest names.
 
-Called by the operator's request. The wire is described in ``runner/protocol.py``.
+``lifecycle/request.py`` calls :func:`build_payload` in the worker. The format: ``runner/protocol.py``.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from airflow_stepop.results import StepResult
 from airflow_stepop.runner import protocol
 from airflow_stepop.runner.entries import Encoded
 from airflow_stepop.stores.configured import locate
-from airflow_stepop.stores.pieces import places_of
+from airflow_stepop.stores.pieces import ranges_of
 
 
 @dataclass
 class PayloadBuilder:
-    """Collects the parts of one payload while its manifest is written."""
+    """Collects the parts of one payload while :func:`build_payload` writes the manifest."""
 
     parts: dict[str, Part] = field(default_factory=dict)
 
@@ -43,17 +43,17 @@ class PayloadBuilder:
         return {"name": name}
 
     def reference(self, result: StepResult) -> dict[str, Any]:
-        """Return the entry of a result that the step reads itself; its bytes never come here."""
+        """Return the entry of an earlier step's result. The step reads the bytes; the worker never does."""
         result.verify()
         entry = json.loads(json.dumps(result.entry))
         for segment in entry["segments"]:
-            places = places_of(segment, result.base_uri)
-            if places:
-                for place in places:
-                    locate(place.uri, result.host)
+            ranges = ranges_of(segment, result.base_uri)
+            if ranges:
+                for object_range in ranges:
+                    locate(object_range.uri, result.host)
                 segment.pop("pieces", None)
                 segment["name"] = f"{segment['sha256'][:16]}.ref"
-                self.parts[segment["name"]] = Part(segment["sha256"], segment["size"], places=places)
+                self.parts[segment["name"]] = Part(segment["sha256"], segment["size"], ranges=ranges)
         return dict(entry)
 
     def value(self, value: Any, call: Call, name: str) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def build_payload(
     """Return the payload of one job.
 
     :param split: ``dict`` for multiple outputs, ``auto`` when a mapped task maps over the result, else ``no``
-    :raises PayloadError: the function or an argument cannot be sent; names it
+    :raises PayloadError: the function or an argument cannot be pickled; the message names it
     """
     builder, setup = PayloadBuilder(), setup or Setup()
     manifest: dict[str, Any] = {

@@ -1,5 +1,7 @@
-"""A call: a function or a command with its arguments, each encoded once, and the key by which two tries of
-a task are the same call.
+"""A call is a function or a command with its arguments. Each argument is encoded once.
+
+:func:`call_key` tells whether two tries of a task make the same call. Called by ``lifecycle/request.py`` and
+by :mod:`.build`.
 """
 
 from __future__ import annotations
@@ -21,16 +23,16 @@ from airflow_stepop.runner.values import encode_value
 
 @dataclass(frozen=True, kw_only=True)
 class _Call:
-    """Arguments, each encoded once: for the call key, and for the payload."""
+    """Arguments. Each is encoded once, and both the call key and the payload use the encoded bytes."""
 
     main_module: str = ""
     refs: list[StepResult] = field(default_factory=list)
     _encoded: dict[str, Encoded] = field(default_factory=dict)
 
     def encode(self, name: str, value: Any) -> Encoded:
-        """Encode one argument; the results inside it are appended to ``refs`` and not loaded.
+        """Encode one argument. Earlier steps' results inside it are appended to ``refs`` and not loaded.
 
-        :raises PayloadError: it cannot be sent; says which and why
+        :raises PayloadError: the argument cannot be encoded; the message names the argument and the reason
         """
         if name not in self._encoded:
             self._encoded[name] = self._encode(name, as_list(value))
@@ -48,10 +50,10 @@ class _Call:
 
 @dataclass(frozen=True, kw_only=True)
 class FunctionCall(_Call):
-    """A function with its arguments, as the user wrote them; references to results may be anywhere inside.
+    """A function with its arguments, as the user wrote them. Arguments may contain earlier steps' results.
 
-    :param main_module: name of the DAG file's module: what it defines goes by value
-    :param reference: (module, qualified name) of a function that the step can import
+    :param main_module: name of the DAG file's module; its functions and classes are pickled by value
+    :param reference: (module, qualified name) of a function that the step can import; ``None``: by value
     """
 
     function: Callable[..., Any]
@@ -63,7 +65,7 @@ class FunctionCall(_Call):
         return dict(zip(self.argument_names(), self.args, strict=True)) | dict(self.kwargs)
 
     def argument_names(self) -> list[str]:
-        """Return what the function calls its positional arguments."""
+        """Return the parameter names of the positional arguments."""
         try:
             parameters = inspect.signature(self.function).parameters.values()
         except (TypeError, ValueError):
@@ -74,7 +76,7 @@ class FunctionCall(_Call):
 
 @dataclass(frozen=True, kw_only=True)
 class CommandCall(_Call):
-    """A program with its input files and the files that it will leave."""
+    """A command line, its input files, and the names of the output files that the command must write."""
 
     argv: Sequence[str]
     inputs: Mapping[str, Any]
@@ -90,12 +92,12 @@ Call = FunctionCall | CommandCall
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What the runner prepares before it starts the step.
+    """The preparation that the runner makes before it starts the step.
 
-    :param archive: the code archive, to unpack
-    :param secrets: environment variables whose values travel beside the manifest, which has their names
-    :param requirements: lines of a requirements file, to install
-    :param checkpoint: whether the step gets a folder that its next try finds again
+    :param archive: the code archive that the runner unpacks
+    :param secrets: environment variables. The manifest has their names; their values travel beside it
+    :param requirements: lines of a requirements file that the runner installs
+    :param checkpoint: whether the step gets a checkpoint folder, which the next try finds again
     """
 
     archive: bytes | None = None
@@ -104,7 +106,7 @@ class Setup:
     checkpoint: bool = False
 
     def fields(self) -> dict[str, Any]:
-        """Return what the manifest says of it; a field that the step does not need is not there."""
+        """Return the manifest fields of this setup. A field that the step does not need is left out."""
         fields = {
             "secrets": sorted(self.secrets),
             "requirements": list(self.requirements),
@@ -114,7 +116,11 @@ class Setup:
 
 
 def call_key(call: Call, archive: bytes | None, extra: Sequence[Any]) -> str:
-    """Return the key that tells whether another try is the same call."""
+    """Return the call key. Two tries with the same key make the same call and may share a job.
+
+    :param archive: the code archive
+    :param extra: further JSON-able values that make two calls different
+    """
     arguments = {name: _argument_key(value, call, name) for name, value in call.arguments().items()}
     code: Any
     if isinstance(call, FunctionCall):
@@ -126,7 +132,7 @@ def call_key(call: Call, archive: bytes | None, extra: Sequence[Any]) -> str:
 
 
 def arguments_key(call: Call) -> str:
-    """Return a digest of the arguments alone: the same for a step whose code was put right."""
+    """Return a digest of the arguments alone. The digest stays the same when the user corrects the code."""
     arguments = {name: _argument_key(value, call, name) for name, value in call.arguments().items()}
     argv = list(call.argv) if isinstance(call, CommandCall) else None
     return digest([arguments, [result.digest for result in call.refs], argv])
@@ -138,4 +144,4 @@ def _argument_key(value: Any, call: Call, name: str) -> Any:
     encoded = call.encode(name, value)
     if encoded.codec in protocol.DATA_CODECS:
         return [encoded.codec, *(sha256 for sha256, _ in encoded.digests())]
-    return code_key(value, call.main_module)  # a pickle differs from process to process
+    return code_key(value, call.main_module)  # not the pickle: its bytes differ from process to process

@@ -1,4 +1,7 @@
-"""What Airflow knows about a decorated function, and what a step may know: its module, and context values."""
+"""Inspects a decorated function: its module, its import path, and the context values that it asks for.
+
+Called by ``lifecycle/request.py`` in the worker.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ def plain_function(function: Any) -> Any:
 
 
 def import_reference(function: Any, project: Project) -> tuple[str, str] | None:
-    """Return (module, qualified name) when the step can import ``function``; else it goes by value."""
+    """Return (module, qualified name) when the step can import ``function``; ``None``: pickle it by value."""
     module, qualname = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
     if not module or "<" in qualname or module == "__main__":
         return None
@@ -40,7 +43,7 @@ def import_reference(function: Any, project: Project) -> tuple[str, str] | None:
 
 
 def dag_module(project: Project, function: Any) -> str:
-    """Return the name under which the DAG file was loaded."""
+    """Return the module name under which Airflow loaded the DAG file."""
     name = getattr(function, "__module__", "") or ""
     if name and module_file(name) == project.dag_file:
         return name
@@ -53,9 +56,9 @@ def dag_module(project: Project, function: Any) -> str:
 
 
 def context_arguments(function: Any, operator: Any, context: Context) -> dict[str, Any]:
-    """Return the context values that the function's signature names and the caller did not give.
+    """Return the context values for those parameters that the function names and the DAG does not pass.
 
-    :raises PayloadError: one of them exists only inside Airflow
+    :raises PayloadError: a value exists only inside Airflow, such as ``ti``
     """
     try:
         parameters = inspect.signature(function).parameters
@@ -76,7 +79,7 @@ def context_arguments(function: Any, operator: Any, context: Context) -> dict[st
 def portable(name: str, value: Any) -> Any:
     """Return a context value as plain data.
 
-    :raises PayloadError: it exists only inside Airflow
+    :raises PayloadError: the value exists only inside Airflow, such as ``ti``
     """
     if isinstance(value, datetime):
         return datetime.fromisoformat(value.isoformat())

@@ -1,9 +1,14 @@
-"""The code archive: the project's own modules that a step needs, in a zip named by its digest.
+"""Builds the code archive: a zip of the project's own modules that a step needs.
 
-Which modules: what the DAG file and the step's function import, and what those import in turn, as far as it
-lies in the project (the DAG bundle, or the DAG file's folder). The answer comes from the source, not from
-``sys.modules``, so every process builds the same archive. Installed packages are not shipped: the image has
-them. ``include=`` adds files.
+**Which modules.** The modules that the DAG file and the step's function import, and the modules that those
+import in turn, if they lie in the project (the DAG bundle, or the DAG file's folder). ``include=`` adds
+files.
+
+**How they are found.** In the source, not in ``sys.modules``, so every process builds the same archive.
+
+**Not shipped.** Installed packages: the step's image must have them.
+
+Called by ``lifecycle/request.py`` in the worker.
 """
 
 from __future__ import annotations
@@ -21,14 +26,14 @@ from pathlib import Path
 from airflow_stepop.exceptions import PayloadError
 from airflow_stepop.runner.protocol import CODE_BYTES
 
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date that a zip can hold: same files, same bytes
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date that a zip can hold; a fixed date keeps the bytes the same
 
 
 @dataclass(frozen=True)
 class Project:
-    """Where the DAG's own code lies.
+    """The folders of the DAG's own code.
 
-    :param dag_file: the DAG file; it is not shipped, what it defines travels by value
+    :param dag_file: the DAG file. It is not shipped: its functions and classes are pickled by value
     :param roots: folders that modules are imported from, the DAG bundle first
     """
 
@@ -42,17 +47,13 @@ class Project:
         return cls(file, tuple(dict.fromkeys([*folders, file.parent])))
 
     def contains(self, file: Path) -> bool:
-        """Return whether ``file`` is the project's own: below a root, and not in an environment that lies
-        there.
-        """
+        """Return whether ``file`` is the project's own code: below a root, and not in ``site-packages``."""
         return any(file.is_relative_to(root) for root in self.roots) and not any(
             file.is_relative_to(folder) for folder in _installed()
         )
 
     def find(self, module: str) -> Iterator[tuple[str, Path]]:
-        """Yield (path in the archive, file) for ``module`` and its parent packages, where the project has
-        them.
-        """
+        """Yield (path in the archive, file) for ``module`` and its packages, if the project has them."""
         names = module.split(".")
         for root in self.roots:
             found: list[tuple[str, Path]] = []
@@ -67,7 +68,7 @@ class Project:
                 return
 
     def package_of(self, file: Path) -> str:
-        """Return the package that a module's file lies in: what its relative imports are relative to."""
+        """Return the package of a module's file. Relative imports of the module start from this package."""
         root = next((root for root in self.roots if file.is_relative_to(root)), file.parent)
         return ".".join(file.relative_to(root).parent.parts)
 
@@ -82,14 +83,14 @@ def _installed() -> tuple[Path, ...]:
 
 
 def _imports(source: bytes, package: str) -> Iterator[str]:
-    """Yield every module name that ``source`` may import, also inside functions; all of them absolute.
+    """Yield the absolute name of every module that ``source`` may import, also inside functions.
 
-    :param source: bytes, so that it is read in the encoding that it declares
+    :param source: bytes, so that the parser uses the encoding that the file declares
     """
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return  # not for us to report: importing it will
+        return  # importing the module raises the error, with a better message
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -118,9 +119,10 @@ def project_modules(project: Project, start: Iterable[Path]) -> dict[str, Path]:
 
 
 def included_files(project: Project, patterns: Sequence[str]) -> dict[str, Path]:
-    """Return (path in the archive -> file) of everything that the ``include`` patterns name.
+    """Return (path in the archive -> file) for the files that the ``include`` patterns match.
 
-    A pattern is relative to the DAG file's folder, else to the bundle; a folder means all files below it.
+    A pattern is relative to the DAG file's folder; if no file matches there, to the bundle. A folder means
+    all files below it.
 
     :raises PayloadError: a pattern matches nothing, or leads out of the project
     """
@@ -155,8 +157,9 @@ def _files_of(path: Path) -> list[Path]:
 
 
 def command_files(project: Project, argv: Sequence[str]) -> dict[str, Path]:
-    """Return the words of a command that are files of the project, and the modules beside them that they
-    import: they are shipped unasked.
+    """Return the project files that the command line names, and the modules that these scripts import.
+
+    They are shipped without ``include=``. The keys are paths in the archive.
     """
     found: dict[str, Path] = {}
     for before, word in zip(["", *argv], argv, strict=False):
@@ -174,15 +177,18 @@ def command_files(project: Project, argv: Sequence[str]) -> dict[str, Path]:
 
 
 def _modules_of_script(script: Path, folder: Path) -> dict[str, Path]:
-    """Return what a Python script imports from its own folder, which is where Python looks first."""
+    """Return the modules that a Python script imports from its own folder, where Python looks first."""
     if script.suffix != ".py":
         return {}
-    beside = project_modules(Project(script, (script.parent,)), [script])
-    return {(folder / name).as_posix(): file for name, file in beside.items()}
+    siblings = project_modules(Project(script, (script.parent,)), [script])
+    return {(folder / name).as_posix(): file for name, file in siblings.items()}
 
 
 def build_archive(files: dict[str, Path]) -> bytes | None:
-    """Return the zip of ``files``, the same bytes for the same contents; ``None`` when there are none."""
+    """Return the zip of ``files``; ``None`` when there are no files. The same contents give the same bytes.
+
+    :raises PayloadError: the files are larger than ``CODE_BYTES`` (64 MiB) in all
+    """
     if not files:
         return None
     buffer, total = io.BytesIO(), 0

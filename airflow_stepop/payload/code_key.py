@@ -1,9 +1,11 @@
-"""The call key: whether two tries of a task are the same call. Equal keys may share a job.
+"""Computes the code part of the call key. :mod:`.call` builds the whole key; equal keys may share a job.
 
-It is made of what the code does (bytecode, names, constants, defaults, referenced globals; no line numbers,
-no paths) and of the digests of the arguments. Pickle bytes never enter it: they differ from process to
-process. When in doubt two keys differ: that costs a job, and a wrong match would return a stale result. (From
-Python 3.13 on, breaking one expression over two lines is such a doubt: the compiler joins loads of one line.)
+**What counts.** The behaviour of the code: bytecode, names, constants, defaults and referenced globals. Line
+numbers and paths do not count. Pickle bytes do not count either: they differ from process to process.
+
+**Known limit.** In doubt two keys differ. A needless difference costs a job, whereas a wrong match would
+return a stale result. For example, since Python 3.13 the key changes when one expression is broken over two
+lines, because the compiler joins loads of the same line.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ from collections.abc import Callable, Iterator, Mapping
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-_DEPTH = 100  # of values inside values
-_COUNT = 200_000  # of values in all; what comes after does not count
+_DEPTH = 100  # deepest nesting of values
+_COUNT = 200_000  # values in all; later ones do not count
 _ATOMS = (str, bytes, int, float, complex, type(None), type(...))
 _ATTRIBUTES = frozenset({"__annotations__", "__pydantic_fields__", "__slots__"})  # the dunders that count
 
@@ -27,9 +29,10 @@ def digest(value: Any) -> str:
 
 
 def code_key(function: Any, *modules: str) -> str:
-    """Return a digest of what a function does or a value is, the same in every process with this Python.
+    """Return a digest of a function's behaviour, or of a value: the same in every process with this Python.
 
-    :param modules: functions and classes of these (and of the function's own) count by what they do
+    :param modules: functions and classes of these modules count by behaviour, and so do those of the
+        function's own module
     """
     own = getattr(function, "__module__", None)
     return _digest(_Walk(frozenset({*modules, own} - {None, ""})).of(function, 0))
@@ -47,14 +50,14 @@ def _digest(parts: Iterator[str]) -> str:
 class _Walk:
     """Yields the parts that tell one value (a function, a class, a constant, an object) from another.
 
-    Functions and classes of other modules than ``modules`` count by name: the code archive covers them, or
-    the image.
+    Functions and classes outside ``modules`` count by name: the digest of the code archive, or the image,
+    covers their behaviour.
     """
 
     def __init__(self, modules: frozenset[str | None]) -> None:
         self.modules = modules
         self._count = 0
-        self._seen: dict[int, Any] = {}  # keeps them alive, so that no id is given out again
+        self._seen: dict[int, Any] = {}  # keeps the objects alive, so that no id is reused
 
     def of(self, value: Any, depth: int) -> Iterator[str]:
         self._count += 1
@@ -70,7 +73,7 @@ class _Walk:
             yield from walk(self, value, depth + 1)
 
     def _is_seen(self, value: Any) -> bool:
-        if isinstance(value, (tuple, frozenset, CodeType)):  # equal ones may or may not be one object
+        if isinstance(value, (tuple, frozenset, CodeType)):  # Python may share one object for equal values
             return False
         is_seen = id(value) in self._seen
         self._seen[id(value)] = value
@@ -109,7 +112,7 @@ class _Walk:
         for cell in function.__closure__ or ():
             try:
                 yield from self.of(cell.cell_contents, depth)
-            except ValueError:  # a cell that is filled later, such as a recursive inner function
+            except ValueError:  # the cell is filled later, as for a recursive inner function
                 yield "empty cell"
         for name in sorted(set(_global_names(function.__code__))):
             if name in function.__globals__:
@@ -135,14 +138,14 @@ class _Walk:
         yield from self._sequence((value.fget, value.fset, value.fdel), depth)
 
     def _object(self, value: Any, depth: int) -> Iterator[str]:
-        """Any other object is what it says it can be made of again; else only its class counts."""
+        """Any other object counts by what its ``__reduce_ex__`` returns; if that fails, by its class."""
         yield from self.of(type(value), depth)
         if type(value).__module__.startswith("airflow."):
             return
         try:
             reduce = copyreg.dispatch_table.get(type(value))
             reduced = reduce(value) if reduce is not None else value.__reduce_ex__(4)
-        except Exception:  # noqa: BLE001, RUF100 - an object of the user's may refuse in any way
+        except Exception:  # noqa: BLE001, RUF100 - a user's object may raise any exception
             return
         if isinstance(reduced, str):
             yield reduced

@@ -1,6 +1,9 @@
-"""An outcome becomes what the task returns: checked, made small enough for Airflow's record, handed over.
+"""Turns an outcome into the task's return value, in the worker. Nothing is unpickled here.
 
-Nothing is unpickled here. The wire is described in ``runner/protocol.py``.
+1. :func:`read_outcome` verifies the outcome and makes the result small enough for the step's record.
+2. :func:`to_xcom` turns the collected result into the value that the task returns to Airflow.
+
+Called by the step's lifecycle. ``runner/protocol.py`` describes the format of an outcome.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.core.host import host_of
-from airflow_stepop.core.stored_json import COUNT, LIST, OBJECT, TEXT, TRUTH, known_fields, or_nothing
+from airflow_stepop.core.stored_json import COUNT, LIST, OBJECT, TEXT, TRUTH, checked_fields, or_nothing
 from airflow_stepop.exceptions import IntegrityError, StepConfigError, StoreError
 from airflow_stepop.failure import Failure
 from airflow_stepop.results import StepResult, is_inline
@@ -23,15 +26,17 @@ from airflow_stepop.stores.configured import locate
 if TYPE_CHECKING:
     from airflow_stepop.job import Buffer, OutcomeReport
 
-RECORD_BYTES = 60_000  # longest collected result inside the step's record
+RECORD_BYTES = 60_000  # largest collected result inside the step's record
 
 
 def read_outcome(report: OutcomeReport, job: str, nonce: str) -> dict[str, Any]:
-    """Return ``{"result": ...}`` or ``{"failure": ...}``, both JSON, from an outcome; nothing is unpickled.
+    """Return ``{"result": ..., "usage": ...}`` or ``{"failure": ..., "usage": ...}`` from an outcome.
 
-    Beside it is ``usage``, as the runner measured it.
+    All of it is JSON. ``usage`` is the usage that the runner measured. Nothing is unpickled.
 
-    :raises IntegrityError: the outcome is not the one that the control plane vouches for, or is another job's
+    :raises IntegrityError: the outcome's digest is not the one in the receipt, the outcome belongs to another
+        job, or it is malformed
+    :raises StepConfigError: the result is a pickle, and the backend has no receipt that vouches for the bytes
     """
     if report.digest is not None and hashlib.sha256(report.data).hexdigest() != report.digest:
         raise IntegrityError(f"its bytes changed after the step wrote it (expected SHA-256 {report.digest})")
@@ -69,19 +74,19 @@ _OUTCOME_VALUES = {
 
 
 def _parsed(data: bytes) -> dict[str, Any]:
-    """Return the fields of an outcome; what is printed in them can be printed again, and stored."""
+    """Return the checked fields of an outcome."""
     try:
         outcome = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise IntegrityError(f"it is not an outcome ({error})") from error
-    known = known_fields(outcome, "the outcome", _OUTCOME_FIELDS)
-    if known["protocol"] == protocol.PROTOCOL:  # another one may have any other form
-        known |= known_fields(outcome, "the outcome", {}, _OUTCOME_VALUES)
+    known = checked_fields(outcome, "the outcome", _OUTCOME_FIELDS)
+    if known["protocol"] == protocol.PROTOCOL:  # another version may have other fields
+        known |= checked_fields(outcome, "the outcome", {}, _OUTCOME_VALUES)
     return known
 
 
 def outcome_size(report: OutcomeReport) -> int:
-    """Return the bytes of an outcome that was read, with those of its result that lie in the store."""
+    """Return the size of an outcome in bytes, including the parts of its result that lie in the store."""
     try:
         outcome = json.loads(report.data)
         several = outcome.get("outputs") or outcome.get("values") or []
@@ -89,7 +94,7 @@ def outcome_size(report: OutcomeReport) -> int:
         entries += [outcome["value"]] if outcome.get("value") else []
         stored = [s["size"] for entry in entries for s in entry["segments"] if "data" not in s]
         return len(report.data) + int(sum(stored))
-    except (AttributeError, KeyError, TypeError, ValueError):  # the step can write there what it likes
+    except (AttributeError, KeyError, TypeError, ValueError):  # the step can write any bytes there
         return len(report.data)
 
 
@@ -120,7 +125,7 @@ def _result_of(outcome: Mapping[str, Any], report: OutcomeReport) -> dict[str, A
 
 
 def _small(result: dict[str, Any], base_uri: str, job: str) -> dict[str, Any]:
-    """Return ``result``, or where it is in the store: Airflow wants less than 64 KB in its task state."""
+    """Return ``result``, or a reference to its copy in the store: a task state takes less than 64 KB."""
     data = json.dumps(result, separators=(",", ":")).encode()
     if len(data) <= RECORD_BYTES:
         return result
@@ -128,45 +133,45 @@ def _small(result: dict[str, Any], base_uri: str, job: str) -> dict[str, Any]:
     try:
         store, path = locate(f"{base_uri}/{job}.collected-{sha256[:16]}.json")
         store.put_new(path, data)
-    except StoreError:  # then Airflow has to hold it
+    except StoreError:  # without a store, the record has to hold the result
         return result
     return {
         "stored": {"uri": store.uri(path), "sha256": sha256, "size": len(data), "host": host_of(store.url)}
     }
 
 
-def _stored(place: Any) -> dict[str, Any]:
+def _stored(reference: Any) -> dict[str, Any]:
     fields = {"uri": TEXT, "sha256": TEXT, "size": COUNT, "host": TEXT}
-    place = known_fields(place, "the place of the collected result", fields)
-    store, path = locate(place["uri"], place["host"])
-    data = store.read(path, place["size"])
-    if hashlib.sha256(data).hexdigest() != place["sha256"]:
-        raise IntegrityError(f"{place['uri']} changed after it was written")
+    reference = checked_fields(reference, "the reference to the collected result", fields)
+    store, path = locate(reference["uri"], reference["host"])
+    data = store.read(path, reference["size"])
+    if hashlib.sha256(data).hexdigest() != reference["sha256"]:
+        raise IntegrityError(f"{reference['uri']} changed after it was written")
     return dict(json.loads(data))
 
 
 _RESULT_FIELDS = {"dict": OBJECT, "list": LIST, "value": OBJECT}
 
 
-def hand_over(result: Mapping[str, Any]) -> Any:
-    """Return what the task returns to Airflow: plain values, and references for the rest.
+def to_xcom(result: Mapping[str, Any]) -> Any:
+    """Return the task's return value: plain values as they are, a :class:`StepResult` for each other value.
 
     :raises IntegrityError: the collected result changed in the store, or in the task's state
     """
     if "stored" in result:
         result = _stored(result["stored"])
-    result = known_fields(result, "the collected result", {}, {**_RESULT_FIELDS, "nothing": TRUTH})
+    result = checked_fields(result, "the collected result", {}, {**_RESULT_FIELDS, "nothing": TRUTH})
     if len(result) != 1:
         raise IntegrityError(f"the collected result is not one of {', '.join(_RESULT_FIELDS)} and nothing")
     if "dict" in result:
-        return {key: _given(kept) for key, kept in result["dict"].items()}
+        return {key: _value_of(collected) for key, collected in result["dict"].items()}
     if "list" in result:
-        return [_given(kept) for kept in result["list"]]
-    return _given(result["value"]) if "value" in result else None
+        return [_value_of(collected) for collected in result["list"]]
+    return _value_of(result["value"]) if "value" in result else None
 
 
-def _given(kept: Any) -> Any:
-    known = known_fields(kept, "a collected value", {}, {"plain": OBJECT, "reference": OBJECT})
+def _value_of(collected: Any) -> Any:
+    known = checked_fields(collected, "a collected value", {}, {"plain": OBJECT, "reference": OBJECT})
     if "reference" in known:
         return StepResult.from_json(known["reference"])
     try:
@@ -175,12 +180,12 @@ def _given(kept: Any) -> Any:
         raise IntegrityError(f"a collected value is damaged: {error}") from error
 
 
-# Keys with which Airflow marks what it encoded itself
+# Airflow's own serialisation marks its objects with these keys
 _RESERVED_KEYS = frozenset({"__classname__", "__id__", "__type"})
 
 
 def _is_plain(value: Any) -> bool:
-    """Return whether Airflow keeps ``value`` as it is: its messages and databases cannot hold all of JSON."""
+    """Return whether Airflow stores ``value`` unchanged: its messages and databases cannot hold all JSON."""
     if isinstance(value, str):
         return is_plain_text(value)
     if isinstance(value, int):

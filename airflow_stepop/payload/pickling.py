@@ -1,6 +1,7 @@
-"""How the function and the arguments of a step are pickled on the host. Called by ``build`` and ``call``.
+"""Pickles the function and the arguments of a step, in the worker. Called by :mod:`.build` and :mod:`.call`.
 
-What the DAG file defines goes by value; results of other tasks go by reference and are never loaded here.
+Functions and classes of the DAG file are pickled by value. Results of other tasks become references, and are
+never loaded here.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from airflow_stepop.runner.pickling import REF, reduce_code
 
 
 def dumps(value: Any, keep: Callable[[Any], Any] | None, main_module: str, refs: list[StepResult]) -> bytes:
-    """Pickle with cloudpickle; the results inside ``value`` are appended to ``refs``.
+    """Pickle with cloudpickle. Earlier steps' results inside ``value`` are appended to ``refs``.
 
-    :raises Exception: it cannot be pickled
+    :param keep: takes the out-of-band buffers (PEP 574); ``None``: all bytes are in the pickle
+    :raises Exception: ``value`` cannot be pickled
     """
     import cloudpickle
 
@@ -62,9 +64,9 @@ def _by_value(name: str) -> Iterator[None]:
 
 
 def _refuse(value: Any) -> None:
-    """Refuse what cloudpickle would send and the step could not use.
+    """Refuse values that cloudpickle would pickle and that the step could not use.
 
-    :raises PayloadError: another task's output where Airflow has not replaced it by what that task returned
+    :raises PayloadError: another task's output (``XComArg``) that Airflow has not replaced by a value
     :raises TypeError: an open file
     """
     from airflow.sdk import XComArg
@@ -76,11 +78,11 @@ def _refuse(value: Any) -> None:
             "it looks in lists, tuples, dicts, and in the attributes that an object's template_fields name"
         )
     if isinstance(value, io.TextIOWrapper) and value not in (sys.stdin, sys.stdout, sys.stderr):
-        raise TypeError("cannot pickle an open file")  # cloudpickle would read it to its end
+        raise TypeError("cannot pickle an open file")  # cloudpickle would pickle all of its contents
 
 
 def as_list(value: Any) -> Any:
-    """Read the results of a mapped task here: Airflow's lazy sequence works in its own processes only."""
+    """Read the results of a mapped task in the worker: Airflow's lazy sequence works only in Airflow."""
     return list(value) if _is_lazy(value) else value
 
 
@@ -89,7 +91,7 @@ def _is_lazy(value: Any) -> bool:
 
 
 def advice(value: Any) -> str:
-    """Return what to do about a value that cannot be pickled."""
+    """Return advice for the user about a value that cannot be pickled."""
     import types
     from threading import Lock
 

@@ -1,4 +1,7 @@
-"""``requirements=``: what a user may write there, as the lines that the runner installs."""
+"""Reads and checks the argument ``requirements=``. The runner installs the lines that this module returns.
+
+Called by ``lifecycle/request.py`` in the worker, and by ``arguments.py`` while Airflow parses the DAG file.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,11 @@ _COMMENT = re.compile(r"(^|\s)#.*$")
 
 
 def read_requirements(value: Sequence[str] | str | None, folder: Path) -> list[str]:
-    """Return one line for each requirement, sorted.
+    """Return one line for each requirement, sorted and without duplicates.
 
     :param value: the lines, or the path of a requirements file
-    :param folder: where the DAG file is; a path is relative to it
-    :raises StepConfigError: there is no such file, or a line is none of a requirement
+    :param folder: the DAG file's folder; the path is relative to this folder
+    :raises StepConfigError: the file cannot be read, or a line is not a requirement
     """
     if not value:
         return []
@@ -42,7 +45,7 @@ def _lines_of(path: Path) -> Iterator[str]:
 def check_requirement(line: object) -> None:
     """Check one requirement, such as ``scikit-learn==1.5``; it may end with ``--hash=...``.
 
-    :raises StepConfigError: it is something else
+    :raises StepConfigError: ``line`` is not a requirement
     """
     from packaging.requirements import InvalidRequirement, Requirement
 

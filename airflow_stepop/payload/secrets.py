@@ -1,7 +1,7 @@
-"""``secrets=``: templates of the task become values, in the worker and only when a payload is built.
+"""Renders the templates of ``secrets=`` in the worker, when ``lifecycle/request.py`` builds the payload.
 
-Airflow renders template fields itself, and shows them. So these are not among them, and what goes wrong here
-is said without the text of the error: it may have a value in it.
+Airflow shows rendered template fields in its UI, so ``secrets`` is not a template field. Error messages of
+this module leave out the text of the original error, because that text may contain a secret value.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 def render_secrets(
     secrets: Mapping[str, str], environment: jinja2.Environment, context: Context
 ) -> dict[str, str]:
-    """Return the values of ``secrets``; Airflow masks them in this task's log from here on.
+    """Return the values of ``secrets``. From here on Airflow masks the values in this task's log.
 
-    :param environment: of the task's DAG, and nobody else's: what ends an expression is set in it
-    :raises StepConfigError: one of them has no value; names it
+    :param environment: a Jinja environment of the task's DAG, for this call only: its ``finalize`` is set
+    :raises StepConfigError: a secret has no value, or has a NUL in it; the message names the secret
     """
     from airflow.sdk.log import mask_secret
 
@@ -49,7 +49,7 @@ def _render(name: str, template: str, environment: jinja2.Environment, context: 
         value: str = environment.from_string(template).render(context)
     except _UnsetError:
         raise StepConfigError(f"the secret {name!r} has no value: a part of {template!r} is None") from None
-    except Exception as error:  # a template runs foreign code, and its error may tell the value
+    except Exception as error:  # a template runs foreign code, and the error may contain the value
         raise StepConfigError(
             f"the secret {name!r} has no value: {template!r} raised {type(error).__name__}. "
             "Check that the connection or variable exists, and that this task may read it"

@@ -1,4 +1,4 @@
-"""Steps without a task: for the contract suite, and for ``airflow stepop check --run``."""
+"""Makes steps without an Airflow task: for the contract suite, and for ``airflow stepop check --run``."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ TYPICAL_LABELS = {
 
 @dataclass(frozen=True)
 class Step:
-    """What a hook is given: the job's specification, and its payload."""
+    """The two arguments of a hook's ``submit``: the job's specification and its payload."""
 
     spec: StepSpec
     payload: Payload
 
 
 def make_step(call: Call | Sequence[str] | Callable[[], Any], **options: Any) -> Step:
-    """Return a step without Airflow: of a command line, a function without arguments, or a whole call.
+    """Return a step that needs no Airflow task.
 
-    :param options: fields of :class:`StepSpec` other than the usual ones, and of :class:`Setup`
+    :param call: a command line, a function without arguments, or a whole call
+    :param options: fields of :class:`StepSpec` that replace the defaults, and ``secrets`` and
+        ``requirements`` of :class:`Setup`
     """
     given = {name: options.pop(name) for name in ("secrets", "requirements") if name in options}
     setup = Setup(**given, checkpoint="checkpoint_uri" in options)

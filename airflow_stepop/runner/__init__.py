@@ -1,1 +1,1 @@
-"""The program that runs inside the remote container: standard library only, shipped as a zipapp."""
+"""The runner: the program that runs the step inside the job. Standard library only, shipped as a zipapp."""

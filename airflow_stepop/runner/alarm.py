@@ -1,4 +1,4 @@
-"""The one timer of a process, for all who want to be called; and the time limit of a step."""
+"""The timer of the parent process, shared by the meter and by the step's time limit. Used by :mod:`.main`."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ if TYPE_CHECKING:
 
     Call = Callable[[], float | None]
 
-SOON_S = 0.001  # 0 would turn the timer off
+SOON_S = 0.001  # shortest delay: 0 would turn the timer off
 
 
 class Alarm:
-    """Calls whoever is due, in the main thread and whatever it waits for."""
+    """Calls registered functions when they are due: in the main thread, by SIGALRM, also while it waits.
+
+    A process has one such timer (``ITIMER_REAL``), so all callers share one :class:`Alarm`.
+    """
 
     def __init__(self) -> None:
         self._due: list[tuple[float, Call]] = []
         signal.signal(signal.SIGALRM, self._ring)
 
     def call(self, after_s: float, call: Call) -> None:
-        """Have ``call`` called once, in so many seconds, and again in as many as it returns."""
+        """Run ``call`` in ``after_s`` seconds. If it returns a number, run it again in so many seconds."""
         self._due.append((time.monotonic() + after_s, call))
         self._set()
 
@@ -52,9 +55,10 @@ class Alarm:
 
 
 class TimeLimit:
-    """Has the step stopped when its time is over: SIGTERM, and SIGKILL after its grace period.
+    """Stops the step when its time is over: first SIGTERM, then SIGKILL after the grace period.
 
-    :param seconds: 0 for no limit
+    :param seconds: longest run time; 0 for no limit
+    :param grace_s: seconds between the two signals; 0 for SIGKILL at once
     """
 
     def __init__(self, seconds: float, grace_s: float) -> None:
@@ -75,8 +79,8 @@ class TimeLimit:
         )
 
     def _stop(self) -> float | None:
-        has_been_told, self.is_over = self.is_over, True
-        if has_been_told or not self.grace_s:
+        was_asked, self.is_over = self.is_over, True
+        if was_asked or not self.grace_s:
             quietly(os.killpg, self._pid, signal.SIGKILL)
             quietly(os.kill, self._pid, signal.SIGKILL)
             return None

@@ -1,7 +1,9 @@
-"""A folder as one file with a signature: a plain tar archive, and behind it the HMAC of its bytes.
+"""Packs a checkpoint folder into one signed file: an uncompressed tar archive, followed by its HMAC-SHA256.
 
-Who finds a checkpoint unpickles it. So nothing is unpacked that somebody without the key has written, and
-what is unpacked stays inside the folder all the same.
+A step usually unpickles its checkpoint, so a forged archive could run code. :func:`verify` therefore refuses
+archives that were written without the task's key. :func:`unpack` also refuses members outside the folder.
+
+Used by :mod:`.snapshots`.
 """
 
 from __future__ import annotations
@@ -26,24 +28,26 @@ CHUNK_BYTES = 1 << 20
 
 
 class ForgedError(Exception):
-    """An archive is not what was written with this key."""
+    """The archive was not written with this key, or has contents that :func:`pack` never writes."""
 
 
 class TooLargeError(Exception):
-    """The files are more than may be kept."""
+    """The archive would be larger than the limit."""
 
 
 def fingerprint(folder: str) -> tuple[str, int]:
-    """Return what changes with every change in a folder, and the bytes of its files.
+    """Return a digest that changes with every change in the folder, and the size of its files in bytes.
 
-    :raises FileNotFoundError: there is no such folder
+    The digest is made of names, modes, inodes, sizes and times; no file is read.
+
+    :raises FileNotFoundError: the folder does not exist
     """
     found, total = hashlib.sha256(), 0
     os.stat(folder)
     for name, path in _entries(folder):
         try:
             info = os.lstat(path)
-        except FileNotFoundError:  # a change that comes while we look: another look sees the rest of it
+        except FileNotFoundError:  # removed during the scan; the next scan sees the change
             continue
         times = (info.st_mtime_ns, info.st_ctime_ns) if not stat.S_ISDIR(info.st_mode) else ()
         found.update(repr((name, info.st_mode, info.st_ino, info.st_size, times)).encode())
@@ -54,15 +58,15 @@ def fingerprint(folder: str) -> tuple[str, int]:
 def pack(
     folder: str, path: str, key: bytes, most_bytes: int, leave_out: Callable[[str], None]
 ) -> tuple[int, str]:
-    """Write a folder into the archive ``path``; return its size, and its MD5 in base64.
+    """Write a folder into the archive ``path``; return the archive's size in bytes, and its MD5 in base64.
 
-    The MD5 is for the store: not every one knows by itself that the end is missing when a connection is cut.
+    The MD5 becomes the header ``Content-MD5``: not every store notices that an upload was cut short.
 
-    :param leave_out: hears what a checkpoint cannot hold
-    :raises TooLargeError: it would have more than ``most_bytes``
+    :param leave_out: called with the name of each entry that an archive cannot hold
+    :raises TooLargeError: the archive would have more than ``most_bytes``
     :raises OSError: a file cannot be read, or the archive cannot be written
     """
-    if fingerprint(folder)[1] > most_bytes:  # before the disk is full
+    if fingerprint(folder)[1] > most_bytes:  # checked first, so that the disk does not fill up
         raise TooLargeError
     with open(path, "wb") as raw:
         signed: Any = _Signed(raw, key, most_bytes)
@@ -78,7 +82,7 @@ def pack(
 def verify(path: str, key: bytes) -> None:
     """Compare an archive with its signature.
 
-    :raises ForgedError: they do not belong together
+    :raises ForgedError: the signature does not match
     """
     found = hmac.new(key, digestmod="sha256")
     with open(path, "rb") as stream:
@@ -94,13 +98,13 @@ def verify(path: str, key: bytes) -> None:
 
 
 def unpack(path: str, folder: str) -> int:
-    """Unpack an archive that was verified into an empty folder; return how many files there are.
+    """Unpack a verified archive into an empty folder; return the number of files.
 
-    :raises ForgedError: it has something that we do not write, or that would leave the folder
-    :raises OSError: there is no room for it
+    :raises ForgedError: a member is of a kind that :func:`pack` never writes, or would lie outside the folder
+    :raises OSError: a file cannot be written, for example because the disk is full
     """
     folders: list[tuple[str, tarfile.TarInfo]] = []
-    links: list[tuple[str, str]] = []  # made last: nothing is written through one
+    links: list[tuple[str, str]] = []  # made last, so that no file is written through a link
     count = 0
     try:
         with tarfile.open(path, "r:", encoding="utf-8", errors="surrogateescape") as archive:
@@ -121,7 +125,7 @@ def unpack(path: str, folder: str) -> int:
         raise ForgedError(f"it is no archive of ours: {error}") from None
     for target, to in links:
         os.symlink(to, target)
-    for target, member in reversed(folders):  # those inside first: their own may be read-only
+    for target, member in reversed(folders):  # inner folders first: the outer one may become read-only
         _restore_attributes(target, member)
     return count
 
@@ -137,7 +141,7 @@ def chunks(path: str) -> Iterator[Buffer]:
 
 
 class _Signed:
-    """A file for ``tarfile`` that signs what it writes, and has a limit."""
+    """A file object for ``tarfile`` that signs the written bytes, and has a size limit."""
 
     def __init__(self, raw: IO[bytes], key: bytes, most_bytes: int) -> None:
         self.md5 = _new_md5()
@@ -175,7 +179,7 @@ def _entries(folder: str) -> Iterator[tuple[str, str]]:
             with os.scandir(os.path.join(folder, parent)) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
         except (FileNotFoundError, NotADirectoryError):
-            continue  # it is gone again
+            continue  # removed during the scan
         for entry in entries:
             name = f"{parent}/{entry.name}" if parent else entry.name
             yield name, entry.path
@@ -184,7 +188,7 @@ def _entries(folder: str) -> Iterator[tuple[str, str]]:
 
 
 def _add(archive: tarfile.TarFile, folder: str, name: str, path: str) -> bool:
-    """Add one entry; return whether it is something that can be kept."""
+    """Add one entry; return ``False`` if an archive cannot hold it (a device, a link to the outside)."""
     found = os.lstat(path)
     member = tarfile.TarInfo(name)
     if stat.S_ISREG(found.st_mode):
@@ -202,7 +206,7 @@ def _add(archive: tarfile.TarFile, folder: str, name: str, path: str) -> bool:
         if not (target + os.sep).startswith(root + os.sep):
             return False
         member.type = tarfile.SYMTYPE
-        # Relative and without detours: the folder is elsewhere in the next try
+        # Relative and normalised, because the next try has the folder under another path
         member.linkname = os.path.relpath(target, os.path.dirname(os.path.join(root, name)))
     else:
         return False
@@ -222,8 +226,12 @@ def _checked_name(name: str) -> str:
 
 
 def _checked_link(member: tarfile.TarInfo) -> str:
-    """Return where a link leads. One without detours, which may lead to other links, stays inside when it
-    does so by its words.
+    """Return the target of a symbolic link.
+
+    A normalised relative target may pass through other links. All links are checked by this rule, so a target
+    whose path lies inside the folder stays inside.
+
+    :raises ForgedError: the target is not normalised, or lies outside the folder
     """
     to = member.linkname
     reached = os.path.normpath(os.path.join(os.path.dirname(member.name), to))

@@ -1,4 +1,4 @@
-"""The codecs of numpy and pyarrow. Imported only when a value is one of theirs."""
+"""The codecs of numpy and pyarrow. :mod:`.values` imports this module only for arrays and tables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def encode_numpy(array: Any) -> Encoded | None:
     dtype = array.dtype
     try:
         is_exact = dtype.kind in "biufcSUmM" and dtype.metadata is None and numpy.dtype(dtype.str) == dtype
-    except TypeError:  # an extension type that has no name of its own in the format
+    except TypeError:  # an extension type, which the numpy format cannot name
         is_exact = False
     if not is_exact:
         return None
@@ -29,8 +29,8 @@ def encode_numpy(array: Any) -> Encoded | None:
     if array.nbytes == 0:
         return Encoded("numpy", [[header.getvalue()]])
     if array.flags.f_contiguous and not array.flags.c_contiguous:
-        array = array.T  # as the header says
-    # copies only what is contiguous in neither order
+        array = array.T  # the header says fortran_order
+    # copies only an array that is contiguous in neither order
     flat: Any = numpy.ascontiguousarray(array).reshape(-1).view("u1")
     return Encoded("numpy", [[header.getvalue(), memoryview(flat)]])
 
@@ -48,9 +48,9 @@ def encode_arrow(value: Any) -> Encoded | None:
 
 
 def _is_pickled(data: Any) -> bool:
-    """Return whether the schema holds a pickle: pyarrow before 14.0.1 loads it while it reads the schema."""
-    start = 4 if data[:4] == b"\xff" * 4 else 0  # the mark of a message; there was none in the oldest format
-    size = int.from_bytes(data[start : start + 4], "little")  # of the first message, which is the schema
+    """Return whether the schema holds a pickle: pyarrow before 14.0.1 loads the pickle with the schema."""
+    start = 4 if data[:4] == b"\xff" * 4 else 0  # the continuation marker, absent in the oldest format
+    size = int.from_bytes(data[start : start + 4], "little")  # size of the first message, the schema
     return b"arrow.py_extension_type" in bytes(data[: start + 4 + size])
 
 
@@ -66,7 +66,10 @@ def _decode_numpy(data: Buffer) -> Any:
 
 
 def decode_array(codec: str, data: Buffer) -> Any:
-    """Decode numpy, arrow or arrow_batch; what comes back uses the memory of ``data``."""
+    """Decode numpy, arrow or arrow_batch data. The array or table uses the memory of ``data``; no copy.
+
+    :raises ValueError: the data holds a pickle
+    """
     if codec == "numpy":
         return _decode_numpy(data)
     import pyarrow

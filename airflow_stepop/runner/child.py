@@ -1,7 +1,7 @@
-"""The child process: runs the step, writes outcome.json, says what it ended with.
+"""The child process: runs the step, writes ``outcome.json``, and returns the exit code.
 
-Everything heavy is imported here, after the fork; the parent (:mod:`.main`) stays small and survives what the
-step does to its process.
+Called by the parent (:mod:`.main`) after the fork. Large modules are imported only here, so the parent stays
+small. The parent also survives a crash of the step.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 def child_main(step: Step, meter: Meter, last_resort: Callable[[dict[str, Any]], None]) -> int:
     """Run the step, write its outcome, return the exit code.
 
-    :param last_resort: takes a small outcome that could not be written to the output folder
+    :param last_resort: sends a small outcome to the parent; called when the output folder cannot be written
     """
     if _is_open(2):
-        faulthandler.enable()  # a crash of native code shows the Python lines that led to it
+        faulthandler.enable()  # after a crash of native code, the log shows the Python traceback
     outcome = run(step)
     failure = outcome["failure"]
     _restore_streams()
@@ -54,7 +54,7 @@ def child_main(step: Step, meter: Meter, last_resort: Callable[[dict[str, Any]],
 
 
 def run(step: Step) -> dict[str, Any]:
-    """Run the step and return its outcome; the step's own errors are in the outcome, none is raised."""
+    """Run the step and return its outcome. An error of the step becomes a failure in the outcome."""
     outcome = empty_outcome(step.manifest["job"], step.manifest["nonce"])
     try:
         step.prepare()
@@ -70,7 +70,7 @@ def run(step: Step) -> dict[str, Any]:
         step.finish_segments()
         outcome["status"] = "success"
     except BaseException as error:  # the outermost frame around the user's code
-        from .errors import failure_of
+        from .exception_data import failure_of
 
         step.leave_if_forked(error)
         step.discard_segments()
@@ -83,8 +83,8 @@ def run(step: Step) -> dict[str, Any]:
 
 
 def _show(failure: dict[str, Any]) -> None:
-    """Write the failure to the step's log: a traceback as Python would, and our own words."""
-    from .errors import print_exception
+    """Write the failure to the step's log: the traceback as Python prints it, and the runner's summary."""
+    from .exception_data import print_exception
 
     if failure["exception"]:
         print_exception(failure["exception"])
@@ -101,7 +101,7 @@ def _is_open(descriptor: int) -> bool:
 
 
 def _small(outcome: dict[str, Any], error: OSError) -> dict[str, Any]:
-    """Return a failure that needs little room: the outcome itself could not be written."""
+    """Return a small outcome with a failure, for when ``outcome`` could not be written."""
     failure = outcome["failure"]
     if failure is None:
         hint = "give the step more disk, or return less" if error.errno in FULL else ""
@@ -113,7 +113,10 @@ def _small(outcome: dict[str, Any], error: OSError) -> dict[str, Any]:
 
 
 def _restore_streams() -> None:
-    """Flush what the step printed; a step that closed 0, 1 or 2 must not make our next file its output."""
+    """Flush the step's output, and reopen the descriptors 0, 1 and 2 if the step closed them.
+
+    Otherwise the next file that the runner opens would get such a number and receive printed text.
+    """
     for stream in (sys.stdout, sys.stderr):
         try:  # noqa: SIM105 - contextlib is an import more
             stream.flush()

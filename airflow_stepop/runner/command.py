@@ -1,4 +1,7 @@
-"""Runs a command: inputs become files of the scratch folder, files become outputs."""
+"""Runs a command: writes the inputs as files, starts the program, collects the output files.
+
+Called by :mod:`.child` for a ``RemoteStepOperator`` with ``command=``.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,16 @@ if TYPE_CHECKING:
     from .entries import Entry
     from .step import Step
 
-# listed in the message about a missing output
+# most files listed in the message about a missing output
 FILES_SHOWN = 20
 
 
 def run_command(step: Step) -> dict[str, Entry]:
-    """Run the command and return the outcome's ``outputs``."""
+    """Run the command and return the outcome's ``outputs``: output name -> value entry.
+
+    :raises StepError: the command failed, or did not write an output
+    :raises RefusedError: an input cannot be written, or a path leaves the step's folder
+    """
     spec = step.manifest["command"]
     folder = _workdir(step.scratch, spec["workdir"])
     outputs = {name: inside(folder, name, "output") for name in spec["outputs"]}
@@ -67,7 +74,7 @@ _NAMES = "give every input a file name of its own, and look whether the step has
 
 
 def _workdir(scratch: str, workdir: str | None) -> str:
-    """Return the folder in which the command runs: one of the image, or one below the scratch folder."""
+    """Return the folder in which the command runs: absolute (of the image), or below the scratch folder."""
     if workdir and os.path.isabs(workdir):
         return workdir
     if not workdir or os.path.normpath(workdir) == os.curdir:
@@ -123,7 +130,7 @@ def _run(argv: list[str], folder: str) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, forward)
     process = _start(argv, folder)
-    for early in list(forwarded):  # came before there was a process
+    for early in list(forwarded):  # signals that arrived before the process was started
         process.send_signal(early)
     code = process.wait()
     if code:

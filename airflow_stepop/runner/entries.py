@@ -1,13 +1,13 @@
-"""A value as bytes, the entry that describes it, and the errors of both: what every codec stands on."""
+"""An encoded value, its entry, and their errors. Used by every codec of the runner, and by the host."""
 
 from __future__ import annotations
 
 import binascii
 
 from . import protocol
-from .hashing import Beside
+from .hashing import BackgroundSha256
 
-TYPE_CHECKING = False  # a type checker takes it for True; saves the import of typing
+TYPE_CHECKING = False  # type checkers assume True; this saves the import of typing
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
@@ -17,32 +17,32 @@ if TYPE_CHECKING:
     Entry = dict[str, Any]
     Dumps = Callable[[Any, Callable[[Any], Any]], bytes]
     Loads = Callable[[Any, list[Any]], Any]
-    ReadSegment = Callable[[dict[str, Any], str], Buffer]  # of a value of that codec
-    # (buffers, how to get their digest, size) -> the fields that say where it is
+    ReadSegment = Callable[[dict[str, Any], str], Buffer]  # (segment, codec) -> bytes
+    # (buffers, function that returns their digest, size) -> the fields of the segment's location
     Save = Callable[[list[Buffer], Callable[[], str], int], dict[str, Any]]
 
 
 class SegmentError(Exception):
-    """Bytes are not those that were recorded: size or SHA-256 differ. Nothing was decoded."""
+    """The size or SHA-256 of the bytes differs from the recorded one. Nothing was decoded."""
 
 
 class EntryError(SegmentError):
-    """What should describe a value does not, or the bytes are not data of its codec. Nothing was loaded."""
+    """The entry is malformed, or the bytes are not data of its codec. No pickle was loaded."""
 
 
 class UntrustedPickleError(Exception):
-    """A pickle whose digest nobody vouches for; it was not loaded."""
+    """A pickle without a trusted digest. The pickle was not loaded."""
 
 
 class Encoded:
-    """A value as bytes: the codec, and for each segment the buffers that make it up, not copied."""
+    """An encoded value: the codec, and the buffers of each segment. The buffers are not copied."""
 
     __slots__ = ("_hashes", "codec", "segments")
 
     def __init__(self, codec: str, segments: list[list[Buffer]]) -> None:
         self.codec = codec
         self.segments = segments
-        self._hashes: list[Beside] = []
+        self._hashes: list[BackgroundSha256] = []
 
     @property
     def size(self) -> int:
@@ -53,7 +53,10 @@ class Encoded:
         return [(found.hexdigest(), found.size) for found in self._hashing()]
 
     def to_entry(self, save: Save, inline_limit: int = protocol.INLINE_VALUE_BYTES) -> Entry:
-        """Write the value down: in the entry itself when it is small, else with ``save``."""
+        """Return the entry of the value. The entry holds a small value itself; ``save`` stores a larger one.
+
+        :param inline_limit: largest value inside the entry, in bytes
+        """
         is_inline = self.size <= inline_limit
         segments = []
         for buffers, found in zip(self.segments, self._hashing()):
@@ -64,17 +67,17 @@ class Encoded:
             segments.append({"sha256": found.hexdigest(), "size": found.size, **where})
         return {"codec": self.codec, "segments": segments}
 
-    def _hashing(self) -> list[Beside]:
-        """Return the digest of each segment, of which the large ones are still being worked out."""
+    def _hashing(self) -> list[BackgroundSha256]:
+        """Return the hash of each segment. Large segments may still be hashed in the background."""
         if not self._hashes:
             self._hashes = [hashing(segment) for segment in self.segments]
         return self._hashes
 
 
-def hashing(buffers: Iterable[Buffer]) -> Beside:
-    """Begin to hash the buffers in a row."""
+def hashing(buffers: Iterable[Buffer]) -> BackgroundSha256:
+    """Begin to hash the concatenated buffers; large ones in the background."""
     buffers = list(buffers)
-    with Beside(sum(memoryview(buffer).nbytes for buffer in buffers)) as found:
+    with BackgroundSha256(sum(memoryview(buffer).nbytes for buffer in buffers)) as found:
         for buffer in buffers:
             found.update(buffer)
     return found

@@ -1,4 +1,4 @@
-"""How the runner says that a step cannot go on, or how it ended. The fields are those of ``job.Failure``."""
+"""The runner's exceptions for a step that cannot start, cannot continue, or failed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SUMMARY_CHARS = 500
 
 
 class StepError(Exception):
-    """The step cannot go on, or failed in a way we can explain; the fields are those of ``job.Failure``."""
+    """The step cannot continue, or failed for a known reason. The fields are those of ``failure.Failure``."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class StepError(Exception):
         self.native_reason = native_reason
         self.exit_code = exit_code
         self.exception: dict[str, Any] | None = None
-        self.log_tail: list[str] = []  # when other lines than the step's last ones say why
+        self.log_tail: list[str] = []  # set when other lines than the last ones of the log show the reason
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -42,13 +42,15 @@ class StepError(Exception):
 
 
 class RefusedError(StepError):
-    """The step was not started at all."""
+    """The runner refused the step before the user's code ran."""
 
 
 def ended(what: str, code: int, forwarded: list[int]) -> StepError:
-    """Return the failure of a process that ended with this exit code (negative: by that signal).
+    """Return the failure of a process that has ended.
 
-    :param forwarded: signals that the runner was sent and passed on
+    :param what: name of the process in the message
+    :param code: exit code; negative for the number of the signal that killed the process
+    :param forwarded: signals that the runner received and passed on to the process
     """
     if forwarded:
         name = signal_name(forwarded[-1])

@@ -1,4 +1,4 @@
-"""Files of the runner: the step's scratch folder, paths inside it, atomic writes."""
+"""File helpers of the runner: the scratch folder, paths inside a folder, atomic writes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def make_scratch(out: str) -> str:
-    """Make an empty private folder; in the output folder when nothing else is writable."""
+    """Make an empty private folder: in TMPDIR, ``/tmp``, ``/var/tmp`` or, at last, the output folder.
+
+    :raises StepError: none of them is writable
+    """
     problem: OSError | None = None
     for base in (os.environ.get("TMPDIR"), "/tmp", "/var/tmp", out):  # noqa: S108 - mkdir refuses an existing name
         if base and os.path.isabs(base):
@@ -30,7 +33,7 @@ def make_scratch(out: str) -> str:
 
 
 def remove_tree(path: str) -> None:
-    """Remove a folder as far as possible; what cannot be removed is left behind."""
+    """Remove a folder and its contents. Entries that cannot be removed stay; no error is raised."""
     quietly(os.chmod, path, 0o700)
     try:
         entries = list(os.scandir(path))
@@ -45,21 +48,22 @@ def remove_tree(path: str) -> None:
 
 
 def quietly(call: Any, *args: Any) -> None:
-    """Call something whose failure changes nothing."""
+    """Call a function and ignore its ``OSError``."""
     try:  # noqa: SIM105 - contextlib is an import more
         call(*args)
     except OSError:
         pass
 
 
-def tell(text: str) -> None:
-    """Write a line of our own to the step's log, whatever the step did to its streams."""
+def report(text: str) -> None:
+    """Write a line of the runner to descriptor 2, because the step may have replaced ``sys.stderr``."""
     quietly(os.write, 2, f"stepop: {text}\n".encode())
 
 
 def inside(folder: str, name: str, what: str) -> str:
     """Return ``folder/name``.
 
+    :param what: kind of path, for the message: input, output, ...
     :raises RefusedError: the path leaves the folder, or is the folder itself
     """
     path = os.path.normpath(name)
@@ -70,7 +74,11 @@ def inside(folder: str, name: str, what: str) -> str:
 
 
 def write_atomic(path: str, buffers: Iterable[Buffer], is_synced: bool = False) -> None:
-    """Write a file that is there completely or not at all."""
+    """Write a file atomically: a reader sees the whole file or none.
+
+    :param is_synced: call ``fsync`` before the rename, so that the file survives a crash of the host
+    :raises OSError: the file cannot be written
+    """
     part = f"{path}.part-{os.getpid()}"
     try:
         with open(part, "wb", buffering=0) as stream:
@@ -92,5 +100,5 @@ def _sync(descriptor: int) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # a file system that cannot
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # file system without fsync
             raise

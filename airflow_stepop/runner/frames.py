@@ -1,7 +1,12 @@
-"""An outcome as lines of the log: for a service that brings back nothing else of this size.
+"""Sends an outcome as lines of the log, for services that have no other channel of this size.
 
-Whoever collects logs sees noise: the bytes are XORed with a key stream (SHAKE-256 of a key that is used once
-and travels with the input). The receipt's digest says whether they came through unchanged. See decision 0009.
+The runner's :mod:`.receipt` calls :func:`write`; the Kubernetes hook calls :func:`from_lines`.
+
+- **Secrecy.** A log collector sees only noise: the bytes are XORed with a key stream. The stream is SHAKE-256
+  of a key that is used once and travels with the input.
+- **Integrity.** The hook compares the bytes with the digest in the receipt.
+
+See decision 0009.
 """
 
 from __future__ import annotations
@@ -10,9 +15,9 @@ import binascii
 import os
 
 from . import protocol
-from .readers import LINGER_S, wait_until_read
+from .drain import LINGER_S, wait_until_read
 
-LINE_BYTES = 2880  # of data in a line: with its head it is written to a pipe at once (PIPE_BUF)
+LINE_BYTES = 2880  # data bytes of a line; an encoded line fits into PIPE_BUF, so its write is atomic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def hidden(data: bytes, key: bytes) -> bytes:
-    """Return the bytes XORed with the key's stream; twice is once."""
+    """Return the bytes XORed with the key's stream. A second call with the same key restores the bytes."""
     from hashlib import shake_256
 
     stream = shake_256(key).digest(len(data))
@@ -28,7 +33,7 @@ def hidden(data: bytes, key: bytes) -> bytes:
 
 
 def to_lines(data: bytes, key: bytes) -> list[str]:
-    """Return the lines that stand for ``data``, without line ends."""
+    """Return the log lines for ``data``, without line ends: ``STEPOP-FRAME number/count base64``."""
     masked = hidden(data, key)
     chunks = [masked[at : at + LINE_BYTES] for at in range(0, len(masked), LINE_BYTES)]
     encoded = [binascii.b2a_base64(chunk, newline=False).decode() for chunk in chunks]
@@ -36,9 +41,9 @@ def to_lines(data: bytes, key: bytes) -> list[str]:
 
 
 def from_lines(lines: Iterable[str], key: bytes) -> bytes | None:
-    """Return the bytes of the last whole set of lines; ``None`` when there is none.
+    """Return the bytes of the last complete set of lines; ``None`` when there is no complete set.
 
-    :param lines: of a log, others among them
+    :param lines: all lines of a log; other lines are skipped
     """
     found: list[str] = []
     whole = None
@@ -53,7 +58,7 @@ def from_lines(lines: Iterable[str], key: bytes) -> bytes | None:
             whole = found
     try:
         return hidden(b"".join(map(binascii.a2b_base64, whole)), key) if whole else None
-    except ValueError:  # a step has printed something that looks like it
+    except ValueError:  # the step has printed a line that looks like a frame
         return None
 
 

@@ -1,4 +1,4 @@
-"""Runs a Python function with decoded arguments and encodes what it returns."""
+"""Runs a Python function: decodes the arguments, calls it, encodes the result. Called by :mod:`.child`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,16 @@ if TYPE_CHECKING:
     from .entries import Entry
     from .step import Step
 
-XCOM_KEY_CHARS = 512  # Airflow's
+XCOM_KEY_CHARS = 512  # longest XCom key in Airflow's database
 
 
 def run_function(step: Step) -> dict[str, Any]:
-    """Return the outcome's ``value``, ``split`` and ``values``."""
+    """Run the function; return ``value``, or ``split`` and ``values``, of the outcome.
+
+    :raises StepError: the result cannot be encoded
+    :raises RefusedError: the function or an argument cannot be loaded
+    :raises BaseException: the exceptions of the function itself
+    """
     sys.path.insert(1, step.scratch)
     function, args, kwargs = _call_of(step)
     phase("arguments decoded")
@@ -61,7 +66,7 @@ def _call_of(step: Step) -> tuple[Callable[..., Any], list[Any], dict[str, Any]]
         except Exception as error:  # unpickling runs foreign code
             raise _not_loaded(error, what) from error
 
-    # The function comes first: it brings the DAG file's classes, which results of earlier steps then find
+    # The function is loaded first: it carries the DAG file's classes, which results of earlier steps need
     function = _function(manifest["function"], decode)
     phase("function loaded")
     names = manifest.get("argument_names") or []
@@ -104,7 +109,7 @@ def _not_loaded(error: Exception, what: str) -> StepError:
 
     if isinstance(error, SegmentError):
         return RefusedError("infra", f"The step was not started: {what} is damaged: {error}")
-    from .errors import failure_of
+    from .exception_data import failure_of
 
     failure = failure_of(error)
     category, hint = "user_error", ""
@@ -165,7 +170,7 @@ def _split_of(mode: str, result: Any) -> str | None:
 
 
 def _is_key(key: Any) -> bool:
-    """Return whether Airflow can keep an XCom under this key."""
+    """Return whether Airflow can store an XCom under this key."""
     return isinstance(key, str) and 0 < len(key) <= XCOM_KEY_CHARS and is_plain_text(key)
 
 

@@ -1,4 +1,4 @@
-"""GPU memory in use, from ``nvidia-smi`` where it exists; imported once a step has run for a while."""
+"""Measures GPU memory with ``nvidia-smi``. :mod:`.meter` imports this module at its first sample."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import time
 
 from .files import quietly
 
-LOOK_S = 10.0  # nvidia-smi takes up to a second
+SAMPLE_S = 10.0  # nvidia-smi takes up to a second
 _ARGUMENTS = ("--query-gpu=index,uuid,memory.used", "--format=csv,noheader,nounits")
 _MIB = 1024 * 1024
 
 
 class GpuMeter:
-    """Asks in the background: one :meth:`look` starts ``nvidia-smi``, a later one reads its answer."""
+    """Samples GPU memory without waiting: one :meth:`sample` starts ``nvidia-smi``, a later one reads it."""
 
     def __init__(self) -> None:
         self._visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -23,8 +23,11 @@ class GpuMeter:
         self._pid = self._answer = 0
         self._next = 0.0
 
-    def look(self) -> int:
-        """Return the bytes in use on the devices that the step sees, as of the last answer; 0: none yet."""
+    def sample(self) -> int:
+        """Return the GPU memory in use, in bytes, if ``nvidia-smi`` has answered since the last call; else 0.
+
+        Only devices that the step sees (``CUDA_VISIBLE_DEVICES``) count.
+        """
         used = self._read() if self._answer else 0
         if self._program is not None and not self._answer and time.monotonic() >= self._next:
             self._ask(self._program)
@@ -40,11 +43,11 @@ class GpuMeter:
         if os.waitpid(self._pid, os.WNOHANG) == (
             0,
             0,
-        ):  # an error: it was reaped, and its pid may be another's
+        ):  # waitpid fails if the process was reaped: its pid may belong to another process by now
             os.kill(self._pid, signal.SIGKILL)
 
     def _ask(self, program: str) -> None:
-        self._next = time.monotonic() + LOOK_S
+        self._next = time.monotonic() + SAMPLE_S
         self._answer, other_end = os.pipe()
         os.set_blocking(self._answer, False)
         null = os.open(os.devnull, os.O_RDWR)
@@ -58,16 +61,16 @@ class GpuMeter:
             os.close(null)
 
     def _read(self) -> int:
-        """Return what was answered; the parent reaps ``nvidia-smi`` as it reaps everything."""
+        """Return the answer in bytes. The parent's main loop reaps ``nvidia-smi``, as every other child."""
         try:
             text = os.read(self._answer, 1 << 16).decode()
         except BlockingIOError:
-            return 0  # it is still at work
+            return 0  # nvidia-smi is still running
         os.close(self._answer)
         self._answer = 0
         used = [_used(line, self._visible) for line in text.splitlines()]
         if not used:
-            self._program = None  # it cannot: there is no driver, say
+            self._program = None  # nvidia-smi does not work here, for example without a driver
         return sum(used)
 
 
@@ -80,7 +83,7 @@ def _find(name: str) -> str | None:
 
 
 def _used(line: str, visible: str | None) -> int:
-    """Return the bytes that one line names, 0 for a device that the step does not see."""
+    """Return the bytes in use of one line of output; 0 for a device that the step does not see."""
     try:
         index, uuid, used = (word.strip() for word in line.split(","))
         is_seen = visible is None or any(

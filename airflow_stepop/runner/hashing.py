@@ -1,4 +1,7 @@
-"""SHA-256 without the price of OpenSSL for small data: loading that costs more than much of a small step."""
+"""SHA-256, and memory to read into. Used by the runner and, in the worker, by the stores.
+
+Small data is hashed without OpenSSL: loading OpenSSL takes longer than a large share of a small step.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,17 @@ if TYPE_CHECKING:
 
     Buffer = Union[bytes, bytearray, memoryview]
 
-# above this, the faster code of OpenSSL pays for its loading
+# above this size, OpenSSL's faster code outweighs the time to load it
 SMALL_BYTES = 1 << 20
-# above this, a thread pays: hashing takes as long as reading or writing, and can go on beside it
+# above this size, a thread is worth its cost: hashing takes as long as reading or writing, and runs beside it
 LARGE_BYTES = 32 << 20
 
 
 def sha256(size: int, data: bytes = b"") -> _Hash:
-    """Return a SHA-256 object that has seen ``data``; ``size`` is how much it will see in all."""
+    """Return a SHA-256 object that was updated with ``data``.
+
+    :param size: bytes that the object will hash in all; chooses the implementation
+    """
     if size <= SMALL_BYTES and "_hashlib" not in sys.modules:
         for name in ("_sha2", "_sha256"):  # since Python 3.12, and before
             try:
@@ -34,13 +40,13 @@ def sha256(size: int, data: bytes = b"") -> _Hash:
     return hashlib.sha256(data)
 
 
-class Memory:
-    """``size`` bytes to read into: ``view``.
+class ReadBuffer:
+    """A buffer of ``size`` bytes; the caller reads into ``view``.
 
-    Large ones are not filled with zeros before: their pages come while they are read, beside the hashing.
+    A large buffer is not filled with zeros first: the kernel maps its pages during the read.
 
-    :param codec: of the value; where that is the bytes themselves, they are read into what they become
-    :raises MemoryError: there is not so much
+    :param codec: codec of the value; for a codec of plain bytes, the buffer becomes the value without a copy
+    :raises MemoryError: there is not enough memory
     """
 
     def __init__(self, size: int, codec: str = "") -> None:
@@ -61,16 +67,18 @@ class Memory:
         self.view, self._whole = memoryview(data), lambda: data
 
     def whole(self) -> Buffer:
-        """Return them once they are written; ``bytes`` are copied if somebody keeps a part of the view."""
+        """Return the bytes after the caller has written them. While a part of the view is in use, ``bytes``
+        are copied.
+        """
         self.view.release()
         return self._whole()
 
 
-class Beside:
-    """A SHA-256 of ``size`` bytes; a large one is worked out while its caller reads or writes them.
+class BackgroundSha256:
+    """A SHA-256 of ``size`` bytes. A thread hashes large data while the caller reads or writes it.
 
-    What it was given must not change before :meth:`hexdigest` has returned. Its block must be left, or its
-    thread waits for more.
+    The caller must not change the data before :meth:`hexdigest` has returned. The caller must leave the
+    ``with`` block; otherwise the thread waits for more data.
     """
 
     def __init__(self, size: int) -> None:
@@ -86,7 +94,7 @@ class Beside:
             self._thread = threading.Thread(target=self._work, daemon=True)
             self._thread.start()
 
-    def __enter__(self) -> Beside:
+    def __enter__(self) -> BackgroundSha256:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -97,15 +105,15 @@ class Beside:
         if self._thread is None:
             self._found.update(data)
         else:
-            self._todo.put(memoryview(data))  # a view of our own: the caller may release its
+            self._todo.put(memoryview(data))  # a second view, because the caller may release its own
 
     def update_all(self, parts: Iterable[Any]) -> None:
-        """Take parts as they come, and keep none of them."""
+        """Hash the parts as the iterable yields them; keep none of them."""
         for data in parts:
             self.update(data)
 
     def hexdigest(self) -> str:
-        """Return the digest of everything that was given before its block was left."""
+        """Return the digest of all data. Call it after the ``with`` block."""
         if self._thread is not None:
             self._thread.join()
         return self._found.hexdigest()

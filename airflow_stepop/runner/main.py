@@ -1,10 +1,15 @@
-"""The parent process: checks the manifest, forks, waits, leaves a receipt whatever becomes of the child.
+"""The parent process of the runner. The backend's job starts it with this command line:
 
 ``python3 -u step.pyz run --in DIR --out DIR --digest SHA256 --receipt (FILE | fd:N | -)
 [--receipt-limit BYTES] [--segments DIR] [--checkpoint DIR] [--timeout SECONDS] [--grace SECONDS]
 [--linger SECONDS]``
 
-It imports little, does nothing that the step can break, and may be process 1 of a container.
+1. The parent checks the manifest and forks. The child (:mod:`.child`) runs the step.
+2. The parent waits for the child. Meanwhile it measures usage, applies the time limit and saves checkpoints.
+3. The parent writes the receipt, also when the child was killed.
+
+The parent imports little and runs no user code, so the step cannot break it. The parent may be process 1 of a
+container.
 """
 
 from __future__ import annotations
@@ -17,12 +22,12 @@ import sys
 
 from . import protocol
 from .alarm import Alarm, TimeLimit
+from .drain import wait_until_read
 from .failures import StepError, ended
 from .files import make_scratch, quietly, remove_tree
 from .manifest import read_manifest
 from .meter import Meter
 from .phases import phase
-from .readers import wait_until_read
 from .receipt import finish
 
 TYPE_CHECKING = False
@@ -36,19 +41,22 @@ _FORWARDED = (signal.SIGTERM, signal.SIGINT)
 
 
 def main(argv: list[str]) -> int:
-    """Run the step that the command line names; return the exit code of this process, parent or child."""
+    """Run the step; return the exit code. The function returns in both processes, parent and child.
+
+    :param argv: the command line without the program; see the module's docstring
+    """
     try:
         options = _options(argv)
     except ValueError as error:
         sys.stderr.write(f"stepop: {error}\nusage: {' '.join((__doc__ or '``').split('``')[1].split())}\n")
         return protocol.EXIT_REFUSED
     meter = Meter()
-    # Until there is a child to forward them to, signals wait: an outcome and a receipt are due in any case
+    # Signals stay blocked until there is a child to forward them to: the parent must always write a receipt
     signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a caller that ignores it would leave us no exit status
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored by the caller, it would discard the exit status
     identity = os.environ.get(protocol.ENV_JOB, ""), os.environ.get(protocol.ENV_NONCE, "")
     try:
-        # of an earlier attempt in the same folder
+        # remove the outcome of an earlier attempt in the same folder
         quietly(os.unlink, os.path.join(options["out"], protocol.OUTCOME))
         manifest = read_manifest(options)
         identity = manifest["job"], manifest["nonce"]
@@ -71,24 +79,24 @@ def main(argv: list[str]) -> int:
         why = limit.error() if limit.is_over else _death(status, forwarded)
         found = _own_outcome(options, identity, why, meter.usage(rusage))
     code = finish(options, found, os.WEXITSTATUS(status) if os.WIFEXITED(status) else None)
-    helpers.finish(code)  # last: it may take long, and whoever stopped us may not wait
+    helpers.finish(code)  # last: a checkpoint may take long, and the backend may kill the runner meanwhile
     wait_until_read(float(options["linger"]))
     return code
 
 
 def leave(code: int) -> None:
-    """End the process as Python does, threads and exit handlers included, without tearing its modules down.
+    """End the process: join threads, run exit handlers, flush the streams, exit.
 
-    That takes milliseconds, and native libraries like to crash in it.
+    The teardown of Python's modules is left out: it takes milliseconds, and native libraries may crash in it.
     """
     threading = sys.modules.get("threading")
     try:
         if threading is not None:
-            threading._shutdown()  # as multiprocessing does
+            threading._shutdown()  # multiprocessing does the same
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
-    except BaseException as error:  # whatever the step left behind; the outcome is written
+    except BaseException as error:  # an exit handler of the step may fail; the outcome is already written
         quietly(os.write, 2, f"stepop: at exit: {type(error).__name__}\n".encode())
     os._exit(code)
 
@@ -123,9 +131,11 @@ def _options(argv: list[str]) -> dict[str, str]:
 
 
 class _Helpers:
-    """What stands beside the step, in both processes: its scratch folder, and what only some steps need.
+    """The scratch folder of the step and, if the step has them, its secrets and its checkpoint snapshots.
 
-    :raises StepError: something of it is missing
+    Made before the fork, used in both processes.
+
+    :raises StepError: no folder is writable, or the secrets or the checkpoint's addresses are missing
     """
 
     def __init__(self, options: dict[str, str], manifest: dict[str, Any]) -> None:
@@ -146,14 +156,17 @@ class _Helpers:
                 raise
 
     def start(self) -> None:
-        """In the parent, once it has forked."""
+        """Start the helper threads. Called in the parent, after the fork."""
         if self.secrets is not None:
             self.secrets.start()
         if self.snapshots is not None:
             self.snapshots.start()
 
     def finish(self, code: int) -> None:
-        """In the parent, when the receipt is written: save and remove what the step has left."""
+        """Save the checkpoint of a step that did not succeed, and remove the step's folders.
+
+        Called in the parent, after the receipt was written.
+        """
         if self.snapshots is not None:
             self.snapshots.finish(is_wanted=code != protocol.EXIT_OK)
         remove_tree(self.scratch)
@@ -165,7 +178,10 @@ class _Helpers:
 def _wait(
     pid: int, meter: Meter, helpers: _Helpers, options: dict[str, str]
 ) -> tuple[int, Any, list[int], TimeLimit]:
-    """Wait for the child and reap orphans; return its status, its usage, its signals and its time limit."""
+    """Wait for the child and reap orphans.
+
+    :return: the child's exit status, its resource usage, the signals forwarded to it, and its time limit
+    """
     forwarded: list[int] = []
     alarm, limit = Alarm(), TimeLimit(float(options["timeout"]), float(options["grace"]))
     limit.watch(pid, alarm)
@@ -184,7 +200,7 @@ def _wait(
         if found == pid:
             break
     alarm.stop()
-    # From here on we only write; being stopped half-way would leave no receipt
+    # From here on the parent only writes. A signal in between would leave the job without a receipt
     for signum in _FORWARDED:
         signal.signal(signum, signal.SIG_IGN)
     meter.stop()
@@ -194,7 +210,7 @@ def _wait(
 
 
 def _fork() -> int:
-    """Fork a child that dies with this process; its parent keeps the other end of its lifeline."""
+    """Fork a child that is killed when the parent dies. The parent holds the lifeline pipe's writing end."""
     parent = os.getpid()
     lifeline, other_end = os.pipe()
     pid = os.fork()
@@ -208,17 +224,18 @@ def _fork() -> int:
 
 
 def _hear_signals() -> None:
-    """The step hears both signals, also when our caller ignores them (a shell in its background)."""
+    """Let the step receive both signals, also if the caller ignores them (a shell in the background does)."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
 
 
 def _die_with(parent: int, lifeline: int) -> None:
-    """Have the kernel kill this process and its group when the parent is gone: nobody would wait for them.
+    """Let the kernel kill this process and its process group when the parent dies. Linux only.
 
-    ``lifeline`` is the reading end of a pipe that only the parent holds open. Its end is a signal (fcntl(2),
-    F_SETSIG); prctl(2) would do, and needs ctypes, which costs more than the rest of the start.
+    :param lifeline: the reading end of a pipe whose writing end only the parent holds. When the parent dies,
+        the pipe is closed and the kernel sends SIGKILL (fcntl(2), F_SETSIG). prctl(2) has an option for this,
+        but it needs ctypes, and importing ctypes takes longer than the rest of the start
     """
     try:
         import fcntl
@@ -241,13 +258,13 @@ def _child(
     meter: Meter,
 ) -> int:
     if options["receipt"].startswith("fd:"):
-        os.close(int(options["receipt"][3:]))  # nothing that the step runs may write to it
+        os.close(int(options["receipt"][3:]))  # the step must not be able to write a receipt
 
     def last_resort(outcome: dict[str, Any]) -> None:
         quietly(os.set_blocking, sender, False)
         quietly(os.write, sender, json.dumps(outcome).encode())
 
-    sys.argv[1:] = []  # ours, not the step's
+    sys.argv[1:] = []  # options of the runner, not of the step
     if helpers.secrets is not None:
         helpers.secrets.enter()
     from .child import child_main
@@ -274,7 +291,10 @@ def _death(status: int, forwarded: list[int]) -> StepError:
 
 
 def _outcome(options: dict[str, str], nonce: str, receiver: int) -> tuple[bytes, bool] | None:
-    """Return the child's outcome, and whether it is in the output folder; ``None`` when there is none."""
+    """Return the child's outcome, and whether it is in the output folder; ``None`` when there is no outcome.
+
+    :param receiver: the reading end of the pipe for a child that cannot write to the output folder
+    """
     os.set_blocking(receiver, False)
     for is_written in (True, False):
         try:
@@ -286,7 +306,7 @@ def _outcome(options: dict[str, str], nonce: str, receiver: int) -> tuple[bytes,
             if json.loads(data)["nonce"] == nonce:
                 return data, is_written
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # not there, or not ours
+            continue  # there is no outcome, or it belongs to another job
     return None
 
 

@@ -1,4 +1,4 @@
-"""The manifest of a step: what to run. Read and checked before anything else is done."""
+"""Reads and checks the manifest, which describes the step. The parent process does this before the fork."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ _MANIFEST: dict[str, Any] = {
 
 
 def read_manifest(options: dict[str, str]) -> dict[str, Any]:
-    """Return the manifest that the job asked for.
+    """Return the manifest whose SHA-256 is ``options["digest"]``.
 
-    :raises RefusedError: it is another one, or not for this runner or this Python
+    :raises RefusedError: the manifest cannot be read, has another digest, is malformed, or needs another
+        runner or another Python version
     """
     phase("runner started")
     path = os.path.join(options["in"], protocol.MANIFEST)
@@ -82,14 +83,14 @@ def _malformed(why: str) -> RefusedError:
 
 
 def _check_python(manifest: dict[str, Any]) -> None:
-    wanted, here = manifest.get("python"), f"{sys.version_info[0]}.{sys.version_info[1]}"
-    if wanted is None or wanted == here:
+    wanted, own = manifest.get("python"), f"{sys.version_info[0]}.{sys.version_info[1]}"
+    if wanted is None or wanted == own:
         return
     raise RefusedError(
         "bad_config",
-        f"The step was not started: its function was pickled with Python {wanted}, and this is Python {here} "
+        f"The step was not started: its function was pickled with Python {wanted}, and this is Python {own} "
         f"({sys.executable}); compiled code runs only on the version that made it",
         f"use an image with Python {wanted}; or put the function into a module beside the DAG file: it runs "
         f"on any Python from 3.8; or, with backend local, settings={{'python': <path of a Python {wanted}>}}",
-        native_reason=f"Python {here}",
+        native_reason=f"Python {own}",
     )

@@ -1,4 +1,7 @@
-"""What the step uses: measured by the parent while it waits, and by the child when it is done."""
+"""Measures the step's usage: time, CPU, memory, GPU memory.
+
+The parent process samples while it waits. The child process adds the kernel's figures when the step is done.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +18,21 @@ if TYPE_CHECKING:
     from .alarm import Alarm
     from .gpu import GpuMeter
 
-FIRST_LOOK_S = 0.5  # most steps are over by then, and cost nothing
-LOOK_S = 1.0
-LOOK_SHARE = 0.01  # of one CPU, at most, for looking
+FIRST_SAMPLE_S = 0.5  # most steps are over before the first sample, so measuring them costs nothing
+SAMPLE_S = 1.0
+SAMPLE_SHARE = 0.01  # sampling takes at most this share of one CPU
 
 _OWN = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
 _PAGE_BYTES = mmap.PAGESIZE
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
-_MEMORY, _GPU = 0, 8  # where the two peaks are in the memory that both processes see
+_MEMORY, _GPU = 0, 8  # offsets of the two peaks in the shared memory
 
 
 class Meter:
-    """The peaks that only somebody beside the step can see, and the times that the kernel keeps.
+    """Peaks of memory, which the parent samples, and times, which the kernel keeps.
 
-    Parent and child share it: what the one has seen, the other writes into the outcome.
+    Made before the fork: the parent writes the peaks into shared memory, and the child puts them into the
+    outcome.
     """
 
     def __init__(self) -> None:
@@ -38,12 +42,16 @@ class Meter:
         self._pid = 0
 
     def usage(self, ended: Any = None) -> dict[str, Any]:
-        """Return what was used so far: by this process and its children, or by the child that ``ended``."""
+        """Return the usage so far: seconds (``*_s``) and bytes (``*_bytes``).
+
+        :param ended: resource usage of the ended child, in the parent; ``None``: of this process and its
+            children
+        """
         used = [ended] if ended else list(map(resource.getrusage, _OWN))
         found = {
             "wall_s": round(time.monotonic() - self._started, 3),
             "cpu_s": round(sum(one.ru_utime + one.ru_stime for one in used), 3),
-            # the kernel knows the largest process exactly; several at a time are seen by looking
+            # the kernel knows the peak of the largest process; sampling sees several processes together
             "peak_memory_bytes": max(self._peak(_MEMORY), *(one.ru_maxrss * _RSS_UNIT for one in used)),
         }
         gpu = self._peak(_GPU)
@@ -52,41 +60,41 @@ class Meter:
     # -- in the parent
 
     def watch(self, pid: int, alarm: Alarm) -> None:
-        """Look at ``pid`` and everything below it from time to time, until the alarm is stopped."""
+        """Sample ``pid`` and its descendants from time to time, until the alarm is stopped."""
         self._pid = pid
         if os.path.exists(f"/proc/{pid}/statm"):  # Linux
-            alarm.call(FIRST_LOOK_S, self._look)
+            alarm.call(FIRST_SAMPLE_S, self._sample)
 
     def stop(self) -> None:
         if self._gpu is not None:
             self._gpu.stop()
 
-    def _look(self) -> float:
-        """Return the seconds until the next look."""
-        began = time.process_time()  # not the time of the clock: on a busy host looks would become rare
+    def _sample(self) -> float:
+        """Return the seconds until the next sample."""
+        began = time.process_time()  # CPU time: by wall time, samples would become rare on a busy host
         try:
-            self._look_at_memory()
-            self._look_at_gpu()
+            self._sample_memory()
+            self._sample_gpu()
         except Exception:  # noqa: S110 - a measurement that fails must not end the step
             pass
         cost = time.process_time() - began
-        return max(LOOK_S, cost / LOOK_SHARE)
+        return max(SAMPLE_S, cost / SAMPLE_SHARE)
 
-    def _look_at_memory(self) -> None:
+    def _sample_memory(self) -> None:
         pids = _tree(self._pid)
         if len(pids) == 1:
-            return  # the kernel keeps its peak
+            return  # the kernel keeps the peak of a single process
         peak = self._peak(_MEMORY)
-        # Shared pages are counted once, but only when that could matter: it takes long
+        # PSS counts shared pages once. It is slow to read, so only if the RSS is above the peak
         if sum(map(_resident_bytes, pids)) > peak:
             self._raise(_MEMORY, sum(map(_proportional_bytes, pids)))
 
-    def _look_at_gpu(self) -> None:
+    def _sample_gpu(self) -> None:
         if self._gpu is None:
             from .gpu import GpuMeter
 
             self._gpu = GpuMeter()
-        self._raise(_GPU, self._gpu.look())
+        self._raise(_GPU, self._gpu.sample())
 
     def _peak(self, at: int) -> int:
         return int.from_bytes(self._shared[at : at + 8], "little")
@@ -97,7 +105,7 @@ class Meter:
 
 
 def _tree(pid: int) -> list[int]:
-    """Return ``pid`` and every process below it."""
+    """Return ``pid`` and its descendants."""
     found, pending = [], [pid]
     while pending:
         pid = pending.pop()
@@ -107,7 +115,7 @@ def _tree(pid: int) -> list[int]:
                 with open(f"/proc/{pid}/task/{thread}/children", "rb") as stream:
                     pending += map(int, stream.read().split())
         except OSError:
-            continue  # it ended meanwhile, or this kernel does not say
+            continue  # the process has ended, or this kernel has no file "children"
     return found
 
 
@@ -127,4 +135,4 @@ def _proportional_bytes(pid: int) -> int:
                     return int(line.split()[1]) * 1024
     except OSError:
         pass
-    return _resident_bytes(pid)  # it ended meanwhile, or it is not ours to read
+    return _resident_bytes(pid)  # the process has ended, or its smaps may not be read

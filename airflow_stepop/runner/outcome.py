@@ -1,4 +1,4 @@
-"""The outcome: what both processes of the runner write about a step."""
+"""Writes the outcome of a step, ``outcome.json``. Used by both processes of the runner."""
 
 from __future__ import annotations
 

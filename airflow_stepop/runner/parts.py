@@ -1,4 +1,4 @@
-"""Reading the parts of the input folder, and unpacking the code archive."""
+"""Reads the parts of the payload and unpacks the code archive. Used by :mod:`.step` in the child process."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
 
 
 class Parts:
-    """Finds parts: a file of the input folder, or wherever ``locations.json`` says."""
+    """Reads parts from the location in ``locations.json``, or else from the input folder."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self._locations: dict[str, Any] | None = None
 
     def read(self, segment: dict[str, Any], codec: str = "") -> Buffer:
-        """Return the checked bytes of a part.
+        """Return the bytes of a part after a check of their size and SHA-256.
 
-        :param codec: of the value that they are
-        :raises RefusedError: it cannot be read, or its bytes are not those that were recorded
+        :param codec: codec of the value in the part
+        :raises RefusedError: the part cannot be read, or its size or SHA-256 is not the recorded one
         """
         name = segment["name"]
         try:
             location = self._location(name)
             if isinstance(location, str) and not _is_url(location):
                 return _read_file(os.path.join(self.folder, location), segment, codec)
-            from .places import read_places
+            from .remote_parts import read_ranges
 
-            return read_places(self.folder, location, segment, codec)
-        except ImportError:  # this runner was made for a step without such parts
+            return read_ranges(self.folder, location, segment, codec)
+        except ImportError:  # remote_parts is not in the zipapp of a step without remote parts
             raise RefusedError(
                 "infra", f"The step was not started: part {name} has a place that is no path"
             ) from None
@@ -61,12 +61,12 @@ class Parts:
 def _changed(location: Any) -> str:
     if not isinstance(location, str):
         return "somebody changed the stored input after it was written; clear the task to write it anew"
-    where = location.partition("?")[0]  # what follows is a signature
+    where = location.partition("?")[0]  # without the signature of a pre-signed URL
     return f"somebody changed the stored input after it was written: delete {where}, then clear the task"
 
 
 def _read_file(path: str, segment: dict[str, Any], codec: str) -> Buffer:
-    # Not blocking: a pipe that nobody writes to must not hold the step up
+    # Non-blocking: a named pipe without a writer must not block the step
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as stream:
         there = os.fstat(stream.fileno()).st_size
         return read_checked(stream, segment, f"part {segment['name']}", there, codec)
@@ -77,9 +77,9 @@ def _is_url(location: str) -> bool:
 
 
 def read_table(path: str) -> dict[str, Any] | None:
-    """Return a JSON object of the input folder, which may be compressed; ``None`` when there is none.
+    """Return the JSON object in a file, which may be compressed with gzip; ``None`` when there is no file.
 
-    :raises ValueError: it is not a JSON object
+    :raises ValueError: the file is not a JSON object
     """
     import json
 
@@ -94,7 +94,7 @@ def read_table(path: str) -> dict[str, Any] | None:
 
             data = zlib.decompress(data, 31)
         found = json.loads(data)
-    except Exception:  # zlib.error, RecursionError and whatever JSON can be
+    except Exception:  # zlib.error, ValueError, RecursionError
         found = None
     if not isinstance(found, dict):
         raise ValueError(  # noqa: TRY004 - of a file, not of an argument
@@ -104,9 +104,10 @@ def read_table(path: str) -> dict[str, Any] | None:
 
 
 def extract(archive: Buffer, folder: str) -> None:
-    """Unpack the code archive.
+    """Unpack the code archive into ``folder``.
 
-    :raises RefusedError: a member would leave the folder, or is a link; it is too large, or no archive
+    :raises RefusedError: a member would lie outside the folder, is a link or occurs twice; or the archive is
+        too large or damaged
     """
     import io
     import zipfile
@@ -117,11 +118,11 @@ def extract(archive: Buffer, folder: str) -> None:
             _check_members(folder, members)
             code.extractall(folder)
             for info in members:
-                if info.external_attr >> 16 & 0o100:  # extractall forgets it
+                if info.external_attr >> 16 & 0o100:  # extractall drops the executable bit
                     os.chmod(os.path.join(folder, info.filename), 0o700)
     except RefusedError:
         raise
-    except Exception as error:  # zipfile has many, and the disk may be full
+    except Exception as error:  # zipfile raises many kinds of errors, and the disk may be full
         raise RefusedError(
             "infra",
             f"The step was not started: its code archive cannot be unpacked: {type(error).__name__}: {error}",

@@ -1,4 +1,4 @@
-"""Every phase of a step with its time, on standard error, when ``STEPOP_DEBUG`` asks for it; no values."""
+"""Logs each phase of a step with its time to standard error if ``STEPOP_DEBUG`` is set. It logs no values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ _is_wanted = os.environ.get(protocol.ENV_DEBUG, "") not in ("", "0")
 
 
 def phase(text: str) -> None:
-    """Say that something has just happened."""
+    """Log that a phase has just ended.
+
+    :param text: name of the phase, such as ``code extracted``
+    """
     if _is_wanted:
         line = f"stepop debug +{time.monotonic() - _started:.3f} s: {text}\n"
-        quietly(os.write, 2, line.encode())  # past sys.stderr: the step may have put anything there
+        quietly(os.write, 2, line.encode())  # not sys.stderr: the step may have replaced it

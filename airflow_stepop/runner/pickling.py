@@ -1,12 +1,14 @@
-"""Pickles of the runner: results that find the DAG file's classes, arguments that refer to earlier results.
+"""Pickles results and unpickles arguments in the child process. Called by :mod:`.function`.
 
-A class defined in the DAG file exists twice: the host's own, and the copy that travelled with the function.
-A result is an instance of the copy, so its pickle names the class and carries the copy as well:
-:func:`dag_class` picks the host's class where there is one (``isinstance`` then works downstream), else
-unpickles the copy.
+**Results.** A class that the DAG file defines exists twice: in Airflow's process, and as the copy that was
+pickled with the function. A result is an instance of the copy. Its pickle therefore contains the name of the
+class and the copy itself. On loading, :func:`dag_class` prefers the class of that name in the loading
+process, so that ``isinstance`` works downstream. If there is none, :func:`dag_class` unpickles the copy.
 
-In a pickle this module is ``stepop_runner.pickling``; the host's unpickler reads ``stepop_runner.`` as
-``airflow_stepop.runner.``.
+**Arguments.** An argument may contain a reference to an earlier step's result; see :func:`argument_loads`.
+
+In a pickle, the name of this module is ``stepop_runner.pickling``. The unpickler of the worker reads
+``stepop_runner.`` as ``airflow_stepop.runner.``.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ REF = "stepop-ref"  # pickle persistent id ("stepop-ref", index): the value of m
 
 
 def dag_class(module: str, qualname: str, by_value: bytes) -> Any:
-    """Return the class of that name: imported here, or come with the function, or else the copy."""
+    """Return the class of that name. Called by the unpickler.
+
+    The order: a class that is imported here; a class that came with the function; the copy ``by_value``.
+    """
     found: Any = sys.modules.get(module)
     for name in qualname.split("."):
         found = getattr(found, name, None)
@@ -34,8 +39,8 @@ def dag_class(module: str, qualname: str, by_value: bytes) -> Any:
 
 
 def _received_class(module: str, qualname: str) -> Any:
-    # The result of an earlier step names a class which the function of this step may have brought along under
-    # another tracker id, because another process of the host pickled it
+    # This step's function may have brought the class along, too. cloudpickle does not see that both are one
+    # class: another process pickled the earlier step's function, so the class has another tracker id
     cloudpickle = sys.modules.get("cloudpickle.cloudpickle")
     for kind in list(getattr(cloudpickle, "_DYNAMIC_CLASS_TRACKER_BY_CLASS", ())):
         if (kind.__module__, kind.__qualname__) == (module, qualname):
@@ -44,9 +49,9 @@ def _received_class(module: str, qualname: str) -> Any:
 
 
 def reduce_code(pickler: Any, code: Any) -> Any:
-    """Reduce a code object with the file that it came from, which tracebacks name.
+    """Reduce a code object together with its file name, so that tracebacks show the file.
 
-    cloudpickle leaves it out since 3.1.3, so that its pickles are the same wherever the file lies.
+    cloudpickle leaves the file name out since 3.1.3, to get the same pickle wherever the file lies.
     """
     make, args = pickler.dispatch_table[type(code)](code)
     return make, tuple(code.co_filename if arg == "<dynamic-code>" else arg for arg in args)
@@ -64,7 +69,7 @@ def result_dumps(main_module: str | None) -> Callable[[Any, Callable[[Any], Any]
             """Pickles classes of the DAG file by name and by value."""
 
             def reducer_override(self, obj: Any) -> Any:
-                if isinstance(obj, io.TextIOWrapper):  # cloudpickle would read it to its end
+                if isinstance(obj, io.TextIOWrapper):  # cloudpickle would pickle all of its contents
                     raise TypeError("cannot pickle an open file")
                 if type(obj).__name__ == "code":
                     return reduce_code(self, obj)
@@ -84,7 +89,10 @@ def result_dumps(main_module: str | None) -> Callable[[Any, Callable[[Any], Any]
 
 
 def argument_loads(ref: Callable[[int], Any]) -> Callable[[Any, list[Any]], Any]:
-    """Return the ``loads`` of functions and arguments; ``ref(index)`` is the value of an earlier step."""
+    """Return the function ``loads(data, buffers)`` for the step's function and arguments.
+
+    :param ref: returns an earlier step's result by its index in ``manifest["refs"]``
+    """
 
     def loads(data: Any, buffers: list[Any]) -> Any:
         import io

@@ -1,39 +1,40 @@
-"""The wire between Airflow and the step: versions, file names, environment names, exit codes.
+"""The protocol between Airflow and the runner: version, file names, environment variables, exit codes.
 
-This module is the only place where they are written down; the host imports them from here.
-Renaming one breaks steps in flight, so :data:`PROTOCOL` rises with any change.
+These names are defined only in this module; the worker and the hooks import them from here. A renamed
+constant breaks running steps, so every change must increase :data:`PROTOCOL`.
 
 Input folder::
 
-    step.pyz         the runner (this package and cloudpickle, as a zipapp)
-    manifest.json    what to run; its SHA-256 travels in the job request itself
-    locations.json   part name -> relative or absolute path, or URL, of the whole part; or a list of
-                     [path or URL, offset, size]; optional; not trusted: parts are checked
-    uploads.json     where segments go when no folder leads to the store; optional:
+    step.pyz         the runner: this package and cloudpickle, as a zipapp
+    manifest.json    describes the step; the command line of the runner contains its SHA-256
+    locations.json   part name -> path (relative or absolute) or URL of the whole part; or a list of
+                     [path or URL, offset, size]; optional; not trusted, since the runner checks all parts
+    uploads.json     where the runner writes segments if the job cannot reach the store's folder; optional:
                      {"urls": {piece: pre-signed URL}, "headers": {...}, "least_bytes": n, "most_bytes": n}
-    checkpoint.json  where the checkpoint is kept when no folder leads to the store; optional; removed before
-                     the step starts: {"get": [{"url": pre-signed URL, "uri": its name}],
-                     "put": pre-signed URL, "headers": {...}, "key": hex, "most_bytes": n}
+    checkpoint.json  where the runner keeps the checkpoint if the job cannot reach the store's folder;
+                     optional; removed before the step starts:
+                     {"get": [{"url": pre-signed URL, "uri": its name}], "put": pre-signed URL,
+                     "headers": {...}, "key": hex, "most_bytes": n}
     secrets.json     name -> value of each secret that the manifest names; removed before the step starts
-    frames.key       32 bytes; there when an outcome that does not fit into the receipt is to be printed
-    <part>           the parts the manifest names, each with its SHA-256 and size
+    frames.key       32 bytes; present if the runner must print an outcome that does not fit into the receipt
+    <part>           the parts that the manifest names, each with its SHA-256 and size
 
 Output folder::
 
-    outcome.json     what happened; its SHA-256 is the receipt
+    outcome.json     the result or the failure; its SHA-256 is in the receipt
     <segment>        bytes of values that are too large for outcome.json
 
-The files of addresses may be compressed with gzip: pre-signed URLs are long and much alike. They are
-secrets.
+``locations.json``, ``uploads.json`` and ``checkpoint.json`` may be compressed with gzip, because pre-signed
+URLs are long and similar. Pre-signed URLs are secrets.
 
-A *value entry* (JSON) is how any value is written down, on both ways::
+A *value entry* (JSON) describes a value, both in the manifest and in the outcome::
 
     {"codec": "json|bytes|bytearray|numpy|arrow|arrow_batch|pickle|file",
      "segments": [{"sha256": hex, "size": bytes, "data": base64}
                   | {"sha256": hex, "size": bytes, "name": part}
                   | {"sha256": hex, "size": bytes, "pieces": [{"name": piece, "offset": n, "size": bytes}]}]}
 
-The *receipt* is one line of JSON on the channel that the step's storage cannot forge::
+The *receipt* is one line of JSON. It uses a channel that nobody with access to the store can forge::
 
     {"protocol": 1, "digest": sha256 of outcome.json, "size": bytes,
      "outcome": base64 of outcome.json, if it fits}
@@ -56,39 +57,39 @@ CODE = "code.zip"
 # files of the output folder
 OUTCOME = "outcome.json"
 
-# before the receipt when it is a line of the log (``--receipt -``); look for it anywhere in the line, because
-# the step may have printed something without a line end
+# prefix of the receipt when it is a line of the log (``--receipt -``); a reader must search the whole line,
+# because the step may have printed text without a line end
 RECEIPT_PREFIX = "STEPOP-RECEIPT "
-# before each line of the log that carries a piece of the outcome; see frames.py
+# prefix of each log line that contains a piece of the outcome; see frames.py
 FRAME_PREFIX = "STEPOP-FRAME "
-# longest receipt in bytes, with prefix and line end, unless --receipt-limit says otherwise; what a
-# termination message holds
+# default of --receipt-limit: longest receipt in bytes, with prefix and line end; the limit of a Kubernetes
+# termination message
 RECEIPT_LIMIT = 4096
 
 # environment of the step
 ENV_JOB = "STEPOP_JOB"  # the job's name
-ENV_NONCE = "STEPOP_NONCE"  # secret-free random id of this generation; also how leftover processes are found
-ENV_CACHE = "STEPOP_CACHE"  # set by whoever makes the image, or by env=: where requirements are kept
-ENV_CHECKPOINT = "STEPOP_CHECKPOINT_DIR"  # what an earlier try has left; ``--checkpoint DIR``, or CHECKPOINT
-ENV_DEBUG = "STEPOP_DEBUG"  # not empty and not 0: every phase is logged with its time
+ENV_NONCE = "STEPOP_NONCE"  # random id of this job, not a secret; leftover processes are found by it
+ENV_CACHE = "STEPOP_CACHE"  # folder for installed requirements; set by the image or by env=
+ENV_CHECKPOINT = "STEPOP_CHECKPOINT_DIR"  # the step's checkpoint folder; ``--checkpoint DIR`` or CHECKPOINT
+ENV_DEBUG = "STEPOP_DEBUG"  # not empty and not 0: the runner logs every phase with its time
 ENV_WORK = "STEPOP_WORK"  # the step's scratch folder: code, inputs, current directory
 
-NOWHERE = "-"  # ``--segments -``: no folder leads to the store, and nothing larger than an outcome comes back
+NOWHERE = "-"  # ``--segments -``: there is no folder for segments; every value must fit into the outcome
 
-# exit codes of the runner; the outcome, not the code, says what happened
+# exit codes of the runner; read the outcome, not the exit code, to learn how the step ended
 EXIT_OK = 0
 EXIT_STEP_FAILED = 1  # the step failed and the outcome says how
 EXIT_REFUSED = (
-    64  # the runner refused to start the step (protocol, digest, Python version); the outcome says why
+    64  # the runner refused to start the step (protocol, digest, Python version); the outcome has the reason
 )
-EXIT_NO_OUTCOME = 74  # the outcome could not be written anywhere but, perhaps, to the receipt
+EXIT_NO_OUTCOME = 74  # outcome.json or the receipt could not be written; a receipt may contain the outcome
 
-# values at most this large (encoded) are carried inside outcome.json instead of a segment file
+# outcome.json contains values up to this size (encoded); a larger value becomes a segment
 INLINE_VALUE_BYTES = 48 * 1024
 
-# the code archive unpacks to no more than this
+# largest unpacked size of the code archive
 CODE_BYTES = 64 * 1024 * 1024
 
-# codecs that can be read without running anybody's code
+# codecs whose decoding runs no user code
 DATA_CODECS = frozenset({"json", "bytes", "bytearray", "numpy", "arrow", "arrow_batch", "file"})
-BYTES_CODECS = frozenset({"bytes", "file"})  # of them, those whose value is the bytes themselves
+BYTES_CODECS = frozenset({"bytes", "file"})  # codecs whose value is the bytes themselves

@@ -1,4 +1,7 @@
-"""The receipt: the last line of the runner, on a channel that the step's storage cannot forge."""
+"""Writes the receipt: the runner's last line, on a channel that nobody with access to the store can forge.
+
+Called by the parent process, :mod:`.main`.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,11 @@ from .phases import phase
 
 
 def finish(options: dict[str, str], found: tuple[bytes, bool], code: int | None = None) -> int:
-    """Leave the receipt and return the exit code of the runner; ``code``: what the child ended with."""
+    """Write the receipt and return the exit code of the runner.
+
+    :param found: the outcome as JSON, and whether ``outcome.json`` was written
+    :param code: exit code of the child; ``None`` if a signal killed it
+    """
     data, is_written = found
     outcome = json.loads(data)
     if not is_written:
@@ -28,7 +35,7 @@ def finish(options: dict[str, str], found: tuple[bytes, bool], code: int | None 
         protocol.RECEIPT_PREFIX if options["receipt"] == "-" else "",
     )
     line = _receipt(data, prefix)
-    if len(line) > limit and not is_written:  # the receipt is all there is
+    if len(line) > limit and not is_written:  # only the receipt can carry the outcome, so shorten it
         failure = outcome["failure"]
         outcome["failure"] = {**failure, "summary": failure["summary"][:300], "hint": "", "exception": None}
         line = _receipt(json.dumps(outcome).encode(), prefix)
@@ -45,7 +52,11 @@ def finish(options: dict[str, str], found: tuple[bytes, bool], code: int | None 
 
 
 def _send_outcome(folder: str, data: bytes) -> None:
-    """Bring the outcome to the host where its file does not: through the log, or through the store."""
+    """Send an outcome that does not fit into the receipt: as lines of the log, or to the store.
+
+    Does nothing if the input folder has neither a key for the log nor an address in the store. The backend
+    then reads ``outcome.json`` itself.
+    """
     try:
         with open(os.path.join(folder, protocol.FRAMES), "rb") as stream:
             key = stream.read()

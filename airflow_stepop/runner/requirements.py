@@ -1,12 +1,14 @@
-"""Installs what the step asks for, once per host, into a folder of its own. Imported only when it asks.
+"""Installs the step's requirements with uv or pip, once per host, each set into a folder of its own.
+
+Called by :mod:`.step` in the child process. Imported only by steps that have ``requirements=``.
 
 ::
 
-    <cache>/requirements/<digest>           ready to use: it appears by one rename, and never changes
-    <cache>/requirements/<digest>.lock      held by whoever installs it; the others wait
-    <cache>/requirements/<digest>.<random>  a draft; whoever gets the lock removes what others have left
+    <cache>/requirements/<digest>           an installed set; it appears by an atomic rename and never changes
+    <cache>/requirements/<digest>.lock      held by the step that installs the set; other steps wait
+    <cache>/requirements/<digest>.<random>  a draft; the next holder of the lock removes leftover drafts
 
-The packages of the image do not count: what the folder needs is in it.
+The folder contains all dependencies, including packages that the image already has.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
 TAIL_LINES = 20
 LINE_CHARS = 500
 
-# pip reads these itself; uv knows them as lines of a requirements file. Never on a command line: everybody
-# could read them there, and an address may have a password in it.
+# pip reads these variables itself. uv takes the options as lines of a requirements file. They are never on a
+# command line, which other users can read: a URL may contain a password.
 _PIP_OPTIONS = {
     "PIP_INDEX_URL": "--index-url",
     "PIP_EXTRA_INDEX_URL": "--extra-index-url",
@@ -37,9 +39,10 @@ _UV_OPTIONS = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_EXTRA_INDEX_U
 
 
 def provide(lines: list[str], scratch: str) -> None:
-    """Make the requirements importable for this process, and for what it starts.
+    """Make the requirements importable for this process and its child processes.
 
-    :raises RefusedError: they cannot be installed
+    :param scratch: the cache's folder when no other folder is writable
+    :raises RefusedError: the requirements cannot be installed
     """
     base = _cache(scratch)
     folder = os.path.join(base, _digest(lines))
@@ -59,9 +62,9 @@ def _digest(lines: list[str]) -> str:
 
 
 def _cache(scratch: str) -> str:
-    """Return the folder for installed requirements.
+    """Return the cache folder: in ``STEPOP_CACHE``, ``XDG_CACHE_HOME``, ``~/.cache``, or the scratch folder.
 
-    :raises RefusedError: ``STEPOP_CACHE`` names one that cannot be written
+    :raises RefusedError: ``STEPOP_CACHE`` cannot be written, or no folder can be written
     """
     chosen, home = os.environ.get(protocol.ENV_CACHE), os.environ.get("HOME") or ""
     if chosen:
@@ -92,7 +95,7 @@ def _make(path: str) -> OSError | None:
 def _install(lines: list[str], folder: str) -> None:
     lock = _lock(f"{folder}.lock")
     try:
-        if os.path.isdir(folder):  # by whoever had the lock before
+        if os.path.isdir(folder):  # installed by the previous holder of the lock
             return
         _remove_drafts(folder)
         draft = f"{folder}.{os.urandom(4).hex()}"
@@ -101,7 +104,7 @@ def _install(lines: list[str], folder: str) -> None:
             _run(lines, draft)
             os.rename(os.path.join(draft, "packages"), folder)
         except OSError as error:
-            if not os.path.isdir(folder):  # else somebody was faster, where files cannot be locked
+            if not os.path.isdir(folder):  # else another step installed it, where files cannot be locked
                 text = f"The requirements could not be installed: {error}"
                 raise RefusedError("infra", text, "give the step more disk") from None
         finally:
@@ -112,7 +115,7 @@ def _install(lines: list[str], folder: str) -> None:
 
 
 def _lock(path: str) -> int | None:
-    """Return a descriptor that holds the lock; ``None`` where files cannot be locked."""
+    """Wait for the lock; return a descriptor that holds it, or ``None`` where files cannot be locked."""
     try:
         import fcntl
 
@@ -131,7 +134,7 @@ def _lock(path: str) -> int | None:
 
 
 def _remove_drafts(folder: str) -> None:
-    """Remove what was left by an install that was killed: we have the lock, so nobody works on it."""
+    """Remove the drafts of installs that were killed. This step holds the lock, so no draft is in use."""
     parent, name = os.path.split(folder)
     for entry in os.listdir(parent):
         if entry.startswith(f"{name}.") and not entry.endswith(".lock"):
@@ -149,7 +152,7 @@ def _run(lines: list[str], draft: str) -> None:
     with open(listed, "w", encoding="utf-8") as stream:
         stream.write("\n".join([*(_index_options() if installer == "uv" else ()), *lines, ""]))
     env = {**os.environ, "TMPDIR": tmp, "PYTHONUNBUFFERED": "1"}
-    env.update(PIP_USER="0", PIP_REQUIRE_VIRTUALENV="0")  # what somebody wants elsewhere
+    env.update(PIP_USER="0", PIP_REQUIRE_VIRTUALENV="0")  # settings of the image that do not fit --target
     default = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.environ.get("HOME") or "/", ".cache")
     if installer == "uv" and _make(os.path.join(default, "uv")):
         env.setdefault("UV_CACHE_DIR", tmp)
@@ -157,7 +160,7 @@ def _run(lines: list[str], draft: str) -> None:
     tail: deque[str] = deque(maxlen=TAIL_LINES)
     with subprocess.Popen(  # noqa: S603 - our own command line
         [*argv, "--target", target, "-r", listed],
-        cwd=draft,  # not where a file of the user's could configure it
+        cwd=draft,  # away from files of the user that could configure the installer
         env=env,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -171,9 +174,9 @@ def _run(lines: list[str], draft: str) -> None:
 
 
 def _installer() -> tuple[str, list[str]]:
-    """Return the name of what installs, and its command line.
+    """Return the name of the installer, uv or pip, and its command line.
 
-    :raises RefusedError: there is none
+    :raises RefusedError: the image has neither
     """
     from importlib.util import find_spec
     from shutil import which
@@ -198,7 +201,7 @@ def _installer() -> tuple[str, list[str]]:
 
 
 def _runs(program: str) -> bool:
-    """Return whether a program says its version: a shim of pyenv in PATH may lead to none."""
+    """Return whether ``program --version`` works: a pyenv shim in PATH may have no program behind it."""
     import subprocess
 
     try:
@@ -235,8 +238,8 @@ def _use(folder: str) -> None:
     import site
 
     sys.path.insert(1, folder)
-    site.addsitedir(folder, {*sys.path})  # for its .pth files
-    quietly(os.utime, folder)  # when it was last used
+    site.addsitedir(folder, {*sys.path})  # reads the .pth files in it
+    quietly(os.utime, folder)  # records the time of the last use
     for name, path in (("PYTHONPATH", folder), ("PATH", os.path.join(folder, "bin"))):
         others: Any = os.environ.get(name)
         os.environ[name] = f"{path}{os.pathsep}{others}" if others else path

@@ -1,8 +1,11 @@
-"""The step's secrets: into its environment, and out of what it prints. Imported only when it has some.
+"""Sets the step's secrets as environment variables, and masks their values in the log.
 
-The values arrive in a file of their own. The parent process removes it before the step starts, gives them to
-the child, and from then on stands between the child and the log: whoever shows or stores the log does not
-know the values and could not mask them.
+1. The values arrive in ``secrets.json``. The parent process removes this file before the step starts.
+2. The child process sets the values in its environment.
+3. The parent reads everything that the child prints, masks the values, and writes the rest to the log. The
+   services that show or store the log do not know the values and could not mask them.
+
+Imported only by steps that have secrets. Used by :mod:`.main` and :mod:`.child`.
 """
 
 from __future__ import annotations
@@ -19,11 +22,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 MASK = b"***"
-MIN_BYTES = 4  # a shorter value would blot out half of the log: it is left alone
+MIN_BYTES = 4  # a shorter value is not masked: too many words of the log would match
 CHUNK_BYTES = 1 << 16
-DRAIN_CHUNKS = 64  # read at most, when the step is over and something that it left behind still prints
+DRAIN_CHUNKS = 64  # most chunks read after the step has ended, while a leftover process still prints
 
-# what a failure says in words that may come from the step, and where more of it are inside
+# fields of a failure whose text may come from the step, and fields that contain further failures
 _TEXTS = frozenset({"summary", "hint", "message", "traceback", "notes", "args", "log_tail"})
 _NESTED = frozenset({"exception", "cause", "context"})
 
@@ -32,29 +35,29 @@ class Secrets:
     """The secrets of one step, in both processes of the runner."""
 
     def __init__(self, folder: str, names: Iterable[str]) -> None:
-        """Take the values out of the input folder.
+        """Read the values and remove their file from the input folder.
 
-        :raises RefusedError: some of ``names`` are not there
+        :raises RefusedError: the value of one of ``names`` is missing
         """
         self.values = _take(os.path.join(folder, protocol.SECRETS), sorted(names))
         self.redactor = Redactor(self.values.values())
         self._pump = Pump(self.redactor)
 
     def enter(self) -> None:
-        """In the child: take the values into the environment, and print through the parent."""
+        """Set the environment variables, and redirect the output to the parent. Called in the child."""
         self._pump.enter()
         os.environ.update(self.values)
 
     def start(self) -> None:
-        """In the parent, once it has forked: begin to pass on what the child prints."""
+        """Begin to copy the child's output to the log. Called in the parent, after the fork."""
         self._pump.start()
 
     def finish(self) -> None:
-        """In the parent, when the child has ended: return when everything that it printed is passed on."""
+        """Wait until all output is in the log. Called in the parent, after the child has ended."""
         self._pump.finish()
 
     def clean(self, failure: dict[str, Any]) -> dict[str, Any]:
-        """Return a failure without the values: its words, and those of its exceptions."""
+        """Return a failure with the values masked, in its own texts and in those of its exceptions."""
         cleaned: dict[str, Any] = {}
         for key, value in failure.items():
             if key in _TEXTS:
@@ -76,7 +79,7 @@ def _take(path: str, names: list[str]) -> dict[str, str]:
             found = json.load(stream)
     except (OSError, ValueError):
         found = {}
-    quietly(os.unlink, path)  # a mounted one cannot be removed
+    quietly(os.unlink, path)  # a mounted file cannot be removed
     missing = [name for name in names if not isinstance(found.get(name), str)]
     if missing:
         raise RefusedError(
@@ -88,14 +91,14 @@ def _take(path: str, names: list[str]) -> dict[str, str]:
 
 
 class Redactor:
-    """Finds values in bytes, also in the forms in which they are usually printed."""
+    """Masks values in bytes and texts, also in escaped, URL-encoded and base64 form."""
 
     def __init__(self, values: Iterable[str]) -> None:
         forms = {form for value in values for form in _forms(value)}
         self.patterns = sorted(form for form in forms if len(form) >= MIN_BYTES)
 
     def spans(self, data: bytes) -> Iterator[tuple[int, int]]:
-        """Yield where values are, in order; what overlaps is one."""
+        """Yield (begin, end) of each value in ``data``, in order. Overlapping values form one span."""
         found = []
         for pattern in self.patterns:
             at = data.find(pattern)
@@ -114,7 +117,7 @@ class Redactor:
             yield begin, end
 
     def open_end(self, data: bytes) -> int:
-        """Return where a value may begin whose end is not in ``data``; its length, when none does."""
+        """Return where a value begins that may continue after ``data``; ``len(data)`` if there is none."""
         first = len(data)
         for pattern in self.patterns:
             at = data.find(pattern[:1], max(0, len(data) - len(pattern) + 1), first)
@@ -126,10 +129,13 @@ class Redactor:
         return first
 
     def cut(self, data: bytes, keep: int) -> tuple[bytes, bytes]:
-        """Return ``data`` up to about ``keep`` without the values, and the rest as it is."""
+        """Return ``data`` up to ``keep`` with the values masked, and the unmasked rest.
+
+        A value that continues after ``keep`` stays whole in the rest.
+        """
         pieces, at = [], 0
         for begin, end in self.spans(data):
-            if end > keep:  # goes on behind it: wait for all of it
+            if end > keep:  # the value continues: wait for the rest of it
                 keep = min(keep, begin)
                 break
             pieces += [data[at:begin], MASK]
@@ -137,12 +143,12 @@ class Redactor:
         return b"".join([*pieces, data[at:keep]]), data[keep:]
 
     def last(self, data: bytes) -> bytes:
-        """Return the last bytes of a stream, or text that was cut off, without the values."""
+        """Return the last bytes of a stream, or the bytes of a truncated text, with the values masked."""
         end = self.open_end(data)
         if len(data) - end < MIN_BYTES:
             return self.cut(data, len(data))[0]
         cleaned, rest = self.cut(data, end)
-        return cleaned + (MASK if rest else b"")  # the beginning of a value is as good as a part of it
+        return cleaned + (MASK if rest else b"")  # the beginning of a value is secret, too
 
     def text(self, text: str) -> str:
         data = text.encode("utf-8", "surrogatepass")
@@ -153,7 +159,7 @@ class Redactor:
         return text if cleaned == data else cleaned.decode("utf-8", "replace")
 
     def tree(self, value: Any) -> Any:
-        """Return JSON-able data with every text in it cleaned."""
+        """Return JSON-able data with the values masked in every text, key and number."""
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, list):
@@ -166,7 +172,7 @@ class Redactor:
 
 
 def _forms(value: str) -> Iterator[bytes]:
-    """Yield a value as it may be printed: whole, by line, escaped, in a URL, in base64."""
+    """Yield the forms in which a value may be printed: whole, by line, escaped, URL-encoded, in base64."""
     import json
     from binascii import b2a_base64
     from urllib.parse import quote, quote_plus
@@ -180,7 +186,7 @@ def _forms(value: str) -> Iterator[bytes]:
         return
     for quoted in (quote(data), quote(data, safe=""), quote_plus(data)):
         yield quoted.encode()
-    for shift in range(3):  # base64 of a longer text that has the value in it, such as name:password
+    for shift in range(3):  # base64 of a longer text that contains the value, such as name:password
         plain = b2a_base64(b"\0" * shift + data, newline=False).rstrip(b"=")
         whole = plain[(0, 2, 3)[shift] : (shift + len(data)) * 8 // 6]
         yield whole
@@ -188,7 +194,7 @@ def _forms(value: str) -> Iterator[bytes]:
 
 
 class Pump:
-    """Passes on what the child writes to 1 and 2, without the values, as soon as it is written."""
+    """Copies the child's standard output and error to the log at once, with the values masked."""
 
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
@@ -199,9 +205,9 @@ class Pump:
             try:
                 found = os.fstat(target)
             except OSError:
-                continue  # closed: nothing that is printed there goes anywhere
+                continue  # the descriptor is closed, so its output is lost anyway
             identities.append((found.st_dev, found.st_ino))
-            # One pipe for both when they are one file: the order of lines stays what it was
+            # One pipe for both if both are the same file: this keeps the order of the lines
             is_same = target == 2 and 1 in self._pipes and identities[0] == identities[1]
             self._pipes[target] = self._pipes[1] if is_same else os.pipe()
 
@@ -216,7 +222,7 @@ class Pump:
             os.close(descriptor)
 
     def start(self) -> None:
-        import _thread  # not threading: it is an import more
+        import _thread  # not threading, to save an import
         import signal
 
         self._close(1)
@@ -224,7 +230,7 @@ class Pump:
         self._done = _thread.allocate_lock()
         self._done.acquire()
         targets = {pipe[0]: target for target, pipe in reversed(list(self._pipes.items()))}
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are the main thread's
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # for the main thread only
         _thread.start_new_thread(self._run, (targets,))
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
@@ -233,14 +239,17 @@ class Pump:
         self._done.acquire()
 
     def _run(self, targets: dict[int, int]) -> None:
-        """Read until the ends are closed, or until the child is over and nothing more is there."""
+        """Copy until all writers have closed the pipes, or the child has ended and the pipes are empty.
+
+        ``DRAIN_CHUNKS`` limits the reads after the child has ended.
+        """
         from select import select
 
         chunks_left = DRAIN_CHUNKS
         try:
             while targets and chunks_left:
                 ready = set(select([*targets, self._end], [], [])[0])
-                if self._end in ready:  # the child is over: what is left, and no waiting
+                if self._end in ready:  # the child has ended: read the rest without waiting
                     ready = set(select(list(targets), [], [], 0)[0])
                     chunks_left = chunks_left - 1 if ready else 0
                 for reader in ready & set(targets):
@@ -261,18 +270,18 @@ class Pump:
         else:
             cleaned = self._redactor.last(data)
         if not self._write(target, cleaned) or not new:
-            os.close(reader)  # nobody listens any more, which the child learns now as it would have
+            os.close(reader)  # the log's reader is gone: the child's next write fails, as without a pump
             del targets[reader]
 
     def _write(self, target: int, data: bytes) -> bool:
-        """Write all of it; return whether it went through."""
+        """Write all of ``data``; return whether the write succeeded."""
         from select import select
 
         view = memoryview(data)
         while view:
             try:
                 view = view[os.write(target, view) :]
-            except BlockingIOError:  # somebody who shares the file made it non-blocking
+            except BlockingIOError:  # another process that shares the file made it non-blocking
                 select([], [target], [])
             except OSError:
                 return False

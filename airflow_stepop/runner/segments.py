@@ -1,4 +1,7 @@
-"""Writing values that are too large for outcome.json."""
+"""Writes values that are too large for ``outcome.json`` into files of the store's folder.
+
+Used by :mod:`.step`. :mod:`.uploads` has the same methods, for jobs that cannot reach such a folder.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Segments:
-    """Writes segments under names of our own, and can take them back."""
+    """Writes segments as files named ``<job>.<number>.bin``, and removes them if the step fails."""
 
     def __init__(self, folder: str, job: str) -> None:
         self.folder = folder
@@ -24,13 +27,13 @@ class Segments:
         self._names: list[str] = []
 
     def save(self, buffers: Iterable[Buffer]) -> dict[str, Any]:
-        """Write a segment and return where it is; see ``values.Encoded.to_entry``."""
+        """Write a segment and return its location; called by ``Encoded.to_entry``."""
         name = self._next()
         write_atomic(os.path.join(self.folder, name), buffers)
         return {"name": name}
 
     def save_file(self, path: str) -> dict[str, Any]:
-        """Copy a file into a segment, however large, and return the segment."""
+        """Copy a file of any size into a segment, and return the segment's entry."""
         name, found, size = self._next(), sha256(os.path.getsize(path)), 0
         chunk = memoryview(bytearray(1 << 20))
 
@@ -49,10 +52,10 @@ class Segments:
         return {"sha256": found.hexdigest(), "size": size, "name": name}
 
     def finish(self) -> None:
-        """Do nothing: each is written when it is saved."""
+        """Do nothing: :meth:`save` has written each segment already."""
 
     def discard(self) -> None:
-        """Remove all of them: the outcome will not name them."""
+        """Remove all segments, because the outcome will not name them."""
         for name in self._names:
             quietly(os.unlink, os.path.join(self.folder, name))
 

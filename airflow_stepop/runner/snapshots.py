@@ -1,10 +1,12 @@
-"""Checkpoints where no folder leads to the store: snapshots of a folder, at pre-signed URLs.
+"""Saves the checkpoint folder as snapshots at pre-signed URLs, for jobs that cannot reach the store's folder.
 
-The child restores the last one before the step begins. The parent saves the folder beside the step when it
-has changed, and once more when the step has ended otherwise than well. An object is replaced as a whole or
-not at all, so whoever is killed in the middle leaves the snapshot before.
+1. The child restores the last snapshot before the step begins.
+2. While the step runs, a thread of the parent saves the folder after each change.
+3. When the step has ended without success, the parent saves the folder once more.
 
-Imported only by steps that have ``checkpoint.json``.
+A store replaces an object atomically. So a runner that is killed during an upload leaves the snapshot before.
+
+Imported only by steps that have ``checkpoint.json``. Used by :mod:`.main` and :mod:`.step`.
 """
 
 from __future__ import annotations
@@ -17,11 +19,11 @@ import time
 from . import protocol
 from .archive import ForgedError, TooLargeError, chunks, fingerprint, pack, unpack, verify
 from .failures import RefusedError
-from .files import quietly, remove_tree, tell
+from .files import quietly, remove_tree, report
 from .parts import read_table
 from .phases import phase
 from .threads import Progress, mib
-from .urls import PATIENCE_S, fetch, replace
+from .urls import RETRY_LIMIT_S, fetch, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,21 +32,22 @@ if TYPE_CHECKING:
 
     from .hashing import Buffer
 
-LOOK_S = 0.5
-LOOK_SHARE = 0.01  # of one CPU, at most, for looking
-# A folder that has changed is saved once nothing has changed for a moment; one that never rests, a bit later
+SCAN_S = 0.5
+SCAN_SHARE = 0.01  # scanning the folder takes at most this share of one CPU
+# A changed folder is saved after QUIET_S without a further change, or RESTLESS_S after its first change
 QUIET_S, RESTLESS_S = 0.5, 5.0
-# Between two snapshots: ten times as long as the last one took, within these limits
+# The pause between two snapshots is ten times the duration of the last one, within these limits
 PAUSE_FACTOR, LEAST_PAUSE_S, LONGEST_PAUSE_S = 10, 5.0, 60.0
 LAST_TRIES = 5
-FAREWELL_S = 2.0  # how long a step that has succeeded waits for a snapshot that nobody wants any more
+FAREWELL_S = 2.0  # longest wait of a step that has succeeded, for a snapshot under way to be given up
 
 
 class Snapshots:
     """The checkpoint folder of one step, in both processes of the runner.
 
-    :param table: what ``checkpoint.json`` holds
-    :param folder: where the folder is going to be; its name with a further ending is used as well
+    :param table: the contents of ``checkpoint.json``
+    :param folder: path of the checkpoint folder; the same path with ``.new``, ``.got``, ``.tar`` and
+        ``.state`` is used, too
     """
 
     def __init__(self, table: dict[str, Any], folder: str) -> None:
@@ -54,9 +57,9 @@ class Snapshots:
 
     @classmethod
     def take(cls, inputs: str, scratch: str) -> Snapshots:
-        """Take the addresses and the key out of the input folder.
+        """Read the URLs and the key, and remove their file from the input folder.
 
-        :raises RefusedError: they cannot be read
+        :raises RefusedError: ``checkpoint.json`` cannot be read
         """
         path = os.path.join(inputs, protocol.CHECKPOINT)
         try:
@@ -64,17 +67,17 @@ class Snapshots:
         except (OSError, ValueError, TypeError, KeyError) as error:
             text = f"The step was not started: {protocol.CHECKPOINT} is damaged: {error}"
             raise RefusedError("infra", text, "clear the task to write it anew") from None
-        quietly(os.unlink, path)  # a mounted one cannot be removed
+        quietly(os.unlink, path)  # a mounted file cannot be removed
         return found
 
     # -- in the child
 
     def restore(self) -> str:
-        """Make the folder with what the last try has saved in it, and return it.
+        """Make the checkpoint folder with the last snapshot in it, and return its path.
 
-        It is there at once: until then the parent has nothing to save.
+        The folder appears by an atomic rename. Until then the parent has nothing to save.
 
-        :raises RefusedError: the snapshot cannot be read, or is not ours
+        :raises RefusedError: the snapshot cannot be read or unpacked, or its signature does not match
         """
         draft, archive = self.folder + ".new", self.folder + ".got"
         try:
@@ -106,21 +109,21 @@ class Snapshots:
                 "somebody changed it, or this is another [stepop] signing_key (or [core] fernet_key) than it "
                 "was saved with: set that key again; or delete the object, and the step begins anew",
             ) from None
-        tell(f"checkpoint restored: {_count(count)}, {mib(size)}")
+        report(f"checkpoint restored: {_count(count)}, {mib(size)}")
 
     # -- in the parent
 
     def start(self) -> None:
-        """Begin to save the folder when it changes; called once the parent has forked."""
+        """Begin to save the folder after each change. Called in the parent, after the fork."""
         import signal
 
         self._saver = _Saver(self)
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are the main thread's
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # for the main thread only
         self._saver.start()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def finish(self, is_wanted: bool) -> None:
-        """Save what the step has left, if that is wanted; remove the folder."""
+        """Save the folder for the last time if ``is_wanted``; then remove it."""
         self._saver.finish(is_wanted)
         quietly(os.unlink, self.folder + ".state")
         for name in (self.folder, self.folder + ".new"):
@@ -131,7 +134,7 @@ class Snapshots:
 
 
 class _Saver(threading.Thread):
-    """Looks at the folder from time to time, and saves it."""
+    """Scans the folder at intervals, and saves it after a change."""
 
     def __init__(self, snapshots: Snapshots) -> None:
         super().__init__(daemon=True)
@@ -140,7 +143,7 @@ class _Saver(threading.Thread):
         self.key = snapshots.key
         self._over = threading.Event()
         self._is_wanted = True
-        self._saved = ""  # fingerprint of what is in the store; or of what cannot be
+        self._saved = ""  # fingerprint of the last snapshot, or of a folder that is too large to be saved
         self._seen, self._quiet_since, self._changed_at = "", 0.0, 0.0
         self._next_at = 0.0
         self._trouble = ""
@@ -152,24 +155,24 @@ class _Saver(threading.Thread):
         self.join(None if is_wanted else FAREWELL_S)
 
     def run(self) -> None:
-        pause_s = LOOK_S
+        pause_s = SCAN_S
         while not self._over.wait(pause_s):
             began = time.monotonic()
-            found = self._look()
-            pause_s = max(LOOK_S, (time.monotonic() - began) / LOOK_SHARE)
+            found = self._scan()
+            pause_s = max(SCAN_S, (time.monotonic() - began) / SCAN_SHARE)
             if found is not None and self._is_due(found[0]):
                 self._save(found[0])
         if self._is_wanted:
             self._save_last()
 
-    def _look(self) -> tuple[str, int] | None:
-        """Return the fingerprint and the size of the folder, if it is not what is saved."""
+    def _scan(self) -> tuple[str, int] | None:
+        """Return the fingerprint and the size of the folder; ``None`` if it equals the last snapshot."""
         try:
             if not self._saved:
                 with open(self.folder + ".state") as stream:
                     self._saved = stream.read()
             found = fingerprint(self.folder)
-        except OSError:  # not there yet, or the step has removed it
+        except OSError:  # the folder does not exist yet, or the step has removed it
             return None
         return found if found[0] != self._saved else None
 
@@ -181,18 +184,18 @@ class _Saver(threading.Thread):
         is_quiet = now - self._quiet_since >= QUIET_S or now - self._changed_at >= RESTLESS_S
         return is_quiet and now >= self._next_at
 
-    def _save(self, found: str, patience_s: float = 0.0) -> bool | None:
-        """Write a snapshot; return whether it was written, ``None`` when the folder changed meanwhile."""
+    def _save(self, found: str, retry_limit_s: float = 0.0) -> bool | None:
+        """Write a snapshot; return whether it was written. ``None``: the folder changed during the save."""
         began, archive = time.monotonic(), self.folder + ".tar"
         try:
             packed = self._pack(found, archive)
             if packed is not None:
-                self._put(archive, *packed, patience_s)
+                self._put(archive, *packed, retry_limit_s)
         except TooLargeError:
-            self._saved = found  # until it changes
+            self._saved = found  # do not try again until the folder changes
             self._say(f"it has more than the {mib(self.table['most_bytes'])} that can be kept")
             return False
-        except Exception as error:  # a snapshot that fails must not be the last one
+        except Exception as error:  # a failed snapshot must not end the thread
             self._say(str(error) if isinstance(error, OSError) else repr(error))
             return False
         finally:
@@ -203,18 +206,18 @@ class _Saver(threading.Thread):
         if packed is None:
             return None
         if self._trouble:
-            tell("the checkpoint is saved again")
+            report("the checkpoint is saved again")
         self._saved, self._changed_at, self._trouble = found, 0.0, ""
         phase(f"checkpoint saved: {mib(packed[0])} in {took_s:.1f} s")
         return True
 
     def _pack(self, found: str, archive: str) -> tuple[int, str] | None:
-        """Write the archive; return its size and its MD5, or nothing if the folder is not as it was found."""
+        """Write the archive; return its size and MD5. ``None``: the folder changed since the scan."""
         problem: OSError | None = None
         packed = None
         try:
             packed = pack(self.folder, archive, self.key, self.table["most_bytes"], self._leave_out)
-        except OSError as error:  # perhaps a file is gone, or became shorter
+        except OSError as error:  # perhaps the step has removed or shortened a file
             problem = error
         try:
             is_same = fingerprint(self.folder)[0] == found
@@ -228,8 +231,8 @@ class _Saver(threading.Thread):
             raise problem
         return packed
 
-    def _put(self, archive: str, size: int, md5: str, patience_s: float) -> None:
-        progress = Progress("saving the checkpoint", size, tell if self._over.is_set() else phase)
+    def _put(self, archive: str, size: int, md5: str, retry_limit_s: float) -> None:
+        progress = Progress("saving the checkpoint", size, report if self._over.is_set() else phase)
 
         def body() -> Iterator[Buffer]:
             for data in chunks(archive):
@@ -240,31 +243,31 @@ class _Saver(threading.Thread):
                 progress.tick()
 
         headers = {**self.table["headers"], "Content-MD5": md5}
-        replace(self.table["put"], body, size, headers, patience_s)
+        replace(self.table["put"], body, size, headers, retry_limit_s)
 
     def _save_last(self) -> None:
-        """The step is over, and there is no other time. Only what it has left running can still write."""
+        """Save the folder after the step has ended. Only leftover processes can still change it."""
         for _ in range(LAST_TRIES):
-            found = self._look()
+            found = self._scan()
             if found is None:
                 return
-            is_saved = self._save(found[0], PATIENCE_S)
+            is_saved = self._save(found[0], RETRY_LIMIT_S)
             if is_saved:
-                tell(f"checkpoint saved for the next try: {mib(found[1])}")
+                report(f"checkpoint saved for the next try: {mib(found[1])}")
             if is_saved is not None:
                 return
-            time.sleep(LOOK_S)
+            time.sleep(SCAN_S)
         self._say("something that the step has left behind changes it all the time")
 
     def _say(self, problem: str) -> None:
-        """Write a line about a snapshot that failed, once for as long as the trouble lasts."""
+        """Log a snapshot that failed. The same problem is logged once until a snapshot succeeds."""
         if self._is_wanted and (self._over.is_set() or problem.partition(":")[0] != self._trouble):
-            tell(f"the checkpoint could not be saved, and the last one that was stays: {problem}")
+            report(f"the checkpoint could not be saved, and the last one that was stays: {problem}")
         self._trouble = problem.partition(":")[0]
 
     def _leave_out(self, name: str) -> None:
         if name not in self._left_out:
-            tell(f"left out of the checkpoint: {name} is no file, and no link to one of the folder")
+            report(f"left out of the checkpoint: {name} is no file, and no link to one of the folder")
         self._left_out.add(name)
 
 

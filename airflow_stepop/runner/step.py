@@ -1,4 +1,7 @@
-"""One step in its own process: its manifest, its folders, and how its values are read and written down."""
+"""The step in the child process: its manifest, its folders, and access to its arguments and results.
+
+:mod:`.main` makes the :class:`Step`; :mod:`.child`, :mod:`.command` and :mod:`.function` use it.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,8 @@ if TYPE_CHECKING:
     from .snapshots import Snapshots
     from .uploads import Uploads
 
-# What is inside outcome.json ends up in Airflow's database, more than once. Beyond one large value, or as
-# many bytes of small ones, only what is not larger than a reference to it stays inside
+# Values inside outcome.json are stored in Airflow's database, more than once. After INLINE_BYTES in all, only
+# values up to TINY_BYTES stay inside: they are not larger than a reference
 INLINE_BYTES = protocol.INLINE_VALUE_BYTES
 TINY_BYTES = 256
 
@@ -52,7 +55,7 @@ class Step:
         self._pid = os.getpid()
         self._inline_bytes = 0
 
-    # Most steps are small and need neither of these two
+    # Both are imported on first use: most steps are small and need neither
     @cached_property
     def parts(self) -> Parts:
         from .parts import Parts
@@ -79,19 +82,22 @@ class Step:
         return Segments(self.folders["segments"], self.manifest["job"])
 
     def leave_if_forked(self, error: BaseException | None = None) -> None:
-        """End this process when the step forked it and it came back from the user's code: not its outcome."""
+        """End this process if the step's code forked it: only the original child may write the outcome."""
         if os.getpid() == self._pid:
             return
         if isinstance(error, SystemExit):
             os._exit(error.code if isinstance(error.code, int) else int(error.code is not None))
         if error is not None:
-            from .errors import describe, print_exception
+            from .exception_data import describe, print_exception
 
             print_exception(describe(error))
         os._exit(0 if error is None else 1)
 
     def prepare(self) -> None:
-        """Unpack the code, change to the scratch folder, and provide what the manifest asks for."""
+        """Unpack the code, change to the scratch folder, restore the checkpoint, install the requirements.
+
+        :raises RefusedError: one of these failed
+        """
         code = self.manifest["parts"].get(protocol.CODE)
         if code is not None:
             from .parts import extract
@@ -128,9 +134,9 @@ class Step:
         os.environ[protocol.ENV_CHECKPOINT] = folder
 
     def to_entry(self, encoded: Encoded) -> Entry:
-        """Write an encoded value down.
+        """Return the entry of an encoded value; a large value becomes a segment.
 
-        :raises StepError: there is no room for it
+        :raises StepError: the segment cannot be written
         """
         is_roomy = self._inline_bytes + encoded.size <= INLINE_BYTES
         limit = protocol.INLINE_VALUE_BYTES if is_roomy else TINY_BYTES
@@ -142,23 +148,23 @@ class Step:
         return self.segments.save(buffers)
 
     def finish_segments(self) -> None:
-        """Make what was written of a result complete."""
+        """Complete the segments of the result: :class:`.uploads.Uploads` sends them now."""
         if "segments" in self.__dict__:
             with guard_disk():
                 self.segments.finish()
 
     def discard_segments(self) -> None:
-        """Remove what was written of a result that the outcome will not name."""
+        """Remove the segments of a result that the outcome will not name."""
         if "segments" in self.__dict__:
             self.segments.discard()
 
     def read_segment(self, segment: dict[str, Any], codec: str) -> Buffer:
-        """Return the checked bytes of a part."""
+        """Return the checked bytes of a part; see :meth:`.parts.Parts.read`."""
         return self.parts.read(segment, codec)
 
 
 class guard_disk:  # noqa: N801 - used like a function
-    """Context in which an error of our own writing is an error of the infrastructure and not of the step."""
+    """Context that turns an ``OSError`` of the runner's own writes into an ``infra`` failure."""
 
     def __enter__(self) -> None:
         pass

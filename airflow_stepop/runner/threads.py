@@ -1,4 +1,4 @@
-"""Several transfers at once, and how far they are. Used by the runner and, on the host, for buckets."""
+"""Runs transfers in parallel and logs their progress. Used by the runner and, in the worker, by buckets."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ if TYPE_CHECKING:
     from typing import Any
 
 TICK_S = 1.0
-# a transfer that takes longer says so, and again at this interval
+# seconds until the first progress line of a transfer, and between further lines
 FIRST_LINE_S, NEXT_LINES_S = 5.0, 15.0
 
 
 def in_order(
     call: Callable[[Any], Any], jobs: Sequence[Any], count: int, tick: Callable[[], None] = lambda: None
 ) -> Iterator[Any]:
-    """Yield ``call(job)`` for every job, in order; up to ``count`` of them run at the same time.
+    """Yield ``call(job)`` for every job, in order. Up to ``count`` calls run at the same time, in threads.
 
-    The calling thread only waits, so signals reach it. After an error nothing new begins, and what is under
-    way is not waited for.
+    The calling thread only waits, so Python can run its signal handlers. After an error no further call
+    begins, and the error is raised without waiting for the calls that are running.
+
+    :param tick: called about every second while the caller waits
     """
     crew = _Crew(call, jobs)
     threads = [threading.Thread(target=crew.work, daemon=True) for _ in range(min(count, len(jobs)))]
@@ -32,12 +34,12 @@ def in_order(
             yield crew.result(index, tick)
     finally:
         crew.stop()
-    for thread in threads:  # at their end: none of them holds a result any more
+    for thread in threads:  # all calls have ended; after the join no thread holds a result
         thread.join()
 
 
 class _Crew:
-    """The jobs that are left, and what the others came to."""
+    """The jobs that have not begun, and the results of the others."""
 
     def __init__(self, call: Callable[[Any], Any], jobs: Sequence[Any]) -> None:
         self._call = call
@@ -55,7 +57,7 @@ class _Crew:
             found: tuple[Any, BaseException | None]
             try:
                 found = self._call(self._jobs[index]), None
-            except BaseException as error:  # raised again where the results are awaited
+            except BaseException as error:  # raised again in the thread that waits for the result
                 found = None, error
             with self._news:
                 self._found[index] = found
@@ -77,12 +79,16 @@ class _Crew:
 
 
 class Progress:
-    """Tells a log how far a long transfer is; a short one is not mentioned."""
+    """Logs the progress of a long transfer. A short transfer is not logged.
 
-    def __init__(self, what: str, total: int, tell: Callable[[str], Any]) -> None:
+    :param what: begins each line, such as ``reading part x``
+    :param total: bytes in all
+    """
+
+    def __init__(self, what: str, total: int, report: Callable[[str], Any]) -> None:
         self.what = what
         self.total = total
-        self._tell = tell
+        self._report = report
         self._done = 0
         self._begun = time.monotonic()
         self._next = self._begun + FIRST_LINE_S
@@ -93,17 +99,19 @@ class Progress:
             self._done += count
 
     def tick(self) -> None:
-        """Write a line when one is due."""
+        """Log a line if one is due."""
         now = time.monotonic()
         if now >= self._next:
             self._next = now + NEXT_LINES_S
-            self._tell(f"{self.what}: {mib(self._done)} of {mib(self.total)} after {now - self._begun:.0f} s")
+            self._report(
+                f"{self.what}: {mib(self._done)} of {mib(self.total)} after {now - self._begun:.0f} s"
+            )
 
     def end(self) -> None:
-        """Write the last line, if there was a first one."""
+        """Log the last line if a line was logged before."""
         taken_s = time.monotonic() - self._begun
         if self._next > self._begun + FIRST_LINE_S:
-            self._tell(f"{self.what}: done, {mib(self.total)} in {taken_s:.0f} s")
+            self._report(f"{self.what}: done, {mib(self.total)} in {taken_s:.0f} s")
 
 
 def mib(count: int) -> str:

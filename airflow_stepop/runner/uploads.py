@@ -1,7 +1,9 @@
-"""Writing values to pre-signed URLs: the counterpart of :mod:`.segments` where no folder leads to the store.
+"""Writes large values to pre-signed URLs. Used by :mod:`.step` if the job cannot reach the store's folder.
 
-The segments of an outcome are one stream, cut into equal pieces; ``uploads.json`` has a URL for each. Nothing
-is sent before all is known: only then can the pieces be equal.
+The segments of an outcome form one stream, which is cut into equal pieces. ``uploads.json`` has a URL for
+each piece. The upload begins after the last segment is known, because the piece size depends on the total.
+
+:mod:`.segments` has the same methods, for jobs that can reach a folder.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import os
 
 from .failures import StepError
-from .files import tell
+from .files import report
 from .hashing import sha256
 from .values import CHUNK_BYTES
 
@@ -24,20 +26,20 @@ THREADS = 8
 
 
 class Uploads:
-    """Remembers segments without copying them, and sends them all at the end.
+    """Keeps references to segments without copying them, and sends all segments in :meth:`finish`.
 
-    :param table: what ``uploads.json`` holds: ``urls`` (name -> URL), ``headers``, ``least_bytes`` and
+    :param table: the contents of ``uploads.json``: ``urls`` (name -> URL), ``headers``, ``least_bytes`` and
         ``most_bytes`` of a piece
     """
 
     def __init__(self, table: Mapping[str, Any]) -> None:
         self.table = table
-        self._sources: list[memoryview | str] = []  # a path: the bytes of a file
+        self._sources: list[memoryview | str] = []  # bytes, or the path of a file
         self._sizes: list[int] = []
         self._pieces: list[list[dict[str, Any]]] = []
 
     def save(self, buffers: Iterable[Buffer]) -> dict[str, Any]:
-        """Return where a segment will be; see ``values.Encoded.to_entry``."""
+        """Return a segment's location; called by ``Encoded.to_entry``. :meth:`finish` fills in the pieces."""
         pieces: list[dict[str, Any]] = []
         for buffer in buffers:
             view = memoryview(buffer).cast("B")
@@ -45,7 +47,7 @@ class Uploads:
         return {"pieces": pieces}
 
     def save_file(self, path: str) -> dict[str, Any]:
-        """Hash a file and return its segment."""
+        """Hash a file and return the segment's entry. :meth:`finish` fills in the pieces."""
         size = os.path.getsize(path)
         found = sha256(size)
         for data in _read(path, 0, size):
@@ -55,16 +57,16 @@ class Uploads:
         return {"sha256": found.hexdigest(), "size": size, "pieces": pieces}
 
     def discard(self) -> None:
-        """Forget everything: the outcome will not name it."""
+        """Drop all segments, because the outcome will not name them."""
         self._sources, self._sizes, self._pieces = [], [], []
 
     def finish(self) -> None:
-        """Send everything.
+        """Send all segments.
 
-        :raises StepError: it is too large, or cannot be sent
+        :raises StepError: the segments are too large in all, or an upload failed
         """
         from .threads import Progress, in_order
-        from .urls import put  # here: threads that import the same module at once may see half of it
+        from .urls import put  # imported here: threads that import one module together may see half of it
 
         total, names = sum(self._sizes), list(self.table["urls"])
         if not total:
@@ -79,7 +81,7 @@ class Uploads:
             raise StepError("user_error", summary, "return less, or write it to a place of your own")
         jobs = [(name, k * size, min((k + 1) * size, total)) for k, name in enumerate(names[:count])]
         self._note_pieces(size, names)
-        progress = Progress("writing the result", total, tell)
+        progress = Progress("writing the result", total, report)
 
         def send(job: tuple[str, int, int]) -> None:
             name, begin, end = job
@@ -103,7 +105,7 @@ class Uploads:
         self._pieces.append(pieces)
 
     def _note_pieces(self, piece_bytes: int, names: list[str]) -> None:
-        """Write down, in the entries that ``save`` has returned, which bytes of which pieces are theirs."""
+        """Add to each entry that :meth:`save` has returned the pieces, offsets and sizes of its bytes."""
         begin = 0
         for size, pieces in zip(self._sizes, self._pieces):
             end = begin + size
@@ -111,14 +113,14 @@ class Uploads:
                 index, offset = divmod(begin, piece_bytes)
                 count = min(end - begin, piece_bytes - offset)
                 last = pieces[-1] if pieces else {}
-                if last.get("name") == names[index]:  # a segment of several buffers
+                if last.get("name") == names[index]:  # the segment's previous buffer ends in this piece
                     last["size"] += count
                 else:
                     pieces.append({"name": names[index], "offset": offset, "size": count})
                 begin += count
 
     def _chunks(self, begin: int, end: int) -> Iterator[Buffer]:
-        """Yield the bytes of the stream between two positions."""
+        """Yield the bytes of the stream from ``begin`` to ``end``."""
         at = 0
         for source, size in zip(self._sources, self._sizes):
             first, last = max(begin - at, 0), min(end - at, size)

@@ -1,6 +1,7 @@
-"""Reading and writing pre-signed URLs, with the standard library. Imported only by steps that have some.
+"""Reads and writes pre-signed URLs with the standard library. Imported only by steps that have such URLs.
 
-What follows the ``?`` of such a URL is a secret: it is in no message.
+The part after the ``?`` is a secret, so messages leave it out. Transient errors (a cut connection, HTTP 5xx,
+408 or 429) are retried with exponential back-off.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import urllib.request
 from functools import partial
 
 from .entries import SegmentError
-from .files import tell
+from .files import report
 from .threads import Progress
 from .values import CHUNK_BYTES
 
@@ -23,40 +24,40 @@ if TYPE_CHECKING:
 
     from .hashing import Buffer
 
-# longest trouble of the store that a step sits out
-PATIENCE_S = 240.0
+# transient errors of the store are retried for so many seconds
+RETRY_LIMIT_S = 240.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
 SILENCE_S = 60.0
-# answers that say: later
+# HTTP statuses below 500 that are transient
 _LATER = frozenset({408, 429})
 _ERROR_BYTES = 64 * 1024
-_PIECE_BYTES = 16 << 20  # of an object that is fetched: what is lost when a connection is cut
+_PIECE_BYTES = 16 << 20  # bytes of one request of fetch(): a cut connection loses at most one piece
 
 
 def get(url: str, offset: int, view: memoryview, whole: str = "") -> None:
     """Fill ``view`` with the object's bytes from ``offset`` on.
 
-    :param whole: a name, if ``view`` is all that the object should have
-    :raises SegmentError: the object is shorter, or longer than the whole
-    :raises OSError: it cannot be read
+    :param whole: the object's name in messages, if the object must be exactly as long as ``view``; else empty
+    :raises SegmentError: the object has another size
+    :raises OSError: the object cannot be read
     """
-    _patiently(url, lambda: _get(url, offset, view, whole))
+    _with_retries(url, lambda: _get(url, offset, view, whole))
 
 
 def check_size(url: str, size: int, name: str) -> None:
-    """Ask how large an object is.
+    """Check that an object has ``size`` bytes, by reading its first byte.
 
-    :raises SegmentError: it has not ``size`` bytes
-    :raises OSError: it cannot be read
+    :raises SegmentError: the object has another size
+    :raises OSError: the object cannot be read
     """
-    _patiently(url, lambda: _get(url, 0, memoryview(bytearray(1)), name, size))
+    _with_retries(url, lambda: _get(url, 0, memoryview(bytearray(1)), name, size))
 
 
 def put(url: str, body: Callable[[], Iterable[Buffer]], size: int, headers: Mapping[str, str]) -> None:
     """Write an object.
 
-    :param body: called for every try
-    :raises OSError: it cannot be written
+    :param body: returns the object's bytes; called again for every attempt
+    :raises OSError: the object cannot be written
     """
 
     def once() -> None:
@@ -65,27 +66,28 @@ def put(url: str, body: Callable[[], Iterable[Buffer]], size: int, headers: Mapp
         except urllib.error.HTTPError:
             raise
         except (OSError, http.client.HTTPException):
-            # A server that refuses may hang up before it has read everything; its answer is lost then.
+            # A server that refuses may close the connection before it has read the body. Its answer is lost
+            # then; a request without a body gets the answer.
             _put(url, (), 0, headers)
             raise
 
-    _patiently(url, once)
+    _with_retries(url, once)
 
 
 def fetch(url: str, path: str) -> bool:
-    """Write an object into the file ``path``; return whether there is one.
+    """Download an object into the file ``path``; return whether the object exists.
 
-    :raises OSError: it cannot be read, or the file cannot be written
+    :raises OSError: the object cannot be read, or the file cannot be written
     """
     total, tag, progress = _PIECE_BYTES, "", None
     with open(path, "wb") as stream:
         while stream.tell() < total:
-            found = _patiently(url, partial(_piece, url, stream.tell(), tag))
+            found = _with_retries(url, partial(_piece, url, stream.tell(), tag))
             if found is None:
                 return False
             data, total, tag = found
             stream.write(data)
-            progress = progress or Progress(f"reading {url.partition('?')[0]}", total, tell)
+            progress = progress or Progress(f"reading {url.partition('?')[0]}", total, report)
             progress.add(len(data))
             progress.tick()
     if progress is not None:
@@ -94,7 +96,10 @@ def fetch(url: str, path: str) -> bool:
 
 
 def _piece(url: str, begin: int, tag: str) -> tuple[bytes, int, str] | None:
-    """Return bytes from ``begin`` on, the size of the object and its tag; nothing of one with another tag."""
+    """Return one piece from ``begin`` on, the object's size and its ETag; ``None`` if there is no object.
+
+    :param tag: the ETag of the earlier pieces: a store refuses the request if the object was replaced since
+    """
     headers = {"Range": f"bytes={begin}-{begin + _PIECE_BYTES - 1}", **({"If-Match": tag} if tag else {})}
     request = urllib.request.Request(url, headers=headers)  # noqa: S310 - http(s) only
     try:
@@ -111,18 +116,22 @@ def _piece(url: str, begin: int, tag: str) -> tuple[bytes, int, str] | None:
 
 
 def replace(
-    url: str, body: Callable[[], Iterable[Buffer]], size: int, headers: Mapping[str, str], patience_s: float
+    url: str,
+    body: Callable[[], Iterable[Buffer]],
+    size: int,
+    headers: Mapping[str, str],
+    retry_limit_s: float,
 ) -> None:
-    """Write an object, or leave there what is there: nothing else is sent, not even to learn a reason.
+    """Replace an object atomically. Unlike :func:`put`, this sends no request without a body after an error.
 
-    :param patience_s: how long trouble of the store is sat out
-    :raises OSError: it cannot be written
+    :param retry_limit_s: transient errors are retried for so many seconds
+    :raises OSError: the object cannot be written
     """
-    _patiently(url, lambda: _put(url, body(), size, headers), patience_s)
+    _with_retries(url, lambda: _put(url, body(), size, headers), retry_limit_s)
 
 
 def _get(url: str, offset: int, view: memoryview, whole: str, size: int = 0) -> None:
-    size = size or len(view)  # of the whole
+    size = size or len(view)  # of the whole object
     last = offset + len(view) - 1
     request = urllib.request.Request(url, headers={"Range": f"bytes={offset}-{last}"})  # noqa: S310 - http(s) only, see Parts
     try:
@@ -133,7 +142,7 @@ def _get(url: str, offset: int, view: memoryview, whole: str, size: int = 0) -> 
         raise SegmentError(f"{whole or 'an object'} ends before byte {offset}") from None
     with answer:
         promised = answer.headers.get("Content-Length")
-        if answer.status != 206:  # the server knows no ranges
+        if answer.status != 206:  # the server does not support ranges
             total = promised
             for _ in range(offset // CHUNK_BYTES):
                 answer.read(CHUNK_BYTES)
@@ -159,9 +168,9 @@ def _put(url: str, body: Iterable[Buffer], size: int, headers: Mapping[str, str]
         answer.read()
 
 
-def _patiently(url: str, call: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:
+def _with_retries(url: str, call: Callable[[], Any], retry_limit_s: float = RETRY_LIMIT_S) -> Any:
     where, _, secret = url.partition("?")
-    end, pause_s = time.monotonic() + patience_s, FIRST_PAUSE_S
+    end, pause_s = time.monotonic() + retry_limit_s, FIRST_PAUSE_S
     while True:
         try:
             return call()
@@ -171,7 +180,7 @@ def _patiently(url: str, call: Callable[[], Any], patience_s: float = PATIENCE_S
             error.close()
         except (OSError, http.client.HTTPException) as error:
             problem = str(getattr(error, "reason", error)) or type(error).__name__
-            is_final = isinstance(error, http.client.InvalidURL)  # no store that is away
+            is_final = isinstance(error, http.client.InvalidURL)  # every other one is transient
         if is_final or time.monotonic() + pause_s > end:
             text = f"{problem} for {where}"
             raise OSError(text.replace(secret, "...") if secret else text)
@@ -180,7 +189,7 @@ def _patiently(url: str, call: Callable[[], Any], patience_s: float = PATIENCE_S
 
 
 def _reason(error: urllib.error.HTTPError) -> str:
-    """Return the server's own words: of an answer in XML the code and the message, and nothing else."""
+    """Return the reason for an HTTP error: code and message of an XML answer, else the status text."""
     import re
 
     try:

@@ -1,24 +1,26 @@
-"""How a value becomes bytes and comes back. Used by the runner and, on the host, by ``payload``.
+"""Encodes and decodes values. Used by the runner and, in Airflow, by ``payload``, ``results`` and ``stores``.
 
 Writing::
 
     encoded = encode_value(value, dumps)
-    # dumps(value, buffer_callback) -> bytes is called only if no data codec fits
+    # dumps(value, buffer_callback) -> bytes: called only if no data codec fits
     # encoded.codec: one of protocol.DATA_CODECS, or "pickle"
-    # encoded.segments: list of segments; a segment is a list of buffers to write in a row
+    # encoded.segments: list of segments; a segment is a list of buffers to be concatenated
     entry = encoded.to_entry(save)
-    # JSON; save(buffers, digest, size) -> where it is, is called only for what is not inline; it may write
-    # while digest() is still being worked out
+    # entry: JSON-able
+    # save(buffers, digest, size) -> location: called only for values that are not inline; save may write the
+    # buffers before it calls digest(), which waits for the hash
 
 Reading::
 
     value = decode_entry(entry, read_segment, loads)
-    # read_segment(segment, codec) -> Buffer  only for segments elsewhere; see read_checked, check_segment
-    # loads(data, buffers) -> value          None: a pickle is refused with UntrustedPickleError
+    # read_segment(segment, codec) -> Buffer: called only for segments that are not inline; it must check
+    # their bytes, see read_checked and check_segment
+    # loads(data, buffers) -> value; None: a pickle is refused with UntrustedPickleError
 
-Data codecs are exact: what comes back has the type that went in. Everything else is a pickle (protocol
-5), whose large buffers are segments of their own, so that an array is copied neither on its way out nor on
-its way in, and is writable afterwards. Nothing here imports numpy or pyarrow before the step has.
+Data codecs are exact: the decoded value has the type of the original. Every other value is pickled (protocol
+5). Large buffers of a pickle become segments of their own, so an array is not copied on either way, and is
+writable after decoding. To encode a value, this module imports numpy or pyarrow only if the step has.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ import sys
 
 from . import protocol
 from .entries import Encoded, EntryError, SegmentError, UntrustedPickleError, hashing
-from .hashing import Beside, Memory
+from .hashing import BackgroundSha256, ReadBuffer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,17 +42,18 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 1 << 20
 
-# a JSON object with this one key is not an object: a list in it is a tuple, an object in it is that object
+# A JSON object whose only key is TAG stands for another value: {TAG: list} is a tuple, and {TAG: object} is a
+# dict whose only key is TAG
 TAG = "()"
-# deeper than this, JSON encoders and decoders may run out of stack: pickled instead
+# deeper values are pickled: JSON encoders and decoders may run out of stack
 JSON_DEPTH = 100
-# Python refuses to print larger integers in decimal (4,300 digits)
+# larger integers are pickled: Python refuses to print more than 4,300 digits
 JSON_INT_BITS = 14000
-# JSON writes a list that is in several places as often as it is met, which may be more often than time allows
-# (ten lists of ten, ten deep). From this many repeated items on: pickled instead, which writes it once
+# JSON writes a shared list again at each place where it occurs, which can take forever (ten levels of lists
+# that refer ten times to the next list). A value with more repeated items is pickled: a pickle writes it once
 JSON_REPEATS = 1_000_000
 
-# smaller buffers stay inside the pickle; after the first hundred only very large ones get their own segment
+# smaller buffers stay inside the pickle; after BUFFER_COUNT segments, only very large buffers get their own
 BUFFER_BYTES = 256 * 1024
 BUFFER_COUNT = 100
 LARGE_BUFFER_BYTES = 64 * 1024 * 1024
@@ -60,9 +63,9 @@ LARGE_BUFFER_BYTES = 64 * 1024 * 1024
 
 
 def encode_value(value: Any, dumps: Dumps) -> Encoded:
-    """Encode with the first data codec that gives ``value`` back exactly, else with ``dumps``.
+    """Encode with the first data codec that preserves ``value`` exactly, else with ``dumps``.
 
-    :raises Exception: whatever ``dumps`` raises for a value that cannot be pickled
+    :raises Exception: the exception of ``dumps`` for a value that cannot be pickled
     """
     encoded = encode_data(value)
     if encoded is not None:
@@ -72,7 +75,7 @@ def encode_value(value: Any, dumps: Dumps) -> Encoded:
     def keep(pickle_buffer: Any) -> bool:
         raw = pickle_buffer.raw()
         if raw.nbytes < (BUFFER_BYTES if len(buffers) < BUFFER_COUNT else LARGE_BUFFER_BYTES):
-            return True  # in band
+            return True  # in-band: the bytes stay inside the pickle
         buffers.append(raw)
         return False
 
@@ -101,17 +104,17 @@ def encode_json(value: Any) -> Encoded | None:
         plain = _Plain().of(value)
     except _NotJson:
         return None
-    # Not escaped, so that lone surrogates stay what they are: two escaped ones would come back as one letter
+    # Not escaped, to preserve lone surrogates: two escaped ones would be decoded as one character
     text = json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
     return Encoded("json", [[text.encode("utf-8", "surrogatepass")]])
 
 
 class _NotJson(Exception):  # noqa: N818 - control flow, never seen outside
-    """The value, or something inside it, is of another type."""
+    """The value, or a value inside it, is not exactly representable as JSON."""
 
 
 class _Plain:
-    """Turns a value into what JSON can hold, and gives up when that is not the same value."""
+    """Converts a value to plain JSON types; raises ``_NotJson`` if JSON would not preserve it exactly."""
 
     def __init__(self) -> None:
         self._seen: set[int] = set()
@@ -147,10 +150,11 @@ class _Plain:
 
 
 def decode_entry(entry: Entry, read_segment: ReadSegment, loads: Loads | None = None) -> Any:
-    """Read a value back. Every segment is checked before any is decoded.
+    """Read a value back. All segments are checked before the first is decoded.
 
-    :raises SegmentError: bytes are not those that the entry recorded
-    :raises UntrustedPickleError: a pickle, and no ``loads``
+    :raises SegmentError: the size or SHA-256 of a segment is not the recorded one
+    :raises EntryError: the entry is malformed, or the bytes are not data of its codec
+    :raises UntrustedPickleError: the value is a pickle, and ``loads`` is ``None``
     """
     check_entry(entry)
     codec = entry["codec"]
@@ -160,14 +164,14 @@ def decode_entry(entry: Entry, read_segment: ReadSegment, loads: Loads | None = 
 
 
 def is_plain_text(text: str) -> bool:
-    """Return whether databases, messages and environments can hold it: no NUL, and no half of a character."""
+    """Return whether databases, messages and environments can hold ``text``: no NUL, and no surrogate."""
     return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def check_entry(entry: Any) -> None:
-    """Refuse what is not a value entry, before anything of it is believed.
+    """Check the structure of an entry from an untrusted source.
 
-    :raises EntryError: says what is wrong with it
+    :raises EntryError: ``entry`` is not a value entry; the message says why
     """
     segments = entry.get("segments") if isinstance(entry, dict) else None
     if not isinstance(segments, list) or not segments:
@@ -233,16 +237,17 @@ def check_segment(data: Buffer, segment: dict[str, Any], what: str = "") -> None
 def read_checked(
     stream: Any, segment: dict[str, Any], what: str = "", there: int | None = None, codec: str = ""
 ) -> Buffer:
-    """Read from a binary stream (``readinto``) exactly the bytes that ``segment`` records, and hash them.
+    """Read the bytes of ``segment`` from a binary stream (``readinto``), and check their size and SHA-256.
 
-    :param there: how many bytes the stream has, when that is known: a wrong size takes no memory then
-    :param codec: of the value that they are
+    :param what: name of the bytes in messages
+    :param there: size of the stream in bytes, if known: a stream that is too short then takes no memory
+    :param codec: codec of the value
     :raises SegmentError: size or SHA-256 differ
     """
     if there is not None and there < segment["size"]:
         check(what or str(segment.get("name", "segment")), segment, there, "")
-    data, size = Memory(segment["size"], codec), 0
-    with data.view as view, Beside(len(view)) as found:
+    data, size = ReadBuffer(segment["size"], codec), 0
+    with data.view as view, BackgroundSha256(len(view)) as found:
         while size < len(view):
             count = stream.readinto(view[size : size + CHUNK_BYTES])
             if not count:
@@ -276,7 +281,7 @@ def decode(codec: str, segments: list[Buffer], loads: Loads | None = None) -> An
         return _decode_data(codec, *segments)
     except (ImportError, MemoryError):
         raise
-    except Exception as error:  # numpy and pyarrow have errors of their own
+    except Exception as error:  # numpy and pyarrow raise their own kinds of errors
         raise EntryError(f"its bytes are not {codec} data: {type(error).__name__}: {error}") from error
 
 

@@ -1,1 +1,4 @@
-"""The stores that Airflow and the steps can both reach: what they are, and where things lie in them."""
+"""Stores that both Airflow and the steps can reach: their interface, their kinds, and the layout of paths.
+
+Called by ``payload``, ``results``, ``lifecycle``, ``hooks``, ``maintenance`` and the CLI.
+"""

@@ -1,5 +1,7 @@
-"""What a store is. Called by the payload (parts in), the results (values out) and the life of a step (where
-results go), whatever lies behind it: a folder, or a bucket.
+"""The interface of a store, which ``folder.py`` and ``bucket.py`` implement.
+
+Called by the payload (writes parts), the results (read values), the lifecycle of a step (names the folder for
+results) and the garbage collection (lists and deletes).
 """
 
 from __future__ import annotations
@@ -16,25 +18,25 @@ from airflow_stepop.exceptions import StoreError
 if TYPE_CHECKING:
     from airflow_stepop.job import Buffer
 
-# Names of files need not be UTF-8
+# File names need not be valid UTF-8
 quote = partial(urllib.parse.quote, errors="surrogateescape")
 unquote = partial(urllib.parse.unquote, errors="surrogateescape")
 
-# memory that a size takes which nobody has checked
+# Largest size in bytes for which memory is allocated without asking the store for the real size first
 TRUSTED_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
 class StoredObject:
-    """What a listing tells about one object; ``modified_at`` in seconds since the epoch."""
+    """One object of a listing; ``size`` in bytes, ``modified_at`` in seconds since the epoch."""
 
     path: str
     size: int
     modified_at: float
 
 
-class Span(NamedTuple):
-    """Bytes of one object, from ``offset`` on; without one, all of the object."""
+class PathRange(NamedTuple):
+    """``size`` bytes of one object, beginning at ``offset``; ``offset=None`` means the whole object."""
 
     path: str
     size: int
@@ -44,10 +46,10 @@ class Span(NamedTuple):
 class Store(ABC):
     """One object store or folder; ``configured.open_store`` makes one from an address.
 
-    Writes are atomic and create-only: an object is there whole or not at all, and never changes unless it is
-    damaged.
+    Writes are atomic: an object exists completely or not at all. Writes are create-only: an object never
+    changes. The only exception is :meth:`put`, which repairs a damaged object.
 
-    :param url: the address, without a slash at its end
+    :param url: the address, without a trailing slash
     """
 
     def __init__(self, url: str) -> None:
@@ -60,14 +62,15 @@ class Store(ABC):
         return self.url
 
     def is_same(self, configured: Store) -> bool:
-        """Return whether this is another name of a configured store."""
+        """Return whether this store is the configured one, perhaps under another spelling."""
         return self.url == configured.url
 
     def uri(self, path: str) -> str:
+        """Return the URI of the object at ``path``; the inverse of :meth:`path_of`."""
         return f"{self.url}/{quote(path)}"
 
     def path_of(self, uri: str) -> str | None:
-        """Return the path inside this store that ``uri`` means; ``None`` when it points elsewhere."""
+        """Return the path inside this store that ``uri`` points to; ``None`` if ``uri`` points elsewhere."""
         prefix = self.url + "/"
         path = unquote(uri.removeprefix(prefix))
         is_name = "\0" not in path and not any("\ud800" <= letter < "\udc80" for letter in path)
@@ -76,34 +79,37 @@ class Store(ABC):
 
     @abstractmethod
     def put_new(self, path: str, *buffers: Buffer) -> bool:
-        """Write the buffers in a row unless the object is there already; return whether it was written.
+        """Write the joined buffers as one object, unless the object exists; return whether it was written.
 
         :raises StoreError: the store cannot be written
         """
 
     @abstractmethod
     def put(self, path: str, *buffers: Buffer) -> None:
-        """Write the buffers in a row in place of what is there; who reads meanwhile gets one or the other.
+        """Write the joined buffers as one object, and replace the object if it exists.
 
-        Only for an object that is damaged.
+        Only for damaged objects. Meanwhile a reader gets either the old or the new object, never a mixture.
 
         :raises StoreError: the store cannot be written
         """
 
     @abstractmethod
-    def fill(self, spans: Sequence[Span], view: memoryview) -> Iterator[memoryview]:
-        """Read the spans in a row into ``view``; yield each part of it once it is filled, in order.
+    def fill(self, ranges: Sequence[PathRange], view: memoryview) -> Iterator[memoryview]:
+        """Read the ranges one after another into ``view``; yield each filled part of ``view``, in order.
 
-        :raises StoreError: an object is gone, cannot be read, or has not the bytes that are asked for
+        :raises StoreError: an object is gone, cannot be read, or does not have the requested bytes
         """
 
     @abstractmethod
     def delete_folder(self, path: str) -> None:
-        """Delete everything below ``path``; nothing there is not an error."""
+        """Delete every object below ``path``. A folder that does not exist is no error.
+
+        :raises StoreError: an object cannot be deleted
+        """
 
     @abstractmethod
     def objects(self, path: str) -> Iterator[StoredObject]:
-        """Yield every object below the folder ``path``, with its size and its age.
+        """Yield every object below the folder ``path``, with its size and its time of modification.
 
         :raises StoreError: the store cannot be listed
         """
@@ -114,31 +120,36 @@ class Store(ABC):
             yield found.path
 
     def read(self, path: str, size: int) -> bytearray:
-        """Return the object's bytes, writable.
+        """Return the object's bytes as a writable buffer.
 
+        :param size: the recorded size in bytes
         :raises StoreError: the object is gone, cannot be read, or has another size
         """
-        span = Span(path, size)
-        self.check_sizes([span])
+        path_range = PathRange(path, size)
+        self.check_sizes([path_range])
         data = bytearray(size)
-        for _ in self.fill([span], memoryview(data)):
+        for _ in self.fill([path_range], memoryview(data)):
             pass
         return data
 
-    def check_sizes(self, spans: Sequence[Span]) -> None:
-        """Look whether objects are as large as somebody says, before memory is taken for them.
+    def check_sizes(self, ranges: Sequence[PathRange]) -> None:
+        """Check that objects are as large as their references claim, before memory is allocated for them.
 
-        :raises StoreError: one is smaller
+        A forged or damaged reference could otherwise exhaust the memory. Ranges of up to ``TRUSTED_BYTES``
+        are not checked.
+
+        :raises StoreError: an object is smaller than its reference claims, is gone, or cannot be read
         """
-        for span in spans:
-            if span.size > TRUSTED_BYTES and self.size_of(span.path) < (span.offset or 0) + span.size:
-                raise self.wrong_size(span.path, span.size)
+        for path_range in ranges:
+            end = (path_range.offset or 0) + path_range.size
+            if path_range.size > TRUSTED_BYTES and self.size_of(path_range.path) < end:
+                raise self.wrong_size(path_range.path, path_range.size)
 
     @abstractmethod
     def size_of(self, path: str) -> int:
-        """Return how many bytes an object has.
+        """Return the size of an object in bytes.
 
-        :raises StoreError: it is gone or cannot be read
+        :raises StoreError: the object is gone or cannot be read
         """
 
     def wrong_size(self, path: str, size: int) -> StoreError:

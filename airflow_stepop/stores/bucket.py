@@ -1,7 +1,9 @@
-"""Object stores: the same promises as a folder, over the network.
+"""Buckets of object stores, reached with obstore. ``configured.py`` opens them.
 
-Reads and large writes go in parallel and are tried again while the store is in trouble. The calling thread
-only waits, so that a signal to the worker is heard; a transfer that takes long says so in the task's log.
+- A bucket keeps the promises of :class:`Store`, with one limit: see :meth:`BucketStore.put_new`.
+- Reads and large writes are parallel. Transient errors are retried for up to ``RETRY_LIMIT_S``.
+- Transfers run in other threads while the calling thread waits, so signals still reach the worker.
+- A slow transfer reports its progress in the task's log.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from urllib.parse import urlsplit
 
 from airflow_stepop.exceptions import StepConfigError, StepopError, StoreError
 from airflow_stepop.runner.threads import Progress, in_order
-from airflow_stepop.stores.base import Span, Store, StoredObject, quote, unquote
+from airflow_stepop.stores.base import PathRange, Store, StoredObject, quote, unquote
 
 if TYPE_CHECKING:
     from obstore.store import BackoffConfig, ClientConfig, ObjectStore, RetryConfig
@@ -27,43 +29,44 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MIB = 1 << 20
-CHUNK_BYTES = 16 * MIB  # of one request of a parallel transfer
+CHUNK_BYTES = 16 * MIB  # size of one request in a parallel transfer
 THREADS = 8
-# A larger object goes up in several requests, which cannot be create-only: see BucketStore.put_new
+# Larger objects are uploaded in several requests, which cannot be create-only: see BucketStore.put_new
 SINGLE_PUT_BYTES = 1 * MIB
-PATIENCE_S = 240.0  # longest trouble of the store that is sat out
-# Only the time counts: 60 tries were over after 30 to 40 seconds, as the pauses are random and grow slowly
+RETRY_LIMIT_S = 240.0  # transient errors of the store are retried for this long
+# High enough that only RETRY_LIMIT_S ends the retries. The pauses are random and grow slowly: 60 tries were
+# used up after 30 to 40 seconds
 _TRIES = 10_000
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
-_DROPPED = "connection was not ready"  # hyper's words
+_DROPPED = "connection was not ready"  # error text of hyper, the HTTP library below obstore
 
 log = logging.getLogger(__name__)
 
 
 class Access(ABC):
-    """How to reach a bucket: where it is and with which credentials."""
+    """Location and credentials of a bucket. One subclass per kind of store, such as ``s3.AwsAccess``."""
 
     def __init__(self, conn_id: str | None) -> None:
         self.conn_id = conn_id
 
     @abstractmethod
     def client(self, bucket: str, prefix: str) -> ObjectStore:
-        """Return the obstore client."""
+        """Return a new obstore client for the folder ``prefix`` of the bucket."""
 
     @abstractmethod
     def end(self) -> float | None:
-        """Return when the credentials end, which sign addresses now, in seconds since the epoch.
+        """Return when the credentials expire that sign addresses now, in seconds since the epoch.
 
-        Without an end: infinite; ``None`` when they end and nobody knows when.
+        ``math.inf`` when they do not expire; ``None`` when they may expire at an unknown time.
         """
 
     @abstractmethod
     def renew(self) -> None:
-        """Get credentials that last longer, if that is possible."""
+        """Make the next client get credentials that last longer, if that is possible."""
 
     @abstractmethod
     def advice(self, answer: str) -> str:
-        """Return what to do about a refusal."""
+        """Return the advice to the user for an error text of the store."""
 
 
 def client_options() -> ClientConfig:
@@ -78,15 +81,15 @@ def retry_config() -> RetryConfig:
         "max_backoff": timedelta(seconds=_LONGEST_PAUSE_S),
         "base": 2,
     }
-    return {"max_retries": _TRIES, "retry_timeout": timedelta(seconds=PATIENCE_S), "backoff": pauses}
+    return {"max_retries": _TRIES, "retry_timeout": timedelta(seconds=RETRY_LIMIT_S), "backoff": pauses}
 
 
 class BucketStore(Store):
     """A bucket, or a folder of one: ``scheme://[conn_id@]bucket[/prefix]``.
 
-    The connection is not part of the store's name: references outlive a change of it.
+    The connection is not part of the store's name, so references stay valid when the connection changes.
 
-    :param access: makes what knows the credentials, of the id of an Airflow connection, if there is one
+    :param access: makes the :class:`Access` from the id of an Airflow connection, or from ``None``
     :raises StepConfigError: the address has no bucket
     """
 
@@ -127,8 +130,8 @@ class BucketStore(Store):
     def put_new(self, path: str, *buffers: Buffer) -> bool:
         """See :meth:`Store.put_new`.
 
-        Two writers of the same large object at the same moment may both write it: give large objects names
-        that are made of their content.
+        Known limit: two concurrent writers of the same object of more than ``SINGLE_PUT_BYTES`` may both
+        write it. So derive the names of large objects from their content.
         """
         if sum(map(len, buffers)) <= SINGLE_PUT_BYTES:
             return self._put_small(path, b"".join(buffers))
@@ -150,7 +153,7 @@ class BucketStore(Store):
         self.put_stream(path, chunks(), progress)
 
     def put_stream(self, path: str, chunks: Iterator[Buffer], progress: Progress) -> None:
-        """Write what ``chunks`` yields; nothing is there if it raises.
+        """Write the chunks as one object. If ``chunks`` raises, no object is written.
 
         :raises StoreError: the store cannot be written
         """
@@ -183,7 +186,7 @@ class BucketStore(Store):
         return self._call("read", path, partial(_size, self.client, path))
 
     def find_size(self, path: str) -> int | None:
-        """Return how many bytes an object has; ``None`` when there is none.
+        """Return the size of an object in bytes; ``None`` if the object does not exist.
 
         :raises StoreError: the store cannot be read
         """
@@ -199,18 +202,18 @@ class BucketStore(Store):
 
     # -- reading
 
-    def fill(self, spans: Sequence[Span], view: memoryview) -> Iterator[memoryview]:
+    def fill(self, ranges: Sequence[PathRange], view: memoryview) -> Iterator[memoryview]:
         jobs, at = [], 0
-        for span in spans:
-            for begin in range(0, span.size, CHUNK_BYTES) or (0,):
-                count = min(CHUNK_BYTES, span.size - begin)
-                jobs.append((span, begin, view[at : at + count]))
+        for path_range in ranges:
+            for begin in range(0, path_range.size, CHUNK_BYTES) or (0,):
+                count = min(CHUNK_BYTES, path_range.size - begin)
+                jobs.append((path_range, begin, view[at : at + count]))
                 at += count
-        where = self.uri(spans[0].path) + (f" and {len(spans) - 1} more" if len(spans) > 1 else "")
+        where = self.uri(ranges[0].path) + (f" and {len(ranges) - 1} more" if len(ranges) > 1 else "")
         progress = Progress(f"reading {where}", at, log.info)
-        self.client  # noqa: B018 - made before several threads ask for it
+        self.client  # noqa: B018 - create the client before several threads use it
 
-        def get(job: tuple[Span, int, memoryview]) -> memoryview:
+        def get(job: tuple[PathRange, int, memoryview]) -> memoryview:
             self._get(*job)
             progress.add(len(job[2]))
             return job[2]
@@ -218,18 +221,18 @@ class BucketStore(Store):
         yield from in_order(get, jobs, THREADS, progress.tick)
         progress.end()
 
-    def _get(self, span: Span, begin: int, part: memoryview) -> None:
+    def _get(self, path_range: PathRange, begin: int, part: memoryview) -> None:
         import obstore
 
-        first = (span.offset or 0) + begin
+        first = (path_range.offset or 0) + begin
         options: Any = {"range": (first, first + len(part))} if len(part) else None
         try:
-            found = _again(lambda: obstore.get(self.client, span.path, options=options))
+            found = _again(lambda: obstore.get(self.client, path_range.path, options=options))
             data, size = memoryview(found.bytes()), found.meta["size"]
         except Exception as error:
-            raise self._explain("read", span.path, error) from error
-        if len(data) != len(part) or (span.offset is None and size != span.size):
-            raise self.wrong_size(span.path, span.size)
+            raise self._explain("read", path_range.path, error) from error
+        if len(data) != len(part) or (path_range.offset is None and size != path_range.size):
+            raise self.wrong_size(path_range.path, path_range.size)
         part[:] = data
 
     # -- the rest
@@ -258,7 +261,12 @@ class BucketStore(Store):
             yield chunk
 
     def sign(self, method: Literal["GET", "PUT"], paths: Sequence[str], until: float) -> Sequence[str]:
-        """Return an address for each object, with which anybody may read or write it until then."""
+        """Return a signed URL for each object. Anybody who has the URL may use it.
+
+        :param method: ``GET`` for URLs to read, ``PUT`` for URLs to write
+        :param until: when the URLs expire, in seconds since the epoch
+        :raises StoreError: the URLs cannot be signed
+        """
         from datetime import timedelta
 
         import obstore
@@ -268,11 +276,12 @@ class BucketStore(Store):
         return self._call("signed for", "", lambda: obstore.sign(client, method, list(paths), valid))
 
     def signature_end(self, wanted: float) -> float | None:
-        """Return until when an address that is signed now is good; see :meth:`Access.end`.
+        """Return when a URL expires that is signed now: with the credentials, see :meth:`Access.end`.
 
-        :param wanted: credentials that end earlier are renewed first, where that is possible
+        :param wanted: when the URL may expire at the earliest, in seconds since the epoch. Credentials that
+            expire earlier are renewed first, where that is possible
         """
-        self.client  # noqa: B018 - finds the credentials
+        self.client  # noqa: B018 - creating the client finds the credentials
         end = self._access.end()
         if end is not None and end < wanted:
             self._access.renew()
@@ -282,7 +291,7 @@ class BucketStore(Store):
         return end
 
     def _call(self, verb: str, path: str, call: Callable[[], T], progress: Progress | None = None) -> T:
-        """Run a blocking call in a thread, and put its errors into words."""
+        """Run a blocking call in a thread; turn its errors into a :class:`StoreError` with advice."""
         progress = progress or Progress(f"waiting for {self.uri(path) if path else self.url}", 0, log.info)
 
         def explained(_: None) -> T:
@@ -307,18 +316,19 @@ class BucketStore(Store):
 
 
 def _size(client: ObjectStore, path: str) -> int:
-    """Return how many bytes an object has; a blocking call."""
+    """Return the size of an object in bytes. The call blocks."""
     import obstore
 
     return int(_again(lambda: obstore.head(client, path))["size"])
 
 
 def _again(ask: Callable[[], T]) -> T:
-    """Ask again when a kept connection was closed in the very moment: obstore does not by itself.
+    """Call ``ask``; retry when the server closes an idle connection at that moment. obstore does not do so.
 
-    Not for a stream: whoever asks for the rest of one again may get none, and takes half of it for all.
+    Not for streams: a retry in the middle of a listing or of an upload may find the stream at its end. The
+    caller would then take the first part for the whole.
     """
-    end, pause_s = time.monotonic() + PATIENCE_S, _FIRST_PAUSE_S
+    end, pause_s = time.monotonic() + RETRY_LIMIT_S, _FIRST_PAUSE_S
     while True:
         try:
             return ask()
@@ -330,7 +340,7 @@ def _again(ask: Callable[[], T]) -> T:
 
 
 def _words(error: Exception) -> str:
-    """Return what the store said, without the request: that holds parts of the credentials."""
+    """Return the store's error text without the request, which contains parts of the credentials."""
     text = str(error).partition("\n\nDebug source")[0]
     found = [re.search(f"<{tag}>([^<]*)", text) for tag in ("Code", "Message")]
     if any(found):

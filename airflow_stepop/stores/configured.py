@@ -1,4 +1,7 @@
-"""From an address to a store, and which stores are configured: nothing is read from any other."""
+"""The configured stores, and the store of an address. Nothing is read from a store that is not configured.
+
+Called by the payload, the results, the lifecycle, the hooks, the garbage collection and the CLI.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
     from airflow_stepop.stores.base import Store
     from airflow_stepop.stores.bucket import BucketStore
 
-# scheme -> the class that knows its credentials; gs and az come with their backends
+# scheme -> the Access class with its credentials; gs and az come with their backends
 SCHEMES = {"s3": "airflow_stepop.stores.s3:AwsAccess"}
 
 
@@ -41,7 +44,10 @@ def open_store(url: str) -> Store:
 
 
 def open_bucket(url: str) -> BucketStore:
-    """Return the store at ``url``; the same one for the same address, as long as this process lives."""
+    """Return the store at ``url``. Within a process, the same address gives the same object.
+
+    The process id is part of the cache key, so that a forked child opens its own store.
+    """
     return _open(url, os.getpid())
 
 
@@ -54,7 +60,7 @@ def _open(url: str, pid: int) -> BucketStore:
 
 
 def default_store() -> Store:
-    """Return the store of ``[stepop] store``; without one, a folder of this host."""
+    """Return the store of ``[stepop] store``; if that is empty, a folder below Airflow's home."""
     from airflow.sdk.configuration import conf
 
     url = conf.get("stepop", "store", fallback="")
@@ -70,9 +76,9 @@ def configured_stores() -> list[Store]:
 
 
 def configured_store(url: str | None) -> Store:
-    """Return the store that a task names, which must be one of the configured ones.
+    """Return the store that a task names; the default store if ``url`` is empty.
 
-    :raises StepConfigError: it is not
+    :raises StepConfigError: ``url`` is not an address, or its store is not configured
     """
     if not url:
         return default_store()
@@ -81,7 +87,7 @@ def configured_store(url: str | None) -> Store:
         if wanted.is_same(store):
             return store
     raise StepConfigError(
-        f"store={url!r} is not configured, so nobody could read results from it; "
+        f"store={url!r} is not configured, so tasks would refuse to read results from it; "
         f"add it to [stepop] extra_stores (configured: {', '.join(map(str, known))})"
     )
 
@@ -89,9 +95,9 @@ def configured_store(url: str | None) -> Store:
 def locate(uri: str, host: str = "") -> tuple[Store, str]:
     """Return the configured store and the path that ``uri`` points to.
 
-    :param host: the host that wrote a file of a folder store
-    :raises StoreError: it points outside the configured stores
-    :raises WrongHostError: it is a file that only another host has
+    :param host: name of the host that wrote the object, if that is a file of a folder store
+    :raises StoreError: ``uri`` points outside the configured stores
+    :raises WrongHostError: ``uri`` is a file that another host wrote and this host does not have
     """
     known = configured_stores()
     for store in known:

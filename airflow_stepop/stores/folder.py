@@ -1,4 +1,4 @@
-"""A store that is a folder: of this host, or one that several hosts mount."""
+"""A store that is a folder: of this host, or one that several hosts mount. ``configured.py`` opens it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from airflow_stepop.exceptions import StepConfigError, StoreError
 from airflow_stepop.runner.values import CHUNK_BYTES
-from airflow_stepop.stores.base import Span, Store, StoredObject, quote, unquote
+from airflow_stepop.stores.base import PathRange, Store, StoredObject, quote, unquote
 
 if TYPE_CHECKING:
     from obstore.store import LocalStore
@@ -30,7 +30,7 @@ class FolderStore(Store):
             raise StepConfigError(f"store {url!r} is not an absolute folder; write file:///srv/stepop")
         if parts.query or parts.fragment or url != parts.geturl():
             raise StepConfigError(
-                f"store {url!r} has a character that means something else in an address; write the folder "
+                f"store {url!r} has a character with a special meaning in an address; write the folder "
                 f"as a path, or as {folder_uri(Path(unquote(url.partition(':')[2].removeprefix('//'))))}"
             )
         self.folder = Path(unquote(parts.path))
@@ -70,14 +70,14 @@ class FolderStore(Store):
     def size_of(self, path: str) -> int:
         try:
             return os.stat(self.folder / path).st_size
-        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        except (OSError, ValueError) as error:  # ValueError: a path that no file can have
             raise self._explain("read", path, error) from error
 
-    def fill(self, spans: Sequence[Span], view: memoryview) -> Iterator[memoryview]:
+    def fill(self, ranges: Sequence[PathRange], view: memoryview) -> Iterator[memoryview]:
         at = 0
-        for path, size, offset in spans:
+        for path, size, offset in ranges:
             try:
-                # Not blocking: whoever may write here could leave a pipe that nobody ever writes to
+                # O_NONBLOCK: a named pipe without a writer in this folder would block open() for ever
                 opened = os.open(self.folder / path, os.O_RDONLY | os.O_NONBLOCK)
                 with open(opened, "rb", buffering=0) as file:
                     file.seek(offset or 0)
@@ -100,7 +100,7 @@ class FolderStore(Store):
         while folder.exists():
             try:
                 shutil.rmtree(folder)
-            except FileNotFoundError:  # somebody else was faster with a part of it
+            except FileNotFoundError:  # another process deletes the same folder
                 continue
             except OSError as error:
                 raise self._explain("deleted from", path, error) from error
@@ -131,6 +131,6 @@ def folder_uri(folder: Path) -> str:
 
 
 def folder_of(uri: str) -> Path | None:
-    """Return the folder or file that ``uri`` is; ``None`` when it is none."""
+    """Return the path of a ``file:`` URI; ``None`` for any other URI."""
     parts = urlsplit(uri)
     return Path(unquote(parts.path)) if parts.scheme == "file" else None

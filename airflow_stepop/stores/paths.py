@@ -1,14 +1,15 @@
-"""Every path name in a store.
+"""The layout of a store: every path that is written there.
 
 ::
 
-    parts/<week>/<sha256>    arguments and code too large for a request, by content
+    parts/<week>/<sha256>    arguments and code that are too large for a request, named by their content
     results/<deployment>/<dag>/<run>/<task>/<map>/<job>/<segment>
-                             results; they outlive the job that made them
+                             results; they are kept when the job is deleted
     checkpoints/<deployment>/<dag>/<run>/<task>/<map>/<digest of the arguments>/...
-                             what a step left for its next try
+                             checkpoints that a step saved for its next try
 
-``maintenance/garbage.py`` deletes them when nothing needs them any more.
+The payload and the lifecycle write below these paths. ``maintenance/garbage.py`` deletes objects that nothing
+refers to any more.
 """
 
 from __future__ import annotations
@@ -24,22 +25,23 @@ _MONDAY = datetime(2024, 1, 1, tzinfo=UTC)
 
 
 def part_path(sha256: str, at: float) -> str:
-    """Return where a part that is submitted at ``at`` lies.
+    """Return the path of a part that is submitted at ``at``, in seconds since the epoch.
 
-    One that is needed again in another week is stored again. So what a week holds is never made young again,
-    and a week as a whole can be deleted while others submit: see decision 0004.
+    A part that is needed again in a later week is stored again, in the folder of that week. So only jobs of
+    one week use a folder, and the whole folder can be deleted while other jobs are submitted. See decision
+    0004.
     """
     weeks = (datetime.fromtimestamp(at, UTC) - _MONDAY) // WEEK
     return f"{PARTS}/{(_MONDAY + weeks * WEEK):%Y-%m-%d}/{sha256}"
 
 
 def result_path(labels: Mapping[str, str], job_name: str) -> str:
-    """Return the folder for the results of one job: readable names first, uniqueness by the job's name."""
+    """Return the folder for the results of one job: readable names, made unique by the job's name."""
     return f"{_task_path(RESULTS, labels)}/{job_name}"
 
 
 def checkpoint_path(labels: Mapping[str, str]) -> str:
-    """Return the folder for the checkpoints of one task instance, whatever try it is in."""
+    """Return the folder for the checkpoints of one task instance. All of its tries share the folder."""
     return _task_path(CHECKPOINTS, labels)
 
 
@@ -49,5 +51,5 @@ def _task_path(top: str, labels: Mapping[str, str]) -> str:
 
 
 def of_deployment(top: str, deployment: str) -> str:
-    """Return the folder of one Airflow deployment below ``top``: several may have one store."""
-    return f"{top}/{slug(deployment, 60) if deployment else '_'}"  # no slug is an underscore
+    """Return the folder of one Airflow deployment below ``top``: several deployments may share a store."""
+    return f"{top}/{slug(deployment, 60) if deployment else '_'}"  # a slug is never an underscore

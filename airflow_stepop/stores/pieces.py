@@ -1,4 +1,4 @@
-"""The bytes of a value, wherever its pieces lie in the stores. Called by the results."""
+"""Reading a stored value, whose bytes may lie in several objects. Called by the results and the payload."""
 
 from __future__ import annotations
 
@@ -6,50 +6,56 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from airflow_stepop.job import Buffer, Place
+from airflow_stepop.job import Buffer, ObjectRange
 from airflow_stepop.runner.entries import SegmentError
-from airflow_stepop.runner.hashing import Beside, Memory
+from airflow_stepop.runner.hashing import BackgroundSha256, ReadBuffer
 from airflow_stepop.runner.values import check
-from airflow_stepop.stores.base import Span
+from airflow_stepop.stores.base import PathRange
 from airflow_stepop.stores.configured import locate
 
 
-def places_of(segment: Mapping[str, Any], base_uri: str) -> list[Place]:
-    """Return where the bytes of an entry's segment lie; none for one that carries them."""
+def ranges_of(segment: Mapping[str, Any], base_uri: str) -> list[ObjectRange]:
+    """Return the stored ranges of a segment, in order; empty if the segment carries its bytes itself.
+
+    :param segment: one segment of a value entry, see ``runner/protocol.py``
+    :param base_uri: the folder of the segment's objects
+    """
     if "pieces" in segment:
         return [
-            Place(f"{base_uri}/{piece['name']}", piece["size"], piece["offset"])
+            ObjectRange(f"{base_uri}/{piece['name']}", piece["size"], piece["offset"])
             for piece in segment["pieces"]
         ]
-    return [Place(f"{base_uri}/{segment['name']}", segment["size"])] if "name" in segment else []
+    return [ObjectRange(f"{base_uri}/{segment['name']}", segment["size"])] if "name" in segment else []
 
 
-def read_places(
-    places: Sequence[Place], segment: Mapping[str, Any], host: str = "", codec: str = ""
+def read_ranges(
+    ranges: Sequence[ObjectRange], segment: Mapping[str, Any], host: str = "", codec: str = ""
 ) -> Buffer:
-    """Return the checked bytes of a segment, wherever its places are; they are hashed as they arrive.
+    """Return the bytes of a segment; size and SHA-256 are checked. The bytes are hashed while they arrive.
 
-    :param codec: of the value that they are
-    :raises SegmentError: they are not those that were recorded
-    :raises StoreError: they cannot be read, or lie outside the configured stores
+    :param segment: has the recorded size and SHA-256
+    :param host: the host that wrote the segment, if that is in a folder
+    :param codec: the codec of the value
+    :raises SegmentError: the bytes are not the recorded ones
+    :raises StoreError: the bytes cannot be read, or are outside the configured stores
     """
-    found_at = [(*locate(place.uri, host), place) for place in places]
-    size, at = segment["size"], sum(place.size for place in places)
+    found_at = [(*locate(one.uri, host), one) for one in ranges]
+    size, at = segment["size"], sum(one.size for one in ranges)
     if at != size:
         raise SegmentError(
-            f"the value at {places[0].uri} has {at} bytes and not the {size} that were recorded"
+            f"the value at {ranges[0].uri} has {at} bytes and not the {size} that were recorded"
         )
     groups = [
-        (store, [Span(path, place.size, place.offset) for _, path, place in group])
-        for store, group in groupby(found_at, key=lambda one: one[0])
+        (store, [PathRange(path, one.size, one.offset) for _, path, one in group])
+        for store, group in groupby(found_at, key=lambda found: found[0])
     ]
-    for store, spans in groups:
-        store.check_sizes(spans)
-    data, at = Memory(size, codec), 0
-    with Beside(size) as found:
-        for store, spans in groups:
-            end = at + sum(span.size for span in spans)
-            found.update_all(store.fill(spans, data.view[at:end]))
+    for store, path_ranges in groups:
+        store.check_sizes(path_ranges)
+    data, at = ReadBuffer(size, codec), 0
+    with BackgroundSha256(size) as found:
+        for store, path_ranges in groups:
+            end = at + sum(one.size for one in path_ranges)
+            found.update_all(store.fill(path_ranges, data.view[at:end]))
             at = end
-    check(f"the value at {places[0].uri}", dict(segment), at, found.hexdigest())
+    check(f"the value at {ranges[0].uri}", dict(segment), at, found.hexdigest())
     return data.whole()

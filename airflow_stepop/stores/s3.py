@@ -1,4 +1,4 @@
-"""S3 and what speaks like it, reached with an Airflow connection of type ``aws``."""
+"""S3 and compatible stores, reached with an Airflow connection of type ``aws``. Used by ``configured.py``."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 class AwsAccess(Access):
-    """How to reach a bucket of S3.
+    """Location and credentials of an S3 bucket.
 
-    :param conn_id: by default ``aws_default`` if there is one
+    :param conn_id: the connection; by default ``aws_default``, if it exists
     """
 
     def __init__(self, conn_id: str | None) -> None:
@@ -34,7 +34,7 @@ class AwsAccess(Access):
 
         config: S3Config = {
             "region": self._aws.region(),
-            "unsigned_payload": True,  # every byte is checked by a digest of ours
+            "unsigned_payload": True,  # readers check every byte with our own SHA-256
             "virtual_hosted_style_request": self._is_virtual_hosted(),
         }
         endpoint = self._aws.endpoint()
@@ -73,7 +73,7 @@ class AwsAccess(Access):
     # -- credentials
 
     def _provider(self) -> Callable[[], S3Credential] | None:
-        """Return what gives obstore its credentials; ``None``: it finds them in the environment itself."""
+        """Return a function that gives obstore credentials; ``None`` if obstore should find them itself."""
         keys = self._aws.keys()
         if keys is not None:
             return lambda: _credential(keys)
@@ -110,8 +110,8 @@ class AwsAccess(Access):
 
 _ADVICE: Mapping[tuple[str, ...], str] = {
     ("NoSuchBucket",): "Create the bucket, or name another one in [stepop] store",
-    ("NoSuchKey", "not found"): "Somebody, or a rule of the bucket, deleted it",
-    ("169.254.169.254",): "No credentials were found: give keys to {who}",
+    ("NoSuchKey", "not found"): "The object was deleted, by a person or by a lifecycle rule of the bucket",
+    ("169.254.169.254",): "No credentials were found: add keys to {who}",
     ("SignatureDoesNotMatch", "InvalidAccessKeyId", "UserNotFound", "InvalidToken"): (
         "Correct the keys of {who}"
     ),
@@ -119,7 +119,7 @@ _ADVICE: Mapping[tuple[str, ...], str] = {
     ("AuthorizationHeaderMalformed", "PermanentRedirect"): "Set region_name in {who} to the bucket's region",
     ("AccessDenied",): "Allow {who} to get, put, list and delete objects there",
     ("error sending request", "client error (Connect)"): (
-        "Check endpoint_url and region_name of {who}, and that this host reaches it"
+        "Check endpoint_url and region_name of {who}, and that this host can reach the store"
     ),
 }
 
@@ -129,5 +129,5 @@ def _credential(keys: AwsKeys) -> S3Credential:
         "access_key_id": keys.key_id,
         "secret_access_key": keys.secret,
         "token": keys.token,
-        "expires_at": keys.expires_at and keys.expires_at.astimezone(UTC),  # obstore takes no other
+        "expires_at": keys.expires_at and keys.expires_at.astimezone(UTC),  # obstore accepts UTC only
     }

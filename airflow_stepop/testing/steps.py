@@ -19,7 +19,7 @@ from airflow_stepop.failure import Category
 from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.job import Cursor, JobState
 from airflow_stepop.payload.call import FunctionCall
-from airflow_stepop.payload.outcome import hand_over
+from airflow_stepop.payload.outcome import to_xcom
 from airflow_stepop.payload.standalone import Step
 from airflow_stepop.results import StepResult
 from airflow_stepop.testing.base import ContractBase
@@ -42,7 +42,7 @@ class StepContract(ContractBase):
         assert status.failure is None
         report = hook.outcome(handle)
         assert report.digest in (None, hashlib.sha256(report.data).hexdigest())
-        assert hand_over(self.result(hook, one, handle)["result"]) == {"answer": 42}
+        assert to_xcom(self.result(hook, one, handle)["result"]) == {"answer": 42}
 
     def test_large_result(self, hook: StepHook, step: Callable[..., Step]) -> None:
         """A value too large for the outcome is in the folder of the store that the step was given."""
@@ -55,7 +55,7 @@ class StepContract(ContractBase):
         assert status.state is JobState.SUCCEEDED, self.lines(hook, handle)
         report = hook.outcome(handle)
         assert report.base_uri == one.spec.result_uri
-        result = hand_over(self.result(hook, one, handle)["result"])
+        result = to_xcom(self.result(hook, one, handle)["result"])
         hook.delete(handle)
         assert isinstance(result, StepResult)
         assert result.load() == bytes(1_000_000)
@@ -71,7 +71,7 @@ class StepContract(ContractBase):
             pytest.skip(f"{hook.backend} carries at most {hook.inline_limit} bytes")
         handle, status = self.run(hook, one)
         assert status.state is JobState.SUCCEEDED, self.lines(hook, handle)
-        assert hand_over(self.result(hook, one, handle)["result"]) == 300_000
+        assert to_xcom(self.result(hook, one, handle)["result"]) == 300_000
 
     def test_failing_command(self, hook: StepHook, step: Callable[..., Step]) -> None:
         """A step that fails has an outcome that says so, with its exit code."""

@@ -1,1 +1,1 @@
-"""Waiting for a job, in the worker and in the triggerer."""
+"""Waiting for a job: the code that the worker (``lifecycle/``) and the trigger (``triggers.py``) share."""

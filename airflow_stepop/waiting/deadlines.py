@@ -1,4 +1,7 @@
-"""When waiting for a job is over: pure rules for the worker and the triggerer."""
+"""When to stop waiting for a job: pure rules.
+
+The lifecycle builds :class:`Deadlines`. The worker and the trigger apply the same deadlines to each status.
+"""
 
 from __future__ import annotations
 
@@ -10,40 +13,41 @@ from typing import Any
 
 from airflow_stepop.job import JobState, JobStatus
 
-OVERDUE_FACTOR, OVERDUE_S = 1.05, 600.0  # how long after its timeout a job may still be seen running
+OVERDUE_FACTOR, OVERDUE_S = 1.05, 600.0  # a job is overdue after timeout * factor + seconds
 
 
-class Reason(StrEnum):
+class StopReason(StrEnum):
     """Why waiting for a job ended."""
 
     FINISHED = "finished"  # the job is terminal or gone
-    EXECUTION_TIMEOUT = (
-        "execution_timeout"  # Airflow's limit for the task; Airflow does not watch it while deferred
-    )
-    START_TIMEOUT = "start_timeout"  # it did not begin in time
-    OVERDUE = "overdue"  # it should have been stopped by its own service long ago
-    UNREACHABLE = "unreachable"  # it cannot be seen from this host
-    PAUSED = "paused"  # there is no job yet: it is time to submit again
+    # Airflow does not enforce the task's execution_timeout while the task is deferred
+    EXECUTION_TIMEOUT = "execution_timeout"
+    START_TIMEOUT = "start_timeout"  # the step did not begin within start_timeout
+    OVERDUE = "overdue"  # the job still runs long after its service should have ended it
+    UNREACHABLE = "unreachable"  # the triggerer cannot see the job: wrong host or wrong configuration
+    PAUSED = "paused"  # the pause between two submits is over; no job exists yet
 
     @property
-    def goes_by_status(self) -> bool:
-        """Whether another status could mean that the job is not late."""
-        return self in (Reason.START_TIMEOUT, Reason.OVERDUE)
+    def needs_fresh_status(self) -> bool:
+        """Whether a newer status could show that the job is not late."""
+        return self in (StopReason.START_TIMEOUT, StopReason.OVERDUE)
 
     @property
     def is_deadline(self) -> bool:
-        return self in (Reason.EXECUTION_TIMEOUT, Reason.START_TIMEOUT, Reason.OVERDUE)
+        """Whether a deadline passed, so that the job has to be cancelled."""
+        return self in (StopReason.EXECUTION_TIMEOUT, StopReason.START_TIMEOUT, StopReason.OVERDUE)
 
 
 @dataclass(frozen=True)
 class Deadlines:
-    """After which nobody waits any longer; ``None``: no such limit.
+    """The deadlines of one job. ``None`` means that there is no such deadline.
 
-    :param execution: Airflow's limit for the task, seconds since the epoch
+    :param execution: when the task's ``execution_timeout`` passes, seconds since the epoch
     :param start: by when the step must have begun, seconds since the epoch
-    :param start_s: how long it may wait for that, seconds: counts anew when its service makes it wait again
-    :param submitted: when the job was, seconds since the epoch
-    :param run_s: longest run time with a margin: its own service should have ended the job before, seconds
+    :param run_s: longest run time with a margin, seconds. The service should have ended the job before that
+    :param start_s: ``start_timeout``, seconds. It begins anew when the service has stopped the job and will
+        start the job again (``JobStatus.waits_since``)
+    :param submitted: when the job was submitted, seconds since the epoch
     """
 
     execution: float | None = None
@@ -57,30 +61,33 @@ class Deadlines:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Deadlines:
-        known = {one.name for one in fields(cls)}  # a newer version may have sent more
+        known = {one.name for one in fields(cls)}  # a newer worker may send more fields
         return cls(**{name: value for name, value in data.items() if name in known})
 
-    def reason(self, status: JobStatus | None, now: float) -> Reason | None:
-        """Return why to stop waiting; ``None`` to go on. A job that ended in time is finished, not late.
+    def reason(self, status: JobStatus | None, now: float) -> StopReason | None:
+        """Return why to stop waiting, or ``None`` to go on waiting.
 
-        :param status: the last status, ``None`` while none could be had
+        A terminal job is ``FINISHED``, even if a deadline has passed meanwhile.
+
+        :param status: the last known status; ``None`` while no status could be read
+        :param now: seconds since the epoch
         """
         if status is not None and status.state.is_terminal:
-            return Reason.FINISHED
+            return StopReason.FINISHED
         if self.execution is not None and now > self.execution:
-            return Reason.EXECUTION_TIMEOUT
+            return StopReason.EXECUTION_TIMEOUT
         if status is None:
             return None
         start = self._start(status)
         if status.state is JobState.PENDING and start is not None and now > start:
-            return Reason.START_TIMEOUT
+            return StopReason.START_TIMEOUT
         overdue = self._overdue(status)
         if overdue is not None and now > overdue:
-            return Reason.OVERDUE
+            return StopReason.OVERDUE
         return None
 
     def next_after(self, status: JobStatus | None, now: float) -> float | None:
-        """Return the seconds until the next known time; ``None`` when there is none."""
+        """Return the seconds until the next deadline, or ``None`` when no deadline lies ahead."""
         times = (self.execution, self._start(status), self._overdue(status))
         return min((at - now for at in times if at is not None and at > now), default=None)
 
@@ -92,12 +99,15 @@ class Deadlines:
     def _overdue(self, status: JobStatus | None) -> float | None:
         if self.run_s is None or status is None or status.started_at is None:
             return None
-        # a step cannot have begun before it was submitted, whatever the clock of its machine says
+        # the clock of the job's machine may be slow: a step cannot have begun before its submit
         return max(status.started_at, self.submitted or 0.0) + self.run_s
 
 
 class Clock:
-    """Seconds since the epoch for whoever waits: nothing is late because somebody set the clock meanwhile."""
+    """Seconds since the epoch, for deadlines.
+
+    A change of the system clock after the start does not move this clock, so it cannot make a job late.
+    """
 
     def __init__(self) -> None:
         self._offset = time.time() - _elapsed()
@@ -107,5 +117,8 @@ class Clock:
 
 
 def _elapsed() -> float:
-    """Return seconds on a clock that nobody can set; it goes on while the host sleeps, where there is one."""
+    """Return seconds on a clock that cannot be set.
+
+    The clock also counts while the host sleeps, where the system has ``CLOCK_BOOTTIME``.
+    """
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

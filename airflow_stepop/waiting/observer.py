@@ -1,7 +1,10 @@
-"""What an operator of Airflow sees of a step's life: metrics, and every phase with its time when debugging.
+"""Metrics of a step, and its phases with their times in the debug log.
 
-Metrics go wherever Airflow's own go (``[metrics]``). Their names and tags are a contract: dashboards match on
-them. No value of the user's is ever in a metric or a phase.
+The worker's lifecycle and the trigger report to one :class:`Observer` each; the watcher calls the metric
+functions directly.
+
+Metrics go to the same backend as Airflow's own metrics (``[metrics]``). Their names and tags are a contract,
+because dashboards match on them. No user value ever appears in a metric or a phase.
 """
 
 from __future__ import annotations
@@ -38,32 +41,36 @@ WATCHER_JOBS = "stepop.watcher.jobs"
 
 
 def count(name: str, value: int, tags: Mapping[str, str]) -> None:
-    _tell("incr", name, value, tags)
+    """Add ``value`` to a counter."""
+    _report("incr", name, value, tags)
 
 
 def gauge(name: str, value: int, tags: Mapping[str, str]) -> None:
-    _tell("gauge", name, value, tags)
+    """Set a gauge to ``value``."""
+    _report("gauge", name, value, tags)
 
 
 def timing(name: str, seconds: float, tags: Mapping[str, str]) -> None:
-    _tell("timing", name, timedelta(seconds=max(seconds, 0.0)), tags)
+    """Record a duration; a negative one (two hosts' clocks differ) counts as 0."""
+    _report("timing", name, timedelta(seconds=max(seconds, 0.0)), tags)
 
 
-def _tell(kind: str, name: str, value: Any, tags: Mapping[str, str]) -> None:
+def _report(kind: str, name: str, value: Any, tags: Mapping[str, str]) -> None:
     try:
         from airflow.sdk.observability.stats import Stats
 
         getattr(Stats, kind)(name, value, tags=dict(tags))
     except Exception:
-        log.debug("The metric %s could not be told", name, exc_info=True)  # a task never fails for a metric
+        log.debug("Could not send the metric %s", name, exc_info=True)  # a task never fails for a metric
 
 
 class Observer:
-    """Hears of everything that happens to one step in one process.
+    """Receives the events of one step in one process; turns them into metrics and log lines.
 
-    :param labels: dag_id and task_id become tags; nothing that is different for every run does
-    :param debug: where phases go; ``None``: nowhere
-    :param log: where it goes what a job waits for
+    :param labels: ``dag_id`` and ``task_id`` become tags. Labels that differ for every run do not, since each
+        value would make a new time series
+    :param debug: the logger for phases; ``None``: phases are not logged
+    :param log: the logger for the reason why a job waits or is in trouble; ``None``: the reason is not logged
     """
 
     def __init__(
@@ -77,19 +84,19 @@ class Observer:
         self._state: JobState | None = None
 
     def phase(self, text: str, *args: Any) -> None:
-        """Note that something has just happened. Only names, counts, sizes and times may be in it."""
+        """Log that a phase has just ended. The text may hold only names, counts, sizes and times."""
         if self._debug is not None:
             passed_s = time.monotonic() - self._started
             self._debug.info("stepop debug +%.3f s: %s", passed_s, text % args)
 
-    # -- what happens
+    # -- events
 
-    def saw(self, status: JobStatus | None) -> None:
-        """Note the state of the job when it is another one than the last."""
+    def status_seen(self, status: JobStatus | None) -> None:
+        """Log the job's state when it has changed, and each new reason why the job waits or is in trouble."""
         if status is not None and status.state is not self._state:
             self._state = status.state
             self.phase("the job is %s", status.state.value)
-        if status is not None and _has_news(status) and status.description != self._waits_for:
+        if status is not None and _is_explained(status) and status.description != self._waits_for:
             self._waits_for = status.description
             if self._log is not None:
                 what = "waits" if status.state is JobState.PENDING else "is in trouble"
@@ -123,9 +130,10 @@ class Observer:
     def finished(
         self, record: StepRecord, status: JobStatus | None, category: str, collecting_s: float
     ) -> None:
-        """Note the end of a job.
+        """Report the end of a job.
 
-        :param category: why it failed; empty when it did not
+        :param category: why the job failed; empty when it succeeded
+        :param collecting_s: seconds from the end of waiting until the outcome was saved
         """
         tags = self._of(record)
         state = "failed" if category else "success"
@@ -142,20 +150,20 @@ class Observer:
         return {"backend": record.backend, **self._tags}
 
 
-def _has_news(status: JobStatus) -> bool:
-    """Return whether the service says more about a job than that it waits, or runs."""
+def _is_explained(status: JobStatus) -> bool:
+    """Return whether the service explains the state of a job that is not terminal."""
     return not status.state.is_terminal and bool(status.message)
 
 
 def _size(payload: Payload) -> int:
-    """Return the bytes that the step reads: manifest, code, arguments, and results of other steps."""
+    """Return the bytes that the step reads: the manifest, code, arguments and results of other steps."""
     return len(payload.manifest) + sum(part.size for part in payload.parts.values())
 
 
 def trace_environment(carrier: Any) -> dict[str, str]:
     """Return the W3C trace context for the step's environment.
 
-    :param carrier: the task instance's ``context_carrier``; empty where Airflow traces nothing
+    :param carrier: the task instance's ``context_carrier``; empty when Airflow's tracing is off
     """
     if not isinstance(carrier, Mapping):
         return {}

@@ -1,8 +1,10 @@
-"""What of a step's output gets into Airflow's task log: for every backend, in the worker and the triggerer.
+"""Writes the step's output into Airflow's task log.
 
-Airflow keeps a task's log in a file that its pages load as a whole, and each line costs it CPU time. So a
-task has a share (``[stepop] log_limit``): a step that prints more has its first lines there and its last
-ones.
+The worker and the trigger use this module, for every backend.
+
+Airflow's UI loads a task's log file as a whole, and each line costs Airflow CPU time. So the step's share of
+the log is limited (``[stepop] log_limit``). Of a step that prints more, the log holds the first lines and the
+last 200 lines.
 """
 
 from __future__ import annotations
@@ -24,14 +26,14 @@ if TYPE_CHECKING:
 
 DEFAULT_LIMIT = "16MB"
 LAST_LINES = 200
-SOURCE = "step"  # what Airflow's log page offers as the source of the step's own lines
-LINE_COST = 250  # bytes that Airflow's file has of each line beside its text
+SOURCE = "step"  # the name of the source of the step's own lines in Airflow's log page
+LINE_COST = 250  # bytes that Airflow's log file needs for each line in addition to the text
 
 
 def configured_limit() -> int:
     """Return the bytes of ``[stepop] log_limit``.
 
-    :raises StepConfigError: it is no size
+    :raises StepConfigError: the configured value is not a size
     """
     from airflow.sdk.configuration import conf
 
@@ -43,9 +45,12 @@ def configured_limit() -> int:
 
 
 class TaskLog:
-    """Takes the lines of one job. What is given is written; it is for the caller to stop when it is full.
+    """The task log of one job.
 
-    :param limit: bytes of Airflow's log that the step may take
+    :meth:`write` writes every line, also beyond the limit. The caller stops when :attr:`is_full`.
+
+    :param log: the task's logger
+    :param limit: bytes of the task log that the step may use
     """
 
     def __init__(self, log: Logger, hook: StepHook, handle: JobHandle, limit: int) -> None:
@@ -57,10 +62,11 @@ class TaskLog:
 
     @property
     def is_full(self) -> bool:
+        """Whether the step has used up its share of the task log."""
         return self._left < 0
 
     def write(self, lines: Sequence[LogLine]) -> None:
-        """Write the lines, each with the time at which the step printed it."""
+        """Write the lines, each with the time at which the step printed the line."""
         was_full = self.is_full
         for line in lines:
             text = printable(line.text)
@@ -70,8 +76,9 @@ class TaskLog:
             self._write(self._full(), lines[-1].time)
 
     def rest(self, cursor: Cursor) -> Iterator[Sequence[LogLine]]:
-        """Yield what the ended job printed after ``cursor``, for :meth:`write`; when full, the last lines
-        only. Blocks while it reads.
+        """Yield the lines that the ended job printed after ``cursor``, to be passed to :meth:`write`.
+
+        When the log is full, only the last lines follow. Blocks while it reads.
         """
         while not self.is_full:
             chunk = self.hook.logs({self._handle: cursor}).get(self._handle)
@@ -87,7 +94,7 @@ class TaskLog:
     def _write(self, text: str, time: float) -> None:
         try:
             when = datetime.fromtimestamp(time, UTC).isoformat().replace("+00:00", "Z")
-        except (ValueError, OverflowError, OSError):  # a time that no calendar has; the line matters more
+        except (ValueError, OverflowError, OSError):  # not a valid time; the line is written without it
             self._log.info(text, logger=SOURCE)
         else:
             self._log.info(text, timestamp=when, logger=SOURCE)
@@ -97,7 +104,7 @@ class TaskLog:
         command = f"airflow stepop logs {self._handle.name}"
         return (
             f"[stepop] The step has printed as much as a task's log may hold ([stepop] log_limit, "
-            f"{format_size(self._limit)}). What it prints from here on is not in this log but for the last "
-            f"{LAST_LINES} lines, which follow at its end. While the job is kept: "
+            f"{format_size(self._limit)}). This log leaves out what the step prints from here on, except for "
+            f"the last {LAST_LINES} lines, which follow at the end. The whole output, while the job is kept: "
             f"{f'{place} or {command}' if place else command}"
         )

@@ -1,4 +1,7 @@
-"""How Airflow has a task instance, asked from the outside: by its worker, and by its trigger."""
+"""Asks Airflow for the state of a task instance.
+
+A worker or a trigger that is told to end calls this to learn whether the user ended the task.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,9 @@ from typing import Any
 
 
 def task_state(labels: Mapping[str, Any]) -> str | None:
-    """Return the state of a task instance as Airflow has it now; a blocking call.
+    """Return the task instance's current state in Airflow, or ``None`` when Airflow has none. Blocks.
 
-    :param labels: its dag_id, run_id, task_id and map_index
+    :param labels: the task instance's dag_id, run_id, task_id and map_index
     """
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from statistics import median, quantiles
 from typing import Any
 
-from airflow_stepop.payload.outcome import hand_over, read_outcome
+from airflow_stepop.payload.outcome import read_outcome, to_xcom
 from airflow_stepop.testing import make_step
 from airflow_stepop.waiting.watcher import Watcher
 from benchmarks.kubernetes import cluster
@@ -70,7 +70,7 @@ async def _steps_noticed(room: Room) -> list[Noticed]:
                 pass
             known = time.time()
         report = await asyncio.to_thread(hook.outcome, handle)
-        stamp = hand_over(read_outcome(report, step.spec.name, step.spec.nonce)["result"])
+        stamp = to_xcom(read_outcome(report, step.spec.name, step.spec.nonce)["result"])
         await asyncio.to_thread(hook.delete, handle)
         return stamp, known
 

@@ -1,1 +1,1 @@
-"""A small project beside the DAG file."""
+"""A small project next to the DAG file ``mixed_pipeline.py``, which uses it."""

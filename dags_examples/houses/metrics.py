@@ -1,4 +1,4 @@
-"""How good a prediction is."""
+"""Measures the quality of a prediction."""
 
 from __future__ import annotations
 

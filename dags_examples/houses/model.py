@@ -1,4 +1,4 @@
-"""A line through (area, price), by least squares."""
+"""Fits a line through (area, price) by least squares."""
 
 from __future__ import annotations
 

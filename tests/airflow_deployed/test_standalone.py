@@ -71,23 +71,23 @@ def airflow(folder, *arguments):
 
 
 def test_it_comes_up_and_ctrl_c_ends_all_of_it(standalone, tmp_path):
-    def told():
+    def output():
         return (tmp_path / "out").read_text()
 
     address = re.compile(r"==> http://localhost:\d+  user: admin  password: \S+")
-    wait_until(lambda: address.search(told()), "its address", explain=told)
+    wait_until(lambda: address.search(output()), "its address", explain=output)
     assert len(processes_in(tmp_path)) > 4
-    if "uses SQLite instead" in told():
-        assert not os.environ.get("STEPOP_CI"), told()
+    if "uses SQLite instead" in output():
+        assert not os.environ.get("STEPOP_CI"), output()
     else:
         assert "postgresql" in airflow(tmp_path, "config", "get-value", "database", "sql_alchemy_conn")
     for pid in processes_in(tmp_path):
         assert b"AIRFLOW_CONN_OF_THE_USER=" in Path(f"/proc/{pid}/environ").read_bytes()
-    wait_until(lambda: "quickstart" in airflow(tmp_path, "dags", "list"), "the examples", explain=told)
+    wait_until(lambda: "quickstart" in airflow(tmp_path, "dags", "list"), "the examples", explain=output)
     os.killpg(standalone.pid, signal.SIGINT)
-    assert ended(standalone) == 0, told()
+    assert ended(standalone) == 0, output()
     wait_until(lambda: processes_in(tmp_path), "all of it to end", holds=lambda left: not left)
-    assert "==> ending Airflow" in told()
+    assert "==> ending Airflow" in output()
     assert "quickstart" in airflow(tmp_path, "dags", "list")
     log = (tmp_path / ".airflow" / "standalone.log").read_text()
     assert log.rstrip().endswith("Complete"), "it was killed, and did not end by itself"

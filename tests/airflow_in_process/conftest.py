@@ -151,15 +151,15 @@ class AirflowProcess:
         stdin.write(json.dumps(body).encode() + b"\n")
         stdin.flush()
         is_answered, _, _ = select([self._answers], [], [], DAG_S)
-        assert is_answered, f"waited {DAG_S:g} s for the end of {dag_file}\n{self.said()}"
+        assert is_answered, f"waited {DAG_S:g} s for the end of {dag_file}\n{self.output()}"
         with os.fdopen(os.dup(self._answers), "rb") as stream:
             line = stream.readline()
-        assert line, self.said()
+        assert line, self.output()
         answer = json.loads(line)
         assert "states" in answer, answer.get("crash") or answer
         return Run(answer, place, self.log_file)
 
-    def said(self) -> str:
+    def output(self) -> str:
         return self.log_file.read_text(errors="replace")[-5000:]
 
     def end(self) -> None:

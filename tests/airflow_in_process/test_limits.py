@@ -58,7 +58,7 @@ def test_a_store_that_is_not_needed_may_be_gone(run):
 @pytest.mark.parametrize(
     ("task", "text"),
     [
-        ("elsewhere", "store='/somewhere/else' is not configured, so nobody could read results from it"),
+        ("elsewhere", "store='/somewhere/else' is not configured, so tasks would refuse to read results"),
         ("bad_backend", "locla"),
         ("bad_setting", "settings"),
         ("bad_memory", "memory='16' has no unit; write '16GB' or '16GiB'"),

@@ -36,7 +36,6 @@ RESOURCES = {
     "cpu_count=nan": ({"cpu_count": float("nan")}, "cpu_count=nan must be more than zero"),
     "cpu_count='2'": ({"cpu_count": "2"}, "cpu_count='2' is not a number; write cpu_count=2"),
     "nodes=0": ({"nodes": 0}, "nodes=0 must be at least 1"),
-    "gpu_type alone": ({"gpu_type": "A100"}, "gpu_type='A100' needs gpu_count; write gpu_count=1 beside it"),
     "gpu_type with none": ({"gpu_type": "A100", "gpu_count": 0}, "gpu_type='A100' needs gpu_count"),
     "cpus": ({"cpus": 2}, "ResourceSettings has no 'cpus'; did you mean cpu_count?"),
     "memroy": ({"memroy": "1GB"}, "ResourceSettings has no 'memroy'; did you mean memory?"),
@@ -76,6 +75,10 @@ ARGUMENTS = {
         "resource_settings=[1] is neither a ResourceSettings nor a dict",
     ),
     "resources as text": ({"resource_settings": "1GB"}, "resource_settings='1GB' is neither"),
+    "gpu_type alone": (
+        {"resource_settings": {"gpu_type": "A100"}},
+        "gpu_type='A100' needs gpu_count; write gpu_count=1 beside it",
+    ),
     "unknown resource": (
         {"resource_settings": {"gpus": 1}},
         "ResourceSettings has no 'gpus'; did you mean gpu_count?",

@@ -16,7 +16,7 @@ from airflow_stepop.operators import RemoteStepOperator
 from airflow_stepop.payload.build import build_payload
 from airflow_stepop.payload.call import CommandCall, FunctionCall, call_key
 from airflow_stepop.payload.code_archive import Project, project_modules
-from airflow_stepop.payload.outcome import hand_over, read_outcome
+from airflow_stepop.payload.outcome import read_outcome, to_xcom
 from airflow_stepop.stores.configured import open_store
 from airflow_stepop.stores.paths import result_path
 from tests.support.damage import report_of
@@ -190,7 +190,7 @@ def test_a_store_in_a_folder_of_any_name(tmp_path, folder, monkeypatch):
 def test_a_store_whose_address_means_another_folder(url):
     """It would silently be the folder before the mark."""
     with pytest.raises(
-        StepConfigError, match="has a character that means something else in an address"
+        StepConfigError, match="has a character with a special meaning in an address"
     ) as caught:
         open_store(url)
     assert open_store(str(caught.value).rpartition(" ")[2]).folder == Path("/srv") / url.rpartition("/")[2]
@@ -339,8 +339,8 @@ def test_a_collected_result_that_changed_in_the_store(folder_store, damage):
         "extended": data + b" ",
         "swapped": b"[" + b" " * (len(data) - 2) + b"]",
     }
-    assert len(hand_over(result)) == 1000
+    assert len(to_xcom(result)) == 1000
     path.unlink() if damage == "removed" else path.write_bytes(damaged[damage])
     text = {"removed": "No such file", "truncated": "is not the", "extended": "is not the"}
     with pytest.raises(StepopError, match=text.get(damage, "changed after it was written")):
-        hand_over(result)
+        to_xcom(result)

@@ -14,11 +14,11 @@ import pytest
 from airflow_stepop.exceptions import IntegrityError, StepopError
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.job import JobHandle
-from airflow_stepop.lifecycle.lifecycle import StepLife
-from airflow_stepop.payload.outcome import hand_over, read_outcome
+from airflow_stepop.lifecycle.lifecycle import StepLifecycle
+from airflow_stepop.payload.outcome import read_outcome, to_xcom
 from airflow_stepop.record import STATE_KEY, Call, StepRecord
 from airflow_stepop.results import StepResult
-from airflow_stepop.waiting.deadlines import Reason
+from airflow_stepop.waiting.deadlines import StopReason
 from tests.support.damage import bomb_entry, report_of
 from tests.support.documents import EXCEPTION, FAILURE, HANDLE, INLINE, OUTCOME, RECORD, REFERENCE
 from tests.support.memory_backend import Log, MemoryHook, MemoryState, Request
@@ -98,8 +98,9 @@ DOCUMENTS = {
             "resubmissions": ("count",),
             "memory_bytes": ("count", "nothing"),
             "keep": ("text",),
+            "asked": (OBJECT,),
         },
-        {"labels", "handle", "submitted_at", "collected", "resubmissions", "memory_bytes", "keep"},
+        {"labels", "handle", "submitted_at", "collected", "resubmissions", "memory_bytes", "keep", "asked"},
     ),
     "call": (RECORD["call"], {"key": ("text",), "max_tries": ("count",), "clear_number": ("count",)}, set()),
     "reference": (
@@ -138,9 +139,9 @@ READERS = {
     "call": lambda data: StepRecord.from_json({**RECORD, "call": data}),
     "reference": lambda data: StepResult.deserialize(data, 1),
     "outcome": lambda data: read_outcome(report_of(data), "s-job", "n"),
-    "result": hand_over,
-    "kept value": lambda data: hand_over({"value": data}),
-    "stored result": lambda data: hand_over({"stored": data}),
+    "result": to_xcom,
+    "kept value": lambda data: to_xcom({"value": data}),
+    "stored result": lambda data: to_xcom({"stored": data}),
 }
 EDITED = [
     pytest.param(document, field, sample, id=f"{document}-{field}-{sample}")
@@ -279,7 +280,7 @@ def test_a_pickle_in_the_record_is_not_loaded(document, mark):
     with pytest.raises(
         IntegrityError, match=r"nobody vouches for its bytes|was not signed by this deployment"
     ):
-        hand_over(document).load()
+        to_xcom(document).load()
     assert not mark.exists()
 
 
@@ -356,7 +357,7 @@ RECORDS = {
         "a job's handle has no 'id'",
     ),
     "labels of numbers": ({**RECORD, "labels": {"dag_id": 1}}, "labels has dag_id=1, which is not a text"),
-    "collected of nothing": ({**RECORD, "collected": {}}, "what the record has collected has no 'result'"),
+    "collected of nothing": ({**RECORD, "collected": {}}, "the record's collected data has no 'result'"),
     "collected failure": ({**RECORD, "collected": {"failure": 1}}, "a failure is 1 and not an object"),
     "usage of text": (
         {**RECORD, "collected": {"result": {}, "usage": "much"}},
@@ -381,9 +382,9 @@ def test_a_damaged_record_starts_nothing(case, entrance):
     data, text = RECORDS[case]
     state, hook = MemoryState(), MemoryHook()
     state.set(STATE_KEY, data)
-    life = StepLife(Request(hook, Call("key", 1, 0)), state, Log())
+    lifecycle = StepLifecycle(Request(hook, Call("key", 1, 0)), state, Log())
     with pytest.raises(IntegrityError, match=text) as caught:
-        getattr(life, entrance)()
+        getattr(lifecycle, entrance)()
     assert "the record of this step in the task's state (key 'stepop') is damaged" in str(caught.value)
     assert "then clear the task" in str(caught.value)
     assert len(str(caught.value)) < 1500
@@ -412,10 +413,10 @@ def test_a_failure_can_be_stored(text):
     }
     failure = Failure(Category.USER_ERROR, text, text, 1, text, (text[:16_000],) * 40, exception)
     state, hook = MemoryState(), MemoryHook()
-    life = StepLife(Request(hook, Call("key", 1, 0)), state, Log())
-    handle = life.begin()
+    lifecycle = StepLifecycle(Request(hook, Call("key", 1, 0)), state, Log())
+    handle = lifecycle.begin()
     hook.end(handle.name, value={"failure": failure.to_json()})
-    collected = life.finish(handle, Reason.FINISHED)
+    collected = lifecycle.finish(handle, StopReason.FINISHED)
     assert collected.failure.category is Category.USER_ERROR
     data = state.get(STATE_KEY)
     msgspec.msgpack.encode(data)

@@ -136,11 +136,19 @@ def test_every_verb_is_explained() -> None:
     """The table for authors of backends is the contract."""
     from airflow_stepop.hooks.base import StepHook
 
-    verbs = {
-        name
-        for name in re.findall(r"^\| `(\w+)\(", (DOCS / "backends" / "writing.md").read_text(), re.MULTILINE)
-    }
-    assert verbs == set(StepHook.__abstractmethods__) | {"link", "tail"}
+    page = (DOCS / "backends" / "writing.md").read_text()
+    promises = page.partition("## The promises")[2].partition("\n## ")[0]
+    inherited = {"api_error", "changed_jobs", "fresh_status", "link", "preserve_outcome", "tail"}
+    assert (
+        set(re.findall(r"^\| `(\w+)\(", promises, re.MULTILINE)) == StepHook.__abstractmethods__ | inherited
+    )
+
+
+def test_every_piece_for_authors_is_explained() -> None:
+    from airflow_stepop.hooks import base
+
+    page = (DOCS / "backends" / "writing.md").read_text()
+    assert [name for name in base.__all__ if name not in page] == []
 
 
 def test_the_configuration_page_is_current() -> None:
@@ -243,7 +251,15 @@ def test_every_example_runs(tmp_path: Path) -> None:
     assert results["command_step"][1].startswith("largest error 0")
     assert results["mixed_pipeline"][1]["is_good"] is True
     assert results["checkpoint"][1].startswith("w = 3.976 after 10 epochs, 0 of them before")
+    assert results["connection_defaults"][1] == {"usual": 40, "longer": 200}  # the override leaves it out
     assert "maintenance" in results
+
+
+def test_every_key_of_a_connection_is_explained() -> None:
+    """The table is what the reader of connections knows."""
+    from airflow_stepop.connections.defaults import VALID
+
+    assert set(first_cells("connections.md", "What a connection may say")) == set(VALID)
 
 
 def test_every_example_is_in_the_readme() -> None:

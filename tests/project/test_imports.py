@@ -54,8 +54,11 @@ def loaded_by(code: str) -> set[str]:
 
 def test_a_dag_file_loads_nothing_heavy() -> None:
     """The decorator, the operator and the resources load no SDK, no pickler and no object store."""
-    loaded = loaded_by("from airflow_stepop import RemoteStepOperator, ResourceSettings\ntask.remote_step")
+    names = "RemoteStepOperator, ResourceSettings, remote_step"
+    loaded = loaded_by(f"from airflow_stepop import {names}\ntask.remote_step\nremote_step(lambda: 1)")
     assert "airflow_stepop.decorators" in loaded
+    for name in ("signatures", "hooks.base", "hooks.settings", "connections", "lifecycle"):
+        assert f"airflow_stepop.{name}" not in loaded
     assert not {name for name in loaded if name.split(".")[0] in HEAVY or name.startswith("google.cloud")}
 
 

@@ -88,7 +88,8 @@ def test_a_port_that_is_taken_is_named(folder):
     with socket.create_server(("127.0.0.1", int((folder / "port").read_text()))):
         done = call("up", folder)
     assert done.returncode == 1
-    assert "is taken by another program. End that program, or delete" in done.stderr
+    assert "another program uses port" in done.stderr
+    assert "End that program, or delete" in done.stderr
     (folder / "port").unlink()
     assert up(folder) != url
 

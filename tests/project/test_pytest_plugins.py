@@ -134,9 +134,9 @@ def test_one(text):
 
 def test_people_read_ids_that_pytest_accepts(suite: Suite) -> None:
     suite.write("test_a@b.py", STRANGE_IDS)
-    told = suite.run(*SPREAD)
-    failed = set(re.findall(r"^FAILED (.+) - ValueError", told.output, re.MULTILINE))
-    assert failed == set(told.session.failures) == set(told.session.collected)
+    run = suite.run(*SPREAD)
+    failed = set(re.findall(r"^FAILED (.+) - ValueError", run.output, re.MULTILINE))
+    assert failed == set(run.session.failures) == set(run.session.collected)
     assert len(failed) == 6
     again = suite.run(*failed)
     assert set(again.session.failures) == failed
@@ -203,13 +203,13 @@ def test_once():
 @EITHER
 def test_the_journal_knows_what_came_of_each_test(suite: Suite, how: tuple[str, ...]) -> None:
     suite.write("test_a.py", OUTCOMES)
-    told = suite.run(*how)
-    assert told.code == told.session.exit_code == 1
-    assert [test for test in told.session.collected if told.has_passed(test)] == ["test_a.py::test_good"]
-    assert told.session.never_ran == []
-    assert told.session.skipped == {"test_a.py::test_skipped"}
-    assert told.session.once == {"test_a.py::test_once"}
-    assert {test: told.line(test) for test in told.session.failures} == {
+    run = suite.run(*how)
+    assert run.code == run.session.exit_code == 1
+    assert [test for test in run.session.collected if run.has_passed(test)] == ["test_a.py::test_good"]
+    assert run.session.never_ran == []
+    assert run.session.skipped == {"test_a.py::test_skipped"}
+    assert run.session.once == {"test_a.py::test_once"}
+    assert {test: run.line(test) for test in run.session.failures} == {
         "test_a.py::test_bad": "test_a.py:8: AssertionError: bad",
         "test_a.py::test_bad_end": "test_a.py:13: ValueError: at the end",
         "test_a.py::test_once": "test_a.py:23: Failed: security",
@@ -281,26 +281,26 @@ def test_after(): pass
 
 def test_a_test_that_ends_pytest_has_failed_and_the_others_never_ran(suite: Suite) -> None:
     suite.write("test_a.py", CRASHES)
-    told = suite.run()
-    assert told.code == 3
-    assert told.has_passed("test_a.py::test_before")
-    assert list(told.session.failures) == ["test_a.py::test_crash"]
-    assert told.line("test_a.py::test_crash").startswith("pytest ended while this test ran")
-    assert told.session.never_ran == ["test_a.py::test_after"]
-    assert told.session.once == {"test_a.py::test_crash"}
+    run = suite.run()
+    assert run.code == 3
+    assert run.has_passed("test_a.py::test_before")
+    assert list(run.session.failures) == ["test_a.py::test_crash"]
+    assert run.line("test_a.py::test_crash").startswith("pytest ended while this test ran")
+    assert run.session.never_ran == ["test_a.py::test_after"]
+    assert run.session.once == {"test_a.py::test_crash"}
 
 
 def test_a_worker_that_crashes_fails_its_test(suite: Suite) -> None:
     suite.write("test_a.py", CRASHES)
     suite.write("test_b.py", "def test_b(): pass")
-    told = suite.run(*SPREAD)
-    assert told.code == 1
-    assert told.line("test_a.py::test_crash").endswith("crashed while running 'test_a.py::test_crash'")
-    assert told.session.once == {"test_a.py::test_crash"}
-    assert told.has_passed("test_b.py::test_b")
-    assert list(told.session.failures) == ["test_a.py::test_crash"]
-    assert told.has_passed("test_a.py::test_after")
-    assert told.output.count("replacing crashed worker") == 1
+    run = suite.run(*SPREAD)
+    assert run.code == 1
+    assert run.line("test_a.py::test_crash").endswith("crashed while running 'test_a.py::test_crash'")
+    assert run.session.once == {"test_a.py::test_crash"}
+    assert run.has_passed("test_b.py::test_b")
+    assert list(run.session.failures) == ["test_a.py::test_crash"]
+    assert run.has_passed("test_a.py::test_after")
+    assert run.output.count("replacing crashed worker") == 1
 
 
 def test_a_worker_that_crashes_again_and_again_leaves_the_others_to_others(suite: Suite) -> None:
@@ -309,12 +309,10 @@ def test_a_worker_that_crashes_again_and_again_leaves_the_others_to_others(suite
     )
     for name in "bcd":
         suite.write(f"test_{name}.py", CRASHES)
-    told = suite.run(*SPREAD)
-    assert len(told.session.collected) == 14
-    assert {test for test in told.session.collected if not told.has_passed(test)} == set(
-        told.session.failures
-    )
-    assert len(told.session.failures) == 5
+    run = suite.run(*SPREAD)
+    assert len(run.session.collected) == 14
+    assert {test for test in run.session.collected if not run.has_passed(test)} == set(run.session.failures)
+    assert len(run.session.failures) == 5
 
 
 HANGS = """
@@ -332,9 +330,9 @@ def test_after(): pass
 def test_a_hanging_test_that_ends_pytest_has_failed(suite: Suite) -> None:
     """The method ``thread`` of pytest-timeout ends the process without a report."""
     suite.write("test_a.py", HANGS)
-    told = suite.run("--timeout", "3", "--timeout-method", "thread")
-    assert list(told.session.failures) == ["test_a.py::test_hangs"]
-    assert told.session.never_ran == ["test_a.py::test_after"]
+    run = suite.run("--timeout", "3", "--timeout-method", "thread")
+    assert list(run.session.failures) == ["test_a.py::test_hangs"]
+    assert run.session.never_ran == ["test_a.py::test_after"]
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:
@@ -366,21 +364,21 @@ def test_the_journal_survives_a_kill(suite: Suite, how: tuple[str, ...]) -> None
 @EITHER
 def test_tests_behind_the_last_failure_never_ran(suite: Suite, how: tuple[str, ...]) -> None:
     suite.write("test_a.py", "def test_a(): assert 0\ndef test_b(): pass\ndef test_c(): pass\n")
-    told = suite.run("--maxfail", "1", *(["-n", "1", *how[2:]] if how else []))
-    assert list(told.session.failures) == ["test_a.py::test_a"]
-    assert "test_a.py::test_c" in told.session.never_ran
+    run = suite.run("--maxfail", "1", *(["-n", "1", *how[2:]] if how else []))
+    assert list(run.session.failures) == ["test_a.py::test_a"]
+    assert "test_a.py::test_c" in run.session.never_ran
 
 
 @EITHER
 def test_a_file_that_cannot_be_collected_is_known(suite: Suite, how: tuple[str, ...]) -> None:
     suite.write("test_a.py", "def test_a(): pass")
     suite.write("test_b.py", "import nothing_of_this_name")
-    told = suite.run(*how)
-    assert told.code == (1 if how else 2)
-    assert told.session.uncollected == {
+    run = suite.run(*how)
+    assert run.code == (1 if how else 2)
+    assert run.session.uncollected == {
         "test_b.py": "E   ModuleNotFoundError: No module named 'nothing_of_this_name'"
     }
-    assert told.session.never_ran == ([] if how else ["test_a.py::test_a"])
+    assert run.session.never_ran == ([] if how else ["test_a.py::test_a"])
 
 
 def test_wrong_use_is_a_session_of_its_own(suite: Suite) -> None:

@@ -34,6 +34,7 @@ LAYERS = [
     {"waiting"},
     {"triggers"},
     {"arguments", "oom", "retries"},
+    {"signatures"},
     {"lifecycle"},
     {"links"},
     {"operators"},

@@ -58,7 +58,7 @@ class Session:
     def failures(self) -> dict[str, Failure]:
         """Return the failures by test, those included that pytest could not report because it ended."""
         found = dict(self.reported)
-        line = f"pytest ended while this test ran ({told_exit(self.exit_code)})"
+        line = f"pytest ended while this test ran ({describe_exit(self.exit_code)})"
         for test in self.collected:
             if test in self.started - self.finished and test not in found:
                 found[test] = Failure(test, line, line)
@@ -92,7 +92,7 @@ EXITS = {
 }
 
 
-def told_exit(code: int | None) -> str:
+def describe_exit(code: int | None) -> str:
     """Return an exit code of pytest in words."""
     if code is None:
         return "no exit code is known"

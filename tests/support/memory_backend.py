@@ -23,7 +23,7 @@ from airflow_stepop.job import (
     Payload,
     StepSpec,
 )
-from airflow_stepop.lifecycle.lifecycle import StepLife
+from airflow_stepop.lifecycle.lifecycle import StepLifecycle
 from airflow_stepop.record import Call
 from airflow_stepop.resources import ResourceSettings
 from tests.support.third_party import install_backend
@@ -160,6 +160,7 @@ class Request:
     backend = "memory"
     conn_id = None
     keep = "failed"
+    deferrable = None
     poll_interval_s = 0.01
     timeout_s = 60.0
     start_timeout_s = None
@@ -221,12 +222,12 @@ def state():
 
 @pytest.fixture
 def new_try(hook, state):
-    """Start a try of the task: a life on the same record and the same service."""
+    """Start a try of the task: a lifecycle on the same record and the same service."""
 
     def start(key="k", max_tries=1, clear_number=0, was_killed=lambda: False, keep="failed", log=None):
         request = Request(hook, Call(key, max_tries, clear_number))
         request.keep = keep
-        return StepLife(request, state, log or Log(), was_killed)
+        return StepLifecycle(request, state, log or Log(), was_killed)
 
     return start
 

@@ -69,8 +69,8 @@ async def in_time(waiting: Awaitable[T], what: str) -> T:
 
 
 def _in_vain(what: str, patience_s: float, seen: object, explain: Callable[[], object] | None) -> str:
-    told = f"waited {patience_s:g} s for {what}; seen last: {seen!r}"
+    message = f"waited {patience_s:g} s for {what}; seen last: {seen!r}"
     try:
-        return f"{told}\n{explain()}" if explain else told
+        return f"{message}\n{explain()}" if explain else message
     except Exception as error:
-        return f"{told}\n(more cannot be told: {error!r})"
+        return f"{message}\n(more cannot be told: {error!r})"

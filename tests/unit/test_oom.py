@@ -88,9 +88,9 @@ MORE = {"cap": "8GiB"}
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({}, "needs the memory to begin with"),
-        ({"resource_settings": ResourceSettings(cpu_count=1)}, "needs the memory to begin with"),
-        ({"resource_settings": {"cpu_count": 1}}, "needs the memory to begin with"),
+        ({}, "needs the memory of the first try"),
+        ({"resource_settings": ResourceSettings(cpu_count=1)}, "needs the memory of the first try"),
+        ({"resource_settings": {"cpu_count": 1}}, "needs the memory of the first try"),
         ({"resource_settings": {"memory": "8GiB"}}, "its cap 8GiB is not more than memory='8GiB'"),
         ({"resource_settings": {"memory": "1GiB"}, "retries": 0}, "needs a next try, and retries is 0"),
     ],

@@ -31,7 +31,7 @@ def test_a_backend_of_a_later_release_says_so(name: str) -> None:
     """Known, not there yet: that is not the user's mistake, and installing an extra would not help."""
     with pytest.raises(BackendNotFoundError) as caught:
         registry.hook_class(name)
-    assert f"backend {name!r} is known" in str(caught.value)
+    assert f"backend {name!r} is planned" in str(caught.value)
     assert "has no hook for it yet; this release has: local" in str(caught.value)
     assert "pip install" not in str(caught.value)
 

@@ -176,9 +176,9 @@ def test_numbers_that_are_taken() -> None:
 
 
 def test_gpu_type_needs_gpu_count() -> None:
-    """A type without a number says nothing about how many: it is refused."""
+    """A type without a number says nothing about how many; the task's connection may, so a step is asked."""
     with pytest.raises(StepConfigError, match="write gpu_count=1"):
-        ResourceSettings(gpu_type="A100")
+        ResourceSettings(gpu_type="A100").check_complete()
     with pytest.raises(StepConfigError, match="needs gpu_count"):
         ResourceSettings(gpu_type="A100", gpu_count=0)
 

@@ -25,7 +25,7 @@ from airflow_stepop.stores.folder import folder_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from airflow_stepop.job import Buffer, Payload, Place, StepSpec
+    from airflow_stepop.job import Buffer, ObjectRange, Payload, StepSpec
 
 # A piece of an outcome is one signed PUT, which S3 limits to 5 GiB. How many will be needed is not known when
 # they are signed; an unused one costs 60 bytes of the job's input.
@@ -38,7 +38,8 @@ def input_files(payload: Payload, spec: StepSpec) -> dict[str, Sequence[Buffer]]
 
     ``secrets.json`` and ``checkpoint.json`` are secrets, and ``locations.json`` and ``uploads.json`` are when
     the store is a bucket: they belong where only the step can read them. A folder of this host is
-    named in them as it is: a job that runs elsewhere has had its payload through ``payload.spill.bring``.
+    named in them as it is: a job that runs elsewhere has had its payload through
+    ``payload.spill.copy_to_bucket``.
 
     :raises StepConfigError: the step may run longer than a signature can last
     """
@@ -64,15 +65,15 @@ def input_files(payload: Payload, spec: StepSpec) -> dict[str, Sequence[Buffer]]
 
 
 def _locations(payload: Payload, signer: Signer) -> dict[str, Any]:
-    named = {name: part.places for name, part in payload.parts.items() if part.places}
-    addresses = signer.readable([place.uri for places in named.values() for place in places])
+    named = {name: part.ranges for name, part in payload.parts.items() if part.ranges}
+    addresses = signer.readable([one.uri for ranges in named.values() for one in ranges])
 
-    def location(places: Sequence[Place]) -> Any:
-        if len(places) == 1 and places[0].offset is None:
-            return addresses[places[0].uri]
-        return [[addresses[place.uri], place.offset or 0, place.size] for place in places]
+    def location(ranges: Sequence[ObjectRange]) -> Any:
+        if len(ranges) == 1 and ranges[0].offset is None:
+            return addresses[ranges[0].uri]
+        return [[addresses[one.uri], one.offset or 0, one.size] for one in ranges]
 
-    return {name: location(places) for name, places in named.items()}
+    return {name: location(ranges) for name, ranges in named.items()}
 
 
 def _uploads(spec: StepSpec, signer: Signer) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow_stepop.core.stored_json import COUNT, TEXT, known_fields
+from airflow_stepop.core.stored_json import COUNT, TEXT, checked_fields
 from airflow_stepop.exceptions import IntegrityError, OutcomeLostError
 from airflow_stepop.job import OutcomeReport
 from airflow_stepop.runner.protocol import RECEIPT_PREFIX
@@ -44,7 +44,7 @@ class Receipt:
         :param what: what ``data`` is, for the error
         :raises IntegrityError: this is none
         """
-        known = known_fields(data, what, *RECEIPT_FIELDS)
+        known = checked_fields(data, what, *RECEIPT_FIELDS)
         try:
             outcome = b64decode(known["outcome"], validate=True) if "outcome" in known else None
         except (ValueError, binascii.Error) as error:

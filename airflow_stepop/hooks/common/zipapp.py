@@ -55,7 +55,7 @@ OPTIONAL = {
     "snapshots": ("archive.py", "snapshots.py"),
     "frames": ("frames.py",),
     "outcome": (),
-    "network": ("places.py", "threads.py", "uploads.py", "urls.py"),
+    "network": ("remote_parts.py", "threads.py", "uploads.py", "urls.py"),
 }
 
 KEPT_S = 30 * 86400.0  # what was built by other versions

@@ -21,8 +21,8 @@ from airflow_stepop.hooks.kubernetes.resources import (
     with_terms,
 )
 from airflow_stepop.hooks.kubernetes.settings import KubernetesSettings, step_of
+from airflow_stepop.runner.drain import LINGER_S
 from airflow_stepop.runner.protocol import RECEIPT_LIMIT
-from airflow_stepop.runner.readers import LINGER_S
 from airflow_stepop.stores.folder import folder_of
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_stepop.core.stored_json import COUNT, NUMBER, OBJECT, TEXT, Kind, known_fields, or_nothing
+from airflow_stepop.core.stored_json import COUNT, NUMBER, OBJECT, TEXT, FieldType, checked_fields, or_nothing
 from airflow_stepop.exceptions import IntegrityError, StepInterruptedError
 from airflow_stepop.failure import Failure
 from airflow_stepop.hooks.common.receipts import RECEIPT_FIELDS
@@ -122,7 +122,7 @@ class JobFolder:
         """
         found = _read_json(self.path / files.STATE, _STATE_FIELDS, _STATE_OPTIONAL)
         if found is not None and found["receipt"] is not None:
-            known_fields(found["receipt"], f"receipt in {self.path / files.STATE}", *RECEIPT_FIELDS)
+            checked_fields(found["receipt"], f"receipt in {self.path / files.STATE}", *RECEIPT_FIELDS)
         if found is not None and found["failure"] is not None:
             try:
                 Failure.from_json(found["failure"])
@@ -312,7 +312,7 @@ def _take(fd: int) -> bool:
 
 
 def _read_json(
-    path: Path, required: Mapping[str, Kind], optional: Mapping[str, Kind] | None = None
+    path: Path, required: Mapping[str, FieldType], optional: Mapping[str, FieldType] | None = None
 ) -> dict[str, Any] | None:
     """Return what is in a file of ours; ``None`` when it is not there.
 
@@ -324,7 +324,7 @@ def _read_json(
         return None
     except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{path} is damaged: {error}") from error
-    known_fields(value, str(path), required, optional)
+    checked_fields(value, str(path), required, optional)
     return dict(value)
 
 

@@ -10,7 +10,7 @@ import uuid
 import pytest
 import yaml
 
-from airflow_stepop.cli.smoke_test import TASK, Trial, try_step
+from airflow_stepop.cli.smoke_test import TASK, SmokeTest, run_smoke_test
 from airflow_stepop.hooks.kubernetes import KubernetesStepHook
 from airflow_stepop.hooks.kubernetes.access import (
     NEEDED,
@@ -304,14 +304,14 @@ SELECTOR = f"airflow-stepop/dag-id={TASK['dag_id']}"
 
 
 def test_a_step_is_run_and_leaves_nothing(admin, kubernetes_namespace):
-    (found,) = try_step(KubernetesStepHook(), "tests", None)
+    (found,) = run_smoke_test(KubernetesStepHook(), "tests", None)
     assert found.is_ok, found
     assert "outcome read after" in found.message
     wait_until(lambda: nothing_is_left(kubernetes_namespace, admin), "nothing to be left of the step")
 
 
 def test_a_step_whose_image_is_not_there(admin, kubernetes_namespace):
-    (found,) = try_step(KubernetesStepHook(), "tests", NO_IMAGE, 180)
+    (found,) = run_smoke_test(KubernetesStepHook(), "tests", NO_IMAGE, 180)
     assert not found.is_ok
     assert found.message.startswith("image_pull: ")
     assert NO_IMAGE in found.message
@@ -322,7 +322,7 @@ def test_a_step_whose_image_is_not_there(admin, kubernetes_namespace):
 def test_a_step_that_waits_is_given_up_in_the_cluster_s_own_words(admin, kubernetes_namespace):
     resources = ResourceSettings(cpu_count=100)
     step = make_step(["true"], labels=TASK, resources=resources, timeout_s=20, start_timeout_s=20)
-    trial = Trial(KubernetesStepHook(), step, 20)
+    trial = SmokeTest(KubernetesStepHook(), step, 20)
     found = trial.run()
     assert trial.remove() == []
     assert found.message.startswith("start_timeout: the step had not begun after 20 s")

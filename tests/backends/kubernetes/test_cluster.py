@@ -14,7 +14,7 @@ from airflow_stepop.hooks.kubernetes.manifests import JOB_NAME, default_image
 from airflow_stepop.hooks.kubernetes.pod_log import PodLog
 from airflow_stepop.job import JobState
 from airflow_stepop.payload.call import FunctionCall
-from airflow_stepop.payload.outcome import hand_over, read_outcome
+from airflow_stepop.payload.outcome import read_outcome, to_xcom
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.results import StepResult
 from airflow_stepop.stores.configured import open_store
@@ -178,7 +178,7 @@ def test_results_of_any_small_size_need_no_store(hook, submitted, size):
 
     step, handle = submitted(FunctionCall(function=text, args=[size], kwargs={}, reference=None))
     assert wait_over(hook, handle).state is JobState.SUCCEEDED
-    found = hand_over(read_outcome(hook.outcome(handle), step.spec.name, step.spec.nonce)["result"])
+    found = to_xcom(read_outcome(hook.outcome(handle), step.spec.name, step.spec.nonce)["result"])
     assert (found.load() if isinstance(found, StepResult) else found) == "x" * size
     assert [line for chunk in hook.chunks(handle) for line in chunk.lines] == []
 
@@ -206,7 +206,7 @@ def test_an_outcome_that_may_not_stand_in_the_log_comes_back_through_the_store(
     step, handle = submitted(text, settings={"outcome_in_log": False}, result_uri=uri)
     assert wait_over(hook, handle).state is JobState.SUCCEEDED
     assert PodLog(hook.cluster(), hook._states(hook.cluster()).pod_of(handle.id)).frames() == []
-    found = hand_over(read_outcome(hook.outcome(handle), step.spec.name, step.spec.nonce)["result"])
+    found = to_xcom(read_outcome(hook.outcome(handle), step.spec.name, step.spec.nonce)["result"])
     assert (found.load() if isinstance(found, StepResult) else found) == "x" * 40_000
 
 
@@ -379,7 +379,7 @@ def test_a_result_comes_back_from_a_pod_of_many_containers(hook, submitted):
     call = FunctionCall(function=result, args=[], kwargs={}, reference=None)
     step, handle = submitted(call, settings={"init_containers": others})
     assert wait_over(hook, handle).state is JobState.SUCCEEDED
-    found = hand_over(read_outcome(hook.outcome(handle), step.spec.name, step.spec.nonce)["result"])
+    found = to_xcom(read_outcome(hook.outcome(handle), step.spec.name, step.spec.nonce)["result"])
     assert (found.load() if isinstance(found, StepResult) else found) == result()
 
 
@@ -401,7 +401,7 @@ def test_a_pod_that_is_gone_after_its_end_has_told_all(hook, submitted, admin, s
     assert (status.state, status.failure) == (ended.state, None)
     outcome = read_outcome(hook.outcome(handle), step.spec.name, step.spec.nonce)
     if size:
-        found = hand_over(outcome["result"])
+        found = to_xcom(outcome["result"])
         assert (found.load() if isinstance(found, StepResult) else found) == text(size)
     else:
         assert outcome["failure"]["exception"]["qualname"] == "ValueError"

@@ -10,7 +10,7 @@ from airflow_stepop.hooks.kubernetes.pod_log import MISSING, PodLog
 from airflow_stepop.hooks.kubernetes.resources import amount_of
 from airflow_stepop.job import JobState
 from airflow_stepop.payload.call import FunctionCall
-from airflow_stepop.payload.outcome import hand_over, read_outcome
+from airflow_stepop.payload.outcome import read_outcome, to_xcom
 from tests.support.cluster import only_node
 from tests.support.cluster_jobs import wait_lines, wait_over
 
@@ -74,7 +74,7 @@ def test_whatever_is_printed_last_is_there(hook, submitted):
     started = [submitted(call) for _ in range(4)]
     for step, handle in started:
         assert wait_over(hook, handle).state is JobState.SUCCEEDED
-        found = hand_over(read_outcome(hook.outcome(handle), step.spec.name, step.spec.nonce)["result"])
+        found = to_xcom(read_outcome(hook.outcome(handle), step.spec.name, step.spec.nonce)["result"])
         assert found == "x" * 40_000
         (last,) = hook.tail(handle, 1).lines
         assert last.text == "49999"

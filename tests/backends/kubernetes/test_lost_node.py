@@ -14,7 +14,7 @@ from airflow_stepop.hooks.kubernetes.manifests import CANCELLED
 from airflow_stepop.hooks.kubernetes.objects import STEP
 from airflow_stepop.hooks.kubernetes.pods import newest
 from airflow_stepop.hooks.kubernetes.status import status_of
-from airflow_stepop.inventory.targets import Job, Place
+from airflow_stepop.inventory.targets import Job, Target
 from airflow_stepop.job import FoundJob, JobState
 from tests.support.cluster import now, say_ready
 from tests.support.cluster_jobs import pods_of, wait_over, wait_running, wait_status
@@ -129,7 +129,7 @@ def wait_native(hook, handle, words):
 def shown(hook, handle):
     """Return the line of ``airflow stepop jobs``."""
     found = FoundJob(handle, {}, time.time())
-    job = Job(Place(handle.backend, handle.conn_id), found, hook.status([handle])[handle])
+    job = Job(Target(handle.backend, handle.conn_id), found, hook.status([handle])[handle])
     return jobs._short(jobs.describe_job(job, time.time(), []))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_stepop.failure import Failure
-from airflow_stepop.hooks.local.supervisor.ending import Ending, human_bytes, human_seconds, judge
+from airflow_stepop.hooks.local.supervisor.ending import Ending, final_state, human_bytes, human_seconds
 
 QUIET = Ending(
     stopped=None,
@@ -85,7 +85,7 @@ CASES = [
 @pytest.mark.parametrize(("seen", "state", "category", "summary"), CASES)
 def test_judge(seen: dict, state: str, category: str | None, summary: str) -> None:
     """A reason of ours comes first, then the receipt, then the exit code."""
-    found, failure = judge(QUIET._replace(**seen))
+    found, failure = final_state(QUIET._replace(**seen))
     assert found == state
     if category is None:
         assert failure is None

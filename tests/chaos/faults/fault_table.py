@@ -83,7 +83,7 @@ class FaultRun:
         self.airflow.wait_for(
             lambda: len(self.census.running(self.run)),
             f"{wanted} steps of {self.dag_id} to run",
-            self.tell,
+            self.describe,
             holds=lambda count: count >= wanted,
         )
         self.wait_state("deferred", wanted)
@@ -94,7 +94,7 @@ class FaultRun:
         self.airflow.wait_for(
             lambda: len(self.census.refused(self.run)),
             f"{self.steps} refused pods of {self.dag_id}",
-            self.tell,
+            self.describe,
             holds=lambda count: count >= self.steps,
         )
 
@@ -102,7 +102,7 @@ class FaultRun:
         self.airflow.wait_for(
             lambda: len(self.census.jobs(self.run)),
             f"{count} jobs of {self.dag_id}",
-            self.tell,
+            self.describe,
             holds=lambda found: found >= count,
         )
         return self.census.jobs(self.run)
@@ -111,7 +111,7 @@ class FaultRun:
         self.airflow.wait_for(
             lambda: sum(one["state"] == state for one in self.instances),
             f"{count} tasks of {self.dag_id} to be {state}",
-            self.tell,
+            self.describe,
             holds=lambda found: found >= count,
         )
 
@@ -126,7 +126,7 @@ class FaultRun:
                 found.append(f"no log of try {attempt}: {error}")
         return "\n".join(found)
 
-    def tell(self):
+    def describe(self):
         states = [(one["map_index"], one["state"], one["try_number"]) for one in self.instances]
         return f"{states}\n{self.census.generations(self.run)}\n{self.logs(states[0][0])[-20000:]}"
 
@@ -142,7 +142,7 @@ class FaultRun:
         self.airflow.wait_for(
             lambda: self.airflow.get(over)["state"],
             f"the end of {self.dag_id}",
-            self.tell,
+            self.describe,
             holds=lambda found: found in ("success", "failed"),
         )
         instances = self.instances
@@ -162,9 +162,9 @@ class FaultRun:
             log,
         )
         expected = Row(fault, steps, state, generations, 0, 0, 0, retries * steps, log)
-        assert row == expected, f"{orphans}\n{self.tell()}"
+        assert row == expected, f"{orphans}\n{self.describe()}"
         texts = (self.logs(number) for number in range(steps))
-        assert any(log in text for text in texts), f"{log!r} is in no log:\n{self.tell()}"
+        assert any(log in text for text in texts), f"{log!r} is in no log:\n{self.describe()}"
         self.table.rows.append(row)
 
     def _overtaken(self):

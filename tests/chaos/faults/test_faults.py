@@ -179,7 +179,7 @@ def make_trouble(run, proxy, trouble):
     proxy.trouble = trouble
     try:
         time.sleep(5)  # at least
-        run.airflow.wait_for(lambda: proxy.answers[trouble], f"somebody who meets {trouble}", run.tell)
+        run.airflow.wait_for(lambda: proxy.answers[trouble], f"somebody who meets {trouble}", run.describe)
     finally:
         proxy.trouble = None
     time.sleep(1.5)  # a moment in which all is well, or longer
@@ -298,7 +298,7 @@ def test_the_node_is_removed_once_its_steps_are_over(begin, airflow, admin):
     for pod in pods:
         name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
         admin.core.delete_namespaced_pod(name, namespace, grace_period_seconds=0)
-    airflow.wait_for(lambda: not run.census.there(run.run), "pods that are gone", run.tell)
+    airflow.wait_for(lambda: not run.census.there(run.run), "pods that are gone", run.describe)
     airflow.ask("PATCH", "pools/autoscaled", json=pool).raise_for_status()
     run.settle("The node is removed once the steps are over, before their workers come", log="Submitted: ")
 
@@ -357,7 +357,7 @@ def test_the_node_does_not_answer(begin, parts, other_node):
         run.airflow.wait_for(
             lambda: all("deletionTimestamp" in pod["metadata"] for pod in run.census.running(run.run)),
             "pods that are to be removed",
-            run.tell,
+            run.describe,
         )
         time.sleep(15)  # nothing changes; on a slower machine less could
         assert len(run.census.running(run.run)) == run.steps

@@ -4,8 +4,9 @@
 was counted.
 Airflow's part is played by this program, by the same rules: a worker that dies is tried again from the start,
 a task that deferred waits for its trigger, a trigger whose triggerer dies is made again. All else is ours:
-operator, stint, trigger, hook, supervisor, runner. Every try and every trigger is a process of its own, and
-dies of SIGKILL at a random moment or operation. (They are forks: importing Airflow takes longer than a try.)
+operator, worker session, trigger, hook, supervisor, runner. Every try and every trigger is a process of its
+own, and dies of SIGKILL at a random moment or operation. (They are forks: importing Airflow takes longer than
+a try.)
 """
 
 from __future__ import annotations
@@ -207,8 +208,8 @@ class World:
             "dag_run": SimpleNamespace(clear_number=self.clears),
         }
         try:
-            stint = operator._open(context)
-            value = stint.begin() if event is None else stint.resume(event)
+            session = operator._open(context)
+            value = session.begin() if event is None else session.resume(event)
         except TaskDeferred as deferred:
             write(self.path("deferral"), deferred.trigger.serialize()[1])
         except Exception as error:

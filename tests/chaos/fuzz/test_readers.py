@@ -20,7 +20,7 @@ from airflow_stepop.exceptions import StepopError
 from airflow_stepop.hooks.local.folder import JobFolder
 from airflow_stepop.hooks.local.supervisor.log import END_OF_TIME, Place, read_records
 from airflow_stepop.job import JobHandle
-from airflow_stepop.payload.outcome import hand_over, read_outcome
+from airflow_stepop.payload.outcome import read_outcome, to_xcom
 from airflow_stepop.record import StepRecord
 from airflow_stepop.results import StepResult
 from airflow_stepop.runner import manifest, protocol
@@ -142,7 +142,7 @@ def test_outcome(data):
             lambda given, digest=digest: read_outcome(report_of(given, **digest), "s-job", "n"), data
         )
         if found is not None and "result" in found:
-            read(hand_over, found["result"])
+            read(to_xcom, found["result"])
 
 
 @fuzzed
@@ -154,7 +154,7 @@ def test_bytes_of_an_outcome(data):
 @fuzzed
 @given(damaged({"list": [{"plain": inline("json", b"1")}, {"reference": REFERENCE}]}))
 def test_collected_result(data):
-    read(hand_over, data)
+    read(to_xcom, data)
 
 
 @fuzzed

@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 
 
 @dataclass
-class Said:
+class CommandOutput:
     """What a command printed, and how it ended."""
 
     out: str
@@ -55,11 +55,11 @@ def home() -> Path:
 
 
 @pytest.fixture
-def stepop(home: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+def stepop(home: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., CommandOutput]:
     """Run a command as ``airflow stepop`` parses and runs it, in this process: starting one takes seconds."""
     from airflow.cli.cli_parser import get_parser
 
-    def run(*words: str) -> Said:
+    def run(*words: str) -> CommandOutput:
         capsys.readouterr()
         args, code = get_parser().parse_args(["stepop", *words]), 0
         try:
@@ -68,8 +68,8 @@ def stepop(home: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said
             code = end.code if isinstance(end.code, int) else 1
             if isinstance(end.code, str):
                 print(end.code, file=sys.stderr)
-        said = capsys.readouterr()
-        return Said(said.out, said.err, code)
+        output = capsys.readouterr()
+        return CommandOutput(output.out, output.err, code)
 
     return run
 

@@ -226,15 +226,15 @@ def test_list_before_there_is_a_database(tmp_path: Path) -> None:
     done = run_airflow(tmp_path, "stepop", "list", "-o", "json", AIRFLOW_CONN_GPU="kubernetes://")
     rows = {row["backend"]: row for row in json.loads(done.stdout)}
     assert rows["kubernetes"]["connections"] == ["gpu"]
-    (said,) = done.stderr.splitlines()
-    assert re.fullmatch(NO_DATABASE, said)
+    (output,) = done.stderr.splitlines()
+    assert re.fullmatch(NO_DATABASE, output)
     assert done.returncode == 0
 
 
 def test_a_command_that_needs_the_database_says_so(tmp_path: Path) -> None:
     done = run_airflow(tmp_path, "stepop", "gc")
-    (said,) = done.stderr.splitlines()
-    assert re.fullmatch(NO_DATABASE, said)
+    (output,) = done.stderr.splitlines()
+    assert re.fullmatch(NO_DATABASE, output)
     assert done.returncode == 1
 
 

@@ -6,15 +6,15 @@ import re
 
 import pytest
 
-from airflow_stepop.cli.smoke_test import TASK, Trial, try_step
+from airflow_stepop.cli.smoke_test import TASK, SmokeTest, run_smoke_test
 from airflow_stepop.hooks.local import LocalStepHook
 from airflow_stepop.job import JobState
 from airflow_stepop.payload.standalone import make_step
 from tests.support.third_party import LackingHook, install_backend
 
 
-def rows(said):
-    return {row["what"]: row for row in said.data}
+def rows(output):
+    return {row["what"]: row for row in output.data}
 
 
 @pytest.fixture(autouse=True)
@@ -27,9 +27,9 @@ def store(home, tmp_path, monkeypatch):
 
 def test_everything_works(stepop, store):
     """Backends, stores and the configuration are looked at; nothing is left in the store."""
-    said = stepop("check", "-o", "json")
-    assert said.code == 0, said.out
-    found = rows(said)
+    output = stepop("check", "-o", "json")
+    assert output.code == 0, output.out
+    found = rows(output)
     assert {"host", "folder", "store", "signing key", "deployment"} <= set(found)
     assert found["store"]["found"].startswith(f"file://{store} can be written")
     assert [path for path in store.rglob("*") if path.is_file()] == []
@@ -38,20 +38,20 @@ def test_everything_works(stepop, store):
 def test_a_store_that_cannot_be_written(stepop, store):
     """The store's own error is shown, with what to do."""
     store.touch()
-    said = stepop("check", "-o", "json")
-    assert said.code == 1
-    assert rows(said)["store"]["ok"] == "NO"
-    assert str(store) in rows(said)["store"]["found"]
-    assert rows(said)["store"]["what to do"]
+    output = stepop("check", "-o", "json")
+    assert output.code == 1
+    assert rows(output)["store"]["ok"] == "NO"
+    assert str(store) in rows(output)["store"]["found"]
+    assert rows(output)["store"]["what to do"]
 
 
 def test_a_store_that_is_misspelt(stepop, monkeypatch):
     """An address that is none is a finding, and the rest is looked at all the same."""
     monkeypatch.setenv("AIRFLOW__STEPOP__STORE", "ftp://host/folder")
-    said = stepop("check", "-o", "json")
-    assert said.code == 1
-    assert "ftp://host/folder" in rows(said)["store"]["found"]
-    assert rows(said)["host"]["ok"] == "yes"
+    output = stepop("check", "-o", "json")
+    assert output.code == 1
+    assert "ftp://host/folder" in rows(output)["store"]["found"]
+    assert rows(output)["host"]["ok"] == "yes"
 
 
 def test_what_several_hosts_must_agree_upon(stepop, monkeypatch):
@@ -59,9 +59,9 @@ def test_what_several_hosts_must_agree_upon(stepop, monkeypatch):
     monkeypatch.delenv("AIRFLOW__STEPOP__DEPLOYMENT")
     monkeypatch.delenv("AIRFLOW__STEPOP__SIGNING_KEY")
     monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", "")
-    said = stepop("check", "-o", "json")
-    assert said.code == 1
-    assert [what for what, row in rows(said).items() if row["ok"] == "NO"] == ["signing key", "deployment"]
+    output = stepop("check", "-o", "json")
+    assert output.code == 1
+    assert [what for what, row in rows(output).items() if row["ok"] == "NO"] == ["signing key", "deployment"]
     monkeypatch.delenv("AIRFLOW__STEPOP__STORE")
     assert stepop("check", "-o", "json").code == 0
 
@@ -69,9 +69,9 @@ def test_what_several_hosts_must_agree_upon(stepop, monkeypatch):
 def test_one_connection(stepop, monkeypatch):
     """A connection is checked by itself; one that leads nowhere says what to write."""
     monkeypatch.setenv("AIRFLOW_CONN_HERE", '{"conn_type": "generic", "extra": {"backend": "local"}}')
-    said = stepop("check", "here", "-o", "json")
-    assert said.code == 0
-    assert {row["where"] for row in said.data} == {"local (here)"}
+    output = stepop("check", "here", "-o", "json")
+    assert output.code == 0
+    assert {row["where"] for row in output.data} == {"local (here)"}
     monkeypatch.setenv("AIRFLOW_CONN_WEB", "http://example.com")
     assert "leads to no backend" in stepop("check", "web").err
     assert "there is no connection 'nowhere'" in stepop("check", "nowhere").err
@@ -80,9 +80,9 @@ def test_one_connection(stepop, monkeypatch):
 def test_a_backend_that_is_not_installed(stepop, monkeypatch):
     """It fails when it is named; without, a connection that others use does not fail the command."""
     monkeypatch.setenv("AIRFLOW_CONN_CLOUD", '{"conn_type": "aws"}')
-    said = stepop("check", "cloud", "-o", "json")
-    assert said.code == 1
-    assert "sagemaker" in said.out + said.err
+    output = stepop("check", "cloud", "-o", "json")
+    assert output.code == 1
+    assert "sagemaker" in output.out + output.err
     assert stepop("check", "-o", "json").code == 0
 
 
@@ -95,33 +95,33 @@ def jobs_of_trials():
 
 def test_a_step_is_run_and_removed(stepop, store):
     """Every phase has its time, in order, and nothing of the step stays."""
-    said = stepop("check", "--run", "-o", "json")
-    assert said.code == 0, said.out
-    found = rows(said)["run"]["found"]
+    output = stepop("check", "--run", "-o", "json")
+    assert output.code == 0, output.out
+    found = rows(output)["run"]["found"]
     assert "a step ran, with Python 3." in found
     phases = re.findall(r"(submitted|started|ended|outcome read) after ([0-9.]+) s", found)
     assert [phase for phase, _ in phases] == ["submitted", "started", "ended", "outcome read"]
     times = [float(after) for _, after in phases]
     assert times == sorted(times)
-    assert "running a step on local" in said.err
+    assert "running a step on local" in output.err
     assert jobs_of_trials() == []
     assert [path for path in store.rglob("*") if path.is_file()] == []
 
 
 def test_a_backend_is_checked_by_its_name(stepop):
     """Without a connection, too; a connection of that name is looked for first."""
-    said = stepop("check", "local", "--run", "-o", "json")
-    assert said.code == 0
-    assert {row["where"] for row in said.data} == {"local"}
-    assert "run" in rows(said)
+    output = stepop("check", "local", "--run", "-o", "json")
+    assert output.code == 0
+    assert {row["where"] for row in output.data} == {"local"}
+    assert "run" in rows(output)
 
 
 def test_an_image_where_there_are_none(stepop):
     """The backend's own words say what to leave out."""
-    said = stepop("check", "local", "--run", "--image", "python:3", "-o", "json")
-    assert said.code == 1
-    assert "leave image out" in rows(said)["run"]["found"]
-    assert rows(said)["run"]["what to do"]
+    output = stepop("check", "local", "--run", "--image", "python:3", "-o", "json")
+    assert output.code == 1
+    assert "leave image out" in rows(output)["run"]["found"]
+    assert rows(output)["run"]["what to do"]
     assert "--image goes with --run" in stepop("check", "--run", "--image", "python:3").err
     assert "--image goes with --run" in stepop("check", "local", "--image", "python:3").err
 
@@ -134,10 +134,10 @@ def lacking(tmp_path, monkeypatch):
 
 def test_where_something_is_missing_no_step_is_run(stepop, lacking):
     """It could only say the same again, and less well."""
-    said = stepop("check", "lacking", "--run", "-o", "json")
-    assert said.code == 1
-    assert rows(said)["run"]["found"] == "no step was run"
-    assert "running a step" not in said.err
+    output = stepop("check", "lacking", "--run", "-o", "json")
+    assert output.code == 1
+    assert rows(output)["run"]["found"] == "no step was run"
+    assert "running a step" not in output.err
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "nan", "inf"])
@@ -147,23 +147,23 @@ def test_a_limit_that_is_none(stepop, limit):
 
 def test_a_store_that_is_misspelt_lets_no_step_begin(stepop, monkeypatch):
     monkeypatch.setenv("AIRFLOW__STEPOP__STORE", "ftp://host/folder")
-    said = stepop("check", "local", "--run", "-o", "json")
-    assert said.code == 1
-    assert "no step could be started" in rows(said)["run"]["found"]
+    output = stepop("check", "local", "--run", "-o", "json")
+    assert output.code == 1
+    assert "no step could be started" in rows(output)["run"]["found"]
 
 
 def test_a_text_of_several_lines_is_printed_below_the_table(stepop, lacking):
     """A table would break what is to be copied."""
-    said = stepop("check", "lacking")
-    assert said.code == 1
-    assert "apply this (all of it is below)" in said.out
-    assert said.out.rstrip().endswith("lacking, role, what to do:\n\napply this:\nkind: Role")
+    output = stepop("check", "lacking")
+    assert output.code == 1
+    assert "apply this (all of it is below)" in output.out
+    assert output.out.rstrip().endswith("lacking, role, what to do:\n\napply this:\nkind: Role")
     assert stepop("check", "lacking", "-o", "json").data[0]["what to do"] == "apply this:\nkind: Role"
 
 
 def trial(home, call, limit_s=60.0):
     hook, step = LocalStepHook(), make_step(call)
-    tried = Trial(hook, step, limit_s)
+    tried = SmokeTest(hook, step, limit_s)
     return hook, step, tried, tried.run()
 
 
@@ -182,7 +182,7 @@ def test_a_step_that_fails_is_described(home):
 def test_a_step_that_is_not_over_in_time_is_ended(home):
     hook, step, tried, found = trial(home, ["sleep", "600"], limit_s=1.0)
     assert not found.is_ok
-    assert found.message.startswith("timeout: the step runs and was not over after 1 s")
+    assert found.message.startswith("timeout: the step was still running after 1 s")
     handle = hook.lookup(step.spec)
     assert tried.remove() == []
     assert hook.status([handle])[handle].state is JobState.GONE
@@ -197,7 +197,7 @@ def test_an_api_that_fails_for_a_while_is_asked_again(home):
                 raise errors.pop()
             return super().status(handles)
 
-    (found,) = try_step(Away(), "tests", None)
+    (found,) = run_smoke_test(Away(), "tests", None)
     assert found.is_ok, found
     assert errors == []
 
@@ -207,9 +207,9 @@ def test_a_job_that_cannot_be_removed_is_said(home):
         def delete(self, handle):
             raise ConnectionError("not now")
 
-    run, left = try_step(Undeletable(), "tests", None)
+    run, left = run_smoke_test(Undeletable(), "tests", None)
     assert run.is_ok
-    assert "may stay behind: not now" in left.message
+    assert "may still exist: not now" in left.message
     assert "sweep" in left.fix
     for job in jobs_of_trials():
         assert job.labels["deployment"] == "tests"
@@ -227,5 +227,5 @@ def test_interrupted_it_leaves_nothing(home):
             return super().status(handles)
 
     with pytest.raises(KeyboardInterrupt):
-        try_step(Interrupted(), "tests", None)
+        run_smoke_test(Interrupted(), "tests", None)
     assert jobs_of_trials() == []

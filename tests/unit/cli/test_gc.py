@@ -60,8 +60,8 @@ def result(name, **given):
     return f"{result_path(labels(**given), name)}/{name}.0.bin"
 
 
-def kinds(said):
-    return {row["kind"]: (row["count"], row["objects"], row["bytes"]) for row in said.data}
+def kinds(output):
+    return {row["kind"]: (row["count"], row["objects"], row["bytes"]) for row in output.data}
 
 
 def age(path, days=100.0):
@@ -82,11 +82,11 @@ def test_results_that_xcoms_refer_to_stay(stepop, ran, own_store):
     # neither their run nor their records may be what keeps them here
     _forget_records(ran)
     try:
-        said = stepop("gc", "--yes", "-o", "json")
+        output = stepop("gc", "--yes", "-o", "json")
     finally:
         _restore_records(ran)
-    assert said.code == 0, said.err
-    assert "results" not in kinds(said)
+    assert output.code == 0, output.err
+    assert "results" not in kinds(output)
     assert sorted(path for path in results.rglob("*") if path.is_file()) == files
 
 
@@ -181,13 +181,13 @@ def test_the_object_storage_backend(stepop, ran, tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.setattr("airflow.sdk.execution_time.xcom.XCom", backend.XComObjectStorageBackend)
     backend._get_base_path.cache_clear()
-    said = stepop("gc")
-    assert said.code == 0, "there is nothing to look for"
+    output = stepop("gc")
+    assert output.code == 0, "there is nothing to look for"
     names = [f"s-gone-task-{number:012x}" for number in range(3)]
     files = [put(result(name)) for name in names]
-    said = stepop("gc", "--yes")
-    assert said.code == 1
-    assert "xcom_objectstorage_path" in said.err
+    output = stepop("gc", "--yes")
+    assert output.code == 1
+    assert "xcom_objectstorage_path" in output.err
     monkeypatch.setenv("AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_PATH", f"file://{folder}")
     backend._get_base_path.cache_clear()
     (folder / "one.json").write_text(json.dumps({"x": str(files[0])}))
@@ -216,10 +216,10 @@ def test_a_custom_backend(stepop, ran, monkeypatch):
 
     monkeypatch.setattr("airflow.sdk.execution_time.xcom.XCom", Vault)
     with _xcom(ran, {"vault": "2"}):
-        said = stepop("gc", "--yes", "-o", "json")
-        assert said.code == 1
-        assert "nothing is deleted, because an XCom cannot be read: 'extra' of upkeep.large" in said.err
-        assert "Vault" in said.err
+        output = stepop("gc", "--yes", "-o", "json")
+        assert output.code == 1
+        assert "nothing is deleted, because an XCom cannot be read: 'extra' of upkeep.large" in output.err
+        assert "Vault" in output.err
         assert gone.exists()
     with _xcom(ran, {"vault": "1"}):
         assert kinds(stepop("gc", "--yes", "-o", "json")) == {"results": (1, 1, 5)}
@@ -288,7 +288,7 @@ def test_a_submit_during_gc(ran, monkeypatch):
 
     def submit():
         (part,) = spill(payload, default_store, 0).parts.values()
-        submitted.append(Path(part.places[0].uri.removeprefix("file://")))
+        submitted.append(Path(part.ranges[0].uri.removeprefix("file://")))
 
     found = find_garbage(now=NOW, retention_s=DAY_S, complain=pytest.fail)
     submit()  # after gc has looked, before it deletes
@@ -405,9 +405,9 @@ def test_a_bucket(stepop, ran, s3_server, monkeypatch):
     time.sleep(1)  # times in S3 are in seconds; what is older on a slower machine is old enough, too
     assert kinds(stepop("gc", "-o", "json")) == {"parts": (1, 1, 5)}
     with _xcom(ran, [store.uri(names[0])]):
-        said = stepop("gc", "--yes", "-o", "json", "--retention", "0.000001")
-    assert said.code == 0, said.err
-    assert kinds(said) == {"results": (1, 1, 5), "parts": (1, 1, 5)}
+        output = stepop("gc", "--yes", "-o", "json", "--retention", "0.000001")
+    assert output.code == 0, output.err
+    assert kinds(output) == {"results": (1, 1, 5), "parts": (1, 1, 5)}
     assert sorted(store.list("results")) == [names[0]]
     assert list(store.list("parts")) == [part_path("a" * 64, time.time())]
     checked = {row["what"]: row["found"] for row in stepop("check", "-o", "json").data}
@@ -420,18 +420,18 @@ def test_a_store_that_fails_does_not_hide_the_others(stepop, monkeypatch):
     monkeypatch.setenv("AIRFLOW__STEPOP__EXTRA_STORES", "/proc/no/such/folder")
     monkeypatch.setenv("AIRFLOW__STEPOP__DEPLOYMENT", "")
     put(result("s-gone-task-0123456789ab"))
-    said = stepop("gc", "-o", "json")
-    assert said.code == 1
-    assert "/proc/no/such/folder" in said.err
-    assert kinds(said) == {"results": (1, 1, 5)}
+    output = stepop("gc", "-o", "json")
+    assert output.code == 1
+    assert "/proc/no/such/folder" in output.err
+    assert kinds(output) == {"results": (1, 1, 5)}
 
 
 def test_a_store_of_its_own_needs_a_name(stepop, monkeypatch, tmp_path):
     """Two Airflows without a name would take each other's results for garbage."""
     monkeypatch.setenv("AIRFLOW__STEPOP__STORE", f"file://{tmp_path}")
-    said = stepop("gc", "--yes")
-    assert said.code == 1
-    assert "[stepop] store is set and deployment is not" in said.err
+    output = stepop("gc", "--yes")
+    assert output.code == 1
+    assert "[stepop] store is set, but [stepop] deployment is not" in output.err
     assert stepop("gc").code == 0
     monkeypatch.setenv("AIRFLOW__STEPOP__DEPLOYMENT", "named")
     assert stepop("gc", "--yes").code == 0
@@ -442,9 +442,9 @@ def test_for_ever(stepop, monkeypatch):
     put(result("s-gone-task-0123456789ab"))
     for text in ("0", ""):
         monkeypatch.setenv("AIRFLOW__STEPOP__RETENTION", text)
-        said = stepop("gc", "--yes", "-o", "json")
-        assert (said.code, said.data) == (0, [])
-        assert "kept for ever" in said.err
+        output = stepop("gc", "--yes", "-o", "json")
+        assert (output.code, output.data) == (0, [])
+        assert "kept for ever" in output.err
     monkeypatch.setenv("AIRFLOW__STEPOP__RETENTION", "a month")
     assert "is a number of days" in stepop("gc").err
 

@@ -18,9 +18,9 @@ pytestmark = [pytest.mark.timeout(900)]
 
 def test_jobs_of_a_run(stepop, ran):
     """What a finished run left behind is listed in the order of its tasks, with all that is known."""
-    said = stepop("jobs", "--dag-id", "upkeep", "-o", "json")
-    assert said.code == 0, said.err
-    rows = {row["task_id"]: row for row in said.data}
+    output = stepop("jobs", "--dag-id", "upkeep", "-o", "json")
+    assert output.code == 0, output.err
+    rows = {row["task_id"]: row for row in output.data}
     assert list(rows) == ["fails", "large"], "the others were deleted, as keep says"
     assert rows["fails"]["state"] == "failed"
     assert rows["large"]["state"] == "succeeded"
@@ -80,35 +80,35 @@ def test_a_job_is_listed_once_however_many_connections_lead_to_it(stepop, ran, m
 def test_a_connection_that_fails_does_not_hide_the_others(stepop, ran, monkeypatch):
     """What could not be asked is said, and the exit code tells a script that the list is not whole."""
     monkeypatch.setenv("AIRFLOW_CONN_BROKEN", "{not json")
-    said = stepop("jobs", "--dag-id", "upkeep", "-o", "json")
-    assert said.code == 1
-    assert len(said.data) == 2
-    assert "the connection 'broken' cannot be read" in said.err
+    output = stepop("jobs", "--dag-id", "upkeep", "-o", "json")
+    assert output.code == 1
+    assert len(output.data) == 2
+    assert "the connection 'broken' cannot be read" in output.err
 
 
 def test_a_place_that_fails_does_not_hide_the_others(stepop, ran, monkeypatch, tmp_path):
     """A backend that cannot list its jobs is complained about."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("AIRFLOW__STEPOP__LOCAL_FOLDER", str(tmp_path / "file"))
-    said = stepop("jobs", "-o", "json")
-    assert (said.code, said.data) == (1, [])
-    assert "the jobs of local cannot be listed" in said.err
+    output = stepop("jobs", "-o", "json")
+    assert (output.code, output.data) == (1, [])
+    assert "the jobs of local cannot be listed" in output.err
 
 
 def test_a_connection_can_be_named(stepop, ran):
     """A connection that cannot be listed is looked through when it is named; a wrong name is an error."""
-    said = stepop("jobs", "--conn-id", "nowhere")
-    assert said.code == 1
-    assert "there is no connection 'nowhere'" in said.err
+    output = stepop("jobs", "--conn-id", "nowhere")
+    assert output.code == 1
+    assert "there is no connection 'nowhere'" in output.err
 
 
 def test_logs(stepop, ran):
     """A job prints what it printed; the beginning of its name is enough."""
     name = next(row["job"] for row in stepop("jobs", "-o", "json").data if row["task_id"] == "fails")
-    said = stepop("logs", name)
-    assert said.out.startswith("so long\n"), said.err
-    assert stepop("logs", name[:-4]).out == said.out
-    assert stepop("logs", name, "--follow").out == said.out
+    output = stepop("logs", name)
+    assert output.out.startswith("so long\n"), output.err
+    assert stepop("logs", name[:-4]).out == output.out
+    assert stepop("logs", name, "--follow").out == output.out
 
 
 def test_logs_of_a_running_job(stepop, jobs, instance, tmp_path):
@@ -132,24 +132,24 @@ def test_logs_do_no_harm_to_a_terminal(stepop, jobs, instance):
 
 def test_an_ambiguous_name_lists_the_candidates(stepop, ran):
     """Nothing is done to a job that was not meant."""
-    said = stepop("cancel", "s-upkeep-")
-    assert said.code == 1
-    assert "could be any of 2 jobs" in said.err
-    assert "s-upkeep-fails-" in said.err
-    assert "s-upkeep-large-" in said.err
+    output = stepop("cancel", "s-upkeep-")
+    assert output.code == 1
+    assert "could be any of 2 jobs" in output.err
+    assert "s-upkeep-fails-" in output.err
+    assert "s-upkeep-large-" in output.err
     assert "there is no job 's-nothing'" in stepop("logs", "s-nothing").err
 
 
 def test_cancel(stepop, jobs, instance):
     """A running job is cancelled; one that is over is left as it is, and that is no error."""
     handle = jobs.submit(instance("quiet"), "sleep", "600")
-    said = stepop("cancel", handle.name)
-    assert said.code == 0
-    assert "is being cancelled" in said.out
+    output = stepop("cancel", handle.name)
+    assert output.code == 0
+    assert "is being cancelled" in output.out
     assert jobs.wait(handle) is JobState.CANCELLED
-    said = stepop("cancel", handle.name)
-    assert said.code == 0
-    assert "over already: cancelled" in said.out
+    output = stepop("cancel", handle.name)
+    assert output.code == 0
+    assert "has already ended: cancelled" in output.out
 
 
 def test_as_a_user_calls_it(home, ran):

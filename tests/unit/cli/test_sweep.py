@@ -35,8 +35,8 @@ def submit(jobs):
     return start
 
 
-def found(said):
-    return {row["job"]: (row["action"], row["reason"]) for row in said.data}
+def found(output):
+    return {row["job"]: (row["action"], row["reason"]) for row in output.data}
 
 
 @pytest.mark.parametrize("state", ["running", "deferred", "up_for_retry", "queued", "scheduled", None])
@@ -51,10 +51,10 @@ def test_a_live_task_owns_its_job(stepop, instance, submit, jobs, state):
 def test_a_job_of_a_finished_task_is_cancelled(stepop, instance, submit, jobs, state):
     """Nobody waits for it any more. Without --yes it is only named."""
     handle = submit(instance("quiet", state))
-    assert found(stepop(*ALL)) == {handle.name: ("cancel", f"its task instance is over ({state})")}
+    assert found(stepop(*ALL)) == {handle.name: ("cancel", f"its task instance has finished ({state})")}
     assert jobs.state(handle) is JobState.RUNNING
-    said = stepop(*ALL, "--yes")
-    assert (said.code, len(said.data)) == (0, 1)
+    output = stepop(*ALL, "--yes")
+    assert (output.code, len(output.data)) == (0, 1)
     assert jobs.wait(handle) is JobState.CANCELLED
 
 
@@ -97,13 +97,13 @@ def test_a_record_that_cannot_be_read_may_be_the_owner(stepop, instance, submit,
     one = instance("quiet")
     handle = submit(one)
     one.set_record({"generation": 1})
-    said = stepop(*ALL, "--yes")
-    assert (said.code, said.data) == (1, [])
-    assert f"local job {handle.name} is left alone" in said.err
+    output = stepop(*ALL, "--yes")
+    assert (output.code, output.data) == (1, [])
+    assert f"local job {handle.name} is left alone" in output.err
     one.set_record({"__airflow_state_ref__": "s3://bucket/key"})
-    said = stepop(*ALL, "--yes")
-    assert (said.code, said.data) == (1, [])
-    assert "set [workers] state_store_backend here" in said.err
+    output = stepop(*ALL, "--yes")
+    assert (output.code, output.data) == (1, [])
+    assert "set [workers] state_store_backend on this host" in output.err
     assert jobs.state(handle) is JobState.RUNNING
 
 
@@ -178,9 +178,9 @@ def test_yes_needs_a_name_of_the_deployment(stepop, instance, jobs, monkeypatch)
     monkeypatch.delenv("AIRFLOW__STEPOP__DEPLOYMENT")
     handle = jobs.submit(instance("quiet", "failed"), "sleep", "600")
     assert handle.name in found(stepop(*ALL))
-    said = stepop(*ALL, "--yes")
-    assert said.code == 1
-    assert "[stepop] deployment is not set" in said.err
+    output = stepop(*ALL, "--yes")
+    assert output.code == 1
+    assert "[stepop] deployment is not set" in output.err
     assert jobs.state(handle) is JobState.RUNNING
 
 
@@ -234,12 +234,12 @@ def test_what_cannot_be_swept_does_not_save_the_others(stepop, instance, submit,
     shutil.rmtree(nursery)
     nursery.touch()  # deleted folders are moved there first
     try:
-        said = stepop(*ALL, "--retention", "0.000000001", "--yes")
+        output = stepop(*ALL, "--retention", "0.000000001", "--yes")
     finally:
         nursery.unlink()
         nursery.mkdir()
-    assert said.code == 1
-    assert said.err.count("could not delete local job") == 2
+    assert output.code == 1
+    assert output.err.count("could not delete local job") == 2
     assert stuck.exists()
     assert stepop(*ALL, "--retention", "0.000000001", "--yes").code == 0
     assert not stuck.exists()
@@ -247,9 +247,9 @@ def test_what_cannot_be_swept_does_not_save_the_others(stepop, instance, submit,
 
 @pytest.mark.parametrize("days", ["-1", "nan", "inf"])
 def test_a_retention_that_is_none(stepop, days):
-    said = stepop("sweep", "--retention", days)
-    assert said.code == 1
-    assert "is a number of days" in said.err
+    output = stepop("sweep", "--retention", days)
+    assert output.code == 1
+    assert "is a number of days" in output.err
 
 
 def test_the_table_sums_up(stepop, instance, submit):

@@ -9,7 +9,7 @@ from airflow_stepop.core.units import parse_size
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.job import JobState
 from airflow_stepop.record import load_record
-from airflow_stepop.waiting.deadlines import Reason
+from airflow_stepop.waiting.deadlines import StopReason
 
 GIB = 2**30
 
@@ -27,18 +27,18 @@ def new_try(new_try, hook):
     hook.submit = note
 
     def start(**kwargs):
-        life = new_try(**kwargs)
-        life.request.on_oom = MoreMemory(cap="10GiB")
-        return life
+        lifecycle = new_try(**kwargs)
+        lifecycle.request.on_oom = MoreMemory(cap="10GiB")
+        return lifecycle
 
     start.asked = asked
     return start
 
 
-def failed(hook, life, category, state=JobState.FAILED):
-    handle = life.begin()
+def failed(hook, lifecycle, category, state=JobState.FAILED):
+    handle = lifecycle.begin()
     hook.end(handle.id, state, failure=Failure(category, "x"))
-    return life.finish(handle, Reason.FINISHED)
+    return lifecycle.finish(handle, StopReason.FINISHED)
 
 
 def test_every_try_that_ran_out_of_memory_is_followed_by_one_with_more(hook, state, new_try):
@@ -50,12 +50,12 @@ def test_every_try_that_ran_out_of_memory_is_followed_by_one_with_more(hook, sta
 
 def test_the_log_and_the_usage_say_it(hook, new_try):
     failed(hook, new_try(), Category.OOM)
-    life = new_try()
-    handle = life.begin()
+    lifecycle = new_try()
+    handle = lifecycle.begin()
     line = "The last try ran out of memory with 4GiB: this one asks for 6GiB (on_oom: at most 10GiB)"
-    assert line in life.log.lines
+    assert line in lifecycle.log.lines
     hook.jobs[handle.id] = hook.jobs[handle.id].__class__(JobState.FAILED, usage={"wall_s": 1.0})
-    assert life.finish(handle, Reason.FINISHED).usage["asked"]["memory_bytes"] == 6 * GIB
+    assert lifecycle.finish(handle, StopReason.FINISHED).usage["asked"]["memory_bytes"] == 6 * GIB
 
 
 @pytest.mark.parametrize("category", [Category.USER_ERROR, Category.LOST, Category.TIMEOUT])
@@ -76,9 +76,9 @@ def test_a_cleared_or_changed_step_begins_anew(hook, new_try, change):
 
 def test_a_resubmission_keeps_it(hook, new_try, preempted):
     failed(hook, new_try(), Category.OOM)
-    life = new_try()
-    collected = failed(hook, life, Category.PREEMPTED)
-    assert life.resubmission(collected) is not None
+    lifecycle = new_try()
+    collected = failed(hook, lifecycle, Category.PREEMPTED)
+    assert lifecycle.resubmission(collected) is not None
     assert new_try.asked == [4 * GIB, 6 * GIB, 6 * GIB]
 
 
@@ -107,15 +107,15 @@ def test_a_submit_that_never_arrived_goes_on_with_it(hook, new_try):
 
 def test_more_in_the_dag_file_wins(hook, new_try):
     failed(hook, new_try(), Category.OOM)
-    life = new_try()
-    life.request.resources = life.request.resources.at_least(parse_size("32GiB"))
-    life.begin()
+    lifecycle = new_try()
+    lifecycle.request.resources = lifecycle.request.resources.at_least(parse_size("32GiB"))
+    lifecycle.begin()
     assert new_try.asked == [4 * GIB, 32 * GIB]
 
 
 def test_without_on_oom_nothing_changes(hook, new_try):
     failed(hook, new_try(), Category.OOM)
-    life = new_try()
-    life.request.on_oom = None
-    life.begin()
+    lifecycle = new_try()
+    lifecycle.request.on_oom = None
+    lifecycle.begin()
     assert new_try.asked == [4 * GIB, 4 * GIB]

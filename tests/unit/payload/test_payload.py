@@ -14,10 +14,10 @@ from airflow_stepop.exceptions import IntegrityError, PayloadError, StepConfigEr
 from airflow_stepop.failure import Category
 from airflow_stepop.hooks.local import LocalStepHook
 from airflow_stepop.hooks.local.folder import JobFolder
-from airflow_stepop.job import OutcomeReport, Place, StepSpec
+from airflow_stepop.job import ObjectRange, OutcomeReport, StepSpec
 from airflow_stepop.payload.build import build_payload
 from airflow_stepop.payload.call import CommandCall, FunctionCall, Setup, arguments_key, call_key
-from airflow_stepop.payload.outcome import hand_over, read_outcome
+from airflow_stepop.payload.outcome import read_outcome, to_xcom
 from airflow_stepop.payload.spill import spill
 from airflow_stepop.results import StepResult, loads
 from airflow_stepop.runner.entries import Encoded
@@ -166,9 +166,9 @@ def test_a_part_that_lost_its_end_is_written_again(home):
     store = open_store(f"file://{home}/store")
     for _ in range(2):
         spilled = spill(payload, lambda: store, 10_000)
-        (place,) = (place for part in spilled.parts.values() for place in part.places)
-        path = store.path_of(place.uri)
-        assert hashlib.sha256(store.read(path, place.size)).hexdigest() in path
+        (one,) = (one for part in spilled.parts.values() for one in part.ranges)
+        path = store.path_of(one.uri)
+        assert hashlib.sha256(store.read(path, one.size)).hexdigest() in path
         (store.folder / path).write_bytes(b"")
 
 
@@ -176,7 +176,7 @@ def test_spilling_stops_as_soon_as_the_rest_fits(home):
     payload = build(function_call(add, b"x" * 100_000, b"y" * 60_000))
     store = open_store(f"file://{home}/store")
     spilled = spill(payload, lambda: store, 80_000)
-    assert sorted((not part.places, part.size) for part in spilled.parts.values()) == [
+    assert sorted((not part.ranges, part.size) for part in spilled.parts.values()) == [
         (False, 100_000),
         (True, 60_000),
     ]
@@ -191,7 +191,7 @@ def test_results_of_other_tasks_are_passed_on_unread(home):
     manifest = json.loads(payload.manifest)
     assert len(manifest["refs"]) == 1
     (part,) = payload.parts.values()
-    assert part.places == [Place(f"file://{home}/store/results/x/big.bin", 10**9)]
+    assert part.ranges == [ObjectRange(f"file://{home}/store/results/x/big.bin", 10**9)]
     assert payload.inline_bytes < 3000
 
 
@@ -259,7 +259,7 @@ def test_a_changed_outcome_is_refused(home):
     spec = StepSpec("s-job", "n", {}, digest=payload.digest, result_uri=f"file://{home}/store/results")
     handle = hook.submit(spec, payload)
     wait(hook, handle)
-    assert len(hand_over(read_outcome(hook.outcome(handle), "s-job", "n")["result"])) == 4000
+    assert len(to_xcom(read_outcome(hook.outcome(handle), "s-job", "n")["result"])) == 4000
     path = home / "jobs" / "s-job" / "out" / "outcome.json"
     path.write_bytes(path.read_bytes().replace(b"success", b"failure", 1))
     with pytest.raises(IntegrityError, match="its bytes changed after the step wrote it"):
@@ -300,7 +300,7 @@ def test_an_outcome_of_another_protocol_is_refused():
 def test_without_an_authenticated_digest_only_data_is_taken():
     """Where the service has no channel that the step's storage cannot forge."""
     found = read_outcome(report(outcome(value=entry_of(b"data")), digest=None), "s-job", "n")
-    assert hand_over(found["result"]).load() == b"data"
+    assert to_xcom(found["result"]).load() == b"data"
     with pytest.raises(StepConfigError, match="only pickle can hold, and this backend cannot vouch"):
         read_outcome(report(outcome(value=entry_of({1})), digest=None), "s-job", "n")
 
@@ -325,7 +325,7 @@ def test_without_an_authenticated_digest_only_data_is_taken():
 )
 def test_small_json_is_handed_over_as_it_is(value):
     found = read_outcome(report(outcome(value=entry_of(value))), "s-job", "n")
-    handed = hand_over(json.loads(json.dumps(found["result"])))
+    handed = to_xcom(json.loads(json.dumps(found["result"])))
     assert (type(handed), handed) == (type(value), value)
 
 
@@ -347,16 +347,16 @@ def test_small_json_is_handed_over_as_it_is(value):
 def test_json_that_airflow_would_change_or_refuse_becomes_a_reference(value):
     """Its messages take 64 bits, PostgreSQL no NUL, UTF-8 no lone surrogate, its serializer no such keys."""
     found = read_outcome(report(outcome(value=entry_of(value))), "s-job", "n")
-    handed = hand_over(json.loads(json.dumps(found["result"])))
+    handed = to_xcom(json.loads(json.dumps(found["result"])))
     assert isinstance(handed, StepResult)
     assert json.dumps(handed.serialize(), allow_nan=False).isascii()
     assert handed.load() == value
 
 
 def test_nothing_returned_is_none():
-    assert hand_over(read_outcome(report(outcome()), "s-job", "n")["result"]) is None
-    assert hand_over(read_outcome(report(outcome(split="dict", values={})), "s-job", "n")["result"]) == {}
-    assert hand_over(read_outcome(report(outcome(split="list", values=[])), "s-job", "n")["result"]) == []
+    assert to_xcom(read_outcome(report(outcome()), "s-job", "n")["result"]) is None
+    assert to_xcom(read_outcome(report(outcome(split="dict", values={})), "s-job", "n")["result"]) == {}
+    assert to_xcom(read_outcome(report(outcome(split="list", values=[])), "s-job", "n")["result"]) == []
 
 
 def test_a_large_result_leaves_little_in_the_record(home):
@@ -365,7 +365,7 @@ def test_a_large_result_leaves_little_in_the_record(home):
     data = outcome(split="dict", values=values)
     found = read_outcome(report(data, f"file://{home}/store/results/job"), "s-job", "n")
     assert len(json.dumps(found)) < 1000
-    handed = hand_over(found["result"])
+    handed = to_xcom(found["result"])
     assert list(handed) == list(values)
     assert handed["key_7"].entry == values["key_7"]
     again = read_outcome(report(data, f"file://{home}/store/results/job"), "s-job", "n")
@@ -380,14 +380,14 @@ def test_a_collected_result_that_was_changed_is_refused(home):
     (file,) = (home / "store").rglob("*.json")
     file.write_bytes(file.read_bytes().replace(b"key", b"kex").replace(b"0", b"1", 1))
     with pytest.raises(IntegrityError, match="changed after it was written"):
-        hand_over(found["result"])
+        to_xcom(found["result"])
 
 
 def test_without_a_store_a_large_result_stays_in_the_record():
     """It is then Airflow's to hold; a step without a store has to work."""
     values = [entry_of("x" * 50) for _ in range(1000)]
     found = read_outcome(report(outcome(split="list", values=values), ""), "s-job", "n")
-    assert hand_over(found["result"]) == ["x" * 50] * 1000
+    assert to_xcom(found["result"]) == ["x" * 50] * 1000
 
 
 # -- references

@@ -166,7 +166,7 @@ def nvidia_smi(tmp_path):
 
 
 TWO = "printf '0, GPU-aa, 1024\\n1, GPU-bb, 2048\\n'"
-FIRST_LOOK_S = 0.4  # it comes 0.5 s after the start
+FIRST_SAMPLE_S = 0.4  # it comes 0.5 s after the start
 SLEEP = "\ndef f():\n    time.sleep(2.2)\n"  # the first look and another one; on a slower machine fewer
 # until it was asked, and several looks longer: the answer is read at the next one
 ASKED = """
@@ -217,5 +217,5 @@ def test_a_step_without_gpus_asks_nobody(folder, nvidia_smi, tmp_path, visible):
 
 def test_a_short_step_asks_nobody(folder, nvidia_smi, tmp_path):
     used = usage(folder, "\ndef f():\n    pass\n", env=nvidia_smi(TWO))
-    is_short = used["wall_s"] < FIRST_LOOK_S  # on a busy machine even that may take longer
+    is_short = used["wall_s"] < FIRST_SAMPLE_S  # on a busy machine even that may take longer
     assert not (is_short and (tmp_path / "asked").exists())

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from airflow_stepop.runner import protocol
-from airflow_stepop.stores.base import Span
+from airflow_stepop.stores.base import PathRange
 from airflow_stepop.stores.configured import open_store
 
 MIB = 1 << 20
@@ -24,7 +24,7 @@ def bucket(s3_server):
 
 
 def test_there_and_back(folder, bucket, any_python):
-    """An argument in several places, a result in several pieces."""
+    """An argument in several ranges, a result in several pieces."""
     data = bytes(range(256)) * (20 * MIB // 256)
     for name, part in (("a", data[: 3 * MIB]), ("b", data[3 * MIB :] + b"another value")):
         bucket.put_new(name, part)
@@ -34,22 +34,22 @@ def test_there_and_back(folder, bucket, any_python):
     names = [f"{number}.bin" for number in range(5)]
     until = time.time() + 600
     first, second = bucket.sign("GET", ["a", "b"], until)
-    places = [[first, 0, 3 * MIB], [second, 0, 17 * MIB]]
+    ranges = [[first, 0, 3 * MIB], [second, 0, 17 * MIB]]
     uploads = {
         "urls": dict(zip(names, bucket.sign("PUT", names, until), strict=True)),
         "headers": {},
         "least_bytes": MIB,
         "most_bytes": 5 * MIB,
     }
-    for name, table in ((protocol.LOCATIONS, {segment["name"]: places}), (protocol.UPLOADS, uploads)):
+    for name, table in ((protocol.LOCATIONS, {segment["name"]: ranges}), (protocol.UPLOADS, uploads)):
         (folder.path / "in" / name).write_bytes(gzip.compress(json.dumps(table).encode()))
     done = folder.run(any_python)
     assert done.outcome["status"] == "success", done.outcome["failure"]
     (segment,) = done.outcome["value"]["segments"]
     assert [piece["name"] for piece in segment["pieces"]] == names
-    spans = [Span(piece["name"], piece["size"], piece["offset"]) for piece in segment["pieces"]]
+    path_ranges = [PathRange(piece["name"], piece["size"], piece["offset"]) for piece in segment["pieces"]]
     found = bytearray(segment["size"])
-    for _ in bucket.fill(spans, memoryview(found)):
+    for _ in bucket.fill(path_ranges, memoryview(found)):
         pass
     assert found == data[::-1]
     assert hashlib.sha256(found).hexdigest() == segment["sha256"]

@@ -325,7 +325,7 @@ def test_large_bytes_are_read_into_what_they_become(kind):
 def test_memory_that_nobody_has_is_refused(codec):
     for size in (1 << 60, 1 << 66):
         with pytest.raises(MemoryError):
-            hashing.Memory(size, codec)
+            hashing.ReadBuffer(size, codec)
 
 
 def test_nothing_waits_when_writing_fails():

@@ -23,7 +23,7 @@ from airflow_stepop.hooks.local.folder import JobFolder
 from airflow_stepop.job import StepSpec
 from airflow_stepop.payload.build import build_payload
 from airflow_stepop.payload.call import FunctionCall
-from airflow_stepop.payload.outcome import hand_over, read_outcome
+from airflow_stepop.payload.outcome import read_outcome, to_xcom
 from airflow_stepop.payload.spill import spill
 from airflow_stepop.stores.configured import open_store
 from airflow_stepop.stores.paths import result_path
@@ -159,7 +159,7 @@ class Steps:
         )
         found = read_outcome(self.hook.outcome(handle), spec.name, self.nonce)
         self.failure = found.get("failure")
-        return None if self.failure else hand_over(found["result"])
+        return None if self.failure else to_xcom(found["result"])
 
     def run(self, store: Any, function: Any, *args: Any, **changes: Any) -> Any:
         result = self.finish(*self.prepare(store, function, *args, **changes))

@@ -84,7 +84,9 @@ def test_wrong_credentials(connect, call, changes, words):
         call(store)
     assert "Canonical" not in str(error.value), "the request is nobody's business"
     assert "s3://steps/" in str(error.value)
-    assert time.monotonic() - begun < bucket.PATIENCE_S / 2, "asking again, which cannot help, takes longer"
+    assert time.monotonic() - begun < bucket.RETRY_LIMIT_S / 2, (
+        "asking again, which cannot help, takes longer"
+    )
 
 
 def test_a_bucket_that_does_not_exist(connect):
@@ -121,12 +123,12 @@ def test_no_credentials_at_all(monkeypatch, provider):
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(name, os.devnull)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    with pytest.raises(StepConfigError, match="give keys or a role to the connection aws_default"):
+    with pytest.raises(StepConfigError, match="add keys or a role to the connection aws_default"):
         open_store("s3://bucket/prefix").put_new("x", b"")
 
 
 def test_an_endpoint_that_nobody_answers_at(connect, monkeypatch):
-    monkeypatch.setattr(bucket, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(bucket, "RETRY_LIMIT_S", 1.0)
     store = connect({"endpoint_url": "http://127.0.0.1:1"})
     with pytest.raises(StoreError, match="Check endpoint_url and region_name"):
         store.put_new("x", b"")

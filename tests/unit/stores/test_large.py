@@ -22,7 +22,7 @@ from airflow_stepop.hooks.local import LocalStepHook
 from airflow_stepop.job import StepSpec
 from airflow_stepop.payload.build import build_payload
 from airflow_stepop.payload.call import FunctionCall
-from airflow_stepop.payload.outcome import hand_over, read_outcome
+from airflow_stepop.payload.outcome import to_xcom, read_outcome
 from airflow_stepop.payload.spill import spill
 from airflow_stepop.stores.configured import default_store
 
@@ -65,7 +65,7 @@ hook = LocalStepHook(folder=Path(os.environ["AIRFLOW_HOME"]) / "jobs")
 found = wait(hook, hook.submit(spec, payload))
 assert "result" in found, found
 del array, call, payload
-result = hand_over(found["result"])
+result = to_xcom(found["result"])
 value = result.load()
 assert value.shape == (size // 8,) and value[0] == 1 and value[-1] == size // 8 and value.flags.writeable
 used = json.loads(hook.outcome(hook.lookup(spec)).data)["usage"]

@@ -16,7 +16,7 @@ import pytest
 from airflow_stepop.core.host import host_id
 from airflow_stepop.core.naming import job_name, slug
 from airflow_stepop.exceptions import StepConfigError, StoreError, WrongHostError
-from airflow_stepop.stores.base import Span
+from airflow_stepop.stores.base import PathRange
 from airflow_stepop.stores.bucket import SINGLE_PUT_BYTES
 from airflow_stepop.stores.configured import (
     configured_store,
@@ -113,17 +113,22 @@ def test_objects_of_any_size(store, size):
     assert [(found.path, found.size) for found in store.objects("")] == [("x", size)]
 
 
-def test_spans_of_several_objects_in_a_row(store):
+def test_ranges_of_several_objects_in_a_row(store):
     data = random.Random(0).randbytes(36 << 20)
     store.put_new("a", data)
     store.put_new("b", b"0123456789")
-    spans = [Span("b", 10), Span("a", 20 << 20, 7), Span("b", 3, 4), Span("a", 5, len(data) - 5)]
-    buffer = bytearray(sum(span.size for span in spans))
-    parts = [bytes(part) for part in store.fill(spans, memoryview(buffer))]
+    ranges = [
+        PathRange("b", 10),
+        PathRange("a", 20 << 20, 7),
+        PathRange("b", 3, 4),
+        PathRange("a", 5, len(data) - 5),
+    ]
+    buffer = bytearray(sum(path_range.size for path_range in ranges))
+    parts = [bytes(part) for part in store.fill(ranges, memoryview(buffer))]
     assert b"".join(parts) == buffer, "in order, each after it was filled"
     assert buffer == b"0123456789" + data[7 : 7 + (20 << 20)] + b"456" + data[-5:]
     with pytest.raises(StoreError, match="is not the 4 bytes"):
-        list(store.fill([Span("b", 4, 8)], memoryview(bytearray(4))))
+        list(store.fill([PathRange("b", 4, 8)], memoryview(bytearray(4))))
 
 
 @pytest.mark.parametrize(

@@ -16,17 +16,17 @@ from airflow_stepop.exceptions import IntegrityError, StepConfigError, WrongHost
 from airflow_stepop.hooks.common import input_files as input_files_module
 from airflow_stepop.hooks.common import signing
 from airflow_stepop.hooks.common.input_files import input_files
-from airflow_stepop.job import Part, Payload, Place, StepSpec
+from airflow_stepop.job import ObjectRange, Part, Payload, StepSpec
 from airflow_stepop.payload.build import build_payload
 from airflow_stepop.payload.call import CommandCall
 from airflow_stepop.payload.outcome import read_outcome
-from airflow_stepop.payload.spill import bring
+from airflow_stepop.payload.spill import copy_to_bucket
 from airflow_stepop.results import StepResult
-from airflow_stepop.runner import places, urls
+from airflow_stepop.runner import remote_parts, urls
 from airflow_stepop.runner.protocol import LOCATIONS, UPLOADS
 from airflow_stepop.stores import bucket as bucket_module
 from airflow_stepop.stores.configured import configured_stores, open_store
-from airflow_stepop.stores.pieces import read_places
+from airflow_stepop.stores.pieces import read_ranges
 from tests.support.memory import at_most
 from tests.support.waiting import PATIENCE_S
 
@@ -75,8 +75,8 @@ def test_large_bytes_are_read_into_what_they_become(bucket, tmp_path):
     bucket.put("x", data)
     (url,) = bucket.sign("GET", ["x"], time.time() + 600)
     readers = (
-        lambda: read_places([Place(bucket.uri("x"), len(data))], segment, codec="bytes"),
-        lambda: places.read_places(str(tmp_path), url, segment, "bytes"),
+        lambda: read_ranges([ObjectRange(bucket.uri("x"), len(data))], segment, codec="bytes"),
+        lambda: remote_parts.read_ranges(str(tmp_path), url, segment, "bytes"),
     )
     for read in readers:
         with at_most(1.2 * len(data)):
@@ -119,8 +119,8 @@ def test_many_values_are_one_stream(steps, bucket, small_pieces, count):
 def test_a_value_of_several_pieces(steps, bucket, small_pieces):
     data = random.Random(3).randbytes(9 * MIB + 12_345)
     result = steps.run(bucket, reverse, data)
-    assert {place.size for place in result.places()} >= {-(-(result.size) // 10)}
-    assert len(result.places()) >= 10
+    assert {one.size for one in result.ranges()} >= {-(-(result.size) // 10)}
+    assert len(result.ranges()) >= 10
     assert result.load() == data[::-1]
     assert steps.run(bucket, reverse, result).load() == data
 
@@ -166,7 +166,7 @@ def test_a_large_collected_result_goes_to_the_bucket_too(steps, bucket):
 
 def test_a_changed_piece_is_refused_on_both_sides(steps, bucket, small_pieces):
     result = steps.run(bucket, reverse, random.Random(5).randbytes(5 * MIB))
-    overwrite(bucket, bucket.path_of(result.places()[-1].uri), flipped)
+    overwrite(bucket, bucket.path_of(result.ranges()[-1].uri), flipped)
     words = r"has SHA-256 \w+ and not the \w+ that was recorded"
     with pytest.raises(IntegrityError, match=words):
         result.load()
@@ -194,12 +194,12 @@ def test_a_damaged_argument_is_refused(steps, bucket, damage, words):
     assert re.search(words, steps.failure["summary"]), steps.failure
 
 
-@pytest.mark.parametrize("places", [[], [["a", 0]], [["a", -1, 5]], [[1, 0, 5]], ["a"], {"a": 1}])
-def test_strange_places_are_refused(steps, bucket, places):
+@pytest.mark.parametrize("ranges", [[], [["a", 0]], [["a", -1, 5]], [[1, 0, 5]], ["a"], {"a": 1}])
+def test_strange_ranges_are_refused(steps, bucket, ranges):
     """Anybody who may write to the job's input can change them."""
     spec, payload = steps.prepare(bucket, length, random.Random(15).randbytes(MIB))
     files = dict(input_files(payload, spec))
-    files[LOCATIONS] = [json.dumps({name: places for name in payload.parts}).encode()]
+    files[LOCATIONS] = [json.dumps({name: ranges for name in payload.parts}).encode()]
     steps.place(spec, files)
     steps.finish(spec, payload)
     assert "The step was not started: part" in steps.failure["summary"]
@@ -225,7 +225,7 @@ def test_expired_addresses(steps, bucket, monkeypatch):
     time.sleep(3)  # longer than the signature lasts; it never lives again
     begun = time.monotonic()
     steps.finish(spec, payload)
-    assert time.monotonic() - begun < urls.PATIENCE_S / 2, "asking again would go on for longer"
+    assert time.monotonic() - begun < urls.RETRY_LIMIT_S / 2, "asking again would go on for longer"
     assert re.search("HTTP 403 AccessDenied: .*[Ee]xpired", steps.failure["summary"])
     assert "X-Amz" not in json.dumps(steps.failure) + steps.log(spec)
 
@@ -389,13 +389,13 @@ def test_what_only_this_host_has_is_copied_once(steps, bucket, folder):
     data = random.Random(12).randbytes(40 * MIB)
     payload = payload_of(steps.run(folder, reverse, data))
     for _ in range(2):
-        (part,) = bring(payload, bucket, MIB).parts.values()
-        (place,) = part.places
-        assert place.uri.startswith(bucket.uri("parts/"))
-        assert place.uri.endswith(part.sha256)
+        (part,) = copy_to_bucket(payload, bucket, MIB).parts.values()
+        (one,) = part.ranges
+        assert one.uri.startswith(bucket.uri("parts/"))
+        assert one.uri.endswith(part.sha256)
     (copy,) = bucket.objects("parts")
     assert hashlib.sha256(bucket.read(copy.path, copy.size)).hexdigest() == part.sha256
-    assert bring(payload_of(steps.run(bucket, reverse, data)), bucket, MIB).parts, (
+    assert copy_to_bucket(payload_of(steps.run(bucket, reverse, data)), bucket, MIB).parts, (
         "what is in a bucket stays there"
     )
     assert len([*bucket.list("parts")]) == 2
@@ -403,10 +403,10 @@ def test_what_only_this_host_has_is_copied_once(steps, bucket, folder):
 
 def test_a_changed_file_is_not_copied(steps, bucket, folder):
     result = steps.run(folder, reverse, random.Random(13).randbytes(40 * MIB))
-    path = folder.folder / folder.path_of(result.places()[0].uri)
+    path = folder.folder / folder.path_of(result.ranges()[0].uri)
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     with pytest.raises(IntegrityError, match="it was not copied"):
-        bring(payload_of(result), bucket, MIB)
+        copy_to_bucket(payload_of(result), bucket, MIB)
     assert not [*bucket.list("parts")]
 
 
@@ -414,9 +414,9 @@ def test_a_copy_of_another_size_is_made_again(steps, bucket, folder):
     data = random.Random(15).randbytes(MIB)
     payload = payload_of(steps.run(folder, reverse, data))
     for damage in (b"", b"?"):
-        (place,) = next(iter(bring(payload, bucket, MIB).parts.values())).places
-        path = bucket.path_of(place.uri)
-        assert bucket.read(path, place.size) == data[::-1]
+        (one,) = next(iter(copy_to_bucket(payload, bucket, MIB).parts.values())).ranges
+        path = bucket.path_of(one.uri)
+        assert bucket.read(path, one.size) == data[::-1]
         overwrite(bucket, path, lambda _, damage=damage: damage)
 
 
@@ -425,7 +425,7 @@ def test_a_folder_cannot_be_copied_to_a_folder_or_from_another_host(steps, bucke
     why = r"gets 1 MiB that the job cannot read, .* in a folder of this host .*\. "
     said = why + r"Set \[stepop\] store to a bucket .* up to 1 MiB in all"
     with pytest.raises(StepConfigError, match=said):
-        bring(payload_of(result), folder, MIB)
+        copy_to_bucket(payload_of(result), folder, MIB)
     elsewhere = StepResult.signed(result.entry, folder.uri("results/elsewhere"))
     elsewhere.host = "far-away"
     elsewhere.mac = elsewhere._expected_mac()
@@ -435,10 +435,10 @@ def test_a_folder_cannot_be_copied_to_a_folder_or_from_another_host(steps, bucke
 
 def test_parts_with_several_places_are_copied_into_one(steps, bucket, folder):
     folder.put_new("a", b"0123456789")
-    places = [Place(folder.uri("a"), 3, 7), Place(folder.uri("a"), 10)]
-    part = Part(hashlib.sha256(b"7890123456789").hexdigest(), 13, places=places)
-    (copied,) = bring(Payload(b"", "", {"x": part}), bucket, MIB).parts.values()
-    assert bucket.read(bucket.path_of(copied.places[0].uri), 13) == b"7890123456789"
+    ranges = [ObjectRange(folder.uri("a"), 3, 7), ObjectRange(folder.uri("a"), 10)]
+    part = Part(hashlib.sha256(b"7890123456789").hexdigest(), 13, ranges=ranges)
+    (copied,) = copy_to_bucket(Payload(b"", "", {"x": part}), bucket, MIB).parts.values()
+    assert bucket.read(bucket.path_of(copied.ranges[0].uri), 13) == b"7890123456789"
 
 
 def test_connections_that_are_closed_in_the_very_moment_are_no_end(monkeypatch):
@@ -454,7 +454,7 @@ def test_connections_that_are_closed_in_the_very_moment_are_no_end(monkeypatch):
     with pytest.raises(OSError, match="no such bucket"):
         bucket_module._again(ask)
     assert errors == []
-    monkeypatch.setattr(bucket_module, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(bucket_module, "RETRY_LIMIT_S", 0.0)
     errors.append(dropped)
     with pytest.raises(OSError, match="not ready"):
         bucket_module._again(ask)

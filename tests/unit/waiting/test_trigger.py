@@ -89,7 +89,7 @@ def test_a_job_that_is_over_is_told_a_moment_after_the_deferral(hook):
 def test_damaged_arguments_are_an_error_of_which_no_triggerer_dies(damaged):
     """Airflow's triggerer takes a TypeError for a trigger that cannot be made; anything else ends it."""
     _, given = make().serialize()
-    with pytest.raises(TypeError, match="no arguments of RemoteStepTrigger"):
+    with pytest.raises(TypeError, match="wrong arguments for RemoteStepTrigger"):
         RemoteStepTrigger(**{**given, **damaged})
 
 

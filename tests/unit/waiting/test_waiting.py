@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from airflow_stepop.job import JobState, JobStatus
-from airflow_stepop.waiting.backoff import Pace
-from airflow_stepop.waiting.deadlines import Deadlines, Reason
+from airflow_stepop.waiting.backoff import Backoff
+from airflow_stepop.waiting.deadlines import Deadlines, StopReason
 
 RUNNING = JobStatus(JobState.RUNNING, started_at=100.0)
 PENDING = JobStatus(JobState.PENDING)
@@ -17,19 +17,19 @@ PENDING = JobStatus(JobState.PENDING)
     [
         (None, 999.0, None),
         (PENDING, 149.0, None),
-        (PENDING, 151.0, Reason.START_TIMEOUT),
+        (PENDING, 151.0, StopReason.START_TIMEOUT),
         (RUNNING, 151.0, None),
         (RUNNING, 199.0, None),
-        (RUNNING, 201.0, Reason.OVERDUE),
-        (JobStatus(JobState.SUCCEEDED), 10_000.0, Reason.FINISHED),
-        (JobStatus(JobState.GONE), 10_000.0, Reason.FINISHED),
+        (RUNNING, 201.0, StopReason.OVERDUE),
+        (JobStatus(JobState.SUCCEEDED), 10_000.0, StopReason.FINISHED),
+        (JobStatus(JobState.GONE), 10_000.0, StopReason.FINISHED),
     ],
 )
 def test_when_waiting_is_over(status, now, reason):
     assert Deadlines(execution=None, start=150.0, run_s=100.0).reason(status, now) is reason
 
 
-@pytest.mark.parametrize(("now", "reason"), [(451.0, Reason.START_TIMEOUT), (449.0, None)])
+@pytest.mark.parametrize(("now", "reason"), [(451.0, StopReason.START_TIMEOUT), (449.0, None)])
 def test_a_job_that_its_service_makes_wait_again_has_its_time_again(now, reason):
     status = JobStatus(JobState.PENDING, waits_since=400.0)
     deadlines = Deadlines(start=150.0, start_s=50.0)
@@ -39,11 +39,11 @@ def test_a_job_that_its_service_makes_wait_again_has_its_time_again(now, reason)
 
 def test_the_execution_timeout_needs_no_status():
     """It strikes even while the API of the service cannot be reached."""
-    assert Deadlines(execution=50.0).reason(None, 51.0) is Reason.EXECUTION_TIMEOUT
+    assert Deadlines(execution=50.0).reason(None, 51.0) is StopReason.EXECUTION_TIMEOUT
 
 
 def test_a_job_that_ended_in_time_is_not_late():
-    assert Deadlines(execution=50.0).reason(JobStatus(JobState.FAILED), 51.0) is Reason.FINISHED
+    assert Deadlines(execution=50.0).reason(JobStatus(JobState.FAILED), 51.0) is StopReason.FINISHED
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_no_step_began_before_it_was_submitted():
     status = JobStatus(JobState.RUNNING, started_at=100.0)
     deadlines = Deadlines(run_s=60.0, submitted=1000.0)
     assert deadlines.reason(status, 1059.0) is None
-    assert deadlines.reason(status, 1061.0) is Reason.OVERDUE
+    assert deadlines.reason(status, 1061.0) is StopReason.OVERDUE
 
 
 def test_deadlines_survive_json():
@@ -75,18 +75,18 @@ def test_deadlines_survive_json():
 
 
 def test_the_first_looks_are_quick_and_the_later_ones_are_not():
-    pace = Pace(5.0)
-    pauses = [pace.after_success() for _ in range(30)]
+    backoff = Backoff(5.0)
+    pauses = [backoff.after_success() for _ in range(30)]
     assert pauses[0] <= 0.05
     assert pauses == sorted(pauses)
     assert pauses[-1] == 5.0
 
 
 def test_errors_back_off_with_jitter_up_to_a_limit():
-    pace = Pace(1.0)
-    pauses = [pace.after_error() for _ in range(20)]
+    backoff = Backoff(1.0)
+    pauses = [backoff.after_error() for _ in range(20)]
     assert 1.0 <= pauses[0] <= 2.0
-    assert max(pauses) <= Pace.LONGEST_S
-    assert min(pauses[10:]) >= Pace.LONGEST_S / 2
-    pace.after_success()
-    assert pace.errors == 0
+    assert max(pauses) <= Backoff.LONGEST_S
+    assert min(pauses[10:]) >= Backoff.LONGEST_S / 2
+    backoff.after_success()
+    assert backoff.errors == 0

@@ -36,7 +36,7 @@ class Ending(NamedTuple):  # a dataclass would cost the supervisor 12 ms of impo
     timeout_s: float
 
 
-def judge(end: Ending) -> tuple[str, dict[str, Any] | None]:
+def final_state(end: Ending) -> tuple[str, dict[str, Any] | None]:
     """Return the job's last state and its failure: our own reason first, then the receipt, then the exit."""
     if end.stopped == CANCEL_REASON:
         return CANCELLED, None

@@ -99,7 +99,7 @@ class Job:
         self.state.update(state=RUNNING, started_at=self.now())
         write_state(".", self.state)
         self.began = self.system.boot_clock()
-        self.family = self.system.make_family(f"{ENV_NONCE}={self.request['nonce']}")
+        self.process_tree = self.system.make_process_tree(f"{ENV_NONCE}={self.request['nonce']}")
         error = self._start(gpus.environment())
         announce()
         self._watch(gpus)
@@ -107,7 +107,7 @@ class Job:
         self._drain()
         gpus.release()
         self._finish(error)
-        self.family.end()
+        self.process_tree.end()
         remove_tmp(self.state)
 
     def _wait_for(self, gpus: GpuLocks, announce: Callable[[], None]) -> bool:
@@ -145,14 +145,14 @@ class Job:
         env = {**os.environ, **self.request["env"], **gpu_env, "TMPDIR": self.state["tmp"]}
 
         def prepare() -> None:
-            self.family.join(supervisor)
+            self.process_tree.join(supervisor)
             if self.limits["cpu_count"] is not None:
                 self.system.bind_cpus(self.limits["cpu_count"])
             self.system.raise_oom_score()
 
         supervisor = os.getpid()
         self.runner, error = launch(argv, env, prepare, log_fd=log_write_fd, receipt_fd=receipt_write_fd)
-        self.family.started(self.runner)
+        self.process_tree.started(self.runner)
         os.close(log_write_fd)
         os.close(receipt_write_fd)
         self.open_fds = {self.log_fd, self.receipt_fd, *self.wake_fds}
@@ -224,7 +224,7 @@ class Job:
         began = time.process_time()  # not the time of the clock: on a busy host looks would become rare
         self.log.show_progress()
         limit = self.limits["memory_bytes"]
-        used = self.system.memory_bytes(self.family.members(), limit)
+        used = self.system.memory_bytes(self.process_tree.members(), limit)
         self.peak_bytes = max(self.peak_bytes, used)
         if limit is not None and used > limit:
             self._stop(ending.MEMORY_REASON, grace_s=0.0)
@@ -263,7 +263,7 @@ class Job:
         deadline = time.monotonic() + KILL_TIMEOUT_S
         while time.monotonic() < deadline:
             self._reap()
-            pids = self.family.everyone()
+            pids = self.process_tree.everyone()
             if not pids:
                 return
             for pid in pids:
@@ -300,7 +300,7 @@ class Job:
             hint = "name another interpreter in LocalSettings(python=...)"
             self.state.update(state=FAILED, failure=ending.failure("bad_config", error, hint=hint))
         else:
-            self.state["state"], self.state["failure"] = ending.judge(self._ending())
+            self.state["state"], self.state["failure"] = ending.final_state(self._ending())
         if self.state["failure"]:
             self.state["failure"]["log_tail"] = self.log.tail()
         self.state["finished_at"] = self.now()

@@ -44,13 +44,13 @@ def boot_id() -> str:
     return ""
 
 
-def make_family(mark: str) -> Family:
-    return Family()
+def make_process_tree(mark: str) -> ProcessTree:
+    return ProcessTree()
 
 
-class Family:
-    """See :class:`.systems.Family`. The kernel does it: it gives us the orphans of our children, and kills
-    the runner when we die.
+class ProcessTree:
+    """See :class:`.systems.ProcessTree`. The kernel does it: it gives us the orphans of our children, and
+    kills the runner when we die.
     """
 
     def __init__(self) -> None:

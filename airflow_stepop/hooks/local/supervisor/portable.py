@@ -37,12 +37,12 @@ def boot_id() -> str:
     return done.stdout.decode().strip()
 
 
-def make_family(mark: str) -> Family:
-    return Family(mark)
+def make_process_tree(mark: str) -> ProcessTree:
+    return ProcessTree(mark)
 
 
-class Family:
-    """See :class:`airflow_stepop.hooks.local.supervisor.systems.Family`.
+class ProcessTree:
+    """See :class:`airflow_stepop.hooks.local.supervisor.systems.ProcessTree`.
 
     A guardian, a fork of the supervisor that waits for the end of a pipe, kills the step if the supervisor is
     killed.

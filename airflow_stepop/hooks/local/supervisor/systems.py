@@ -15,7 +15,7 @@ OWN = LINUX if sys.platform == "linux" else PORTABLE
 SUPPORTED = ("linux", "darwin")  # values of sys.platform
 
 
-class Family(Protocol):
+class ProcessTree(Protocol):
     """The processes of one step, as its supervisor sees them. Made before the runner is forked."""
 
     def join(self, supervisor: int) -> None:
@@ -46,8 +46,8 @@ class System(Protocol):
     def boot_id(self) -> str:
         """Return an id that changes when the host restarts; empty when it cannot be had."""
 
-    def make_family(self, mark: str) -> Family:
-        """Return the family of the step whose environment has the line ``mark``."""
+    def make_process_tree(self, mark: str) -> ProcessTree:
+        """Return the process tree of the step whose environment has the line ``mark``."""
 
     def memory_bytes(self, pids: Iterable[int], limit: int | None) -> int:
         """Return what ``pids`` use together."""

@@ -30,16 +30,16 @@ until [ -e "$STEPOP_TEST_MARK.go" ]; do sleep 0.1; done
 
 # point -> owner and method, before or after it, and for which record
 POINTS = {
-    "unintended": ("life", "_save", "before", lambda record: record.handle is None),
-    "intended": ("life", "_submit", "before", None),
+    "unintended": ("lifecycle", "_save", "before", lambda record: record.handle is None),
+    "intended": ("lifecycle", "_submit", "before", None),
     "submitting": ("hook", "submit", "before", None),
-    "submitted": ("life", "_save", "before", lambda record: record.handle and not record.collected),
-    "saved": ("life", "_save", "after", lambda record: record.handle and not record.collected),
-    "waiting": ("stint", "wait_here", "before", None),
-    "finishing": ("life", "finish", "before", None),
-    "read": ("life", "_save", "before", lambda record: record.collected),
-    "collected": ("life", "_save", "after", lambda record: record.collected),
-    "returning": ("stint", "_hand_over", "before", None),
+    "submitted": ("lifecycle", "_save", "before", lambda record: record.handle and not record.collected),
+    "saved": ("lifecycle", "_save", "after", lambda record: record.handle and not record.collected),
+    "waiting": ("session", "wait_in_worker", "before", None),
+    "finishing": ("lifecycle", "finish", "before", None),
+    "read": ("lifecycle", "_save", "before", lambda record: record.collected),
+    "collected": ("lifecycle", "_save", "after", lambda record: record.collected),
+    "returning": ("session", "_to_xcom", "before", None),
 }
 
 
@@ -83,20 +83,20 @@ class CrashStep(RemoteStepOperator):
         )
 
     def _open(self, context):
-        stint = super()._open(context)
+        session = super()._open(context)
         mark = self.env["STEPOP_TEST_MARK"]
         Path(f"{mark}.worker").write_text(str(os.getpid()))
         if self.die_at:
-            interpose(stint, self.die_at, lambda: die(mark))
+            interpose(session, self.die_at, lambda: die(mark))
         if self.hold_at:
-            interpose(stint, self.hold_at, lambda: hold(mark))
-        return stint
+            interpose(session, self.hold_at, lambda: hold(mark))
+        return session
 
 
-def interpose(stint, point: str, act: Callable[[], None]) -> None:
+def interpose(session, point: str, act: Callable[[], None]) -> None:
     """Do ``act`` when the worker comes to ``point``."""
     name, method, when, condition = POINTS[point]
-    owner = {"stint": stint, "life": stint.life, "hook": stint.request.own_hook}[name]
+    owner = {"session": session, "lifecycle": session.lifecycle, "hook": session.request.own_hook}[name]
     real = getattr(owner, method)
 
     def wrapped(*args):
@@ -117,25 +117,25 @@ class Asking(CrashStep):
     def _open(self, context):
         from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
 
-        stint = super()._open(context)
-        wait, mark = stint.wait_here, self.env["STEPOP_TEST_MARK"]
+        session = super()._open(context)
+        wait, mark = session.wait_in_worker, self.env["STEPOP_TEST_MARK"]
 
         def ask_and_wait(handle):
             with SUPERVISOR_COMMS._thread_lock:
                 hold(mark)
             return wait(handle)
 
-        stint.wait_here = ask_and_wait
-        return stint
+        session.wait_in_worker = ask_and_wait
+        return session
 
 
 class Importing(CrashStep):
     """A step whose worker is in the middle of an import that a cancel needs when the user ends the task."""
 
     def _open(self, context):
-        stint = super()._open(context)
-        hook, mark = stint.request.own_hook, self.env["STEPOP_TEST_MARK"]
-        wait, cancel = stint.wait_here, hook.cancel
+        session = super()._open(context)
+        hook, mark = session.request.own_hook, self.env["STEPOP_TEST_MARK"]
+        wait, cancel = session.wait_in_worker, hook.cancel
         client = sys.modules["client_of_a_test"] = ModuleType("client_of_a_test")
 
         def import_and_wait(handle):
@@ -148,8 +148,8 @@ class Importing(CrashStep):
 
             cancel(handle)
 
-        stint.wait_here, hook.cancel = import_and_wait, import_and_cancel
-        return stint
+        session.wait_in_worker, hook.cancel = import_and_wait, import_and_cancel
+        return session
 
 
 class NoRoom(CrashStep):
@@ -164,17 +164,20 @@ class NoRoom(CrashStep):
         super().__init__(deferrable=True, **kwargs)
 
     def _open(self, context):
-        stint = super()._open(context)
-        hook, mark = stint.request.own_hook, self.env["STEPOP_TEST_MARK"]
-        submit, pause = hook.submit, stint.life.patience.pause
+        session = super()._open(context)
+        hook, mark = session.request.own_hook, self.env["STEPOP_TEST_MARK"]
+        submit, pause = hook.submit, session.lifecycle.api_retries.pause
 
         def submit_if_there_is_room(*args):
             if not Path(f"{mark}.room").exists():
                 raise QuotaError("all places are taken")
             return submit(*args)
 
-        hook.submit, stint.life.patience.pause = submit_if_there_is_room, lambda _: pause(self.pause_s)
-        return stint
+        hook.submit, session.lifecycle.api_retries.pause = (
+            submit_if_there_is_room,
+            lambda _: pause(self.pause_s),
+        )
+        return session
 
     def defer(self, *, trigger, **kwargs):
         paused = Path(f"{self.env['STEPOP_TEST_MARK']}.paused")

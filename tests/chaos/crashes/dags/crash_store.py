@@ -20,9 +20,9 @@ class StoredStep(CrashStep):
         super().__init__(store=STORE, inputs={"argument.bin": ARGUMENT}, outputs=["result.bin"], **kwargs)
 
     def _open(self, context):
-        stint = super()._open(context)
-        stint.request.own_hook.inline_limit = 20_000
-        return stint
+        session = super()._open(context)
+        session.request.own_hook.inline_limit = 20_000
+        return session
 
 
 @task(retries=0)

@@ -20,9 +20,9 @@ POINTS = {
     "job": ("cluster", "create", "after", lambda kind: kind == "jobs"),
     "secret": ("cluster", "create", "after", lambda kind: kind == "secrets"),
     "release": ("cluster", "patch", "after", lambda kind: kind == "jobs"),
-    "saved": ("life", "_save", "after", lambda record: record.handle and not record.collected),
-    "finishing": ("life", "finish", "before", lambda _: True),
-    "read": ("life", "_save", "before", lambda record: record.collected),
+    "saved": ("lifecycle", "_save", "after", lambda record: record.handle and not record.collected),
+    "finishing": ("lifecycle", "finish", "before", lambda _: True),
+    "read": ("lifecycle", "_save", "before", lambda record: record.collected),
 }
 
 
@@ -30,10 +30,10 @@ class MortalStep(RemoteStepDecoratedOperator):
     """A step whose first worker is killed at the point that its DAG is named after."""
 
     def _open(self, context):
-        stint = super()._open(context)
+        session = super()._open(context)
         ti = context["ti"]
         name, method, when, is_here = POINTS[ti.dag_id.removeprefix(KILLED)]
-        owner = {"cluster": Cluster, "life": stint.life}[name]
+        owner = {"cluster": Cluster, "lifecycle": session.lifecycle}[name]
         real, died = getattr(owner, method), MARKS / f"{ti.dag_id}.{ti.run_id}.{ti.map_index}.died"
 
         def wrapped(*args):
@@ -46,7 +46,7 @@ class MortalStep(RemoteStepDecoratedOperator):
             return found
 
         setattr(owner, method, wrapped)
-        return stint
+        return session
 
 
 def die(mark: Path) -> None:

@@ -1,12 +1,12 @@
-"""Reading a part that lies at pre-signed URLs, or in pieces. Imported only by steps that have such parts."""
+"""Reads a part from pre-signed URLs, or from several pieces. Imported only by steps that have such parts."""
 
 from __future__ import annotations
 
 import os
 
 from .entries import SegmentError
-from .files import tell
-from .hashing import Memory, sha256
+from .files import report
+from .hashing import ReadBuffer, sha256
 from .threads import Progress, in_order
 from .urls import check_size, get
 from .values import check
@@ -17,39 +17,40 @@ if TYPE_CHECKING:
 
     from .hashing import Buffer
 
-# bytes that one request asks for, and how many requests are under way at once
+# bytes of one request, and requests at the same time
 RANGE_BYTES = 16 << 20
 THREADS = 8
 
 
-def read_places(folder: str, location: Any, segment: dict[str, Any], codec: str) -> Buffer:
-    """Return the checked bytes of a part, read in parallel and hashed as they come.
+def read_ranges(folder: str, location: Any, segment: dict[str, Any], codec: str) -> Buffer:
+    """Return the checked bytes of a part. Requests run in parallel, and hashing runs beside them.
 
-    :param location: a URL of all of it, or a list of [path or URL, offset, size]
-    :raises SegmentError: they are not those that were recorded
-    :raises OSError: they cannot be read
+    :param location: the URL of the whole part, or a list of [path or URL, offset, size]
+    :raises SegmentError: the size or SHA-256 is not the recorded one
+    :raises OSError: the part cannot be read
+    :raises ValueError: ``location`` is malformed
     """
 
     name, size = f"part {segment['name']}", segment["size"]
     whole = name if isinstance(location, str) else ""
-    places = [[location, 0, size]] if isinstance(location, str) else location
-    if not all(map(_is_place, places)):
-        raise ValueError("it is not a list of places in locations.json")
-    there = sum(count for _, _, count in places)
+    ranges = [[location, 0, size]] if isinstance(location, str) else location
+    if not all(map(_is_range, ranges)):
+        raise ValueError("it is not a list of ranges in locations.json")
+    there = sum(count for _, _, count in ranges)
     if there != size:
         raise SegmentError(f"{name} has {there} bytes and not the {size} that were recorded")
     if whole and size > RANGE_BYTES:
-        check_size(location, size, name)  # first: a size that is wrong must not take memory
-    data = Memory(size, codec)
-    digest = _filled(folder, places, data.view, name, whole)
+        check_size(location, size, name)  # before memory is allocated for a wrong size
+    data = ReadBuffer(size, codec)
+    digest = _filled(folder, ranges, data.view, name, whole)
     check(name, segment, size, digest)
     return data.whole()
 
 
-def _filled(folder: str, places: list[list[Any]], view: memoryview, name: str, whole: str) -> str:
-    """Read places into ``view``, and return the SHA-256 of what they are. No part of the view is kept."""
-    jobs = _ranges(places, view)
-    progress = Progress(f"reading {name}", len(view), tell)
+def _filled(folder: str, ranges: list[list[Any]], view: memoryview, name: str, whole: str) -> str:
+    """Read ranges into ``view`` and return their SHA-256. The function keeps no part of the view."""
+    jobs = _requests(ranges, view)
+    progress = Progress(f"reading {name}", len(view), report)
 
     def read(job: tuple[str, int, memoryview]) -> memoryview:
         where, offset, part = job
@@ -67,10 +68,10 @@ def _filled(folder: str, places: list[list[Any]], view: memoryview, name: str, w
     return str(found.hexdigest())
 
 
-def _ranges(places: list[list[Any]], view: memoryview) -> list[tuple[str, int, memoryview]]:
-    """Cut places into requests: where, from which byte on, and the memory that it fills."""
+def _requests(ranges: list[list[Any]], view: memoryview) -> list[tuple[str, int, memoryview]]:
+    """Cut ranges into requests: (path or URL, offset, memory to fill)."""
     found, at = [], 0
-    for where, offset, count in places:
+    for where, offset, count in ranges:
         for begin in range(0, count, RANGE_BYTES):
             part = view[at : at + min(RANGE_BYTES, count - begin)]
             found.append((where, offset + begin, part))
@@ -78,12 +79,12 @@ def _ranges(places: list[list[Any]], view: memoryview) -> list[tuple[str, int, m
     return found
 
 
-def _is_place(place: Any) -> bool:
+def _is_range(data: Any) -> bool:
     return (
-        isinstance(place, list)
-        and len(place) == 3
-        and isinstance(place[0], str)
-        and all(type(number) is int and number >= 0 for number in place[1:])
+        isinstance(data, list)
+        and len(data) == 3
+        and isinstance(data[0], str)
+        and all(type(number) is int and number >= 0 for number in data[1:])
     )
 
 

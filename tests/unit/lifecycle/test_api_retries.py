@@ -9,7 +9,7 @@ from airflow_stepop.failure import Category, StepFailedError
 from airflow_stepop.job import JobHandle
 from airflow_stepop.lifecycle import api_retries
 from airflow_stepop.record import load_record
-from airflow_stepop.waiting.deadlines import Reason
+from airflow_stepop.waiting.deadlines import StopReason
 
 FULL = QuotaError("the quota of namespace 'ml' is used up: count/jobs.batch=5")
 DOWN = ConnectionError("503")
@@ -46,15 +46,15 @@ def pauses(monkeypatch):
 
 def test_a_full_quota_is_waited_for_under_the_same_name(hook, state, new_try, trouble, pauses):
     trouble("submit", FULL, FULL, FULL)
-    life = new_try()
-    life.request.capacity_pause_s = 30.0
-    handle = life.begin()
+    lifecycle = new_try()
+    lifecycle.request.capacity_pause_s = 30.0
+    handle = lifecycle.begin()
     assert isinstance(handle, JobHandle)
     assert load_record(state).generation == 1
     assert load_record(state).resubmissions == 0
     assert len(hook.running) == 1
     assert [15 <= pauses[0] <= 30, 15 <= pauses[1] <= 31, 15 <= pauses[2] <= 62] == [True] * 3
-    assert any("count/jobs.batch=5: submitting again in" in line for line in life.log.lines)
+    assert any("count/jobs.batch=5: submitting again in" in line for line in lifecycle.log.lines)
 
 
 @pytest.mark.parametrize("start_timeout_s", [None, 20.0])
@@ -62,10 +62,10 @@ def test_a_quota_that_stays_full_is_not_waited_for_without_end(
     hook, new_try, trouble, pauses, start_timeout_s
 ):
     trouble("submit", *[FULL] * 100_000)
-    life = new_try()
-    life.request.capacity_pause_s, life.request.start_timeout_s = 100.0, start_timeout_s
+    lifecycle = new_try()
+    lifecycle.request.capacity_pause_s, lifecycle.request.start_timeout_s = 100.0, start_timeout_s
     with pytest.raises(StepFailedError) as raised:
-        life.begin()
+        lifecycle.begin()
     assert raised.value.failure.category is Category.QUOTA
     assert "count/jobs.batch=5" in raised.value.failure.summary
     assert sum(pauses) <= (start_timeout_s or api_retries.QUOTA_LIMIT_S)
@@ -79,10 +79,10 @@ def test_who_waits_for_room_may_leave_the_process(hook, state, new_try, trouble)
     def leave(pause_s):
         raise SystemExit
 
-    life = new_try()
-    life.patience.pause = leave
+    lifecycle = new_try()
+    lifecycle.api_retries.pause = leave
     with pytest.raises(SystemExit):
-        life.begin()
+        lifecycle.begin()
     name = load_record(state).name
     handle = new_try().begin()
     assert handle.name == name
@@ -99,10 +99,10 @@ def test_a_task_that_was_ended_waits_for_no_quota(hook, new_try, trouble, pauses
 def test_trouble_of_the_service_is_sat_out(hook, state, new_try, trouble, pauses):
     for verb in ("submit", "status", "outcome", "delete"):
         trouble(verb, DOWN, DOWN)
-    life = new_try(keep="never")
-    handle = life.begin()
+    lifecycle = new_try(keep="never")
+    handle = lifecycle.begin()
     hook.end(handle.id, value=DONE)
-    assert life.finish(handle, Reason.FINISHED).data["result"] == DONE["result"]
+    assert lifecycle.finish(handle, StopReason.FINISHED).data["result"] == DONE["result"]
     assert hook.jobs == {}
     assert load_record(state).generation == 1
     assert [hook.calls[f"failed {verb}"] for verb in ("submit", "status", "outcome", "delete")] == [2] * 4

@@ -11,9 +11,9 @@ import pytest
 
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.job import JobState, LogLine
-from airflow_stepop.lifecycle.worker import Stint
+from airflow_stepop.lifecycle.worker import WorkerSession
 from airflow_stepop.triggers import RemoteStepTrigger
-from airflow_stepop.waiting.deadlines import Deadlines, Reason
+from airflow_stepop.waiting.deadlines import Deadlines, StopReason
 from airflow_stepop.waiting.task_log import LAST_LINES, LINE_COST, TaskLog, configured_limit
 
 pytestmark = pytest.mark.usefixtures("registered")  # the triggers find the hook of the test
@@ -170,7 +170,7 @@ def test_a_trigger_stops_to_read_when_the_log_is_full(hook, handle, log):
     hook.logs = lambda cursors: read.append(1) or real(cursors)
     hook.tail = hook.tail_of_service
     (event,), _ = run_trigger(handle, log, 1000 * LINE_COST)
-    assert event.payload["reason"] == Reason.FINISHED.value
+    assert event.payload["reason"] == StopReason.FINISHED.value
     assert log.lines[0] == "line 0"
     assert log.lines[-1] == "line 99999"
     assert len(log.lines) < 1400
@@ -220,11 +220,11 @@ def test_a_worker_hears_of_an_end_although_no_log_can_be_read(hook, handle):
     hook.logs = refuse
     hook.end("job", JobState.SUCCEEDED)
     request = SimpleNamespace(hook=lambda *_: hook, poll_interval_s=0.01, log_limit=1000)
-    observer = SimpleNamespace(saw=lambda _: None)
-    stint = Stint.__new__(Stint)
-    stint.__dict__.update(request=request, observer=observer, log=logging.getLogger(__name__))
-    stint.__dict__.update(operator=SimpleNamespace(execution_timeout=None), _begun=None)
-    stint.life = SimpleNamespace(deadlines=lambda _: Deadlines())
+    observer = SimpleNamespace(status_seen=lambda _: None)
+    session = WorkerSession.__new__(WorkerSession)
+    session.__dict__.update(request=request, observer=observer, log=logging.getLogger(__name__))
+    session.__dict__.update(operator=SimpleNamespace(execution_timeout=None), _begun=None)
+    session.lifecycle = SimpleNamespace(deadlines=lambda _: Deadlines())
     status = hook.status
     hook.status = lambda handles: pytest.fail("it waits on") if hook.calls["status"] else status(handles)
-    assert stint.wait_here(handle) is Reason.FINISHED
+    assert session.wait_in_worker(handle) is StopReason.FINISHED

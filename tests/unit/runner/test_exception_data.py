@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from airflow_stepop.failure import Failure
-from airflow_stepop.runner.errors import describe, failure_of
+from airflow_stepop.runner.exception_data import describe, failure_of
 
 
 def raised(function, *args):
@@ -55,7 +55,7 @@ def test_exception_of_a_pickled_function(folder):
         raise KeyError("x")
 
     traceback = folder.function(f).run().failure["exception"]["traceback"]
-    assert traceback[0].endswith(f'test_errors.py", line {f.__code__.co_firstlineno + 1}, in f')
+    assert traceback[0].endswith(f'test_exception_data.py", line {f.__code__.co_firstlineno + 1}, in f')
 
 
 def test_a_returned_function_has_its_file(folder):

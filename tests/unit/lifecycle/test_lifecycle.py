@@ -11,19 +11,19 @@ import pytest
 from airflow_stepop.exceptions import IntegrityError, WrongHostError
 from airflow_stepop.failure import Category, Failure, StepFailedError
 from airflow_stepop.job import JobHandle, JobState
-from airflow_stepop.lifecycle import lifecycle as life_module
+from airflow_stepop.lifecycle import lifecycle as lifecycle_module
 from airflow_stepop.lifecycle.collecting import Collected
 from airflow_stepop.lifecycle.lifecycle import MAX_RESUBMISSIONS
-from airflow_stepop.record import StepRecord, Way, load_record, way_on
-from airflow_stepop.waiting.deadlines import Reason
+from airflow_stepop.record import ResumeDecision, StepRecord, load_record, resume_decision
+from airflow_stepop.waiting.deadlines import StopReason
 
 DONE = {"result": {"value": {"plain": 1}}}
 
 
-def finished(hook, life, value=DONE):
-    handle = life.begin()
+def finished(hook, lifecycle, value=DONE):
+    handle = lifecycle.begin()
     hook.end(handle.id, value=value)
-    return handle, life.finish(handle, Reason.FINISHED)
+    return handle, lifecycle.finish(handle, StopReason.FINISHED)
 
 
 def test_the_record_is_written_before_anything_exists_outside(hook, state, new_try):
@@ -58,12 +58,12 @@ def test_a_record_that_cannot_be_saved_costs_a_try_and_nothing_else(
     monkeypatch.setattr(state, "set", set_unless_full)
 
     def whole_try():
-        life = new_try()
-        begun = life.begin()
+        lifecycle = new_try()
+        begun = lifecycle.begin()
         if isinstance(begun, Collected):
             return begun
         hook.end(begun.id, value=DONE)
-        return life.finish(begun, Reason.FINISHED)
+        return lifecycle.finish(begun, StopReason.FINISHED)
 
     with pytest.raises(OSError, match="No space left"):
         whole_try()
@@ -154,7 +154,7 @@ def test_a_limit_that_struck_unseen_is_the_answer(hook, new_try, category):
 
 
 def test_a_job_that_cannot_be_stopped_is_never_doubled(hook, new_try, monkeypatch):
-    monkeypatch.setattr(life_module, "STOP_LIMIT_S", 0.05)
+    monkeypatch.setattr(lifecycle_module, "STOP_LIMIT_S", 0.05)
     new_try().begin()
     hook.ignores_cancel = True
     with pytest.raises(StepFailedError, match="could not be stopped within"):
@@ -190,11 +190,11 @@ def test_a_failed_job_that_is_kept_stays_when_the_task_is_tried_again(hook, new_
 
 
 def test_a_deletion_that_was_missed_is_repeated(hook, new_try):
-    life = new_try()
-    handle = life.begin()
+    lifecycle = new_try()
+    handle = lifecycle.begin()
     hook.end(handle.id, value=DONE)
     hook.delete, delete = lambda handle: (_ for _ in ()).throw(ConnectionError("down")), hook.delete
-    life.finish(handle, Reason.FINISHED)
+    lifecycle.finish(handle, StopReason.FINISHED)
     assert handle.id in hook.jobs
     hook.delete = delete
     new_try().begin()
@@ -202,22 +202,22 @@ def test_a_deletion_that_was_missed_is_repeated(hook, new_try):
 
 
 def test_preemption_is_resubmitted_up_to_a_limit(hook, state, new_try, preempted):
-    life = new_try()
-    handle, count = life.begin(), 0
+    lifecycle = new_try()
+    handle, count = lifecycle.begin(), 0
     while handle is not None:
         count += 1
         hook.end(handle.id, JobState.FAILED, failure=preempted)
-        collected = life.finish(handle, Reason.FINISHED)
-        handle = life.resubmission(collected)
+        collected = lifecycle.finish(handle, StopReason.FINISHED)
+        handle = lifecycle.resubmission(collected)
     assert count == MAX_RESUBMISSIONS + 1
     assert collected.failure.category is Category.PREEMPTED
     assert hook.running == []
 
 
-def lose(hook, life, category):
-    """End the job of ``life`` with this category, and return the next one's handle."""
-    hook.end(life.record.handle.id, JobState.FAILED, failure=Failure(category, "no machine"))
-    return life.resubmission(life.finish(life.record.handle, Reason.FINISHED))
+def lose(hook, lifecycle, category):
+    """End the job of ``lifecycle`` with this category, and return the next one's handle."""
+    hook.end(lifecycle.record.handle.id, JobState.FAILED, failure=Failure(category, "no machine"))
+    return lifecycle.resubmission(lifecycle.finish(lifecycle.record.handle, StopReason.FINISHED))
 
 
 @pytest.mark.parametrize(
@@ -228,12 +228,12 @@ def test_a_machine_that_nobody_has_is_asked_for_less_and_less_often(
 ):
     """Between half of the pause and all of it: a thousand tasks do not come back at once."""
     pauses = []
-    monkeypatch.setattr(life_module.time, "sleep", pauses.append)
-    life = new_try()
-    life.request.capacity_pause_s = 30.0
-    life.begin()
+    monkeypatch.setattr(lifecycle_module.time, "sleep", pauses.append)
+    lifecycle = new_try()
+    lifecycle.request.capacity_pause_s = 30.0
+    lifecycle.begin()
     for _ in range(MAX_RESUBMISSIONS):
-        assert lose(hook, life, category) is not None
+        assert lose(hook, lifecycle, category) is not None
     assert len(pauses) == len(least)
     assert all(low <= pause <= 2 * low for pause, low in zip(pauses, least, strict=True))
 
@@ -244,97 +244,99 @@ def test_killed_in_the_pause_the_next_try_goes_on_from_there(hook, state, new_tr
     def killed(pause_s):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(life_module.time, "sleep", killed)
-    life = new_try()
-    life.request.capacity_pause_s = 30.0
-    life.begin()
+    monkeypatch.setattr(lifecycle_module.time, "sleep", killed)
+    lifecycle = new_try()
+    lifecycle.request.capacity_pause_s = 30.0
+    lifecycle.begin()
     with pytest.raises(KeyboardInterrupt):
-        lose(hook, life, Category.NO_CAPACITY)
+        lose(hook, lifecycle, Category.NO_CAPACITY)
     assert hook.running == []
-    life.cancel()
+    lifecycle.cancel()
     handle = new_try().begin()
     assert hook.running == [handle.id]
     assert (load_record(state).generation, load_record(state).resubmissions) == (2, 1)
 
 
 def test_what_the_service_knows_wins_over_what_the_step_saw(hook, new_try):
-    life = new_try()
-    handle = life.begin()
+    lifecycle = new_try()
+    handle = lifecycle.begin()
     seen = {"failure": Failure(Category.USER_ERROR, "ended by SIGTERM").to_json()}
     hook.end(handle.id, JobState.FAILED, value=seen, failure=Failure(Category.OOM, "used 2 GiB of 1 GiB"))
-    assert life.finish(handle, Reason.FINISHED).failure.category is Category.OOM
+    assert lifecycle.finish(handle, StopReason.FINISHED).failure.category is Category.OOM
 
 
 def test_a_gone_job_is_lost_and_said_so(hook, new_try):
-    life = new_try()
-    handle = life.begin()
+    lifecycle = new_try()
+    handle = lifecycle.begin()
     hook.jobs.clear()
-    failure = life.finish(handle, Reason.FINISHED).failure
+    failure = lifecycle.finish(handle, StopReason.FINISHED).failure
     assert failure.category is Category.LOST
     assert "the job is gone and its outcome with it" in failure.describe()
 
 
 def test_a_failure_shows_the_last_lines(hook, new_try):
-    life = new_try()
-    handle = life.begin()
+    lifecycle = new_try()
+    handle = lifecycle.begin()
     hook.lines[handle.id] = [f"line {n}" for n in range(100)]
     hook.end(handle.id, JobState.FAILED)
-    failure = life.finish(handle, Reason.FINISHED).failure
+    failure = lifecycle.finish(handle, StopReason.FINISHED).failure
     assert failure.log_tail[-1] == "line 99"
     assert len(failure.log_tail) == 40
 
 
 def test_a_refused_outcome_settles_the_step(hook, new_try):
-    life = new_try()
-    handle = life.begin()
+    lifecycle = new_try()
+    handle = lifecycle.begin()
     hook.end(handle.id, value=DONE)
 
     def refuse(report, job, nonce):
         raise IntegrityError("its bytes changed")
 
-    life.request.read = refuse
-    failure = life.finish(handle, Reason.FINISHED).failure
+    lifecycle.request.read = refuse
+    failure = lifecycle.finish(handle, StopReason.FINISHED).failure
     assert "the outcome of the step was refused: its bytes changed" in failure.summary
 
 
 @pytest.mark.parametrize(
     ("reason", "category", "text"),
     [
-        (Reason.EXECUTION_TIMEOUT, Category.TIMEOUT, "execution_timeout passed"),
-        (Reason.START_TIMEOUT, Category.START_TIMEOUT, "did not start within start_timeout"),
-        (Reason.OVERDUE, Category.TIMEOUT, "which its service should have enforced"),
+        (StopReason.EXECUTION_TIMEOUT, Category.TIMEOUT, "execution_timeout passed"),
+        (StopReason.START_TIMEOUT, Category.START_TIMEOUT, "did not start within start_timeout"),
+        (StopReason.OVERDUE, Category.TIMEOUT, "which its service should have enforced"),
     ],
 )
 def test_a_deadline_cancels_the_job(hook, new_try, reason, category, text):
-    life = new_try()
-    handle = life.begin()
-    failure = life.finish(handle, reason).failure
+    lifecycle = new_try()
+    handle = lifecycle.begin()
+    failure = lifecycle.finish(handle, reason).failure
     assert failure.category is category
     assert text in failure.summary
     assert hook.running == []
 
 
 def test_a_start_that_never_came_is_told_in_the_words_of_the_service(hook, new_try):
-    life = new_try()
-    failure = life.finish(life.begin(), Reason.START_TIMEOUT, "Unschedulable: no node has 8 GPUs").failure
+    lifecycle = new_try()
+    failure = lifecycle.finish(
+        lifecycle.begin(), StopReason.START_TIMEOUT, "Unschedulable: no node has 8 GPUs"
+    ).failure
     assert "why: start_timeout (Unschedulable: no node has 8 GPUs)" in failure.describe()
 
 
-@pytest.mark.parametrize("reason", [Reason.START_TIMEOUT, Reason.OVERDUE])
+@pytest.mark.parametrize("reason", [StopReason.START_TIMEOUT, StopReason.OVERDUE])
 def test_a_step_that_has_succeeded_after_all_was_not_late(hook, new_try, reason):
     """Between the last look at it and its end."""
-    life = new_try()
-    handle = life.begin()
+    lifecycle = new_try()
+    handle = lifecycle.begin()
     hook.end(handle.id, value={"result": 7})
-    assert life.finish(handle, reason).data["result"] == 7
+    assert lifecycle.finish(handle, reason).data["result"] == 7
 
 
 def test_cancel_finds_a_job_whose_handle_was_never_saved(hook, new_try):
     hook.fails_after_submit = True
-    life = new_try()
+    lifecycle = new_try()
     with pytest.raises(ConnectionResetError):
-        life.begin()
-    life.cancel()
+        lifecycle.begin()
+    lifecycle.cancel()
     assert hook.running == []
 
 
@@ -342,60 +344,60 @@ def test_checkpoints_go_when_there_is_a_result(hook, new_try, preempted):
     """Not after a failure or preemption; and again when the try that should have deleted them was killed."""
     failed = Failure(Category.USER_ERROR, "it raised")
     finished(hook, new_try(), {"failure": failed.to_json()})
-    life = new_try()
-    handle = life.begin()
+    lifecycle = new_try()
+    handle = lifecycle.begin()
     hook.end(handle.id, JobState.FAILED, failure=preempted)
-    assert life.resubmission(life.finish(handle, Reason.FINISHED)) is not None
+    assert lifecycle.resubmission(lifecycle.finish(handle, StopReason.FINISHED)) is not None
     assert hook.calls["forget_checkpoints"] == 0
     hook.end(next(iter(hook.running)), value=DONE)
-    life.finish(life.resume(), Reason.FINISHED)
+    lifecycle.finish(lifecycle.resume(), StopReason.FINISHED)
     assert hook.calls["forget_checkpoints"] == 1
     assert isinstance(new_try().begin(), Collected)
     assert hook.calls["forget_checkpoints"] == 2
 
 
 def test_checkpoints_that_cannot_be_deleted_do_not_fail_the_task(hook, new_try):
-    life = new_try()
+    lifecycle = new_try()
 
     def fail():
         raise OSError("the store is down")
 
-    life.request.forget_checkpoints = fail
-    _, collected = finished(hook, life)
+    lifecycle.request.forget_checkpoints = fail
+    _, collected = finished(hook, lifecycle)
     assert collected.failure is None
-    assert "The checkpoints of this task stay behind: the store is down" in life.log.lines
+    assert "The checkpoints of this task stay behind: the store is down" in lifecycle.log.lines
 
 
 def test_a_job_is_looked_for_where_it_was_to_be(new_try, hook, state):
     """Its worker died in the submit, and meanwhile the task names another place."""
-    life = new_try()
-    life.request.location = {"namespace": "first"}
+    lifecycle = new_try()
+    lifecycle.request.location = {"namespace": "first"}
     hook.error = SystemExit()  # as a kill would end it, before the handle is known
     with pytest.raises(SystemExit):
-        life.begin()
+        lifecycle.begin()
     hook.error = None
-    life = new_try(key="changed")
-    life.request.location = {"namespace": "second"}
-    life.begin()
+    lifecycle = new_try(key="changed")
+    lifecycle.request.location = {"namespace": "second"}
+    lifecycle.begin()
     assert hook.looked_for[0].settings == {"namespace": "first"}
     assert load_record(state).location == {"namespace": "second"}
 
 
 def test_way_on_without_a_record():
-    assert way_on(None, None) is Way.START
+    assert resume_decision(None, None) is ResumeDecision.START
 
 
 def test_a_job_that_was_over_needs_no_end_where_it_was(hook, new_try, monkeypatch):
     """Its cluster may be no more when the task is cleared."""
-    life = new_try()
-    handle = life.begin()
+    lifecycle = new_try()
+    handle = lifecycle.begin()
     hook.end(handle.id, value={"result": 7})
-    life.finish(handle, Reason.FINISHED)
+    lifecycle.finish(handle, StopReason.FINISHED)
 
     def refuse(_):
         raise WrongHostError("it was made elsewhere")
 
     monkeypatch.setattr(hook, "cancel", refuse)
-    assert life._stop(life.record) == handle
+    assert lifecycle._stop(lifecycle.record) == handle
     with pytest.raises(WrongHostError):
-        life._stop(replace(life.record, collected=None))
+        lifecycle._stop(replace(lifecycle.record, collected=None))

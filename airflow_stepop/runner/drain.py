@@ -1,23 +1,25 @@
-"""Whoever reads what a step prints. When the last process of a container ends, its runtime may forget what is
-still in the pipe: the last lines of the log, or an outcome in them.
+"""Waits until the container runtime has read the step's log. Called by the parent before it exits.
+
+When the last process of a container ends, the runtime may drop the bytes that are still in the pipe: the last
+lines of the log, or an outcome in these lines.
 """
 
 from __future__ import annotations
 
 import os
 
-LIMIT_S = 10.0  # a reader that is slower than that is none
-# who reads the pipe of a container hands it on through a buffer and another pipe; a node that is not busy
-# needs a hundredth of that
+LIMIT_S = 10.0  # longest wait for the reader
+# The container runtime passes the log on through a buffer and a second pipe. An idle node needs a hundredth
+# of this time.
 LINGER_S = 0.2
-BEHIND = 3  # times as long as our pipe took: what has the same size as it, and more of it
+BEHIND = 3  # linger this many times as long as the first pipe took: the stages behind it hold as much or more
 
 
 def wait_until_read(linger_s: float = 0.0) -> None:
-    """Wait until the pipes behind standard output and error are empty; at once where there are none.
+    """Wait until the pipes of standard output and error are empty. Return at once if neither is a pipe.
 
-    :param linger_s: how long to stay after that at least, for whoever hands on what it has read. A container
-        runtime may forget that when the process has ended:
+    :param linger_s: shortest time in seconds to stay after the pipes are empty. A container runtime may drop
+        bytes that it has read and not yet passed on when the process ends:
         https://github.com/containerd/containerd/blob/v1.6.20/task.go#L322
     """
     import stat
@@ -41,7 +43,7 @@ def _mode(fd: int) -> int:
 
 
 def _unread(fd: int) -> int:
-    """Return how many bytes are in a pipe."""
+    """Return the number of unread bytes in a pipe."""
     import fcntl
     import termios
 

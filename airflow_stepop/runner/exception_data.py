@@ -1,4 +1,7 @@
-"""What the step raised, as data: the host shows it, or raises it again. Imported when something failed."""
+"""Turns an exception of the step into JSON-able data. Imported only after a failure.
+
+The worker shows the data, or raises the exception again.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +14,21 @@ if TYPE_CHECKING:
 
     Data = dict[str, Any]
 
-# bounds of what an exception may take up in the outcome
+# limits on the size of an exception in the outcome
 TRACEBACK_LINES = 200
 TRACEBACK_CHARS = 64 * 1024
 MESSAGE_CHARS = 16 * 1024
 ARGS_CHARS = 8 * 1024
 CHAIN_DEPTH = 8
 GROUP_SIZE = 8
-EXCEPTIONS = 64  # in all: groups of groups multiply
+EXCEPTIONS = 64  # total, because nested groups multiply
 NOTES = 20
 
 _HERE = __file__.rpartition("/")[0] + "/"
 
 
 def failure_of(error: BaseException) -> Data:
-    """Return the failure that stands for an exception of the step's own code."""
+    """Return the outcome's ``failure`` for an exception of the step or of the runner."""
     if isinstance(error, StepError):
         return error.to_json()
     exception = describe(error)
@@ -53,11 +56,14 @@ def _exited(code: Any) -> StepError:
 
 
 def describe(error: BaseException, depth: int = CHAIN_DEPTH, seen: set[int] | None = None) -> Data:
-    """Return an exception as JSON-able data, bounded, whatever the exception does; each is described once."""
+    """Return an exception, with its chain and its group, as JSON-able data of limited size.
+
+    Each exception is described once. The exception's own methods are user code and may fail.
+    """
     seen = set() if seen is None else seen
     seen.add(id(error))
     kind = type(error)
-    notes = error.__dict__.get("__notes__")  # its __getattr__ is not to be trusted
+    notes = error.__dict__.get("__notes__")  # past the user's __getattr__, which may fail
 
     def chained(other: Any) -> Data | None:
         if not isinstance(other, BaseException) or depth <= 1 or id(other) in seen or len(seen) >= EXCEPTIONS:
@@ -90,7 +96,7 @@ def _is_group(kind: type) -> bool:
 def _text(value: object) -> str:
     try:
         return str(value)
-    except Exception as error:  # the outermost frame of foreign code: __str__ may raise anything
+    except Exception as error:  # the user's __str__ may raise any exception
         return f"<{type(value).__name__}, whose __str__ raises {type(error).__name__}>"
 
 
@@ -100,24 +106,24 @@ def _plain_args(error: BaseException) -> list[Any] | None:
     try:
         text = json.dumps(list(error.args), allow_nan=False)
         return json.loads(text) if len(text) <= ARGS_CHARS else None
-    except Exception:  # foreign code again: any object may be among the arguments
+    except Exception:  # the arguments may be any objects
         return None
 
 
 def traceback_lines(trace: TracebackType | None) -> list[str]:
-    """Return the traceback as lines, oldest call first, without the runner's own frames, bounded."""
+    """Return the traceback as lines, oldest call first, without the runner's frames, cut to the limits."""
     import traceback
 
-    while trace is not None and _is_ours(trace.tb_frame.f_code.co_filename):
+    while trace is not None and _is_runner_frame(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
     try:
         lines = "".join(traceback.format_tb(trace)).splitlines()
-    except Exception as error:  # a module's __loader__ may raise while the source is looked up
+    except Exception as error:  # a module's __loader__ may raise while traceback looks up the source
         return [f"<the traceback could not be read: {type(error).__name__}>"]
     return _bounded(lines)
 
 
-def _is_ours(filename: str) -> bool:
+def _is_runner_frame(filename: str) -> bool:
     return filename.startswith(_HERE) or "/asyncio/" in filename
 
 
@@ -132,7 +138,7 @@ def _bounded(lines: list[str]) -> list[str]:
 
 
 def print_exception(data: Data) -> None:
-    """Show the exception in the step's log, as Python would."""
+    """Print the exception to the step's log, as Python prints it."""
     import sys
 
     sys.stderr.write("\n".join(_log_lines(data)) + "\n")

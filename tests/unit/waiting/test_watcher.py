@@ -410,7 +410,7 @@ def test_news_at_the_moment_of_a_cancellation_does_not_undo_it(hook):
         watcher = Watcher(hook)
         waiting = asyncio.create_task(until_over(watcher, hook.add("job"), 30))
         await until(lambda: watcher._known and not watcher._all()[0]._news.is_set(), "the news to be read")
-        watcher._all()[0].tell_status(JobStatus(JobState.PENDING))
+        watcher._all()[0].report_status(JobStatus(JobState.PENDING))
         waiting.cancel()
         await asyncio.wait([waiting], timeout=PATIENCE_S)
         assert waiting.cancelled()

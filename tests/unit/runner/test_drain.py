@@ -9,8 +9,8 @@ from contextlib import ExitStack
 import pytest
 
 from airflow_stepop.runner import protocol
+from airflow_stepop.runner.drain import LIMIT_S
 from airflow_stepop.runner.frames import from_lines
-from airflow_stepop.runner.readers import LIMIT_S
 from tests.support.processes import ended, started
 from tests.support.waiting import wait_until
 

@@ -7,9 +7,9 @@ from airflow.sdk.observability import stats
 
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.job import JobState, JobStatus
-from airflow_stepop.lifecycle.lifecycle import StepLife
+from airflow_stepop.lifecycle.lifecycle import StepLifecycle
 from airflow_stepop.waiting import observer as observer_module
-from airflow_stepop.waiting.deadlines import Reason
+from airflow_stepop.waiting.deadlines import StopReason
 from airflow_stepop.waiting.observer import Observer, trace_environment
 
 
@@ -40,17 +40,17 @@ def backend(monkeypatch):
     return use
 
 
-def failed(hook, life, category):
-    handle = life.begin()
+def failed(hook, lifecycle, category):
+    handle = lifecycle.begin()
     hook.end(handle.id, JobState.FAILED, failure=Failure(category, "x"))
-    return life.finish(handle, Reason.FINISHED)
+    return lifecycle.finish(handle, StopReason.FINISHED)
 
 
 def test_attaching_and_resubmitting_are_counted(hook, new_try, backend):
     told = backend(Recorder()).told
     new_try().begin()
-    life = new_try()
-    life.resubmission(failed(hook, life, Category.PREEMPTED))
+    lifecycle = new_try()
+    lifecycle.resubmission(failed(hook, lifecycle, Category.PREEMPTED))
     tags = {"backend": "memory", "dag_id": "d", "task_id": "t"}
     counted = [(name, found) for name, found in told if "time" not in name and "bytes" not in name]
     assert counted == [
@@ -70,9 +70,9 @@ def test_a_backend_of_metrics_that_fails_changes_nothing(hook, new_try, backend,
 
 def test_a_deadline_is_counted_though_the_service_is_silent(hook, new_try, backend):
     told = backend(Recorder()).told
-    life = new_try()
-    handle = life.begin()
-    life.finish(handle, Reason.EXECUTION_TIMEOUT)
+    lifecycle = new_try()
+    handle = lifecycle.begin()
+    lifecycle.finish(handle, StopReason.EXECUTION_TIMEOUT)
     assert ("stepop.finished", "timeout") in [(name, tags.get("category")) for name, tags in told]
 
 
@@ -96,8 +96,8 @@ class Lines(list):
 def test_phases_count_from_the_beginning(hook, new_try, state):
     lines = Lines()
     request = new_try().request
-    life = StepLife(request, state, new_try().log, observer=Observer(request.labels, lines))
-    failed(hook, life, Category.OOM)
+    lifecycle = StepLifecycle(request, state, new_try().log, observer=Observer(request.labels, lines))
+    failed(hook, lifecycle, Category.OOM)
     assert [line.partition(" s: ")[2] for line in lines] == [
         "the record of generation 1 saved",
         "submitted, and the handle saved",
@@ -110,13 +110,15 @@ def test_phases_count_from_the_beginning(hook, new_try, state):
 def test_what_a_job_waits_for_and_its_trouble_is_told_once():
     lines = Lines()
     observer = Observer({"dag_id": "d", "task_id": "t"}, log=lines)
-    observer.saw(JobStatus(JobState.PENDING, native="Waiting for its turn"))
+    observer.status_seen(JobStatus(JobState.PENDING, native="Waiting for its turn"))
     for message in ("no node", "no node", "one node"):
-        observer.saw(JobStatus(JobState.PENDING, native="Unschedulable", message=message))
-    observer.saw(JobStatus(JobState.RUNNING, native="Running"))
+        observer.status_seen(JobStatus(JobState.PENDING, native="Unschedulable", message=message))
+    observer.status_seen(JobStatus(JobState.RUNNING, native="Running"))
     for _ in range(2):
-        observer.saw(JobStatus(JobState.RUNNING, native="NodeNotReady", message="its node does not answer"))
-    observer.saw(JobStatus(JobState.FAILED, native="NodeLost", message="all is over"))
+        observer.status_seen(
+            JobStatus(JobState.RUNNING, native="NodeNotReady", message="its node does not answer")
+        )
+    observer.status_seen(JobStatus(JobState.FAILED, native="NodeLost", message="all is over"))
     assert lines == [
         "The job waits: Unschedulable: no node",
         "The job waits: Unschedulable: one node",
