@@ -20,15 +20,20 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 
 class StepopError(Exception):
     """Base of every error of this package."""
 
+    is_final: ClassVar[bool] = False
+    """Another call, or another try, would meet the same error."""
+
 
 class StepConfigError(StepopError, ValueError):
     """The task, its settings or its connection are wrong; trying again cannot help."""
+
+    is_final = True
 
 
 class BackendNotFoundError(StepConfigError):
@@ -50,6 +55,8 @@ class WrongHostError(StepConfigError):
 class PayloadError(StepopError):
     """The function or one of its arguments cannot be sent to the step."""
 
+    is_final = True
+
 
 class QuotaError(StepopError):
     """The service takes no further job now, because a quota is used up; the same submit may succeed later."""
@@ -64,6 +71,8 @@ class IntegrityError(StepopError):
     it is written; nothing was loaded from them.
     """
 
+    is_final = True
+
 
 class OutcomeLostError(StepopError):
     """The job is over and left no outcome behind (killed before it could write one)."""
@@ -71,6 +80,11 @@ class OutcomeLostError(StepopError):
 
 class StepInterruptedError(StepopError):
     """An error on our side while the job may go on; the record leads the next try to it."""
+
+
+def is_final(error: BaseException) -> bool:
+    """Return whether another call, or another try, would meet the same error of this package."""
+    return isinstance(error, StepopError) and error.is_final
 
 
 if not TYPE_CHECKING:

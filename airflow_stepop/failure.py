@@ -34,6 +34,24 @@ class Category(StrEnum):
     LOST = "lost"
     INFRA = "infra"
 
+    @property
+    def is_resubmitted(self) -> bool:
+        """Whether the same try submits another job: the service took the machine away, or had none."""
+        return self in (Category.PREEMPTED, Category.NO_CAPACITY)
+
+    @property
+    def is_retried(self) -> bool:
+        """Whether the recovery retries of a task run the step again: it was not the step's doing."""
+        return self.is_resubmitted or self in (Category.LOST, Category.INFRA, Category.QUOTA)
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether a new try that finds such a job submits another one instead of reporting the failure.
+
+        Nobody watched while the job ended so, and it was not the step's doing.
+        """
+        return self.is_resubmitted or self in (Category.LOST, Category.INFRA, Category.CANCELLED)
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -126,6 +144,8 @@ class StepFailedError(StepopError):
 
     :param next_memory: what the next try asks for, because the step ran out of memory and ``on_oom`` has more
     """
+
+    is_final = True  # of the job; whether a retry runs the step again, its category says
 
     def __init__(self, failure: Failure, where: str = "", next_memory: str | None = None) -> None:
         self.failure = failure

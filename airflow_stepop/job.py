@@ -98,7 +98,9 @@ class JobStatus:
 
     :param failure: set when the service itself knows why the job ended (memory, deadline, image, preemption).
         A failure of the user's code comes from the outcome instead
-    :param native: the service's own name for the state, or its message about the state; shown to the user
+    :param native: the service's own word for the state, or for its reason: ``Unschedulable``
+    :param message: what the service says about the state, for people: ``0/3 nodes are available``. The task's
+        log shows the message of a job that is not terminal
     :param started_at: when the step's process started, in seconds since the epoch
     :param finished_at: when the step's process ended, in seconds since the epoch
     :param waits_since: for a job that the service has stopped and will start again: since when the job has
@@ -114,7 +116,13 @@ class JobStatus:
     started_at: float | None = None
     finished_at: float | None = None
     waits_since: float | None = None
+    message: str = ""
     usage: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def description(self) -> str:
+        """The service's word and its message, for people."""
+        return ": ".join(text for text in (self.native, self.message) if text)
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.definitions.retry_policy import RetryDecision
 from airflow.sdk.exceptions import AirflowTaskTimeout
 
-from airflow_stepop.exceptions import IntegrityError, PayloadError, StepConfigError
-from airflow_stepop.failure import StepFailedError
+from airflow_stepop.exceptions import StepConfigError, is_final
+from airflow_stepop.failure import Category, StepFailedError
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -28,8 +28,7 @@ RECOVERY_DELAY = timedelta(seconds=5)
 # pause of 5 seconds was over before a killed API server was back, and a finished result was lost.
 RECOVERY_BACKOFF = 3.0
 LONGEST_DELAY = timedelta(minutes=5)
-FINAL_ERRORS = (StepConfigError, PayloadError, IntegrityError, AirflowTaskTimeout)
-RECOVERED = ("lost", "infra", "preempted", "no_capacity", "quota")  # values of job.Category
+RECOVERED = tuple(category.value for category in Category if category.is_retried)
 
 
 class RemoteStepRetryPolicy(RetryPolicy):
@@ -65,7 +64,7 @@ class RemoteStepRetryPolicy(RetryPolicy):
     ) -> RetryDecision:
         failed = exception if isinstance(exception, StepFailedError) else exception.__cause__
         if not isinstance(failed, StepFailedError):
-            if isinstance(exception, FINAL_ERRORS):
+            if is_final(exception) or isinstance(exception, AirflowTaskTimeout):
                 return RetryDecision.fail(f"{type(exception).__name__}: another try would meet it again")
             return self._soon(try_number, max_tries, context, "not an error of the step")
         category = failed.failure.category.value
@@ -114,8 +113,6 @@ def _delay(value: Any, name: str) -> timedelta | None:
 def _categories(values: Iterable[str]) -> tuple[str, ...]:
     if values is RECOVERED:
         return RECOVERED
-    from airflow_stepop.failure import Category
-
     known = [category.value for category in Category]
     names = (values,) if isinstance(values, str) else tuple(str(value) for value in values)
     for name in names:

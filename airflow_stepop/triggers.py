@@ -241,7 +241,7 @@ class RemoteStepTrigger(BaseTrigger):
                 reason = self.deadlines.reason(status, clock.now())
                 pause_s = LOOK_AGAIN_S
             if reason is not None:
-                return reason, status.native if reason.is_deadline and status else ""
+                return reason, status.description if reason.is_deadline and status else ""
 
     async def _fresh_status(self, hook: StepHook) -> JobStatus | None:
         """Return the job's current status, or ``None`` if it cannot be read now."""

@@ -63,7 +63,7 @@ def describe_job(job: Job, now: float, problems: list[str]) -> Row:
         "started_at": shown_time(status.started_at),
         "finished_at": shown_time(status.finished_at),
         "why": status.failure.category.value if status.failure else None,
-        "native_state": None if status.state.is_terminal else status.native or None,
+        "native_state": None if status.state.is_terminal else status.description or None,
         "usage": usage_of(job, problems) or dict(status.usage) or None,
         "link": link,
         "labels": dict(job.found.labels),

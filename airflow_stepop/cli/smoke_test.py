@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.core.printable import printable
-from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, StepConfigError
+from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, StepConfigError, is_final
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.job import Finding, JobHandle, JobState, JobStatus
 from airflow_stepop.lifecycle.failures import as_the_service_saw_it, refused, without_outcome
@@ -141,9 +141,9 @@ class SmokeTest:
             try:
                 status = self._hook.status([handle])[handle]
                 self._last_error, pause_s = "", backoff.after_success()
-            except (StepConfigError, IntegrityError):  # permanent errors: polling again cannot help
-                raise
-            except Exception as error:  # noqa: BLE001, RUF100 - an API error is never a job state
+            except Exception as error:  # an API error is never a job state
+                if is_final(error):
+                    raise
                 self._last_error, pause_s = str(error) or type(error).__name__, backoff.after_error()
             if (status is not None and status.state.is_terminal) or time.monotonic() >= end:
                 return status
@@ -162,7 +162,7 @@ class SmokeTest:
             return refused(error)
 
     def _overdue(self, status: JobStatus | None) -> Failure:
-        native_state = status.native if status else self._last_error
+        native_state = status.description if status else self._last_error
         hint = f"find out why it waits, or give it more than {self._limit_s:.0f} s with --limit"
         if status is not None and status.state is JobState.RUNNING:
             summary = f"the step was still running after {self._limit_s:.0f} s"

@@ -45,10 +45,6 @@ if TYPE_CHECKING:
     from airflow_stepop.oom import MoreMemory
 
 MAX_RESUBMISSIONS = 3
-RESUBMITTED = frozenset({Category.PREEMPTED, Category.NO_CAPACITY})
-# Failures after which a new try submits again instead of reporting them: no worker saw the job end, and the
-# step did not cause the failure.
-_NOT_AN_ANSWER = frozenset({Category.LOST, Category.INFRA, Category.CANCELLED, *RESUBMITTED})
 
 
 class Request(Protocol):
@@ -223,7 +219,7 @@ class StepLifecycle:
         try:
             self.jobs.outcome(handle)
         except OutcomeLostError:
-            return status.failure is not None and status.failure.category not in _NOT_AN_ANSWER
+            return status.failure is not None and not status.failure.category.is_replaced
         return True
 
     def _replace(self, record: StepRecord) -> JobHandle:
@@ -341,7 +337,7 @@ class StepLifecycle:
         record, failure = self._current_record(), collected.failure
         if (
             failure is None
-            or failure.category not in RESUBMITTED
+            or not failure.category.is_resubmitted
             or record.resubmissions >= MAX_RESUBMISSIONS
         ):
             return None

@@ -18,7 +18,7 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferred
 
 from airflow_stepop.core.units import LONGEST_S
-from airflow_stepop.exceptions import IntegrityError, PayloadError, StepConfigError, StepInterruptedError
+from airflow_stepop.exceptions import StepConfigError, StepInterruptedError, is_final
 from airflow_stepop.failure import Category, Failure, StepFailedError
 from airflow_stepop.lifecycle.collecting import Collected
 from airflow_stepop.lifecycle.lifecycle import StepLifecycle
@@ -44,8 +44,6 @@ DOUBT_S = 0.5  # between two checks for something that on_kill left undone
 # States of a task that Airflow is about to try again: the scheduler may take a slow worker for dead.
 TRIED_AGAIN = ("scheduled", "queued", "up_for_retry")
 LOG_POLL_S = 1.0  # poll interval while the step prints
-# Errors that another try would meet again. Any other error may be transient.
-FINAL_ERRORS = (StepConfigError, PayloadError, StepFailedError, IntegrityError)
 
 
 class WorkerSession:
@@ -282,9 +280,9 @@ class WorkerSession:
                 fresh = status = hook.status([handle])[handle]
                 chunk = None if task_log.is_full else hook.logs({handle: cursor}).get(handle)
                 pause_s = backoff.after_success()
-            except (StepConfigError, IntegrityError):  # permanent: retrying cannot help
-                raise
-            except Exception as error:  # noqa: BLE001, RUF100 - an API error is never a job state
+            except Exception as error:  # an API error is never a job state
+                if is_final(error):
+                    raise
                 chunk, pause_s = None, backoff.after_error()
                 self.log.warning("No news of %s (%s); asking again in %.0f s", handle, error, pause_s)
             if chunk is not None:
@@ -292,7 +290,7 @@ class WorkerSession:
                 cursor = chunk.cursor
                 pause_s = min(pause_s, LOG_POLL_S) if chunk.lines else pause_s
             self.observer.status_seen(status)
-            self._native_state = status.native if status is not None else ""
+            self._native_state = status.description if status is not None else ""
             if reason := deadlines.reason(fresh, clock.now()):
                 if reason is StopReason.FINISHED:
                     self._write_rest(task_log, cursor)
@@ -337,7 +335,7 @@ class WorkerSession:
             record = self.lifecycle.record
             if record is None or record.collected is not None:
                 raise
-            if not isinstance(error, FINAL_ERRORS) and self._has_retry and not self._is_ended:
+            if not is_final(error) and self._has_retry and not self._is_ended:
                 what = "the job goes on, and the next try attaches to it"
                 if record.handle is None:
                     what = "the job may not exist yet; the next try looks for it, and submits it if not"

@@ -96,11 +96,11 @@ class Observer:
         if status is not None and status.state is not self._state:
             self._state = status.state
             self.phase("the job is %s", status.state.value)
-        if status is not None and _is_explained(status) and status.native != self._waits_for:
-            self._waits_for = status.native
+        if status is not None and _is_explained(status) and status.description != self._waits_for:
+            self._waits_for = status.description
             if self._log is not None:
                 what = "waits" if status.state is JobState.PENDING else "is in trouble"
-                self._log.info("The job %s: %s", what, printable(status.native))
+                self._log.info("The job %s: %s", what, printable(status.description))
 
     def built(self, payload: Payload) -> None:
         self.phase("payload built: %d parts, %d bytes", len(payload.parts) + 1, _size(payload))
@@ -151,8 +151,8 @@ class Observer:
 
 
 def _is_explained(status: JobStatus) -> bool:
-    """Return whether the native state of a job that is not terminal is an explanation: more than one word."""
-    return not status.state.is_terminal and " " in status.native
+    """Return whether the service explains the state of a job that is not terminal."""
+    return not status.state.is_terminal and bool(status.message)
 
 
 def _size(payload: Payload) -> int:

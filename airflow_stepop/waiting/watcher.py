@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 
-from airflow_stepop.exceptions import IntegrityError, StepConfigError, WrongHostError
+from airflow_stepop.exceptions import IntegrityError, StepopError, WrongHostError
 from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.job import Cursor, JobHandle, JobState, JobStatus, LogLine
 from airflow_stepop.waiting.backoff import Backoff
@@ -49,7 +49,7 @@ class Update:
 
     status: JobStatus | None = None
     lines: Sequence[LogLine] = ()
-    error: StepConfigError | IntegrityError | None = None
+    error: StepopError | None = None
 
 
 class Subscription:
@@ -62,7 +62,7 @@ class Subscription:
         self.wants_more = True  # log lines; False when the task log is full
         self._status: JobStatus | None = None
         self._lines: list[LogLine] = []
-        self._error: StepConfigError | IntegrityError | None = None
+        self._error: StepopError | None = None
         self._news = asyncio.Event()
 
     @property
@@ -86,7 +86,7 @@ class Subscription:
             self._lines.extend(lines)
             self._news.set()
 
-    def report_error(self, error: StepConfigError | IntegrityError) -> None:
+    def report_error(self, error: StepopError) -> None:
         self._error = error
         self._news.set()
 
@@ -242,14 +242,14 @@ class Watcher:
         try:
             loop = asyncio.get_running_loop()
             statuses = await loop.run_in_executor(self._asking, self.hook.status, handles)
-        except (StepConfigError, IntegrityError) as error:
-            if isinstance(error, (IntegrityError, WrongHostError)) and len(handles) > 1:
-                # One handle is damaged or belongs to another host. Poll each alone: the others get a status
-                return max([await self._ask([handle], backoff) for handle in handles])
-            for subscription in self._of(handles):
-                subscription.report_error(error)
-            return backoff.after_error()
         except Exception as error:  # noqa: BLE001, RUF100 - an API error is never a job state, whatever its class
+            if isinstance(error, StepopError) and error.is_final:
+                if isinstance(error, (IntegrityError, WrongHostError)) and len(handles) > 1:
+                    # One handle is damaged, or of another host: poll each alone
+                    return max([await self._ask([handle], backoff) for handle in handles])
+                for subscription in self._of(handles):
+                    subscription.report_error(error)
+                return backoff.after_error()
             pause_s = backoff.after_error()
             count(WATCHER_ERRORS, 1, tags)
             log.warning("%s: no status (%s); asking again in %.0f s", self.hook.backend, error, pause_s)

@@ -3,16 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import ClassVar
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
+from urllib3.exceptions import HTTPError
 
+from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.hooks.kubernetes import KubernetesStepHook
+from airflow_stepop.hooks.kubernetes.cluster import ClusterError
+from airflow_stepop.hooks.kubernetes.manifests import JOB_NAME
+from airflow_stepop.job import JobHandle
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.stores.base import Store
 from airflow_stepop.stores.configured import open_store
 from airflow_stepop.testing import HookContract
 from tests.support.s3 import S3Server
+from tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from kubernetes.client import CoreV1Api
+
+
+def answer(status: int) -> ClusterError:
+    from kubernetes.client.exceptions import ApiException
+
+    return ClusterError("https://cluster", ApiException(status=status))
+
+
+@contextmanager
+def no_room(admin: CoreV1Api, namespace: str) -> Iterator[None]:
+    """Let the namespace have no Job."""
+    quota = {"metadata": {"name": "contract"}, "spec": {"hard": {"count/jobs.batch": "0"}}}
+    admin.create_namespaced_resource_quota(namespace, quota)
+    try:
+        wait_until(
+            lambda: admin.read_namespaced_resource_quota("contract", namespace).status.hard,
+            "the quota to be counted",
+        )
+        yield
+    finally:
+        admin.delete_namespaced_resource_quota("contract", namespace)
 
 
 class TestKubernetes(HookContract):
@@ -25,6 +56,12 @@ class TestKubernetes(HookContract):
     # Nothing inside a container can kill its process 1, but it can take away that it writes
     crash = ("python3", "-c", "import resource; resource.prlimit(1, resource.RLIMIT_FSIZE, (0, 0))")
 
+    transient_errors: ClassVar = (
+        ConnectionResetError("cut"),
+        HTTPError("no answer"),
+        *(answer(status) for status in (408, 429, 500, 503)),
+    )
+
     @pytest.fixture
     def make_hook(self, kubernetes_namespace: str) -> Callable[[], KubernetesStepHook]:
         return KubernetesStepHook
@@ -36,3 +73,20 @@ class TestKubernetes(HookContract):
         store = open_store(address)
         yield store
         store.delete_folder("")
+
+    @property
+    def admin(self) -> CoreV1Api:
+        """The cluster as somebody sees it who may do everything, unlike Airflow."""
+        from kubernetes import client, config
+
+        return client.CoreV1Api(config.new_client_from_config())
+
+    @pytest.fixture
+    def full_quota(self, hook: StepHook) -> AbstractContextManager[None]:
+        return no_room(self.admin, hook.scope().rpartition("/")[2])
+
+    def lose_machine(self, hook: StepHook, handle: JobHandle) -> None:
+        namespace, selector = handle.detail["namespace"], f"{JOB_NAME}={handle.id}"
+        self.admin.delete_collection_namespaced_pod(
+            namespace, label_selector=selector, grace_period_seconds=0
+        )

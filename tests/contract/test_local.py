@@ -9,6 +9,7 @@ from typing import ClassVar
 import pytest
 
 from airflow_stepop.hooks.local import LocalStepHook
+from airflow_stepop.hooks.local.supervisor.state import STATES
 from airflow_stepop.hooks.local.supervisor.systems import PORTABLE
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.stores.configured import open_store
@@ -19,6 +20,7 @@ class TestLocal(HookContract):
     """Real processes on this host."""
 
     patience_s = 200.0
+    native_states = STATES
     unsupported: ClassVar = {
         "cpu_count": ResourceSettings(cpu_count=10_000),
         "memory": ResourceSettings(memory="1PB"),

@@ -136,11 +136,19 @@ def test_every_verb_is_explained() -> None:
     """The table for authors of backends is the contract."""
     from airflow_stepop.hooks.base import StepHook
 
-    verbs = {
-        name
-        for name in re.findall(r"^\| `(\w+)\(", (DOCS / "backends" / "writing.md").read_text(), re.MULTILINE)
-    }
-    assert verbs == set(StepHook.__abstractmethods__) | {"link", "tail"}
+    page = (DOCS / "backends" / "writing.md").read_text()
+    promises = page.partition("## The promises")[2].partition("\n## ")[0]
+    inherited = {"api_error", "changed_jobs", "fresh_status", "link", "preserve_outcome", "tail"}
+    assert (
+        set(re.findall(r"^\| `(\w+)\(", promises, re.MULTILINE)) == StepHook.__abstractmethods__ | inherited
+    )
+
+
+def test_every_piece_for_authors_is_explained() -> None:
+    from airflow_stepop.hooks import base
+
+    page = (DOCS / "backends" / "writing.md").read_text()
+    assert [name for name in base.__all__ if name not in page] == []
 
 
 def test_the_configuration_page_is_current() -> None:

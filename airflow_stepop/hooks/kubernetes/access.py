@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from airflow_stepop.hooks.common.checks import Check
 from airflow_stepop.hooks.kubernetes.cluster import message_of, status_of
 from airflow_stepop.hooks.kubernetes.resources import amount_of
 from airflow_stepop.job import Finding
@@ -38,27 +39,25 @@ _SIDES = ("requests.", "limits.")
 _NOT_OURS = "NotTerminating"  # the scope of pods without a deadline; every step has one
 
 
-def check_access(cluster: Cluster) -> Iterator[Finding]:
-    """Yield whether the namespace is there, whether steps may run in it, and what its limits are.
+def access_checks(cluster: Cluster) -> Iterator[Check]:
+    """Yield the checks: is the namespace there, may steps run in it, and what are its limits."""
+    fix, prefix = "check the connection, and ask again", f"{cluster.host} does not say: "
+    # without a namespace, nobody can say what would be allowed in it
+    yield Check("namespace", lambda: _account(cluster), fix, prefix, is_needed=True)
+    yield Check("permissions", lambda: _permissions(cluster), fix, prefix)
+    yield Check("quotas", lambda: _quotas(cluster), fix, prefix)
+    yield Check("limit ranges", lambda: _limit_ranges(cluster), fix, prefix)
 
-    An error of the API is a finding.
-    """
-    for read in (_namespace, _permissions, _quotas, _limit_ranges):
-        try:
-            found = list(read(cluster))
-            yield from found
-            if read is _namespace and not all(one.is_ok for one in found):
-                return  # nobody can say what would be allowed in it
-        except Exception as error:  # noqa: BLE001, RUF100 - whatever it is, the user has to know
-            if status_of(error) == 401:
-                message = f"{cluster.host} takes the connection's account for nobody: {message_of(error)}"
-                yield Finding(
-                    False, "account", message, "renew the token or the certificate of the connection"
-                )
-                return
-            what = read.__name__.strip("_").replace("_", " ")
-            message = f"{cluster.host} does not say: {message_of(error) or type(error).__name__}"
-            yield Finding(False, what, message, "check the connection, and ask again")
+
+def _account(cluster: Cluster) -> Iterator[Finding]:
+    """Yield whether the cluster knows the connection's account, and has the namespace."""
+    try:
+        yield from _namespace(cluster)
+    except Exception as error:
+        if status_of(error) != 401:
+            raise
+        message = f"{cluster.host} takes the connection's account for nobody: {message_of(error)}"
+        yield Finding(False, "account", message, "renew the token or the certificate of the connection")
 
 
 def _namespace(cluster: Cluster) -> Iterator[Finding]:

@@ -14,6 +14,8 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
+from airflow_stepop.hooks.common.api_errors import ApiError, Trouble, or_none
+
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
     from kubernetes.client.exceptions import ApiException
@@ -76,7 +78,7 @@ class Cluster:
 
     def create(self, kind: str, body: Json) -> Json | None:
         """Create an object and return it as it is now; ``None`` when there is one of that name."""
-        return self._or_nothing("POST", self.path(kind), body, nothing=409)
+        return self._or_nothing("POST", self.path(kind), body, nothing=Trouble.CONFLICT)
 
     def patch(self, kind: str, name: str, body: Json) -> Json | None:
         """Merge ``body`` into an object and return it; ``None`` when there is none of that name."""
@@ -199,14 +201,9 @@ class Cluster:
             raise ClusterError(client.configuration.host, error) from None
 
     def _or_nothing(
-        self, method: str, path: str, body: Json | None = None, nothing: int = 404
+        self, method: str, path: str, body: Json | None = None, nothing: Trouble = Trouble.NOT_FOUND
     ) -> Json | None:
-        try:
-            return self.request(method, path, body)
-        except Exception as error:
-            if status_of(error) == nothing and (nothing != 409 or _is_there(error)):
-                return None
-            raise
+        return or_none(api_error, lambda: self.request(method, path, body), nothing)
 
 
 class ClusterError(Exception):
@@ -231,15 +228,29 @@ def status_of(error: Exception) -> int | None:
     return error.status if isinstance(error, ClusterError) else None
 
 
-def is_transient(error: Exception) -> bool:
-    """Return whether the same request may succeed in a moment: the server is away, restarts or is busy."""
+# message of the API server about a quota -> state of that quota
+QUOTAS = {
+    "exceeded quota": "its quota is used up",
+    "status unknown for quota": "its quota is not counted yet",
+}
+_KINDS = {400: Trouble.INVALID, 403: Trouble.DENIED, 404: Trouble.NOT_FOUND, 422: Trouble.INVALID}
+
+
+def api_error(error: Exception) -> ApiError:
+    """Return what an error of the API server means; 401 is OTHER, since a next try reads the token anew."""
     from urllib3.exceptions import HTTPError
 
-    status = status_of(error)
+    status, message = status_of(error), message_of(error)
     if status is None:
-        return isinstance(error, (OSError, HTTPError))
-    is_conflict = status == 409 and not _is_there(error)
-    return status in (0, 408, 429) or status >= 500 or is_conflict
+        is_network = isinstance(error, (OSError, HTTPError))
+        return ApiError(Trouble.TRANSIENT if is_network else Trouble.OTHER, message)
+    kind = _KINDS.get(status, Trouble.OTHER)
+    if status in (0, 408, 409, 429) or status >= 500:
+        kind = Trouble.CONFLICT if status == 409 and _is_there(error) else Trouble.TRANSIENT
+    for text, state in QUOTAS.items():
+        if status == 403 and text in message:
+            kind, message = Trouble.QUOTA, f"{state}: {message}"
+    return ApiError(kind, message, str(status))
 
 
 def _is_there(error: Exception) -> bool:

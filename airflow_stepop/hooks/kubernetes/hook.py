@@ -15,21 +15,19 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.connections.extra import extra_of
-from airflow_stepop.core.stored_json import TEXT, checked_fields
-from airflow_stepop.exceptions import (
-    IntegrityError,
-    OutcomeLostError,
-    QuotaError,
-    StepConfigError,
-    WrongHostError,
-)
+from airflow_stepop.core.stored_json import TEXT
+from airflow_stepop.exceptions import OutcomeLostError, StepConfigError
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.hooks.base import StepHook
+from airflow_stepop.hooks.common.api_errors import ApiError, Trouble, explained
+from airflow_stepop.hooks.common.checks import Check, run_checks
 from airflow_stepop.hooks.common.input_files import input_files
+from airflow_stepop.hooks.common.labels import matches
+from airflow_stepop.hooks.common.receipts import Receipt, report
 from airflow_stepop.hooks.kubernetes import console
 from airflow_stepop.hooks.kubernetes import status as job_status
-from airflow_stepop.hooks.kubernetes.access import check_access
-from airflow_stepop.hooks.kubernetes.cluster import Cluster, is_transient, message_of, status_of
+from airflow_stepop.hooks.kubernetes.access import access_checks
+from airflow_stepop.hooks.kubernetes.cluster import Cluster, api_error
 from airflow_stepop.hooks.kubernetes.connection import connect
 from airflow_stepop.hooks.kubernetes.job_states import JobStates, selector
 from airflow_stepop.hooks.kubernetes.manifests import (
@@ -46,11 +44,10 @@ from airflow_stepop.hooks.kubernetes.manifests import (
     release,
     secret_manifest,
 )
-from airflow_stepop.hooks.kubernetes.outcome import inline, preserved_annotations, preserved_receipt, sent
+from airflow_stepop.hooks.kubernetes.outcome import preserved_annotations, preserved_receipt, read_outcome
 from airflow_stepop.hooks.kubernetes.pod_log import PodLog
 from airflow_stepop.hooks.kubernetes.pods import newest, receipt_of, seconds
 from airflow_stepop.hooks.kubernetes.settings import KubernetesSettings
-from airflow_stepop.hooks.settings import parse_settings
 from airflow_stepop.job import (
     Cursor,
     Finding,
@@ -68,15 +65,12 @@ from airflow_stepop.runner.protocol import FRAMES, OUTCOME
 if TYPE_CHECKING:
     from airflow_stepop.hooks.kubernetes.objects import Json
 
-DEFAULT_CONN_ID = "kubernetes_default"
 SECRET_BYTES = 1 << 20  # of all values together: https://kubernetes.io/docs/concepts/configuration/secret/
 OWN_BYTES = 160 << 10  # of it, the runner with all its features, and addresses
-# message of the API server about a quota -> state of that quota
-FULL = {"exceeded quota": "is used up", "status unknown for quota": "is not counted yet"}
-ELSEWHERE = ". The step's settings name this namespace: it needs the Role of the documentation, too"
+ELSEWHERE = "; the step's settings name this namespace: it needs the Role of the documentation, too"
 
 
-class KubernetesStepHook(StepHook):
+class KubernetesStepHook(StepHook[KubernetesSettings]):
     """Runs steps as Jobs on a Kubernetes cluster.
 
     :param conn_id: connection of Airflow's type ``kubernetes``; by default ``kubernetes_default``
@@ -84,9 +78,14 @@ class KubernetesStepHook(StepHook):
 
     backend = "kubernetes"
     settings_model = KubernetesSettings
-    default_conn_id = DEFAULT_CONN_ID
+    default_conn_id = "kubernetes_default"
     inline_limit = SECRET_BYTES - OWN_BYTES
     log_reads_per_second = 5
+    wrong_scope = (
+        "{handle} was made in {scope}, and the connection leads to {here} now, where there is no such job: "
+        "have it lead to that cluster again, or set cluster_context in it; if that cluster is no more, "
+        "delete the key 'stepop' of the task's state"
+    )
 
     @cached_property
     def _clusters(self) -> dict[tuple[str | None, str | None], Cluster]:
@@ -96,22 +95,8 @@ class KubernetesStepHook(StepHook):
         """Return the namespace that a step, or a handle, names."""
         key = context, namespace
         if key not in self._clusters:
-            connection = self.connection if self.named is not None else None
-            self._clusters[key] = connect(connection, context, namespace)
+            self._clusters[key] = connect(self.connection, context, namespace)
         return self._clusters[key]
-
-    @cached_property
-    def named(self) -> str | None:
-        """The connection that a handle names: a triggerer views it up before its threads need it."""
-        from airflow.sdk.exceptions import AirflowNotFoundException
-
-        if self.conn_id is not None:
-            return self.conn_id
-        try:
-            self._connection = self.get_connection(DEFAULT_CONN_ID)
-        except AirflowNotFoundException:
-            return None
-        return DEFAULT_CONN_ID
 
     def scope(self) -> str:
         return self.cluster().scope
@@ -119,10 +104,10 @@ class KubernetesStepHook(StepHook):
     # -- submit
 
     def render(self, spec: StepSpec) -> dict[str, Any]:
-        return job_manifest(spec, _settings(spec))
+        return job_manifest(spec, self.settings_of(spec))
 
     def submit(self, spec: StepSpec, payload: Payload) -> JobHandle:
-        body, settings = self.render(spec), _settings(spec)
+        body, settings = self.render(spec), self.settings_of(spec)
         if not settings.outcome_in_log and not is_bucket(spec.result_uri):
             raise StepConfigError(
                 "outcome_in_log=False needs [stepop] store to be a bucket, or what a step returns could not "
@@ -132,22 +117,21 @@ class KubernetesStepHook(StepHook):
         payload = replace(payload, features=payload.features | {way_back})
         cluster = self._cluster_of(spec)
         self._job_url(self._handle(spec.name, cluster, settings.kubernetes_context))
-        try:
+        with explained(self.api_error, self._submit_errors(cluster)):
             job = cluster.create("jobs", body) or _existing(cluster.get("jobs", spec.name), spec)
             if not _is_released(job):
                 self._release(cluster, job, payload, spec, settings)
-        except Exception as error:
-            message = message_of(error)
-            full = [state for text, state in FULL.items() if status_of(error) == 403 and text in message]
-            if full:
-                raise QuotaError(
-                    f"the quota of namespace {cluster.namespace!r} {full[0]}: {message}"
-                ) from error
-            if status_of(error) in (400, 403, 404, 422):  # 404: it has no such namespace
-                where = "" if cluster.namespace == self.cluster().namespace else ELSEWHERE
-                raise StepConfigError(f"{_refused(error, cluster)}: {message}{where}") from None
-            raise
         return self._handle(spec.name, cluster, settings.kubernetes_context)
+
+    def _submit_errors(self, cluster: Cluster) -> Mapping[Trouble, str]:
+        place = f"namespace {cluster.namespace!r}"
+        elsewhere = "" if cluster.namespace == self.cluster().namespace else ELSEWHERE
+        return {
+            Trouble.QUOTA: place,
+            Trouble.DENIED: f"{place} does not let Airflow do this (see airflow stepop check{elsewhere})",
+            Trouble.NOT_FOUND: f"{cluster.host} has no {place}",
+            Trouble.INVALID: "the cluster refused the job",
+        }
 
     def _release(
         self, cluster: Cluster, job: Json, payload: Payload, spec: StepSpec, settings: KubernetesSettings
@@ -175,15 +159,15 @@ class KubernetesStepHook(StepHook):
         if not _is_released(job):
             cluster.delete("jobs", spec.name, job["metadata"]["uid"])
             return None
-        return self._handle(spec.name, cluster, _settings(spec).kubernetes_context)
+        return self._handle(spec.name, cluster, self.settings_of(spec).kubernetes_context)
 
     def _cluster_of(self, spec: StepSpec) -> Cluster:
-        settings = _settings(spec)
+        settings = self.settings_of(spec)
         return self.cluster(settings.kubernetes_context, settings.namespace)
 
     def _handle(self, name: str, cluster: Cluster, context: str | None) -> JobHandle:
         detail = {"namespace": cluster.namespace, **({"context": context} if context else {})}
-        return JobHandle(self.backend, self.named, cluster.scope, name, name, detail)
+        return JobHandle(self.backend, self.used_conn_id, cluster.scope, name, name, detail)
 
     # -- what becomes of it
 
@@ -194,7 +178,7 @@ class KubernetesStepHook(StepHook):
             for handle in some:
                 view = views[handle.id]
                 if view.status.state is JobState.GONE:
-                    _check_place(handle, cluster)
+                    self.check_scope(handle, cluster.scope)
                 found[handle] = view.status
                 if view.job is not None and view.failure is not None:
                     self._end(cluster, view.job, {FAILURE: json.dumps(view.failure.to_json())})
@@ -204,7 +188,7 @@ class KubernetesStepHook(StepHook):
         cluster = self._cluster(handle)
         status = self._states(cluster).status_now(handle.id)
         if status.state is JobState.GONE:
-            _check_place(handle, cluster)
+            self.check_scope(handle, cluster.scope)
         return status
 
     def changed_jobs(self) -> Collection[JobHandle] | None:
@@ -226,7 +210,7 @@ class KubernetesStepHook(StepHook):
         cluster = self._cluster(handle)
         job, pods = self._states(cluster).exactly(handle.id)
         if job is None:
-            _check_place(handle, cluster)
+            self.check_scope(handle, cluster.scope)
         return cluster, job, pods
 
     def _states(self, cluster: Cluster) -> JobStates:
@@ -239,11 +223,14 @@ class KubernetesStepHook(StepHook):
     def outcome(self, handle: JobHandle) -> OutcomeReport:
         cluster, job, pods = self._exactly(handle)
         receipt = receipt_of(pods) or (preserved_receipt(job) if job is not None else None)
-        if job is None or receipt is None:
-            raise OutcomeLostError(f"{handle} ended without an outcome")
-        results = job["metadata"]["annotations"].get(RESULTS, "")
-        data = inline(receipt) or sent(cluster, job, pods, f"{results}/{OUTCOME}", receipt)
-        return OutcomeReport(receipt["digest"], data, results)
+        if job is None:
+            raise OutcomeLostError(f"{handle} left no outcome: its Job is gone")
+        found, results = job, job["metadata"]["annotations"].get(RESULTS, "")
+
+        def read(receipt: Receipt) -> bytes:
+            return read_outcome(cluster, found, pods, f"{results}/{OUTCOME}", receipt)
+
+        return report(handle, receipt, results, read)
 
     def preserve_outcome(self, handle: JobHandle) -> None:
         cluster = self._cluster(handle)
@@ -299,14 +286,14 @@ class KubernetesStepHook(StepHook):
     def delete(self, handle: JobHandle) -> None:
         self._cluster(handle).delete("jobs", handle.id)
 
-    def is_transient(self, error: Exception) -> bool:
-        return is_transient(error)
+    def api_error(self, error: Exception) -> ApiError:
+        return api_error(error)
 
     def find(self, labels: Mapping[str, str]) -> Iterator[FoundJob]:
         for job in self.cluster().list_everywhere("jobs", labelSelector=selector(job_labels(labels))):
             metadata = job["metadata"]
             original = json.loads(metadata["annotations"][LABELS])
-            if all(original.get(name) == value for name, value in labels.items()):
+            if matches(original, labels):
                 handle = self._handle(metadata["name"], self.cluster(None, metadata["namespace"]), None)
                 yield FoundJob(handle, original, seconds(metadata["creationTimestamp"]))
 
@@ -327,35 +314,36 @@ class KubernetesStepHook(StepHook):
 
         :raises StepConfigError: the connection's address of it is none
         """
-        connection = self.connection if self.named is not None else None
-        return console.job_url(connection, handle) if connection is not None else None
+        return console.job_url(self.connection, handle) if self.connection is not None else None
 
     def check(self) -> Iterable[Finding]:
         try:
             cluster = self.cluster()
         except StepConfigError as error:
-            yield Finding(False, "connection", str(error), "correct the connection")
-            return
-        try:
-            version = cluster.request("GET", "/version")
-        except Exception as error:  # noqa: BLE001, RUF100 - whatever it is, the user has to know
-            yield Finding(
-                False, "cluster", f"{cluster.host} does not answer: {message_of(error)}",
-                "check the connection, and that this host reaches the cluster",
-            )  # fmt: skip
-            return
+            return [Finding(False, "connection", str(error), "correct the connection")]
+        reach = "check the connection, and that this host reaches the cluster"
+        return run_checks(
+            self.api_error,
+            [
+                Check(
+                    "cluster",
+                    lambda: self._check_version(cluster),
+                    reach,
+                    f"{cluster.host} does not answer: ",
+                    True,
+                ),
+                *access_checks(cluster),
+                Check("console", lambda: self._check_console(cluster), "correct it, or leave it out"),
+            ],
+        )
+
+    def _check_version(self, cluster: Cluster) -> Iterator[Finding]:
+        version = cluster.request("GET", "/version")
         yield Finding(True, "cluster", f"{cluster.host} answers: {version.get('gitVersion')}")
-        yield from check_access(cluster)
-        yield from self._check_console(cluster)
 
     def _check_console(self, cluster: Cluster) -> Iterator[Finding]:
-        try:
-            connection = self.connection if self.named is not None else None
-            known = extra_of(connection).get("cluster_context") if connection is not None else None
-            url = self._job_url(self._handle("JOB", cluster, known or "CONTEXT"))
-        except StepConfigError as error:
-            yield Finding(False, "console", str(error), "correct it, or leave it out")
-            return
+        known = extra_of(self.connection).get("cluster_context") if self.connection is not None else None
+        url = self._job_url(self._handle("JOB", cluster, known or "CONTEXT"))
         if url is not None:
             needed = "" if known or "CONTEXT" not in url else "; every step needs kubernetes_context for it"
             yield Finding(True, "console", f"the page of a job is {url}{needed}")
@@ -363,10 +351,7 @@ class KubernetesStepHook(StepHook):
     # -- handles
 
     def _cluster(self, handle: JobHandle) -> Cluster:
-        try:
-            detail = checked_fields(dict(handle.detail), "detail", {"namespace": TEXT}, {"context": TEXT})
-        except IntegrityError as error:
-            raise IntegrityError(f"the handle of {handle} is damaged: {error}") from error
+        detail = self.handle_detail(handle, {"namespace": TEXT}, {"context": TEXT})
         return self.cluster(detail.get("context"), detail["namespace"])
 
     def _by_cluster(self, handles: Sequence[JobHandle]) -> Iterator[tuple[Cluster, list[JobHandle]]]:
@@ -377,31 +362,12 @@ class KubernetesStepHook(StepHook):
         yield from groups.values()
 
 
-def _check_place(handle: JobHandle, cluster: Cluster) -> None:
-    """Check that a missing job is not in another cluster: a kubeconfig's current context may have changed.
-
-    :raises WrongHostError: the connection leads to another place than where the job was made
-    """
-    if handle.scope != cluster.scope:
-        raise WrongHostError(
-            f"{handle} was made in {handle.scope}, and the connection leads to {cluster.scope} now, where "
-            "there is no such job: have it lead to that cluster again, or set cluster_context in it; if that "
-            "cluster is no more, delete the key 'stepop' of the task's state"
-        )
-
-
 def _ending_annotations(status: JobStatus) -> dict[str, str]:
     """Return the annotations that keep how a step ended, for when its pod is gone."""
     if status.state is JobState.SUCCEEDED:
         return {SUCCEEDED: "true"}
     failure = status.failure or Failure(Category.USER_ERROR, "The step failed: see the task's log")
     return {FAILURE: json.dumps(failure.to_json())}
-
-
-def _settings(spec: StepSpec) -> KubernetesSettings:
-    found = parse_settings(KubernetesSettings, None if spec.is_overridden else spec.settings, "kubernetes")
-    assert isinstance(found, KubernetesSettings)  # noqa: S101 - for the type checker
-    return found
 
 
 def _is_of(job: Json, secret: Json) -> bool:
@@ -417,11 +383,3 @@ def _existing(found: Json | None, spec: StepSpec) -> Json:
 
 def _is_released(job: Json) -> bool:
     return RELEASED in (job["metadata"].get("annotations") or {})
-
-
-def _refused(error: Exception, cluster: Cluster) -> str:
-    if status_of(error) == 403:
-        return f"namespace {cluster.namespace!r} does not let Airflow do this (see airflow stepop check)"
-    if status_of(error) == 404:
-        return f"{cluster.host} has no namespace {cluster.namespace!r}"
-    return "the cluster refused the job"

@@ -152,8 +152,9 @@ def _blocked_by(view: JobView) -> str | None:
 def _with_events(view: JobView, events: Sequence[WarningEvent]) -> JobView:
     pod = newest(view.pods)
     if pod is None:
-        failure, message = startup_failures.refusal(events)
+        failure, reason, message = startup_failures.refusal(events)
     else:
-        failure, message = startup_failures.startup_failure(pod, events), startup_failures.mount_error(events)
-    status = replace(view.status, native=message) if message else view.status
+        failure = startup_failures.startup_failure(pod, events)
+        reason, message = startup_failures.mount_error(events)
+    status = replace(view.status, native=reason, message=message) if message else view.status
     return replace(view, status=status, failure=failure)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import math
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.exceptions import StepConfigError, UnsupportedError
+from airflow_stepop.hooks.common.labels import LabelRules
+from airflow_stepop.hooks.common.runner_command import runner_argv, step_env
 from airflow_stepop.hooks.kubernetes.objects import STEP, Json, merged
 from airflow_stepop.hooks.kubernetes.resources import (
     node_terms,
@@ -22,7 +22,7 @@ from airflow_stepop.hooks.kubernetes.resources import (
 )
 from airflow_stepop.hooks.kubernetes.settings import KubernetesSettings, step_of
 from airflow_stepop.runner.drain import LINGER_S
-from airflow_stepop.runner.protocol import ENV_JOB, ENV_NONCE, NOWHERE, RECEIPT_LIMIT, RUNNER
+from airflow_stepop.runner.protocol import RECEIPT_LIMIT
 from airflow_stepop.stores.folder import folder_of
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ RECEIPT = "/dev/termination-log"
 MESSAGES_BYTES = 12288  # of all containers of a pod together, each has the same share; the rest is cut off
 INJECTED = 6  # containers that webhooks may put into a pod: meshes, agents for secrets
 ENV_DIGEST = "STEPOP_DIGEST"
+COMMAND_WORDS = 4  # of the runner's command line; its options are `args`
 # beyond the step's own time limit: a pod may wait so long for its start before the cluster gives the job up
 START_S = 7 * 86400
 # a kubelet counts the time of a pod from when it took it: for so long images and init containers may take
@@ -56,22 +57,15 @@ START_IN_POD_S = 3600
 LONGEST_DEADLINE_S = 2**31 - 1  # of a pod
 GRACE_S = 30  # between SIGTERM and SIGKILL
 
-_LABEL = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
-
-
-def label_value(text: str) -> str:
-    """Return a text as the value of a label: as it is if possible, else recognisable and with a digest."""
-    if _LABEL.fullmatch(text):
-        return text
-    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:46].rstrip("-._")
-    return f"{slug}-{hashlib.sha256(text.encode()).hexdigest()[:16]}".lstrip("-")
+# of a label: https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/
+LABEL_RULES = LabelRules("A-Za-z0-9._-", length=63)
 
 
 def job_labels(labels: Mapping[str, str]) -> dict[str, str]:
     """Return the labels of a job of ours, as the API takes them."""
     return {
         **MANAGED,
-        **{f"{PREFIX}/{name.replace('_', '-')}": label_value(value) for name, value in labels.items()},
+        **{f"{PREFIX}/{name.replace('_', '-')}": LABEL_RULES.encode(value) for name, value in labels.items()},
     }
 
 
@@ -183,23 +177,21 @@ def _container(spec: StepSpec, settings: KubernetesSettings, template: Json) -> 
     if spec.resources.shm is not None:
         mounts.append({"name": "stepop-shm", "mountPath": "/dev/shm"})  # noqa: S108 - the step's, not ours
     given = normal_env(settings)
-    env = {**spec.env, ENV_JOB: spec.name, ENV_NONCE: spec.nonce}
+    argv = runner_argv(
+        settings.python, spec, inputs=INPUT, outputs=OUTPUT,
+        digest=f"$({ENV_DIGEST})",  # the kubelet puts it in
+        receipt=RECEIPT, timeout=spec.timeout_s, linger=LINGER_S,
+    )  # fmt: skip
     needs = requirements(spec.resources, settings)
     return {
         **fields,
         "name": STEP,
         "image": spec.image or step_of(template).get("image") or default_image(),
-        "command": [settings.python, "-u", f"{INPUT}/{RUNNER}", "run"],
-        "args": [
-            *("--in", INPUT, "--out", OUTPUT, "--receipt", RECEIPT),
-            *("--digest", f"$({ENV_DIGEST})"),  # the kubelet puts it in
-            *("--timeout", f"{spec.timeout_s:g}"),
-            *("--linger", f"{LINGER_S:g}"),
-            *(() if is_bucket(spec.result_uri) else ("--segments", NOWHERE)),
-        ],
+        "command": argv[:COMMAND_WORDS],
+        "args": argv[COMMAND_WORDS:],
         "env": [
             *given,
-            *({"name": name, "value": _literal(value)} for name, value in env.items()),
+            *({"name": name, "value": _literal(value)} for name, value in step_env(spec).items()),
             {
                 "name": ENV_DIGEST,
                 "valueFrom": {"fieldRef": {"fieldPath": f"metadata.annotations['{DIGEST}']"}},

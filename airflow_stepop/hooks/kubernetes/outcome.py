@@ -6,13 +6,13 @@ Pods and their logs are lost when their node is removed; the Job and its annotat
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from airflow_stepop.exceptions import OutcomeLostError
+from airflow_stepop.hooks.common.receipts import Receipt, parse_receipt
 from airflow_stepop.hooks.kubernetes.manifests import (
     FAILURE,
     OUTCOME_IN_LOG,
@@ -20,7 +20,7 @@ from airflow_stepop.hooks.kubernetes.manifests import (
     PRESERVED_RECEIPT,
 )
 from airflow_stepop.hooks.kubernetes.pod_log import PodLog
-from airflow_stepop.hooks.kubernetes.pods import newest, receipt_in, receipt_of
+from airflow_stepop.hooks.kubernetes.pods import newest, receipt_of
 from airflow_stepop.hooks.kubernetes.status import is_over
 from airflow_stepop.runner.frames import from_lines
 from airflow_stepop.runner.protocol import FRAME_PREFIX, FRAMES
@@ -52,12 +52,12 @@ def preserved_annotations(
         annotations[FAILURE] = json.dumps(status.failure.to_json())
     if receipt is None:
         return annotations
-    if "outcome" not in receipt and OUTCOME_IN_LOG in job["metadata"]["annotations"]:
+    if receipt.outcome is None and OUTCOME_IN_LOG in job["metadata"]["annotations"]:
         frames = _frames(cluster, pods)
         if not 0 < len(frames) <= MOST_CHARS:
             return annotations
         annotations[PRESERVED_FRAMES] = frames
-    return {**annotations, PRESERVED_RECEIPT: json.dumps(receipt)}
+    return {**annotations, PRESERVED_RECEIPT: json.dumps(receipt.to_json())}
 
 
 def _frames(cluster: Cluster, pods: Sequence[Json]) -> str:
@@ -69,8 +69,8 @@ def _frames(cluster: Cluster, pods: Sequence[Json]) -> str:
     return "\n".join(line for line in lines if FRAME_PREFIX in line)
 
 
-def preserved_receipt(job: Json) -> Mapping[str, Any] | None:
-    return receipt_in(job["metadata"]["annotations"].get(PRESERVED_RECEIPT, ""))
+def preserved_receipt(job: Json) -> Receipt | None:
+    return parse_receipt(job["metadata"]["annotations"].get(PRESERVED_RECEIPT, ""))
 
 
 def preserved_frames(job: Json) -> Sequence[str]:
@@ -78,19 +78,12 @@ def preserved_frames(job: Json) -> Sequence[str]:
     return str(job["metadata"]["annotations"].get(PRESERVED_FRAMES, "")).splitlines()
 
 
-def inline(receipt: Mapping[str, Any]) -> bytes | None:
-    try:
-        return base64.b64decode(receipt["outcome"], validate=True)
-    except (KeyError, TypeError, binascii.Error):
-        return None
-
-
-def sent(cluster: Cluster, job: Json, pods: Sequence[Json], uri: str, receipt: Mapping[str, Any]) -> bytes:
+def read_outcome(cluster: Cluster, job: Json, pods: Sequence[Json], uri: str, receipt: Receipt) -> bytes:
     """Return an outcome that the termination message has no room for, from the log or from the store."""
     name = job["metadata"]["name"]
     if OUTCOME_IN_LOG not in job["metadata"]["annotations"]:
         store, path = locate(uri)
-        return bytes(store.read(path, receipt["size"]))
+        return bytes(store.read(path, receipt.size))
     secret = cluster.get("secrets", name)
     key = base64.b64decode(secret["data"][FRAMES]) if secret is not None else b""
     lines = preserved_frames(job) or PodLog(cluster, newest(pods)).frames()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
+from airflow_stepop.hooks.common.receipts import Receipt, find_receipt
 from airflow_stepop.hooks.kubernetes.objects import STEP, Json
 
 # reason of a container that could not be started -> its times mean nothing: they are those of the epoch
@@ -43,20 +42,10 @@ def broken_container(pod: Json | None) -> str | None:
     return None
 
 
-def receipt_of(pods: Sequence[Json]) -> Mapping[str, Any] | None:
+def receipt_of(pods: Sequence[Json]) -> Receipt | None:
     """Return the receipt that the runner has left as the termination message; ``None`` when there is none."""
-    for pod in sorted(pods, key=_created, reverse=True):
-        if (receipt := receipt_in(run_of(pod).get("message") or "")) is not None:
-            return receipt
-    return None
-
-
-def receipt_in(text: str) -> Mapping[str, Any] | None:
-    try:
-        receipt = json.loads(text)
-    except ValueError:
-        return None
-    return receipt if isinstance(receipt, dict) and isinstance(receipt.get("digest"), str) else None
+    messages = (run_of(pod).get("message") or "" for pod in sorted(pods, key=_created))
+    return find_receipt(messages, prefix="")
 
 
 def run_of(pod: Json | None) -> Json:

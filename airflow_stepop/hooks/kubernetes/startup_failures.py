@@ -62,19 +62,23 @@ MOUNT_TRIES = 3  # a mount that failed this often fails the step; before, its ob
 MISSING = re.compile(r'(secret|configmap|persistentvolumeclaim)s? "[^"]*" not found')
 
 
-def refusal(events: Sequence[WarningEvent]) -> tuple[Failure | None, str]:
-    """Return why the cluster will never make a pod for a job, if so, and its last message about that."""
+def refusal(events: Sequence[WarningEvent]) -> tuple[Failure | None, str, str]:
+    """Return why the cluster will never make a pod for a job, if so; and the last reason and message."""
     refusals = [one for one in events if one.reason == "FailedCreate"]
     if not refusals:
-        return None, ""
+        return None, "", ""
     final = [one for one in refusals if _is_final(one.message)]
     message = (final or refusals)[-1].message
     message = message.partition("Error creating: ")[2] or message
     if sum(one.count for one in final) < REFUSALS:
-        return None, f"FailedCreate: {message}"
+        return None, "FailedCreate", message
     category = Category.BAD_CONFIG if "not found" in message else Category.DENIED
     hint = "change the settings that it names, or have the namespace allow them"
-    return Failure(category, f"The cluster refuses the pod: {message}", "FailedCreate", None, hint), message
+    return (
+        Failure(category, f"The cluster refuses the pod: {message}", "FailedCreate", None, hint),
+        "FailedCreate",
+        message,
+    )
 
 
 def _is_final(message: str) -> bool:
@@ -93,10 +97,10 @@ def _waiting(container: Json) -> Json:
     return found
 
 
-def mount_error(events: Sequence[WarningEvent]) -> str:
-    """Return the kubelet's message about a volume that cannot be mounted; empty when there is none."""
+def mount_error(events: Sequence[WarningEvent]) -> tuple[str, str]:
+    """Return the kubelet's reason and message about a volume that cannot be mounted; empty: there is none."""
     mounts = [one for one in events if one.reason in ("FailedMount", "FailedAttachVolume")]
-    return f"{mounts[-1].reason}: {mounts[-1].message}" if mounts else ""
+    return (mounts[-1].reason, mounts[-1].message) if mounts else ("", "")
 
 
 def startup_failure(pod: Json, events: Sequence[WarningEvent]) -> Failure | None:

@@ -96,8 +96,9 @@ def _without_job(pod: Json | None) -> JobStatus:
     if pod is None or not may_run(pod):
         return JobStatus(JobState.GONE)
     state = JobState.RUNNING if has_begun(pod) else JobState.PENDING
-    word = f"JobDeleted: the job was deleted, and its pod is not over yet. {_trouble_of(pod)}".strip(". ")
-    return JobStatus(state, None, word, begun_at(run_of(pod)))
+    _, trouble = _trouble_of(pod)
+    message = f"the job was deleted, and its pod is not over yet. {trouble}".strip(". ")
+    return JobStatus(state, None, "JobDeleted", begun_at(run_of(pod)), message=message)
 
 
 def may_run(pod: Json | None) -> bool:
@@ -112,7 +113,9 @@ def _unfinished(
     since = seconds_of(suspension.get("lastTransitionTime"))
     if job["spec"].get("suspend") and (pod is None or is_true(suspension)):
         # Kueue can do that again to one that runs: its pod is being ended
-        return JobStatus(JobState.PENDING, None, _suspended_message(job), waits_since=since)
+        return JobStatus(
+            JobState.PENDING, None, "Suspended", waits_since=since, message=_suspended_message(job)
+        )
     if pod is None and _has_counted(job):
         return JobStatus(JobState.RUNNING, None, "Ending")
     if pod is None:
@@ -121,13 +124,15 @@ def _unfinished(
     if code is not None and (code == 0 or has_sidecars(pod)) and not _is_taken(job, pod):
         # the Job hears of it seconds later; or when all containers of the pod are over, which may be never
         state, failure = (JobState.FAILED, failure_of(pod, {})) if code else (JobState.SUCCEEDED, None)
-        word = run.get("reason", "Error") if code else "Completed"
-        return JobStatus(state, failure, word, started_at, finished_at)
-    trouble = _trouble_of(pod)
+        reason = run.get("reason", "Error") if code else "Completed"
+        return JobStatus(state, failure, reason, started_at, finished_at)
+    reason, message = _trouble_of(pod)
     if started_at is not None or run:
-        word = trouble or pod.get("status", {}).get("phase", "")
-        return JobStatus(JobState.RUNNING, None, word, started_at)
-    return JobStatus(JobState.PENDING, None, trouble or _waiting_message(pod), waits_since=since)
+        reason = reason or pod.get("status", {}).get("phase", "")
+        return JobStatus(JobState.RUNNING, None, reason, started_at, message=message)
+    if not reason:
+        reason, message = _waiting_for(pod)
+    return JobStatus(JobState.PENDING, None, reason, waits_since=since, message=message)
 
 
 def _has_counted(job: Json) -> bool:
@@ -140,7 +145,7 @@ def _has_counted(job: Json) -> bool:
 
 def _suspended_message(job: Json) -> str:
     queue = (job["metadata"].get("labels") or {}).get(QUEUE)
-    return f"Suspended: Kueue has not let it in yet (queue {queue!r})" if queue else "Suspended"
+    return f"Kueue has not let it in yet (queue {queue!r})" if queue else ""
 
 
 def has_sidecars(pod: Json | None) -> bool:
@@ -149,8 +154,8 @@ def has_sidecars(pod: Json | None) -> bool:
     return any(one["name"] != STEP and "running" in (one.get("state") or {}) for one in containers)
 
 
-def _trouble_of(pod: Json) -> str:
-    """Return why a pod may never be heard of again; empty when all is well.
+def _trouble_of(pod: Json) -> tuple[str, str]:
+    """Return reason and message of why a pod may never be heard of again; both empty when all is well.
 
     The cluster cannot know whether a pod goes on whose node is silent, and neither can we: no other one is
     begun before the node has confirmed its end, or is removed.
@@ -159,9 +164,9 @@ def _trouble_of(pod: Json) -> str:
     ready = condition_of(pod, "Ready")
     if ready.get("status") == "False" and not ready.get("reason"):  # a kubelet always gives one
         then = "; its pod is to be removed, once the node is back or is deleted" if is_ended else ""
-        return f"NodeNotReady: its node does not answer since {ready['lastTransitionTime']}{then}"
+        return "NodeNotReady", f"its node does not answer since {ready['lastTransitionTime']}{then}"
     taken = disruption(pod) if is_ended else ""
-    return f"Terminating: {DISRUPTIONS.get(taken, taken)}" if taken else ""
+    return ("Terminating", DISRUPTIONS.get(taken, taken)) if taken else ("", "")
 
 
 def _is_taken(job: Json, pod: Json) -> bool:
@@ -173,29 +178,31 @@ def _is_taken(job: Json, pod: Json) -> bool:
 def _failed(job: Json, pod: Json | None, failed: Json, run: Json) -> JobStatus:
     times = begun_at(run), seconds_of(run.get("finishedAt") or failed.get("lastTransitionTime"))
     annotations = job["metadata"].get("annotations") or {}
-    word = failed.get("reason", "Failed")
+    reason = failed.get("reason", "Failed")
     if SUCCEEDED in annotations:
         return JobStatus(JobState.SUCCEEDED, None, "Completed", *times)
     if FAILURE in annotations:
-        return JobStatus(JobState.FAILED, Failure.from_json(json.loads(annotations[FAILURE])), word, *times)
+        return JobStatus(JobState.FAILED, Failure.from_json(json.loads(annotations[FAILURE])), reason, *times)
     if CANCELLED in annotations:
         return JobStatus(JobState.CANCELLED, None, "cancelled", *times)
     is_there = pod is not None and "deletionTimestamp" not in pod["metadata"]
     if PRESERVED_RECEIPT in annotations and not is_there:  # its pod had told all
-        return JobStatus(JobState.FAILED, None, word, *times)
-    return JobStatus(JobState.FAILED, failure_of(pod, failed), word, *times)
+        return JobStatus(JobState.FAILED, None, reason, *times)
+    return JobStatus(JobState.FAILED, failure_of(pod, failed), reason, *times)
 
 
-def _waiting_message(pod: Json) -> str:
+def _waiting_for(pod: Json) -> tuple[str, str]:
+    """Return reason and message of what a pod waits for."""
     placed = condition_of(pod, "PodScheduled")
     if placed.get("status") == "False":
-        message = f"{placed.get('reason', '')}: {placed.get('message', '')}".strip(": ")
-        return f"{message} (see {', '.join(asked)})" if (asked := _arguments_behind(message)) else message
+        message = placed.get("message", "")
+        arguments = _arguments_behind(message)
+        return placed.get("reason", ""), f"{message} (see {', '.join(arguments)})" if arguments else message
     for _, container in containers_of(pod):
         waiting = (container.get("state") or {}).get("waiting")
         if waiting:
-            return str(waiting.get("reason", ""))
-    return str(pod.get("status", {}).get("phase", ""))
+            return str(waiting.get("reason", "")), ""
+    return str(pod.get("status", {}).get("phase", "")), ""
 
 
 def _arguments_behind(message: str) -> Sequence[str]:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_stepop.core.stored_json import COUNT, NUMBER, OBJECT, TEXT, FieldType, checked_fields, or_nothing
 from airflow_stepop.exceptions import IntegrityError, StepInterruptedError
 from airflow_stepop.failure import Failure
+from airflow_stepop.hooks.common.receipts import RECEIPT_FIELDS
 from airflow_stepop.hooks.local.supervisor import main as supervisor
 from airflow_stepop.hooks.local.supervisor import state as files
 from airflow_stepop.hooks.local.supervisor.log import Place, read_records, read_tail
@@ -58,7 +59,6 @@ _STATE_OPTIONAL = {
     "usage": OBJECT,
     "pid": COUNT,
 }
-_RECEIPT_FIELDS, _RECEIPT_OPTIONAL = {"digest": TEXT}, {"outcome": TEXT}
 _TRASH_AGE_S = 3600.0
 _START_TIMEOUT_S = 60.0
 
@@ -122,9 +122,7 @@ class JobFolder:
         """
         found = _read_json(self.path / files.STATE, _STATE_FIELDS, _STATE_OPTIONAL)
         if found is not None and found["receipt"] is not None:
-            checked_fields(
-                found["receipt"], f"receipt in {self.path / files.STATE}", _RECEIPT_FIELDS, _RECEIPT_OPTIONAL
-            )
+            checked_fields(found["receipt"], f"receipt in {self.path / files.STATE}", *RECEIPT_FIELDS)
         if found is not None and found["failure"] is not None:
             try:
                 Failure.from_json(found["failure"])

@@ -10,25 +10,23 @@ from __future__ import annotations
 import math
 import os
 import sys
-from base64 import b64decode
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 from airflow_stepop.core.host import airflow_folder, host_id
-from airflow_stepop.core.stored_json import TEXT, checked_fields
+from airflow_stepop.core.stored_json import TEXT
 from airflow_stepop.core.units import format_size, parse_size
-from airflow_stepop.exceptions import (
-    IntegrityError,
-    OutcomeLostError,
-    StepConfigError,
-    UnsupportedError,
-    WrongHostError,
-)
+from airflow_stepop.exceptions import IntegrityError, StepConfigError, UnsupportedError
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.hooks.base import StepHook
+from airflow_stepop.hooks.common.checks import Check, run_checks
 from airflow_stepop.hooks.common.input_files import input_files
+from airflow_stepop.hooks.common.labels import matches
+from airflow_stepop.hooks.common.receipts import Receipt, report
+from airflow_stepop.hooks.common.runner_command import runner_argv, step_env
+from airflow_stepop.hooks.common.state_table import StateTable
 from airflow_stepop.hooks.local.folder import JobFolder
 from airflow_stepop.hooks.local.host import (
     MIB,
@@ -42,7 +40,7 @@ from airflow_stepop.hooks.local.host import (
 )
 from airflow_stepop.hooks.local.settings import LocalSettings
 from airflow_stepop.hooks.local.supervisor import state as files
-from airflow_stepop.hooks.local.supervisor.gpus import VISIBLE, GpusNotFoundError, describe
+from airflow_stepop.hooks.local.supervisor.gpus import VISIBLE, describe
 from airflow_stepop.hooks.local.supervisor.systems import OWN, SUPPORTED, System, find_system
 from airflow_stepop.job import (
     Cursor,
@@ -56,23 +54,25 @@ from airflow_stepop.job import (
     Payload,
     StepSpec,
 )
-from airflow_stepop.runner.protocol import ENV_JOB, ENV_NONCE, OUTCOME, RUNNER
-from airflow_stepop.stores.folder import folder_of
+from airflow_stepop.runner.protocol import OUTCOME
 
 RECEIPT_LIMIT_BYTES = 256 * 1024
 LOG_BYTES_PER_JOB = 256 * 1024  # at a time: lines of a few bytes become thousands of objects
 LOG_BYTES_PER_CALL = 8 * 1024 * 1024
 
-STATES = {
-    files.PENDING: JobState.PENDING,
-    files.RUNNING: JobState.RUNNING,
-    files.SUCCEEDED: JobState.SUCCEEDED,
-    files.FAILED: JobState.FAILED,
-    files.CANCELLED: JobState.CANCELLED,
-}
+_STATES = StateTable(
+    "the local supervisor",
+    {
+        files.PENDING: JobState.PENDING,
+        files.RUNNING: JobState.RUNNING,
+        files.SUCCEEDED: JobState.SUCCEEDED,
+        files.FAILED: JobState.FAILED,
+        files.CANCELLED: JobState.CANCELLED,
+    },
+)
 
 
-class LocalStepHook(StepHook):
+class LocalStepHook(StepHook[LocalSettings]):
     """Runs steps as processes on this host.
 
     :param folder: where the jobs live; by default ``[stepop] local_folder``
@@ -83,7 +83,12 @@ class LocalStepHook(StepHook):
     settings_model = LocalSettings
     inline_limit: ClassVar[int] = 2**40  # the payload is a file; nothing else limits it
     is_host_bound: ClassVar[bool] = True
-    poll_interval_s: ClassVar[float] = 0.5  # a look is a file to read
+    state_table: ClassVar[StateTable] = _STATES
+    poll_interval_s: ClassVar[float] = 0.5  # a poll reads one file per job
+    wrong_scope: ClassVar[str] = (
+        "{handle} runs on the host {scope}, and this is {here}: a local job can be seen only from its own "
+        "host. Use deferrable=False, so that the worker which started it waits for it, or a remote backend"
+    )
 
     def __init__(self, *args: Any, folder: Path | None = None, system: str = OWN, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -111,17 +116,11 @@ class LocalStepHook(StepHook):
         problems = list(impossible(spec, self.host))
         if problems and not spec.is_overridden:
             raise UnsupportedError("; ".join(problems))
-        settings = _settings(spec)
-        resources = spec.resources
-        argv = [settings.python or self.host.python, "-u", f"{files.INPUT}/{RUNNER}", "run"]
-        argv += ["--in", files.INPUT, "--out", files.OUTPUT, "--digest", spec.digest]
-        argv += ["--receipt-limit", str(RECEIPT_LIMIT_BYTES)]
-        folder = folder_of(spec.result_uri)
-        if folder is not None:
-            argv += ["--segments", str(folder)]
-        folder = folder_of(spec.checkpoint_uri)
-        if folder is not None:  # in a bucket: the input folder says where
-            argv += ["--checkpoint", str(folder)]
+        settings, resources = self.settings_of(spec), spec.resources
+        argv = runner_argv(
+            settings.python or self.host.python, spec, inputs=files.INPUT, outputs=files.OUTPUT,
+            sees_host=True, receipt_limit=RECEIPT_LIMIT_BYTES,
+        )  # fmt: skip
         cpus, memory = resources.cpu_count or 0, resources.memory_bytes or 0
         return {
             "name": spec.name,
@@ -129,7 +128,7 @@ class LocalStepHook(StepHook):
             "labels": dict(spec.labels),
             "result_uri": spec.result_uri,
             "argv": argv,
-            "env": {**self._hidden(spec), **spec.env, ENV_JOB: spec.name, ENV_NONCE: spec.nonce},
+            "env": {**self._hidden(spec), **step_env(spec)},
             "system": self._system_name,
             "gpus": chosen_gpus(spec, self.host),
             "limits": {
@@ -150,7 +149,7 @@ class LocalStepHook(StepHook):
         self._check_now(spec)
         folder = JobFolder(self.folder / spec.name)
         folder.create(request, input_files(payload, spec))
-        folder.start(step_environment(os.environ, is_own_python=_settings(spec).python is None))
+        folder.start(step_environment(os.environ, is_own_python=self.settings_of(spec).python is None))
         return self._handle(folder)
 
     def lookup(self, spec: StepSpec) -> JobHandle | None:
@@ -175,7 +174,7 @@ class LocalStepHook(StepHook):
         """
         if sys.platform not in SUPPORTED:
             raise UnsupportedError(f"the local backend needs Linux or macOS, and this is {sys.platform}")
-        python = _settings(spec).python
+        python = self.settings_of(spec).python
         if python is not None and not is_program(python):
             raise StepConfigError(
                 f"settings python={python!r} is not an executable file; write the absolute path of a Python"
@@ -224,7 +223,7 @@ class LocalStepHook(StepHook):
     @staticmethod
     def _status_from(state: Mapping[str, Any]) -> JobStatus:
         return JobStatus(
-            STATES[state["state"]],
+            _STATES.of(state["state"]),
             failure=_failure(state["failure"]),
             native=state["state"],
             started_at=state.get("started_at"),
@@ -242,18 +241,12 @@ class LocalStepHook(StepHook):
 
     def outcome(self, handle: JobHandle) -> OutcomeReport:
         job = self._job(handle)
-        state, request = job.state(), job.request()
-        if state is None or request is None or state["receipt"] is None:
-            raise OutcomeLostError(f"{handle} left no outcome in {job.path}")
-        receipt = state["receipt"]
+        state, request = job.state() or {}, job.request() or {}
+        data = state.get("receipt") if request else None
+        receipt = Receipt.from_json(data, f"the receipt of {handle}") if data is not None else None
         path = job.path / files.OUTPUT / OUTCOME
-        try:
-            data = b64decode(receipt["outcome"]) if "outcome" in receipt else path.read_bytes()
-        except FileNotFoundError:
-            raise OutcomeLostError(f"{handle} wrote an outcome that is gone: {path}") from None
-        except ValueError as error:
-            raise IntegrityError(f"the receipt of {handle} is damaged: {error}") from error
-        return OutcomeReport(receipt["digest"], data, request["result_uri"])
+        uri = request.get("result_uri", "")
+        return report(handle, receipt, uri, lambda _: path.read_bytes(), place=str(job.path))
 
     # --- end
 
@@ -286,17 +279,12 @@ class LocalStepHook(StepHook):
             except IntegrityError as error:
                 self.log.warning("Nobody can tell whose job this is: %s", error)
                 continue
-            if request is not None and labels.items() <= request["labels"].items():
+            if request is not None and matches(request["labels"], labels):
                 yield FoundJob(self._handle(job), request["labels"], created_at)
 
     def _job(self, handle: JobHandle) -> JobFolder:
-        if handle.scope != self.scope():
-            raise WrongHostError(
-                f"{handle} runs on the host {handle.scope}, and this is {self.scope()}: a local job can be "
-                "seen only from its own host. Use deferrable=False, so that the worker which started it "
-                "waits for it, or a remote backend"
-            )
-        folder = checked_fields(handle.detail, "the handle of a local job", {"folder": TEXT})["folder"]
+        self.check_scope(handle)
+        folder = self.handle_detail(handle, {"folder": TEXT})["folder"]
         try:
             job = JobFolder(Path(folder) / handle.id)
         except ValueError as error:
@@ -310,6 +298,18 @@ class LocalStepHook(StepHook):
     # --- check
 
     def check(self) -> Iterator[Finding]:
+        mend = "mend the driver; steps without GPUs run all the same"
+        return run_checks(
+            self.api_error,
+            [
+                Check("host", self._check_host, "run the local backend on Linux or macOS", is_needed=True),
+                Check("gpus", self._check_gpus, mend),
+                Check("folder", lambda: [check_folder(self.folder)], "set [stepop] local_folder"),
+                Check("python", self._check_python, "name an interpreter in the settings: python="),
+            ],
+        )
+
+    def _check_host(self) -> Iterator[Finding]:
         if sys.platform not in SUPPORTED:
             yield Finding(False, "host", f"this is {sys.platform}", "run the local backend on Linux or macOS")
             return
@@ -318,15 +318,12 @@ class LocalStepHook(StepHook):
         if self.system.UNENFORCED:
             names = ", ".join(self.system.UNENFORCED)
             yield Finding(True, "limits", f"not enforced on this operating system: {names}")
-        yield self._check_gpus()
-        yield check_folder(self.folder)
-        yield Finding(True, "python", f"steps run with {self.host.python} unless they name another one")
 
-    def _check_gpus(self) -> Finding:
-        try:
-            return Finding(True, "gpus", f"steps may have {describe(self.host.gpus)}")
-        except GpusNotFoundError as error:
-            return Finding(False, "gpus", str(error), "mend the driver; steps without GPUs run all the same")
+    def _check_gpus(self) -> Iterator[Finding]:
+        yield Finding(True, "gpus", f"steps may have {describe(self.host.gpus)}")
+
+    def _check_python(self) -> Iterator[Finding]:
+        yield Finding(True, "python", f"steps run with {self.host.python} unless they name another one")
 
 
 def _configured_folder() -> Path:
@@ -334,10 +331,6 @@ def _configured_folder() -> Path:
 
     folder = conf.get("stepop", "local_folder", fallback="")
     return Path(folder).expanduser().absolute() if folder else airflow_folder("jobs")
-
-
-def _settings(spec: StepSpec) -> LocalSettings:
-    return spec.settings if isinstance(spec.settings, LocalSettings) else LocalSettings()
 
 
 def _lost(job: JobFolder, state: Mapping[str, Any]) -> dict[str, Any]:

@@ -143,9 +143,9 @@ def test_a_step_that_succeeds_beside_a_container_that_runs_on_has_succeeded(hook
 )
 def test_what_no_node_has_is_waited_for_in_the_scheduler_s_own_words(hook, submitted, wanted, said, option):
     _, handle = submitted(["true"], resources=ResourceSettings(**wanted))
-    status = wait_status(hook, handle, f"{said!r} is said", lambda status: said in status.native)
+    status = wait_status(hook, handle, f"{said!r} is said", lambda status: said in status.description)
     assert status.state is JobState.PENDING
-    assert option in status.native.rpartition("(see ")[2]
+    assert option in status.description.rpartition("(see ")[2]
     hook.cancel(handle)
     assert wait_over(hook, handle).state is JobState.CANCELLED
 
@@ -230,7 +230,7 @@ def test_without_a_connection_the_default_configuration_leads_to_the_cluster(
 ):
     monkeypatch.delenv("AIRFLOW_CONN_KUBERNETES_DEFAULT")
     hook = KubernetesStepHook()
-    assert hook.named is None
+    assert hook.used_conn_id is None
     assert hook.cluster(None, kubernetes_namespace).request("GET", "/version")["major"] == "1"
 
 
@@ -474,7 +474,7 @@ def test_a_quota_that_is_used_up_is_waited_for(hook, submitted, admin):
         wait_until(lambda: is_counted(admin, "small", namespace), "the quota to be counted")
         _, handle = submitted(["true"])
         status = wait_status(
-            hook, handle, "the quota is used up", lambda status: "exceeded quota" in status.native
+            hook, handle, "the quota is used up", lambda status: "exceeded quota" in status.description
         )
         assert status.state is JobState.PENDING
     finally:
@@ -487,7 +487,7 @@ def test_a_gpu_is_waited_for_and_found_by_its_name(hook, submitted, admin):
     node = only_node(admin)
     wanted = ResourceSettings(gpu_count=1, gpu_type="A100")
     _, handle = submitted(["true"], resources=wanted)
-    wait_status(hook, handle, "no node has that", lambda status: "node" in status.native)
+    wait_status(hook, handle, "no node has that", lambda status: "node" in status.description)
     label = "nvidia.com/gpu.product"
     admin.patch_node(node, {"metadata": {"labels": {label: "NVIDIA-A100-SXM4-40GB"}}})
     time.sleep(KUBELET_HEARS_S)
@@ -503,7 +503,7 @@ def test_a_spot_node_is_waited_for_and_its_taint_tolerated(hook, submitted, admi
     label, value = "kubernetes.azure.com/scalesetpriority", "spot"
     node = only_node(admin)
     _, handle = submitted(["true"], settings={"spot": True})
-    wait_status(hook, handle, "no node has that", lambda status: "node" in status.native)
+    wait_status(hook, handle, "no node has that", lambda status: "node" in status.description)
     taint = {"key": label, "value": value, "effect": "NoSchedule"}
     soon = {"key": "stepop.test/soon", "effect": "NoSchedule"}
     admin.patch_node(node, {"metadata": {"labels": {label: value}}, "spec": {"taints": [taint, soon]}})
@@ -597,10 +597,10 @@ def test_a_queue_starts_a_job_stops_it_and_starts_it_again(hook, submitted):
     time.sleep(1.1)  # or more: the API's times are whole seconds
     suspend(True)
     status = wait_status(
-        hook, handle, "it is suspended", lambda status: status.native.startswith("Suspended")
+        hook, handle, "it is suspended", lambda status: status.description.startswith("Suspended")
     )
     assert status.state is JobState.PENDING
-    assert "Kueue has not let it in yet (queue 'gpus')" in status.native
+    assert "Kueue has not let it in yet (queue 'gpus')" in status.description
     assert status.waits_since > job.metadata.creation_timestamp.timestamp()
     suspend(False)
     assert wait_over(hook, handle).state is JobState.SUCCEEDED

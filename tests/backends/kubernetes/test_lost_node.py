@@ -123,7 +123,7 @@ def is_marked(hook, handle):
 
 
 def wait_native(hook, handle, words):
-    return wait_status(hook, handle, f"{words!r} is said", lambda status: words in status.native)
+    return wait_status(hook, handle, f"{words!r} is said", lambda status: words in status.description)
 
 
 def shown(hook, handle):
@@ -144,7 +144,7 @@ def test_nothing_is_over_before_the_node_is_removed(hook, core, node, steps):
     assert status.state is JobState.RUNNING
     wait_native(hook, goes_on, "is to be removed")
     tainted = "Terminating: its node was lost or tainted"
-    wait_status(hook, waits, f"{tainted!r} is said", lambda status: status.native == tainted)
+    wait_status(hook, waits, f"{tainted!r} is said", lambda status: status.description == tainted)
     hook.cancel(cancelled)
     hook.delete(deleted)
     names = {handle: pod_of(hook, handle)["metadata"]["name"] for handle in (*runs, waits)}
@@ -156,8 +156,8 @@ def test_nothing_is_over_before_the_node_is_removed(hook, core, node, steps):
             assert status.state is expected, f"nobody knows that it has ended: {status}"
             assert [one["metadata"]["name"] for one in pods_of(hook, handle)] == [names[handle]]
         time.sleep(0.5)
-    assert "once the node is back or is deleted" in hook.status([goes_on])[goes_on].native
-    assert hook.status([deleted])[deleted].native.startswith("JobDeleted: ")
+    assert "once the node is back or is deleted" in hook.status([goes_on])[goes_on].description
+    assert hook.status([deleted])[deleted].description.startswith("JobDeleted: ")
     assert shown(hook, goes_on)["state"] == "running (NodeNotReady)"
     core.delete_node(node)
     for handle in (goes_on, waits):

@@ -76,7 +76,7 @@ def test_a_container_that_is_killed_whole_fails_for_its_machine(hook, submitted,
     assert status.failure.exit_code == 137
     assert status.failure.native_reason == "Error"  # not OOMKilled: its own limit was not reached
     assert "its node ran out of memory as a whole" in status.failure.hint
-    with pytest.raises(OutcomeLostError, match="ended without an outcome"):
+    with pytest.raises(OutcomeLostError, match="left no outcome"):
         hook.outcome(handle)
     assert [line.text for line in hook.tail(handle, 5).lines] == ["first", "last"]
     lines = [line.text for chunk in hook.chunks(handle) for line in chunk.lines]

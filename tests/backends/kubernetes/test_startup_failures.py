@@ -28,9 +28,9 @@ def refused(said, count):
     ],
 )
 def test_a_refusal_that_may_pass_is_waited_for_however_often_it_comes(said):
-    failure, word = refusal([refused(QUOTA, 20), refused(said, 9)])
+    failure, reason, message = refusal([refused(QUOTA, 20), refused(said, 9)])
     assert failure is None
-    assert word == f"FailedCreate: {said}"
+    assert (reason, message) == ("FailedCreate", said)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_a_refusal_that_may_pass_is_waited_for_however_often_it_comes(said):
 )
 def test_a_refusal_that_cannot_pass_is_final_the_second_time(said, category):
     assert refusal([refused(QUOTA, 20), refused(said, 1)])[0] is None
-    failure, _ = refusal([refused(QUOTA, 20), refused(said, 2)])
+    failure, *_ = refusal([refused(QUOTA, 20), refused(said, 2)])
     assert failure.category is category
     assert said in failure.summary
 

@@ -18,7 +18,7 @@ def waiting_for(message):
         "metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"},
         "status": {"phase": "Pending", "conditions": [condition]},
     }
-    return status_of({"metadata": {}, "spec": {}}, [pod]).native
+    return status_of({"metadata": {}, "spec": {}}, [pod]).description
 
 
 @pytest.mark.parametrize(

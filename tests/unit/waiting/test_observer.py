@@ -110,15 +110,15 @@ def test_phases_count_from_the_beginning(hook, new_try, state):
 def test_what_a_job_waits_for_and_its_trouble_is_told_once():
     lines = Lines()
     observer = Observer({"dag_id": "d", "task_id": "t"}, log=lines)
-    for word in ("Pending", "Unschedulable: no node", "Unschedulable: no node", "Unschedulable: one node"):
-        observer.status_seen(JobStatus(JobState.PENDING, native=word))
-    for word in (
-        "Running",
-        "NodeNotReady: its node does not answer",
-        "NodeNotReady: its node does not answer",
-    ):
-        observer.status_seen(JobStatus(JobState.RUNNING, native=word))
-    observer.status_seen(JobStatus(JobState.FAILED, native="NodeLost: all is over"))
+    observer.status_seen(JobStatus(JobState.PENDING, native="Waiting for its turn"))
+    for message in ("no node", "no node", "one node"):
+        observer.status_seen(JobStatus(JobState.PENDING, native="Unschedulable", message=message))
+    observer.status_seen(JobStatus(JobState.RUNNING, native="Running"))
+    for _ in range(2):
+        observer.status_seen(
+            JobStatus(JobState.RUNNING, native="NodeNotReady", message="its node does not answer")
+        )
+    observer.status_seen(JobStatus(JobState.FAILED, native="NodeLost", message="all is over"))
     assert lines == [
         "The job waits: Unschedulable: no node",
         "The job waits: Unschedulable: one node",

@@ -50,7 +50,7 @@ def test_a_damaged_handle_leaves_the_job_to_the_worker(hook):
 
 
 def test_a_start_that_never_came_is_told_with_what_the_job_waited_for(hook):
-    handle = hook.add("late", JobState.PENDING, native="Unschedulable: no node has 8 GPUs")
+    handle = hook.add("late", JobState.PENDING, native="Unschedulable", message="no node has 8 GPUs")
     waiting = RemoteStepTrigger(handle.to_json(), {**DEADLINES, "start": 1.0}, 0.01, WAITER)
 
     async def first():

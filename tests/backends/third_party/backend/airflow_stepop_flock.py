@@ -3,7 +3,6 @@
 An example of how little a backend is; use ``local`` for work.
 """
 
-import base64
 import contextlib
 import json
 import os
@@ -14,19 +13,19 @@ import sys
 import time
 from pathlib import Path
 
-from airflow_stepop.exceptions import OutcomeLostError, UnsupportedError
+from airflow_stepop.exceptions import UnsupportedError
 from airflow_stepop.failure import Category, Failure
-from airflow_stepop.hooks.base import BackendSettings, StepHook, folder_of, input_files
-from airflow_stepop.job import (
-    Finding,
-    FoundJob,
-    JobHandle,
-    JobState,
-    JobStatus,
-    LogChunk,
-    LogLine,
-    OutcomeReport,
+from airflow_stepop.hooks.base import (
+    BackendSettings,
+    StepHook,
+    input_files,
+    matches,
+    parse_receipt,
+    report,
+    runner_argv,
+    step_env,
 )
+from airflow_stepop.job import Finding, FoundJob, JobHandle, JobState, JobStatus, LogChunk, LogLine
 from airflow_stepop.runner import protocol
 
 START = 'setsid flock lock sh -c "$0" sh "$@" > /dev/null 2>&1 &'
@@ -52,7 +51,7 @@ class FlockSettings(BackendSettings):
     nice: int = 0
 
 
-class FlockStepHook(StepHook):
+class FlockStepHook(StepHook[FlockSettings]):
     """Runs a step in a folder of its own below ``root``."""
 
     backend = "flock"
@@ -65,15 +64,16 @@ class FlockStepHook(StepHook):
         asked = {name: value for name, value in spec.resources.serialize().items() if value is not None}
         if asked:
             raise UnsupportedError(f"flock takes no resources ({', '.join(asked)}); use the backend local")
-        nice = spec.settings.nice if isinstance(spec.settings, FlockSettings) else 0
-        step = [sys.executable, "-u", protocol.RUNNER, "run", "--in", ".", "--out", "out"]
-        step += ["--digest", spec.digest, "--receipt", "receipt", "--receipt-limit", "65536"]
-        step += ["--segments", str(folder_of(spec.result_uri) or "out")]
-        if folder := folder_of(spec.checkpoint_uri):
-            step += ["--checkpoint", str(folder)]
-        env = {**spec.env, protocol.ENV_JOB: spec.name, protocol.ENV_NONCE: spec.nonce}
+        nice, python = self.settings_of(spec).nice, sys.executable
+        options = {"receipt": "receipt", "receipt_limit": 65536}
+        step = runner_argv(python, spec, inputs=".", outputs="out", sees_host=True, **options)
         argv = [str(spec.timeout_s), "nice", "-n", str(nice), *step]
-        return {"argv": argv, "env": env, "labels": dict(spec.labels), "result_uri": spec.result_uri}
+        return {
+            "argv": argv,
+            "env": step_env(spec),
+            "labels": dict(spec.labels),
+            "result_uri": spec.result_uri,
+        }
 
     def submit(self, spec, payload):
         job, request = self.root / spec.name, self.render(spec)
@@ -133,14 +133,10 @@ class FlockStepHook(StepHook):
 
     def outcome(self, handle):
         job = self.root / handle.id
-        try:
-            request = json.loads((job / "request.json").read_text())
-            receipt = json.loads((job / "receipt").read_text())
-            data = receipt.get("outcome")
-            data = base64.b64decode(data) if data else (job / "out" / protocol.OUTCOME).read_bytes()
-        except FileNotFoundError as error:
-            raise OutcomeLostError(f"{handle} left no outcome: {error}") from None
-        return OutcomeReport(receipt["digest"], data, request["result_uri"])
+        receipt = job / "receipt"
+        found = parse_receipt(receipt.read_text()) if receipt.exists() else None
+        uri = json.loads((job / "request.json").read_text())["result_uri"] if found else ""
+        return report(handle, found, uri, lambda _: (job / "out" / protocol.OUTCOME).read_bytes())
 
     def cancel(self, handle):
         job = self.root / handle.id
@@ -157,7 +153,7 @@ class FlockStepHook(StepHook):
     def find(self, labels):
         for path in self.root.glob("s*/request.json"):
             own = json.loads(path.read_text())["labels"]
-            if labels.items() <= own.items():
+            if matches(own, labels):
                 yield FoundJob(self._handle(path.parent.name), own, path.stat().st_mtime)
 
     def check(self):

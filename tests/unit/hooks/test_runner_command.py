@@ -1,0 +1,64 @@
+"""The command of the runner, as the runner itself understands it."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_stepop.hooks.common.runner_command import runner_argv, step_env
+from airflow_stepop.job import StepSpec
+from airflow_stepop.runner.main import _options
+from airflow_stepop.runner.protocol import NOWHERE
+
+
+def spec(**fields):
+    return StepSpec("s-x", "abc", {}, digest="d" * 64, **fields)
+
+
+def argv(of, **options):
+    return runner_argv("python3", of, inputs="in", outputs="out", receipt="-", **options)
+
+
+def test_the_runner_understands_every_option():
+    words = argv(spec(timeout_s=2419200.0), receipt_limit=262144, timeout=2419200.0, grace=None, linger=0.2)
+    assert words[:4] == ["python3", "-u", "in/step.pyz", "run"]
+    options = _options(words[3:])
+    assert options["digest"] == "d" * 64
+    assert options["receipt-limit"] == "262144"
+    assert (options["timeout"], options["linger"]) == ("2419200", "0.2")
+    assert "--grace" not in words
+
+
+def test_a_digest_may_be_put_in_by_the_service():
+    words = argv(spec(), digest="$(DIGEST)")
+    assert words[words.index("--digest") + 1] == "$(DIGEST)"
+
+
+@pytest.mark.parametrize(
+    ("result_uri", "sees_host", "expected"),
+    [
+        ("file:///srv/r", True, "/srv/r"),
+        ("file:///srv/r", False, NOWHERE),
+        ("", False, NOWHERE),
+        ("", True, None),
+        ("s3://b/r", True, None),
+        ("s3://b/r", False, None),
+    ],
+)
+def test_segments_go_where_the_job_can_write(result_uri, sees_host, expected):
+    words = argv(spec(result_uri=result_uri), sees_host=sees_host)
+    assert (words[words.index("--segments") + 1] if "--segments" in words else None) == expected
+
+
+def test_a_checkpoint_of_this_host_is_named_to_a_job_that_sees_it():
+    words = argv(spec(checkpoint_uri="file:///srv/c"), sees_host=True)
+    assert words[-2:] == ["--checkpoint", "/srv/c"]
+    assert "--checkpoint" not in argv(spec(checkpoint_uri="file:///srv/c"))
+    assert "--checkpoint" not in argv(spec(checkpoint_uri="s3://b/c"), sees_host=True)
+
+
+def test_who_the_step_is_wins_over_what_the_user_says():
+    assert step_env(spec(env={"A": "b", "STEPOP_JOB": "other"})) == {
+        "A": "b",
+        "STEPOP_JOB": "s-x",
+        "STEPOP_NONCE": "abc",
+    }
