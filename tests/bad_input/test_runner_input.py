@@ -76,7 +76,12 @@ def test_field_of_the_manifest(folder, field, value):
     manifest = {**folder.manifest, field: value}
     if value is ...:
         del manifest[field]
-    text = "this runner has 1" if field == "protocol" else "its manifest is malformed: it has "
+    if field == "protocol":
+        text = "this runner has 1"
+    elif field == "function" or value == "job":
+        text = "its manifest is malformed: it has neither a function nor a command"
+    else:
+        text = f"its manifest is malformed: its field {field} is missing or has the wrong type"
     assert_refused(_run_manifest(folder, json.dumps(manifest).encode()), text, "bad_config")
 
 
@@ -117,7 +122,8 @@ def test_damaged_file(folder, name, damage, tmp_path):
     done = subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE_S)
     done = folder.finished(done.returncode, done.stdout, done.stderr)
     is_gone = damage in ("removed", "folder")
-    assert_refused(done, "cannot be read" if is_gone else " and not the ", "infra")
+    other_digest = ", but the job was submitted with " if name == protocol.MANIFEST else " and not the "
+    assert_refused(done, "cannot be read" if is_gone else other_digest, "infra")
     assert name in done.failure["summary"] or is_gone
 
 

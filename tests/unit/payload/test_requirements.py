@@ -20,7 +20,7 @@ BAD = {
     "a bad version": (["numpy=1"], "requirements contains 'numpy=1', which is not a requirement such as"),
     "a folder": (["./mine"], "Modules beside the DAG file are shipped anyway"),
     "an option": (["--index-url https://x"], "requirements contains the option '--index-url https://x'"),
-    "nothing": ([""], "requirements has ''"),
+    "nothing": ([""], "requirements contains ''"),
 }
 
 

@@ -419,8 +419,8 @@ def test_a_copy_of_another_size_is_made_again(steps, bucket, folder):
 
 def test_a_folder_cannot_be_copied_to_a_folder_or_from_another_host(steps, bucket, folder):
     result = steps.run(folder, reverse, random.Random(14).randbytes(MIB))
-    why = r"gets 1 MiB that the job cannot read, .* in a folder of this host .*\. "
-    said = why + r"Set \[stepop\] store to a bucket .* up to 1 MiB in all"
+    why = r"the job cannot read 1 MiB of the step's input: .* in a folder of this host .*\. "
+    said = why + r"Set \[stepop\] store to a bucket .* the job itself can carry up to 1 MiB in all"
     with pytest.raises(StepConfigError, match=said):
         copy_to_bucket(payload_of(result), folder, MIB)
     elsewhere = StepResult.signed(result.entry, folder.uri("results/elsewhere"))
