@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow.sdk.configuration import conf
 
+from airflow_stepop.core.reserved import KEEP, OUR_ENV
 from airflow_stepop.core.units import seconds
 from airflow_stepop.exceptions import StepConfigError
-from airflow_stepop.job import KEEP, OUR_ENV
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.runner.values import is_plain_text
 

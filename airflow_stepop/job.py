@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from airflow_stepop.failure import Failure
 
 Buffer = bytes | bytearray | memoryview
-KEEP = ("never", "failed", "always")  # whether a finished job stays at its service
-OUR_ENV = ("STEPOP_JOB", "STEPOP_NONCE", "STEPOP_WORK", "STEPOP_CHECKPOINT_DIR")  # set for every step
 
 
 class JobState(StrEnum):

@@ -14,9 +14,9 @@ from typing import Any
 
 from airflow_stepop.connections.extra import extra_of
 from airflow_stepop.core.naming import did_you_mean
+from airflow_stepop.core.reserved import KEEP, OUR_ENV
 from airflow_stepop.core.units import LONGEST_S
 from airflow_stepop.exceptions import StepConfigError
-from airflow_stepop.job import KEEP, OUR_ENV
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.runner.values import is_plain_text
 
