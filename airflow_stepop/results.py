@@ -28,7 +28,6 @@ from airflow_stepop.runner.entries import SegmentError
 from airflow_stepop.runner.pickling import dag_class
 from airflow_stepop.runner.protocol import DATA_CODECS
 from airflow_stepop.runner.values import check_entry, decode_entry
-from airflow_stepop.stores.pieces import ranges_of, read_ranges
 
 if TYPE_CHECKING:
     from airflow_stepop.job import Buffer, ObjectRange
@@ -96,6 +95,8 @@ class StepResult:
 
     def ranges(self) -> list[ObjectRange]:
         """Return the stored ranges of the value, in order; empty if the reference carries the bytes."""
+        from airflow_stepop.stores.pieces import ranges_of  # a DAG file pays for what this module imports
+
         return [one for segment in self.entry["segments"] for one in ranges_of(segment, self.base_uri)]
 
     def load(self) -> Any:
@@ -131,6 +132,8 @@ class StepResult:
             )
 
     def _read_segment(self, segment: Mapping[str, Any], codec: str) -> Buffer:
+        from airflow_stepop.stores.pieces import ranges_of, read_ranges
+
         return read_ranges(ranges_of(segment, self.base_uri), segment, self.host, codec)
 
     def _expected_mac(self) -> str:
