@@ -47,11 +47,11 @@ def format_size(size_bytes: int) -> str:
 
 def shown_size(count: float) -> str:
     """Return a number of bytes for people, with three significant digits: ``"1.21 GiB"``."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1000:
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if count < 999.5:  # it would be rounded to four digits
             return f"{count:.3g} {unit}"
         count /= 1024
-    return f"{count:.3g} GiB" if count < 10000 else f"{count / 1024:.3g} TiB"
+    return f"{count:,.0f} PiB" if count >= 999.5 else f"{count:.3g} PiB"
 
 
 def split_size(text: object, name: str) -> tuple[str, str]:
