@@ -15,7 +15,8 @@ NAMED = $(strip $(wildcard $(foreach word,$(filter tests/%,$(ARGS)),$(firstword 
 PHASES ?= unit deployed crashes faults
 # The tests of these folders run one after the other
 ALONE := tests/airflow_deployed tests/chaos/crashes tests/chaos/faults
-SPREAD := -n 3 --dist loadfile
+# In the order of the folders: a file with few tests may take longest, and tests/airflow_in_process has those
+SPREAD := -n 3 --dist loadfile --no-loadscope-reorder
 # All tests of a folder share one Airflow. If it is broken, each test would wait for minutes before it fails
 TOGETHER := --maxfail 6
 PHASE_unit := $(SPREAD) $(addprefix --ignore=,$(ALONE))
@@ -42,7 +43,7 @@ export PYTHON
 help:
 	@echo "make demo     run dags_examples/quickstart.py in Airflow, on this host"
 	@echo "make airflow  start Airflow with the examples in it (PORT=8081 if 8080 is taken)"
-	@echo "make test     run every test, in half an hour    (ARGS='-k resources', ARGS=tests/unit/test_resources.py)"
+	@echo "make test     run every test, in a quarter of an hour    (ARGS='-k resources', ARGS=tests/unit/test_resources.py)"
 	@echo "make test-long  run the tests that make test skips, because they take long and seldom fail (for crashes: make crashes)"
 	@echo "make under-load  run tests repeatedly while two busy loops take the processor (ARGS='--phase unit --times 2')"
 	@echo "make fuzz-readers  feed damaged data to every reader of stored bytes (STEPOP_FUZZ_EXAMPLES=5000 for each reader)"

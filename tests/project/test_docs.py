@@ -279,8 +279,8 @@ def test_help_lists_every_target() -> None:
 
 
 PHASES = {
-    "unit": "-n 3 --dist loadfile --ignore=tests/airflow_deployed --ignore=tests/chaos/crashes "
-    "--ignore=tests/chaos/faults",
+    "unit": "-n 3 --dist loadfile --no-loadscope-reorder --ignore=tests/airflow_deployed "
+    "--ignore=tests/chaos/crashes --ignore=tests/chaos/faults",
     "deployed": "--maxfail 6 tests/airflow_deployed",
     "crashes": "--maxfail 6 tests/chaos/crashes",
     "faults": "--maxfail 6 tests/chaos/faults",
