@@ -69,7 +69,7 @@ class Task(TaskArguments, Protocol):
     @property
     def dag(self) -> DAG: ...
 
-    def iter_mapped_dependants(self) -> Iterator[Any]: ...
+    def iter_mapped_dependants(self) -> Iterator[object]: ...
 
     def defer(
         self, *, trigger: BaseTrigger, method_name: str, timeout: timedelta | None = None
@@ -376,7 +376,7 @@ class StepRequest:
             )
 
     @property
-    def location(self) -> Mapping[str, Any]:
+    def location(self) -> Mapping[str, object]:
         """The settings that say where the job runs; the record keeps them before the job is submitted."""
         settings = self._settings
         given = {name: getattr(settings, name) for name in settings.location_fields}
@@ -394,5 +394,5 @@ class StepRequest:
         return read_outcome(report, job, nonce)
 
 
-def _keys(settings: Any) -> Sequence[str]:
+def _keys(settings: BackendSettings | Mapping[str, object]) -> Sequence[str]:
     return sorted(settings if isinstance(settings, Mapping) else settings.model_fields_set)

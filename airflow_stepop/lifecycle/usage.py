@@ -30,8 +30,8 @@ MUCH_BYTES = GIB  # a smaller saving of memory is not worth a hint
 
 
 def usage_of(
-    measured: Mapping[str, Any], known: Mapping[str, Any], asked: ResourceSettings, is_success: bool
-) -> dict[str, Any]:
+    measured: Mapping[str, object], known: Mapping[str, object], asked: ResourceSettings, is_success: bool
+) -> dict[str, object]:
     """Return a step's usage as JSON: fields of ``MEASURED``, ``asked``, ``hint``; empty if nothing is known.
 
     :param measured: what the runner measured; empty when the step was killed together with its runner
@@ -41,7 +41,7 @@ def usage_of(
     """
     numbers = {name: _number(known, name) for name in MEASURED}
     numbers |= {name: value for name in MEASURED if (value := _number(measured, name)) is not None}
-    found: dict[str, Any] = {name: value for name, value in numbers.items() if value is not None}
+    found: dict[str, object] = {name: value for name, value in numbers.items() if value is not None}
     if not found:
         return {}
     wishes = {
@@ -116,7 +116,7 @@ def _argument(size: int) -> str:
     return f"{size / GIB:.10g}GiB" if size >= GIB else f"{size // MIB}MiB"
 
 
-def _number(values: Mapping[str, Any], name: str) -> float | None:
+def _number(values: Mapping[str, object], name: str) -> float | None:
     value = values.get(name)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None

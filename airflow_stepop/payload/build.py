@@ -56,7 +56,7 @@ class PayloadBuilder:
                 self.parts[segment["name"]] = Part(segment["sha256"], segment["size"], ranges=ranges)
         return dict(entry)
 
-    def value(self, value: Any, call: Call, name: str) -> dict[str, Any]:
+    def value(self, value: object, call: Call, name: str) -> dict[str, object]:
         if isinstance(value, StepResult):
             return self.reference(value)
         return self.entry(call.encode(name, value))

@@ -140,7 +140,7 @@ def _small(result: dict[str, Any], base_uri: str, job: str) -> dict[str, Any]:
     }
 
 
-def _stored(reference: Any) -> dict[str, Any]:
+def _stored(reference: object) -> dict[str, object]:
     fields = {"uri": TEXT, "sha256": TEXT, "size": COUNT, "host": TEXT}
     reference = checked_fields(reference, "the reference to the collected result", fields)
     store, path = locate(reference["uri"], reference["host"])
@@ -153,7 +153,7 @@ def _stored(reference: Any) -> dict[str, Any]:
 _RESULT_FIELDS = {"dict": OBJECT, "list": LIST, "value": OBJECT}
 
 
-def to_xcom(result: Mapping[str, Any]) -> Any:
+def to_xcom(result: Mapping[str, object]) -> object:
     """Return the task's return value: plain values as they are, a :class:`StepResult` for each other value.
 
     :raises IntegrityError: the collected result changed in the store, or in the task's state
@@ -170,7 +170,7 @@ def to_xcom(result: Mapping[str, Any]) -> Any:
     return _value_of(result["value"]) if "value" in result else None
 
 
-def _value_of(collected: Any) -> Any:
+def _value_of(collected: object) -> object:
     known = checked_fields(collected, "a collected value", {}, {"plain": OBJECT, "reference": OBJECT})
     if "reference" in known:
         return StepResult.from_json(known["reference"])
@@ -184,7 +184,7 @@ def _value_of(collected: Any) -> Any:
 _RESERVED_KEYS = frozenset({"__classname__", "__id__", "__type"})
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     """Return whether Airflow stores ``value`` unchanged: its messages and databases cannot hold all JSON."""
     if isinstance(value, str):
         return is_plain_text(value)
@@ -197,5 +197,5 @@ def _is_plain(value: Any) -> bool:
     return all(map(_is_plain, value)) if isinstance(value, (list, tuple)) else True
 
 
-def _no_segment(segment: Mapping[str, Any], _codec: str) -> Buffer:
+def _no_segment(segment: Mapping[str, object], _codec: str) -> Buffer:
     raise IntegrityError(f"a plain value must carry its bytes, and {segment!r} does not")

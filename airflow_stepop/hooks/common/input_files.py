@@ -11,7 +11,7 @@ import gzip
 import hmac
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow_stepop.core.host import airflow_folder
 from airflow_stepop.core.signing_key import signing_key
@@ -64,11 +64,11 @@ def input_files(payload: Payload, spec: StepSpec) -> dict[str, Sequence[Buffer]]
     return {**files, MANIFEST: [payload.manifest], RUNNER: [runner]}
 
 
-def _locations(payload: Payload, signer: Signer) -> dict[str, Any]:
+def _locations(payload: Payload, signer: Signer) -> dict[str, object]:
     named = {name: part.ranges for name, part in payload.parts.items() if part.ranges}
     addresses = signer.readable([one.uri for ranges in named.values() for one in ranges])
 
-    def location(ranges: Sequence[ObjectRange]) -> Any:
+    def location(ranges: Sequence[ObjectRange]) -> object:
         if len(ranges) == 1 and ranges[0].offset is None:
             return addresses[ranges[0].uri]
         return [[addresses[one.uri], one.offset or 0, one.size] for one in ranges]
@@ -76,7 +76,7 @@ def _locations(payload: Payload, signer: Signer) -> dict[str, Any]:
     return {name: location(ranges) for name, ranges in named.items()}
 
 
-def _uploads(spec: StepSpec, signer: Signer) -> dict[str, Any]:
+def _uploads(spec: StepSpec, signer: Signer) -> dict[str, object]:
     names = [f"{index:02}.bin" for index in range(PIECES)]
     urls = signer.writable(spec.result_uri, names)
     least, most = PIECE_BYTES
@@ -88,7 +88,7 @@ def _uploads(spec: StepSpec, signer: Signer) -> dict[str, Any]:
     }
 
 
-def _checkpoint(spec: StepSpec, signer: Signer) -> dict[str, Any]:
+def _checkpoint(spec: StepSpec, signer: Signer) -> dict[str, object]:
     """Return where the runner saves snapshots, under a name of this job's own, and where it looks for one.
 
     It looks there first, for a service may start a job twice, and then at the newest of earlier jobs.
@@ -108,6 +108,6 @@ def _checkpoint(spec: StepSpec, signer: Signer) -> dict[str, Any]:
     }
 
 
-def _to_json(table: Mapping[str, Any], is_secret: bool) -> bytes:
+def _to_json(table: Mapping[str, object], is_secret: bool) -> bytes:
     data = json.dumps(table, separators=(",", ":")).encode()
     return gzip.compress(data, mtime=0) if is_secret else data

@@ -79,7 +79,7 @@ class JobFolder:
             if _NAME.fullmatch(path.name):
                 yield cls(path)
 
-    def create(self, request: Mapping[str, Any], inputs: Mapping[str, Sequence[Buffer]]) -> None:
+    def create(self, request: Mapping[str, object], inputs: Mapping[str, Sequence[Buffer]]) -> None:
         """Make the folder with everything in it, at once; one that exists already stays as it is.
 
         The first call wins: a later one may bring other bytes (a pickle differs between processes) that

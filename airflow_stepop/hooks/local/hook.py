@@ -112,7 +112,7 @@ class LocalStepHook(StepHook[LocalSettings]):
 
     # --- submit
 
-    def render(self, spec: StepSpec) -> dict[str, Any]:
+    def render(self, spec: StepSpec) -> dict[str, object]:
         problems = list(impossible(spec, self.host))
         if problems and not spec.is_overridden:
             raise UnsupportedError("; ".join(problems))

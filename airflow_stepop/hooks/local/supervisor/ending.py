@@ -63,7 +63,7 @@ def _ended_without_outcome(end: Ending) -> dict[str, Any]:
     )
 
 
-def failure(category: str, summary: str, **more: Any) -> dict[str, Any]:
+def failure(category: str, summary: str, **more: object) -> dict[str, object]:
     """Return a :class:`airflow_stepop.failure.Failure` as JSON."""
     return {"category": category, "summary": summary, **more}
 
