@@ -10,6 +10,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from airflow_stepop.exceptions import PayloadError
 from airflow_stepop.payload.code_key import code_key, digest
@@ -18,6 +19,9 @@ from airflow_stepop.results import StepResult
 from airflow_stepop.runner import protocol
 from airflow_stepop.runner.entries import Encoded
 from airflow_stepop.runner.values import encode_value
+
+if TYPE_CHECKING:
+    from airflow_stepop.runner.wire import Manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,14 +108,14 @@ class Setup:
     requirements: Sequence[str] = ()
     checkpoint: bool = False
 
-    def fields(self) -> dict[str, object]:
+    def fields(self) -> Manifest:
         """Return the manifest fields of this setup. A field that the step does not need is left out."""
         fields = {
             "secrets": sorted(self.secrets),
             "requirements": list(self.requirements),
             "checkpoint": self.checkpoint,
         }
-        return {name: value for name, value in fields.items() if value}
+        return {name: value for name, value in fields.items() if value}  # type: ignore[return-value] # some fields
 
 
 def call_key(call: Call, archive: bytes | None, extra: Sequence[object]) -> str:

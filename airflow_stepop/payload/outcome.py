@@ -25,6 +25,7 @@ from airflow_stepop.stores.configured import locate
 
 if TYPE_CHECKING:
     from airflow_stepop.job import Buffer, OutcomeReport
+    from airflow_stepop.runner.wire import Entry, Segment
 
 RECORD_BYTES = 60_000  # largest collected result inside the step's record
 
@@ -99,13 +100,9 @@ def outcome_size(report: OutcomeReport) -> int:
 
 
 def _result_of(outcome: Mapping[str, Any], report: OutcomeReport) -> dict[str, Any]:
-    def keep(entry: dict[str, Any]) -> dict[str, Any]:
+    def keep(entry: Entry) -> dict[str, object]:
         check_entry(entry)
-        if (
-            entry["codec"] == "json"
-            and is_inline(entry)
-            and _is_plain(decode_entry(dict(entry), _no_segment))
-        ):
+        if entry["codec"] == "json" and is_inline(entry) and _is_plain(decode_entry(entry, _no_segment)):
             return {"plain": dict(entry)}
         if report.digest is None and entry["codec"] not in protocol.DATA_CODECS:
             raise StepConfigError(
@@ -175,7 +172,8 @@ def _value_of(collected: object) -> object:
     if "reference" in known:
         return StepResult.from_json(known["reference"])
     try:
-        return decode_entry(dict(known.get("plain") or {}), _no_segment)
+        # it says what is wrong with an entry
+        return decode_entry(dict(known.get("plain") or {}), _no_segment)  # type: ignore[arg-type]
     except (SegmentError, UntrustedPickleError) as error:
         raise IntegrityError(f"a collected value is damaged: {error}") from error
 
@@ -197,5 +195,5 @@ def _is_plain(value: object) -> bool:
     return all(map(_is_plain, value)) if isinstance(value, (list, tuple)) else True
 
 
-def _no_segment(segment: Mapping[str, object], _codec: str) -> Buffer:
+def _no_segment(segment: Segment, _codec: str) -> Buffer:
     raise IntegrityError(f"a plain value must carry its bytes, and {segment!r} does not")
