@@ -102,7 +102,11 @@ def outcome_size(report: OutcomeReport) -> int:
 def _result_of(outcome: Mapping[str, Any], report: OutcomeReport) -> dict[str, Any]:
     def keep(entry: Entry) -> dict[str, object]:
         check_entry(entry)
-        if entry["codec"] == "json" and is_inline(entry) and _is_plain(decode_entry(entry, _no_segment)):
+        if (
+            entry["codec"] == "json"
+            and is_inline(entry)
+            and _is_plain(decode_entry(dict(entry), _no_segment))  # type: ignore[arg-type] # a copy
+        ):
             return {"plain": dict(entry)}
         if report.digest is None and entry["codec"] not in protocol.DATA_CODECS:
             raise StepConfigError(

@@ -142,13 +142,13 @@ class Outcome(TypedDict):
     usage: Usage
 
 
-class Receipt(TypedDict):
-    """The runner's last line; ``outcome`` is the base64 of an outcome that has room in it."""
+class Receipt(TypedDict, total=False):
+    """The runner's last line; ``outcome`` is the outcome as base64, if it fits. Its readers check it."""
 
     protocol: int
     digest: str
     size: int
-    outcome: NotRequired[str]
+    outcome: str
 
 
 class Uploads(TypedDict):
