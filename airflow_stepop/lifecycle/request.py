@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from airflow.sdk.configuration import conf
 
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
     from airflow.triggers.base import BaseTrigger
 
+    from airflow_stepop.core.documents import CollectedData
     from airflow_stepop.hooks.base import StepHook
     from airflow_stepop.stores.base import Store
 
@@ -390,7 +391,7 @@ class StepRequest:
         is_mapped_over = next(iter(self.operator.iter_mapped_dependants()), None) is not None
         return "auto" if is_mapped_over else "no"
 
-    def read(self, report: OutcomeReport, job: str, nonce: str) -> dict[str, Any]:
+    def read(self, report: OutcomeReport, job: str, nonce: str) -> CollectedData:
         return read_outcome(report, job, nonce)
 
 

@@ -35,6 +35,7 @@ from airflow_stepop.waiting.task_state import task_state
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from airflow_stepop.core.documents import StepUsage
     from airflow_stepop.hooks.base import StepHook
     from airflow_stepop.job import Cursor, JobHandle
 
@@ -204,7 +205,7 @@ class WorkerSession:
         next_memory, advice = on_oom.advice(self.lifecycle.memory_bytes(record), self._has_retry)
         return replace(failure, hint=advice), next_memory
 
-    def _report_usage(self, used: Mapping[str, object]) -> None:
+    def _report_usage(self, used: StepUsage) -> None:
         """Log the step's usage and push it as an XCom; an error does not fail the task."""
         from airflow.sdk.execution_time.xcom import XCom
 

@@ -24,13 +24,14 @@ from airflow_stepop.runner.values import check_entry, decode_entry, is_plain_tex
 from airflow_stepop.stores.configured import locate
 
 if TYPE_CHECKING:
+    from airflow_stepop.core.documents import CollectedData, CollectedResult, CollectedValue
     from airflow_stepop.job import Buffer, OutcomeReport
     from airflow_stepop.runner.wire import Entry, Segment
 
 RECORD_BYTES = 60_000  # largest collected result inside the step's record
 
 
-def read_outcome(report: OutcomeReport, job: str, nonce: str) -> dict[str, Any]:
+def read_outcome(report: OutcomeReport, job: str, nonce: str) -> CollectedData:
     """Return ``{"result": ..., "usage": ...}`` or ``{"failure": ..., "usage": ...}`` from an outcome.
 
     All of it is JSON. ``usage`` is the usage that the runner measured. Nothing is unpickled.
@@ -54,12 +55,12 @@ def read_outcome(report: OutcomeReport, job: str, nonce: str) -> dict[str, Any]:
         )
     try:
         if outcome["status"] != "success":
-            found = {"failure": Failure.from_json(outcome.get("failure")).to_json()}
+            found: CollectedData = {"failure": Failure.from_json(outcome.get("failure")).to_json()}
         else:
             found = {"result": _small(_result_of(outcome, report), report.base_uri, job)}
     except SegmentError as error:
         raise IntegrityError(f"a value in it is damaged: {error}") from error
-    return {**found, "usage": dict(outcome.get("usage") or {})}
+    return {**found, "usage": dict(outcome.get("usage") or {})}  # type: ignore[typeddict-item] # readers check it
 
 
 _STATUS = ("success or failure", lambda value: value in ("success", "failure"))
@@ -99,8 +100,8 @@ def outcome_size(report: OutcomeReport) -> int:
         return len(report.data)
 
 
-def _result_of(outcome: Mapping[str, Any], report: OutcomeReport) -> dict[str, Any]:
-    def keep(entry: Entry) -> dict[str, object]:
+def _result_of(outcome: Mapping[str, Any], report: OutcomeReport) -> CollectedResult:
+    def keep(entry: Entry) -> CollectedValue:
         check_entry(entry)
         if (
             entry["codec"] == "json"
@@ -121,11 +122,11 @@ def _result_of(outcome: Mapping[str, Any], report: OutcomeReport) -> dict[str, A
     if isinstance(values, list):
         return {"list": [keep(entry) for entry in values]}
     if outcome.get("split") in ("dict", "list"):
-        return {outcome["split"]: {} if outcome["split"] == "dict" else []}
+        return {outcome["split"]: {} if outcome["split"] == "dict" else []}  # type: ignore[misc] # one of the two
     return {"value": keep(outcome["value"])} if outcome.get("value") is not None else {"nothing": True}
 
 
-def _small(result: dict[str, Any], base_uri: str, job: str) -> dict[str, Any]:
+def _small(result: CollectedResult, base_uri: str, job: str) -> CollectedResult:
     """Return ``result``, or a reference to its copy in the store: a task state takes less than 64 KB."""
     data = json.dumps(result, separators=(",", ":")).encode()
     if len(data) <= RECORD_BYTES:
