@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.core.printable import printable
 from airflow_stepop.core.stored_json import LIST, OBJECT, TEXT, TEXTS, checked_fields, or_nothing
 from airflow_stepop.exceptions import IntegrityError, StepopError
+
+if TYPE_CHECKING:
+    from airflow_stepop.runner import wire
 
 
 class Category(StrEnum):
@@ -88,8 +91,9 @@ class Failure:
             lines += [f"    {line}" for line in last]
         return "\n".join(printable(part) for line in lines for part in line.split("\n"))
 
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "category": self.category.value, "log_tail": list(self.log_tail)}
+    def to_json(self) -> wire.Failure:
+        # type checkers do not see into asdict
+        return {**asdict(self), "category": self.category.value, "log_tail": list(self.log_tail)}  # type: ignore[typeddict-item]
 
     @classmethod
     def from_json(cls, data: Any) -> Failure:

@@ -13,13 +13,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from secrets import token_hex
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_stepop.core.naming import job_name
 from airflow_stepop.core.stored_json import COUNT, NUMBER, OBJECT, TEXT, TRUTH, checked_fields, or_nothing
 from airflow_stepop.exceptions import IntegrityError
 from airflow_stepop.failure import Failure
 from airflow_stepop.job import JobHandle
+
+if TYPE_CHECKING:
+    from airflow_stepop.core.documents import CollectedData
 
 STATE_KEY = "stepop"  # renaming the key breaks steps that are running
 
@@ -73,7 +76,7 @@ class StepRecord:
     labels: Mapping[str, str] = field(default_factory=dict)
     handle: JobHandle | None = None
     submitted_at: float | None = None
-    collected: Mapping[str, Any] | None = None
+    collected: CollectedData | None = None
     resubmissions: int = 0
     memory_bytes: int | None = None  # the memory that on_oom asks for, if it is more than the task's own
     keep: str = "failed"  # the task's argument: ``airflow stepop sweep`` finds the job without the task

@@ -31,6 +31,7 @@ from airflow_stepop.runner.values import check_entry, decode_entry
 
 if TYPE_CHECKING:
     from airflow_stepop.job import Buffer, ObjectRange
+    from airflow_stepop.runner.wire import Entry, Segment
 
 # The same code has two names: the first inside the job, the second on Airflow's side
 RUNNER_PACKAGE, HOST_PACKAGE = "stepop_runner", "airflow_stepop.runner"
@@ -50,7 +51,7 @@ class StepResult:
 
     __version__ = 1
 
-    def __init__(self, entry: dict[str, Any], base_uri: str, host: str = "", mac: str = "") -> None:
+    def __init__(self, entry: Entry, base_uri: str, host: str = "", mac: str = "") -> None:
         self.entry = entry
         self.base_uri = base_uri
         self.host = host
@@ -71,7 +72,7 @@ class StepResult:
         return cls(**known)
 
     @classmethod
-    def signed(cls, entry: dict[str, Any], base_uri: str) -> StepResult:
+    def signed(cls, entry: Entry, base_uri: str) -> StepResult:
         """Return a signed reference. The caller must have authenticated the digest of the value."""
         host = host_of(base_uri) if not is_inline(entry) else ""
         result = cls(entry, base_uri if not is_inline(entry) else "", host)
@@ -131,7 +132,7 @@ class StepResult:
                 "or this host has another [stepop] signing_key (or [core] fernet_key)"
             )
 
-    def _read_segment(self, segment: Mapping[str, Any], codec: str) -> Buffer:
+    def _read_segment(self, segment: Segment, codec: str) -> Buffer:
         from airflow_stepop.stores.pieces import ranges_of, read_ranges
 
         return read_ranges(ranges_of(segment, self.base_uri), segment, self.host, codec)
@@ -197,7 +198,7 @@ def _takes_references(task: Any) -> bool:
     return getattr(kind, "takes_step_results", False) and not is_over_kwargs
 
 
-def is_inline(entry: Mapping[str, Any]) -> bool:
+def is_inline(entry: Entry) -> bool:
     """Return whether the entry carries the bytes of all its segments."""
     return all("data" in segment for segment in entry["segments"])
 

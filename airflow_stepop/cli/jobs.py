@@ -101,7 +101,8 @@ def _short(row: Row) -> Row:
         "dag": row["dag_id"],
         "run": row["run_id"],
         "task": task,
-        "usage": describe({**row["usage"], "hint": ""}).removeprefix("used ") if row["usage"] else None,
+        # the usage of a row is that of its record
+        "usage": describe({**row["usage"], "hint": ""}).removeprefix("used ") if row["usage"] else None,  # type: ignore[typeddict-item]
         "link": row["link"],
     }
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Callable, Mapping
 from math import isfinite
-from typing import Any
+from typing import Any, TypeGuard
 
 from airflow_stepop.exceptions import IntegrityError
 
-FieldType = tuple[str, Callable[[Any], bool]]  # its name in an error message, and the check of a value
+FieldType = tuple[str, Callable[[object], bool]]  # its name in an error message, and the check of a value
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 2**63
 
 
@@ -39,7 +39,10 @@ def or_nothing(kind: FieldType) -> FieldType:
 
 
 def checked_fields(
-    data: Any, what: str, required: Mapping[str, FieldType], optional: Mapping[str, FieldType] | None = None
+    data: object,
+    what: str,
+    required: Mapping[str, FieldType],
+    optional: Mapping[str, FieldType] | None = None,
 ) -> dict[str, Any]:
     """Return the known fields of ``data``. Fields that a newer version added are left out.
 

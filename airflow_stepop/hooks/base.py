@@ -136,7 +136,7 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
         self.conn_id = conn_id
         self._connection = connection
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         names = {*vars(StepHook), *StepHook.__annotations__} - {"connection"}  # which nobody overrides
         known = [name for name in names if not name.startswith("_")]

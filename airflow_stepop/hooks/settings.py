@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -23,7 +23,7 @@ class BackendSettings(BaseModel):
     """Names of the options that say where a job runs. The record keeps them before the job is submitted."""
 
 
-def parse_settings(model: type[BackendSettings], settings: Any, backend: str) -> BackendSettings:
+def parse_settings(model: type[BackendSettings], settings: object, backend: str) -> BackendSettings:
     """Return ``settings`` as the backend's model.
 
     :raises StepConfigError: an unknown key (with the closest valid one), or a value of the wrong kind
@@ -54,9 +54,9 @@ def parse_settings(model: type[BackendSettings], settings: Any, backend: str) ->
         raise StepConfigError(f"settings of backend {backend!r}: {problems}") from error
 
 
-def in_snake_case(settings: Mapping[str, Any], valid: Sequence[str], backend: str) -> dict[str, Any]:
+def in_snake_case(settings: Mapping[str, object], valid: Sequence[str], backend: str) -> dict[str, object]:
     """Return the settings with the keys that a service's own documentation spells in camel case as ours."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for key, value in settings.items():
         snake = re.sub(r"(?<!^)(?=[A-Z])", "_", str(key)).lower()
         name = snake if snake in valid else key

@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from airflow_stepop.core.printable import printable
 from airflow_stepop.exceptions import IntegrityError, OutcomeLostError
@@ -20,9 +19,11 @@ from airflow_stepop.payload.outcome import outcome_size
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
+    from airflow_stepop.core.documents import CollectedData, StepUsage
     from airflow_stepop.job import OutcomeReport
     from airflow_stepop.lifecycle.api_retries import ApiRetries
     from airflow_stepop.record import StepRecord
+    from airflow_stepop.runner import wire
     from airflow_stepop.waiting.deadlines import StopReason
     from airflow_stepop.waiting.observer import Observer
 
@@ -34,21 +35,21 @@ class Collected:
     :param data: JSON as in the record: ``{"result": ...}`` or ``{"failure": ...}``, and ``usage``
     """
 
-    data: Mapping[str, Any]
+    data: CollectedData
 
     @property
     def failure(self) -> Failure | None:
         return Failure.from_json(self.data["failure"]) if "failure" in self.data else None
 
     @property
-    def usage(self) -> Mapping[str, Any]:
+    def usage(self) -> StepUsage:
         return self.data.get("usage") or {}
 
 
 class Reader(Protocol):
     """The part of the operator's request that a collector needs."""
 
-    def read(self, report: OutcomeReport, job: str, nonce: str) -> dict[str, Any]: ...
+    def read(self, report: OutcomeReport, job: str, nonce: str) -> CollectedData: ...
 
     def forget_checkpoints(self) -> None: ...
 
@@ -129,7 +130,7 @@ class Collector:
         except Exception as error:  # noqa: BLE001, RUF100
             self._log.warning("%s could not be %s and stays behind: %s", handle, what, error)
 
-    def _with_tail(self, failure: Failure, handle: JobHandle) -> dict[str, Any]:
+    def _with_tail(self, failure: Failure, handle: JobHandle) -> wire.Failure:
         return replace(failure, log_tail=failure.log_tail or self._tail(handle)).to_json()
 
     def _tail(self, handle: JobHandle, count: int = 40) -> tuple[str, ...]:

@@ -41,6 +41,7 @@ from airflow_stepop.waiting.observer import Observer
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
+    from airflow_stepop.core.documents import CollectedData
     from airflow_stepop.hooks.base import StepHook
     from airflow_stepop.oom import MoreMemory
 
@@ -84,7 +85,7 @@ class Request(Protocol):
     def resources(self) -> ResourceSettings: ...
 
     @property
-    def location(self) -> Mapping[str, Any]: ...
+    def location(self) -> Mapping[str, object]: ...
 
     @property
     def on_oom(self) -> MoreMemory | None: ...
@@ -97,7 +98,7 @@ class Request(Protocol):
         :param memory_bytes: request at least this much memory; ``None``: what the task asks for
         """
 
-    def read(self, report: OutcomeReport, job: str, nonce: str) -> dict[str, Any]:
+    def read(self, report: OutcomeReport, job: str, nonce: str) -> CollectedData:
         """Verify the outcome; return ``{"result": ...}`` or ``{"failure": ...}``, with its ``usage``."""
 
     def forget_checkpoints(self) -> None:
@@ -317,7 +318,7 @@ class StepLifecycle:
         failure = collected.failure
         asked = self._resources(record).at_least(record.memory_bytes)
         used = usage_of(collected.usage, status.usage if status else {}, asked, failure is None)
-        data = {**collected.data, "usage": used}
+        data: CollectedData = {**collected.data, "usage": used}
         if failure is not None:
             data["failure"] = fit_to_state(failure).to_json()
         collected = Collected(data)

@@ -39,10 +39,10 @@ class TaskOptions(Protocol):
     """Those arguments of a task that its connection may give instead."""
 
     @property
-    def resource_settings(self) -> ResourceSettings | Mapping[str, Any] | None: ...
+    def resource_settings(self) -> ResourceSettings | Mapping[str, object] | None: ...
 
     @property
-    def settings(self) -> Any: ...
+    def settings(self) -> BackendSettings | Mapping[str, object] | None: ...
 
     @property
     def image(self) -> str | None: ...
@@ -73,8 +73,8 @@ class TaskOptions(Protocol):
 class NoTask:
     """A task that says nothing: what is left are the defaults."""
 
-    resource_settings: ResourceSettings | Mapping[str, Any] | None = None
-    settings: Any = None
+    resource_settings: ResourceSettings | Mapping[str, object] | None = None
+    settings: BackendSettings | Mapping[str, object] | None = None
     image: str | None = None
     env: Mapping[str, str] | None = None
     secrets: Mapping[str, str] | None = None
@@ -195,7 +195,7 @@ class StepOptions:
         return found
 
 
-def as_resources(value: ResourceSettings | Mapping[str, Any] | None) -> ResourceSettings:
+def as_resources(value: ResourceSettings | Mapping[str, object] | None) -> ResourceSettings:
     if value is None:
         return ResourceSettings()
     return value if isinstance(value, ResourceSettings) else ResourceSettings.from_dict(value)
@@ -256,7 +256,7 @@ def check_defaults(connection: Any, backend: str) -> ConnectionDefaults:
     return defaults
 
 
-def known_settings(defaults: ConnectionDefaults, backend: str) -> dict[str, Any]:
+def known_settings(defaults: ConnectionDefaults, backend: str) -> dict[str, object]:
     """Return the settings of a connection, spelt as the backend's model spells them.
 
     :raises StepConfigError: a key that the backend does not have
@@ -309,7 +309,7 @@ def _wrong_fields(error: StepConfigError) -> set[str]:
     return {str(one["loc"][0]) if one["loc"] else "" for one in cause.errors(include_url=False)}
 
 
-def _keys(settings: Any) -> set[str]:
+def _keys(settings: BackendSettings | Mapping[str, object] | None) -> set[str]:
     if settings is None:
         return set()
     return set(settings if isinstance(settings, Mapping) else settings.model_fields_set)

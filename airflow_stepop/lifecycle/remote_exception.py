@@ -7,7 +7,6 @@ import importlib
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from airflow_stepop.failure import Category, Failure, StepFailedError
 
@@ -51,7 +50,7 @@ def to_exception(failure: Failure, where: str, next_memory: str | None = None) -
     return error
 
 
-def _rebuild(remote: Mapping[str, Any]) -> Exception | None:
+def _rebuild(remote: Mapping[str, object]) -> Exception | None:
     """Return an exception of the same class with the same arguments, without a call of its ``__init__``."""
     cls = _find(str(remote.get("module", "")), str(remote.get("qualname", "")))
     if cls is None:
@@ -68,7 +67,7 @@ def _rebuild(remote: Mapping[str, Any]) -> Exception | None:
 
 def _find(module: str, qualname: str) -> type[Exception] | None:
     if module == "builtins":
-        found: Any = getattr(builtins, qualname, None)
+        found: object = getattr(builtins, qualname, None)
     else:
         try:
             found = sys.modules.get(module) or importlib.import_module(module)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from airflow.sdk.configuration import conf
 
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
     from airflow.triggers.base import BaseTrigger
 
+    from airflow_stepop.core.documents import CollectedData
     from airflow_stepop.hooks.base import StepHook
     from airflow_stepop.stores.base import Store
 
@@ -69,7 +70,7 @@ class Task(TaskArguments, Protocol):
     @property
     def dag(self) -> DAG: ...
 
-    def iter_mapped_dependants(self) -> Iterator[Any]: ...
+    def iter_mapped_dependants(self) -> Iterator[object]: ...
 
     def defer(
         self, *, trigger: BaseTrigger, method_name: str, timeout: timedelta | None = None
@@ -376,7 +377,7 @@ class StepRequest:
             )
 
     @property
-    def location(self) -> Mapping[str, Any]:
+    def location(self) -> Mapping[str, object]:
         """The settings that say where the job runs; the record keeps them before the job is submitted."""
         settings = self._settings
         given = {name: getattr(settings, name) for name in settings.location_fields}
@@ -390,9 +391,9 @@ class StepRequest:
         is_mapped_over = next(iter(self.operator.iter_mapped_dependants()), None) is not None
         return "auto" if is_mapped_over else "no"
 
-    def read(self, report: OutcomeReport, job: str, nonce: str) -> dict[str, Any]:
+    def read(self, report: OutcomeReport, job: str, nonce: str) -> CollectedData:
         return read_outcome(report, job, nonce)
 
 
-def _keys(settings: Any) -> Sequence[str]:
+def _keys(settings: BackendSettings | Mapping[str, object]) -> Sequence[str]:
     return sorted(settings if isinstance(settings, Mapping) else settings.model_fields_set)

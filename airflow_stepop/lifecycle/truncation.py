@@ -7,9 +7,8 @@ texts.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from airflow_stepop.failure import Failure
 from airflow_stepop.runner.failures import cut
@@ -31,7 +30,7 @@ def fit_to_state(failure: Failure) -> Failure:
     return failure
 
 
-def escaped(value: Any) -> Any:
+def escaped(value: object) -> object:
     """Return JSON with lone surrogates written as escapes, since Airflow's messages cannot carry them."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
@@ -47,7 +46,7 @@ def _shorter(failure: Failure) -> Iterator[Callable[[Failure], Failure]]:
         yield lambda failure, lines=lines, characters=characters: _shortened(failure, lines, characters)  # type: ignore[misc]
 
 
-def _with_exception(failure: Failure, **fields: Any) -> Failure:
+def _with_exception(failure: Failure, **fields: object) -> Failure:
     return replace(failure, exception={**failure.exception, **fields} if failure.exception else None)
 
 
@@ -71,6 +70,6 @@ def _shortened(failure: Failure, lines: int, characters: int) -> Failure:
     )
 
 
-def _last(texts: Any, count: int, characters: int) -> list[str]:
+def _last(texts: Sequence[str], count: int, characters: int) -> list[str]:
     left_out = [_LEFT_OUT] if len(texts) > count else []
     return [*left_out, *(cut(text, characters) for text in texts[-count:])]

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow_stepop.core.units import shown_size
 
 if TYPE_CHECKING:
+    from airflow_stepop.core.documents import StepUsage
     from airflow_stepop.resources import ResourceSettings
 
 XCOM_KEY = "usage"  # renaming breaks DAGs that read this XCom
@@ -30,8 +31,8 @@ MUCH_BYTES = GIB  # a smaller saving of memory is not worth a hint
 
 
 def usage_of(
-    measured: Mapping[str, Any], known: Mapping[str, Any], asked: ResourceSettings, is_success: bool
-) -> dict[str, Any]:
+    measured: Mapping[str, object], known: Mapping[str, object], asked: ResourceSettings, is_success: bool
+) -> StepUsage:
     """Return a step's usage as JSON: fields of ``MEASURED``, ``asked``, ``hint``; empty if nothing is known.
 
     :param measured: what the runner measured; empty when the step was killed together with its runner
@@ -41,7 +42,7 @@ def usage_of(
     """
     numbers = {name: _number(known, name) for name in MEASURED}
     numbers |= {name: value for name in MEASURED if (value := _number(measured, name)) is not None}
-    found: dict[str, Any] = {name: value for name, value in numbers.items() if value is not None}
+    found: StepUsage = {name: value for name, value in numbers.items() if value is not None}  # type: ignore[assignment] # of MEASURED
     if not found:
         return {}
     wishes = {
@@ -54,7 +55,7 @@ def usage_of(
     return {**found, "hint": advice} if advice else found
 
 
-def describe(usage: Mapping[str, Any]) -> str:
+def describe(usage: StepUsage) -> str:
     """Return the usage as one line for the log; empty when nothing is known."""
     asked = usage.get("asked") or {}
     wall_s, cpu_s, memory, gpu = (_number(usage, name) for name in MEASURED)
@@ -74,7 +75,7 @@ def describe(usage: Mapping[str, Any]) -> str:
     return f"used {', '.join(parts)}" + (f"; {advice}" if advice else "")
 
 
-def hint(usage: Mapping[str, Any], is_success: bool) -> str:
+def hint(usage: StepUsage, is_success: bool) -> str:
     """Return which arguments to change, with values; empty when no change is worth it."""
     wall_s = _number(usage, "wall_s") or 0.0
     # a failed step may have ended before its peak
@@ -83,7 +84,7 @@ def hint(usage: Mapping[str, Any], is_success: bool) -> str:
     return ", ".join(part for part in advice if part)
 
 
-def _memory_hint(usage: Mapping[str, Any], is_representative: bool) -> str:
+def _memory_hint(usage: StepUsage, is_representative: bool) -> str:
     asked, peak = _number(usage.get("asked") or {}, "memory_bytes"), _number(usage, "peak_memory_bytes")
     if not asked or peak is None:
         return ""
@@ -96,7 +97,7 @@ def _memory_hint(usage: Mapping[str, Any], is_representative: bool) -> str:
     return ""
 
 
-def _cpu_hint(usage: Mapping[str, Any], wall_s: float) -> str:
+def _cpu_hint(usage: StepUsage, wall_s: float) -> str:
     asked, cpu_s = _number(usage.get("asked") or {}, "cpu_count"), _number(usage, "cpu_s")
     if asked is None or cpu_s is None:
         return ""
@@ -116,7 +117,7 @@ def _argument(size: int) -> str:
     return f"{size / GIB:.10g}GiB" if size >= GIB else f"{size // MIB}MiB"
 
 
-def _number(values: Mapping[str, Any], name: str) -> float | None:
+def _number(values: Mapping[str, object], name: str) -> float | None:
     value = values.get(name)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None

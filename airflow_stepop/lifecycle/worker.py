@@ -35,6 +35,7 @@ from airflow_stepop.waiting.task_state import task_state
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from airflow_stepop.core.documents import StepUsage
     from airflow_stepop.hooks.base import StepHook
     from airflow_stepop.job import Cursor, JobHandle
 
@@ -78,14 +79,14 @@ class WorkerSession:
 
     # -- entry points: Airflow calls these through the operator
 
-    def begin(self) -> Any:
+    def begin(self) -> object:
         """Start or find the job, and wait for it; called in ``execute``."""
         self.observer.phase("templates rendered: try %d begins", self.request.ti.try_number)
         with self._guarded():
             _ = self.request.log_limit  # a wrong value has to fail before the submit
             return self._go_on(self.lifecycle.begin())
 
-    def resume(self, event: Mapping[str, Any]) -> Any:
+    def resume(self, event: Mapping[str, Any]) -> object:
         """Go on after a trigger fired.
 
         :param event: ``reason`` (a :class:`StopReason`), and ``job`` and ``error`` from a
@@ -110,7 +111,7 @@ class WorkerSession:
                 reason = self.wait_in_worker(handle)
             return self._end(handle, reason, str(event.get("error") or ""))
 
-    def recover(self, failure: Mapping[str, Any]) -> Any:
+    def recover(self, failure: Mapping[str, Any]) -> object:
         """Go on after a trigger that crashed or timed out: this worker waits for the job itself.
 
         :param failure: ``error`` and ``traceback`` from Airflow
@@ -152,7 +153,7 @@ class WorkerSession:
 
     # -- from one phase to the next
 
-    def _go_on(self, began: JobHandle | Collected) -> Any:
+    def _go_on(self, began: JobHandle | Collected) -> object:
         if isinstance(began, Collected):
             self.log.info("An earlier try collected this result and was killed before it could return it")
             return self._to_xcom(began)
@@ -163,7 +164,7 @@ class WorkerSession:
             self._defer(began)
         return self._end(began, self.wait_in_worker(began))
 
-    def _begin_again(self) -> Any:
+    def _begin_again(self) -> object:
         """Submit after a pause.
 
         Airflow did not enforce ``execution_timeout`` during the pause, so the session checks it here.
@@ -173,13 +174,13 @@ class WorkerSession:
             raise AirflowTaskTimeout("the task's execution_timeout passed before there was room for its job")
         return self._go_on(self.lifecycle.begin())
 
-    def _end(self, handle: JobHandle, reason: StopReason, native_state: str = "") -> Any:
+    def _end(self, handle: JobHandle, reason: StopReason, native_state: str = "") -> object:
         self.operator.job_url = self.request.hook(handle.backend, handle.conn_id).link(handle)
         collected = self.lifecycle.finish(handle, reason, native_state or self._native_state)
         again = self.lifecycle.resubmission(collected)
         return self._go_on(again) if again is not None else self._to_xcom(collected)
 
-    def _to_xcom(self, collected: Collected) -> Any:
+    def _to_xcom(self, collected: Collected) -> object:
         failure = collected.failure
         if failure is None:
             value = to_xcom(collected.data["result"])
@@ -204,7 +205,7 @@ class WorkerSession:
         next_memory, advice = on_oom.advice(self.lifecycle.memory_bytes(record), self._has_retry)
         return replace(failure, hint=advice), next_memory
 
-    def _report_usage(self, used: Mapping[str, Any]) -> None:
+    def _report_usage(self, used: StepUsage) -> None:
         """Log the step's usage and push it as an XCom; an error does not fail the task."""
         from airflow.sdk.execution_time.xcom import XCom
 

@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from airflow_stepop.exceptions import PayloadError
 from airflow_stepop.job import Part, Payload
@@ -21,6 +21,10 @@ from airflow_stepop.runner import protocol
 from airflow_stepop.runner.entries import Encoded
 from airflow_stepop.stores.configured import locate
 from airflow_stepop.stores.pieces import ranges_of
+
+if TYPE_CHECKING:
+    from airflow_stepop.job import Buffer
+    from airflow_stepop.runner.wire import Entry, Location, Manifest
 
 
 @dataclass
@@ -33,19 +37,19 @@ class PayloadBuilder:
         self.parts[name] = Part(hashlib.sha256(data).hexdigest(), len(data), buffers=(data,))
         return name
 
-    def entry(self, encoded: Encoded) -> dict[str, Any]:
+    def entry(self, encoded: Encoded) -> Entry:
         return encoded.to_entry(self._save)
 
-    def _save(self, buffers: Sequence[Any], digest: Callable[[], str], size: int) -> dict[str, Any]:
+    def _save(self, buffers: Sequence[Buffer], digest: Callable[[], str], size: int) -> Location:
         sha256 = digest()
         name = f"{sha256[:16]}.bin"
         self.parts[name] = Part(sha256, size, buffers=tuple(buffers))
         return {"name": name}
 
-    def reference(self, result: StepResult) -> dict[str, Any]:
+    def reference(self, result: StepResult) -> Entry:
         """Return the entry of an earlier step's result. The step reads the bytes; the worker never does."""
         result.verify()
-        entry = json.loads(json.dumps(result.entry))
+        entry: Entry = json.loads(json.dumps(result.entry))
         for segment in entry["segments"]:
             ranges = ranges_of(segment, result.base_uri)
             if ranges:
@@ -54,9 +58,9 @@ class PayloadBuilder:
                 segment.pop("pieces", None)
                 segment["name"] = f"{segment['sha256'][:16]}.ref"
                 self.parts[segment["name"]] = Part(segment["sha256"], segment["size"], ranges=ranges)
-        return dict(entry)
+        return dict(entry)  # type: ignore[return-value] # mypy forgets the type of a copy
 
-    def value(self, value: Any, call: Call, name: str) -> dict[str, Any]:
+    def value(self, value: object, call: Call, name: str) -> Entry:
         if isinstance(value, StepResult):
             return self.reference(value)
         return self.entry(call.encode(name, value))
@@ -77,7 +81,7 @@ def build_payload(
     :raises PayloadError: the function or an argument cannot be pickled; the message names it
     """
     builder, setup = PayloadBuilder(), setup or Setup()
-    manifest: dict[str, Any] = {
+    manifest: Manifest = {
         "protocol": protocol.PROTOCOL,
         "job": job,
         "nonce": nonce,
@@ -106,11 +110,11 @@ def build_payload(
     return Payload(data, hashlib.sha256(data).hexdigest(), builder.parts, dict(setup.secrets), features)
 
 
-def _function_fields(call: FunctionCall, builder: PayloadBuilder) -> dict[str, Any]:
+def _function_fields(call: FunctionCall, builder: PayloadBuilder) -> Manifest:
     names = call.argument_names()
     args = [builder.value(value, call, names[index]) for index, value in enumerate(call.args)]
     kwargs = {name: builder.value(value, call, name) for name, value in call.kwargs.items()}
-    fields: dict[str, Any] = {
+    fields: Manifest = {
         "kind": "function",
         "main_module": call.main_module,
         "args": args,

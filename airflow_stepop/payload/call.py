@@ -10,7 +10,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from airflow_stepop.exceptions import PayloadError
 from airflow_stepop.payload.code_key import code_key, digest
@@ -19,6 +19,9 @@ from airflow_stepop.results import StepResult
 from airflow_stepop.runner import protocol
 from airflow_stepop.runner.entries import Encoded
 from airflow_stepop.runner.values import encode_value
+
+if TYPE_CHECKING:
+    from airflow_stepop.runner.wire import Manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +32,7 @@ class _Call:
     refs: list[StepResult] = field(default_factory=list)
     _encoded: dict[str, Encoded] = field(default_factory=dict)
 
-    def encode(self, name: str, value: Any) -> Encoded:
+    def encode(self, name: str, value: object) -> Encoded:
         """Encode one argument. Earlier steps' results inside it are appended to ``refs`` and not loaded.
 
         :raises PayloadError: the argument cannot be encoded; the message names the argument and the reason
@@ -38,7 +41,7 @@ class _Call:
             self._encoded[name] = self._encode(name, as_list(value))
         return self._encoded[name]
 
-    def _encode(self, name: str, value: Any) -> Encoded:
+    def _encode(self, name: str, value: object) -> Encoded:
         try:
             return encode_value(value, lambda obj, keep: dumps(obj, keep, self.main_module, self.refs))
         except Exception as error:
@@ -56,12 +59,12 @@ class FunctionCall(_Call):
     :param reference: (module, qualified name) of a function that the step can import; ``None``: by value
     """
 
-    function: Callable[..., Any]
-    args: Sequence[Any]
-    kwargs: Mapping[str, Any]
+    function: Callable[..., object]
+    args: Sequence[object]
+    kwargs: Mapping[str, object]
     reference: tuple[str, str] | None
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, object]:
         return dict(zip(self.argument_names(), self.args, strict=True)) | dict(self.kwargs)
 
     def argument_names(self) -> list[str]:
@@ -79,11 +82,11 @@ class CommandCall(_Call):
     """A command line, its input files, and the names of the output files that the command must write."""
 
     argv: Sequence[str]
-    inputs: Mapping[str, Any]
+    inputs: Mapping[str, object]
     outputs: Sequence[str]
     workdir: str | None = None
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, object]:
         return dict(self.inputs)
 
 
@@ -105,24 +108,24 @@ class Setup:
     requirements: Sequence[str] = ()
     checkpoint: bool = False
 
-    def fields(self) -> dict[str, Any]:
+    def fields(self) -> Manifest:
         """Return the manifest fields of this setup. A field that the step does not need is left out."""
         fields = {
             "secrets": sorted(self.secrets),
             "requirements": list(self.requirements),
             "checkpoint": self.checkpoint,
         }
-        return {name: value for name, value in fields.items() if value}
+        return {name: value for name, value in fields.items() if value}  # type: ignore[return-value] # some fields
 
 
-def call_key(call: Call, archive: bytes | None, extra: Sequence[Any]) -> str:
+def call_key(call: Call, archive: bytes | None, extra: Sequence[object]) -> str:
     """Return the call key. Two tries with the same key make the same call and may share a job.
 
     :param archive: the code archive
     :param extra: further JSON-able values that make two calls different
     """
     arguments = {name: _argument_key(value, call, name) for name, value in call.arguments().items()}
-    code: Any
+    code: list[object]
     if isinstance(call, FunctionCall):
         code = ["function", list(call.reference or ()) or code_key(call.function, call.main_module)]
     else:
@@ -138,7 +141,7 @@ def arguments_key(call: Call) -> str:
     return digest([arguments, [result.digest for result in call.refs], argv])
 
 
-def _argument_key(value: Any, call: Call, name: str) -> Any:
+def _argument_key(value: object, call: Call, name: str) -> object:
     if isinstance(value, StepResult):
         return value.digest
     encoded = call.encode(name, value)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import sys
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 
@@ -16,10 +16,22 @@ from airflow_stepop.exceptions import PayloadError
 from airflow_stepop.payload.code_archive import Project, module_file
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from airflow.sdk import Context
 
 
-def plain_function(function: Any) -> Any:
+class CallArguments(Protocol):
+    """The arguments that the DAG passes to the function of a task."""
+
+    @property
+    def op_args(self) -> Sequence[object] | None: ...
+
+    @property
+    def op_kwargs(self) -> Mapping[str, object] | None: ...
+
+
+def plain_function(function: Callable[..., object]) -> Callable[..., object]:
     """Return the function that the user wrote, without the decorators that Airflow put around it."""
     from airflow.sdk.bases.decorator import unwrap_callable
 
@@ -36,13 +48,13 @@ def import_reference(function: Any, project: Project) -> tuple[str, str] | None:
         return None
     if project.contains(file) and not list(project.find(module)):
         return None
-    found: Any = sys.modules[module]
+    found: object = sys.modules[module]
     for name in qualname.split("."):
         found = getattr(found, name, None)
     return (module, qualname) if found is function else None
 
 
-def dag_module(project: Project, function: Any) -> str:
+def dag_module(project: Project, function: object) -> str:
     """Return the module name under which Airflow loaded the DAG file."""
     name = getattr(function, "__module__", "") or ""
     if name and module_file(name) == project.dag_file:
@@ -55,7 +67,9 @@ def dag_module(project: Project, function: Any) -> str:
     return name
 
 
-def context_arguments(function: Any, operator: Any, context: Context) -> dict[str, Any]:
+def context_arguments(
+    function: Callable[..., object], operator: CallArguments, context: Context
+) -> dict[str, object]:
     """Return the context values for those parameters that the function names and the DAG does not pass.
 
     :raises PayloadError: a value exists only inside Airflow, such as ``ti``
@@ -76,7 +90,7 @@ def context_arguments(function: Any, operator: Any, context: Context) -> dict[st
     return {name: portable(name, context.get(name)) for name in wanted}
 
 
-def portable(name: str, value: Any) -> Any:
+def portable(name: str, value: Any) -> object:
     """Return a context value as plain data.
 
     :raises PayloadError: the value exists only inside Airflow, such as ``ti``

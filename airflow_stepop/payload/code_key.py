@@ -23,12 +23,12 @@ _ATOMS = (str, bytes, int, float, complex, type(None), type(...))
 _ATTRIBUTES = frozenset({"__annotations__", "__pydantic_fields__", "__slots__"})  # the dunders that count
 
 
-def digest(value: Any) -> str:
+def digest(value: object) -> str:
     """Return the SHA-256 of ``value`` as canonical JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def code_key(function: Any, *modules: str) -> str:
+def code_key(function: object, *modules: str) -> str:
     """Return a digest of a function's behaviour, or of a value: the same in every process with this Python.
 
     :param modules: functions and classes of these modules count by behaviour, and so do those of the
@@ -57,9 +57,9 @@ class _Walk:
     def __init__(self, modules: frozenset[str | None]) -> None:
         self.modules = modules
         self._count = 0
-        self._seen: dict[int, Any] = {}  # keeps the objects alive, so that no id is reused
+        self._seen: dict[int, object] = {}  # keeps the objects alive, so that no id is reused
 
-    def of(self, value: Any, depth: int) -> Iterator[str]:
+    def of(self, value: object, depth: int) -> Iterator[str]:
         self._count += 1
         if isinstance(value, _ATOMS):
             yield f"{type(value).__name__}:{value!r}"
@@ -72,7 +72,7 @@ class _Walk:
             walk = next((walk for kind, walk in _WALKS.items() if isinstance(value, kind)), _Walk._object)
             yield from walk(self, value, depth + 1)
 
-    def _is_seen(self, value: Any) -> bool:
+    def _is_seen(self, value: object) -> bool:
         if isinstance(value, (tuple, frozenset, CodeType)):  # Python may share one object for equal values
             return False
         is_seen = id(value) in self._seen
@@ -137,7 +137,7 @@ class _Walk:
     def _property(self, value: property, depth: int) -> Iterator[str]:
         yield from self._sequence((value.fget, value.fset, value.fdel), depth)
 
-    def _object(self, value: Any, depth: int) -> Iterator[str]:
+    def _object(self, value: object, depth: int) -> Iterator[str]:
         """Any other object counts by what its ``__reduce_ex__`` returns; if that fails, by its class."""
         yield from self.of(type(value), depth)
         if type(value).__module__.startswith("airflow."):

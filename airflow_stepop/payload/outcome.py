@@ -24,12 +24,14 @@ from airflow_stepop.runner.values import check_entry, decode_entry, is_plain_tex
 from airflow_stepop.stores.configured import locate
 
 if TYPE_CHECKING:
+    from airflow_stepop.core.documents import CollectedData, CollectedResult, CollectedValue
     from airflow_stepop.job import Buffer, OutcomeReport
+    from airflow_stepop.runner.wire import Entry, Segment
 
 RECORD_BYTES = 60_000  # largest collected result inside the step's record
 
 
-def read_outcome(report: OutcomeReport, job: str, nonce: str) -> dict[str, Any]:
+def read_outcome(report: OutcomeReport, job: str, nonce: str) -> CollectedData:
     """Return ``{"result": ..., "usage": ...}`` or ``{"failure": ..., "usage": ...}`` from an outcome.
 
     All of it is JSON. ``usage`` is the usage that the runner measured. Nothing is unpickled.
@@ -53,12 +55,12 @@ def read_outcome(report: OutcomeReport, job: str, nonce: str) -> dict[str, Any]:
         )
     try:
         if outcome["status"] != "success":
-            found = {"failure": Failure.from_json(outcome.get("failure")).to_json()}
+            found: CollectedData = {"failure": Failure.from_json(outcome.get("failure")).to_json()}
         else:
             found = {"result": _small(_result_of(outcome, report), report.base_uri, job)}
     except SegmentError as error:
         raise IntegrityError(f"a value in it is damaged: {error}") from error
-    return {**found, "usage": dict(outcome.get("usage") or {})}
+    return {**found, "usage": dict(outcome.get("usage") or {})}  # type: ignore[typeddict-item] # readers check it
 
 
 _STATUS = ("success or failure", lambda value: value in ("success", "failure"))
@@ -98,13 +100,13 @@ def outcome_size(report: OutcomeReport) -> int:
         return len(report.data)
 
 
-def _result_of(outcome: Mapping[str, Any], report: OutcomeReport) -> dict[str, Any]:
-    def keep(entry: dict[str, Any]) -> dict[str, Any]:
+def _result_of(outcome: Mapping[str, Any], report: OutcomeReport) -> CollectedResult:
+    def keep(entry: Entry) -> CollectedValue:
         check_entry(entry)
         if (
             entry["codec"] == "json"
             and is_inline(entry)
-            and _is_plain(decode_entry(dict(entry), _no_segment))
+            and _is_plain(decode_entry(dict(entry), _no_segment))  # type: ignore[arg-type] # a copy
         ):
             return {"plain": dict(entry)}
         if report.digest is None and entry["codec"] not in protocol.DATA_CODECS:
@@ -120,11 +122,11 @@ def _result_of(outcome: Mapping[str, Any], report: OutcomeReport) -> dict[str, A
     if isinstance(values, list):
         return {"list": [keep(entry) for entry in values]}
     if outcome.get("split") in ("dict", "list"):
-        return {outcome["split"]: {} if outcome["split"] == "dict" else []}
+        return {outcome["split"]: {} if outcome["split"] == "dict" else []}  # type: ignore[misc] # one of the two
     return {"value": keep(outcome["value"])} if outcome.get("value") is not None else {"nothing": True}
 
 
-def _small(result: dict[str, Any], base_uri: str, job: str) -> dict[str, Any]:
+def _small(result: CollectedResult, base_uri: str, job: str) -> CollectedResult:
     """Return ``result``, or a reference to its copy in the store: a task state takes less than 64 KB."""
     data = json.dumps(result, separators=(",", ":")).encode()
     if len(data) <= RECORD_BYTES:
@@ -140,7 +142,7 @@ def _small(result: dict[str, Any], base_uri: str, job: str) -> dict[str, Any]:
     }
 
 
-def _stored(reference: Any) -> dict[str, Any]:
+def _stored(reference: object) -> dict[str, object]:
     fields = {"uri": TEXT, "sha256": TEXT, "size": COUNT, "host": TEXT}
     reference = checked_fields(reference, "the reference to the collected result", fields)
     store, path = locate(reference["uri"], reference["host"])
@@ -153,7 +155,7 @@ def _stored(reference: Any) -> dict[str, Any]:
 _RESULT_FIELDS = {"dict": OBJECT, "list": LIST, "value": OBJECT}
 
 
-def to_xcom(result: Mapping[str, Any]) -> Any:
+def to_xcom(result: Mapping[str, object]) -> object:
     """Return the task's return value: plain values as they are, a :class:`StepResult` for each other value.
 
     :raises IntegrityError: the collected result changed in the store, or in the task's state
@@ -170,12 +172,13 @@ def to_xcom(result: Mapping[str, Any]) -> Any:
     return _value_of(result["value"]) if "value" in result else None
 
 
-def _value_of(collected: Any) -> Any:
+def _value_of(collected: object) -> object:
     known = checked_fields(collected, "a collected value", {}, {"plain": OBJECT, "reference": OBJECT})
     if "reference" in known:
         return StepResult.from_json(known["reference"])
     try:
-        return decode_entry(dict(known.get("plain") or {}), _no_segment)
+        # it says what is wrong with an entry
+        return decode_entry(dict(known.get("plain") or {}), _no_segment)  # type: ignore[arg-type]
     except (SegmentError, UntrustedPickleError) as error:
         raise IntegrityError(f"a collected value is damaged: {error}") from error
 
@@ -184,7 +187,7 @@ def _value_of(collected: Any) -> Any:
 _RESERVED_KEYS = frozenset({"__classname__", "__id__", "__type"})
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     """Return whether Airflow stores ``value`` unchanged: its messages and databases cannot hold all JSON."""
     if isinstance(value, str):
         return is_plain_text(value)
@@ -197,5 +200,5 @@ def _is_plain(value: Any) -> bool:
     return all(map(_is_plain, value)) if isinstance(value, (list, tuple)) else True
 
 
-def _no_segment(segment: Mapping[str, Any], _codec: str) -> Buffer:
+def _no_segment(segment: Segment, _codec: str) -> Buffer:
     raise IntegrityError(f"a plain value must carry its bytes, and {segment!r} does not")

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import CodeType
-from typing import Any
+from typing import TypeGuard
 
 from airflow_stepop.exceptions import PayloadError
 from airflow_stepop.results import StepResult
 from airflow_stepop.runner.pickling import REF, reduce_code
 
 
-def dumps(value: Any, keep: Callable[[Any], Any] | None, main_module: str, refs: list[StepResult]) -> bytes:
+def dumps(
+    value: object, keep: Callable[[object], object] | None, main_module: str, refs: list[StepResult]
+) -> bytes:
     """Pickle with cloudpickle. Earlier steps' results inside ``value`` are appended to ``refs``.
 
     :param keep: takes the out-of-band buffers (PEP 574); ``None``: all bytes are in the pickle
@@ -29,14 +31,14 @@ def dumps(value: Any, keep: Callable[[Any], Any] | None, main_module: str, refs:
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         """Adds a persistent id for each result."""
 
-        def persistent_id(self, obj: Any) -> Any:
+        def persistent_id(self, obj: object) -> object:
             if not isinstance(obj, StepResult):
                 return None
             if obj not in refs:
                 refs.append(obj)
             return (REF, refs.index(obj))
 
-        def reducer_override(self, obj: Any) -> Any:
+        def reducer_override(self, obj: object) -> object:
             _refuse(obj)
             if isinstance(obj, CodeType):
                 return reduce_code(self, obj)
@@ -63,7 +65,7 @@ def _by_value(name: str) -> Iterator[None]:
         cloudpickle.unregister_pickle_by_value(module)
 
 
-def _refuse(value: Any) -> None:
+def _refuse(value: object) -> None:
     """Refuse values that cloudpickle would pickle and that the step could not use.
 
     :raises PayloadError: another task's output (``XComArg``) that Airflow has not replaced by a value
@@ -81,16 +83,16 @@ def _refuse(value: Any) -> None:
         raise TypeError("cannot pickle an open file")  # cloudpickle would pickle all of its contents
 
 
-def as_list(value: Any) -> Any:
+def as_list(value: object) -> object:
     """Read the results of a mapped task in the worker: Airflow's lazy sequence works only in Airflow."""
     return list(value) if _is_lazy(value) else value
 
 
-def _is_lazy(value: Any) -> bool:
+def _is_lazy(value: object) -> TypeGuard[Iterable[object]]:
     return type(value).__name__ == "LazyXComSequence"
 
 
-def advice(value: Any) -> str:
+def advice(value: object) -> str:
     """Return advice for the user about a value that cannot be pickled."""
     import types
     from threading import Lock

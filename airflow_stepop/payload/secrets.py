@@ -7,7 +7,7 @@ this module leave out the text of the original error, because that text may cont
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow_stepop.exceptions import StepConfigError
 
@@ -38,7 +38,7 @@ class _UnsetError(ValueError):
     """An expression in a template is ``None``."""
 
 
-def _something(value: Any) -> Any:
+def _something(value: object) -> object:
     if value is None:
         raise _UnsetError
     return value

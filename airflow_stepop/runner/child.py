@@ -19,13 +19,13 @@ from .step import FULL
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from .meter import Meter
     from .step import Step
+    from .wire import Failure, Outcome
 
 
-def child_main(step: Step, meter: Meter, last_resort: Callable[[dict[str, Any]], None]) -> int:
+def child_main(step: Step, meter: Meter, last_resort: Callable[[Outcome], None]) -> int:
     """Run the step, write its outcome, return the exit code.
 
     :param last_resort: sends a small outcome to the parent; called when the output folder cannot be written
@@ -53,7 +53,7 @@ def child_main(step: Step, meter: Meter, last_resort: Callable[[dict[str, Any]],
     return protocol.EXIT_STEP_FAILED if outcome["failure"] else protocol.EXIT_OK
 
 
-def run(step: Step) -> dict[str, Any]:
+def run(step: Step) -> Outcome:
     """Run the step and return its outcome. An error of the step becomes a failure in the outcome."""
     outcome = empty_outcome(step.manifest["job"], step.manifest["nonce"])
     try:
@@ -66,7 +66,7 @@ def run(step: Step) -> dict[str, Any]:
         else:
             from .function import run_function
 
-            outcome.update(run_function(step))
+            outcome.update(run_function(step))  # type: ignore[typeddict-item] # mypy asks for all fields
         step.finish_segments()
         outcome["status"] = "success"
     except BaseException as error:  # the outermost frame around the user's code
@@ -82,7 +82,7 @@ def run(step: Step) -> dict[str, Any]:
     return outcome
 
 
-def _show(failure: dict[str, Any]) -> None:
+def _show(failure: Failure) -> None:
     """Write the failure to the step's log: the traceback as Python prints it, and the runner's summary."""
     from .exception_data import print_exception
 
@@ -100,7 +100,7 @@ def _is_open(descriptor: int) -> bool:
     return sys.stderr is not None
 
 
-def _small(outcome: dict[str, Any], error: OSError) -> dict[str, Any]:
+def _small(outcome: Outcome, error: OSError) -> Outcome:
     """Return a small outcome with a failure, for when ``outcome`` could not be written."""
     failure = outcome["failure"]
     if failure is None:

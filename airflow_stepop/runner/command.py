@@ -18,10 +18,10 @@ from .values import check_entry, decode, encode_json, read_segments
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from subprocess import Popen
-    from typing import Any
 
-    from .entries import Entry
+    from .hashing import Buffer
     from .step import Step
+    from .wire import Entry
 
 # most files listed in the message about a missing output
 FILES_SHOWN = 20
@@ -88,7 +88,7 @@ def _workdir(scratch: str, workdir: str | None) -> str:
     return folder
 
 
-def _file_bytes(step: Step, entry: Entry, name: str) -> list[Any]:
+def _file_bytes(step: Step, entry: Entry, name: str) -> list[Buffer]:
     try:
         check_entry(entry)
         codec, segments = entry["codec"], read_segments(entry, step.read_segment)

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .hashing import Buffer
+    from .wire import Entry, Location, Segment
 
-    Entry = dict[str, Any]
-    Dumps = Callable[[Any, Callable[[Any], Any]], bytes]
+    Dumps = Callable[[object, Callable[[Any], object]], bytes]
     Loads = Callable[[Any, list[Any]], Any]
-    ReadSegment = Callable[[dict[str, Any], str], Buffer]  # (segment, codec) -> bytes
+    ReadSegment = Callable[[Segment, str], Buffer]  # (segment, codec) -> bytes
     # (buffers, function that returns their digest, size) -> the fields of the segment's location
-    Save = Callable[[list[Buffer], Callable[[], str], int], dict[str, Any]]
+    Save = Callable[[list[Buffer], Callable[[], str], int], Location]
 
 
 class SegmentError(Exception):
@@ -58,10 +58,10 @@ class Encoded:
         :param inline_limit: largest value inside the entry, in bytes
         """
         is_inline = self.size <= inline_limit
-        segments = []
+        segments: list[Segment] = []
         for buffers, found in zip(self.segments, self._hashing()):
             if is_inline:
-                where = {"data": binascii.b2a_base64(b"".join(buffers), newline=False).decode()}
+                where: Location = {"data": binascii.b2a_base64(b"".join(buffers), newline=False).decode()}
             else:
                 where = save(buffers, found.hexdigest, found.size)
             segments.append({"sha256": found.hexdigest(), "size": found.size, **where})

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-    Data = dict[str, Any]
+    from .wire import Failure, Raised
 
 # limits on the size of an exception in the outcome
 TRACEBACK_LINES = 200
@@ -27,7 +27,7 @@ NOTES = 20
 _HERE = __file__.rpartition("/")[0] + "/"
 
 
-def failure_of(error: BaseException) -> Data:
+def failure_of(error: BaseException) -> Failure:
     """Return the outcome's ``failure`` for an exception of the step or of the runner."""
     if isinstance(error, StepError):
         return error.to_json()
@@ -46,7 +46,7 @@ def failure_of(error: BaseException) -> Data:
     return failed.to_json()
 
 
-def _exited(code: Any) -> StepError:
+def _exited(code: object) -> StepError:
     if code is None or code == 0:
         hint = "return from the function instead of calling sys.exit()"
         return StepError("user_error", "The step called sys.exit() and returned nothing", hint, exit_code=0)
@@ -55,7 +55,7 @@ def _exited(code: Any) -> StepError:
     return StepError("user_error", f"The step called sys.exit: {_text(code)}", exit_code=1)
 
 
-def describe(error: BaseException, depth: int = CHAIN_DEPTH, seen: set[int] | None = None) -> Data:
+def describe(error: BaseException, depth: int = CHAIN_DEPTH, seen: set[int] | None = None) -> Raised:
     """Return an exception, with its chain and its group, as JSON-able data of limited size.
 
     Each exception is described once. The exception's own methods are user code and may fail.
@@ -65,7 +65,7 @@ def describe(error: BaseException, depth: int = CHAIN_DEPTH, seen: set[int] | No
     kind = type(error)
     notes = error.__dict__.get("__notes__")  # past the user's __getattr__, which may fail
 
-    def chained(other: Any) -> Data | None:
+    def chained(other: object) -> Raised | None:
         if not isinstance(other, BaseException) or depth <= 1 or id(other) in seen or len(seen) >= EXCEPTIONS:
             return None
         return describe(other, depth - 1, seen)
@@ -137,14 +137,14 @@ def _bounded(lines: list[str]) -> list[str]:
     return lines
 
 
-def print_exception(data: Data) -> None:
+def print_exception(data: Raised) -> None:
     """Print the exception to the step's log, as Python prints it."""
     import sys
 
     sys.stderr.write("\n".join(_log_lines(data)) + "\n")
 
 
-def _log_lines(data: Data) -> list[str]:
+def _log_lines(data: Raised) -> list[str]:
     lines: list[str] = []
     if data["cause"]:
         between = "The above exception was the direct cause of the following exception:"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from .wire import Failure, Raised
 
 SUMMARY_CHARS = 500
 
@@ -26,10 +26,10 @@ class StepError(Exception):
         self.hint = hint
         self.native_reason = native_reason
         self.exit_code = exit_code
-        self.exception: dict[str, Any] | None = None
+        self.exception: Raised | None = None
         self.log_tail: list[str] = []  # set when other lines than the last ones of the log show the reason
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Failure:
         return {
             **({"log_tail": self.log_tail} if self.log_tail else {}),
             "category": self.category,

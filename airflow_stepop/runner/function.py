@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from .entries import Entry
+    from .entries import Dumps
     from .step import Step
+    from .wire import Entry, Function, Returned
 
 XCOM_KEY_CHARS = 512  # longest XCom key in Airflow's database
 
 
-def run_function(step: Step) -> dict[str, Any]:
+def run_function(step: Step) -> Returned:
     """Run the function; return ``value``, or ``split`` and ``values``, of the outcome.
 
     :raises StepError: the result cannot be encoded
@@ -80,13 +81,13 @@ def _call_of(step: Step) -> tuple[Callable[..., Any], list[Any], dict[str, Any]]
     return function, args, kwargs
 
 
-def _function(spec: dict[str, Any], decode: Callable[[Entry, str], Any]) -> Any:
+def _function(spec: Function, decode: Callable[[Entry, str], Any]) -> Any:
     if spec["by"] == "value":
         return decode(spec["entry"], "the function")
     module, qualname = spec["module"], spec["qualname"]
     try:
         __import__(module)
-        found: Any = sys.modules[module]
+        found = sys.modules[module]
     except ModuleNotFoundError as error:
         if error.name and (module + ".").startswith(error.name + "."):
             hint = "put the module beside the DAG file, or list it in include="
@@ -125,17 +126,17 @@ def _not_loaded(error: Exception, what: str) -> StepError:
 # -- encoding ------------------------------------------------------------------------------------------------
 
 
-def _encode_result(step: Step, result: Any) -> dict[str, Any]:
+def _encode_result(step: Step, result: Any) -> Returned:
     from .pickling import result_dumps
 
     dumps = result_dumps(step.manifest["main_module"])
 
-    def encode(value: Any, where: str = "") -> Entry:
+    def encode(value: object, where: str = "") -> Entry:
         return step.to_entry(_encode_one(value, dumps, where))
 
     split = _split_of(step.manifest["split"], result)
     if split == "dict":
-        values: Any = {key: encode(value, f"[{key!r}]") for key, value in result.items()}
+        values = {key: encode(value, f"[{key!r}]") for key, value in result.items()}
         return {"split": split, "values": values}
     if split == "list":
         return {"split": split, "values": [encode(value, f"[{index}]") for index, value in enumerate(result)]}
@@ -169,17 +170,17 @@ def _split_of(mode: str, result: Any) -> str | None:
     return None if mode == "no" else mode
 
 
-def _is_key(key: Any) -> bool:
+def _is_key(key: object) -> bool:
     """Return whether Airflow can store an XCom under this key."""
     return isinstance(key, str) and 0 < len(key) <= XCOM_KEY_CHARS and is_plain_text(key)
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     kind = type(value)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _encode_one(value: Any, dumps: Any, where: str) -> Encoded:
+def _encode_one(value: object, dumps: Dumps, where: str) -> Encoded:
     try:
         return encode_value(value, dumps)
     except Exception as error:  # pickling runs foreign code
@@ -189,7 +190,7 @@ def _encode_one(value: Any, dumps: Any, where: str) -> Encoded:
         raise failed from error
 
 
-def _instead(value: Any) -> str:
+def _instead(value: object) -> str:
     kind = type(value).__name__
     if kind in ("generator", "async_generator", "map", "filter", "zip"):
         return "return list(...) of it"

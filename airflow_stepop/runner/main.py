@@ -32,10 +32,11 @@ from .receipt import finish
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from resource import struct_rusage
 
     from .secrets import Secrets
     from .snapshots import Snapshots
+    from .wire import Manifest, Outcome, Usage
 
 _FORWARDED = (signal.SIGTERM, signal.SIGINT)
 
@@ -138,7 +139,7 @@ class _Helpers:
     :raises StepError: no folder is writable, or the secrets or the checkpoint's addresses are missing
     """
 
-    def __init__(self, options: dict[str, str], manifest: dict[str, Any]) -> None:
+    def __init__(self, options: dict[str, str], manifest: Manifest) -> None:
         self.secrets: Secrets | None = None
         self.snapshots: Snapshots | None = None
         if manifest.get("secrets"):
@@ -177,7 +178,7 @@ class _Helpers:
 
 def _wait(
     pid: int, meter: Meter, helpers: _Helpers, options: dict[str, str]
-) -> tuple[int, Any, list[int], TimeLimit]:
+) -> tuple[int, struct_rusage, list[int], TimeLimit]:
     """Wait for the child and reap orphans.
 
     :return: the child's exit status, its resource usage, the signals forwarded to it, and its time limit
@@ -252,7 +253,7 @@ def _die_with(parent: int, lifeline: int) -> None:
 
 def _child(
     options: dict[str, str],
-    manifest: dict[str, Any],
+    manifest: Manifest,
     helpers: _Helpers,
     sender: int,
     meter: Meter,
@@ -260,7 +261,7 @@ def _child(
     if options["receipt"].startswith("fd:"):
         os.close(int(options["receipt"][3:]))  # the step must not be able to write a receipt
 
-    def last_resort(outcome: dict[str, Any]) -> None:
+    def last_resort(outcome: Outcome) -> None:
         quietly(os.set_blocking, sender, False)
         quietly(os.write, sender, json.dumps(outcome).encode())
 
@@ -311,12 +312,12 @@ def _outcome(options: dict[str, str], nonce: str, receiver: int) -> tuple[bytes,
 
 
 def _own_outcome(
-    options: dict[str, str], identity: tuple[str, str], error: StepError, used: dict[str, Any]
+    options: dict[str, str], identity: tuple[str, str], error: StepError, used: Usage
 ) -> tuple[bytes, bool]:
     from .outcome import empty_outcome, write_outcome
 
     sys.stderr.write(f"stepop: {error.summary}\n")
-    outcome = {**empty_outcome(*identity), "failure": error.to_json(), "usage": used}
+    outcome: Outcome = {**empty_outcome(*identity), "failure": error.to_json(), "usage": used}
     try:
         return write_outcome(options["out"], outcome), True
     except OSError as problem:

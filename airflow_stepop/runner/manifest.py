@@ -15,6 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from .wire import Manifest
+
 _VERSIONS = "both must come from the same airflow-stepop: use the step.pyz that was sent with the job"
 _NONE = type(None)
 _MANIFEST: dict[str, Any] = {
@@ -29,7 +31,7 @@ _MANIFEST: dict[str, Any] = {
 }
 
 
-def read_manifest(options: dict[str, str]) -> dict[str, Any]:
+def read_manifest(options: dict[str, str]) -> Manifest:
     """Return the manifest whose SHA-256 is ``options["digest"]``.
 
     :raises RefusedError: the manifest cannot be read, has another digest, is malformed, or needs another
@@ -53,7 +55,7 @@ def read_manifest(options: dict[str, str]) -> dict[str, Any]:
             "the stored input was changed after it was written; clear the task to write it again",
         )
     try:
-        manifest: Any = json.loads(data)
+        manifest = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise _malformed(f"it is not JSON ({error})") from None
     version = manifest.get("protocol") if isinstance(manifest, dict) else None
@@ -73,7 +75,7 @@ def read_manifest(options: dict[str, str]) -> dict[str, Any]:
         raise _malformed("it has neither a function nor a command")
     _check_python(manifest)
     phase("manifest checked")
-    return dict(manifest)
+    return dict(manifest)  # type: ignore[return-value] # its fields are checked above
 
 
 def _malformed(why: str) -> RefusedError:
@@ -82,7 +84,7 @@ def _malformed(why: str) -> RefusedError:
     )
 
 
-def _check_python(manifest: dict[str, Any]) -> None:
+def _check_python(manifest: Manifest) -> None:
     wanted, own = manifest.get("python"), f"{sys.version_info[0]}.{sys.version_info[1]}"
     if wanted is None or wanted == own:
         return

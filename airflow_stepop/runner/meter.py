@@ -13,10 +13,11 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from resource import struct_rusage
 
     from .alarm import Alarm
     from .gpu import GpuMeter
+    from .wire import Usage
 
 FIRST_SAMPLE_S = 0.5  # most steps are over before the first sample, so measuring them costs nothing
 SAMPLE_S = 1.0
@@ -41,7 +42,7 @@ class Meter:
         self._gpu: GpuMeter | None = None
         self._pid = 0
 
-    def usage(self, ended: Any = None) -> dict[str, Any]:
+    def usage(self, ended: struct_rusage | None = None) -> Usage:
         """Return the usage so far: seconds (``*_s``) and bytes (``*_bytes``).
 
         :param ended: resource usage of the ended child, in the parent; ``None``: of this process and its

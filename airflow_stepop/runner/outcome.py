@@ -9,10 +9,10 @@ from .files import write_atomic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from .wire import Outcome
 
 
-def empty_outcome(job: str, nonce: str) -> dict[str, Any]:
+def empty_outcome(job: str, nonce: str) -> Outcome:
     return {
         "protocol": protocol.PROTOCOL,
         "job": job,
@@ -27,7 +27,7 @@ def empty_outcome(job: str, nonce: str) -> dict[str, Any]:
     }
 
 
-def write_outcome(out: str, outcome: dict[str, Any]) -> bytes:
+def write_outcome(out: str, outcome: Outcome) -> bytes:
     import json
 
     data = json.dumps(outcome, separators=(",", ":")).encode()

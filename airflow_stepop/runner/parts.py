@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .hashing import Buffer
+    from .wire import Locations, Ranges, Segment
 
 
 class Parts:
@@ -22,9 +23,9 @@ class Parts:
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
-        self._locations: dict[str, Any] | None = None
+        self._locations: Locations | None = None
 
-    def read(self, segment: dict[str, Any], codec: str = "") -> Buffer:
+    def read(self, segment: Segment, codec: str = "") -> Buffer:
         """Return the bytes of a part after a check of their size and SHA-256.
 
         :param codec: codec of the value in the part
@@ -49,7 +50,7 @@ class Parts:
                 "infra", f"The step was not started: part {name} cannot be read: {error}"
             ) from None
 
-    def _location(self, name: str) -> Any:
+    def _location(self, name: str) -> str | Ranges:
         if self._locations is None:
             self._locations = read_table(os.path.join(self.folder, protocol.LOCATIONS)) or {}
         location = self._locations.get(name)
@@ -58,14 +59,14 @@ class Parts:
         return location if isinstance(location, list) else str(location)
 
 
-def _changed(location: Any) -> str:
+def _changed(location: str | Ranges) -> str:
     if not isinstance(location, str):
         return "the stored input was changed after it was written; clear the task to write it again"
     where = location.partition("?")[0]  # without the signature of a pre-signed URL
     return f"the stored input was changed after it was written: delete {where}, then clear the task"
 
 
-def _read_file(path: str, segment: dict[str, Any], codec: str) -> Buffer:
+def _read_file(path: str, segment: Segment, codec: str) -> Buffer:
     # Non-blocking: a named pipe without a writer must not block the step
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as stream:
         there = os.fstat(stream.fileno()).st_size

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .hashing import Buffer
+    from .wire import Ranges, Segment
 
 # bytes of one request, and requests at the same time
 RANGE_BYTES = 16 << 20
 THREADS = 8
 
 
-def read_ranges(folder: str, location: Any, segment: dict[str, Any], codec: str) -> Buffer:
+def read_ranges(folder: str, location: Any, segment: Segment, codec: str) -> Buffer:
     """Return the checked bytes of a part. Requests run in parallel, and hashing runs beside them.
 
     :param location: the URL of the whole part, or a list of [path or URL, offset, size]
@@ -33,7 +34,7 @@ def read_ranges(folder: str, location: Any, segment: dict[str, Any], codec: str)
 
     name, size = f"part {segment['name']}", segment["size"]
     whole = name if isinstance(location, str) else ""
-    ranges = [[location, 0, size]] if isinstance(location, str) else location
+    ranges: Ranges = [[location, 0, size]] if isinstance(location, str) else location
     if not all(map(_is_range, ranges)):
         raise ValueError("it is not a list of ranges in locations.json")
     there = sum(count for _, _, count in ranges)
@@ -47,7 +48,7 @@ def read_ranges(folder: str, location: Any, segment: dict[str, Any], codec: str)
     return data.whole()
 
 
-def _filled(folder: str, ranges: list[list[Any]], view: memoryview, name: str, whole: str) -> str:
+def _filled(folder: str, ranges: Ranges, view: memoryview, name: str, whole: str) -> str:
     """Read ranges into ``view`` and return their SHA-256. The function keeps no part of the view."""
     jobs = _requests(ranges, view)
     progress = Progress(f"reading {name}", len(view), report)
@@ -68,7 +69,7 @@ def _filled(folder: str, ranges: list[list[Any]], view: memoryview, name: str, w
     return str(found.hexdigest())
 
 
-def _requests(ranges: list[list[Any]], view: memoryview) -> list[tuple[str, int, memoryview]]:
+def _requests(ranges: Ranges, view: memoryview) -> list[tuple[str, int, memoryview]]:
     """Cut ranges into requests: (path or URL, offset, memory to fill)."""
     found, at = [], 0
     for where, offset, count in ranges:

@@ -56,7 +56,7 @@ class Secrets:
         """Wait until all output is in the log. Called in the parent, after the child has ended."""
         self._pump.finish()
 
-    def clean(self, failure: dict[str, Any]) -> dict[str, Any]:
+    def clean(self, failure: Any) -> Any:
         """Return a failure with the values masked, in its own texts and in those of its exceptions."""
         cleaned: dict[str, Any] = {}
         for key, value in failure.items():

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .hashing import Buffer
+    from .wire import Location, Segment
 
 
 class Segments:
@@ -26,13 +27,13 @@ class Segments:
         self._prefix = "".join(c if c.isalnum() and c.isascii() else "-" for c in job)[:100]
         self._names: list[str] = []
 
-    def save(self, buffers: Iterable[Buffer]) -> dict[str, Any]:
+    def save(self, buffers: Iterable[Buffer]) -> Location:
         """Write a segment and return its location; called by ``Encoded.to_entry``."""
         name = self._next()
         write_atomic(os.path.join(self.folder, name), buffers)
         return {"name": name}
 
-    def save_file(self, path: str) -> dict[str, Any]:
+    def save_file(self, path: str) -> Segment:
         """Copy a file of any size into a segment, and return the segment's entry."""
         name, found, size = self._next(), sha256(os.path.getsize(path)), 0
         chunk = memoryview(bytearray(1 << 20))

@@ -28,9 +28,9 @@ from .urls import RETRY_LIMIT_S, fetch, replace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
 
     from .hashing import Buffer
+    from .wire import Checkpoint
 
 SCAN_S = 0.5
 SCAN_SHARE = 0.01  # scanning the folder takes at most this share of one CPU
@@ -50,7 +50,7 @@ class Snapshots:
         ``.state`` is used, too
     """
 
-    def __init__(self, table: dict[str, Any], folder: str) -> None:
+    def __init__(self, table: Checkpoint, folder: str) -> None:
         self.table = table
         self.folder = folder
         self.key = bytes.fromhex(table["key"])
@@ -63,7 +63,7 @@ class Snapshots:
         """
         path = os.path.join(inputs, protocol.CHECKPOINT)
         try:
-            found = cls(read_table(path) or {}, f"{scratch}-checkpoint")
+            found = cls(read_table(path) or {}, f"{scratch}-checkpoint")  # type: ignore[arg-type] # the backend wrote it
         except (OSError, ValueError, TypeError, KeyError) as error:
             text = f"The step was not started: {protocol.CHECKPOINT} is damaged: {error}"
             raise RefusedError("infra", text, "clear the task to write it again") from None

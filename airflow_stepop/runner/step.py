@@ -16,15 +16,15 @@ from .phases import phase
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
-    from .entries import Encoded, Entry
+    from .entries import Encoded
     from .hashing import Buffer
     from .parts import Parts
     from .secrets import Secrets
     from .segments import Segments
     from .snapshots import Snapshots
     from .uploads import Uploads
+    from .wire import Entry, Location, Manifest, Segment
 
 # Values inside outcome.json are stored in Airflow's database, more than once. After INLINE_BYTES in all, only
 # values up to TINY_BYTES stay inside: they are not larger than a reference
@@ -39,7 +39,7 @@ class Step:
 
     def __init__(
         self,
-        manifest: dict[str, Any],
+        manifest: Manifest,
         folders: dict[str, str],
         scratch: str,
         secrets: Secrets | None = None,
@@ -70,7 +70,7 @@ class Step:
         if table is not None:
             from .uploads import Uploads
 
-            return Uploads(table)
+            return Uploads(table)  # type: ignore[arg-type] # the backend wrote it
         if not self.folders["segments"]:
             raise StepError(
                 "bad_config",
@@ -144,7 +144,7 @@ class Step:
         with guard_disk():
             return encoded.to_entry(self._save, limit)
 
-    def _save(self, buffers: list[Buffer], _digest: Callable[[], str], _size: int) -> dict[str, Any]:
+    def _save(self, buffers: list[Buffer], _digest: Callable[[], str], _size: int) -> Location:
         return self.segments.save(buffers)
 
     def finish_segments(self) -> None:
@@ -158,7 +158,7 @@ class Step:
         if "segments" in self.__dict__:
             self.segments.discard()
 
-    def read_segment(self, segment: dict[str, Any], codec: str) -> Buffer:
+    def read_segment(self, segment: Segment, codec: str) -> Buffer:
         """Return the checked bytes of a part; see :meth:`.parts.Parts.read`."""
         return self.parts.read(segment, codec)
 

@@ -17,10 +17,11 @@ from .values import CHUNK_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-    from typing import Any
+    from collections.abc import Iterable, Iterator
 
+    from . import wire
     from .hashing import Buffer
+    from .wire import Location, Piece, Segment
 
 THREADS = 8
 
@@ -32,27 +33,27 @@ class Uploads:
         ``most_bytes`` of a piece
     """
 
-    def __init__(self, table: Mapping[str, Any]) -> None:
+    def __init__(self, table: wire.Uploads) -> None:
         self.table = table
         self._sources: list[memoryview | str] = []  # bytes, or the path of a file
         self._sizes: list[int] = []
-        self._pieces: list[list[dict[str, Any]]] = []
+        self._pieces: list[list[Piece]] = []
 
-    def save(self, buffers: Iterable[Buffer]) -> dict[str, Any]:
+    def save(self, buffers: Iterable[Buffer]) -> Location:
         """Return a segment's location; called by ``Encoded.to_entry``. :meth:`finish` fills in the pieces."""
-        pieces: list[dict[str, Any]] = []
+        pieces: list[Piece] = []
         for buffer in buffers:
             view = memoryview(buffer).cast("B")
             self._add(view, len(view), pieces)
         return {"pieces": pieces}
 
-    def save_file(self, path: str) -> dict[str, Any]:
+    def save_file(self, path: str) -> Segment:
         """Hash a file and return the segment's entry. :meth:`finish` fills in the pieces."""
         size = os.path.getsize(path)
         found = sha256(size)
         for data in _read(path, 0, size):
             found.update(data)
-        pieces: list[dict[str, Any]] = []
+        pieces: list[Piece] = []
         self._add(path, size, pieces)
         return {"sha256": found.hexdigest(), "size": size, "pieces": pieces}
 
@@ -97,7 +98,7 @@ class Uploads:
             raise StepError("infra", summary, hint if "xpired" in summary else "") from None
         progress.end()
 
-    def _add(self, source: memoryview | str, size: int, pieces: list[dict[str, Any]]) -> None:
+    def _add(self, source: memoryview | str, size: int, pieces: list[Piece]) -> None:
         self._sources.append(source)
         self._sizes.append(size)
         self._pieces.append(pieces)
@@ -110,7 +111,7 @@ class Uploads:
             while begin < end:
                 index, offset = divmod(begin, piece_bytes)
                 count = min(end - begin, piece_bytes - offset)
-                last = pieces[-1] if pieces else {}
+                last = pieces[-1] if pieces else {}  # type: ignore[typeddict-item] # has no name
                 if last.get("name") == names[index]:  # the segment's previous buffer ends in this piece
                     last["size"] += count
                 else:

@@ -37,8 +37,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .entries import Dumps, Entry, Loads, ReadSegment
+    from .entries import Dumps, Loads, ReadSegment
     from .hashing import Buffer
+    from .wire import Checked, Entry, Segment
 
 CHUNK_BYTES = 1 << 20
 
@@ -62,7 +63,7 @@ LARGE_BUFFER_BYTES = 64 * 1024 * 1024
 # -- writing -------------------------------------------------------------------------------------------------
 
 
-def encode_value(value: Any, dumps: Dumps) -> Encoded:
+def encode_value(value: object, dumps: Dumps) -> Encoded:
     """Encode with the first data codec that preserves ``value`` exactly, else with ``dumps``.
 
     :raises Exception: the exception of ``dumps`` for a value that cannot be pickled
@@ -186,7 +187,7 @@ def check_entry(entry: Any) -> None:
         _check_shape(segment)
 
 
-def _check_shape(segment: Any) -> None:
+def _check_shape(segment: object) -> None:
     shape: dict[str, type] = {"sha256": str, "size": int}
     if isinstance(segment, dict):
         if "pieces" in segment:
@@ -216,7 +217,7 @@ def read_segments(entry: Entry, read_segment: ReadSegment) -> list[Buffer]:
     return [_inline(one) if "data" in one else read_segment(one, codec) for one in segments]
 
 
-def _inline(segment: dict[str, Any]) -> bytearray:
+def _inline(segment: Segment) -> bytearray:
     try:
         data = bytearray(binascii.a2b_base64(segment["data"]))
     except ValueError as error:
@@ -225,7 +226,7 @@ def _inline(segment: dict[str, Any]) -> bytearray:
     return data
 
 
-def check_segment(data: Buffer, segment: dict[str, Any], what: str = "") -> None:
+def check_segment(data: Buffer, segment: Segment, what: str = "") -> None:
     """Compare bytes with the size and SHA-256 that ``segment`` records for them.
 
     :raises SegmentError: they differ
@@ -235,7 +236,7 @@ def check_segment(data: Buffer, segment: dict[str, Any], what: str = "") -> None
 
 
 def read_checked(
-    stream: Any, segment: dict[str, Any], what: str = "", there: int | None = None, codec: str = ""
+    stream: Any, segment: Segment, what: str = "", there: int | None = None, codec: str = ""
 ) -> Buffer:
     """Read the bytes of ``segment`` from a binary stream (``readinto``), and check their size and SHA-256.
 
@@ -259,7 +260,7 @@ def read_checked(
     return data.whole()
 
 
-def check(what: str, segment: dict[str, Any], size: int, found: str) -> None:
+def check(what: str, segment: Checked, size: int, found: str) -> None:
     """Compare a size and a SHA-256 with those that ``segment`` records.
 
     :raises SegmentError: they differ

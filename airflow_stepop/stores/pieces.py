@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING
 
 from airflow_stepop.job import Buffer, ObjectRange
 from airflow_stepop.runner.entries import SegmentError
@@ -13,8 +13,11 @@ from airflow_stepop.runner.values import check
 from airflow_stepop.stores.base import PathRange
 from airflow_stepop.stores.configured import locate
 
+if TYPE_CHECKING:
+    from airflow_stepop.runner.wire import Segment
 
-def ranges_of(segment: Mapping[str, Any], base_uri: str) -> list[ObjectRange]:
+
+def ranges_of(segment: Segment, base_uri: str) -> list[ObjectRange]:
     """Return the stored ranges of a segment, in order; empty if the segment carries its bytes itself.
 
     :param segment: one segment of a value entry, see ``runner/protocol.py``
@@ -28,9 +31,7 @@ def ranges_of(segment: Mapping[str, Any], base_uri: str) -> list[ObjectRange]:
     return [ObjectRange(f"{base_uri}/{segment['name']}", segment["size"])] if "name" in segment else []
 
 
-def read_ranges(
-    ranges: Sequence[ObjectRange], segment: Mapping[str, Any], host: str = "", codec: str = ""
-) -> Buffer:
+def read_ranges(ranges: Sequence[ObjectRange], segment: Segment, host: str = "", codec: str = "") -> Buffer:
     """Return the bytes of a segment; size and SHA-256 are checked. The bytes are hashed while they arrive.
 
     :param segment: has the recorded size and SHA-256
@@ -57,5 +58,5 @@ def read_ranges(
             end = at + sum(one.size for one in path_ranges)
             found.update_all(store.fill(path_ranges, data.view[at:end]))
             at = end
-    check(f"the value at {ranges[0].uri}", dict(segment), at, found.hexdigest())
+    check(f"the value at {ranges[0].uri}", dict(segment), at, found.hexdigest())  # type: ignore[arg-type] # a copy
     return data.whole()

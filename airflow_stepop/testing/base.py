@@ -127,7 +127,7 @@ class ContractBase:
         assert len(found) == len(set(found))
         return set(found)
 
-    def result(self, hook: StepHook, step: Step, handle: JobHandle) -> dict[str, Any]:
+    def result(self, hook: StepHook, step: Step, handle: JobHandle) -> Mapping[str, Any]:
         """Return what the outcome says, checked as the operator checks it."""
         return read_outcome(hook.outcome(handle), step.spec.name, step.spec.nonce)
 

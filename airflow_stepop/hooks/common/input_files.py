@@ -11,7 +11,7 @@ import gzip
 import hmac
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow_stepop.core.host import airflow_folder
 from airflow_stepop.core.signing_key import signing_key
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from airflow_stepop.job import Buffer, ObjectRange, Payload, StepSpec
+    from airflow_stepop.runner.wire import Checkpoint, Locations, Ranges, Uploads
 
 # A piece of an outcome is one signed PUT, which S3 limits to 5 GiB. How many will be needed is not known when
 # they are signed; an unused one costs 60 bytes of the job's input.
@@ -64,11 +65,11 @@ def input_files(payload: Payload, spec: StepSpec) -> dict[str, Sequence[Buffer]]
     return {**files, MANIFEST: [payload.manifest], RUNNER: [runner]}
 
 
-def _locations(payload: Payload, signer: Signer) -> dict[str, Any]:
+def _locations(payload: Payload, signer: Signer) -> Locations:
     named = {name: part.ranges for name, part in payload.parts.items() if part.ranges}
     addresses = signer.readable([one.uri for ranges in named.values() for one in ranges])
 
-    def location(ranges: Sequence[ObjectRange]) -> Any:
+    def location(ranges: Sequence[ObjectRange]) -> str | Ranges:
         if len(ranges) == 1 and ranges[0].offset is None:
             return addresses[ranges[0].uri]
         return [[addresses[one.uri], one.offset or 0, one.size] for one in ranges]
@@ -76,7 +77,7 @@ def _locations(payload: Payload, signer: Signer) -> dict[str, Any]:
     return {name: location(ranges) for name, ranges in named.items()}
 
 
-def _uploads(spec: StepSpec, signer: Signer) -> dict[str, Any]:
+def _uploads(spec: StepSpec, signer: Signer) -> Uploads:
     names = [f"{index:02}.bin" for index in range(PIECES)]
     urls = signer.writable(spec.result_uri, names)
     least, most = PIECE_BYTES
@@ -88,7 +89,7 @@ def _uploads(spec: StepSpec, signer: Signer) -> dict[str, Any]:
     }
 
 
-def _checkpoint(spec: StepSpec, signer: Signer) -> dict[str, Any]:
+def _checkpoint(spec: StepSpec, signer: Signer) -> Checkpoint:
     """Return where the runner saves snapshots, under a name of this job's own, and where it looks for one.
 
     It looks there first, for a service may start a job twice, and then at the newest of earlier jobs.
@@ -108,6 +109,6 @@ def _checkpoint(spec: StepSpec, signer: Signer) -> dict[str, Any]:
     }
 
 
-def _to_json(table: Mapping[str, Any], is_secret: bool) -> bytes:
+def _to_json(table: Mapping[str, object], is_secret: bool) -> bytes:
     data = json.dumps(table, separators=(",", ":")).encode()
     return gzip.compress(data, mtime=0) if is_secret else data

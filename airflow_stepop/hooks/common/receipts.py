@@ -11,7 +11,7 @@ import json
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow_stepop.core.stored_json import COUNT, TEXT, checked_fields
 from airflow_stepop.exceptions import IntegrityError, OutcomeLostError
@@ -38,7 +38,7 @@ class Receipt:
     outcome: bytes | None = None
 
     @classmethod
-    def from_json(cls, data: Any, what: str = "the receipt") -> Receipt:
+    def from_json(cls, data: object, what: str = "the receipt") -> Receipt:
         """Return the receipt.
 
         :param what: what ``data`` is, for the error
@@ -51,7 +51,7 @@ class Receipt:
             raise IntegrityError(f"{what} is damaged: {error}") from error
         return cls(known["digest"], known.get("size", 0), outcome)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the receipt as the runner writes it."""
         carried = {"outcome": b64encode(self.outcome).decode()} if self.outcome is not None else {}
         return {"digest": self.digest, "size": self.size, **carried}

@@ -58,6 +58,8 @@ OPTIONAL = {
     "network": ("remote_parts.py", "threads.py", "uploads.py", "urls.py"),
 }
 
+TYPES = "wire.py"  # imported for type checkers only
+
 KEPT_S = 30 * 86400.0  # what was built by other versions
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date that the format knows
 _building = threading.Lock()  # ast.parse() of Python 3.11.7 fails when another thread is in it
@@ -112,7 +114,7 @@ def _version(features: frozenset[str]) -> str:
 
 def _build(features: frozenset[str]) -> bytes:
     members = {"__main__.py": MAIN}
-    left_out = {file for name, files in OPTIONAL.items() if name not in features for file in files}
+    left_out = {TYPES} | {file for name, files in OPTIONAL.items() if name not in features for file in files}
     for path in _runner_folder().glob("*.py"):
         if path.name in left_out:
             continue

@@ -68,7 +68,7 @@ def connect(connection: Connection | None, context: str | None, namespace: str |
     )
 
 
-def _check_spelling(fields: Mapping[str, Any], connection: Connection | None) -> None:
+def _check_spelling(fields: Mapping[str, object], connection: Connection | None) -> None:
     """Refuse what is nearly a field: steps would run elsewhere. Others may be for somebody else."""
     for name in fields:
         known = name.removeprefix("extra__kubernetes__")
@@ -122,12 +122,12 @@ def _keep_alive(configuration: Configuration) -> None:
     configuration.socket_options = [*HTTPConnection.default_socket_options, *options]
 
 
-def _field(fields: Mapping[str, Any], name: str) -> Any:
+def _field(fields: Mapping[str, object], name: str) -> Any:
     """Return a field of the connection, or of one that an older Airflow has saved."""
     return fields.get(name) or fields.get(f"extra__kubernetes__{name}") or None
 
 
-def _is_true(value: Any) -> bool:
+def _is_true(value: object) -> bool:
     return value is True or (isinstance(value, str) and value.strip().lower() == "true")
 
 

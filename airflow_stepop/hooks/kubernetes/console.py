@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from string import Formatter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from airflow_stepop.connections.extra import extra_of
@@ -39,7 +39,7 @@ def job_url(connection: Connection, handle: JobHandle) -> str | None:
         raise StepConfigError(f"connection {connection.conn_id!r}, {KEY} in its extra: {error}") from None
 
 
-def filled(template: Any, values: Mapping[str, str]) -> str:
+def filled(template: object, values: Mapping[str, str]) -> str:
     """Return the address with every ``{placeholder}`` replaced by its value, quoted.
 
     :raises StepConfigError: it is no address, has an unknown placeholder, or one without a value

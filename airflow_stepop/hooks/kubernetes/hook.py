@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow_stepop.connections.extra import extra_of
 from airflow_stepop.core.stored_json import TEXT
@@ -103,7 +103,7 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
 
     # -- submit
 
-    def render(self, spec: StepSpec) -> dict[str, Any]:
+    def render(self, spec: StepSpec) -> dict[str, object]:
         return job_manifest(spec, self.settings_of(spec))
 
     def submit(self, spec: StepSpec, payload: Payload) -> JobHandle:

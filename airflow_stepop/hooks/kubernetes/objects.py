@@ -56,7 +56,7 @@ def _spellings(kind: str) -> Mapping[str, str]:
     return {spelling: field for field in schema()[kind] for spelling in (snake_case(field), field)}
 
 
-def normal(value: Any, kind: str, where: str) -> Any:
+def normal(value: object, kind: str, where: str) -> Any:
     """Return a value as the API spells it.
 
     :param value: JSON in either spelling, or an object of the official client
@@ -98,13 +98,13 @@ def as_json(value: Any) -> Any:
     return _without_nothing(value.to_dict()) if is_model else value
 
 
-def _without_nothing(value: Any) -> Any:
+def _without_nothing(value: object) -> object:
     if isinstance(value, Mapping):
         return {key: _without_nothing(inner) for key, inner in value.items() if inner is not None}
     return [_without_nothing(inner) for inner in value] if isinstance(value, list) else value
 
 
-def merged(under: Any, over: Any, field: str = "") -> Any:
+def merged(under: object, over: object, field: str = "") -> Any:
     """Return ``over`` laid over ``under`` as a strategic merge patch would.
 
     Mappings are merged by key and lists of :data:`MERGE_KEYS` by that key; anything else is replaced.

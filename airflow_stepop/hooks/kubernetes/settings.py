@@ -241,7 +241,7 @@ def _check_template(metadata: Json, spec: Json) -> None:
         )
 
 
-def _loaded(template: Any) -> Json:
+def _loaded(template: object) -> Json:
     if template is None:
         return {}
     template = as_json(template)

@@ -33,12 +33,13 @@ from airflow_stepop.job import LogChunk, LogLine
 from airflow_stepop.runner.protocol import ENV_JOB
 
 if TYPE_CHECKING:
+    from airflow_stepop.hooks.local.supervisor.documents import Request, State
     from airflow_stepop.job import Buffer, Cursor
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,51}")
 _LOCK_TRIES = 5
 _UNFINISHED = ".new"  # folders that a submit is filling, and folders that are being deleted
-_NEVER_STARTED: dict[str, Any] = {
+_NEVER_STARTED: State = {
     "exit_code": None,
     "signal": None,
     "failure": None,
@@ -79,7 +80,7 @@ class JobFolder:
             if _NAME.fullmatch(path.name):
                 yield cls(path)
 
-    def create(self, request: Mapping[str, Any], inputs: Mapping[str, Sequence[Buffer]]) -> None:
+    def create(self, request: Mapping[str, object], inputs: Mapping[str, Sequence[Buffer]]) -> None:
         """Make the folder with everything in it, at once; one that exists already stays as it is.
 
         The first call wins: a later one may bring other bytes (a pickle differs between processes) that
@@ -108,14 +109,14 @@ class JobFolder:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
-    def request(self) -> dict[str, Any] | None:
+    def request(self) -> Request | None:
         """Return what was submitted; ``None`` when there is no such job.
 
         :raises IntegrityError: it is damaged
         """
-        return _read_json(self.path / files.REQUEST, _REQUEST_FIELDS)
+        return _read_json(self.path / files.REQUEST, _REQUEST_FIELDS)  # type: ignore[return-value] # its fields are checked
 
-    def state(self) -> dict[str, Any] | None:
+    def state(self) -> State | None:
         """Return what the supervisor has written down; ``None`` before the step has started.
 
         :raises IntegrityError: it is damaged
@@ -128,7 +129,7 @@ class JobFolder:
                 Failure.from_json(found["failure"])
             except IntegrityError as error:
                 raise IntegrityError(f"failure in {self.path / files.STATE}: {error}") from error
-        return found
+        return found  # type: ignore[return-value] # its fields are checked
 
     def created_at(self) -> float:
         """Return when it was submitted, seconds since the epoch; 0 when there is no such job."""
@@ -240,7 +241,7 @@ class JobFolder:
 
     # the end
 
-    def finish(self, state: Mapping[str, Any]) -> bool:
+    def finish(self, state: State) -> bool:
         """Write the last state in place of a supervisor that is dead or never was; ``False`` when one lives.
 
         Whatever the dead one has left running is killed first.
@@ -256,7 +257,7 @@ class JobFolder:
                 files.write_state(str(self.path), {**_NEVER_STARTED, **current, **state, "finished_at": end})
             return True
 
-    def _state_or_nothing(self) -> dict[str, Any]:
+    def _state_or_nothing(self) -> State:
         try:
             return self.state() or {}
         except IntegrityError:

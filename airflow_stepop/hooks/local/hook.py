@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_stepop.core.host import airflow_folder, host_id
 from airflow_stepop.core.stored_json import TEXT
@@ -55,6 +55,10 @@ from airflow_stepop.job import (
     StepSpec,
 )
 from airflow_stepop.runner.protocol import OUTCOME
+
+if TYPE_CHECKING:
+    from airflow_stepop.hooks.local.supervisor.documents import State
+    from airflow_stepop.runner import wire
 
 RECEIPT_LIMIT_BYTES = 256 * 1024
 LOG_BYTES_PER_JOB = 256 * 1024  # at a time: lines of a few bytes become thousands of objects
@@ -112,7 +116,7 @@ class LocalStepHook(StepHook[LocalSettings]):
 
     # --- submit
 
-    def render(self, spec: StepSpec) -> dict[str, Any]:
+    def render(self, spec: StepSpec) -> dict[str, object]:
         problems = list(impossible(spec, self.host))
         if problems and not spec.is_overridden:
             raise UnsupportedError("; ".join(problems))
@@ -214,14 +218,14 @@ class LocalStepHook(StepHook[LocalSettings]):
         """Return the status of a job whose state cannot be read; a supervisor that lives writes it again."""
         if not job.is_supervised():
             summary = f"{error}; whoever changed it took the outcome of the step with it"
-            failure = {"category": Category.INFRA.value, "summary": summary}
+            failure: wire.Failure = {"category": Category.INFRA.value, "summary": summary}
             job.finish({"state": files.FAILED, "failure": failure})
             if (state := job.state()) is not None:
                 return self._status_from(state)
         return JobStatus(JobState.RUNNING, native="damaged")
 
     @staticmethod
-    def _status_from(state: Mapping[str, Any]) -> JobStatus:
+    def _status_from(state: State) -> JobStatus:
         return JobStatus(
             _STATES.of(state["state"]),
             failure=_failure(state["failure"]),
@@ -333,10 +337,10 @@ def _configured_folder() -> Path:
     return Path(folder).expanduser().absolute() if folder else airflow_folder("jobs")
 
 
-def _lost(job: JobFolder, state: Mapping[str, Any]) -> dict[str, Any]:
+def _lost(job: JobFolder, state: State) -> State:
     is_same_boot = state.get("boot_id") == job.system().boot_id()
     why = "the supervisor of the job was killed" if is_same_boot else "the host restarted during the job"
-    failure = {
+    failure: wire.Failure = {
         "category": Category.INFRA.value,
         "summary": f"{why}; nothing of the step runs any more, and its outcome is lost",
         "native_reason": job.supervisor_error(),
@@ -344,5 +348,5 @@ def _lost(job: JobFolder, state: Mapping[str, Any]) -> dict[str, Any]:
     return {**state, "state": files.FAILED, "failure": failure}
 
 
-def _failure(data: Mapping[str, Any] | None) -> Failure | None:
+def _failure(data: wire.Failure | None) -> Failure | None:
     return None if data is None else Failure.from_json(data)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow_stepop.core.units import format_size
 from airflow_stepop.hooks.local.supervisor.gpus import (
@@ -27,6 +27,7 @@ from airflow_stepop.job import Finding
 from airflow_stepop.runner.protocol import ENV_CACHE
 
 if TYPE_CHECKING:
+    from airflow_stepop.hooks.local.supervisor.documents import Gpus
     from airflow_stepop.job import StepSpec
 
 SHM = Path("/dev/shm")  # noqa: S108 - its size is asked for, nothing is written
@@ -104,7 +105,7 @@ def _impossible_gpus(spec: StepSpec, host: HostFacts) -> Iterator[str]:
         yield f"{asked}: env has {VISIBLE} too, which is what the step's GPUs are given out by; leave out one"
 
 
-def chosen_gpus(spec: StepSpec, host: HostFacts) -> dict[str, Any]:
+def chosen_gpus(spec: StepSpec, host: HostFacts) -> Gpus:
     """Return how many GPUs the step gets, and of which; what an overridden step cannot have is cut."""
     count = spec.resources.gpu_count or 0
     try:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import signal
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from airflow_stepop.hooks.local.supervisor.state import CANCELLED, FAILED, SUCCEEDED
 from airflow_stepop.runner.protocol import EXIT_NO_OUTCOME
+
+if TYPE_CHECKING:
+    from airflow_stepop.runner.wire import Failure
 
 # why a supervisor ends a job by itself
 CANCEL_REASON, SHUTDOWN_REASON, TIMEOUT_REASON, MEMORY_REASON = "cancel", "shutdown", "timeout", "memory"
@@ -36,7 +39,7 @@ class Ending(NamedTuple):  # a dataclass would cost the supervisor 12 ms of impo
     timeout_s: float
 
 
-def final_state(end: Ending) -> tuple[str, dict[str, Any] | None]:
+def final_state(end: Ending) -> tuple[str, Failure | None]:
     """Return the job's last state and its failure: our own reason first, then the receipt, then the exit."""
     if end.stopped == CANCEL_REASON:
         return CANCELLED, None
@@ -51,7 +54,7 @@ def final_state(end: Ending) -> tuple[str, dict[str, Any] | None]:
     return FAILED, _ended_without_outcome(end)
 
 
-def _ended_without_outcome(end: Ending) -> dict[str, Any]:
+def _ended_without_outcome(end: Ending) -> Failure:
     if end.signal is not None:
         return _killed(end, end.signal)
     category = "infra" if end.exit_code == EXIT_NO_OUTCOME else "user_error"
@@ -63,12 +66,12 @@ def _ended_without_outcome(end: Ending) -> dict[str, Any]:
     )
 
 
-def failure(category: str, summary: str, **more: Any) -> dict[str, Any]:
+def failure(category: str, summary: str, **more: object) -> Failure:
     """Return a :class:`airflow_stepop.failure.Failure` as JSON."""
-    return {"category": category, "summary": summary, **more}
+    return {"category": category, "summary": summary, **more}  # type: ignore[typeddict-item] # further fields
 
 
-def _stopped(end: Ending) -> dict[str, Any]:
+def _stopped(end: Ending) -> Failure:
     if end.stopped == TIMEOUT_REASON:
         return failure(
             "timeout",
@@ -85,13 +88,13 @@ def _stopped(end: Ending) -> dict[str, Any]:
     return told_to_stop()
 
 
-def told_to_stop() -> dict[str, Any]:
+def told_to_stop() -> Failure:
     return failure(
         "infra", "the supervisor of the job was told to stop (SIGTERM)", hint="did the host shut down?"
     )
 
 
-def _killed(end: Ending, name: str) -> dict[str, Any]:
+def _killed(end: Ending, name: str) -> Failure:
     if name == "SIGKILL" and end.is_host_out_of_memory:
         return failure(
             "oom",

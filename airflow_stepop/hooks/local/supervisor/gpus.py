@@ -14,9 +14,12 @@ import time
 from binascii import crc32
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from airflow_stepop.hooks.local.supervisor.state import make_tmp
+
+if TYPE_CHECKING:
+    from airflow_stepop.hooks.local.supervisor.documents import Gpus
 
 # Not $TMPDIR: all Airflow processes of this user must agree. make_tmp sees to it that it is theirs.
 LOCK_FOLDER = f"/tmp/stepop-gpus-{os.getuid()}"  # noqa: S108
@@ -141,9 +144,7 @@ class GpuLocks:
     :param kill_left_over: ends every process of the step with that nonce
     """
 
-    def __init__(
-        self, wanted: Mapping[str, Any], nonce: str, kill_left_over: Callable[[str], object]
-    ) -> None:
+    def __init__(self, wanted: Gpus, nonce: str, kill_left_over: Callable[[str], object]) -> None:
         self._count: int = wanted["count"]
         self._devices = [Gpu(*device) for device in wanted["devices"]]
         self._nonce = nonce

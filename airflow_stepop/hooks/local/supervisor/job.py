@@ -16,7 +16,7 @@ import time
 from binascii import a2b_base64
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING
 
 from airflow_stepop.hooks.local.supervisor import ending
 from airflow_stepop.hooks.local.supervisor.gpus import GpuLocks
@@ -37,6 +37,10 @@ from airflow_stepop.hooks.local.supervisor.state import (
 from airflow_stepop.hooks.local.supervisor.systems import find_system
 from airflow_stepop.runner.protocol import ENV_NONCE
 
+if TYPE_CHECKING:
+    from airflow_stepop.hooks.local.supervisor.documents import Request, State
+    from airflow_stepop.runner.wire import Failure, Receipt
+
 KILL_TIMEOUT_S = 10.0
 DRAIN_TIMEOUT_S = 2.0
 RECEIPT_MAX_BYTES = 1024 * 1024
@@ -52,11 +56,11 @@ LOOK_FOR_GPUS_S = 0.2
 class Job:
     """One step, from its start to its last state. The current directory is the job's folder."""
 
-    def __init__(self, request: dict[str, Any]) -> None:
+    def __init__(self, request: Request) -> None:
         self.request = request
         self.limits = request["limits"]
         self.system = find_system(request["system"])
-        self.state: dict[str, Any] = {
+        self.state: State = {
             "state": RUNNING,
             "pid": os.getpid(),
             "boot_id": self.system.boot_id(),
@@ -96,7 +100,7 @@ class Job:
         if not self._wait_for(gpus, announce):
             return
         make_tmp(self.state["tmp"])
-        self.state.update(state=RUNNING, started_at=self.now())
+        self.state.update(state=RUNNING, started_at=self.now())  # type: ignore[call-arg] # mypy knows no keywords here
         write_state(".", self.state)
         self.began = self.system.boot_clock()
         self.process_tree = self.system.make_process_tree(f"{ENV_NONCE}={self.request['nonce']}")
@@ -127,9 +131,9 @@ class Job:
                 return False
         return True
 
-    def end_early(self, state: str, failure: dict[str, Any] | None = None) -> None:
+    def end_early(self, state: str, failure: Failure | None = None) -> None:
         """End the job before its step began."""
-        self.state.update(state=state, failure=failure, finished_at=self.now())
+        self.state.update(state=state, failure=failure, finished_at=self.now())  # type: ignore[call-arg] # mypy knows no keywords here
         write_state(".", self.state)
 
     def _kill_left_over(self, nonce: str) -> None:
@@ -286,7 +290,7 @@ class Job:
         killed_by = ending.signal_name(-exit_code) if exit_code < 0 else None
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         self.peak_bytes = max(self.peak_bytes, usage.ru_maxrss * MAXRSS_UNIT)
-        self.state.update(
+        self.state.update(  # type: ignore[call-arg] # mypy knows no keywords here
             exit_code=None if killed_by else exit_code,
             signal=killed_by,
             receipt=self._parse_receipt(),
@@ -298,7 +302,7 @@ class Job:
         )
         if error:
             hint = "name another interpreter in LocalSettings(python=...)"
-            self.state.update(state=FAILED, failure=ending.failure("bad_config", error, hint=hint))
+            self.state.update(state=FAILED, failure=ending.failure("bad_config", error, hint=hint))  # type: ignore[call-arg] # mypy knows no keywords here
         else:
             self.state["state"], self.state["failure"] = ending.final_state(self._ending())
         if self.state["failure"]:
@@ -319,15 +323,15 @@ class Job:
             timeout_s=self.limits["timeout_s"],
         )
 
-    def _parse_receipt(self) -> dict[str, Any] | None:
+    def _parse_receipt(self) -> Receipt | None:
         try:
-            receipt: dict[str, Any] = json.loads(self.receipt)
+            receipt: Receipt = json.loads(self.receipt)
         except ValueError:
             return None  # none at all, or cut off when its writer was killed
         return receipt
 
 
-def signal_in(receipt: dict[str, Any] | None) -> str | None:
+def signal_in(receipt: Receipt | None) -> str | None:
     """Return the signal that killed the step, if the runner saw one and its receipt carries the outcome."""
     try:
         reason = json.loads(a2b_base64((receipt or {})["outcome"]))["failure"]["native_reason"]

@@ -6,9 +6,12 @@ import json
 import os
 import stat
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING
 
 from airflow_stepop.runner.protocol import CHECKPOINT, SECRETS
+
+if TYPE_CHECKING:
+    from airflow_stepop.hooks.local.supervisor.documents import State
 
 # Renaming one breaks jobs in flight.
 REQUEST = "request.json"  # what to run, within which limits
@@ -30,7 +33,7 @@ SUCCEEDED, FAILED, CANCELLED = "succeeded", "failed", "cancelled"
 STATES = PENDING, RUNNING, SUCCEEDED, FAILED, CANCELLED
 
 
-def write_state(folder: str, state: dict[str, Any]) -> None:
+def write_state(folder: str, state: State) -> None:
     """Replace ``state.json``, durably; the last one goes into the space that was reserved for it.
 
     With the last one the secrets go, should the runner never have come to read them.
@@ -72,7 +75,7 @@ def reserve_space(folder: str) -> None:
         os.close(fd)
 
 
-def is_over(state: dict[str, Any]) -> bool:
+def is_over(state: State) -> bool:
     return state["finished_at"] is not None
 
 
@@ -89,7 +92,7 @@ def make_tmp(tmp: str) -> None:
             raise
 
 
-def remove_tmp(state: dict[str, Any]) -> None:
+def remove_tmp(state: State) -> None:
     """Remove the temporary files of a job whose processes are all gone."""
     from shutil import rmtree  # many imports, and only now
 
