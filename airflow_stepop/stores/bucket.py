@@ -226,9 +226,13 @@ class BucketStore(Store):
 
         first = (path_range.offset or 0) + begin
         options: Any = {"range": (first, first + len(part))} if len(part) else None
+
+        def read() -> tuple[memoryview, int]:
+            found = obstore.get(self.client, path_range.path, options=options)
+            return memoryview(found.bytes()), found.meta["size"]  # the connection may be closed here, too
+
         try:
-            found = _again(lambda: obstore.get(self.client, path_range.path, options=options))
-            data, size = memoryview(found.bytes()), found.meta["size"]
+            data, size = _again(read)
         except Exception as error:
             raise self._explain("read", path_range.path, error) from error
         if len(data) != len(part) or (path_range.offset is None and size != path_range.size):
