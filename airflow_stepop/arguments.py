@@ -17,10 +17,11 @@ from airflow_stepop.core.reserved import KEEP, OUR_ENV
 from airflow_stepop.core.units import seconds
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.resources import ResourceSettings
-from airflow_stepop.runner.values import is_plain_text
+from airflow_stepop.runner.protocol import is_plain_text
 
 if TYPE_CHECKING:
     from airflow_stepop.oom import MoreMemory
+
 
 _EXAMPLE = '"{{ conn.NAME.password }}" or "{{ var.value.NAME }}"'
 

@@ -36,7 +36,7 @@ class StateStore(Protocol):
 
 
 @dataclass(frozen=True)
-class Call:
+class CallIdentity:
     """The identity of a call. Two tries of a task are the same call if all fields are equal.
 
     :param key: digest of the normalised code and the arguments
@@ -68,7 +68,7 @@ class StepRecord:
 
     generation: int
     nonce: str
-    call: Call
+    call: CallIdentity
     backend: str
     conn_id: str | None
     name: str
@@ -107,7 +107,7 @@ class StepRecord:
         checked_fields(known.get("asked", {}), "what the record has asked for", {}, _ASKED_FIELDS)
         handle = known.get("handle")
         known["handle"] = JobHandle.from_json(handle) if handle is not None else None
-        known["call"] = Call(**checked_fields(known["call"], "the record's call", _CALL_FIELDS))
+        known["call"] = CallIdentity(**checked_fields(known["call"], "the record's call", _CALL_FIELDS))
         return cls(**known)
 
     def with_handle(self, handle: JobHandle) -> StepRecord:
@@ -155,7 +155,7 @@ def _check_collected(collected: Mapping[str, Any]) -> None:
 
 def first_record(
     *,
-    call: Call,
+    call: CallIdentity,
     backend: str,
     conn_id: str | None,
     labels: Mapping[str, str],
@@ -187,7 +187,7 @@ class ResumeDecision(StrEnum):
     RETURN = "return"  # the result was collected but its XCom was not pushed: return the result
 
 
-def resume_decision(record: StepRecord | None, call: Call) -> ResumeDecision:
+def resume_decision(record: StepRecord | None, call: CallIdentity) -> ResumeDecision:
     """Return how a new try continues. The order matters: a cleared or changed step never reuses anything."""
     if record is None:
         return ResumeDecision.START

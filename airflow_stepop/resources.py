@@ -19,13 +19,12 @@ from airflow_stepop.exceptions import StepConfigError
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    class Reference(Protocol):
+        """A value that is known only when the task runs, such as another task's output (``XComArg``)."""
 
-class Reference(Protocol):
-    """A value that is known only when the task runs, such as another task's output (``XComArg``)."""
+        def iter_references(self) -> Any: ...
 
-    def iter_references(self) -> Any: ...
-
-    def resolve(self, context: Any) -> Any: ...
+        def resolve(self, context: Any) -> Any: ...
 
 
 def _size(value: object, name: str) -> str:

@@ -24,10 +24,7 @@ from airflow_stepop.core.signing_key import signing_key
 from airflow_stepop.core.stored_json import OBJECT, TEXT, checked_fields
 from airflow_stepop.core.units import shown_size
 from airflow_stepop.exceptions import IntegrityError, StepopError
-from airflow_stepop.runner.entries import SegmentError
-from airflow_stepop.runner.pickling import dag_class
 from airflow_stepop.runner.protocol import DATA_CODECS
-from airflow_stepop.runner.values import check_entry, decode_entry
 
 if TYPE_CHECKING:
     from airflow_stepop.job import Buffer, ObjectRange
@@ -63,11 +60,14 @@ class StepResult:
 
         :raises IntegrityError: ``data`` is not a reference, or is damaged
         """
+        from airflow_stepop.runner.entries import EntryError  # later, since each DAG file imports this module
+        from airflow_stepop.runner.values import check_entry
+
         required = {"entry": OBJECT, "base_uri": TEXT}
         known = checked_fields(data, "the reference to a result", required, {"host": TEXT, "mac": TEXT})
         try:
             check_entry(known["entry"])
-        except SegmentError as error:
+        except EntryError as error:
             raise IntegrityError(f"the reference to a result is damaged: {error}") from error
         return cls(**known)
 
@@ -96,7 +96,7 @@ class StepResult:
 
     def ranges(self) -> list[ObjectRange]:
         """Return the stored ranges of the value, in order; empty if the reference carries the bytes."""
-        from airflow_stepop.stores.pieces import ranges_of  # a DAG file pays for what this module imports
+        from airflow_stepop.stores.pieces import ranges_of
 
         return [one for segment in self.entry["segments"] for one in ranges_of(segment, self.base_uri)]
 
@@ -107,6 +107,9 @@ class StepResult:
             valid signature
         :raises StoreError: the value is outside the configured stores, or cannot be read
         """
+        from airflow_stepop.runner.entries import SegmentError
+        from airflow_stepop.runner.values import decode_entry
+
         self.verify()
         try:
             return decode_entry(self.entry, self._read_segment, loads)
@@ -220,6 +223,8 @@ def _dag_class(module: str, qualname: str, by_value: bytes) -> Any:
     ``airflow dags test`` imports the DAG file twice. The class in ``sys.modules`` is then not the class that
     the task uses, and ``isinstance`` would fail.
     """
+    from airflow_stepop.runner.pickling import dag_class
+
     name, *inner = qualname.split(".")
     found = _globals_of_task(module).get(name)
     for name in inner:

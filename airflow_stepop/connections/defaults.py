@@ -18,7 +18,7 @@ from airflow_stepop.core.reserved import KEEP, OUR_ENV
 from airflow_stepop.core.units import LONGEST_S
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.resources import ResourceSettings
-from airflow_stepop.runner.values import is_plain_text
+from airflow_stepop.runner.protocol import is_plain_text
 
 KEY = "stepop"
 

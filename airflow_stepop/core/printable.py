@@ -10,19 +10,17 @@ import re
 LINE_LIMIT = 20_000  # characters
 SYMBOLS_FOR_CONTROLS = 0x2400  # U+2400 stands for NUL, and so on
 
-_ESCAPE = re.compile(
-    r"""
+# `re` compiles a pattern at its first use and keeps it: a DAG file that imports this module does not pay
+_ESCAPE = r"""
     \x1b (?:
         \[ [0-?]* [ -/]* [@-~]                      # CSI: colours, cursor movements
       | [\]PX^_] [^\x07\x1b]* (?: \x07 | \x1b\\ )?  # OSC, DCS, SOS, PM, APC: titles, links, images
       | [ -/]* [0-~]?                               # all others, and incomplete sequences
     )
-    """,
-    re.VERBOSE,
-)
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+"""
+_COLOUR = r"\x1b\[[0-9;]*m"
 # Control characters except tab and escape; characters that some readers take for a line end; surrogates
-_CONTROL = re.compile("[\\x00-\\x08\\x0a-\\x1a\\x1c-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
+_CONTROL = "[\\x00-\\x08\\x0a-\\x1a\\x1c-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]"
 
 
 def printable(text: str) -> str:
@@ -42,12 +40,13 @@ def printable(text: str) -> str:
     text = text[:LINE_LIMIT]
     if "\b" in text:
         text = _erased(text)
-    text = _CONTROL.sub(_symbol, _ESCAPE.sub(_colour, text))
+    text = re.sub(_ESCAPE, _colour, text, flags=re.VERBOSE)
+    text = re.sub(_CONTROL, _symbol, text)
     return f"{text} [stepop: {rest} more characters of this line are left out]" if rest > 0 else text
 
 
 def _colour(match: re.Match[str]) -> str:
-    return match[0] if _COLOUR.fullmatch(match[0]) else ""
+    return match[0] if re.fullmatch(_COLOUR, match[0]) else ""
 
 
 def _symbol(match: re.Match[str]) -> str:

@@ -10,21 +10,20 @@ Airflow, and again after each step (submit, outcome).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.core.units import format_size, shown_size
 from airflow_stepop.exceptions import OutcomeLostError, WrongHostError
 from airflow_stepop.failure import Category, Failure, StepFailedError
-from airflow_stepop.job import JobHandle, JobStatus, OutcomeReport, Payload, StepSpec
+from airflow_stepop.job import JobHandle, JobStatus
 from airflow_stepop.lifecycle.api_retries import ApiRetries
 from airflow_stepop.lifecycle.collecting import Collected, Collector
 from airflow_stepop.lifecycle.job_client import STOP_LIMIT_S, JobClient
 from airflow_stepop.lifecycle.truncation import fit_to_state
 from airflow_stepop.lifecycle.usage import usage_of
 from airflow_stepop.record import (
-    Call,
     ResumeDecision,
     StateStore,
     StepRecord,
@@ -42,69 +41,9 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
     from airflow_stepop.core.documents import CollectedData
-    from airflow_stepop.hooks.base import StepHook
-    from airflow_stepop.oom import MoreMemory
+    from airflow_stepop.lifecycle.interfaces import Request
 
 MAX_RESUBMISSIONS = 3
-
-
-class Request(Protocol):
-    """What the lifecycle needs from the operator; :class:`StepRequest` implements it."""
-
-    @property
-    def keep(self) -> str: ...
-
-    @property
-    def deferrable(self) -> bool | None: ...
-
-    @property
-    def call(self) -> Call: ...
-
-    @property
-    def backend(self) -> str: ...
-
-    @property
-    def conn_id(self) -> str | None: ...
-
-    @property
-    def labels(self) -> Mapping[str, str]: ...
-
-    @property
-    def poll_interval_s(self) -> float: ...
-
-    @property
-    def timeout_s(self) -> float: ...
-
-    @property
-    def start_timeout_s(self) -> float | None: ...
-
-    @property
-    def capacity_pause_s(self) -> float: ...
-
-    @property
-    def resources(self) -> ResourceSettings: ...
-
-    @property
-    def location(self) -> Mapping[str, object]: ...
-
-    @property
-    def on_oom(self) -> MoreMemory | None: ...
-
-    def build(
-        self, name: str, nonce: str, labels: Mapping[str, str], memory_bytes: int | None = None
-    ) -> tuple[StepSpec, Payload]:
-        """Return the job request for one generation. May write arguments into the store.
-
-        :param memory_bytes: request at least this much memory; ``None``: what the task asks for
-        """
-
-    def read(self, report: OutcomeReport, job: str, nonce: str) -> CollectedData:
-        """Verify the outcome; return ``{"result": ...}`` or ``{"failure": ...}``, with its ``usage``."""
-
-    def forget_checkpoints(self) -> None:
-        """Delete the checkpoints of earlier tries. Idempotent."""
-
-    def hook(self, backend: str, conn_id: str | None) -> StepHook: ...
 
 
 class StepLifecycle:

@@ -5,17 +5,16 @@ Everything is worked out when it is first needed: a resumed task needs the hook 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING
 
 from airflow.sdk.configuration import conf
 
 from airflow_stepop import record
-from airflow_stepop.arguments import TaskArguments, check_arguments
+from airflow_stepop.arguments import check_arguments
 from airflow_stepop.connections.defaults import ConnectionDefaults
 from airflow_stepop.connections.extra import backend_of
 from airflow_stepop.core.units import seconds
@@ -47,38 +46,16 @@ from airflow_stepop.waiting.observer import Observer, trace_environment
 from airflow_stepop.waiting.task_log import configured_limit
 
 if TYPE_CHECKING:
-    from airflow.sdk import DAG, Connection, Context
-    from airflow.sdk.types import Logger
-    from airflow.triggers.base import BaseTrigger
+    from airflow.sdk import Connection, Context
 
     from airflow_stepop.core.documents import CollectedData
     from airflow_stepop.hooks.base import StepHook
+    from airflow_stepop.lifecycle.interfaces import Task
     from airflow_stepop.stores.base import Store
 
 
-class Task(TaskArguments, Protocol):
-    """The operator, seen from here: what the user says of the step, and what Airflow knows of the task."""
-
-    execution_timeout: timedelta | None
-    do_xcom_push: bool
-    multiple_outputs: bool
-    job_url: str | None
-
-    @property
-    def log(self) -> Logger: ...
-
-    @property
-    def dag(self) -> DAG: ...
-
-    def iter_mapped_dependants(self) -> Iterator[object]: ...
-
-    def defer(
-        self, *, trigger: BaseTrigger, method_name: str, timeout: timedelta | None = None
-    ) -> NoReturn: ...
-
-
 class StepRequest:
-    """One task instance's request; implements :class:`airflow_stepop.lifecycle.lifecycle.Request`."""
+    """One task instance's request; implements :class:`airflow_stepop.lifecycle.interfaces.Request`."""
 
     def __init__(self, operator: Task, context: Context) -> None:
         self.operator = operator
@@ -166,12 +143,12 @@ class StepRequest:
         }
 
     @cached_property
-    def call(self) -> record.Call:
+    def call(self) -> record.CallIdentity:
         """What makes this try the same as an earlier one."""
         names = sorted(self.operator.secrets or ())
         operator = self.operator  # and not its connection, whoever edits that shall not end a job
         extra = [operator.backend, operator.conn_id, operator.image, names, self._requirements, self.override]
-        return record.Call(
+        return record.CallIdentity(
             key=call_key(self._call, self._archive, extra),
             max_tries=self.ti.max_tries,
             clear_number=getattr(self.context["dag_run"], "clear_number", 0) or 0,

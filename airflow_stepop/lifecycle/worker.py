@@ -23,7 +23,7 @@ from airflow_stepop.failure import Category, Failure, StepFailedError
 from airflow_stepop.lifecycle.collecting import Collected
 from airflow_stepop.lifecycle.lifecycle import StepLifecycle
 from airflow_stepop.lifecycle.remote_exception import to_exception
-from airflow_stepop.lifecycle.request import StepRequest, Task
+from airflow_stepop.lifecycle.request import StepRequest
 from airflow_stepop.lifecycle.usage import XCOM_KEY, describe
 from airflow_stepop.payload.outcome import to_xcom
 from airflow_stepop.triggers import PauseTrigger, RemoteStepTrigger
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from airflow_stepop.core.documents import StepUsage
     from airflow_stepop.hooks.base import StepHook
     from airflow_stepop.job import Cursor, JobHandle
+    from airflow_stepop.lifecycle.interfaces import Task
 
 ASK_S = 1.0  # longest wait for the task's state while Airflow is killing this process
 DEFER_MARGIN_S = 300.0  # Airflow's trigger timeout is this much later than the deadline in the trigger

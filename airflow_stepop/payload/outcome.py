@@ -20,7 +20,8 @@ from airflow_stepop.failure import Failure
 from airflow_stepop.results import StepResult, is_inline
 from airflow_stepop.runner import protocol
 from airflow_stepop.runner.entries import SegmentError, UntrustedPickleError
-from airflow_stepop.runner.values import check_entry, decode_entry, is_plain_text
+from airflow_stepop.runner.protocol import is_plain_text
+from airflow_stepop.runner.values import check_entry, decode_entry
 from airflow_stepop.stores.configured import locate
 
 if TYPE_CHECKING:

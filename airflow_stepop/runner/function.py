@@ -7,7 +7,8 @@ import sys
 from .entries import Encoded
 from .failures import RefusedError, StepError
 from .phases import phase
-from .values import decode_entry, encode_value, is_plain_text
+from .protocol import is_plain_text
+from .values import decode_entry, encode_value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -93,3 +93,8 @@ CODE_BYTES = 64 * 1024 * 1024
 # codecs whose decoding runs no user code
 DATA_CODECS = frozenset({"json", "bytes", "bytearray", "numpy", "arrow", "arrow_batch", "file"})
 BYTES_CODECS = frozenset({"bytes", "file"})  # codecs whose value is the bytes themselves
+
+
+def is_plain_text(text: str) -> bool:
+    """Return whether databases, messages and environments can hold ``text``: no NUL, and no surrogate."""
+    return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)

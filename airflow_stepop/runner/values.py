@@ -164,11 +164,6 @@ def decode_entry(entry: Entry, read_segment: ReadSegment, loads: Loads | None = 
     return decode(codec, read_segments(entry, read_segment), loads)
 
 
-def is_plain_text(text: str) -> bool:
-    """Return whether databases, messages and environments can hold ``text``: no NUL, and no surrogate."""
-    return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
-
-
 def check_entry(entry: Any) -> None:
     """Check the structure of an entry from an untrusted source.
 

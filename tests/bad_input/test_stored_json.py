@@ -16,7 +16,7 @@ from airflow_stepop.failure import Category, Failure
 from airflow_stepop.job import JobHandle
 from airflow_stepop.lifecycle.lifecycle import StepLifecycle
 from airflow_stepop.payload.outcome import read_outcome, to_xcom
-from airflow_stepop.record import STATE_KEY, Call, StepRecord
+from airflow_stepop.record import STATE_KEY, CallIdentity, StepRecord
 from airflow_stepop.results import StepResult
 from airflow_stepop.waiting.deadlines import StopReason
 from tests.support.damage import bomb_entry, report_of
@@ -382,7 +382,7 @@ def test_a_damaged_record_starts_nothing(case, entrance):
     data, text = RECORDS[case]
     state, hook = MemoryState(), MemoryHook()
     state.set(STATE_KEY, data)
-    lifecycle = StepLifecycle(Request(hook, Call("key", 1, 0)), state, Log())
+    lifecycle = StepLifecycle(Request(hook, CallIdentity("key", 1, 0)), state, Log())
     with pytest.raises(IntegrityError, match=text) as caught:
         getattr(lifecycle, entrance)()
     assert "the record of this step in the task's state (key 'stepop') is damaged" in str(caught.value)
@@ -413,7 +413,7 @@ def test_a_failure_can_be_stored(text):
     }
     failure = Failure(Category.USER_ERROR, text, text, 1, text, (text[:16_000],) * 40, exception)
     state, hook = MemoryState(), MemoryHook()
-    lifecycle = StepLifecycle(Request(hook, Call("key", 1, 0)), state, Log())
+    lifecycle = StepLifecycle(Request(hook, CallIdentity("key", 1, 0)), state, Log())
     handle = lifecycle.begin()
     hook.end(handle.name, value={"failure": failure.to_json()})
     collected = lifecycle.finish(handle, StopReason.FINISHED)

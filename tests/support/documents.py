@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.job import JobHandle
-from airflow_stepop.record import Call, StepRecord
+from airflow_stepop.record import CallIdentity, StepRecord
 from airflow_stepop.results import StepResult
 from airflow_stepop.runner.outcome import empty_outcome
 from airflow_stepop.runner.values import encode_value
@@ -23,7 +23,7 @@ FAILURE = Failure(Category.USER_ERROR, "it failed", "", 1, "", ("last line",), E
 RECORD = StepRecord(
     generation=1,
     nonce="0123456789abcdef",
-    call=Call("key", 1, 0),
+    call=CallIdentity("key", 1, 0),
     backend="memory",
     conn_id=None,
     name="s-job",

@@ -24,7 +24,7 @@ from airflow_stepop.job import (
     StepSpec,
 )
 from airflow_stepop.lifecycle.lifecycle import StepLifecycle
-from airflow_stepop.record import Call
+from airflow_stepop.record import CallIdentity
 from airflow_stepop.resources import ResourceSettings
 from tests.support.third_party import install_backend
 
@@ -225,7 +225,7 @@ def new_try(hook, state):
     """Start a try of the task: a lifecycle on the same record and the same service."""
 
     def start(key="k", max_tries=1, clear_number=0, was_killed=lambda: False, keep="failed", log=None):
-        request = Request(hook, Call(key, max_tries, clear_number))
+        request = Request(hook, CallIdentity(key, max_tries, clear_number))
         request.keep = keep
         return StepLifecycle(request, state, log or Log(), was_killed)
 

@@ -17,7 +17,7 @@ import pytest
 
 from airflow_stepop.hooks.local import LocalStepHook
 from airflow_stepop.job import JobHandle, JobState
-from airflow_stepop.record import Call, first_record
+from airflow_stepop.record import CallIdentity, first_record
 from airflow_stepop.testing import make_step
 from tests.support import dag_test_process
 from tests.support.waiting import wait_until
@@ -149,7 +149,7 @@ class Instance:
             get_state_backend().set(scope, STATE_KEY, json.dumps(value))
 
     def new_record(self, **changes: Any) -> Any:
-        call = Call("key", 0, 0)
+        call = CallIdentity("key", 0, 0)
         record = first_record(call=call, backend="local", conn_id=None, labels=self.labels, generation=1)
         return replace(record, **changes)
 
