@@ -250,7 +250,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("after", ["job", "secret", "release"])
 def test_killed_in_the_submit(hook, submitted, kubernetes_namespace, monkeypatch, after):
-    """Nothing runs before all is there, and the next call finishes what was begun."""
+    """Nothing runs before the Secret exists, and the next call completes the submission."""
     step = make_step(["echo", "hello"])
     dying, cluster = KubernetesStepHook(), KubernetesStepHook().cluster()
     method, last = {
