@@ -268,8 +268,8 @@ def _scopes(quota: Json) -> list[str]:
 _RULES = (
     ("min", "a step has at least"),
     ("max", "a step has at most"),
-    ("defaultRequest", "a step without own requests requests"),
-    ("default", "a step without own limits is limited to"),
+    ("defaultRequest", "the default request of a step is"),
+    ("default", "the default limit of a step is"),
 )
 
 

@@ -132,7 +132,7 @@ def test_limits_in_words():
     volume = {"type": "PersistentVolumeClaim", "max": {"storage": "1Gi"}}
     assert limits_of({"spec": {"limits": [container, volume]}}) == [
         "a step has at most memory 2Gi",
-        "a step without own limits is limited to cpu 1, memory 1Gi",
+        "the default limit of a step is cpu 1, memory 1Gi",
     ]
 
 

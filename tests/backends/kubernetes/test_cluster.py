@@ -600,7 +600,7 @@ def test_a_queue_starts_a_job_stops_it_and_starts_it_again(hook, submitted):
         hook, handle, "it is suspended", lambda status: status.description.startswith("Suspended")
     )
     assert status.state is JobState.PENDING
-    assert "Kueue has not let it in yet (queue 'gpus')" in status.description
+    assert "Kueue has not admitted the job yet (queue 'gpus')" in status.description
     assert status.waits_since > job.metadata.creation_timestamp.timestamp()
     suspend(False)
     assert wait_over(hook, handle).state is JobState.SUCCEEDED
