@@ -213,7 +213,7 @@ def _unseen(what: str) -> Finding:
 
 
 def quota_finding(quota: Json) -> Finding:
-    """Return how much of a quota is used; not ok when a resource that every step needs is used up."""
+    """Return how much of a quota is used; not ok when a resource that steps take is used up."""
     name, status = quota["metadata"]["name"], quota.get("status") or {}
     hard = status.get("hard") or (quota.get("spec") or {}).get("hard") or {}
     used = status.get("used") or {}

@@ -1,4 +1,4 @@
-"""The API client for one namespace of one cluster. All other modules of this backend use it.
+"""The API client for one namespace of one cluster. All requests of this backend go through it.
 
 :class:`Cluster` sends JSON through the official client, without the client's model classes: a thousand pods
 would take seconds to load. :func:`api_error` classifies the errors of the API.
