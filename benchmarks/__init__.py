@@ -1,1 +1,4 @@
-"""What airflow-stepop costs, beside its peers and what is physically needed, measured in one run."""
+"""Benchmarks: the cost of airflow-stepop, compared with its peers and with the physical minimum.
+
+``make bench`` runs them through ``__main__.py``. The other modules yield the lines of the tables.
+"""

@@ -1,7 +1,7 @@
-"""``make bench``: print the tables. Nothing here fails because of a number.
+"""The program of ``make bench``: measures and prints the tables. A missed goal is not an error.
 
-``make bench ARGS='import step'`` measures some of them; ``ARGS=--short`` measures little, to see that all of
-it runs; ``ARGS=--write`` puts the tables into the documentation.
+``make bench ARGS='import step'`` measures some tables. ``ARGS=--short`` takes short measurements, to check
+that each one runs. ``ARGS=--write`` writes the tables into the documentation.
 """
 
 from __future__ import annotations
@@ -45,10 +45,11 @@ KUBERNETES_HEAD = """\
 
 <!-- Made by `make bench ARGS='--write {names}'`: measure again instead of editing. -->
 
-What waiting for steps on a cluster costs, what a step costs there, and how soon its end is known, beside
-`KubernetesPodOperator`, all of it measured in one run on one host that is the cluster, too: Kubernetes 1.34,
-{machine}. Ratios are to the first line of each table. Where thousands of steps wait, their pods are played
-by [kwok](https://kwok.sigs.k8s.io); wherever something is timed, they really run.
+The cost of waiting for steps on a cluster, the cost of one step, and the delay until the end of a step is
+known, compared with `KubernetesPodOperator`. All of it was measured in one run, on one host that is also the
+cluster: Kubernetes 1.34, {machine}. Ratios are to the first line of each table. The pods
+of thousands of waiting steps are simulated by [kwok](https://kwok.sigs.k8s.io). The pods of timed steps
+really run.
 """
 
 
@@ -57,7 +58,7 @@ def main() -> None:
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"some of: {', '.join(TABLES)} (default: all)"
     )
-    parser.add_argument("--short", action="store_true", help="measure little, to see that all of it runs")
+    parser.add_argument("--short", action="store_true", help="short measurements, to see that each one runs")
     parser.add_argument("--write", action="store_true", help="write the page of the documentation")
     options = parser.parse_args()
     unknown = set(options.names) - set(TABLES)
@@ -79,7 +80,7 @@ def main() -> None:
 
 
 def _measured(name: str) -> list[Table]:
-    with contextlib.closing(TABLES[name]()) as tables:  # after an error, too, what they made goes away
+    with contextlib.closing(TABLES[name]()) as tables:  # removes what they created, after an error, too
         return [measure(table) for table in tables]
 
 
@@ -158,7 +159,7 @@ def _latency() -> Iterator[Table]:
 
 
 def _kubernetes(module: str) -> Iterator[Table]:
-    """Yield what a module of :mod:`benchmarks.kubernetes` measures, in a namespace of its own."""
+    """Yield the tables of a module of :mod:`benchmarks.kubernetes`, measured in a new namespace."""
     from importlib import import_module
 
     from benchmarks.kubernetes import cluster
@@ -187,7 +188,7 @@ TABLES: dict[str, Callable[[], Iterator[Table]]] = {
 
 @dataclass(frozen=True)
 class Page:
-    """A page of the documentation, with all that is measured for it."""
+    """A page of the documentation, and the names of its benchmarks."""
 
     path: Path
     head: str

@@ -1,4 +1,7 @@
-"""The three costs that have a budget, each beside a peer and beside the least that it could be."""
+"""Measures the three costs that have a budget, each compared with peers and with the minimum.
+
+``__main__.py`` calls :func:`import_lines`, :func:`step_lines` and :func:`byte_lines`.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ with open_dagster_pipes() as pipes:
 
 
 def import_lines() -> Iterator[Line]:
-    """CPU milliseconds that a DAG file pays for its imports."""
+    """Yield the CPU milliseconds that a DAG file pays for its imports."""
     base = code_cost(AIRFLOW)
     yield Line("airflow.sdk, which every DAG file loads", base.cpu_s * 1e3, f"{base.modules} modules")
     ours = code_cost(OURS, before=AIRFLOW)
@@ -52,7 +55,7 @@ def import_lines() -> Iterator[Line]:
 
 
 def step_lines(folder: Path) -> Iterator[Line]:
-    """CPU milliseconds of a process that does nothing, and of one that does nothing as a step."""
+    """Yield the CPU milliseconds of an empty process, of a no-op step, and of no-op tasks of peers."""
     bare = process_cost([sys.executable, "-c", "pass"]).cpu_s * 1e3
     yield Line("python3 -c pass", bare)
     step = process_cost(_step(folder)).cpu_s * 1e3
@@ -74,7 +77,7 @@ def step_lines(folder: Path) -> Iterator[Line]:
 
 
 def byte_lines(folder: Path) -> Iterator[Line]:
-    """Kilobytes that travel for a small step."""
+    """Yield the kilobytes that are sent for a small step."""
     from airflow_stepop.hooks.common.zipapp import runner_zipapp
     from airflow_stepop.payload.build import build_payload
     from airflow_stepop.payload.call import FunctionCall
@@ -102,7 +105,7 @@ def _small_function() -> Callable[..., Any]:
 
 
 def _step(folder: Path) -> list[str]:
-    """Return the command of a no-op step, ready to run any number of times."""
+    """Return the command of a no-op step. It may run any number of times."""
     from airflow_stepop.hooks.common.zipapp import runner_zipapp
     from airflow_stepop.payload.build import build_payload
     from airflow_stepop.payload.call import FunctionCall
@@ -133,7 +136,7 @@ def _noop() -> Callable[[], None]:
 
 
 def _pipes(folder: Path) -> tuple[list[str], dict[str, str]]:
-    """Return the command of a Pipes session whose context and messages are files, and its environment."""
+    """Return the command and the environment of a Pipes session whose context and messages are files."""
     from dagster_pipes import encode_param
 
     context = folder / "context.json"

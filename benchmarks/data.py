@@ -1,4 +1,7 @@
-"""A gigabyte to a step and back, beside what the medium can do and what others do with it."""
+"""Measures the speed of a gigabyte to a step and back, compared with plain copies and with peers.
+
+``__main__.py`` calls :func:`folder_lines` and :func:`bucket_lines`.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ from benchmarks.tables import Line
 from benchmarks.xcom import pass_array
 
 BYTES = int(os.environ.get("STEPOP_BENCH_BYTES", str(1 << 30)))
-SHARE = 64  # the slow ones move so much less
+SHARE = 64  # slow methods move only this fraction of the bytes
 REPEATS = 1 if IS_SHORT else 3
 GOAL = 0.8
 MIB = 2**20
@@ -37,7 +40,7 @@ def array(size: int = BYTES) -> numpy.ndarray[Any, Any]:
 
 
 def folder_lines(folder: Path) -> Iterator[Line]:
-    """Yield MiB/s there and back: what a gigabyte costs twice, divided into the two."""
+    """Yield MiB/s through a folder, averaged over the way there and the way back."""
     value = array()
     value.tofile(folder / "raw")
     raw = _speed(lambda: _copy_twice(folder))
@@ -50,9 +53,9 @@ def folder_lines(folder: Path) -> Iterator[Line]:
 
 
 def bucket_lines(folder: Path, address: str) -> Iterator[Line]:
-    """Yield MiB/s to a bucket and back.
+    """Yield MiB/s through a bucket, averaged over the way there and the way back.
 
-    :param address: of a store in it that nobody else uses
+    :param address: address of an unused store in the bucket
     """
     store = open_bucket(address)
     value = array()
@@ -69,7 +72,7 @@ def bucket_lines(folder: Path, address: str) -> Iterator[Line]:
 
 
 def _speed(move: Callable[[], None], share: int = 1) -> float:
-    """Return the best of some runs in MiB/s: a disk is never faster than it is, but often slower."""
+    """Return the best of some runs in MiB/s, because other load only makes a disk slower."""
     times = []
     for _ in range(REPEATS):
         os.sync()
@@ -81,7 +84,7 @@ def _speed(move: Callable[[], None], share: int = 1) -> float:
 
 
 def _warm_memory() -> None:
-    """Touch as much as a run needs: a virtual machine may have to get it back from its host first."""
+    """Touch as much memory as a run needs. A virtual machine may have to get the memory from its host."""
     subprocess.run([sys.executable, "-c", f"bytearray({6 * BYTES})"], check=True)
 
 
@@ -125,7 +128,7 @@ def _through_step(value: numpy.ndarray[Any, Any], folder: Path, address: str) ->
     loaded = run_step(hook, call, address)
     if loaded.nbytes != value.nbytes or loaded[-1] != value[-1]:
         raise RuntimeError("another array came back")
-    for path in ("results", "parts"):  # a part that is there already would not be sent again
+    for path in ("results", "parts"):  # a part that exists already would not be sent again
         store.delete_folder(path)
 
 

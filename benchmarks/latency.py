@@ -1,4 +1,7 @@
-"""How long a task that does nothing takes in a real Airflow, by each way of running it."""
+"""Measures the duration of a task that does nothing in a real Airflow, for each way to run the task.
+
+``__main__.py`` calls :func:`latency_lines`. ``kubernetes/latency.py`` uses the other functions.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,11 @@ NAMES = {
     "external_python": "@task.external_python",
     "virtualenv": "@task.virtualenv, without requirements",
 }
-MARGIN_S = 0.3  # what a step may cost over Airflow's own deferral
+MARGIN_S = 0.3  # goal: a step may take this much longer than Airflow's own deferral
 
 
 def latency_lines() -> Iterator[Line]:
-    """Yield the median duration of each task in seconds, as Airflow's own database has it."""
+    """Yield the median duration of each task in seconds, from Airflow's database."""
     with tempfile.TemporaryDirectory(prefix="stepop-bench-") as home:
         airflow = deployment()(Path(home) / "airflow", ROOT / "benchmarks" / "dags")
         try:
@@ -40,7 +43,10 @@ def latency_lines() -> Iterator[Line]:
 
 
 def durations(airflow: Any, dag: str, names: Iterable[str]) -> dict[str, float]:
-    """Run a DAG, and return the duration of each of its tasks in seconds."""
+    """Run a DAG, and return the duration of each task in seconds.
+
+    :raises RuntimeError: a task failed
+    """
     run = airflow.trigger(dag)
     states = airflow.wait_run(dag, run)
     failed = [name for name, state in states.items() if state != "success"]
@@ -50,7 +56,7 @@ def durations(airflow: Any, dag: str, names: Iterable[str]) -> dict[str, float]:
 
 
 def deployment() -> Any:
-    """Return the class with which the tests start a real Airflow."""
+    """Return the class of the tests that starts a real Airflow."""
     from tests.support.deployment import Deployment
 
     return Deployment

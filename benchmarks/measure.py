@@ -1,4 +1,7 @@
-"""Measuring processes: CPU seconds, modules and memory of a fresh interpreter, the median of several."""
+"""Measures CPU seconds, modules and memory of fresh processes, as the median of several runs.
+
+``cases.py`` and ``peers.py`` call these functions.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ print(json.dumps([
 
 @dataclass(frozen=True)
 class Cost:
-    """What some code costs in a fresh interpreter, on top of what was loaded before."""
+    """The cost of some code in a fresh interpreter, in addition to the code that ran before."""
 
     cpu_s: float
     modules: int = 0
@@ -46,7 +49,7 @@ def is_installed(module: str) -> bool:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment without switches of Python, such as the one that keeps no bytecode."""
+    """Return the environment without Python's variables, such as the one that turns off bytecode files."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 
 

@@ -1,4 +1,7 @@
-"""What passes through the memory of an Airflow worker while a large result goes from one step to the next."""
+"""Measures the memory of an Airflow worker while a large result goes from one step to the next.
+
+``__main__.py`` calls :func:`memory_lines`.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ print("peak", int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_
 
 
 def memory_lines() -> Iterator[Line]:
-    """Yield MiB at the peak of a worker, and by how much an XCom of the same size would raise it."""
+    """Yield the peak MiB of a worker: with a small result, a large result, an XCom in object storage."""
     with tempfile.TemporaryDirectory(prefix="stepop-bench-") as home:
         env = {**os.environ, "AIRFLOW_HOME": home, "AIRFLOW__CORE__DAGS_FOLDER": str(DAG.parent)}
         env |= {"AIRFLOW__CORE__LOAD_EXAMPLES": "False"}

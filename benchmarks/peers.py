@@ -1,4 +1,7 @@
-"""What others run for one task that does nothing, and what they ship for it."""
+"""Measures peers: what they run for a task that does nothing, and the bytes that they ship.
+
+``cases.py`` calls the public functions.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ with DAG("bench", schedule=None):
     task = ExternalPythonOperator(
         task_id="t", python=sys.argv[1], python_callable=nothing, expect_airflow=False
     )
-task._bundle_path = None  # what execute() finds out in a worker
+task._bundle_path = None  # execute() sets it in a worker
 task.execute_callable()
 usage = resource.getrusage(resource.RUSAGE_CHILDREN)
 print(usage.ru_utime + usage.ru_stime)
@@ -83,8 +86,8 @@ def submitit_task_s(folder: Path) -> float:
 
 
 def external_python_s(folder: Path) -> float:
-    """Return the CPU seconds of what ``@task.external_python`` starts, with a Python that has no Airflow."""
-    file = folder / "external.py"  # it ships the source of its function
+    """Return the CPU seconds of the process of ``@task.external_python``, in a Python without Airflow."""
+    file = folder / "external.py"  # a file, because the operator ships the source of the function
     file.write_text(EXTERNAL)
     python = str(getattr(sys, "_base_executable", sys.executable))
     return repeated(lambda: _last_number([sys.executable, str(file), python]))

@@ -1,4 +1,7 @@
-"""A step from its submission until its value is here, without Airflow."""
+"""Runs one step from its submission until its value is loaded, without Airflow.
+
+``data.py`` and ``kubernetes/transfer.py`` call :func:`run_step`.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,11 @@ LOOK_S = 0.005
 
 
 def run_step(hook: StepHook, call: FunctionCall, address: str, **options: Any) -> Any:
-    """Return what a step returns; what is too large for its job goes through a store, and is left in it.
+    """Run a step and return its value.
 
-    :param address: of the store
-    :param options: fields of its spec
+    :param address: address of the store for large values; the values are left there
+    :param options: fields of the step's spec
+    :raises RuntimeError: the step failed
     """
     store = open_store(address)
     step = make_step(call, result_uri=store.uri("results"), **options)

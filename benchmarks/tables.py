@@ -1,4 +1,7 @@
-"""What a benchmark yields, and how it is shown: as text while it is measured, as Markdown in the end."""
+"""The tables of the benchmarks, as text while they are measured and as Markdown for the documentation.
+
+Each benchmark yields :class:`Line` or :class:`Table`. ``__main__.py`` prints and writes the tables.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ class Line:
     """One line of a table.
 
     :param value: in the unit of its table; ``None`` when it could not be measured
-    :param goal: what ``value`` should not exceed; of a table with ``is_more_better``, what it should reach
+    :param goal: upper limit of ``value``; lower limit in a table with ``is_more_better``
     """
 
     name: str
@@ -23,7 +26,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """Lines of one unit; the first is what the others are compared with."""
+    """Lines with the same unit. All ratios are relative to the first line."""
 
     title: str
     unit: str
@@ -31,7 +34,7 @@ class Table:
     is_more_better: bool = False
 
     def verdict(self, line: Line) -> str:
-        """Return whether the line meets its goal, in a word; empty without a goal."""
+        """Return ``met`` or ``MISSED``; empty without a goal or a value."""
         if line.goal is None or line.value is None:
             return ""
         is_met = line.value >= line.goal if self.is_more_better else line.value <= line.goal
@@ -43,7 +46,7 @@ class Table:
 
 
 def measure(table: Table) -> Table:
-    """Print the lines as they are measured, each with its ratio to the first; return the table with them."""
+    """Measure the lines, print each one with its ratio to the first, and return the table with all lines."""
     print(f"{table.title:58} {table.unit:>9} {'ratio':>7} {'goal':>9}")
     done: list[Line] = []
     for line in table.lines:
@@ -59,7 +62,7 @@ def measure(table: Table) -> Table:
 
 
 def to_markdown(tables: Sequence[Table]) -> str:
-    """Return the tables as they stand in the documentation."""
+    """Return the tables as Markdown for the documentation."""
     parts = []
     for table in tables:
         lines = list(table.lines)

@@ -1,4 +1,7 @@
-"""What a triggerer pays for a thousand jobs that wait, and how soon it notices that one has ended."""
+"""Measures the cost of a thousand waiting jobs in a triggerer, and how soon the triggerer notices an end.
+
+``__main__.py`` calls :func:`watcher_lines` and :func:`noticing_lines`.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,11 @@ from benchmarks.tables import Line
 JOBS = 1000
 OBSERVED_S = 2.0 if IS_SHORT else 60.0
 ENDINGS = 4 if IS_SHORT else 60  # jobs whose end is timed
-FIRST_S = 1.0 if IS_SHORT else 3.0  # what starting costs is not what waiting costs
+FIRST_S = 1.0 if IS_SHORT else 3.0  # not measured: the start of the watch costs more than the waiting
 
 
 class RunningHook(StepHook):
-    """A service whose jobs all run; it answers at once, so that only our own cost is seen."""
+    """A service whose jobs all run. It answers at once, so that only the cost of our own code is measured."""
 
     backend: ClassVar[str] = "running"
     inline_limit: ClassVar[int] = 0
@@ -45,7 +48,7 @@ class RunningHook(StepHook):
 
 
 def watcher_lines() -> Iterator[tuple[Line, Line]]:
-    """Yield (status calls a minute, share of a core in percent) of one poll per job, and of our watcher."""
+    """Yield (status calls a minute, share of a core in percent) for one poll per job, and for our watcher."""
     for name, watch, goals in (
         ("one poll per job, every 1.5 s", _poll_each, (None, None)),
         ("one watcher for all", _watch_all, (60, 3)),
@@ -90,7 +93,7 @@ def _watch_all(hook: RunningHook, handles: Sequence[JobHandle]) -> list[asyncio.
 
 
 def noticing_lines(folder: Path) -> Iterator[Line]:
-    """Yield seconds from the end of a process to the moment in which whoever waits for its job knows."""
+    """Yield the seconds from the end of a process until the watcher of its job knows."""
     for name, interval_s in (
         ("at the interval of a remote backend", 1.5),
         ("at the interval of `local`", 0.5),
@@ -101,9 +104,9 @@ def noticing_lines(folder: Path) -> Iterator[Line]:
 
 
 async def _delays(hook: LocalStepHook, interval_s: float) -> list[float]:
-    """Run real processes, a few at a time, that end at random times under a watcher."""
+    """Run real processes that end at random times. Return for each end the seconds until it is noticed."""
     watcher, limit = Watcher(hook), asyncio.Semaphore(4)
-    # one that outlives the others: a watcher that has just begun looks more often
+    # This process outlives the others, because a new watcher polls more often at first
     keeper = make_step(["sleep", "600"])
     kept = await asyncio.to_thread(hook.submit, keeper.spec, keeper.payload)
 
@@ -124,6 +127,6 @@ async def _delays(hook: LocalStepHook, interval_s: float) -> list[float]:
         delays = await asyncio.gather(*(delay() for _ in range(ENDINGS)))
     hook.cancel(kept)
     while not hook.status([kept])[kept].state.is_terminal:
-        time.sleep(0.05)  # noqa: ASYNC251 - nobody else is left in the loop
+        time.sleep(0.05)  # noqa: ASYNC251 - no other task is left in the loop
     hook.delete(kept)
     return list(delays)

@@ -1,4 +1,7 @@
-"""A large result that one step makes and another one reads: the worker only passes the reference on."""
+"""A DAG whose first step returns a large result that the second step reads. ``memory.py`` runs it.
+
+The worker only passes on the reference to the result.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Tasks that do nothing, one after the other: what is left is what each way of running them costs."""
+"""A DAG of tasks that do nothing, one after the other. ``benchmarks/latency.py`` runs it.
+
+The duration of a task is the cost of its way to run.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from airflow.sdk import BaseOperator, chain, dag, task
 
 
 class DeferOnce(BaseOperator):
-    """Airflow's own least: a task that defers once, to a trigger that fires at once."""
+    """The minimum for a deferred task in Airflow: its trigger fires at once."""
 
     def execute(self, context):
         from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger

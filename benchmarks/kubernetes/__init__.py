@@ -1,1 +1,4 @@
-"""Steps on the cluster of ``KUBECONFIG``, beside Airflow's own KubernetesPodOperator there."""
+"""Benchmarks of steps on the cluster of ``KUBECONFIG``, compared with Airflow's KubernetesPodOperator.
+
+``benchmarks/__main__.py`` calls ``tables(room)`` of each module but ``cluster.py``.
+"""

@@ -1,4 +1,7 @@
-"""A namespace to measure in, steps that run on nodes that only play them, and what goes over the wire."""
+"""What the benchmarks of this folder share: a namespace, simulated steps, and counters of requests.
+
+Simulated steps run on nodes of kwok, if the cluster has these nodes.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ CONN_ID = "kubernetes_default"
 IMAGE = default_image()
 MANAGED = "app.kubernetes.io/managed-by=airflow-stepop"
 IS_SHORT = bool(os.environ.get("STEPOP_BENCH_SHORT"))
-FEW = 12  # steps that one real node runs at once
+FEW = 12  # limit of steps on one real node
 PATIENCE_S = 600.0
 RUN_S = 7200
 THREADS = 8
@@ -34,17 +37,17 @@ THREADS = 8
 
 @dataclass(frozen=True)
 class Room:
-    """Where pods go that need not do anything.
+    """The namespace of a benchmark, with nodes for pods that need not do anything.
 
-    :param is_played: there are nodes with the label and the taint ``fake=true``, whose pods are only played
-        (https://kwok.sigs.k8s.io): as many as one likes
+    :param is_played: the cluster has nodes with the label and the taint ``fake=true``. Their pods are only
+        simulated (https://kwok.sigs.k8s.io), in any number
     """
 
     namespace: str
     is_played: bool
 
     def settings(self, run_s: float = RUN_S) -> dict[str, Any]:
-        """Return the settings of a step that seems to run for so long."""
+        """Return the settings of a step that seems to run for ``run_s`` seconds."""
         if not self.is_played:
             return {}
         tolerated = [{"key": "fake", "operator": "Exists", "effect": "NoSchedule"}]
@@ -59,7 +62,7 @@ class Room:
 
 
 def why_not(module: str) -> str:
-    """Return why a module of this package cannot be measured here; empty when it can."""
+    """Return why a module of this package cannot run here; empty when it can."""
     if not os.environ.get("KUBECONFIG"):
         return "set KUBECONFIG to a cluster (kind create cluster; or k3s, minikube, ...)"
     if not is_installed("airflow.providers.cncf.kubernetes"):
@@ -71,12 +74,12 @@ def why_not(module: str) -> str:
 
 @contextlib.contextmanager
 def room() -> Iterator[Room]:
-    """Make a namespace and the connection to it; remove both."""
+    """Create a namespace and the connection to it; remove both at the end."""
     import structlog
 
     from tests.support.cluster import namespace
 
-    logging.disable(logging.WARNING)  # the operator says much
+    logging.disable(logging.WARNING)  # the operator logs a lot
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     with namespace() as name:
         _allow_pod_operator(name)
@@ -85,7 +88,7 @@ def room() -> Iterator[Room]:
 
 
 def _allow_pod_operator(namespace: str) -> None:
-    """Give the account what KubernetesPodOperator needs beyond what steps need."""
+    """Give the account the permissions that KubernetesPodOperator needs and steps do not need."""
     from kubernetes import client
 
     from tests.support.cluster import NAME
@@ -104,7 +107,7 @@ def _allow_pod_operator(namespace: str) -> None:
 
 @cache
 def _client() -> Any:
-    """Return a client of our own: the operator's hook changes what is the default for all."""
+    """Return a separate client, because the operator's hook changes the client's default configuration."""
     from kubernetes import config
 
     return config.new_client_from_config()
@@ -121,7 +124,7 @@ def hook() -> KubernetesStepHook:
 
 
 def started(steps: Sequence[Step]) -> list[JobHandle]:
-    """Submit the steps, and return when all of them run."""
+    """Submit the steps, and return their handles when all of them run."""
     ours = hook()
     with ThreadPoolExecutor(THREADS) as pool:
         handles = list(pool.map(lambda step: ours.submit(step.spec, step.payload), steps))
@@ -149,7 +152,7 @@ def emptied(namespace: str) -> None:
             batch.delete_collection_namespaced_job(namespace, body={"propagationPolicy": "Background"})
             pods.delete_collection_namespaced_pod(namespace, grace_period_seconds=0)
         except client.ApiException as error:
-            if error.status != 504:  # thousands take longer than a request may
+            if error.status != 504:  # thousands of objects take longer than the limit of a request
                 raise
             return False
         return True
@@ -159,18 +162,18 @@ def emptied(namespace: str) -> None:
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
-    """Wait as tests do, and longer: for thousands of objects."""
+    """Wait like the tests, but longer, since there are thousands of objects."""
     from tests.support.waiting import wait_until
 
     wait_until(condition, what, patience_s=PATIENCE_S, pause_s=0.5)
 
 
-# -- what goes over the wire
+# -- counting requests
 
 
 @dataclass
 class Requests:
-    """Counts what the official clients send in this process, the one of threads and the one of asyncio."""
+    """Counts the requests of the official clients in this process: of the blocking and the asyncio client."""
 
     states: int = 0
     logs: int = 0
@@ -193,11 +196,11 @@ class Requests:
 
     @classmethod
     def counted(cls, is_asyncio: bool = False, has_logs: bool = True) -> Requests:
-        """Begin to count, until this process ends.
+        """Patch the clients so that they count until this process ends.
 
-        :param is_asyncio: the client of asyncio, too, which takes as much memory as the other one
-        :param has_logs: ``False``: the API server is asked for something short instead of a log, which pods
-            that are only played do not have
+        :param is_asyncio: count in the asyncio client, too; its import takes as much memory as the other's
+        :param has_logs: ``False``: a request for a log is replaced by a short request to the API server,
+            because simulated pods have no logs
         """
         found = cls(has_logs=has_logs)
         for package in ("kubernetes", "kubernetes_asyncio")[: 2 if is_asyncio else 1]:
@@ -214,12 +217,12 @@ class Requests:
         return counting
 
 
-# -- what the cluster itself says
+# -- lives of pods
 
 
 @dataclass
 class Life:
-    """When a pod was there, and when it was over, by the clock of whoever has watched it."""
+    """When a pod was created and when it ended, by the clock of this process."""
 
     labels: dict[str, str]
     made_at: float
@@ -232,7 +235,7 @@ class Life:
 
 @dataclass
 class Lives:
-    """The lives of a namespace's pods, in a stream of their own that nobody else reads."""
+    """The lives of a namespace's pods, read from a separate watch."""
 
     namespace: str
     pods: dict[str, Life] = field(default_factory=dict)
@@ -248,7 +251,7 @@ class Lives:
             stream.shutdown()
 
     def _read(self, stream: Any) -> None:
-        with contextlib.suppress(Exception):  # what ends a stream that somebody closes
+        with contextlib.suppress(Exception):  # seen() closes the stream, which raises here
             for line in stream:
                 if line.strip():
                     self._take(json.loads(line)["object"], time.time())
@@ -260,6 +263,6 @@ class Lives:
             life.ended_at = now
 
     def of(self, begin: str) -> list[Life]:
-        """Return the lives of the pods whose names begin so, in the order of their beginnings."""
+        """Return the lives of the pods whose names begin with ``begin``, in the order of their creation."""
         found = [life for name, life in self.pods.items() if name.startswith(begin)]
         return sorted(found, key=lambda life: life.made_at)

@@ -1,4 +1,4 @@
-"""How long a task takes in a real Airflow whose pod does nothing, by each way of running it."""
+"""Measures the duration of a task in a real Airflow whose pod does nothing, for each way to run the task."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from benchmarks.tables import Line, Table
 
 DAG = "noop"
 RUNS = 5
-MARGIN_S = 1.5  # what a step may cost over its pod's own life and Airflow's own deferral
+MARGIN_S = 1.5  # goal: a step may take this much longer than its pod's life and Airflow's own deferral
 OURS = "airflow-stepop, deferred"
 ALONE = {"defer_once": "a task of Airflow that defers once", "plain": "a plain @task"}
-# in the order in which they run: the beginning of the pod's name
+# task, in the order of the DAG -> text, prefix of the pod's name
 PODS = {
     "step_deferred": (OURS, "s-"),
     "step_in_worker": ("airflow-stepop, waiting in the worker", "s-"),
@@ -28,7 +28,7 @@ PODS = {
 
 
 def tables(room: Room) -> Iterator[Table]:
-    """Yield the median duration of each task in seconds, as Airflow's own database has it."""
+    """Yield the median duration of each task in seconds, from Airflow's database."""
     variable = f"AIRFLOW_CONN_{CONN_ID.upper()}"
     env = {
         variable: os.environ[variable],
@@ -60,7 +60,7 @@ def _lines(runs: list[dict[str, float]], lives: Lives) -> Iterator[Line]:
 
 
 def _lives_of(name: str, found: list[Life]) -> list[Life]:
-    """Return the lives of one of our tasks: each run has the deferred one first."""
+    """Return the lives of one task's pods. Both tasks of ours share a prefix; the deferred one runs first."""
     if not name.startswith("step_"):
         return found
     return found[0 if name == "step_deferred" else 1 :: 2]

@@ -1,4 +1,4 @@
-"""How soon whoever waits for a step in a real pod knows that it has ended."""
+"""Measures the delay from the end of a step in a real pod until its trigger or watcher knows."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from benchmarks.tables import Line, Table
 
 ENDINGS = 3 if IS_SHORT else 20
 AT_ONCE = 3 if IS_SHORT else 4
-RUN_S = (1, 2) if IS_SHORT else (6, 10)  # longer than the operator's look at a pod that starts
+RUN_S = (1, 2) if IS_SHORT else (6, 10)  # longer than the operator polls for the start of a pod
 GOALS_S = (1.0, 2.0)
 STAMPED = "import time; time.sleep({seconds}); open('/dev/termination-log', 'w').write(str(time.time()))"
-Noticed = tuple[float, float]  # when its last instruction ran; when its end was known
+Noticed = tuple[float, float]  # time of the last instruction; time when the end was known
 
 
 def tables(room: Room) -> Iterator[Table]:
-    """Yield seconds from the end of a step to the moment in which whoever waits for it knows."""
+    """Yield the seconds from the end of a step until its trigger or watcher knows."""
     lines = []
     for name, noticed, goals in (
         ("KubernetesPodOperator, deferred", _pods_noticed, (None, None)),
@@ -59,7 +59,7 @@ async def _each(notice: Callable[[], Awaitable[Noticed]]) -> list[Noticed]:
 async def _steps_noticed(room: Room) -> list[Noticed]:
     hook = cluster.hook()
     watcher = Watcher(hook)
-    # steps that outlive the others: a watcher that has just begun looks more often
+    # These steps outlive the others, because a new watcher polls more often at first
     keepers = await asyncio.to_thread(cluster.started, [room.step() for _ in range(AT_ONCE)])
 
     async def notice() -> Noticed:
@@ -75,7 +75,7 @@ async def _steps_noticed(room: Room) -> list[Noticed]:
         return stamp, known
 
     async with watcher.subscribe(keepers[0], hook.poll_interval_s) as kept:
-        kept.wants_more = False  # a pod that is only played has no log
+        kept.wants_more = False  # a simulated pod has no log
         found = await _each(notice)
     await asyncio.to_thread(cluster.emptied, room.namespace)
     return found

@@ -1,4 +1,4 @@
-"""What a worker pays for the submission of a step: calls of the API, and time."""
+"""Measures the cost of submitting a step in a worker: API calls and time."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from benchmarks.kubernetes.cluster import CONN_ID, IS_SHORT, THREADS, Requests, 
 from benchmarks.tables import Line, Table
 
 STEPS = 12 if IS_SHORT else 200
-CALLS = 3  # the Job, its Secret, and the word that it may start
+CALLS = 3  # create the Job, create its Secret, release the Job
 
 
 def tables(room: Room) -> Iterator[Table]:
-    """Yield the calls and the milliseconds of one submission, one after the other and side by side."""
+    """Yield the calls and the milliseconds of one submission, sequentially and in threads."""
     requests = Requests.counted()
     ours, pod_operator = _our_submissions, _pod_operator_submissions
     calls, times = [], []
@@ -28,7 +28,7 @@ def tables(room: Room) -> Iterator[Table]:
         goal = CALLS if make is ours else None
         for threads in (1, THREADS):
             submissions = make(room, room.count(STEPS))
-            submissions.pop()()  # opens connections
+            submissions.pop()()  # not measured: it opens the connections
             before = requests.now()
             each_s, all_s = _submitted(submissions, threads)
             sent = (requests - before).states / len(submissions)
@@ -62,7 +62,7 @@ def _our_submissions(room: Room, count: int) -> list[Callable[[], Any]]:
 
 
 def _pod_operator_submissions(room: Room, count: int) -> list[Callable[[], Any]]:
-    """Return what the operator does until its pod exists; its client is there already, as ours is."""
+    """Return calls that create a pod like the operator. Their client exists before, as for our steps."""
     from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 
     hook = KubernetesHook(CONN_ID)

@@ -1,4 +1,4 @@
-"""A gigabyte that a step in a pod returns, beside what the way to its worker can do at all."""
+"""Measures the speed of a gigabyte that a step in a pod returns, compared with a plain copy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIGNED_S = 3600.0
 
 
 def tables(room: Room) -> Iterator[Table]:
-    """Yield MiB/s from the end of the step's function to the value in its worker."""
+    """Yield MiB/s from the end of the step's function until the worker has the value."""
     title = f"{BYTES // MIB} MiB returned by a step in a pod, through a bucket"
     endpoint = os.environ.get("STEPOP_S3_FOR_PODS")
     if not endpoint:
@@ -37,7 +37,7 @@ def tables(room: Room) -> Iterator[Table]:
 
 @contextmanager
 def _bucket(endpoint: str) -> Iterator[str]:
-    """Yield the address of a new store; it is empty again afterwards."""
+    """Yield the address of a new store; empty the store at the end."""
     server = replace(started(os.environ["STEPOP_S3SERVER"]), endpoint=endpoint, conn_id="stepop_bench_s3")
     os.environ[f"AIRFLOW_CONN_{server.conn_id.upper()}"] = server.connection()
     address = server.new_address()
@@ -66,7 +66,7 @@ def _lines(address: str) -> Iterator[Line]:
 
 
 def _speed(seconds: float) -> float:
-    return BYTES / MIB / max(seconds, 0.001)  # of a short form, which may be shorter than what it is less
+    return BYTES / MIB / max(seconds, 0.001)  # in a short run, the difference may be below zero
 
 
 def _run(function: Callable[..., Any], *args: Any, address: str) -> Any:
@@ -75,7 +75,7 @@ def _run(function: Callable[..., Any], *args: Any, address: str) -> Any:
 
 
 def _best_s(work: Callable[[], Any]) -> float:
-    """Return the shortest of some runs: a busy host adds to each, and takes nothing away."""
+    """Return the seconds of the shortest of some runs, because load on the host only adds time."""
     times = []
     for _ in range(REPEATS):
         begin = time.monotonic()
@@ -84,7 +84,7 @@ def _best_s(work: Callable[[], Any]) -> float:
     return min(times)
 
 
-# -- in the pod: functions inside of functions, which travel with their code
+# -- in the pod: inner functions, because these are sent with their code
 
 
 def _maker() -> Callable[[int], int]:

@@ -1,4 +1,4 @@
-"""What a triggerer pays for steps that wait on a cluster: each way in a fresh process of its own."""
+"""Measures the cost of waiting steps in a triggerer. Each way to wait is measured in a fresh process."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ from benchmarks.tables import Line, Table
 JOBS = 20 if IS_SHORT else 1000
 MORE = 0 if IS_SHORT else 5000
 OBSERVED_S = 3.0 if IS_SHORT else 60.0
-FIRST_S = 3.0 if IS_SHORT else 15.0  # for JOBS of them: what starting costs is not what waiting costs
-SUBMIT_S = 20 if IS_SHORT else 120  # in which all steps are submitted and run
+FIRST_S = 3.0 if IS_SHORT else 15.0  # for JOBS steps: wait before measuring, since the start costs more
+SUBMIT_S = 20 if IS_SHORT else 120  # time for submitting all steps, until all run
 MIB = 2**20
 OURS, POD_OPERATOR = "airflow-stepop", "KubernetesPodOperator"
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one process has paid.
+    """The cost of one process.
 
-    :param requests: a minute, those for logs apart
-    :param share: of a core
-    :param memory_bytes: on top of a process in which nothing of the cluster was imported
-    :param ended: triggers that have fired meanwhile
+    :param requests: requests a minute, without those for logs
+    :param logs: requests for logs a minute
+    :param share: share of a core, from 0 to 1
+    :param memory_bytes: memory in addition to a process that has imported nothing for the cluster
+    :param ended: number of triggers that fired meanwhile
     """
 
     requests: float
@@ -50,7 +51,7 @@ class Cost:
 
 
 def tables(room: Room) -> Iterator[Table]:
-    """Yield requests, processor and memory for a thousand waiting steps, and for more of them."""
+    """Yield requests, CPU share and memory for a thousand waiting steps, and for more steps."""
     few, more = room.count(JOBS), room.count(MORE)
     costs: list[tuple[str, Cost, bool]] = []
     handles = cluster.started([room.step() for _ in range(few)])
@@ -80,7 +81,7 @@ def tables(room: Room) -> Iterator[Table]:
 
 
 def _while_they_end(room: Room, count: int) -> Cost:
-    """Have the steps end one after the other while they are waited for."""
+    """Measure while the steps end one after the other."""
     span_s = FIRST_S + OBSERVED_S + 10
     steps = [room.step(round(SUBMIT_S + span_s * number / count)) for number in range(count)]
     began = time.monotonic()
@@ -93,7 +94,12 @@ def _json(handles: Sequence[JobHandle]) -> list[Any]:
 
 
 def observed(way: str, jobs: Sequence[Any], first_s: float = FIRST_S) -> Cost:
-    """Return what a process pays that waits for the jobs."""
+    """Return the cost of a new process that waits for the jobs.
+
+    :param way: key of :data:`WAYS`
+    :param jobs: handles as JSON, or names of pods
+    :param first_s: seconds before the measurement begins
+    """
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump({"way": way, "jobs": jobs, "first_s": first_s}, file)
         file.flush()
@@ -107,11 +113,11 @@ def observed(way: str, jobs: Sequence[Any], first_s: float = FIRST_S) -> Cost:
     return Cost(**json.loads(done.stdout.splitlines()[-1]))
 
 
-# -- in that process
+# -- in the new process
 
 
 def main() -> None:
-    import airflow.triggers.base  # noqa: F401 - what every triggerer has
+    import airflow.triggers.base  # noqa: F401 - every triggerer has imported it
 
     logging.disable(logging.CRITICAL)
     given = json.loads(Path(sys.argv[1]).read_text())
@@ -119,7 +125,7 @@ def main() -> None:
 
 
 async def _tell(way: str, jobs: Sequence[Any], first_s: float) -> None:
-    """Print what was observed, and end: triggers of an operator may not let themselves be cancelled."""
+    """Print the cost and exit at once, because the operator's triggers may not react to a cancellation."""
     print(json.dumps(asdict(await _observe(way, jobs, first_s))), flush=True)
     os._exit(0)
 
@@ -137,7 +143,7 @@ async def _observe(way: str, jobs: Sequence[Any], first_s: float) -> Cost:
     ended = sum(task.done() for task in tasks) - ended
     for task in tasks:
         if task.done():
-            task.result()  # an error is no waiting
+            task.result()  # raises the error of a trigger that failed
     memory = _memory_bytes() - memory
     a_minute = 60 / seconds
     return Cost(sent.states * a_minute, sent.logs * a_minute, cpu / seconds, memory, ended)
@@ -163,9 +169,8 @@ def _our_triggers(jobs: Sequence[Any]) -> list[Any]:
     waiter = {"dag_id": "dag", "run_id": "run", "task_id": "task", "map_index": -1, "since": time.time()}
     found = [RemoteStepTrigger(job, {}, KubernetesStepHook.poll_interval_s, waiter) for job in jobs]
     for trigger in found:
-        trigger.task_instance = SimpleNamespace(
-            task_id="task"
-        )  # as in a triggerer: an end of it is no end of the job
+        # As in a triggerer, so that the end of this process does not end the job
+        trigger.task_instance = SimpleNamespace(task_id="task")
     return found
 
 

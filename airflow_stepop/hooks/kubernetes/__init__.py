@@ -1,6 +1,7 @@
-"""The ``kubernetes`` backend: a step is a Job on the user's cluster; ``hook`` says how.
+"""The ``kubernetes`` backend: a step runs as a Job on the user's cluster. ``hook.py`` is the place to start.
 
-A name is loaded on first use, and no module here imports the package ``kubernetes`` when it is loaded.
+Each name below is imported on first use. No module of this folder imports the package ``kubernetes`` at load
+time, because a DAG file must not pay for the client.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""What Airflow's account may do in a namespace, and what that namespace has room for: for ``check``.
+"""Checks the permissions of Airflow's account in a namespace, and the namespace's quotas and limits.
 
-The functions that ask the cluster take a :class:`Cluster`; the others are pure. docs/backends/kubernetes.md
-prints the Role of :data:`NEEDED`.
+``KubernetesStepHook.check`` runs these checks for ``airflow stepop check``. The functions that take a
+:class:`Cluster` send requests; the others are pure. docs/backends/kubernetes.md has the Role of
+:data:`NEEDED`.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from airflow_stepop.hooks.kubernetes.cluster import Cluster
     from airflow_stepop.hooks.kubernetes.objects import Json
 
-NAME = "airflow-stepop"  # of the Role and of what binds it
-# (API group, resource) -> what the hook does with it
+NAME = "airflow-stepop"  # of the Role and of the RoleBinding
+# (API group, resource) -> verbs that the hook uses
 NEEDED: Mapping[tuple[str, str], Sequence[str]] = {
     ("batch", "jobs"): ("create", "get", "list", "watch", "patch", "delete"),
     ("", "secrets"): ("create", "get"),
@@ -29,20 +30,20 @@ NEEDED: Mapping[tuple[str, str], Sequence[str]] = {
 }
 REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 WHO_AM_I = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
-ACCOUNT = "system:serviceaccount:"  # how the names of service accounts begin
+ACCOUNT = "system:serviceaccount:"  # prefix of the user name of a service account
 
-# what every step takes from a quota; further ones count for steps that ask for them
+# The resources that every step takes from a quota. Others are taken by steps that ask for them
 # https://kubernetes.io/docs/concepts/policy/resource-quotas/
 _COUNTS = ("pods", "secrets", "count/pods", "count/secrets", "count/jobs.batch")
 _COMPUTE = ("cpu", "memory", "ephemeral-storage")
 _SIDES = ("requests.", "limits.")
-_NOT_OURS = "NotTerminating"  # the scope of pods without a deadline; every step has one
+_NOT_OURS = "NotTerminating"  # scope of pods without a deadline; every step's pod has a deadline
 
 
 def access_checks(cluster: Cluster) -> Iterator[Check]:
-    """Yield the checks: is the namespace there, may steps run in it, and what are its limits."""
-    fix, prefix = "check the connection, and ask again", f"{cluster.host} does not say: "
-    # without a namespace, nobody can say what would be allowed in it
+    """Yield the checks: does the namespace exist, may Airflow run steps there, what are the limits there."""
+    fix, prefix = "check the connection, and try again", f"{cluster.host} does not answer this question: "
+    # without the namespace, the other checks would have no meaning
     yield Check("namespace", lambda: _account(cluster), fix, prefix, is_needed=True)
     yield Check("permissions", lambda: _permissions(cluster), fix, prefix)
     yield Check("quotas", lambda: _quotas(cluster), fix, prefix)
@@ -50,42 +51,44 @@ def access_checks(cluster: Cluster) -> Iterator[Check]:
 
 
 def _account(cluster: Cluster) -> Iterator[Finding]:
-    """Yield whether the cluster knows the connection's account, and has the namespace."""
+    """Check that the cluster accepts the connection's account, and that the namespace exists."""
     try:
         yield from _namespace(cluster)
     except Exception as error:
         if status_of(error) != 401:
             raise
-        message = f"{cluster.host} takes the connection's account for nobody: {message_of(error)}"
+        message = f"{cluster.host} does not accept the connection's account: {message_of(error)}"
         yield Finding(False, "account", message, "renew the token or the certificate of the connection")
 
 
 def _namespace(cluster: Cluster) -> Iterator[Finding]:
-    """Yield whether there is such a namespace, where one may know."""
+    """Check that the namespace exists; yield nothing if the account may not read namespaces."""
     name = cluster.namespace
     try:
         found = cluster.get_namespace()
     except Exception as error:
-        if status_of(error) == 403:  # steps need no such right
+        if status_of(error) == 403:  # steps do not need this permission
             return
         raise
     if found is None:
-        fix = f"kubectl create namespace {name}, or name another in the connection"
+        fix = f"kubectl create namespace {name}, or name another one in the connection"
         yield Finding(False, "namespace", f"there is no namespace {name!r}", fix)
     elif found.get("status", {}).get("phase") == "Terminating":
-        fix = "wait until it is gone and create it again, or name another in the connection"
+        fix = "wait until it is gone and create it again, or name another one in the connection"
         yield Finding(False, "namespace", f"the namespace {name!r} is being deleted", fix)
     else:
-        yield Finding(True, "namespace", f"steps run in the namespace {name!r}, which is there")
+        yield Finding(True, "namespace", f"steps run in the namespace {name!r}, which exists")
 
 
-# -- what the account may do
+# -- permissions
 
 
 def _permissions(cluster: Cluster) -> Iterator[Finding]:
     missing = {resource: verbs for group, resource in NEEDED if (verbs := _refused(cluster, group, resource))}
     if not missing:
-        yield Finding(True, "permissions", f"Airflow may do all that steps need in {cluster.namespace!r}")
+        yield Finding(
+            True, "permissions", f"Airflow may do everything that steps need in {cluster.namespace!r}"
+        )
         return
     user = _user(cluster)
     listed = "; ".join(f"{', '.join(verbs)} {resource}" for resource, verbs in missing.items())
@@ -106,7 +109,10 @@ def _refused(cluster: Cluster, group: str, resource: str) -> list[str]:
 
 
 def review(namespace: str, group: str, resource: str, verb: str) -> Json:
-    """Return the question whether this account may do something; every account may ask it."""
+    """Return the SelfSubjectAccessReview for one verb; every account may send this request.
+
+    :param resource: such as ``pods``, or with a subresource ``pods/log``
+    """
     kind, _, part = resource.partition("/")
     attributes = {"namespace": namespace, "group": group, "resource": kind, "verb": verb}
     return {
@@ -121,17 +127,22 @@ def _may(cluster: Cluster, question: Json) -> bool:
 
 
 def _user(cluster: Cluster) -> str:
-    """Return who the cluster takes us for; empty where it does not say (Kubernetes before 1.28)."""
+    """Return the user name of Airflow's account; empty if the cluster has no such API (before 1.28)."""
     question = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
     try:
         found = cluster.request("POST", WHO_AM_I, question)
         return str(found["status"]["userInfo"]["username"])
-    except Exception:  # noqa: BLE001, RUF100 - its name is not what was asked for
+    except Exception:  # noqa: BLE001, RUF100 - the check works without the name
         return ""
 
 
 def role_yaml(namespace: str, user: str) -> str:
-    """Return the Role that steps need, whole (applying it replaces an older one), bound to ``user``."""
+    """Return as YAML the complete Role that steps need, and its binding to ``user``.
+
+    Applying the Role replaces an older version of it.
+
+    :param user: as the cluster names the account; empty: the binding has placeholders and a comment
+    """
     import yaml
 
     role = {
@@ -153,9 +164,7 @@ def role_yaml(namespace: str, user: str) -> str:
     texts = [
         yaml.safe_dump(one, sort_keys=False, default_flow_style=None, width=200) for one in (role, binding)
     ]
-    hint = (
-        "" if user else "# put in the account that Airflow has on this cluster: the cluster does not tell\n"
-    )
+    hint = "" if user else "# insert Airflow's account on this cluster: the cluster does not tell its name\n"
     return f"{texts[0]}---\n{hint}{texts[1]}".rstrip()
 
 
@@ -166,7 +175,7 @@ def _subject(user: str) -> Json:
     return {"kind": "ServiceAccount", "namespace": namespace or "NAMESPACE", "name": name or "ACCOUNT"}
 
 
-# -- what there is room for
+# -- quotas and limit ranges
 
 
 def _quotas(cluster: Cluster) -> Iterator[Finding]:
@@ -188,7 +197,7 @@ def _limit_ranges(cluster: Cluster) -> Iterator[Finding]:
 
 
 def _list(cluster: Cluster, kind: str) -> list[Json] | None:
-    """Return the objects of a kind that steps do not need; ``None`` when they may not be seen."""
+    """Return the objects of a kind; ``None`` when Airflow's account may not list this kind."""
     try:
         return list(cluster.list(kind))
     except Exception as error:
@@ -199,12 +208,12 @@ def _list(cluster: Cluster, kind: str) -> list[Json] | None:
 
 def _unseen(what: str) -> Finding:
     resource = {"quotas": "resourcequotas", "limit ranges": "limitranges"}[what]
-    message = f"not looked at: Airflow may not list {resource}, and steps do not need it"
+    message = f"not checked: Airflow may not list {resource}; steps do not need this permission"
     return Finding(True, what, message)
 
 
 def quota_finding(quota: Json) -> Finding:
-    """Return how much of a quota is used; not ok when a step needs what is used up."""
+    """Return how much of a quota is used; not ok when a resource that steps take is used up."""
     name, status = quota["metadata"]["name"], quota.get("status") or {}
     hard = status.get("hard") or (quota.get("spec") or {}).get("hard") or {}
     used = status.get("used") or {}
@@ -219,14 +228,15 @@ def quota_finding(quota: Json) -> Finding:
         False,
         "quotas",
         f"{message}. Used up: {', '.join(empty)}",
-        "wait for what uses it, delete jobs that are kept (airflow stepop jobs), or have the quota raised",
+        "wait for other pods to end, delete kept jobs (airflow stepop jobs), or have the quota raised",
     )
 
 
 def used_up(hard: Mapping[str, str], used: Mapping[str, str]) -> list[str]:
-    """Return what a step takes from a quota and of which nothing is left.
+    """Return the resources of a quota that steps take and that are used up.
 
-    A limit of zero on a resource that a step need not ask for, such as GPUs, is a rule and not used up.
+    A limit of zero on a resource that only some steps ask for, such as GPUs, is a rule: the resource does not
+    count as used up.
     """
     return [
         what
@@ -258,13 +268,13 @@ def _scopes(quota: Json) -> list[str]:
 _RULES = (
     ("min", "a step has at least"),
     ("max", "a step has at most"),
-    ("defaultRequest", "a step that does not say requests"),
-    ("default", "a step that does not say is limited to"),
+    ("defaultRequest", "the default request of a step is"),
+    ("default", "the default limit of a step is"),
 )
 
 
 def limits_of(limits: Json) -> list[str]:
-    """Return what a LimitRange refuses or adds, in words; empty when it does not concern pods."""
+    """Return what a LimitRange refuses or adds, as sentences; empty when the range does not apply to pods."""
     rules = []
     for one in limits.get("spec", {}).get("limits") or ():
         if one.get("type") not in ("Pod", "Container"):

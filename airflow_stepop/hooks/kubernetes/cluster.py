@@ -1,6 +1,7 @@
-"""One namespace of one cluster, spoken to in JSON through the official client.
+"""The API client for one namespace of one cluster. All requests of this backend go through it.
 
-The client's own model classes are not used: reading a thousand pods into them costs seconds.
+:class:`Cluster` sends JSON through the official client, without the client's model classes: a thousand pods
+would take seconds to load. :func:`api_error` classifies the errors of the API.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from airflow_stepop.hooks.kubernetes.objects import Json
 
-TIMEOUT_S = (5.0, 30.0)  # to connect, and for an answer
+TIMEOUT_S = (5.0, 30.0)  # to connect, and to wait for an answer
 PATHS = {
     "jobs": "/apis/batch/v1/namespaces/{}/jobs",
     "pods": "/api/v1/namespaces/{}/pods",
@@ -31,18 +32,18 @@ PATHS = {
     "resourcequotas": "/api/v1/namespaces/{}/resourcequotas",
     "limitranges": "/api/v1/namespaces/{}/limitranges",
 }
-RENEWAL_PAUSE_S = 5.0  # between two readings of the configuration, when the server knows its token no more
-PAGE = 500  # objects that one answer to a LIST may have
+RENEWAL_PAUSE_S = 5.0  # between two reloads of the configuration after error 401; the token may be new
+PAGE = 500  # limit of objects in one answer to a LIST
 
 log = logging.getLogger(__name__)
 
 
 class Cluster:
-    """A namespace, by the name of its objects.
+    """Reads and writes the objects of one namespace.
 
     :param client: an API client of the official package
-    :param namespace: where everything happens
-    :param new_client: makes another client, with a token that was renewed meanwhile
+    :param namespace: namespace of all objects, except in :meth:`list_everywhere`
+    :param new_client: loads the configuration again and returns a client with its token; called after a 401
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Cluster:
 
     @property
     def scope(self) -> str:
-        """What one status call covers."""
+        """Address of the API server and namespace, such as ``10.0.0.1:6443/steps``."""
         return f"{urlsplit(self.host).netloc}/{self.namespace}"
 
     def path(self, kind: str, name: str = "") -> str:
@@ -69,39 +70,42 @@ class Cluster:
         return f"{folder}/{quote(name, safe='')}" if name else folder
 
     def get_namespace(self) -> Json | None:
-        """Return the namespace itself, ``None`` when there is none of that name."""
+        """Return the namespace object; ``None`` when the namespace does not exist."""
         return self._or_nothing("GET", f"/api/v1/namespaces/{quote(self.namespace, safe='')}")
 
     def get(self, kind: str, name: str) -> Json | None:
-        """Return an object, ``None`` when there is none of that name."""
+        """Return an object; ``None`` when the object does not exist."""
         return self._or_nothing("GET", self.path(kind, name))
 
     def create(self, kind: str, body: Json) -> Json | None:
-        """Create an object and return it as it is now; ``None`` when there is one of that name."""
+        """Create an object and return the created one; ``None`` when the name is taken."""
         return self._or_nothing("POST", self.path(kind), body, nothing=Trouble.CONFLICT)
 
     def patch(self, kind: str, name: str, body: Json) -> Json | None:
-        """Merge ``body`` into an object and return it; ``None`` when there is none of that name."""
+        """Merge ``body`` into an object and return the result; ``None`` when the object does not exist."""
         return self._or_nothing("PATCH", self.path(kind, name), body)
 
     def delete(self, kind: str, name: str, uid: str | None = None) -> None:
-        """Delete an object and what it owns; none of that name, or another one, is not an error."""
+        """Delete an object and the objects that it owns. A missing object is not an error.
+
+        :param uid: delete only the object with this uid, and not a newer one with the same name
+        """
         body: Json = {"propagationPolicy": "Background"}
         if uid is not None:
             body["preconditions"] = {"uid": uid}
         try:
             self._or_nothing("DELETE", self.path(kind, name), body)
         except Exception as error:
-            if status_of(error) != 409:  # one of the same name that is another one
+            if status_of(error) != 409:  # a newer object has this name
                 raise
 
     def list(self, kind: str, **query: str) -> Iterator[Json]:
-        """Yield the objects that fit, such as those with ``labelSelector=...``."""
+        """Yield the objects of a kind, filtered by ``query``, such as ``labelSelector=...``."""
         for page in self._pages(self.path(kind), query):
             yield from page["items"]
 
     def list_everywhere(self, kind: str, **query: str) -> Iterator[Json]:
-        """Yield the objects that fit in every namespace; in this one where no more may be seen."""
+        """Yield the objects of all namespaces; of this one if the account may not list all (403)."""
         try:
             pages = [*self._pages(PATHS[kind].replace("/namespaces/{}", ""), query)]
         except Exception as error:
@@ -113,7 +117,7 @@ class Cluster:
                 yield from page["items"]
 
     def snapshot(self, kind: str, **query: str) -> tuple[str, Iterator[Json]]:
-        """Return the version of a list from which a watch can go on, and the objects in it."""
+        """Return the ``resourceVersion`` from which a watch can continue, and the objects of the list."""
         pages = self._pages(self.path(kind), query)
         first = next(pages)
         rest = (one for page in pages for one in page["items"])
@@ -134,8 +138,8 @@ class Cluster:
     ) -> Json:
         """Send one request and return the JSON of its answer.
 
-        :raises ClusterError: the API server refuses
-        :raises Exception: it cannot be reached
+        :raises ClusterError: the API server answers with an error
+        :raises Exception: the API server cannot be reached
         """
         found: Json = json.loads(self.open(method, path, body, query).data)
         return found
@@ -148,10 +152,11 @@ class Cluster:
         query: Mapping[str, str] | None = None,
         timeout_s: tuple[float, float] = TIMEOUT_S,
     ) -> Any:
-        """Send one request and return the answer of urllib3, its body still to be read.
+        """Send one request and return urllib3's response, whose body is not read yet.
 
-        :raises ClusterError: the API server refuses
-        :raises Exception: it cannot be reached
+        :param timeout_s: seconds to connect, and seconds without a byte of the answer
+        :raises ClusterError: the API server answers with an error
+        :raises Exception: the API server cannot be reached
         """
         try:
             return self._send(self.client, method, path, body, query, timeout_s)
@@ -161,7 +166,7 @@ class Cluster:
         return self._send(self.client, method, path, body, query, timeout_s)
 
     def _renew(self) -> bool:
-        """Read the token again, which its owner may have replaced; return whether it can be tried."""
+        """Load the configuration again, as its token may have been replaced; return whether to retry."""
         if self._new_client is None:
             return False
         with self._renewing:
@@ -169,7 +174,7 @@ class Cluster:
                 self._renewed_at = time.monotonic()
                 try:
                     self.client = self._new_client()
-                except Exception as error:  # noqa: BLE001, RUF100 - what the server said is the error to show
+                except Exception as error:  # noqa: BLE001, RUF100 - the caller raises the server's 401
                     log.info("The configuration of %s cannot be read again: %s", self.host, error)
                     return False
         return True
@@ -197,7 +202,7 @@ class Cluster:
                 _preload_content=False,
                 _request_timeout=timeout_s,
             )
-        except ApiException as error:  # whose text is all that the server has sent, headers too
+        except ApiException as error:  # its text has the whole answer, with all headers
             raise ClusterError(client.configuration.host, error) from None
 
     def _or_nothing(
@@ -207,28 +212,28 @@ class Cluster:
 
 
 class ClusterError(Exception):
-    """The API server answers a request with an error.
+    """The API server answered a request with an error.
 
-    :param host: its address
-    :param answer: as the official client raises it
+    :param host: address of the API server
+    :param answer: the exception of the official client
     """
 
     def __init__(self, host: str, answer: ApiException) -> None:
         self.status = int(answer.status or 0)
         self.reason = _field_of(answer, "reason")
         if self.status == 404 and self.reason != "NotFound":
-            self.status = 502  # of something in between: an API server says what it has not found
+            self.status = 502  # the 404 of a proxy: an API server always gives the reason
         self.message = _field_of(answer, "message") or str(answer.reason or "")
-        hint = " (airflow stepop check shows what Airflow may not do there)" if self.status == 403 else ""
+        hint = " (airflow stepop check shows the missing permissions)" if self.status == 403 else ""
         super().__init__(f"{host} answers {answer.status}: {self.message}{hint}")
 
 
 def status_of(error: Exception) -> int | None:
-    """Return the HTTP status of an answer of the API server; ``None`` for any other error."""
+    """Return the HTTP status of a :class:`ClusterError`; ``None`` for any other error."""
     return error.status if isinstance(error, ClusterError) else None
 
 
-# message of the API server about a quota -> state of that quota
+# part of the API server's message about a quota -> state of the quota
 QUOTAS = {
     "exceeded quota": "its quota is used up",
     "status unknown for quota": "its quota is not counted yet",
@@ -237,7 +242,7 @@ _KINDS = {400: Trouble.INVALID, 403: Trouble.DENIED, 404: Trouble.NOT_FOUND, 422
 
 
 def api_error(error: Exception) -> ApiError:
-    """Return what an error of the API server means; 401 is OTHER, since a next try reads the token anew."""
+    """Classify an error of the API. 401 is OTHER: a later try reads the token again."""
     from urllib3.exceptions import HTTPError
 
     status, message = status_of(error), message_of(error)
@@ -254,14 +259,15 @@ def api_error(error: Exception) -> ApiError:
 
 
 def _is_there(error: Exception) -> bool:
-    """Return whether an error 409 means that there is an object of that name; a quota's counter, which two
-    requests change at once, gives the same status.
+    """Return whether an error 409 means that the name is taken.
+
+    Two requests that update the counter of a quota at the same time cause a 409, too.
     """
     return isinstance(error, ClusterError) and error.reason in ("AlreadyExists", "")
 
 
 def message_of(error: Exception) -> str:
-    """Return what the API server says in an error, else the error itself."""
+    """Return the API server's message in an error; the text of any other error."""
     return (error.message if isinstance(error, ClusterError) else "") or str(error)
 
 

@@ -1,8 +1,9 @@
-"""A connection of Airflow's type ``kubernetes``, read as the provider's own hook reads it.
+"""Reads a connection of Airflow's type ``kubernetes``. ``KubernetesStepHook`` calls :func:`connect`.
 
-Not by that hook: loading it costs half a second of CPU in each of the two workers that a step has (it brings
-a second, asynchronous client), and it keeps what it has loaded in variables of the client's module, which
-two connections of one process would share. See decision 0012.
+The fields mean the same as in the provider's ``KubernetesHook``. This module does not use that hook, for two
+reasons (decision 0012). Loading the hook costs half a second of CPU in each of a step's two worker sessions,
+because the hook imports a second, asynchronous client. And the hook loads the configuration into globals of
+the client's module, so that two connections in one process would share one configuration.
 """
 
 from __future__ import annotations
@@ -30,17 +31,18 @@ FIELDS = (
     "xcom_sidecar_container_image", "xcom_sidecar_container_resources",
 )  # fmt: skip
 IN_CLUSTER_NAMESPACE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
-# a line that a firewall has dropped is noticed: seconds until a probe, seconds between two, and how many
+# TCP keepalive, to notice a connection that a firewall has dropped: seconds of silence before the first
+# probe, seconds between two probes, number of probes
 KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 
 
 def connect(connection: Connection | None, context: str | None, namespace: str | None) -> Cluster:
-    """Return the namespace that a connection leads to.
+    """Return the API client for a connection.
 
-    :param connection: ``None``: the account of Airflow's own pod, else the default kubeconfig
-    :param context: of the kubeconfig, over the connection's
-    :param namespace: over the connection's
-    :raises StepConfigError: the connection leads nowhere
+    :param connection: ``None``: use the account of Airflow's own pod, else the default kubeconfig
+    :param context: context of the kubeconfig; ``None``: the connection's
+    :param namespace: ``None``: the connection's, else that of Airflow's own pod, else ``default``
+    :raises StepConfigError: the connection has a wrong field, or no valid configuration of a cluster
     """
     from kubernetes.config import ConfigException
     from yaml import YAMLError
@@ -54,7 +56,7 @@ def connect(connection: Connection | None, context: str | None, namespace: str |
         named = (
             f"connection {connection.conn_id!r}"
             if connection is not None
-            else "no connection kubernetes_default, and what is here,"
+            else "the default configuration (there is no connection kubernetes_default)"
         )
         if context is not None:
             named = f"kubernetes_context={context!r} with {named}"
@@ -69,13 +71,16 @@ def connect(connection: Connection | None, context: str | None, namespace: str |
 
 
 def _check_spelling(fields: Mapping[str, object], connection: Connection | None) -> None:
-    """Refuse what is nearly a field: steps would run elsewhere. Others may be for somebody else."""
+    """Refuse a misspelled field, with which steps would run elsewhere. Other keys may serve other tools.
+
+    :raises StepConfigError: a key is similar to a field, but is none
+    """
     for name in fields:
         known = name.removeprefix("extra__kubernetes__")
         if known not in FIELDS and (close := get_close_matches(known, FIELDS, n=1, cutoff=0.8)):
             where = f"connection {connection.conn_id!r}" if connection is not None else "the connection"
             raise StepConfigError(
-                f"{where} has {name!r} in its extra, which is no field of it; did you mean {close[0]!r}?"
+                f"{where} has the unknown field {name!r} in its extra; did you mean {close[0]!r}?"
             )
 
 
@@ -97,7 +102,7 @@ def _load(configuration: Configuration, fields: Mapping[str, Any], context: str 
 
     ways = [name for name in WAYS if _field(fields, name)]
     if len(ways) > 1:
-        raise ValueError(f"it has {' and '.join(ways)}, of which one is enough")
+        raise ValueError(f"its extra has {' and '.join(ways)}; only one of them is allowed")
     given = _field(fields, ways[0]) if ways else None
     if ways == ["in_cluster"]:
         config.load_incluster_config(client_configuration=configuration)
@@ -123,7 +128,7 @@ def _keep_alive(configuration: Configuration) -> None:
 
 
 def _field(fields: Mapping[str, object], name: str) -> Any:
-    """Return a field of the connection, or of one that an older Airflow has saved."""
+    """Return a field of the connection's extra; older versions of Airflow saved it with a prefix."""
     return fields.get(name) or fields.get(f"extra__kubernetes__{name}") or None
 
 

@@ -1,6 +1,7 @@
-"""The page of a job in whatever console a cluster has: an address with gaps, from the connection.
+"""Builds the address of a job's page in the cluster's console, from ``console_url`` of the connection.
 
-Pure. ``submit`` refuses an address that is none; where a job is there already, nobody fails for a link.
+``KubernetesStepHook`` calls :func:`job_url`. The functions are pure. ``submit`` refuses an invalid address;
+once a job exists, an invalid address only removes the link.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ PLACEHOLDERS = ("namespace", "name", "context")
 
 
 def job_url(connection: Connection, handle: JobHandle) -> str | None:
-    """Return the page of a job; ``None`` when the connection names no console.
+    """Return the address of a job's page; ``None`` when the connection has no ``console_url``.
 
-    :raises StepConfigError: what it names is no address, or has a gap that nothing fills
+    :raises StepConfigError: ``console_url`` is no address, or has a placeholder without a value
     """
     extra = extra_of(connection)
     template = extra.get(KEY)
@@ -40,18 +41,16 @@ def job_url(connection: Connection, handle: JobHandle) -> str | None:
 
 
 def filled(template: object, values: Mapping[str, str]) -> str:
-    """Return the address with every ``{placeholder}`` replaced by its value, quoted.
+    """Return the address with each ``{placeholder}`` replaced by its value, quoted for a URL.
 
-    :raises StepConfigError: it is no address, has an unknown placeholder, or one without a value
+    :raises StepConfigError: the template is no address, or a placeholder is unknown or has no value
     """
     if not isinstance(template, str):
         raise StepConfigError(f"{template!r} is no address")
     try:
         pieces = list(Formatter().parse(template))
     except ValueError as error:
-        raise StepConfigError(
-            f"{template!r} cannot be read: {error}; a brace of its own is doubled"
-        ) from None
+        raise StepConfigError(f"{template!r} cannot be read: {error}; write a literal brace twice") from None
     url = ""
     for literal, field, spec, conversion in pieces:
         url += literal
@@ -71,7 +70,7 @@ def _value(field: str, values: Mapping[str, str]) -> str:
         raise StepConfigError(f"there is no placeholder {{{field}}}; there are {names}")
     if not values.get(field):
         raise StepConfigError(
-            f"nothing says what {{{field}}} is; write it out"
+            f"there is no value for {{{field}}}; write the value itself"
             + (
                 ", or set kubernetes_context or the connection's cluster_context"
                 if field == "context"

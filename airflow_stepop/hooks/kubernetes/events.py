@@ -1,4 +1,4 @@
-"""Warning events of the cluster: of Jobs without a pod, and of pods that do not start.
+"""Reads warning events of Jobs without a pod and of pods that do not start. ``job_states.py`` calls it.
 
 https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/
 """
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FEW = 3  # up to so many objects are read one by one
-PAUSE_S = 5.0  # between two reads, however many objects are blocked
-WANTED_S = 15.0  # an object that was asked for is read along with others for so long
+FEW = 3  # up to this number, the events of objects are read one object at a time
+PAUSE_S = 5.0  # between two reads, independent of the number of blocked objects
+WANTED_S = 15.0  # an object stays in the reads this long after it was last asked for
 
 
 @dataclass(frozen=True)
 class WarningEvent:
-    """What went wrong with an object, and how often."""
+    """Reason and message of a warning about an object, and how often it occurred."""
 
     reason: str
     message: str
@@ -32,7 +32,7 @@ class WarningEvent:
 
 
 class WarningEvents:
-    """The warning events of one namespace, read at most every :data:`PAUSE_S`."""
+    """The warning events of one namespace, read at most once in :data:`PAUSE_S` seconds."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -42,11 +42,14 @@ class WarningEvents:
 
     @property
     def may_be_new(self) -> bool:
-        """Whether the next call reads from the cluster."""
+        """Whether the next call of :meth:`of` reads from the cluster."""
         return time.monotonic() - self._read_at >= PAUSE_S
 
     def of(self, names: Collection[str]) -> Mapping[str, Sequence[WarningEvent]]:
-        """Return the events by the name of their object, at most :data:`PAUSE_S` old; an error is logged."""
+        """Return events by the name of their object, read at most :data:`PAUSE_S` seconds ago.
+
+        An error is only logged. The events then are those of the last successful read.
+        """
         now = time.monotonic()
         recent = {name: at for name, at in self._wanted.items() if now - at < WANTED_S}
         self._wanted = recent | dict.fromkeys(names, now)
@@ -54,7 +57,7 @@ class WarningEvents:
             self._read_at = now
             try:
                 self._found = self._read(self._wanted)
-            except Exception as error:  # noqa: BLE001, RUF100 - they explain a state; without them it is one, too
+            except Exception as error:  # noqa: BLE001, RUF100 - a status needs no events
                 log.info("The events of namespace %s cannot be read: %s", self._cluster.namespace, error)
         return self._found
 

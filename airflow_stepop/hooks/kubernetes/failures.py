@@ -1,7 +1,7 @@
-"""Why a step failed, from the reasons in its Job and its pod.
+"""Classifies the failure of a step, from the reasons in its Job and its pod. ``status.py`` calls this module.
 
 Sources: https://kubernetes.io/docs/concepts/workloads/pods/disruptions/#pod-disruption-conditions ,
-https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/ and, for what a kubelet says,
+https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/ and, for a kubelet's reasons,
 https://github.com/kubernetes/kubernetes/tree/v1.34.0/pkg/kubelet
 """
 
@@ -25,7 +25,7 @@ from airflow_stepop.hooks.kubernetes.pods import (
 if TYPE_CHECKING:
     from airflow_stepop.hooks.kubernetes.objects import Json
 
-# reason of a pod's condition DisruptionTarget, and of a pod itself -> what took it away
+# reason of a pod's condition DisruptionTarget, or of a pod itself -> explanation for the user
 DISRUPTIONS: Mapping[str, str] = {
     "PreemptionByScheduler": "a pod of higher priority needed its place",
     "EvictionByEvictionAPI": "it was evicted, as when its node is drained",
@@ -38,7 +38,7 @@ DISRUPTIONS: Mapping[str, str] = {
     "Terminated": "its node shut down",
     "Preempting": "a pod of higher priority needed its place",
 }
-# why a kubelet does not take a pod that no other node of its kind would take either
+# a kubelet's reasons to refuse a pod that a similar node would refuse, too
 UNSUPPORTED = (
     "AppArmor", "InitContainerRestartPolicyForbidden", "PodLevelResourcesNotSupported", "PodOSNotSupported",
     "PodOSSelectorNodeLabelDoesNotMatch", "SMTAlignmentError", "SupplementalGroupsPolicyNotSupported",
@@ -48,9 +48,9 @@ UNSUPPORTED = (
 
 @dataclass(frozen=True)
 class _End:
-    """What the cluster has of a step that failed.
+    """The objects of a failed step.
 
-    :param failed: the condition of its Job that says so; empty while it does not
+    :param failed: the Job's condition ``Failed``; empty while the Job has none
     """
 
     pod: Json | None
@@ -78,16 +78,16 @@ class _End:
 
 
 def failure_of(pod: Json | None, failed: Json) -> Failure | None:
-    """Return what the cluster knows of a failure; ``None`` when the step's own outcome says more.
+    """Return the failure as the cluster reports it; ``None`` when the step's own outcome says more.
 
-    :param failed: the Job's condition ``Failed``, empty when there is none
+    :param failed: the Job's condition ``Failed``; empty when there is none
     """
     end = _End(pod, failed)
     return next((found for rule in _RULES if (found := rule(end)) is not None), None)
 
 
 def disruption(pod: Json | None) -> str:
-    """Return what took a pod away, a word of the cluster; empty when nothing did."""
+    """Return the cluster's reason for removing a pod (see DISRUPTIONS); empty when there is none."""
     if is_true(target := condition_of(pod, "DisruptionTarget")):
         return str(target.get("reason", "DisruptionTarget"))
     reason = str((pod or {}).get("status", {}).get("reason", ""))
@@ -102,32 +102,35 @@ def _out_of_time(end: _End) -> Failure | None:
         )  # fmt: skip
     if "DeadlineExceeded" in (end.reason, end.failed.get("reason")):
         return Failure(
-            Category.START_TIMEOUT, "The job did not come to its end within its deadline, waiting included",
-            "DeadlineExceeded", end.code, "see what it waited for; raise start_timeout or timeout",
+            Category.START_TIMEOUT, "The job did not end within its deadline, waiting time included",
+            "DeadlineExceeded", end.code, "see what the job waited for; raise start_timeout or timeout",
         )  # fmt: skip
     return None
 
 
 def _refused(end: _End) -> Failure | None:
-    """The node that the scheduler had chosen did not take the pod: nothing of it ever ran."""
+    """Recognize a pod that the kubelet of its node refused. None of its containers ever ran."""
     if not end.reason or containers_of(end.pod or {}):
         return None
     message = end.message.removeprefix("Pod was rejected: ") or end.reason
     summary = f"The node refused the step's pod: {message}"
     if end.reason in UNSUPPORTED:
-        hint = "take that out of settings or pod_template, or choose other nodes with node_selector"
+        hint = "remove this option from settings or pod_template, or choose other nodes with node_selector"
         return Failure(Category.BAD_CONFIG, summary, end.reason, None, hint)
-    hint = "if it goes on: look at the labels, the free resources and the device plugins of the nodes"
+    hint = "if it happens again: check the labels, the free resources and the device plugins of the nodes"
     return Failure(Category.NO_CAPACITY, summary, end.reason, None, hint)
 
 
 def _taken_away(end: _End) -> Failure | None:
-    """Of a pod that exceeds a limit of its own a kubelet says ``Evicted`` alone, and no disruption."""
+    """Recognize an evicted or removed pod.
+
+    A pod that exceeds its own limit has the reason ``Evicted`` without the condition DisruptionTarget.
+    """
     taken = disruption(end.pod)
     if not taken and end.reason == "Evicted":
         return Failure(
-            Category.BAD_CONFIG, f"The step used more disk than it may: {end.message}".rstrip(": "),
-            end.reason, end.code, "raise disk of resource_settings, or the limit of the volume that it names",
+            Category.BAD_CONFIG, f"The step used more disk than its limit: {end.message}".rstrip(": "),
+            end.reason, end.code, "raise disk of resource_settings, or the limit of the named volume",
         )  # fmt: skip
     if not taken:
         return None
@@ -154,7 +157,7 @@ def _broken_init(end: _End) -> Failure | None:
     return Failure(
         Category.OOM if is_oom else Category.BAD_CONFIG,
         f"Init container {name!r} failed before the step began",
-        run.get("reason", ""), run.get("exitCode"), "see its last lines; they are the last lines here",
+        run.get("reason", ""), run.get("exitCode"), "see its last lines of output, which are shown here",
     )  # fmt: skip
 
 
@@ -163,7 +166,7 @@ def _deleted(end: _End) -> Failure | None:
         return None
     return Failure(
         Category.PREEMPTED, "The step's pod was deleted before it ended", "PodDeleted", None,
-        "unless its node was lost or removed: find who deletes pods in this namespace",
+        "if its node was not lost or removed: find out who deletes pods in this namespace",
     )  # fmt: skip
 
 
@@ -172,7 +175,7 @@ def _broken(end: _End) -> Failure | None:
     if reason in NEVER_BEGUN:
         return Failure(
             Category.BAD_CONFIG, f"The container could not be started: {end.run.get('message', '')}", reason,
-            end.code, "the image needs python3 in PATH: set image=, or settings python= to where it is",
+            end.code, "the image needs python3 in PATH: set image=, or settings python= to its path",
         )  # fmt: skip
     if end.run.get("message") or (end.code is not None and end.code < 128):
         return None
@@ -187,7 +190,7 @@ def _broken(end: _End) -> Failure | None:
     return None
 
 
-# the first that knows has the say
+# the first rule that returns a failure decides
 _RULES: Sequence[Callable[[_End], Failure | None]] = (
     _out_of_time, _refused, _out_of_memory, _taken_away, _broken_init, _deleted, _broken,
 )  # fmt: skip

@@ -1,8 +1,9 @@
-"""The ``kubernetes`` backend: a step is a Job of one pod on the user's cluster.
+"""The ``kubernetes`` backend: a step runs as a Job with one pod on the user's cluster.
 
-The Job is created suspended, gets a Secret with its input, and is then released in one request; whatever dies
-in between leaves nothing that runs, and the next call finishes what was begun. ``manifests.py`` has the
-objects, ``status.py`` what becomes of them.
+The worker, the triggerer and the CLI call :class:`KubernetesStepHook`. ``submit`` creates the Job suspended,
+then a Secret with the step's input, then releases the Job with one patch. If the caller dies in between,
+nothing runs: a repeated ``submit`` completes the submission, and ``lookup`` deletes the unreleased Job.
+``manifests.py`` builds the objects. ``status.py`` derives the status of a step from them.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ if TYPE_CHECKING:
     from airflow_stepop.hooks.kubernetes.objects import Json
 
 SECRET_BYTES = 1 << 20  # of all values together: https://kubernetes.io/docs/concepts/configuration/secret/
-OWN_BYTES = 160 << 10  # of it, the runner with all its features, and addresses
-ELSEWHERE = "; the step's settings name this namespace: it needs the Role of the documentation, too"
+OWN_BYTES = 160 << 10  # of these, reserved for the runner with all its features and for signed addresses
+ELSEWHERE = "; the step's settings name this namespace: the Role in the documentation is needed there, too"
 
 
 class KubernetesStepHook(StepHook[KubernetesSettings]):
@@ -82,8 +83,8 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
     inline_limit = SECRET_BYTES - OWN_BYTES
     log_reads_per_second = 5
     wrong_scope = (
-        "{handle} was made in {scope}, and the connection leads to {here} now, where there is no such job: "
-        "have it lead to that cluster again, or set cluster_context in it; if that cluster is no more, "
+        "{handle} was made in {scope}, but the connection now leads to {here}, which has no such job: "
+        "correct the connection, or set its cluster_context; if the first cluster no longer exists, "
         "delete the key 'stepop' of the task's state"
     )
 
@@ -92,7 +93,7 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
         return {}
 
     def cluster(self, context: str | None = None, namespace: str | None = None) -> Cluster:
-        """Return the namespace that a step, or a handle, names."""
+        """Return the client for a context and a namespace; the connection's own for ``None``."""
         key = context, namespace
         if key not in self._clusters:
             self._clusters[key] = connect(self.connection, context, namespace)
@@ -110,8 +111,8 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
         body, settings = self.render(spec), self.settings_of(spec)
         if not settings.outcome_in_log and not is_bucket(spec.result_uri):
             raise StepConfigError(
-                "outcome_in_log=False needs [stepop] store to be a bucket, or what a step returns could not "
-                "come back"
+                "outcome_in_log=False needs a bucket in [stepop] store: without one, results above 1 kB have "
+                "no way back"
             )
         way_back = "frames" if settings.outcome_in_log else "outcome"
         payload = replace(payload, features=payload.features | {way_back})
@@ -136,7 +137,7 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
     def _release(
         self, cluster: Cluster, job: Json, payload: Payload, spec: StepSpec, settings: KubernetesSettings
     ) -> None:
-        """Write the input, unless an earlier call has, and let the job start."""
+        """Create the Secret with the input, unless an earlier call did, and let the Job start."""
         files = dict(input_files(payload, spec))
         if settings.outcome_in_log:
             files[FRAMES] = [secrets.token_bytes(32)]
@@ -144,14 +145,14 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
         digest = payload.digest
         if cluster.create("secrets", secret) is None:
             found = _existing(cluster.get("secrets", spec.name), spec)
-            if not _is_of(job, found):  # the cluster is about to remove it
+            if not _is_of(job, found):  # of a deleted Job: the cluster's garbage collector removes it soon
                 raise ConnectionError(f"the Secret of an earlier job {spec.name} is still there")
             digest = found["metadata"]["annotations"][DIGEST]
         patch = release(job["metadata"]["uid"], digest, settings.queue_name)
         _existing(cluster.patch("jobs", spec.name, patch), spec)
 
     def lookup(self, spec: StepSpec) -> JobHandle | None:
-        """Return the job, if its submit came to its end; take back one that did not."""
+        """Return the job if its submission was completed; delete an unreleased Job."""
         cluster = self._cluster_of(spec)
         job = cluster.get("jobs", spec.name)
         if job is None or "deletionTimestamp" in job["metadata"]:
@@ -169,7 +170,7 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
         detail = {"namespace": cluster.namespace, **({"context": context} if context else {})}
         return JobHandle(self.backend, self.used_conn_id, cluster.scope, name, name, detail)
 
-    # -- what becomes of it
+    # -- status and outcome
 
     def status(self, handles: Sequence[JobHandle]) -> Mapping[JobHandle, JobStatus]:
         found = {}
@@ -206,7 +207,7 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
         ]
 
     def _exactly(self, handle: JobHandle) -> tuple[Cluster, Json | None, Sequence[Json]]:
-        """Return the cluster of a job, its Job (``None`` when it is gone) and its pods, all read now."""
+        """Return the cluster of a job, its Job (``None`` when gone) and its pods, as the API has them now."""
         cluster = self._cluster(handle)
         job, pods = self._states(cluster).exactly(handle.id)
         if job is None:
@@ -270,10 +271,11 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
             self._end(cluster, job, _ending_annotations(status))
 
     def _end(self, cluster: Cluster, job: Json, annotations: Mapping[str, str]) -> None:
-        """Have the cluster end a job: SIGTERM, the grace period, SIGKILL; the Job stays, and says why.
+        """Let the cluster end a job: SIGTERM, the grace period, SIGKILL. ``annotations`` say why.
 
-        It is ended by activeDeadlineSeconds=1, since a deletion would lose the Job; its TTL removes it later.
-        A suspended Job has no running deadline and no outcome: it is deleted.
+        The Job is ended by activeDeadlineSeconds=1, since a deletion would lose the Job and its annotations.
+        The Job's TTL removes it later. The deadline of a suspended Job does not run, and a suspended Job has
+        no outcome: it is deleted.
         """
         metadata = job["metadata"]
         if job["spec"].get("suspend"):
@@ -298,21 +300,22 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
                 yield FoundJob(handle, original, seconds(metadata["creationTimestamp"]))
 
     def link(self, handle: JobHandle) -> str | None:
-        """Return the job's page in the console that the connection names; a mistake there is a warning: the
-        job runs.
+        """Return the job's page in the console that the connection names.
+
+        A wrong ``console_url`` is only logged as a warning, because the job runs already.
         """
         if handle.conn_id is None:
             return None
         try:
             return self._job_url(handle)
-        except Exception as error:  # noqa: BLE001, RUF100 - no job fails for a link
+        except Exception as error:  # noqa: BLE001, RUF100 - a wrong link fails no job
             self.log.warning("No link to %s: %s", handle, error)
             return None
 
     def _job_url(self, handle: JobHandle) -> str | None:
-        """Return the job's page.
+        """Return the job's page; ``None`` if the connection names no console.
 
-        :raises StepConfigError: the connection's address of it is none
+        :raises StepConfigError: ``console_url`` in the connection's extra is not a valid address
         """
         return console.job_url(self.connection, handle) if self.connection is not None else None
 
@@ -333,7 +336,7 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
                     True,
                 ),
                 *access_checks(cluster),
-                Check("console", lambda: self._check_console(cluster), "correct it, or leave it out"),
+                Check("console", lambda: self._check_console(cluster), "correct console_url, or remove it"),
             ],
         )
 
@@ -345,7 +348,7 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
         known = extra_of(self.connection).get("cluster_context") if self.connection is not None else None
         url = self._job_url(self._handle("JOB", cluster, known or "CONTEXT"))
         if url is not None:
-            needed = "" if known or "CONTEXT" not in url else "; every step needs kubernetes_context for it"
+            needed = "" if known or "CONTEXT" not in url else "; every step must set kubernetes_context"
             yield Finding(True, "console", f"the page of a job is {url}{needed}")
 
     # -- handles
@@ -363,7 +366,7 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
 
 
 def _ending_annotations(status: JobStatus) -> dict[str, str]:
-    """Return the annotations that keep how a step ended, for when its pod is gone."""
+    """Return the annotations that preserve the end of a step beyond the life of its pod."""
     if status.state is JobState.SUCCEEDED:
         return {SUCCEEDED: "true"}
     failure = status.failure or Failure(Category.USER_ERROR, "The step failed: see the task's log")

@@ -1,7 +1,7 @@
-"""Keeps the Jobs and pods of a namespace up to date from watches, as an informer of client-go does.
+"""Keeps the Jobs and pods of a namespace up to date with watches, like an informer of client-go.
 
-A watch costs the API server two requests a minute and one message per change, however many jobs there are.
-:class:`~airflow_stepop.hooks.kubernetes.job_states.JobStates` uses it.
+:class:`~airflow_stepop.hooks.kubernetes.job_states.JobStates` uses :class:`JobInformer`. The two watches cost
+the API server about two requests a minute and one message per change, independent of the number of jobs.
 
 https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
 """
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     from airflow_stepop.hooks.kubernetes.cluster import Cluster
     from airflow_stepop.hooks.kubernetes.objects import Json
 
-WATCH_S = 45  # the server ends a watch after that, and another one follows: so a dead connection is noticed
-SILENCE_S = WATCH_S + 15.0  # without a byte for so long, the connection is taken for dead
-IDLE_S = 90.0  # a watch ends when no caller has asked for so long
+WATCH_S = 45  # the server ends a watch after this time, and the reader opens the next one
+SILENCE_S = WATCH_S + 15.0  # a connection that was silent for this long counts as dead
+IDLE_S = 90.0  # the reader stops when no caller has read for this long
 _ANNOTATIONS = (CANCELLED, FAILURE, OUTCOME_IN_LOG, SUCCEEDED)
 _JOB_STATUS = ("active", "terminating", "conditions", "failed", "succeeded", "uncountedTerminatedPods")
 
 
 class JobInformer:
-    """The Jobs of one namespace and their pods, for a caller that polls many jobs again and again.
+    """The Jobs of one namespace and their pods, for a caller that polls many jobs.
 
-    :param selector: of labels, which jobs and pods carry
+    :param selector: label selector of both Jobs and pods
     """
 
     def __init__(self, cluster: Cluster, selector: str) -> None:
@@ -47,13 +47,13 @@ class JobInformer:
 
     @property
     def is_watching(self) -> bool:
-        """Whether both watches run, so that an answer costs no request."""
+        """Whether both watches run, so that :meth:`objects` needs no request."""
         return self._jobs.is_watching and self._pods.is_watching
 
     def objects(self, names: Iterable[str]) -> tuple[dict[str, Json], dict[str, tuple[Json, ...]]]:
-        """Return those of the jobs that are there, by name, and pods by the name of their job.
+        """Return Jobs by name, and pods by the name of their Job. Jobs that do not exist are left out.
 
-        :raises Exception: the API cannot be asked
+        :raises Exception: the objects had to be listed, and the API refused or could not be reached
         """
         jobs = {name: job for name, (job,) in self._jobs.current(names).items()}
         return jobs, self._pods.current(jobs)
@@ -108,7 +108,7 @@ class Reflector:
         :raises Exception: the objects had to be listed, and the API refused or could not be reached
         """
         self._last_used_at = time.monotonic()
-        with self._starting:  # two threads would undo each other's changes
+        with self._starting:  # two readers would overwrite each other's changes
             if not self.is_watching:
                 self._list()
                 self._reader = threading.Thread(target=self._read, name=f"stepop-{self._kind}", daemon=True)
@@ -145,13 +145,13 @@ class Reflector:
                         return
                 finally:
                     stream.close()
-        except Exception:  # noqa: BLE001, RUF100 - whoever asks next meets it, if it lasts
+        except Exception:  # noqa: BLE001, RUF100 - the next caller lists again, and gets the error if the error lasts
             return
 
     def _apply(self, event: Json) -> bool:
-        """Apply one event of the watch; return whether the watch can go on."""
+        """Apply one event of the watch; return whether the watch can continue."""
         change, found = event["type"], event["object"]
-        if change == "ERROR":  # 410: so long ago that the server has forgotten what changed since
+        if change == "ERROR":  # usually 410: the server no longer has the changes since this version
             return False
         self._version = found["metadata"]["resourceVersion"]
         if change != "BOOKMARK":
@@ -163,7 +163,7 @@ class Reflector:
         before = self._groups.get(group, ())
         others = (one for one in before if one["metadata"]["name"] != name)
         members = (*others, self._slim(found)) if is_there else tuple(others)
-        if members == before:  # it is about what nobody here reads
+        if members == before:  # only fields changed that this backend does not read
             return
         with self._lock:
             self._changed.add(group)
@@ -182,12 +182,12 @@ def _job_of(pod: Json) -> str:
 
 
 def slim_job(job: Json) -> Json:
-    """Return the fields of a Job from which its status is told: ten thousand Jobs stay in memory."""
+    """Return only the fields of a Job that its status needs, so that ten thousand Jobs fit in memory."""
     metadata, status = _slim_metadata(job), job.get("status", {})
     annotations = job["metadata"].get("annotations") or {}
     metadata["annotations"] = {name: annotations[name] for name in _ANNOTATIONS if name in annotations}
     if PRESERVED_RECEIPT in annotations:
-        metadata["annotations"][PRESERVED_RECEIPT] = ""  # whoever reads the outcome asks for all of the Job
+        metadata["annotations"][PRESERVED_RECEIPT] = ""  # a reader of the outcome fetches the whole Job
     if queue := (job["metadata"].get("labels") or {}).get(QUEUE):
         metadata["labels"] = {QUEUE: queue}
     return {
@@ -198,7 +198,7 @@ def slim_job(job: Json) -> Json:
 
 
 def slim_pod(pod: Json) -> Json:
-    """Return the fields of a pod from which the status of its job is told."""
+    """Return only the fields of a pod that the status of its Job needs."""
     status = pod.get("status", {})
     kept = ("phase", "reason", "message", "conditions", "containerStatuses", "initContainerStatuses")
     return {

@@ -1,4 +1,8 @@
-"""The states of the jobs of one namespace: a few are read by name, many are watched."""
+"""The states of the jobs of one namespace. ``KubernetesStepHook`` reads them here.
+
+A few jobs are read by name. For more than :data:`~airflow_stepop.hooks.kubernetes.events.FEW` jobs an
+informer with two watches is started.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +24,15 @@ if TYPE_CHECKING:
     from airflow_stepop.hooks.kubernetes.cluster import Cluster
     from airflow_stepop.hooks.kubernetes.objects import Json
 
-NAMES = 200  # that the address of one request has room for
+NAMES = 200  # job names in one label selector: the URL of a request has a limit
 
 
 @dataclass(frozen=True)
 class JobView:
-    """One view at a job.
+    """A Job, its pods and its status at one moment.
 
-    :param failure: why it can never start, although the cluster goes on trying
+    :param job: ``None``: there is no such Job
+    :param failure: why the job can never start, although the cluster continues to retry
     """
 
     job: Json | None
@@ -43,11 +48,11 @@ class JobStates:
         self._cluster = cluster
         self._informer = JobInformer(cluster, selector(MANAGED))
         self._warning_events = WarningEvents(cluster)
-        self._blocked: set[str] = set()  # pending jobs whose warning events may say why
+        self._blocked: set[str] = set()  # pending jobs whose warning events may give the reason
 
     @property
     def is_watched(self) -> bool:
-        """Whether a view costs no request."""
+        """Whether watches run, so that a view needs no request."""
         return self._informer.is_watching
 
     def changed_jobs(self) -> set[str]:
@@ -78,7 +83,7 @@ class JobStates:
         return newest(self._pods_of([name]).get(name, ()))
 
     def exactly(self, name: str) -> tuple[Json | None, Sequence[Json]]:
-        """Return a job and its pods with all that the cluster has of them."""
+        """Return a Job and its pods with all fields, read from the API server now."""
         job = self._cluster.get("jobs", name)
         return job, self._pods_of([name]).get(name, ()) if job is not None else ()
 
@@ -90,10 +95,10 @@ class JobStates:
     def _consistent(
         self, jobs: Mapping[str, Json], pods: Mapping[str, Sequence[Json]]
     ) -> tuple[Mapping[str, Json], Mapping[str, Sequence[Json]]]:
-        """Read again whichever lags: jobs and pods come from two watches, or from two requests.
+        """Re-read the jobs or pods that lag behind, as the two come from two watches or two requests.
 
-        A job whose pods are not known yet would seem never to have begun. A pod that still runs although its
-        job is over would have no outcome, and half a log.
+        Without the newest pods, a job would seem never to have begun. With an old pod of a finished job, the
+        outcome and the end of the log would be missing.
         """
         old_jobs = [name for name, job in jobs.items() if not pods.get(name) and job_status.has_made_pod(job)]
         read = {name: self._cluster.get("jobs", name) for name in old_jobs}
@@ -109,7 +114,7 @@ class JobStates:
         if len(names) <= FEW and not self._informer.is_watching:
             return self._read(names)
         jobs, pods = self._informer.objects(names)
-        # The watch may not know these yet: no job is GONE before it was read by its name
+        # The watch may lag: no job counts as GONE before a read by its name
         missing = [name for name in names if name not in jobs]
         if not missing:
             return jobs, pods
@@ -119,7 +124,7 @@ class JobStates:
     def _read(self, names: Sequence[str]) -> tuple[Mapping[str, Json], Mapping[str, Sequence[Json]]]:
         read = {name: self._cluster.get("jobs", name) for name in names}
         jobs = {name: job for name, job in read.items() if job is not None}
-        return jobs, self._pods_of(names)  # those of a job that was deleted may go on for a while, too
+        return jobs, self._pods_of(names)  # also for deleted Jobs: their pods may still run
 
     def _pods_of(self, names: Sequence[str]) -> Mapping[str, Sequence[Json]]:
         found: dict[str, list[Json]] = defaultdict(list)
@@ -131,7 +136,7 @@ class JobStates:
 
 
 def selector(labels: Mapping[str, str]) -> str:
-    """Return a label selector as the API takes it."""
+    """Return labels as the text of a label selector."""
     return ",".join(f"{name}={value}" for name, value in labels.items())
 
 
@@ -140,7 +145,7 @@ def _view(job: Json | None, pods: Sequence[Json]) -> JobView:
 
 
 def _blocked_by(view: JobView) -> str | None:
-    """Return the name of the object whose events may say why a job does not begin; ``None``: all is well."""
+    """Return the name of the Job or pod whose events may say why a job does not begin, else ``None``."""
     if view.job is None or view.status.state is not JobState.PENDING or view.job["spec"].get("suspend"):
         return None
     pod = newest(view.pods)

@@ -1,4 +1,8 @@
-"""The Job and the Secret of a step, as JSON. Pure: nothing is looked up and nothing is sent."""
+"""Builds the Job and the Secret of a step as JSON. ``hook.py`` sends them.
+
+The functions are pure: they send no request. The constants name the annotations, labels and paths that the
+other modules of this backend read.
+"""
 
 from __future__ import annotations
 
@@ -30,39 +34,40 @@ if TYPE_CHECKING:
 
 PREFIX = "airflow-stepop"
 MANAGED = {"app.kubernetes.io/managed-by": PREFIX}
-LABELS = f"{PREFIX}/labels"  # annotation: the labels as they were given
-RESULTS = f"{PREFIX}/result-uri"  # annotation: where in the store the large parts of the result are
+LABELS = f"{PREFIX}/labels"  # annotation: the original labels as JSON; a label's value may be shortened
+RESULTS = f"{PREFIX}/result-uri"  # annotation: address in the store of the large parts of the result
 DIGEST = f"{PREFIX}/digest"  # annotation of the pod: SHA-256 of the manifest that the Secret holds
-RELEASED = f"{PREFIX}/released"  # annotation: the submit is complete
-CANCELLED = f"{PREFIX}/cancelled"  # annotation: somebody asked for the end
-FAILURE = f"{PREFIX}/failure"  # annotation: why the step failed, where its pod cannot tell, as JSON
-OUTCOME_IN_LOG = f"{PREFIX}/outcome-in-log"  # annotation: what the receipt has no room for is printed
-PRESERVED_RECEIPT = f"{PREFIX}/receipt"  # annotation: the receipt that its pod had
-PRESERVED_FRAMES = f"{PREFIX}/frames"  # annotation: the lines of its log that carry the outcome
-SUCCEEDED = f"{PREFIX}/succeeded"  # annotation: the step had, when what ran on beside it was ended
+RELEASED = f"{PREFIX}/released"  # annotation: the submission is complete
+CANCELLED = f"{PREFIX}/cancelled"  # annotation: the hook was asked to cancel the job
+FAILURE = f"{PREFIX}/failure"  # annotation: the failure as JSON, if the pod cannot show it
+OUTCOME_IN_LOG = f"{PREFIX}/outcome-in-log"  # annotation: a large outcome is printed to the log
+PRESERVED_RECEIPT = f"{PREFIX}/receipt"  # annotation: a copy of the receipt in the pod
+PRESERVED_FRAMES = f"{PREFIX}/frames"  # annotation: a copy of the log lines that carry the outcome
+SUCCEEDED = f"{PREFIX}/succeeded"  # annotation: the step succeeded before its sidecars were ended
 QUEUE = "kueue.x-k8s.io/queue-name"
 
-JOB_NAME = "batch.kubernetes.io/job-name"  # label that the Job controller gives its pods
+JOB_NAME = "batch.kubernetes.io/job-name"  # label that the Job controller sets on its pods
 
 INPUT, OUTPUT = "/stepop/in", "/stepop/out"
 RECEIPT = "/dev/termination-log"
-MESSAGES_BYTES = 12288  # of all containers of a pod together, each has the same share; the rest is cut off
-INJECTED = 6  # containers that webhooks may put into a pod: meshes, agents for secrets
+MESSAGES_BYTES = 12288  # for the messages of all containers of a pod; each has the same share
+INJECTED = 6  # containers that webhooks may add to a pod: service meshes, secret agents
 ENV_DIGEST = "STEPOP_DIGEST"
-COMMAND_WORDS = 4  # of the runner's command line; its options are `args`
-# beyond the step's own time limit: a pod may wait so long for its start before the cluster gives the job up
+COMMAND_WORDS = 4  # this many words of the runner's command line are `command`; the rest is `args`
+# Without a start_timeout: seconds that a Job may wait for its pod, in addition to the pod's own deadline
 START_S = 7 * 86400
-# a kubelet counts the time of a pod from when it took it: for so long images and init containers may take
+# Without a start_timeout: seconds for image pulls and init containers. The deadline of a pod counts from the
+# moment when the kubelet accepts the pod
 START_IN_POD_S = 3600
-LONGEST_DEADLINE_S = 2**31 - 1  # of a pod
+LONGEST_DEADLINE_S = 2**31 - 1  # of a pod: the API has 32 bits
 GRACE_S = 30  # between SIGTERM and SIGKILL
 
-# of a label: https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/
+# the syntax of a label's value: https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/
 LABEL_RULES = LabelRules("A-Za-z0-9._-", length=63)
 
 
 def job_labels(labels: Mapping[str, str]) -> dict[str, str]:
-    """Return the labels of a job of ours, as the API takes them."""
+    """Return the labels of a step's Job, encoded for the API."""
     return {
         **MANAGED,
         **{f"{PREFIX}/{name.replace('_', '-')}": LABEL_RULES.encode(value) for name, value in labels.items()},
@@ -70,15 +75,15 @@ def job_labels(labels: Mapping[str, str]) -> dict[str, str]:
 
 
 def default_image() -> str:
-    """Return an image with the Python of this process: a function that was pickled here runs there."""
+    """Return an image with the Python version of this process, as functions are pickled with this version."""
     return f"python:{sys.version_info[0]}.{sys.version_info[1]}-slim"
 
 
 def job_manifest(spec: StepSpec, settings: KubernetesSettings) -> Json:
-    """Return the Job, suspended: :func:`release` is what starts it.
+    """Return the Job, suspended; the patch of :func:`release` starts it.
 
-    :raises UnsupportedError: a resource that a Job cannot give
-    :raises StepConfigError: a setting that is no part of a pod, or contradicts another
+    :raises UnsupportedError: ``resources.nodes`` is more than 1
+    :raises StepConfigError: a setting has an unknown key, or contradicts another argument
     """
     if (spec.resources.nodes or 1) > 1:
         raise UnsupportedError(
@@ -88,7 +93,7 @@ def job_manifest(spec: StepSpec, settings: KubernetesSettings) -> Json:
     if settings.active_deadline_seconds not in (None, timeout_s):
         raise StepConfigError(
             f"active_deadline_seconds={settings.active_deadline_seconds} contradicts timeout={timeout_s}; "
-            "say it in one place"
+            "set one of them"
         )
     metadata = {
         "name": spec.name,
@@ -138,7 +143,7 @@ def _pod(spec: StepSpec, settings: KubernetesSettings, template: Json) -> Json:
     account = fields.get("serviceAccountName", template.get("serviceAccountName"))
     defaults = {
         "terminationGracePeriodSeconds": GRACE_S,
-        # nothing in the pod talks to the cluster unless it is given an account for that
+        # a pod needs the API only if the user gives it an account
         "automountServiceAccountToken": account is not None,
         "enableServiceLinks": False,
     }
@@ -175,11 +180,11 @@ def _container(spec: StepSpec, settings: KubernetesSettings, template: Json) -> 
         {"name": "stepop-out", "mountPath": OUTPUT},
     ]
     if spec.resources.shm is not None:
-        mounts.append({"name": "stepop-shm", "mountPath": "/dev/shm"})  # noqa: S108 - the step's, not ours
+        mounts.append({"name": "stepop-shm", "mountPath": "/dev/shm"})  # noqa: S108 - a path in the step's container
     given = normal_env(settings)
     argv = runner_argv(
         settings.python, spec, inputs=INPUT, outputs=OUTPUT,
-        digest=f"$({ENV_DIGEST})",  # the kubelet puts it in
+        digest=f"$({ENV_DIGEST})",  # the kubelet replaces it with the value
         receipt=RECEIPT, timeout=spec.timeout_s, linger=LINGER_S,
     )  # fmt: skip
     needs = requirements(spec.resources, settings)
@@ -204,7 +209,10 @@ def _container(spec: StepSpec, settings: KubernetesSettings, template: Json) -> 
 
 
 def _receipt_limit(pod: Json) -> int:
-    """Return how long the termination message of each container of a pod may be.
+    """Return the limit in bytes of one container's termination message.
+
+    A kubelet cuts the messages of a pod to :data:`MESSAGES_BYTES` in total, with the same share for each
+    container.
 
     https://github.com/kubernetes/kubernetes/tree/v1.34.0/pkg/kubelet/status (normalizeStatus)
     """
@@ -213,12 +221,12 @@ def _receipt_limit(pod: Json) -> int:
 
 
 def is_bucket(uri: str) -> bool:
-    """Return whether a step elsewhere can reach what lies there."""
+    """Return whether an address is in a bucket, which a pod can reach, and not in a folder."""
     return bool(uri) and folder_of(uri) is None
 
 
 def normal_env(settings: KubernetesSettings) -> list[Json]:
-    """Return the user's own variables, in the API's spelling."""
+    """Return the user's environment variables, in the API's spelling."""
     from airflow_stepop.hooks.kubernetes.objects import normal
 
     found: list[Json] = normal(settings.env or [], "[EnvVar]", "env")
@@ -226,7 +234,7 @@ def normal_env(settings: KubernetesSettings) -> list[Json]:
 
 
 def _literal(value: str) -> str:
-    """Return a value that means itself: Kubernetes puts variables in for ``$(NAME)``.
+    """Escape a value, since Kubernetes replaces ``$(NAME)`` with the value of a variable.
 
     https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/ (env.value)
     """
@@ -234,7 +242,12 @@ def _literal(value: str) -> str:
 
 
 def secret_manifest(job: Mapping[str, Any], digest: str, files: Mapping[str, Sequence[Buffer]]) -> Json:
-    """Return the Secret with the step's input; the Job owns it, so that they go together."""
+    """Return the Secret with the step's input.
+
+    The Job owns the Secret, so that the cluster removes both together.
+
+    :param files: file name -> content, in pieces
+    """
     metadata = job["metadata"]
     owner = {"apiVersion": "batch/v1", "kind": "Job", "name": metadata["name"], "uid": metadata["uid"]}
     return {
@@ -253,9 +266,11 @@ def secret_manifest(job: Mapping[str, Any], digest: str, files: Mapping[str, Seq
 
 
 def release(uid: str, digest: str, queue_name: str | None) -> Json:
-    """Return the patch that starts the job: at once, or as soon as Kueue lets it.
+    """Return the patch that starts the Job: at once, or when Kueue admits the Job.
 
-    :param uid: of the Job; the server refuses the patch for another one of that name
+    :param uid: of the Job; the API server refuses the patch for a newer Job with the same name
+    :param digest: SHA-256 of the manifest in the Secret
+    :param queue_name: Kueue's LocalQueue; with a queue the Job stays suspended until Kueue starts it
     """
     begun = {"spec": {"suspend": False}} if queue_name is None else {}
     labels = {"labels": {QUEUE: queue_name}} if queue_name is not None else {}

@@ -1,7 +1,7 @@
-"""Kubernetes objects as plain JSON: both spellings of a key, unknown keys, one object over another.
+"""Checks, normalizes and merges Kubernetes objects as JSON, for ``settings.py`` and ``manifests.py``.
 
-``schema.json`` has the fields of a pod as the official client knows them (``scripts/pod_schema.py`` writes
-it), so that a DAG file pays for neither the client nor a cluster.
+``schema.json`` lists the fields of a pod as the official client knows them; ``scripts/pod_schema.py`` writes
+the file. With the file, a DAG file is checked without the client and without a cluster.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from airflow_stepop.exceptions import StepConfigError
 
 Json = dict[str, Any]
 
-STEP = "step"  # the container of a pod that is the step itself
+STEP = "step"  # name of the step's container
 
-# By what the entries of a list are the same when one list goes over another: "patchMergeKey" in the API
-# reference of the field, https://kubernetes.io/docs/reference/generated/kubernetes-api/v1.34/
+# field with a list -> key by which entries of two merged lists are matched: "patchMergeKey" in the API
+# reference, https://kubernetes.io/docs/reference/generated/kubernetes-api/v1.34/
 MERGE_KEYS = {
     "containers": "name",
     "initContainers": "name",
@@ -40,7 +40,7 @@ MERGE_KEYS = {
 
 @cache
 def schema() -> Mapping[str, Mapping[str, str]]:
-    """Return for each kind of object its fields and the kind of each: see ``scripts/pod_schema.py``."""
+    """Return kind -> field -> kind of the field, in the notation of ``scripts/pod_schema.py``."""
     found: dict[str, dict[str, str]] = json.loads(files(__package__).joinpath("schema.json").read_text())
     return found
 
@@ -57,12 +57,12 @@ def _spellings(kind: str) -> Mapping[str, str]:
 
 
 def normal(value: object, kind: str, where: str) -> Any:
-    """Return a value as the API spells it.
+    """Check a value and return it with keys in the API's spelling.
 
-    :param value: JSON in either spelling, or an object of the official client
-    :param kind: as in :func:`schema`
-    :param where: what the user calls it, for errors
-    :raises StepConfigError: a key that no such object has, or a value of another shape
+    :param value: JSON with keys in either spelling, or an object of the official client
+    :param kind: kind of the value in :func:`schema`, such as ``PodSpec`` or ``[Container]``
+    :param where: the user's name of the value, for messages
+    :raises StepConfigError: a key is unknown or given twice, or the value is no list or no mapping
     """
     value = as_json(value)
     if kind.startswith("["):
@@ -93,7 +93,7 @@ def _normal_object(value: Mapping[str, Any], kind: str, where: str) -> Json:
 
 
 def as_json(value: Any) -> Any:
-    """Return the JSON of an object of the official client, in snake case; anything else as it is."""
+    """Return an object of the official client as JSON in snake case; any other value unchanged."""
     is_model = hasattr(value, "openapi_types") and hasattr(value, "to_dict")
     return _without_nothing(value.to_dict()) if is_model else value
 
@@ -105,11 +105,13 @@ def _without_nothing(value: object) -> object:
 
 
 def merged(under: object, over: object, field: str = "") -> Any:
-    """Return ``over`` laid over ``under`` as a strategic merge patch would.
+    """Merge ``over`` into ``under`` like a strategic merge patch, and return the result.
 
-    Mappings are merged by key and lists of :data:`MERGE_KEYS` by that key; anything else is replaced.
+    Mappings are merged by key. Lists in :data:`MERGE_KEYS` are merged entry by entry. Any other value of
+    ``over`` replaces the one of ``under``.
 
-    :raises StepConfigError: an entry of such a list has no such key
+    :param field: name of the field that has the two values
+    :raises StepConfigError: an entry of a merged list has no merge key
     """
     if isinstance(under, Mapping) and isinstance(over, Mapping):
         both = {**under, **over}

@@ -1,6 +1,7 @@
-"""Reads the outcome of a step, and preserves it as annotations of the Job.
+"""Reads the outcome of a step, and preserves the outcome in annotations of the Job.
 
-Pods and their logs are lost when their node is removed; the Job and its annotations are not.
+``KubernetesStepHook`` calls this module. The pod and its log are lost when their node is removed. The Job and
+its annotations stay.
 """
 
 from __future__ import annotations
@@ -33,22 +34,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MOST_CHARS = 64 << 10  # all annotations of an object together may have 256 KiB
+MOST_CHARS = 64 << 10  # of the preserved log lines; the API limits all annotations of an object to 256 KiB
 
 
 def preserved_annotations(
     cluster: Cluster, job: Json, pods: Sequence[Json], status: JobStatus
 ) -> dict[str, str]:
-    """Return the annotations that preserve the failure, the receipt and the outcome of a step that is over.
+    """Return the annotations that preserve the failure, the receipt and the outcome of a finished step.
 
-    A pod that cannot be seen now is not noted as lost: a later caller may find it. If only the pod's log has
-    the outcome, its receipt is preserved together with these lines of the log, or not at all.
+    A missing pod is not recorded as lost, because a later caller may find the pod. If only the log has the
+    outcome, the receipt is preserved only together with the log lines of the outcome.
     """
     annotations: dict[str, str] = {}
     receipt = receipt_of(pods)
-    if (
-        pods and status.failure is not None and is_over(job)
-    ):  # before, it would count as the reason of the end
+    # In a Job that is not over, the annotation FAILURE would mean that the hook ended the job
+    if pods and status.failure is not None and is_over(job):
         annotations[FAILURE] = json.dumps(status.failure.to_json())
     if receipt is None:
         return annotations
@@ -63,8 +63,8 @@ def preserved_annotations(
 def _frames(cluster: Cluster, pods: Sequence[Json]) -> str:
     try:
         lines = PodLog(cluster, newest(pods)).frames()
-    except Exception as error:  # noqa: BLE001, RUF100 - its node may be going; the worker may have better luck
-        log.info("The log of a step that is over cannot be read: %s", error)
+    except Exception as error:  # noqa: BLE001, RUF100 - the worker reads the log again, and may succeed
+        log.info("The log of a finished step cannot be read: %s", error)
         return ""
     return "\n".join(line for line in lines if FRAME_PREFIX in line)
 
@@ -74,12 +74,17 @@ def preserved_receipt(job: Json) -> Receipt | None:
 
 
 def preserved_frames(job: Json) -> Sequence[str]:
-    """Return the lines of the log that carry the outcome, masked as they were there."""
+    """Return the preserved log lines that carry the outcome, still masked."""
     return str(job["metadata"]["annotations"].get(PRESERVED_FRAMES, "")).splitlines()
 
 
 def read_outcome(cluster: Cluster, job: Json, pods: Sequence[Json], uri: str, receipt: Receipt) -> bytes:
-    """Return an outcome that the termination message has no room for, from the log or from the store."""
+    """Return an outcome that is too large for the termination message, from the log or from the store.
+
+    :param uri: address of the outcome in the store
+    :param receipt: has the size of the outcome
+    :raises OutcomeLostError: the log has no complete outcome, or the Secret with its key is gone
+    """
     name = job["metadata"]["name"]
     if OUTCOME_IN_LOG not in job["metadata"]["annotations"]:
         store, path = locate(uri)
@@ -90,7 +95,7 @@ def read_outcome(cluster: Cluster, job: Json, pods: Sequence[Json], uri: str, re
     data = from_lines(lines, key) if key else None
     if data is None:
         raise OutcomeLostError(
-            f"the outcome of job {name} was printed to its log, and is not there any more: the node has "
+            f"the outcome of job {name} was printed to its log, but is not there any more: the node has "
             "rotated the log, or the pod or its Secret is gone"
         )
     return data

@@ -1,4 +1,4 @@
-"""The log of a pod, from where somebody has stopped reading it, and its end."""
+"""Reads the log of a pod from a cursor on, or its last lines, for ``hook.py`` and ``outcome.py``."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from airflow_stepop.runner.protocol import FRAME_PREFIX
 if TYPE_CHECKING:
     from airflow_stepop.job import Cursor
 
-BYTES = 256 * 1024  # at a time
-MOST_BYTES = 64 << 20  # of one second, or of one line
+BYTES = 256 * 1024  # of one read
+MOST_BYTES = 64 << 20  # limit of one read if a single second or line is longer
 MISSING = "[stepop] Lines are missing here: the node has rotated the log away"
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT")
-Timed = tuple[str, str]  # as the kubelet writes it, in nanoseconds; and the text
+Timed = tuple[str, str]  # the kubelet's time stamp with nanoseconds; the text
 
 
 class PodLog:
-    """The log of the step's container; that of an init container which has kept the step from starting.
+    """The log of the step's container, or of the init container that kept the step from starting.
 
-    A cursor is the time of the last line that was read, how many lines of that very time there were, as the
-    API takes whole seconds only and the first lines of an answer may be known, and the pod: a job that Kueue
-    has stopped goes on in another one, whose log begins anew.
+    A cursor has three parts: the time stamp of the last line that was read, the number of lines read with
+    this time stamp, and the uid of the pod. The number is needed because ``sinceTime`` of the API has whole
+    seconds only, so that an answer begins with lines that were read before. The uid is needed because a job
+    that Kueue has stopped continues in another pod with a new log.
 
-    :param pod: ``None``: there is none (any more), and no log
+    :param pod: ``None``: the job has no pod, or no longer has one, and no log
     """
 
     def __init__(self, cluster: Cluster, pod: Json | None) -> None:
@@ -51,23 +52,23 @@ class PodLog:
             new = _after(lines, time, count)
             if new or not is_cut:
                 break
-            limit *= 2  # all of it is known, or a part of one line
+            limit *= 2  # only lines that were read before, or a part of one line
         if not lines:
             return None
         is_missing = bool(time) and all(when != time for when, _ in lines)
         return self._chunk(new, cursor, [MISSING] * is_missing)
 
     def last(self, count: int, cursor: Cursor = None) -> LogChunk:
-        """Return the last lines, none from before ``cursor``."""
+        """Return the last ``count`` lines after ``cursor``."""
         time, seen = self._position(cursor)
-        # pieces of the outcome stand at the end
+        # The lines with the outcome are the last ones of the log. They are read, too, and not shown
         data = self._read(tailLines=str(count + FRAMES), **({"sinceTime": time} if time else {}))
         lines = _after(_timed(data), time, seen)
         found = self._chunk(lines, cursor)
         return LogChunk(list(found.lines)[-count:], found.cursor)
 
     def frames(self) -> list[str]:
-        """Return the lines at the end that may carry the outcome."""
+        """Return the last lines of the log, which may carry the outcome."""
         return [text for _, text in _timed(self._read(tailLines=str(10 * FRAMES)))]
 
     def _position(self, cursor: Cursor) -> tuple[str, int]:
@@ -75,7 +76,7 @@ class PodLog:
         return (time, count) if uid == self._uid else ("", 0)
 
     def _chunk(self, lines: Sequence[Timed], cursor: Cursor, before: Sequence[str] = ()) -> LogChunk:
-        """Return the lines, after remarks of our own."""
+        """Return a chunk with the remarks ``before``, then ``lines``, and the new cursor."""
         if not lines:
             return LogChunk([], cursor)
         time, count = self._position(cursor)
@@ -87,7 +88,7 @@ class PodLog:
 
     @property
     def _is_over(self) -> bool:
-        """Whether the last line is whole without an end of it."""
+        """Whether the log is complete, so that a last line without a line end is complete, too."""
         return self.pod is None or has_ended(self.pod)
 
     def _read(self, **query: str) -> bytes | None:
@@ -106,35 +107,35 @@ class PodLog:
         return found
 
 
-FRAMES = 64  # lines that the pieces of an outcome can take
+FRAMES = 64  # limit of log lines that carry an outcome
 
 
 def _timed(data: bytes | None, is_whole: bool = True) -> list[Timed]:
     lines = (data or b"").split(b"\n")
     if not is_whole:
-        lines.pop()  # what follows the last end of a line; the rest of it comes with another answer
+        lines.pop()  # an incomplete last line: a later read returns the whole line
     parted = (line.decode("utf-8", "replace").partition(" ") for line in lines)
-    # a kubelet whose container is gone says so in a line of its own, which is no line of the log
+    # A line without a time stamp is a message of the kubelet, such as: the container is gone
     return [(_utc(when), text) for when, space, text in parted if space and _TIME.match(when)]
 
 
 def _utc(when: str) -> str:
-    """Return a time of a node so that later ones are greater, also where its clock changes to winter time."""
+    """Return a node's time stamp in UTC, so that stamps sort by time also when summer time ends."""
     if when.endswith("Z"):
         return when
-    nanoseconds = when[19:29]  # more of them than a datetime takes
+    nanoseconds = when[19:29]  # a datetime has microseconds only
     return f"{datetime.fromisoformat(when).astimezone(UTC):%Y-%m-%dT%H:%M:%S}{nanoseconds}Z"
 
 
 def _after(lines: Sequence[Timed], time: str, count: int) -> list[Timed]:
-    """Return the lines that come after ``count`` lines of ``time``."""
+    """Return the lines after the first ``count`` lines with the time stamp ``time``."""
     newer = [line for line in lines if line[0] >= time]
     known = sum(when == time for when, _ in newer)
     return newer[min(count, known) :]
 
 
 def _shown(lines: Sequence[Timed]) -> list[LogLine]:
-    """Return the lines of the step: pieces of the outcome are not for people."""
+    """Return the lines that the step printed, without the parts that carry the outcome."""
     found = []
     for when, text in lines:
         own, framed, _ = text.partition(FRAME_PREFIX)

@@ -1,4 +1,7 @@
-"""What is read from a pod: which container is the step's, whether it has begun, and what it left."""
+"""Reads fields of a pod: the state of the step's container, its times, and the receipt in its message.
+
+The other modules of this backend call these pure functions.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,12 @@ from datetime import datetime
 from airflow_stepop.hooks.common.receipts import Receipt, find_receipt
 from airflow_stepop.hooks.kubernetes.objects import STEP, Json
 
-# reason of a container that could not be started -> its times mean nothing: they are those of the epoch
+# reasons of a container that could not be started; the kubelet then gives 1970 as its start
 NEVER_BEGUN = ("StartError", "ContainerCannotRun")
 
 
 def newest(pods: Sequence[Json]) -> Json | None:
-    """Return the pod that was made last."""
+    """Return the pod that was created last; ``None`` without pods."""
     return max(pods, key=_created, default=None)
 
 
@@ -27,7 +30,7 @@ def has_begun(pod: Json) -> bool:
 
 
 def has_ended(pod: Json) -> bool:
-    """Return whether the step's container, or the pod as a whole, is over."""
+    """Return whether the step's container or the pod has ended, or an init container has failed."""
     is_over = pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
     return is_over or "exitCode" in run_of(pod) or broken_container(pod) is not None
 
@@ -43,13 +46,13 @@ def broken_container(pod: Json | None) -> str | None:
 
 
 def receipt_of(pods: Sequence[Json]) -> Receipt | None:
-    """Return the receipt that the runner has left as the termination message; ``None`` when there is none."""
+    """Return the receipt that the runner wrote as the termination message; ``None`` when there is none."""
     messages = (run_of(pod).get("message") or "" for pod in sorted(pods, key=_created))
     return find_receipt(messages, prefix="")
 
 
 def run_of(pod: Json | None) -> Json:
-    """Return ``running`` or ``terminated`` of the step's container; empty while it waits."""
+    """Return the state ``running`` or ``terminated`` of the step's container; empty while waiting."""
     for name, container in containers_of(pod or {}):
         if name == STEP:
             state = container.get("state") or {}
@@ -59,14 +62,14 @@ def run_of(pod: Json | None) -> Json:
 
 
 def containers_of(pod: Json) -> list[tuple[str, Json]]:
-    """Return name and status of every container, those first that run first."""
+    """Return the name and status of every container, init containers first."""
     status = pod.get("status", {})
     every = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
     return [(one["name"], one) for one in every]
 
 
 def condition_of(found: Json | None, kind: str) -> Json:
-    """Return a condition of a Job or a pod; empty when it has none of that kind."""
+    """Return the condition of a Job or a pod with the type ``kind``; empty when there is none."""
     conditions = (found or {}).get("status", {}).get("conditions") or ()
     return next((one for one in conditions if one["type"] == kind), {})
 
@@ -76,7 +79,7 @@ def is_true(condition: Json) -> bool:
 
 
 def begun_at(run: Json) -> float | None:
-    """Return when the step's container began to run."""
+    """Return when the step's container started, in seconds since the epoch; ``None``: it never started."""
     return None if run.get("reason") in NEVER_BEGUN else seconds_of(run.get("startedAt"))
 
 

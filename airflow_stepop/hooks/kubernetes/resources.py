@@ -1,5 +1,6 @@
-"""What a step needs, in the words of Kubernetes: requests and limits, and nodes that can give them.
+"""Translates ``ResourceSettings`` for Kubernetes: requests, limits, node affinity and tolerations.
 
+``manifests.py`` calls the functions. All sizes are quantities:
 https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
 """
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from airflow_stepop.hooks.kubernetes.settings import KubernetesSettings
     from airflow_stepop.resources import ResourceSettings
 
-# how the labels of GPU nodes spell the common ones: GKE, Karpenter, NVIDIA's GPU operator
+# GPU type -> spellings in the labels of GPU nodes: GKE, Karpenter, NVIDIA's GPU operator
 # https://cloud.google.com/kubernetes-engine/docs/how-to/gpus
 # https://karpenter.sh/docs/reference/instance-types/
 # https://docs.nvidia.com/datacenter/cloud-native/gpu-operator/latest/index.html
@@ -34,7 +35,7 @@ GPU_SPELLINGS = {
     "H200": ("nvidia-h200-141gb", "h200", "NVIDIA-H200"),
     "B200": ("nvidia-b200", "b200", "NVIDIA-B200"),
 }
-# GKE, EKS node groups, Karpenter, AKS
+# label and value of a spot node: GKE, EKS node groups, Karpenter, AKS
 # https://cloud.google.com/kubernetes-engine/docs/concepts/spot-vms
 # https://docs.aws.amazon.com/eks/latest/userguide/managed-node-groups.html
 # https://karpenter.sh/docs/concepts/scheduling/
@@ -57,7 +58,7 @@ SPOT_TOLERATIONS: Sequence[Json] = (
 
 
 def quantity(size: str) -> str:
-    """Return a size of ours as Kubernetes writes it: ``32GB`` is ``32G`` and not ``32Gi``."""
+    """Return a size such as ``32GB`` as a quantity: ``32GB`` is ``32G``, ``32GiB`` is ``32Gi``."""
     number, unit = re.fullmatch(r"([0-9.]+)([A-Za-z]+)", size).groups()  # type: ignore[union-attr]
     if "." in number or unit == "B":
         return str(parse_size(size))
@@ -72,9 +73,9 @@ _SUFFIXES = {
 
 
 def amount_of(text: object) -> float:
-    """Return a quantity of Kubernetes as a number: ``500m`` is a half, ``1Ki`` is 1024, ``1e3`` is 1000.
+    """Return a quantity as a number: ``500m`` is 0.5, ``1Ki`` is 1024, ``1e3`` is 1000.
 
-    :raises ValueError: it is none
+    :raises ValueError: the text is no quantity
     """
     parts = re.fullmatch(r"([+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)([A-Za-z]*)", str(text))
     if parts is None or parts[2] not in _SUFFIXES:
@@ -83,7 +84,7 @@ def amount_of(text: object) -> float:
 
 
 def requirements(wanted: ResourceSettings, settings: KubernetesSettings) -> Json:
-    """Return ``requests`` and ``limits``, the same for both unless the settings say otherwise.
+    """Return ``requests`` and ``limits``; both are equal unless the setting ``resources`` adds to one.
 
     :raises StepConfigError: the settings contradict the resources
     """
@@ -113,13 +114,13 @@ def _agreed(amounts: Json, given: Json, side: str) -> Json:
         if str(given[name]) != amounts[name]:
             raise StepConfigError(
                 f"settings, resources.{side}: {name}={given[name]!r} contradicts resource_settings, which "
-                f"come to {amounts[name]!r}; say it in one place"
+                f"give {amounts[name]!r}; set one of them"
             )
     return {**amounts, **given}
 
 
 def node_terms(wanted: ResourceSettings, settings: KubernetesSettings) -> list[Json]:
-    """Return terms of which a node must fulfil one: a label of its GPU, and one of spot nodes."""
+    """Return node selector terms. A node must match one term: a GPU label, a spot label, or both."""
     choices: list[list[Json]] = []
     if wanted.gpu_type is not None:
         spellings = GPU_SPELLINGS.get(wanted.gpu_type.upper(), ())
@@ -135,7 +136,7 @@ def _is_in(label: str, values: Sequence[str]) -> Json:
 
 
 def with_terms(affinity: Any, terms: Sequence[Json]) -> Any:
-    """Return the affinity with one of ``terms`` required as well as one of the user's own."""
+    """Return the affinity so that a node must match one of ``terms`` and one of the user's own terms."""
     if not terms:
         return affinity
     affinity = dict(affinity or {})
@@ -150,6 +151,6 @@ def with_terms(affinity: Any, terms: Sequence[Json]) -> Any:
 
 
 def tolerations(wanted: ResourceSettings, settings: KubernetesSettings) -> list[Json]:
-    """Return what the pod has to tolerate to get where it is asked to run."""
+    """Return the tolerations for the taints of GPU nodes and spot nodes, if the step asks for these nodes."""
     found = [{"key": settings.gpu_resource, "operator": "Exists", "effect": "NoSchedule"}]
     return [*(found if wanted.gpu_count else ()), *(SPOT_TOLERATIONS if settings.spot else ())]

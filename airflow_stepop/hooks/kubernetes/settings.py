@@ -1,4 +1,7 @@
-"""The options of the ``kubernetes`` backend, and where each of them goes in a pod."""
+"""The options of the ``kubernetes`` backend, and the field of the pod that each option sets.
+
+The hook parses ``settings=`` of a task into :class:`KubernetesSettings`. ``manifests.py`` renders it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.hooks.kubernetes.objects import STEP, Json, as_json, normal
 from airflow_stepop.hooks.settings import BackendSettings
 
-# settings that are fields of the pod itself, and of the step's container
+# setting -> field of the pod spec
 POD_FIELDS = {
     "affinity": "affinity",
     "dns_config": "dnsConfig",
@@ -37,12 +40,14 @@ POD_FIELDS = {
     "topology_spread_constraints": "topologySpreadConstraints",
     "volumes": "volumes",
 }
+# setting -> field of the step's container
 CONTAINER_FIELDS = {
     "container_security_context": "securityContext",
     "env_from": "envFrom",
     "image_pull_policy": "imagePullPolicy",
     "volume_mounts": "volumeMounts",
 }
+# node labels that name the GPU: GKE, Karpenter, EKS, NVIDIA's GPU operator, AKS
 GPU_LABELS = (
     "cloud.google.com/gke-accelerator",
     "karpenter.k8s.aws/instance-gpu-name",
@@ -64,22 +69,22 @@ class KubernetesSettings(BackendSettings):
     :param labels: labels of the job and its pod
     :param annotations: annotations of the job and its pod
     :param node_selector: labels that the node must have
-    :param affinity: rules for the node and the neighbours
+    :param affinity: rules for the node, and for other pods on the node
     :param tolerations: taints of nodes that the pod accepts
-    :param topology_spread_constraints: how pods with the same labels are spread
+    :param topology_spread_constraints: how pods with the same labels are spread over nodes
     :param spot: run on a spot node, by the labels and taints of GKE, EKS, Karpenter and AKS
     :param priority_class_name: name of the PriorityClass
     :param preemption_policy: ``Never`` keeps the pod from preempting others
     :param scheduler_name: another scheduler than the cluster's own
     :param runtime_class_name: name of the RuntimeClass
-    :param queue_name: LocalQueue of Kueue, which then starts the job
-    :param gpu_resource: what a GPU is called in the node's resources, for AMD, Intel or MIG
-    :param gpu_type_labels: labels of a node of which one must name ``gpu_type``
-    :param resources: requests and limits beside those of ``resource_settings``
+    :param queue_name: LocalQueue of Kueue; Kueue then starts the job
+    :param gpu_resource: the resource name of a GPU on the nodes; set it for AMD, Intel or MIG
+    :param gpu_type_labels: node labels; one of them must name ``gpu_type``
+    :param resources: requests and limits in addition to those of ``resource_settings``
     :param env_from: Secrets and ConfigMaps as environment variables
-    :param env: environment variables as the API has them, such as ``valueFrom``
+    :param env: environment variables in the form of the API, for example with ``valueFrom``
     :param volumes: volumes of the pod
-    :param volume_mounts: where the step sees them
+    :param volume_mounts: paths of the volumes in the step's container
     :param init_containers: containers that run before the step
     :param sidecars: containers that run beside the step and are stopped when it ends
     :param security_context: security context of the pod
@@ -89,16 +94,16 @@ class KubernetesSettings(BackendSettings):
     :param host_ipc: use the node's IPC namespace
     :param host_pid: see the node's processes
     :param share_process_namespace: let the containers of the pod see each other's processes
-    :param dns_policy: where names are looked up
+    :param dns_policy: which name servers the pod asks
     :param dns_config: further name servers and options
-    :param termination_grace_period_seconds: seconds between asking the step to stop (SIGTERM) and killing it,
-        by default 30; with 0 a cluster would forget a pod before it has ended
+    :param termination_grace_period_seconds: seconds between SIGTERM and SIGKILL, by default 30; at least 1,
+        because with 0 a cluster forgets a pod before the pod has ended
     :param active_deadline_seconds: longest run time of the step in seconds; the same as ``timeout``
     :param ttl_seconds_after_finished: seconds after which the cluster removes a finished job
-    :param pod_template: a pod over which ours is laid: a mapping, YAML, or the path of a file with it. Its
-        container ``step`` is the step's; what a step decides itself may not contradict it
+    :param pod_template: a pod with which the rendered pod is merged: a mapping, YAML, or the path of a YAML
+        file. Its container ``step`` is the step's. Fields that the task decides must be left out
     :param python: interpreter in the image
-    :param outcome_in_log: an outcome above 3 kB comes back through the pod's log, unreadable for others;
+    :param outcome_in_log: an outcome above 1 kB comes back through the pod's log, masked for other readers;
         ``False``: through the store, which must be a bucket
     """
 
@@ -152,16 +157,16 @@ class KubernetesSettings(BackendSettings):
         return [{"name": one} if isinstance(one, str) else one for one in secrets] if secrets else secrets
 
     def pod_fields(self) -> Json:
-        """Return what the user wants of the pod itself, as the API spells it.
+        """Return the user's fields of the pod spec, in the API's spelling.
 
-        :raises StepConfigError: an unknown key somewhere inside
+        :raises StepConfigError: a setting has an unknown key, at any depth
         """
         return self._fields(POD_FIELDS, "PodSpec")
 
     def container_fields(self) -> Json:
-        """Return what the user wants of the step's container, as the API spells it.
+        """Return the user's fields of the step's container, in the API's spelling.
 
-        :raises StepConfigError: an unknown key somewhere inside
+        :raises StepConfigError: a setting has an unknown key, at any depth
         """
         found = self._fields(CONTAINER_FIELDS, "Container")
         if self.resources is not None:
@@ -169,7 +174,7 @@ class KubernetesSettings(BackendSettings):
         return found
 
     def other_containers(self) -> list[Json]:
-        """Return the sidecars: containers that the cluster starts before the step and stops after it.
+        """Return the sidecars: containers that the cluster starts before the step and stops after the step.
 
         https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/
         """
@@ -179,7 +184,7 @@ class KubernetesSettings(BackendSettings):
     def template(self) -> Json:
         """Return the pod template: its ``metadata`` and ``spec``.
 
-        :raises StepConfigError: it cannot be read, or is no pod
+        :raises StepConfigError: the template cannot be read, is no pod, or sets a field of the task
         """
         given = _loaded(self.pod_template)
         known = {"apiVersion", "kind", "metadata", "spec", "template"}
@@ -187,7 +192,7 @@ class KubernetesSettings(BackendSettings):
             given = {"spec": given}
         if unknown := set(given) - known:
             raise StepConfigError(f"pod_template has no {min(unknown)!r} (valid: {', '.join(sorted(known))})")
-        given = given.get("template", given)  # of a PodTemplate
+        given = given.get("template", given)  # the input is a PodTemplate object
         spec = normal(given.get("spec") or {}, "PodSpec", "pod_template.spec")
         metadata = normal(given.get("metadata") or {}, "ObjectMeta", "pod_template.metadata")
         _check_template(metadata, spec)
@@ -204,36 +209,39 @@ class KubernetesSettings(BackendSettings):
 
 
 def step_of(spec: Json) -> Json:
-    """Return the container of a pod that is the step; empty when it has none."""
+    """Return the step's container in a pod spec; empty when there is none."""
     return next((one for one in spec.get("containers") or () if one.get("name") == STEP), {})
 
 
 def _check_template(metadata: Json, spec: Json) -> None:
-    """Refuse what would have no effect, or another one than whoever wrote it has meant."""
+    """Refuse fields that would have no effect, or another effect than the user expects.
+
+    :raises StepConfigError: the template has a field of this kind
+    """
     names = [one.get("name") for one in spec.get("containers") or ()]
     if names and STEP not in names:
         raise StepConfigError(
-            f"pod_template has the containers {', '.join(map(repr, names))} and none called {STEP!r}, which "
-            "is the step's: call it so, or put those that run beside it into the setting sidecars"
+            f"pod_template has the containers {', '.join(map(repr, names))} and none called {STEP!r}: call "
+            f"the step's container {STEP!r}, and move the others to the setting sidecars"
         )
     for given, field, instead in (
-        (metadata, "namespace", "the setting namespace says where a step runs"),
-        (step_of(spec), "command", "the task says what runs"),
-        (step_of(spec), "args", "the task says what runs"),
-        (step_of(spec), "terminationMessagePath", "what a step leaves there is its outcome"),
+        (metadata, "namespace", "the setting namespace decides where a step runs"),
+        (step_of(spec), "command", "the task decides what runs"),
+        (step_of(spec), "args", "the task decides what runs"),
+        (step_of(spec), "terminationMessagePath", "the outcome of a step is written there"),
         (spec, "activeDeadlineSeconds", "the task's timeout= is the limit"),
     ):
         if given.get(field) is not None:
             raise StepConfigError(f"pod_template has {field}={given[field]!r}: leave it out, {instead}")
     if (policy := spec.get("restartPolicy", "Never")) != "Never":
         raise StepConfigError(
-            f"pod_template has restartPolicy={policy!r}: leave it out, the task's retries= is for that"
+            f"pod_template has restartPolicy={policy!r}: leave it out, the task's retries= decides"
         )
     grace_s = spec.get("terminationGracePeriodSeconds", 1)
     if grace_s == 0:
         raise StepConfigError(
-            "pod_template has terminationGracePeriodSeconds=0, with which a cluster forgets a pod before it "
-            "has ended, so that a step could run twice: use 1 or more"
+            "pod_template has terminationGracePeriodSeconds=0: the cluster would forget a pod before the pod "
+            "has ended, and the step could run twice; use 1 or more"
         )
     if type(grace_s) is not int or grace_s < 0:
         raise StepConfigError(

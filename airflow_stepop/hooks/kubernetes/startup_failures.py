@@ -1,4 +1,8 @@
-"""Why a job does not start while the cluster goes on trying: transient reasons, and final ones.
+"""Decides whether a job that does not start can still start, from its pod and its warning events.
+
+The cluster retries without end, also for permanent reasons. ``job_states.py`` calls :func:`startup_failure`
+for a job with a pod and :func:`refusal` for a job without one. A failure ends the job; for a transient reason
+the job waits.
 
 Sources: https://kubernetes.io/docs/concepts/containers/images/#imagepullbackoff and
 https://kubernetes.io/docs/tasks/debug/debug-application/debug-pods/
@@ -17,11 +21,11 @@ from airflow_stepop.hooks.kubernetes.pods import containers_of
 if TYPE_CHECKING:
     from airflow_stepop.hooks.kubernetes.events import WarningEvent
 
-# why a container is not started -> category, what to do
+# reason of a waiting container -> category, hint for the user
 WAITING: Mapping[str, tuple[Category, str]] = {
     "ErrImagePull": (Category.IMAGE_PULL, "check image= and image_pull_secrets"),
     "ImagePullBackOff": (Category.IMAGE_PULL, "check image= and image_pull_secrets"),
-    "ErrImageNeverPull": (Category.IMAGE_PULL, "image_pull_policy is Never: load the image into the node"),
+    "ErrImageNeverPull": (Category.IMAGE_PULL, "image_pull_policy is Never: load the image onto the node"),
     "InvalidImageName": (Category.IMAGE_PULL, "check the spelling of image="),
     "ImageInspectError": (Category.IMAGE_PULL, "check that image= has this node's architecture"),
     "CreateContainerConfigError": (Category.BAD_CONFIG, "check env_from, env, volumes and security contexts"),
@@ -29,13 +33,14 @@ WAITING: Mapping[str, tuple[Category, str]] = {
     "RunContainerError": (Category.BAD_CONFIG, "the image needs python3: set image=, or settings python="),
     "CrashLoopBackOff": (Category.BAD_CONFIG, "an init container or sidecar fails: see its log"),
 }
-# what a registry answers when another pull cannot help
+# parts of a registry's answer after which another pull cannot succeed
 FINAL_PULLS = (
     "not found", "does not exist", "unauthorized", "authentication required", "denied",
     "forbidden", "invalid reference", "manifest unknown", "no match for platform",
 )  # fmt: skip
-# what the API server answers when it refuses a pod for good; any other refusal may be transient
+# parts of the API server's answer when it refuses a pod permanently; any other refusal may be transient
 FINAL_REFUSALS = ("is forbidden", "is invalid", "denied the request", "not found")
+# parts of an answer that is transient even if one of FINAL_REFUSALS is in it
 TRANSIENT_REFUSALS = (
     "exceeded quota",
     "failed calling webhook",
@@ -46,7 +51,7 @@ TRANSIENT_REFUSALS = (
 )
 # A pod refused this often for a permanent reason fails; below that the missing object may still appear
 REFUSALS = 2
-# what a kubelet says of a container that it cannot start now; its next try may succeed
+# parts of a kubelet's message about a container that its next try may start
 TRANSIENT_START_ERRORS = (
     "deadline exceeded",
     "timed out",
@@ -57,13 +62,16 @@ TRANSIENT_START_ERRORS = (
 TRIES = 3  # a pull or a start that failed this often for a transient reason fails the step
 PULLS = ("ErrImagePull", "ImagePullBackOff")
 RETRIED_BY_KUBELET = (*PULLS, "ImageInspectError", "CreateContainerError")
-MOUNT_TRIES = 3  # a mount that failed this often fails the step; before, its object may still appear
-# an object of the cluster that the volume needs; a CSI driver that is not found may register yet
+MOUNT_TRIES = 3  # a mount that failed this often fails the step; the missing object may appear before
+# The message about a missing object. A missing CSI driver does not match: the driver may still register
 MISSING = re.compile(r'(secret|configmap|persistentvolumeclaim)s? "[^"]*" not found')
 
 
 def refusal(events: Sequence[WarningEvent]) -> tuple[Failure | None, str, str]:
-    """Return why the cluster will never make a pod for a job, if so; and the last reason and message."""
+    """Return why the cluster will never create a pod for a job, and the last reason and message.
+
+    The failure is ``None`` while a pod may still be created. Reason and message are empty without a refusal.
+    """
     refusals = [one for one in events if one.reason == "FailedCreate"]
     if not refusals:
         return None, "", ""
@@ -73,7 +81,7 @@ def refusal(events: Sequence[WarningEvent]) -> tuple[Failure | None, str, str]:
     if sum(one.count for one in final) < REFUSALS:
         return None, "FailedCreate", message
     category = Category.BAD_CONFIG if "not found" in message else Category.DENIED
-    hint = "change the settings that it names, or have the namespace allow them"
+    hint = "change the settings that the message names, or have the namespace allow them"
     return (
         Failure(category, f"The cluster refuses the pod: {message}", "FailedCreate", None, hint),
         "FailedCreate",
@@ -87,7 +95,7 @@ def _is_final(message: str) -> bool:
 
 
 def is_blocked(pod: Json) -> bool:
-    """Return whether warning events may say why the pod does not start."""
+    """Return whether a container of the pod waits for a reason that warning events may explain."""
     reasons = {_waiting(one).get("reason") for _, one in containers_of(pod)}
     return bool({"ContainerCreating", "PodInitializing", *WAITING} & reasons)
 
@@ -98,13 +106,13 @@ def _waiting(container: Json) -> Json:
 
 
 def mount_error(events: Sequence[WarningEvent]) -> tuple[str, str]:
-    """Return the kubelet's reason and message about a volume that cannot be mounted; empty: there is none."""
+    """Return the kubelet's reason and message about a volume that cannot be mounted; empty if none."""
     mounts = [one for one in events if one.reason in ("FailedMount", "FailedAttachVolume")]
     return (mounts[-1].reason, mounts[-1].message) if mounts else ("", "")
 
 
 def startup_failure(pod: Json, events: Sequence[WarningEvent]) -> Failure | None:
-    """Return why a waiting pod can never start; ``None`` while it still may."""
+    """Return why a waiting pod can never start; ``None`` while the pod may still start."""
     for name, container in containers_of(pod):
         waiting = _waiting(container)
         reason, message = waiting.get("reason", ""), waiting.get("message", "")

@@ -1,4 +1,6 @@
-"""The status of a step from its Job and its pod; ``failures.py`` says why a step failed.
+"""Derives the status of a step from its Job and its pods. ``hook.py`` and ``job_states.py`` call it.
+
+The functions are pure. ``failures.py`` classifies the failure of a step.
 
 Sources: https://kubernetes.io/docs/concepts/workloads/controllers/job/ and
 https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/
@@ -28,7 +30,7 @@ from airflow_stepop.hooks.kubernetes.pods import (
 )
 from airflow_stepop.job import JobState, JobStatus
 
-# what the scheduler finds no node for -> what of a task asks for it
+# resource of which no node has enough, in the scheduler's message -> arguments of a task that ask for it
 # https://kubernetes.io/docs/concepts/scheduling-eviction/kube-scheduler/
 RESOURCES: Mapping[str, Sequence[str]] = {
     "cpu": ("cpu_count",),
@@ -36,6 +38,7 @@ RESOURCES: Mapping[str, Sequence[str]] = {
     "ephemeral-storage": ("disk",),
 }
 OTHER_RESOURCE = ("gpu_count", "gpu_resource")
+# rule that no node fulfils, in the scheduler's message -> arguments of a task that set the rule
 PLACEMENT: Mapping[str, Sequence[str]] = {
     "node affinity/selector": ("gpu_type", "spot", "node_selector", "affinity"),
     "pod affinity rules": ("affinity",),
@@ -49,10 +52,10 @@ PLACEMENT: Mapping[str, Sequence[str]] = {
 
 
 def status_of(job: Json | None, pods: Sequence[Json]) -> JobStatus:
-    """Return where the step stands.
+    """Return the status of a step.
 
-    :param job: the Job, ``None`` when the cluster knows none
-    :param pods: its pods
+    :param job: the Job; ``None`` when it does not exist
+    :param pods: the pods of the Job
     """
     pod = newest(pods)
     if job is None:
@@ -62,47 +65,48 @@ def status_of(job: Json | None, pods: Sequence[Json]) -> JobStatus:
     times = begun_at(run), seconds_of(run.get("finishedAt"))
     if is_true(condition_of(job, "Complete")):
         return JobStatus(JobState.SUCCEEDED, None, "Complete", *times)
-    # before Kubernetes 1.31 a Job whose deadline has passed is over earlier than its pod
+    # Before Kubernetes 1.31, a Job with a passed deadline is marked as failed while its pod still runs
     if is_true(failed) and not may_run(pod):
         return _failed(job, pod, failed, run)
     return _unfinished(job, pod, run, *times)
 
 
 def is_over(job: Json) -> bool:
-    """Return whether the Job itself says that it has ended."""
+    """Return whether the Job has the condition Complete or Failed."""
     return is_true(condition_of(job, "Complete")) or is_true(condition_of(job, "Failed"))
 
 
 def has_made_pod(job: Json) -> bool:
-    """Return whether the Job says that it has a pod which is not over."""
+    """Return whether the Job counts a pod that has not ended."""
     status = job.get("status", {})
     return bool(status.get("active") or status.get("terminating"))
 
 
 def has_reason(job: Json) -> bool:
-    """Return whether the Job says why it ends, or has ended."""
+    """Return whether the Job has an annotation of the hook with the reason for its end."""
     return bool({FAILURE, CANCELLED, SUCCEEDED} & set(job["metadata"].get("annotations") or {}))
 
 
 def is_outcome_preserved(job: Json) -> bool:
-    """Return whether the Job itself has kept how the step ended, so that its pod is not needed any more."""
+    """Return whether the Job's annotations have the end of the step, so that its pod is not needed."""
     return has_reason(job) or PRESERVED_RECEIPT in (job["metadata"].get("annotations") or {})
 
 
 def _without_job(pod: Json | None) -> JobStatus:
-    """Return how a step stands whose Job was deleted: its pod has its grace period, and is there as long as
-    its node does not answer.
+    """Return the status of a step whose Job was deleted.
+
+    Its pod still exists during the grace period, and for as long as the pod's node does not answer.
     """
     if pod is None or not may_run(pod):
         return JobStatus(JobState.GONE)
     state = JobState.RUNNING if has_begun(pod) else JobState.PENDING
     _, trouble = _trouble_of(pod)
-    message = f"the job was deleted, and its pod is not over yet. {trouble}".strip(". ")
+    message = f"the job was deleted, but its pod has not ended yet. {trouble}".strip(". ")
     return JobStatus(state, None, "JobDeleted", begun_at(run_of(pod)), message=message)
 
 
 def may_run(pod: Json | None) -> bool:
-    """Return whether nobody has said of a pod that it is over."""
+    """Return whether a pod exists that is not reported as ended."""
     return pod is not None and not has_ended(pod)
 
 
@@ -112,7 +116,7 @@ def _unfinished(
     suspension = condition_of(job, "Suspended")
     since = seconds_of(suspension.get("lastTransitionTime"))
     if job["spec"].get("suspend") and (pod is None or is_true(suspension)):
-        # Kueue can do that again to one that runs: its pod is being ended
+        # Kueue can suspend a running job again. Its pod is then being ended
         return JobStatus(
             JobState.PENDING, None, "Suspended", waits_since=since, message=_suspended_message(job)
         )
@@ -122,7 +126,7 @@ def _unfinished(
         return JobStatus(JobState.PENDING, None, "Pending", waits_since=since)
     code = run.get("exitCode")
     if code is not None and (code == 0 or has_sidecars(pod)) and not _is_taken(job, pod):
-        # the Job hears of it seconds later; or when all containers of the pod are over, which may be never
+        # The Job is updated seconds later, or only after all containers of the pod have ended, maybe never
         state, failure = (JobState.FAILED, failure_of(pod, {})) if code else (JobState.SUCCEEDED, None)
         reason = run.get("reason", "Error") if code else "Completed"
         return JobStatus(state, failure, reason, started_at, finished_at)
@@ -136,7 +140,7 @@ def _unfinished(
 
 
 def _has_counted(job: Json) -> bool:
-    """Return whether a pod of the job is over and gone, of which its conditions do not tell yet."""
+    """Return whether a pod of the Job has ended and is gone, before the Job's conditions show the end."""
     status = job.get("status", {})
     counted = status.get("uncountedTerminatedPods") or {}
     ends = any(is_true(condition_of(job, kind)) for kind in ("FailureTarget", "SuccessCriteriaMet"))
@@ -145,32 +149,33 @@ def _has_counted(job: Json) -> bool:
 
 def _suspended_message(job: Json) -> str:
     queue = (job["metadata"].get("labels") or {}).get(QUEUE)
-    return f"Kueue has not let it in yet (queue {queue!r})" if queue else ""
+    return f"Kueue has not admitted the job yet (queue {queue!r})" if queue else ""
 
 
 def has_sidecars(pod: Json | None) -> bool:
-    """Return whether other containers than the step's still run, which the pod does not end by itself."""
+    """Return whether other containers than the step's still run; the pod does not end them by itself."""
     containers = (pod or {}).get("status", {}).get("containerStatuses") or ()
     return any(one["name"] != STEP and "running" in (one.get("state") or {}) for one in containers)
 
 
 def _trouble_of(pod: Json) -> tuple[str, str]:
-    """Return reason and message of why a pod may never be heard of again; both empty when all is well.
+    """Return the reason and the message of a pod that is lost or is being removed; both empty otherwise.
 
-    The cluster cannot know whether a pod goes on whose node is silent, and neither can we: no other one is
-    begun before the node has confirmed its end, or is removed.
+    While a node does not answer, nobody can know whether its pod still runs. So no other pod is started
+    before the node has confirmed the end of the pod, or is removed from the cluster.
     """
     is_ended = "deletionTimestamp" in pod["metadata"]
     ready = condition_of(pod, "Ready")
-    if ready.get("status") == "False" and not ready.get("reason"):  # a kubelet always gives one
-        then = "; its pod is to be removed, once the node is back or is deleted" if is_ended else ""
-        return "NodeNotReady", f"its node does not answer since {ready['lastTransitionTime']}{then}"
+    # The condition was set by the node controller, which gives no reason. A kubelet always gives one
+    if ready.get("status") == "False" and not ready.get("reason"):
+        then = "; its pod will be removed when the node is back or is deleted" if is_ended else ""
+        return "NodeNotReady", f"its node has not answered since {ready['lastTransitionTime']}{then}"
     taken = disruption(pod) if is_ended else ""
     return ("Terminating", DISRUPTIONS.get(taken, taken)) if taken else ("", "")
 
 
 def _is_taken(job: Json, pod: Json) -> bool:
-    """Return whether somebody ends the pod, so that how its container ended does not count."""
+    """Return whether the pod is being ended from outside, so that its exit code does not count."""
     is_ended = "deletionTimestamp" in pod["metadata"] or bool(pod.get("status", {}).get("reason"))
     return is_ended or has_reason(job)
 
@@ -186,13 +191,13 @@ def _failed(job: Json, pod: Json | None, failed: Json, run: Json) -> JobStatus:
     if CANCELLED in annotations:
         return JobStatus(JobState.CANCELLED, None, "cancelled", *times)
     is_there = pod is not None and "deletionTimestamp" not in pod["metadata"]
-    if PRESERVED_RECEIPT in annotations and not is_there:  # its pod had told all
+    if PRESERVED_RECEIPT in annotations and not is_there:  # the receipt has the outcome
         return JobStatus(JobState.FAILED, None, reason, *times)
     return JobStatus(JobState.FAILED, failure_of(pod, failed), reason, *times)
 
 
 def _waiting_for(pod: Json) -> tuple[str, str]:
-    """Return reason and message of what a pod waits for."""
+    """Return the reason and the message of what a pod waits for."""
     placed = condition_of(pod, "PodScheduled")
     if placed.get("status") == "False":
         message = placed.get("message", "")
@@ -206,7 +211,7 @@ def _waiting_for(pod: Json) -> tuple[str, str]:
 
 
 def _arguments_behind(message: str) -> Sequence[str]:
-    """Return the arguments of a task that ask for what the scheduler finds on no node."""
+    """Return the arguments of a task that no node can fulfil, by the message of the scheduler."""
     missing = re.findall(r"Insufficient ([\w./-]*\w)", message)
     asked = [RESOURCES.get(name, OTHER_RESOURCE) for name in missing]
     asked += [options for words, options in PLACEMENT.items() if words in message.lower()]

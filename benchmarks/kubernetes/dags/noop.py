@@ -1,4 +1,7 @@
-"""Tasks that do nothing, one after the other, those of a cluster in a pod of their own."""
+"""A DAG of tasks that do nothing, one after the other; most of them in a pod of their own.
+
+``benchmarks/kubernetes/latency.py`` runs it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ POD = {"image": default_image(), "cmds": ["true"], "kubernetes_conn_id": "kubern
 
 
 class DeferOnce(BaseOperator):
-    """Airflow's own least: a task that defers once, to a trigger that fires at once."""
+    """The minimum for a deferred task in Airflow: its trigger fires at once."""
 
     def execute(self, context):
         from datetime import timedelta

@@ -132,7 +132,7 @@ def test_limits_in_words():
     volume = {"type": "PersistentVolumeClaim", "max": {"storage": "1Gi"}}
     assert limits_of({"spec": {"limits": [container, volume]}}) == [
         "a step has at most memory 2Gi",
-        "a step that does not say is limited to cpu 1, memory 1Gi",
+        "the default limit of a step is cpu 1, memory 1Gi",
     ]
 
 
@@ -162,7 +162,7 @@ def test_under_the_documented_role_everything_is_well(kubernetes_namespace):
     found = findings()
     assert [one for one in found if not one.is_ok] == []
     assert {one.subject for one in found} == {"cluster", "permissions", "quotas", "limit ranges"}
-    assert all("not looked at" in one.message for one in found if one.subject in ("quotas", "limit ranges"))
+    assert all("not checked" in one.message for one in found if one.subject in ("quotas", "limit ranges"))
 
 
 def test_a_missing_verb_is_named_and_can_be_granted(admin, kubernetes_namespace):

@@ -250,7 +250,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("after", ["job", "secret", "release"])
 def test_killed_in_the_submit(hook, submitted, kubernetes_namespace, monkeypatch, after):
-    """Nothing runs before all is there, and the next call finishes what was begun."""
+    """Nothing runs before the Secret exists, and the next call completes the submission."""
     step = make_step(["echo", "hello"])
     dying, cluster = KubernetesStepHook(), KubernetesStepHook().cluster()
     method, last = {
@@ -600,7 +600,7 @@ def test_a_queue_starts_a_job_stops_it_and_starts_it_again(hook, submitted):
         hook, handle, "it is suspended", lambda status: status.description.startswith("Suspended")
     )
     assert status.state is JobState.PENDING
-    assert "Kueue has not let it in yet (queue 'gpus')" in status.description
+    assert "Kueue has not admitted the job yet (queue 'gpus')" in status.description
     assert status.waits_since > job.metadata.creation_timestamp.timestamp()
     suspend(False)
     assert wait_over(hook, handle).state is JobState.SUCCEEDED

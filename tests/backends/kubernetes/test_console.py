@@ -62,7 +62,7 @@ def test_what_is_no_address_is_refused(template, said):
 
 def test_a_placeholder_without_a_value_says_where_it_comes_from():
     with pytest.raises(
-        StepConfigError, match=r"what \{context\} is; write it out, or set kubernetes_context"
+        StepConfigError, match=r"no value for \{context\}; write the value itself, or set kubernetes_context"
     ):
         filled("https://c/{context}", {**VALUES, "context": ""})
 

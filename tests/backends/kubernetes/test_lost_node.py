@@ -140,9 +140,9 @@ def test_nothing_is_over_before_the_node_is_removed(hook, core, node, steps):
     for handle in runs:
         begin(core, pod_of(hook, handle))
         wait_running(hook, handle)
-    status = wait_native(hook, goes_on, "its node does not answer since 20")
+    status = wait_native(hook, goes_on, "its node has not answered since 20")
     assert status.state is JobState.RUNNING
-    wait_native(hook, goes_on, "is to be removed")
+    wait_native(hook, goes_on, "will be removed")
     tainted = "Terminating: its node was lost or tainted"
     wait_status(hook, waits, f"{tainted!r} is said", lambda status: status.description == tainted)
     hook.cancel(cancelled)
@@ -173,7 +173,7 @@ def test_a_node_that_comes_back_ends_what_was_to_be_removed(hook, core, node, st
     (handle,) = steps(1)
     pod = pod_of(hook, handle)
     begin(core, pod)
-    wait_native(hook, handle, "is to be removed")
+    wait_native(hook, handle, "will be removed")
     assert is_marked(hook, handle)
     say_ready(core, node)
     finish(core, pod)

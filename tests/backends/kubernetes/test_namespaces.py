@@ -86,5 +86,5 @@ def test_find_sees_its_own_namespace_where_it_may_list_no_more(submitted):
 def test_a_namespace_that_takes_no_job_from_airflow_is_named(kubernetes_namespace, namespace, said):
     """An account that may do nothing there is not told whether there is such a namespace."""
     hook, step = KubernetesStepHook(), make_step(["true"], settings={"namespace": namespace})
-    with pytest.raises(StepConfigError, match=f"{said}.* it needs the Role of the documentation, too"):
+    with pytest.raises(StepConfigError, match=f"{said}.* the Role in the documentation is needed there, too"):
         hook.submit(step.spec, step.payload)

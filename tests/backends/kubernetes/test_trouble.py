@@ -84,7 +84,7 @@ def test_an_error_has_what_the_server_says_and_no_headers(server, cluster):
     server.status, server.answer = 403, {"message": 'jobs.batch is forbidden: User "me" cannot get it'}
     with pytest.raises(ClusterError) as raised:
         cluster.request("GET", "/version")
-    hint = "(airflow stepop check shows what Airflow may not do there)"
+    hint = "(airflow stepop check shows the missing permissions)"
     assert str(raised.value) == f"{cluster.host} answers 403: {server.answer['message']} {hint}"
 
 
