@@ -45,13 +45,13 @@ _REBUILDERS = (
     "subimport",
 )
 
-# Modules that are left out unless the step needs the feature:
-#   command       the step is a command
-#   secrets, requirements  the manifest has a field of this name
-#   snapshots     checkpoints are saved to pre-signed addresses
-#   frames        the outcome comes back through the log
-#   outcome       the outcome comes back through the store; it has no module of its own
-#   network       the runner uses pre-signed addresses
+# Feature -> modules that are left out unless the step needs the feature:
+#   command                 the step is a command
+#   secrets, requirements   the manifest has a field of this name
+#   snapshots               the runner saves checkpoints to pre-signed addresses
+#   frames                  the outcome comes back through the log
+#   outcome                 the outcome comes back through the store; this needs no further module
+#   network                 the runner uses pre-signed addresses
 OPTIONAL = {
     "command": ("command.py",),
     "secrets": ("secrets.py",),

@@ -1,4 +1,4 @@
-"""The folder of a local job, seen by the hook: how ``hook.py`` reads and changes it.
+"""The folder of a local job. The hook (``hook.py``) reads and changes it with :class:`JobFolder`.
 
 Each job has one folder, which the hook and the job's supervisor share. ``supervisor/state.py`` lists its
 files. While the supervisor lives, only the supervisor writes the state and the log. Every other process only

@@ -7,7 +7,8 @@ small process per job. The supervisor starts the runner, keeps its log, applies 
 job's state. The hook reads the log and the state from the folder. ``folder.py`` describes how the hook and
 the supervisor share the folder.
 
-**Known limits:** Only the host that started a job can see it, and the job ends when the host does.
+**Known limits:** Only the host that started a job can see it. The job ends with its host, and when all
+processes of the worker's service are ended at once, for example by systemd or with the worker's container.
 """
 
 from __future__ import annotations
@@ -294,7 +295,7 @@ class LocalStepHook(StepHook[LocalSettings]):
             try:
                 request, created_at = job.request(), job.created_at()
             except IntegrityError as error:
-                self.log.warning("A local job cannot be assigned to a task: %s", error)
+                self.log.warning("Cannot tell which task a local job belongs to: %s", error)
                 continue
             if request is not None and matches(request["labels"], labels):
                 yield FoundJob(self._handle(job), request["labels"], created_at)

@@ -29,8 +29,8 @@ class Ending(NamedTuple):  # to import dataclasses would take the supervisor 12 
     :param signal: name of the signal that killed the runner, or ``None``
     :param has_receipt: whether the runner reported an outcome
     :param step_signal: name of the signal that killed the step, according to the runner, or ``None``
-    :param is_host_out_of_memory: whether the kernel killed a process of this host for lack of memory
-        meanwhile
+    :param is_host_out_of_memory: whether the kernel killed a process of this host for lack of memory during
+        the job
     """
 
     stopped: str | None

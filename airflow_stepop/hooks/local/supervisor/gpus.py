@@ -239,4 +239,4 @@ def _lock(name: str) -> int | None:
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(fd), os.stat(path)):
                 return fd
-        os.close(fd)  # the file was removed meanwhile, so no other process would see this lock
+        os.close(fd)  # another process has removed the file: no other process would see this lock
