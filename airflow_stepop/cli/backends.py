@@ -1,4 +1,4 @@
-"""``airflow stepop list`` and ``describe``: which backends there are, and what one can do."""
+"""The commands ``airflow stepop list`` and ``describe``: print all backends, and the options of one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @command
 def list_command(args: Namespace) -> None:
-    """Print every backend: whether it can be used, else what to do, and its connections."""
+    """Print every backend: whether it can be used (if not, what to do), and its connections."""
     from airflow_stepop.inventory.targets import connections
     from airflow_stepop.registry import describe_backends
 
@@ -47,7 +47,7 @@ def list_command(args: Namespace) -> None:
 
 @command
 def describe_command(args: Namespace) -> None:
-    """Print what a task can say to one backend, and what a connection says in its place."""
+    """Print the options of one backend. For a connection, print its defaults for them too."""
     target = _target(args.backend)
     hook = target.hook
     described: Row = {
@@ -65,9 +65,10 @@ def describe_command(args: Namespace) -> None:
 
 
 def _target(name: str) -> Target:
-    """Return the backend of that name, else where the connection of that name leads.
+    """Return the backend named ``name``, or else the backend of the connection with this id.
 
-    :raises BackendNotFoundError: there is neither
+    :raises BackendNotFoundError: there is no such backend and no such connection
+    :raises StepConfigError: the connection exists and is wrong
     """
     from airflow_stepop.exceptions import BackendNotFoundError, StepConfigError
     from airflow_stepop.inventory.targets import Target, target_of
@@ -79,7 +80,7 @@ def _target(name: str) -> Target:
         return target_of(name)
     except StepConfigError as error:
         if error.__cause__ is None:
-            raise  # there is such a connection
+            raise  # the connection exists and is wrong
     try:
         hook_class(name)
     except BackendNotFoundError as error:
@@ -88,7 +89,7 @@ def _target(name: str) -> Target:
 
 
 def _defaults(target: Target) -> Row:
-    """Return what the connection gives; nothing for a backend that was named itself."""
+    """Return the defaults that the connection holds; nothing if the user named a backend."""
     if target.conn_id is None:
         return {}
     from airflow.sdk.configuration import conf
@@ -121,7 +122,10 @@ def _type_name(field: FieldInfo) -> str:
 
 
 def describe_resources(hook: StepHook) -> Iterator[Row]:
-    """Yield every field of ResourceSettings, and whether the backend takes it: each is rendered."""
+    """Yield every field of ResourceSettings, and whether the backend honours it.
+
+    The function renders an example of each field. A field is honoured if the hook raises no error.
+    """
     from airflow_stepop.exceptions import UnsupportedError
     from airflow_stepop.resources import ResourceSettings
 
@@ -152,9 +156,9 @@ def _sample_spec(resources: ResourceSettings) -> StepSpec:
 def _print_description(described: Row) -> None:
     print(f"Backend {described['backend']}")
     limit = described["inline_limit_bytes"]
-    print(f"  payload inside the request: up to {limit:,} bytes, then a store is needed")
+    print(f"  payload inside the request: up to {limit:,} bytes; a larger payload needs a store")
     where = "the host that started them" if described["is_host_bound"] else "any host"
-    print(f"  its jobs can be seen from {where}\n")
+    print(f"  jobs can be seen from: {where}\n")
     if "connection" in described:
         print(f"Defaults of steps with conn_id={described['connection']!r}")
         print_rows(described["defaults"], "table")

@@ -1,4 +1,4 @@
-"""``airflow stepop check``: does what is configured work, from this host, with these credentials."""
+"""The command ``airflow stepop check``: test the configuration from this host with Airflow's credentials."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ if TYPE_CHECKING:
     from airflow_stepop.stores.base import Store
 
 
-NOT_RUN = Finding(False, "run", "no step was run", "correct what the other findings name")
+NOT_RUN = Finding(False, "run", "no step was run", "correct the other findings first")
 
 
 @command
 def check_command(args: Namespace) -> None:
-    """Print what was found; end with 1 when something does not work."""
+    """Print the findings. Exit with code 1 if something does not work."""
     problems: list[str] = []
     targets = _targets(args.conn_id, problems.append)
     if args.image and not (args.run and args.conn_id):
-        raise StepConfigError("--image goes with --run and with the connection or backend that has images")
+        raise StepConfigError("--image needs --run, and the name of a connection or backend that runs images")
     if not 0 < args.limit < LONGEST_S:
-        raise StepConfigError(f"--limit is a number of seconds, and {args.limit:g} is none that can pass")
+        raise StepConfigError(
+            f"--limit is a number of seconds above 0 and below 100 years, not {args.limit:g}"
+        )
     found = [(str(target), finding) for target in targets for finding in check_target(target)]
     if args.run:
         broken = {where for where, finding in found if not finding.is_ok}
@@ -47,7 +49,10 @@ def check_command(args: Namespace) -> None:
 
 
 def _targets(name: str | None, complain: Complain) -> list[Target]:
-    """Return where to look: everywhere, or what the connection, else the backend, of that name leads to."""
+    """Return the targets to check: the connection or the backend of that name, or all targets without a name.
+
+    :raises StepConfigError: there is no such connection or backend, or the connection is wrong
+    """
     if not name:
         return usable_targets(complain)
     try:
@@ -60,7 +65,7 @@ def _targets(name: str | None, complain: Complain) -> list[Target]:
 
 
 def _print(rows: list[Row], output: str) -> None:
-    """Print the rows; a table has the first lines, and texts of several lines follow it, to be copied."""
+    """Print the rows. A table shows the first line of each text; texts of several lines follow it in full."""
     if output != "table":
         print_rows(rows, output)
         return
@@ -90,17 +95,17 @@ def _row(where: str, finding: Finding) -> Row:
 
 
 def check_target(target: Target) -> Iterator[Finding]:
-    """Yield what the backend finds; an error while it looks is a finding too."""
+    """Yield the findings of the backend. An error during the check becomes a finding."""
     try:
         yield from target.hook.check()
         yield from check_target_defaults(target)
     except Exception as error:  # noqa: BLE001, RUF100 - whatever an SDK raises
         message = f"the check itself failed: {error or type(error).__name__}"
-        yield Finding(False, "check", message, "see the traceback with --verbose, and the connection")
+        yield Finding(False, "check", message, "see the traceback with --verbose, and check the connection")
 
 
 def run_step(target: Target, args: Namespace) -> list[Finding]:
-    """Run a step that does next to nothing, and say what became of it."""
+    """Run a minimal step, and return findings about it."""
     from airflow_stepop.cli.smoke_test import SUBJECT, run_smoke_test
 
     print(f"airflow stepop: running a step on {target}, for {args.limit:g} s at most", file=sys.stderr)
@@ -112,7 +117,11 @@ def run_step(target: Target, args: Namespace) -> list[Finding]:
 
 
 def check_configuration(targets: list[Target]) -> Iterator[Finding]:
-    """Yield whether every store works, and what several hosts or deployments must agree upon."""
+    """Yield findings about every store, the signing key and the deployment's name.
+
+    All hosts must have the same signing key. Airflow deployments that share backends or stores must have
+    different names.
+    """
     from airflow_stepop.exceptions import StepopError
     from airflow_stepop.stores.configured import configured_stores
 
@@ -131,7 +140,7 @@ def check_configuration(targets: list[Target]) -> Iterator[Finding]:
 
 
 def check_store(store: Store) -> Finding:
-    """Write, list, read and delete an object."""
+    """Write, list, read and delete an object in the store. Return one finding."""
     folder, data = f"check/{token_hex(8)}", token_hex(16).encode()
     path = f"{folder}/object"
     try:
@@ -146,7 +155,7 @@ def check_store(store: Store) -> Finding:
         text
         for is_right, text in (
             (was_listed, "does not list what was written to it"),
-            (was_read, "gives back other bytes than were written"),
+            (was_read, "returns other bytes than were written"),
             (was_deleted, "still lists what was deleted from it"),
         )
         if not is_right
@@ -156,7 +165,7 @@ def check_store(store: Store) -> Finding:
     return Finding(True, "store", f"{store.url} can be written, listed, read and deleted from")
 
 
-_STORE_FIX = "check the address and the credentials of this store, and what they may do"
+_STORE_FIX = "check the address of this store, its credentials and their permissions"
 
 
 def _check_key(is_shared: bool) -> Finding:
@@ -174,7 +183,7 @@ def _check_deployment(is_shared: bool) -> Finding:
     name = deployment()
     if name:
         return Finding(True, "deployment", f"jobs and results are labelled {name!r}")
-    message = "[stepop] deployment is not set: jobs and results carry no name of this Airflow"
+    message = "[stepop] deployment is not set: jobs and results have no label with the name of this Airflow"
     fix = "set it to a name that no other Airflow with these backends and stores has; sweep --yes needs it"
     return Finding(not is_shared, "deployment", message, fix)
 

@@ -1,10 +1,14 @@
-"""The contract between airflow-stepop and a backend. Subclass :class:`StepHook` and pass ``HookContract``.
+"""The contract between airflow-stepop and a backend: :class:`StepHook`, the base class of every hook.
 
-The hook *is* the backend: there is no second layer. Every verb may block, since callers run it in a thread.
-A verb may be called from any process on any host that the connection reaches, so a hook keeps no state that
-another process needs.
+**Purpose:** A backend is one subclass of :class:`StepHook`. There is no layer between the hook and its
+callers: the worker, the trigger and the command line call the hook's methods.
 
-An author imports from here what a hook needs besides (:data:`__all__`); these names stay.
+**How it works:** Every method may block, because the callers run it in a thread. Any process may call a
+method, on any host that can reach the service. So a hook keeps no state that another process needs.
+``airflow_stepop.testing.HookContract`` tests these promises.
+
+The author of a backend imports everything that a hook needs from this module. The names in :data:`__all__`
+are stable.
 """
 
 from __future__ import annotations
@@ -50,7 +54,7 @@ if TYPE_CHECKING:
     )
     from airflow_stepop.stores.folder import folder_of
 
-# Loaded by the hooks that use them, and not by every trigger
+# Imported on first use: a trigger loads this module and needs few of these names
 _LAZY = {
     "Check": "airflow_stepop.hooks.common.checks",
     "LabelRules": "airflow_stepop.hooks.common.labels",
@@ -95,41 +99,46 @@ __all__ = [
 
 S_co = TypeVar("S_co", bound=BackendSettings, default=BackendSettings, covariant=True)
 
-# names that hooks of Airflow have besides; they resemble some of ours
+# Class attributes of Airflow's hooks. Some resemble a name of StepHook and are not misspelt
 _NAMES_OF_AIRFLOW = frozenset({"conn_name_attr", "conn_type", "default_conn_name", "hook_name"})
 
 
 class StepHook(BaseHook, ABC, Generic[S_co]):
-    """One backend; ``StepHook[NomadSettings]`` is one with settings of its own.
+    """Base class of a backend's hook. A backend with own settings derives from ``StepHook[NomadSettings]``.
 
-    A public attribute of a subclass whose name resembles one of this class is refused as misspelt when the
-    class is made. A helper of the backend's own has another name, or begins with an underscore.
+    Python raises ``TypeError`` when it creates a subclass with a misspelt name: a public attribute that
+    resembles a name of this class and is not one. A backend's own helpers need clearly different names, or
+    names that begin with an underscore.
 
-    :param conn_id: Airflow connection; ``None`` for a backend that needs none
-    :param connection: that connection when the caller has it already (a triggerer must not look it up again)
+    :param conn_id: id of the Airflow connection; ``None`` for a backend that needs no connection
+    :param connection: the connection itself, if the caller has it. A triggerer passes it, because a triggerer
+        must not look connections up
     """
 
     backend: ClassVar[str]
     """Registered name: one lower-case word."""
     settings_model: ClassVar[type[BackendSettings]] = BackendSettings
     default_conn_id: ClassVar[str | None] = None
-    """Connection of a step that names none, if there is one of that id."""
+    """Id of the connection that a step uses when the task names none and a connection with this id exists."""
     inline_limit: ClassVar[int]
-    """Bytes of payload that travel inside the job request; 0: a store is needed for every step."""
+    """Largest payload, in bytes, that the job request can carry. 0: every step needs a store."""
     is_host_bound: ClassVar[bool] = False
-    """Jobs can be seen only from the host that started them: the worker waits unless told otherwise."""
+    """Whether only the host that started a job can see it: the worker waits, unless ``deferrable=True``."""
     poll_interval_s: ClassVar[float] = 1.5
-    """Seconds between two polls of all jobs of one scope, unless the user says otherwise."""
+    """Default for the seconds between two polls of all jobs of one scope."""
     state_table: ClassVar[StateTable | None] = None
-    """Native state -> state, where one word of the service says it. It is total: see :class:`StateTable`."""
+    """Table from native states to :class:`~airflow_stepop.job.JobState`, for a service that reports a state
+    as one word. The table is total: see :class:`StateTable`.
+    """
     log_reads_per_second: ClassVar[int | None] = None
-    """Most jobs whose logs a triggerer reads per second, where each costs a request; ``None``: no limit."""
-
-    endpoint_names: ClassVar[tuple[str, ...]] = ()
-    """Services whose addresses a connection may set (``endpoints`` of its ``stepop``); see :attr:`endpoints`.
+    """Maximum number of jobs whose logs a triggerer reads per second, for a service where each read costs a
+    request. ``None``: no limit.
     """
 
-    _is_without_default = False  # there is no connection of the id `default_conn_id`
+    endpoint_names: ClassVar[tuple[str, ...]] = ()
+    """Services whose addresses a connection may set with the key ``endpoints``: see :attr:`endpoints`."""
+
+    _is_without_default = False  # True: no connection has the id `default_conn_id`
 
     def __init__(self, conn_id: str | None = None, connection: Connection | None = None) -> None:
         super().__init__()
@@ -138,7 +147,7 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
-        names = {*vars(StepHook), *StepHook.__annotations__} - {"connection"}  # which nobody overrides
+        names = {*vars(StepHook), *StepHook.__annotations__} - {"connection"}  # a backend never overrides it
         known = [name for name in names if not name.startswith("_")]
         for name in vars(cls):
             is_own = name.startswith("_") or name in _NAMES_OF_AIRFLOW
@@ -146,13 +155,16 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
                 continue
             if close := get_close_matches(name, known, n=1, cutoff=0.8):
                 raise TypeError(
-                    f"{cls.__name__}.{name} is no part of a StepHook; did you mean {close[0]!r}? A helper of "
-                    f"your own needs another name: _{name}, say"
+                    f"{cls.__name__}.{name} is not a name of StepHook; did you mean {close[0]!r}? For a "
+                    f"helper of your own, use another name, for example _{name}"
                 )
 
     @property
     def connection(self) -> Connection | None:
-        """The Airflow connection, looked up once; ``None`` when the backend is used without one."""
+        """The Airflow connection, looked up once; ``None`` if the hook works without a connection.
+
+        :raises AirflowNotFoundException: no connection has the id ``conn_id``
+        """
         if self._connection is None and self.conn_id is not None:
             self._connection = self.get_connection(self.conn_id)
         elif self._connection is None and self.default_conn_id is not None and not self._is_without_default:
@@ -166,7 +178,7 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
 
     @property
     def endpoints(self) -> Mapping[str, str]:
-        """The addresses that the connection gives instead of the service's own: name -> address."""
+        """Addresses from the connection that replace the service's own: service name -> address."""
         from airflow_stepop.connections.defaults import read_defaults
 
         connection = self.connection
@@ -174,17 +186,19 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
 
     @property
     def used_conn_id(self) -> str | None:
-        """The connection that a handle names: that of the step, else the default one if it exists."""
+        """Connection id for the handle: the step's connection, else the default connection if it exists."""
         if self.conn_id is not None or self.default_conn_id is None:
             return self.conn_id
         return self.default_conn_id if self.connection is not None else None
 
-    # -- what a hook uses of this class
+    # -- helpers for subclasses
 
     def settings_of(self, spec: StepSpec) -> S_co:
-        """Return the settings of a step; those of the replaced backend do not count.
+        """Return the settings of a step as this backend's model.
 
-        :raises StepConfigError: an unknown key, or a value of the wrong kind
+        If ``[stepop] backend_override`` chose this backend, settings of the replaced backend are ignored.
+
+        :raises StepConfigError: the settings have an unknown key, or a value of the wrong type
         """
         settings = spec.settings
         if spec.is_overridden and not isinstance(settings, self.settings_model):
@@ -199,85 +213,97 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
     ) -> dict[str, Any]:
         """Return the known fields of a handle's ``detail``.
 
-        :raises IntegrityError: the handle is damaged
+        :param required: field name -> type, for the fields that must be there
+        :param optional: field name -> type, for the fields that may be missing
+        :raises IntegrityError: a required field is missing, or a field has the wrong type: the handle is
+            damaged
         """
         return checked_fields(handle.detail, f"the handle of a {self.backend} job", required, optional)
 
     def check_scope(self, handle: JobHandle, scope: str | None = None) -> None:
-        """Check that a job is where this hook looks, so that no job is GONE that is elsewhere.
+        """Check that this hook can see a job. Without the check, a job of another scope would count as GONE.
 
-        :param scope: where the hook looks; by default :meth:`scope`
-        :raises WrongHostError: the job was made in another scope
+        :param scope: scope of this hook; by default :meth:`scope`
+        :raises WrongHostError: the job was submitted in another scope
         """
         here = self.scope() if scope is None else scope
         if handle.scope != here:
             raise WrongHostError(self.wrong_scope.format(handle=handle, scope=handle.scope, here=here))
 
     wrong_scope: ClassVar[str] = (
-        "{handle} was made in {scope}, and the connection leads to {here} now: have it lead there again"
+        "{handle} was submitted to {scope}, and the connection now points to {here}; "
+        "point the connection to {scope} again"
     )
-    """What to say of a job of another scope."""
+    """Message of :class:`WrongHostError`, with the fields ``handle``, ``scope`` and ``here``."""
 
-    # -- what a backend has to have
+    # -- the methods of a backend
 
     @abstractmethod
     def render(self, spec: StepSpec) -> dict[str, Any]:
-        """Return the exact native request for ``spec``, as JSON. Pure: no I/O, same answer for the same spec.
+        """Return the exact native request for ``spec``, as JSON.
 
-        :raises UnsupportedError: a resource or option that this backend cannot honour; names one that would
-            work
+        The method is pure: it does no I/O, and returns the same request for the same spec.
+
+        :raises UnsupportedError: the spec asks for a resource or option that this backend cannot honour. The
+            message names a value that would work
         """
 
     @abstractmethod
     def submit(self, spec: StepSpec, payload: Payload) -> JobHandle:
-        """Start the job, or finish the start that an earlier call with the same name began.
+        """Start the job, or complete an unfinished submit of an earlier call with the same name.
 
-        After it returned, the job exists exactly once, however often and from however many processes it was
-        called. After it raised, the next call with the same spec carries on; ``lookup`` finds what there is.
+        Idempotent: after the method has returned, the job exists exactly once, also if several processes call
+        the method several times. After an error, the next call with the same spec continues, and
+        :meth:`lookup` finds a job that was created.
 
-        :raises QuotaError: the service takes no further job now; the caller comes back after a pause
+        :raises QuotaError: a quota has no room for another job now. The caller submits again after a pause
         """
 
     @abstractmethod
     def lookup(self, spec: StepSpec) -> JobHandle | None:
-        """Return the job of ``spec.name`` if a submit whose answer was lost has made one, else ``None``.
+        """Return the job named ``spec.name``, or ``None`` if the service has no such job.
 
-        Only ``name``, ``nonce``, ``labels`` and the settings of ``settings_model.location_fields`` are set in
-        the spec: after a crash nothing else is known.
+        The worker calls this method after a crash, when it does not know whether its submit succeeded. The
+        record then holds a part of the spec only: ``name``, ``nonce``, ``labels`` and the settings that
+        ``settings_model.location_fields`` names. The other fields are not set.
         """
 
     @abstractmethod
     def status(self, handles: Sequence[JobHandle]) -> Mapping[JobHandle, JobStatus]:
-        """Return the status of every handle, in one or few calls for all of them.
+        """Return the status of every handle, with one or a few requests for all of them.
 
         A job that the service does not know is ``GONE``.
 
-        :raises Exception: whatever went wrong with the API. An API error is never a job state.
-        :raises WrongHostError: these jobs cannot be seen from here; asking again cannot help
-        :raises IntegrityError: a handle is damaged; the caller asks for each alone
+        :raises Exception: the SDK's own exception after an API error. An API error is never a job state
+        :raises WrongHostError: this host or connection cannot see the jobs; another call cannot help
+        :raises IntegrityError: a handle is damaged. The caller then asks for each job alone
         """
 
     def fresh_status(self, handle: JobHandle) -> JobStatus:
-        """Return the status of one job, read from the service now and from no cache.
+        """Return the status of one job, read from the service now and not from a cache.
 
-        The trigger calls it before it ends a job that seems to be late. Raises what :meth:`status` raises.
+        The trigger calls this method before it ends a job that has passed a deadline. The errors are those of
+        :meth:`status`.
         """
         return self.status([handle])[handle]
 
     @abstractmethod
     def logs(self, cursors: Mapping[JobHandle, Cursor]) -> Mapping[JobHandle, LogChunk]:
-        """Return the lines since each cursor, bounded; a job with nothing new may be left out."""
+        """Return the log lines after each cursor.
+
+        A call returns a limited number of bytes per job. The result may leave out a job without new lines.
+        """
 
     def chunks(self, handle: JobHandle, since: Cursor = None) -> Iterator[LogChunk]:
-        """Yield the lines since a cursor, until there are no new ones."""
+        """Yield the log lines after a cursor, chunk by chunk, until the log has no new lines."""
         while (chunk := self.logs({handle: since}).get(handle)) is not None and chunk.lines:
             yield chunk
             since = chunk.cursor
 
     def tail(self, handle: JobHandle, count: int, since: Cursor = None) -> LogChunk:
-        """Return the last ``count`` lines, none from before the cursor ``since``, and the cursor at the end.
+        """Return the last ``count`` lines after the cursor ``since``, and the cursor at the end of the log.
 
-        A service that can read a log from its end overrides this: here all of it goes by.
+        This implementation reads the whole log. Override it if the service can read a log from its end.
         """
         last: deque[LogLine] = deque(maxlen=count)
         for chunk in self.chunks(handle, since):
@@ -289,61 +315,69 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
     def outcome(self, handle: JobHandle) -> OutcomeReport:
         """Return the outcome of a terminal job.
 
-        :raises OutcomeLostError: the job ended without leaving one
+        :raises OutcomeLostError: the job ended without an outcome, or its outcome is gone
         """
 
     def preserve_outcome(self, handle: JobHandle) -> None:
         """Copy what is lost with the machine of a terminal job (receipt, outcome) to the control plane.
 
-        The trigger calls it when it notices the end: it may take long until a worker is free to read the
-        outcome. A service that keeps both by itself inherits this, which does nothing.
+        The trigger calls this method when it notices the job's end, perhaps more than once. A worker reads
+        the outcome later, and the machine may be gone by then. The inherited method does nothing: that is
+        right for a service that keeps receipt and outcome by itself.
         """
 
     @abstractmethod
     def cancel(self, handle: JobHandle) -> None:
-        """Ask the service to stop the job and return soon. Idempotent; finished or gone is not an error."""
+        """Ask the service to stop the job, and return without waiting for its end.
+
+        Idempotent. A job that has ended or is gone is not an error.
+        """
 
     @abstractmethod
     def delete(self, handle: JobHandle) -> None:
-        """Remove what a terminal job leaves behind at the service. Idempotent."""
+        """Remove everything that a terminal job leaves behind at the service. Idempotent."""
 
     @abstractmethod
     def find(self, labels: Mapping[str, str]) -> Iterable[FoundJob]:
-        """Return every job of ours that carries all of ``labels``, finished or not.
+        """Return every job of this provider that has all of ``labels``, running or finished.
 
-        A service that takes only some characters in a label keeps the original elsewhere: what comes back
-        here is what was submitted.
+        Each job comes with all of its labels as they were submitted. For a service that limits the characters
+        of a label, the backend keeps the original labels elsewhere at the job.
         """
 
     @abstractmethod
     def check(self) -> Iterable[Finding]:
-        """Say what works, what is missing, and what to do about it."""
+        """Return findings: what works, what is missing, and how to correct it."""
 
     def api_error(self, error: Exception) -> ApiError:
-        """Return what an exception of the service's SDK means. It sends no request.
+        """Classify an exception of the service's SDK. This method sends no request.
 
-        A worker repeats a call after :attr:`Trouble.TRANSIENT` for up to ten minutes: an API that is away,
-        restarts or is busy (429, 5xx), and a network that is cut. A request that cannot succeed is none.
+        :attr:`Trouble.TRANSIENT` is for an API that is unavailable, restarting or busy (429, 5xx), and for a
+            lost network connection. The worker retries such a call for up to ten minutes. A request that can
+            never succeed is not transient.
         """
         return ApiError(Trouble.OTHER, str(error))
 
     def is_transient(self, error: Exception) -> bool:
-        """Return whether a worker repeats a call after this error; :meth:`api_error` decides."""
+        """Return whether the worker retries a call after this error. :meth:`api_error` decides."""
         return self.api_error(error).kind is Trouble.TRANSIENT
 
     def link(self, handle: JobHandle) -> str | None:
-        """Return the job's page in the service's console."""
+        """Return the URL of the job's page in the service's console; ``None`` if there is no page."""
         return None
 
     def changed_jobs(self) -> Collection[JobHandle] | None:
-        """Return the jobs whose status may have changed since the last call; ``None``: no watch runs now.
+        """Return the jobs whose status may have changed since the last call; ``None`` if no watch runs now.
 
-        It sends no request. Between two polls of all jobs, the watcher polls those that have changed alone.
+        This method sends no request. Between two polls of all jobs, the watcher polls the changed jobs only.
         """
         return None
 
     def scope(self) -> str:
-        """Return what one status call covers; jobs of one scope share one watcher."""
+        """Return the name of the host, cluster or region whose jobs one :meth:`status` call can cover.
+
+        All jobs of one scope share one watcher.
+        """
         return ""
 
 

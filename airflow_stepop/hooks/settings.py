@@ -1,5 +1,7 @@
-"""A backend's own options: a dict or a model becomes the validated model, or an error that lists what is
-valid.
+"""Validation of ``settings=``, a backend's own options.
+
+Every backend's model derives from :class:`BackendSettings`. :func:`parse_settings` turns a dict into the
+model; its errors list the valid keys. The operator, the worker and :meth:`StepHook.settings_of` call it.
 """
 
 from __future__ import annotations
@@ -15,18 +17,22 @@ from airflow_stepop.exceptions import StepConfigError
 
 
 class BackendSettings(BaseModel):
-    """Base of every backend's own options: an unknown key is an error, and a model is never changed."""
+    """Base class of a backend's settings. An unknown key is an error, and an instance is immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     location_fields: ClassVar[tuple[str, ...]] = ()
-    """Names of the options that say where a job runs. The record keeps them before the job is submitted."""
+    """Names of the options that say where a job runs, such as a namespace. The worker saves these options in
+    the record before the submit, so that :meth:`StepHook.lookup` can find the job after a crash.
+    """
 
 
 def parse_settings(model: type[BackendSettings], settings: object, backend: str) -> BackendSettings:
     """Return ``settings`` as the backend's model.
 
-    :raises StepConfigError: an unknown key (with the closest valid one), or a value of the wrong kind
+    :param settings: a dict, an instance of ``model``, or ``None`` for the defaults
+    :raises StepConfigError: an unknown key (the message names the closest valid key), or a value of the wrong
+        type
     """
     if settings is None:
         return model()
@@ -55,7 +61,10 @@ def parse_settings(model: type[BackendSettings], settings: object, backend: str)
 
 
 def in_snake_case(settings: Mapping[str, object], valid: Sequence[str], backend: str) -> dict[str, object]:
-    """Return the settings with the keys that a service's own documentation spells in camel case as ours."""
+    """Return the settings with camel-case keys, as in the service's documentation, changed to snake case.
+
+    :raises StepConfigError: one setting was given in both spellings
+    """
     found: dict[str, object] = {}
     for key, value in settings.items():
         snake = re.sub(r"(?<!^)(?=[A-Z])", "_", str(key)).lower()

@@ -14,7 +14,7 @@ import pytest
 
 from airflow_stepop.exceptions import IntegrityError, StepInterruptedError, StepopError, StoreError
 from airflow_stepop.failure import Category
-from airflow_stepop.hooks.local.supervisor.log import END_OF_TIME, Place, read_records
+from airflow_stepop.hooks.local.supervisor.log import END_OF_TIME, LogPosition, read_records
 from airflow_stepop.hooks.local.supervisor.systems import LINUX
 from airflow_stepop.job import JobHandle, JobState, LogLine
 from airflow_stepop.payload.build import build_payload
@@ -83,7 +83,7 @@ def test_a_damaged_state_ends_the_job(copy, case):
     assert status.state is JobState.FAILED
     assert status.failure.category is Category.INFRA
     assert f"{handle.id}/state.json" in status.failure.summary
-    assert "took the outcome of the step with it" in status.failure.summary
+    assert "the outcome of the step is lost" in status.failure.summary
     with pytest.raises(StepopError, match="left no outcome"):
         bench.hook.outcome(handle)
     bench.hook.cancel(handle)
@@ -198,7 +198,7 @@ def test_damaged_log(tmp_path, case):
     """What can be read is read, with a time that a calendar has."""
     data, texts = LOGS[case]
     (tmp_path / "log").write_bytes(data)
-    records, place = read_records(str(tmp_path / "log"), Place(), 2**20)
+    records, place = read_records(str(tmp_path / "log"), LogPosition(), 2**20)
     assert [text for _, text in records] == texts
     assert all(0 <= when < END_OF_TIME for when, _ in records)
     assert place.position == len(data)
@@ -206,7 +206,7 @@ def test_damaged_log(tmp_path, case):
 
 def test_a_hole_in_the_log_does_not_hide_what_follows(tmp_path):
     (tmp_path / "log").write_bytes(b"1.0 before\n" + bytes(200_000) + b"\n2.0 after\n")
-    place, texts = Place(), []
+    place, texts = LogPosition(), []
     while True:
         records, place = read_records(str(tmp_path / "log"), place, 2**15)
         if not records:

@@ -1,1 +1,1 @@
-"""What several backends share."""
+"""Code that several backends share. ``airflow_stepop.hooks.base`` exports it to authors of backends."""

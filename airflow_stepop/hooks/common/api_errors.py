@@ -1,7 +1,8 @@
-"""What an error of a service's API means, in words that are the same for every backend.
+"""Classification of the errors of a service's API, the same for every backend.
 
-A backend overrides one method, :meth:`StepHook.api_error`, which puts an exception of its SDK into one
-:class:`Trouble`. The rest follows: ``is_transient``, and the helpers :func:`explained` and :func:`or_none`.
+A backend overrides one method, :meth:`StepHook.api_error`, which maps an exception of its SDK to one
+:class:`Trouble`. ``StepHook.is_transient`` and the helpers :func:`explained` and :func:`or_none` use this
+method. Hooks call the helpers around requests.
 """
 
 from __future__ import annotations
@@ -18,23 +19,23 @@ T = TypeVar("T")
 
 
 class Trouble(StrEnum):
-    """What kind of error it is."""
+    """Kind of an API error."""
 
-    TRANSIENT = "transient"  # the same call may succeed in a moment
+    TRANSIENT = "transient"  # the same call may soon succeed
     QUOTA = "quota"  # the same call may succeed when other jobs have ended
-    DENIED = "denied"  # the account may not do this
-    INVALID = "invalid"  # the service refuses the request as it is
-    CONFLICT = "conflict"  # there is an object of that name already
-    NOT_FOUND = "not_found"  # there is no such object, or no place where it could be
-    OTHER = "other"  # anything else; a worker does not repeat the call
+    DENIED = "denied"  # the account lacks the permission
+    INVALID = "invalid"  # the service will never accept this request
+    CONFLICT = "conflict"  # an object with this name exists already
+    NOT_FOUND = "not_found"  # the object, or its parent (for example its namespace), does not exist
+    OTHER = "other"  # anything else; the worker does not retry the call
 
 
 @dataclass(frozen=True)
 class ApiError:
     """An error of a service's API.
 
-    :param message: what the service says, for people
-    :param code: the service's own code for the error
+    :param message: the service's message, for people
+    :param code: the service's own error code
     """
 
     kind: Trouble
@@ -42,18 +43,18 @@ class ApiError:
     code: str = ""
 
 
-Classify = Callable[[Exception], ApiError]  # StepHook.api_error, or what it is made of
+Classify = Callable[[Exception], ApiError]  # StepHook.api_error, or a function that it uses
 
 
 @contextmanager
 def explained(classify: Classify, texts: Mapping[Trouble, str]) -> Iterator[None]:
-    """Turn errors of the service into errors of ours, which say what went wrong and for whom.
+    """Context manager: replace an error of the service by an error of this provider with an explanation.
 
     :param classify: ``hook.api_error``
-    :param texts: what to say of each kind, in front of the service's own message. A kind that is not in it is
-        raised as it is
-    :raises QuotaError: :attr:`Trouble.QUOTA`
-    :raises StepConfigError: any other kind of ``texts``
+    :param texts: kind of error -> text to put in front of the service's message. An error of any other kind
+        is raised unchanged
+    :raises QuotaError: for :attr:`Trouble.QUOTA`
+    :raises StepConfigError: for every other kind in ``texts``
     """
     try:
         yield
@@ -70,7 +71,7 @@ def explained(classify: Classify, texts: Mapping[Trouble, str]) -> Iterator[None
 
 
 def or_none(classify: Classify, call: Callable[[], T], *kinds: Trouble) -> T | None:
-    """Return what ``call`` returns; ``None`` when it raises an error of one of ``kinds``.
+    """Return the result of ``call``, or ``None`` if it raises an error of one of ``kinds``.
 
     :param classify: ``hook.api_error``
     :raises Exception: an error of any other kind

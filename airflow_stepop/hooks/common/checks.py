@@ -1,6 +1,6 @@
-"""Runs the checks of a backend: an error in one of them is a finding, like everything else.
+"""Runs the checks of a backend for ``airflow stepop check``. An error in a check becomes a finding.
 
-:meth:`StepHook.check` of a backend lists its checks and yields what :func:`run_checks` finds.
+A backend's :meth:`StepHook.check` lists its checks and yields the findings of :func:`run_checks`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 class Check:
     """One check.
 
-    :param subject: what is looked at, for the finding of an error
-    :param run: yields what it finds
-    :param fix: what to do about an error
-    :param prefix: what an error of the service means, in front of the service's message
-    :param is_needed: nothing can be said of the checks that follow when this one has found something wrong
+    :param subject: subject of the finding if ``run`` raises an error
+    :param run: the check itself; returns or yields findings
+    :param fix: how to correct an error
+    :param prefix: text in front of the service's message, if the service answers with an error
+    :param is_needed: skip the checks that follow if this check finds a problem, because they depend on it
     """
 
     subject: str
@@ -35,16 +35,16 @@ class Check:
 
 
 def run_checks(classify: Callable[[Exception], ApiError], checks: Iterable[Check]) -> Iterator[Finding]:
-    """Yield what the checks find.
+    """Yield the findings of the checks, in order.
 
-    :param classify: ``hook.api_error``, which says what an error means
+    :param classify: ``hook.api_error``
     """
     for check in checks:
         try:
             found = list(check.run())
         except StepopError as error:
             found = [Finding(False, check.subject, str(error), check.fix)]
-        except Exception as error:  # noqa: BLE001, RUF100 - whatever it is, the user has to know
+        except Exception as error:  # noqa: BLE001, RUF100 - an SDK may raise anything
             message = f"{check.prefix}{classify(error).message or type(error).__name__}"
             found = [Finding(False, check.subject, message, check.fix)]
         yield from found

@@ -1,8 +1,8 @@
-"""The files of the runner's input folder: the payload, and where the rest of it is.
+"""Builds the files of the runner's input folder: the payload, and the addresses of the parts in the store.
 
-The runner has the standard library only. It reads parts from, and writes the segments of its outcome to,
-pre-signed addresses. A backend calls :func:`input_files` and puts what it returns into the runner's input
-folder.
+The runner uses the standard library only, so it has no SDK for a bucket. It reads payload parts and writes
+the segments of its outcome with pre-signed addresses. A hook's ``submit`` calls :func:`input_files` and puts
+the files into the runner's input folder.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ if TYPE_CHECKING:
     from airflow_stepop.job import Buffer, ObjectRange, Payload, StepSpec
     from airflow_stepop.runner.wire import Checkpoint, Locations, Ranges, Uploads
 
-# A piece of an outcome is one signed PUT, which S3 limits to 5 GiB. How many will be needed is not known when
-# they are signed; an unused one costs 60 bytes of the job's input.
+# The runner writes a large outcome in pieces, one signed PUT each. S3 limits a PUT to 5 GiB. The number of
+# pieces is unknown when the addresses are signed; an unused address costs 60 bytes of the job's input.
 PIECES = 64
-PIECE_BYTES = (8 * MIB, 5 << 30)
+PIECE_BYTES = (8 * MIB, 5 << 30)  # least, most
 
 
 def input_files(payload: Payload, spec: StepSpec) -> dict[str, Sequence[Buffer]]:
-    """Return everything that the runner's input folder must hold: file name -> bytes, in a row.
+    """Return all files of the runner's input folder: file name -> the file's bytes, as a sequence of buffers.
 
-    ``secrets.json`` and ``checkpoint.json`` are secrets, and ``locations.json`` and ``uploads.json`` are when
-    the store is a bucket: they belong where only the step can read them. A folder of this host is
-    named in them as it is: a job that runs elsewhere has had its payload through
-    ``payload.spill.copy_to_bucket``.
+    ``secrets.json`` and ``checkpoint.json`` are secret. If the store is a bucket, ``locations.json`` and
+    ``uploads.json`` are secret too, because they hold signed addresses. Put secret files where only the step
+    can read them. If the store is a folder, ``locations.json`` holds paths on this host. For a job on another
+    host, ``payload.spill.copy_to_bucket`` must have copied the payload to a bucket before.
 
-    :raises StepConfigError: the step may run longer than a signature can last
+    :raises StepConfigError: the step may run longer than a signature is valid
     """
     files = {name: part.buffers for name, part in payload.parts.items() if part.buffers is not None}
     signer = Signer(spec)
@@ -90,9 +90,10 @@ def _uploads(spec: StepSpec, signer: Signer) -> Uploads:
 
 
 def _checkpoint(spec: StepSpec, signer: Signer) -> Checkpoint:
-    """Return where the runner saves snapshots, under a name of this job's own, and where it looks for one.
+    """Return the address to which the runner saves snapshots, and the addresses from which it restores one.
 
-    It looks there first, for a service may start a job twice, and then at the newest of earlier jobs.
+    Each job saves under its own name. The runner first tries to restore the job's own snapshot, because a
+    service may start a job twice, and then the newest snapshot of the earlier jobs.
     """
     own = f"{spec.checkpoint_uri}/{spec.name}.tar"
     store, folder = locate(spec.checkpoint_uri)

@@ -1,7 +1,8 @@
-"""Labels of a job: as its service takes them, and as they were given.
+"""Labels of a job: encoding for the service, and comparison of the original labels. Hooks call both.
 
-A service limits the characters and the length of a label. So a backend labels the job with encoded values, by
-which the service selects, and keeps the original labels elsewhere at the job, which :func:`matches` compares.
+A service limits the characters and the length of a label. So a backend labels the job with encoded values,
+which the service can select by, and stores the original labels elsewhere at the job. ``StepHook.find``
+selects jobs by the encoded labels and then compares the original ones with :func:`matches`.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LabelRules:
-    """What a service takes as the value of a label.
+    """A service's rules for the value of a label.
 
-    :param charset: the characters, as in a class of a regular expression: ``A-Za-z0-9._-``
-    :param length: the most of them
-    :param edges: the characters that may stand at both ends
+    :param charset: allowed characters, in the syntax of a regular expression's character class:
+        ``A-Za-z0-9._-``
+    :param length: maximum number of characters
+    :param edges: characters allowed as the first and the last one, in the same syntax
     """
 
     charset: str
@@ -26,7 +28,7 @@ class LabelRules:
     edges: str = "A-Za-z0-9"
 
     def encode(self, value: str) -> str:
-        """Return the value itself if the service takes it, else a recognisable one with a digest."""
+        """Return the value unchanged if it is valid; else its valid characters and a digest of the value."""
         edge, inner = f"[{self.edges}]", f"[{self.charset}]"
         if re.fullmatch(rf"({edge}({inner}{{0,{self.length - 2}}}{edge})?)?", value):
             return value
@@ -39,5 +41,5 @@ class LabelRules:
 
 
 def matches(original: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
-    """Return whether a job with the labels ``original`` carries all of ``wanted``."""
+    """Return whether the labels ``original`` of a job include all of ``wanted``."""
     return wanted.items() <= original.items()

@@ -1,7 +1,8 @@
-"""The receipt: what the runner reports of the outcome on a channel that the step's storage cannot forge.
+"""The receipt: the runner's report of the outcome, with the outcome's SHA-256 digest.
 
-A backend takes it from there (a termination message, a line of the log, a pipe), parses it here, and makes
-the :class:`~airflow_stepop.job.OutcomeReport` of it.
+The runner writes the receipt to a channel that nobody with write access to the storage can forge: a
+termination message, a log line, a pipe. A hook's ``outcome`` reads the channel, parses the receipt with this
+module, and gets the :class:`~airflow_stepop.job.OutcomeReport` from :func:`report`.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ RECEIPT_FIELDS = {"digest": TEXT}, {"size": COUNT, "outcome": TEXT}  # required,
 
 @dataclass(frozen=True)
 class Receipt:
-    """What the runner reports.
+    """The runner's report of the outcome.
 
-    :param digest: SHA-256 of the outcome
-    :param size: its bytes
-    :param outcome: the outcome itself; ``None`` when the receipt had no room for it
+    :param digest: SHA-256 digest of the outcome
+    :param size: size of the outcome in bytes
+    :param outcome: the outcome itself; ``None`` if the outcome is too large for the receipt
     """
 
     digest: str
@@ -39,10 +40,10 @@ class Receipt:
 
     @classmethod
     def from_json(cls, data: object, what: str = "the receipt") -> Receipt:
-        """Return the receipt.
+        """Return the receipt that ``data`` describes.
 
-        :param what: what ``data`` is, for the error
-        :raises IntegrityError: this is none
+        :param what: name of ``data`` in the error message
+        :raises IntegrityError: ``data`` is not a receipt
         """
         known = checked_fields(data, what, *RECEIPT_FIELDS)
         try:
@@ -52,13 +53,13 @@ class Receipt:
         return cls(known["digest"], known.get("size", 0), outcome)
 
     def to_json(self) -> dict[str, object]:
-        """Return the receipt as the runner writes it."""
+        """Return the receipt in the form in which the runner writes it."""
         carried = {"outcome": b64encode(self.outcome).decode()} if self.outcome is not None else {}
         return {"digest": self.digest, "size": self.size, **carried}
 
 
 def parse_receipt(text: str) -> Receipt | None:
-    """Return the receipt that ``text`` is; ``None`` when it is something else, or was cut off."""
+    """Return the receipt in ``text``, or ``None`` if the text is not a receipt or was truncated."""
     try:
         return Receipt.from_json(json.loads(text))
     except (ValueError, RecursionError, IntegrityError):
@@ -66,9 +67,10 @@ def parse_receipt(text: str) -> Receipt | None:
 
 
 def find_receipt(texts: Iterable[str], prefix: str = RECEIPT_PREFIX) -> Receipt | None:
-    """Return the last receipt among texts, the oldest of which comes first; ``None`` when there is none.
+    """Return the last receipt in ``texts``, or ``None`` if there is no receipt.
 
-    :param prefix: what a receipt begins with. The runner writes the default one into a log only
+    :param texts: log lines or messages, oldest first
+    :param prefix: text in front of a receipt. The runner writes the default prefix into logs only
     """
     found = None
     for text in texts:
@@ -84,12 +86,14 @@ def report(
     read: Callable[[Receipt], bytes],
     place: str = "",
 ) -> OutcomeReport:
-    """Return the outcome that a receipt stands for.
+    """Return the outcome that a receipt reports.
+
+    The outcome is in the receipt itself, or in a file if it is too large for the receipt.
 
     :param base_uri: the ``result_uri`` of the step
-    :param read: fetches an outcome that the receipt had no room for
-    :param place: where the receipt would be, for the error
-    :raises OutcomeLostError: there is no receipt, or the file that it stands for is gone
+    :param read: reads the outcome's file; called if the outcome is not in the receipt
+    :param place: where the receipt should have been, for the error message
+    :raises OutcomeLostError: there is no receipt, or the outcome's file is gone
     """
     if receipt is None:
         raise OutcomeLostError(f"{handle} left no outcome{f' in {place}' if place else ''}")

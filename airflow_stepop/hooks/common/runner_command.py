@@ -1,7 +1,7 @@
-"""The command that starts the runner in a job, and the environment that the step gets.
+"""The command that starts the runner in a job, and the step's environment. A hook's ``render`` calls both.
 
-``runner/main.py`` says what each option means. ``shlex.join`` of the words is the command for a service that
-takes a line of a shell.
+``runner/main.py`` documents the runner's options. For a service that takes a shell command line, pass the
+result of :func:`runner_argv` to ``shlex.join``.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ def runner_argv(
     sees_host: bool = False,
     **options: str | float | None,
 ) -> list[str]:
-    """Return the words of the command.
+    """Return the command as a list of arguments.
 
-    :param python: the interpreter in the job
-    :param inputs: folder with the files of ``input_files``
-    :param outputs: folder for the outcome
-    :param digest: what names the digest of the manifest in the job; by default the digest itself
-    :param sees_host: the job sees the folders of this host, and so the folder of the store
+    :param python: Python interpreter in the job
+    :param inputs: folder in the job with the files of ``input_files``
+    :param outputs: folder in the job for the outcome
+    :param digest: text to use instead of the manifest's digest, for example a variable that the service
+        expands
+    :param sees_host: whether the job can read and write the folders of this host, and so a folder store
     :param options: further options of the runner, such as ``receipt="/dev/termination-log"``, ``timeout``,
-        ``grace``; ``None`` leaves one out
+        ``grace`` (both in seconds); an option that is ``None`` is left out
     """
     words = [python, "-u", f"{inputs}/{RUNNER}", "run", "--in", inputs, "--out", outputs]
     words += ["--digest", digest if digest is not None else spec.digest]
@@ -45,7 +46,11 @@ def runner_argv(
 
 
 def _folders(spec: StepSpec, sees_host: bool) -> dict[str, str | None]:
-    """Return the folders of the store that the job writes to; those in a bucket are in the input folder."""
+    """Return the options for the folders of a folder store that the runner writes to.
+
+    For a bucket, the files ``uploads.json`` and ``checkpoint.json`` in the input folder hold signed
+    addresses.
+    """
     segments = folder_of(spec.result_uri)
     if sees_host:
         checkpoint = folder_of(spec.checkpoint_uri)
@@ -57,5 +62,5 @@ def _folders(spec: StepSpec, sees_host: bool) -> dict[str, str | None]:
 
 
 def step_env(spec: StepSpec) -> dict[str, str]:
-    """Return the environment of the step: the user's, and by what the step's processes are known."""
+    """Return the step's environment: the user's variables, and two that identify the step's processes."""
     return {**spec.env, ENV_JOB: spec.name, ENV_NONCE: spec.nonce}

@@ -1,4 +1,7 @@
-"""Addresses in a store that are signed for as long as one step may need them: who has one needs no key."""
+"""Signs addresses in a store for as long as one step may need them. ``input_files`` calls this module.
+
+A job can read or write a signed address without credentials.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +22,18 @@ if TYPE_CHECKING:
     from airflow_stepop.job import StepSpec
 
 SIGNATURE_MAX_S = 7 * 86400.0
-MARGIN_S = 3600.0  # for reading at the start and writing at the end, and for clocks that differ
-# how long a job may wait for its start, where nothing else limits it and the credentials last
+MARGIN_S = 3600.0  # for reading the input, writing the outcome, and clock differences
+# Time that a job may wait for its start, if the task sets no start_timeout and the credentials last that long
 START_ALLOWANCE_S = 86400.0
 
 log = logging.getLogger(__name__)
 
 
 class Signer:
-    """Signs for as long as one step may need it."""
+    """Signs addresses for one step. A signature is valid for as long as the step may need the address.
+
+    :ivar is_used: whether this signer has signed any address
+    """
 
     def __init__(self, spec: StepSpec) -> None:
         self.spec = spec
@@ -35,15 +41,22 @@ class Signer:
         self._until: dict[str, float] = {}
 
     def writable(self, folder_uri: str, names: Sequence[str]) -> Sequence[str]:
-        """Return for each name an address to which the runner can write it."""
+        """Return one signed address per name, to which the runner can write an object of that name.
+
+        :raises StepConfigError: the store is a folder, or the step may need the addresses longer than a
+            signature can be valid
+        """
         store, folder = locate(folder_uri)
         if not isinstance(store, BucketStore):
-            raise StepConfigError(f"{store} is no bucket: nothing can be signed there")
+            raise StepConfigError(f"{store} is not a bucket, so addresses in it cannot be signed")
         self.is_used = True
         return store.sign("PUT", [f"{folder}/{name}" for name in names], self.until(store))
 
     def readable(self, uris: Sequence[str]) -> dict[str, str]:
-        """Return for each URI a path or an address from which the runner can read it."""
+        """Return for each URI an address that the runner can read: a path, or a signed address in a bucket.
+
+        :raises StepConfigError: the step may need the addresses longer than a signature can be valid
+        """
         found: dict[str, str] = {}
         wanted: dict[BucketStore, dict[str, str]] = {}
         for uri in uris:
@@ -59,9 +72,9 @@ class Signer:
         return found
 
     def until(self, store: BucketStore) -> float:
-        """Return the end of the signatures for ``store``.
+        """Return when the signatures for ``store`` expire, in seconds since the epoch.
 
-        :raises StepConfigError: the step may need them longer
+        :raises StepConfigError: the step may need the addresses longer than a signature can be valid
         """
         if store.url not in self._until:
             self._until[store.url] = self._find_end(store)
@@ -75,22 +88,23 @@ class Signer:
         longest_s = SIGNATURE_MAX_S - start_s - MARGIN_S
         if needed > now + SIGNATURE_MAX_S:
             raise StepConfigError(
-                f"this step may need its addresses in {store} for more than 7 days ({limits}), the longest "
-                f"that they can be signed for. Lower timeout to {_length(longest_s)}"
+                f"this step may need its addresses in {store} for more than 7 days ({limits}), but a "
+                f"signature is valid for at most 7 days. Lower timeout to {_length(longest_s)}"
             )
         end = store.signature_end(needed)
         if end is None:
             log.warning(
-                "The credentials of %s are a session token of unknown end. If they end before the step does, "
-                "the step cannot write its result",
+                "The credentials of %s are a session token with an unknown expiry time. If the token expires "
+                "before the step ends, the step cannot write its result",
                 store,
             )
             end = math.inf
         if end < needed:
             raise StepConfigError(
-                f"the credentials of {store} end at {_time(end)}, and the addresses that they sign end with "
-                f"them; this step may need its own until {_time(needed)} ({limits}). Lower timeout, give the "
-                "connection keys that do not end, or a longer DurationSeconds in its assume_role_kwargs"
+                f"the credentials of {store} expire at {_time(end)}, and so do the addresses signed with "
+                f"them; this step may need its addresses until {_time(needed)} ({limits}). Lower timeout, "
+                "give the connection keys that do not expire, or set a longer DurationSeconds in its "
+                "assume_role_kwargs"
             )
         allowance_s = START_ALLOWANCE_S if spec.start_timeout_s is None else 0.0
         return min(needed + allowance_s, end, now + SIGNATURE_MAX_S)

@@ -1,6 +1,7 @@
-"""Builds ``step.pyz``, the program that runs in the remote container: the runner and cloudpickle.
+"""Builds ``step.pyz``, the program that runs in the job: a zipapp of the runner and cloudpickle.
 
-Called by whoever assembles a payload. The bytes are the same for the same sources, whoever builds them.
+:func:`.input_files.input_files` calls :func:`runner_zipapp`. The build is reproducible: the same sources give
+    the same bytes in every process.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from secrets import token_hex
 
-PACKAGE = "stepop_runner"  # what airflow_stepop.runner is called inside the zipapp
+PACKAGE = "stepop_runner"  # name of airflow_stepop.runner inside the zipapp
 
 MAIN = f"""\
 import os, sys
@@ -32,7 +33,7 @@ if __name__ == "__main__":
     leave(main(sys.argv[1:]))
 """
 
-# see _rebuilders; a name that is missing here, or there, is looked up in cloudpickle itself
+# For _rebuilders. If a name is missing here, the runner imports cloudpickle itself
 _REBUILDERS = (
     "_builtin_type",
     "_empty_cell_value",
@@ -44,10 +45,13 @@ _REBUILDERS = (
     "subimport",
 )
 
-# modules that travel only with a step that needs them: "network" is for pre-signed addresses, "snapshots" for
-# checkpoints that are kept there, "frames" for an outcome that comes back through the log, "outcome" for one
-# that comes back through the store, "command" for a step that is one, the others are asked for by the field
-# of the manifest
+# Feature -> modules that are left out unless the step needs the feature:
+#   command                 the step is a command
+#   secrets, requirements   the manifest has a field of this name
+#   snapshots               the runner saves checkpoints to pre-signed addresses
+#   frames                  the outcome comes back through the log
+#   outcome                 the outcome comes back through the store; this needs no further module
+#   network                 the runner uses pre-signed addresses
 OPTIONAL = {
     "command": ("command.py",),
     "secrets": ("secrets.py",),
@@ -60,18 +64,18 @@ OPTIONAL = {
 
 TYPES = "wire.py"  # imported for type checkers only
 
-KEPT_S = 30 * 86400.0  # what was built by other versions
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date that the format knows
-_building = threading.Lock()  # ast.parse() of Python 3.11.7 fails when another thread is in it
+KEPT_S = 30 * 86400.0  # age at which zipapps of other versions are removed from the cache
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date that the ZIP format can hold
+_building = threading.Lock()  # ast.parse() of Python 3.11.7 fails if two threads call it at once
 
 
 @functools.cache
 def runner_zipapp(features: frozenset[str] = frozenset(OPTIONAL), cache: Path | None = None) -> bytes:
     """Return the bytes of ``step.pyz``.
 
-    :param features: what the step needs of :data:`OPTIONAL`; everything by default
-    :param cache: a folder that keeps what was built: every worker is a new process, and building takes a
-        quarter of a second
+    :param features: keys of :data:`OPTIONAL` that the step needs; by default all of them
+    :param cache: folder that keeps built zipapps. Every worker is a new process, and a build takes a quarter
+        of a second
     """
     if cache is None:
         with _building:
@@ -84,7 +88,7 @@ def runner_zipapp(features: frozenset[str] = frozenset(OPTIONAL), cache: Path | 
     if not data or sha256(data).digest() != digest:
         with _building:
             data = _build(features)
-        with suppress(OSError):  # a folder that cannot be written costs time, and nothing else
+        with suppress(OSError):  # without a writable cache every process builds again, which only costs time
             _keep(path, data)
     return data
 
@@ -98,13 +102,13 @@ def _keep(path: Path, data: bytes) -> None:
     draft = path.with_name(f"{path.name}.{token_hex(4)}")
     draft.write_bytes(sha256(data).digest() + data)
     draft.rename(path)
-    for other in path.parent.iterdir():  # of versions that nobody has any more
+    for other in path.parent.iterdir():  # zipapps of old versions
         if other.stat().st_mtime < path.stat().st_mtime - KEPT_S:
             other.unlink()
 
 
 def _version(features: frozenset[str]) -> str:
-    """Return what is another text whenever other bytes would be built."""
+    """Return a key for the cache, which changes whenever a build would give other bytes."""
     found = sha256(repr((sorted(features), sys.version_info)).encode())
     for path in sorted([Path(__file__), *_runner_folder().glob("*.py"), *_cloudpickle_folder().glob("*.py")]):
         about = path.stat()
@@ -124,7 +128,7 @@ def _build(features: frozenset[str]) -> bytes:
     cloudpickle = _cloudpickle_folder()
     members[f"{PACKAGE}/rebuild.py"] = _rebuilders((cloudpickle / "cloudpickle.py").read_text("utf-8"))
     for path in cloudpickle.glob("*.py"):
-        # its licence is in its first docstring
+        # keep_head: the module docstring of cloudpickle holds its licence
         members[f"cloudpickle/{path.name}"] = _stripped(path.read_text("utf-8"), keep_head=True)
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
@@ -141,16 +145,16 @@ def _runner_folder() -> Path:
 
 
 def _cloudpickle_folder() -> Path:
-    # not imported: a command needs none of it
+    # found without an import, which takes time: a command does not need cloudpickle
     found = find_spec("cloudpickle")
-    assert found is not None and found.origin is not None  # noqa: S101, PT018 - it is a dependency of ours
+    assert found is not None and found.origin is not None  # noqa: S101, PT018 - cloudpickle is a dependency
     return Path(found.origin).parent
 
 
 def _rebuilders(source: str) -> str:
-    """Return the few functions of cloudpickle that the pickle of a plain function calls when it is loaded.
+    """Return the source of the few functions of cloudpickle that unpickling a plain function calls.
 
-    Compiling and importing all of cloudpickle costs 30 to 40 ms of CPU, more than the rest of a small step.
+    To compile and import all of cloudpickle takes 30 to 40 ms of CPU, more than the rest of a small step.
     """
     lines = ["# Taken from cloudpickle; its licence is in cloudpickle/cloudpickle.py", "import sys, types"]
     for node in ast.parse(source).body:
@@ -161,7 +165,7 @@ def _rebuilders(source: str) -> str:
 
 
 def _stripped(source: str, keep_head: bool) -> str:
-    """Return the source without docstrings, comments and types, every other line where it was.
+    """Return the source without docstrings, comments and types. Every line keeps its number, for tracebacks.
 
     :param keep_head: keep the module's own docstring
     """
@@ -186,8 +190,8 @@ def _stripped(source: str, keep_head: bool) -> str:
 
 
 def _without_types(lines: list[str], tree: ast.Module) -> list[str]:
-    """Return the lines without what only a type checker reads: a twentieth of all that travels."""
-    cuts = sorted(_types(lines, tree), reverse=True)  # from the end, so that the others stay where they are
+    """Return the lines without annotations and imports for type checkers, a twentieth of the zipapp."""
+    cuts = sorted(_types(lines, tree), reverse=True)  # from the end, so that the earlier positions stay valid
     for row, begin, end in cuts:
         data = lines[row - 1].encode()
         lines[row - 1] = (data[:begin] + data[end:]).decode()
@@ -200,7 +204,10 @@ def _without_types(lines: list[str], tree: ast.Module) -> list[str]:
 
 
 def _types(lines: list[str], tree: ast.Module) -> Iterator[tuple[int, int, int]]:
-    """Yield (line, first and last column in bytes) of the annotations of functions that are on one line."""
+    """Yield (line, first column, last column) of each function annotation that is on one line.
+
+    Lines count from 1, columns from 0 and in bytes, as in :mod:`ast`.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.arg) and node.annotation and node.annotation.end_lineno == node.lineno:
             begin = node.col_offset + len(node.arg.encode())

@@ -1,7 +1,7 @@
-"""The ``local`` backend: a step is a process on this host; ``hook`` says how.
+"""The ``local`` backend, which runs a step as a process on this host. ``hook.py`` describes how it works.
 
-A name is loaded on first use: the supervisor of a job lies below this package, and has the standard library
-only.
+A name is imported on first use. The supervisor of a job lives in a subpackage and uses the standard library
+only, so to import this package must not import Airflow.
 """
 
 from __future__ import annotations

@@ -1,8 +1,12 @@
-"""One folder per local job: what :mod:`airflow_stepop.hooks.local` and the job's supervisor share.
+"""The folder of a local job. The hook (``hook.py``) reads and changes it with :class:`JobFolder`.
 
-The supervisor owns the folder while it lives; everyone else only reads, asks whether the lock is held, or
-leaves a note (``cancel``). Whether a job runs is decided by the kernel's locks and never by a recorded pid,
-so a reboot or a pid that was used again cannot be mistaken for a job.
+Each job has one folder, which the hook and the job's supervisor share. ``supervisor/state.py`` lists its
+files. While the supervisor lives, only the supervisor writes the state and the log. Every other process only
+reads, tests whether the lock is held, or leaves a note (the file ``cancel``).
+
+The supervisor holds a lock of the kernel as long as it lives. So the lock tells whether a job runs. A
+recorded pid would not: after a reboot, or when the kernel has reused the pid, it could belong to another
+process.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from airflow_stepop.core.stored_json import COUNT, NUMBER, OBJECT, TEXT, FieldType, checked_fields, or_nothing
 from airflow_stepop.exceptions import IntegrityError, StepInterruptedError
@@ -27,7 +31,7 @@ from airflow_stepop.failure import Failure
 from airflow_stepop.hooks.common.receipts import RECEIPT_FIELDS
 from airflow_stepop.hooks.local.supervisor import main as supervisor
 from airflow_stepop.hooks.local.supervisor import state as files
-from airflow_stepop.hooks.local.supervisor.log import Place, read_records, read_tail
+from airflow_stepop.hooks.local.supervisor.log import LogPosition, read_records, read_tail
 from airflow_stepop.hooks.local.supervisor.systems import LINUX, OWN, System, find_system
 from airflow_stepop.job import LogChunk, LogLine
 from airflow_stepop.runner.protocol import ENV_JOB
@@ -38,7 +42,7 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,51}")
 _LOCK_TRIES = 5
-_UNFINISHED = ".new"  # folders that a submit is filling, and folders that are being deleted
+_UNFINISHED = ".new"  # holds folders that a submit is still filling, and folders that are being deleted
 _NEVER_STARTED: State = {
     "exit_code": None,
     "signal": None,
@@ -65,7 +69,11 @@ _START_TIMEOUT_S = 60.0
 
 
 class JobFolder:
-    """The folder of one job; it need not exist."""
+    """The folder of one job. The folder may not exist (yet).
+
+    :param path: path of the folder; its name is the name of the job
+    :raises ValueError: the folder's name is not a valid name of a job
+    """
 
     def __init__(self, path: Path) -> None:
         if not _NAME.fullmatch(path.name):
@@ -81,10 +89,13 @@ class JobFolder:
                 yield cls(path)
 
     def create(self, request: Mapping[str, object], inputs: Mapping[str, Sequence[Buffer]]) -> None:
-        """Make the folder with everything in it, at once; one that exists already stays as it is.
+        """Create the folder with all of its files, atomically. An existing folder stays unchanged.
 
-        The first call wins: a later one may bring other bytes (a pickle differs between processes) that
-        would not fit to what the first has left behind.
+        The first call wins. A later call may bring other bytes, because a pickle can differ between
+        processes, and those would not match the files of the first call.
+
+        :param request: content of ``request.json``
+        :param inputs: files of the runner's input folder: name -> buffers
         """
         if self.path.exists():
             return
@@ -99,7 +110,7 @@ class JobFolder:
             for name, buffers in inputs.items():
                 _write_private(draft / files.INPUT / name, buffers)
             (draft / files.LOCK).touch()
-            with contextlib.suppress(OSError):  # some network file systems have none
+            with contextlib.suppress(OSError):  # some network file systems have no named pipes
                 os.mkfifo(draft / files.WAKE, 0o600)
             (draft / files.REQUEST).write_text(json.dumps(request, indent=1))
             draft.rename(self.path)
@@ -110,16 +121,16 @@ class JobFolder:
             shutil.rmtree(draft, ignore_errors=True)
 
     def request(self) -> Request | None:
-        """Return what was submitted; ``None`` when there is no such job.
+        """Return the submitted request, or ``None`` if there is no such job.
 
-        :raises IntegrityError: it is damaged
+        :raises IntegrityError: ``request.json`` is damaged
         """
-        return _read_json(self.path / files.REQUEST, _REQUEST_FIELDS)  # type: ignore[return-value] # its fields are checked
+        return cast("Request | None", _read_json(self.path / files.REQUEST, _REQUEST_FIELDS))
 
     def state(self) -> State | None:
-        """Return what the supervisor has written down; ``None`` before the step has started.
+        """Return the state that the supervisor has written, or ``None`` if it has not written one yet.
 
-        :raises IntegrityError: it is damaged
+        :raises IntegrityError: ``state.json`` is damaged
         """
         found = _read_json(self.path / files.STATE, _STATE_FIELDS, _STATE_OPTIONAL)
         if found is not None and found["receipt"] is not None:
@@ -129,17 +140,17 @@ class JobFolder:
                 Failure.from_json(found["failure"])
             except IntegrityError as error:
                 raise IntegrityError(f"failure in {self.path / files.STATE}: {error}") from error
-        return found  # type: ignore[return-value] # its fields are checked
+        return cast("State | None", found)
 
     def created_at(self) -> float:
-        """Return when it was submitted, seconds since the epoch; 0 when there is no such job."""
+        """Return the time of the submit in seconds since the epoch, or 0 if there is no such job."""
         try:
             return (self.path / files.REQUEST).stat().st_mtime
         except FileNotFoundError:
             return 0.0
 
     def system(self) -> System:
-        """Return the way by which the job was started."""
+        """Return the module that handles this job's processes: the one with which the job was started."""
         return find_system(self._system_name())
 
     def _system_name(self) -> str:
@@ -151,15 +162,16 @@ class JobFolder:
     # the supervisor
 
     def start(self, env: Mapping[str, str]) -> None:
-        """Return when a supervisor has the job, this or an earlier one.
+        """Start a supervisor unless the job has one already. Return when the job is supervised.
 
-        :raises StepInterruptedError: it could not be started; trying again is safe
+        :param env: environment of the supervisor, from which the step inherits
+        :raises StepInterruptedError: the supervisor did not start; another call is safe
         """
-        flags = ["-I", "-S"] if self._system_name() == LINUX else ["-I"]  # the portable way needs psutil
+        flags = ["-I", "-S"] if self._system_name() == LINUX else ["-I"]  # portable.py imports psutil
         deadline = time.monotonic() + _START_TIMEOUT_S
         while not (self.path / files.STATE).exists():
             self._permit()
-            result = subprocess.run(  # noqa: S603 - our own file, with this interpreter
+            result = subprocess.run(  # noqa: S603 - a file of this package, with this interpreter
                 [sys.executable, *flags, supervisor.__file__, str(self.path)],
                 env=dict(env),
                 cwd="/",
@@ -182,12 +194,12 @@ class JobFolder:
             (self.path / files.START).touch()
         except FileNotFoundError as error:
             raise StepInterruptedError(
-                f"the local job {self.name} was taken back while it was being submitted; "
-                "its task was ended or cleared, or another try has it"
+                f"the local job {self.name} was withdrawn while it was being submitted: "
+                "its task was ended or cleared, or another try has taken it over"
             ) from error
 
     def is_supervised(self) -> bool:
-        """Return whether a supervisor lives, in whatever container."""
+        """Return whether a supervisor of this job lives, in this container or another one on this host."""
         try:
             fd = os.open(self.path / files.LOCK, os.O_RDONLY)
         except FileNotFoundError:
@@ -201,8 +213,8 @@ class JobFolder:
         return False
 
     def wake_supervisor(self) -> None:
-        """Have the supervisor look at the notes at once; it would do so by itself within a second."""
-        with contextlib.suppress(OSError):  # nobody reads it (any more)
+        """Make the supervisor read the notes now. By itself the supervisor reads them within a second."""
+        with contextlib.suppress(OSError):  # no supervisor has the pipe open
             fd = os.open(self.path / files.WAKE, os.O_WRONLY | os.O_NONBLOCK)
             try:
                 os.write(fd, b"!")
@@ -211,7 +223,10 @@ class JobFolder:
 
     @contextlib.contextmanager
     def unsupervised(self) -> Iterator[bool]:
-        """Keep supervisors away for a moment; ``False`` when one lives (or somebody else does the same)."""
+        """Context manager: hold the job's lock, so that no supervisor can start.
+
+        Its value is ``False`` if a supervisor, or another process in this method, holds the lock.
+        """
         try:
             fd = os.open(self.path / files.LOCK, os.O_RDWR)
         except FileNotFoundError:
@@ -223,9 +238,10 @@ class JobFolder:
             os.close(fd)
 
     def withdraw(self) -> bool:
-        """Remove the job unless its step has started; return whether it has not.
+        """Remove the job if its step has not started; return ``False`` if the step has started.
 
-        No supervisor that is on its way may start it then. This also clears away what a killed submit left.
+        A supervisor that is starting at this moment can then no longer start the step. The method also
+        removes the files of a submit that was killed.
         """
         deadline = time.monotonic() + supervisor.LOCK_TIMEOUT_S
         while self.path.exists() and time.monotonic() < deadline:
@@ -234,7 +250,7 @@ class JobFolder:
                     return False
                 if is_ours:
                     (self.path / files.START).unlink(missing_ok=True)
-                    self.remove()  # with the lock: else a submit could start the step in between
+                    self.remove()  # while this process holds the lock, else a submit could start the step
                     return True
             time.sleep(0.005)
         return True
@@ -242,9 +258,11 @@ class JobFolder:
     # the end
 
     def finish(self, state: State) -> bool:
-        """Write the last state in place of a supervisor that is dead or never was; ``False`` when one lives.
+        """Write the last state of a job that has no supervisor, because it died or never started.
 
-        Whatever the dead one has left running is killed first.
+        First kill the processes that the dead supervisor has left running.
+
+        :return: ``False`` if a supervisor lives; then nothing is changed
         """
         with self.unsupervised() as is_ours:
             if not is_ours:
@@ -253,7 +271,7 @@ class JobFolder:
             current = self._state_or_nothing()
             if not current or not files.is_over(current):
                 files.remove_tmp(current)
-                end = max(time.time(), current.get("started_at") or 0)  # the clock may have been set
+                end = max(time.time(), current.get("started_at") or 0)  # the clock may have been set back
                 files.write_state(str(self.path), {**_NEVER_STARTED, **current, **state, "finished_at": end})
             return True
 
@@ -264,11 +282,11 @@ class JobFolder:
             return {}
 
     def remove(self) -> None:
-        """Remove the folder; a crash in the middle leaves a job that is gone."""
+        """Remove the folder. If this process crashes halfway, the job is gone; a later submit cleans up."""
         nursery = self.path.parent / _UNFINISHED
         nursery.mkdir(mode=0o700, exist_ok=True)
         trash = nursery / f"{self.name}.{secrets.token_hex(4)}"
-        files.remove_tmp(self._state_or_nothing())  # if a supervisor died after its last state
+        files.remove_tmp(self._state_or_nothing())  # left if the supervisor died after its last state
         try:
             self.path.rename(trash)
         except FileNotFoundError:
@@ -276,7 +294,7 @@ class JobFolder:
         shutil.rmtree(trash, ignore_errors=True)
 
     def supervisor_error(self) -> str:
-        """Return the last line that the supervisor itself has printed; it does so only when it fails."""
+        """Return the last line of the supervisor's own log. A supervisor prints only if it fails."""
         try:
             return (self.path / files.SUPERVISOR_LOG).read_text(errors="replace").rstrip().rpartition("\n")[2]
         except FileNotFoundError:
@@ -285,14 +303,14 @@ class JobFolder:
     # the log
 
     def read_log(self, cursor: Cursor, max_bytes: int) -> LogChunk | None:
-        """Return the lines since ``cursor``, a place in the log; ``None`` when there are none."""
-        records, place = read_records(str(self.path / files.LOG), Place.parse(cursor), max_bytes)
-        return LogChunk([LogLine(*record) for record in records], str(place)) if records else None
+        """Return the log lines after ``cursor``, or ``None`` if there are no new lines."""
+        records, after = read_records(str(self.path / files.LOG), LogPosition.parse(cursor), max_bytes)
+        return LogChunk([LogLine(*record) for record in records], str(after)) if records else None
 
     def read_tail(self, count: int, since: Cursor) -> LogChunk:
-        """Return the last ``count`` lines since ``since``."""
-        records, place = read_tail(str(self.path / files.LOG), count, Place.parse(since))
-        return LogChunk([LogLine(*record) for record in records], str(place))
+        """Return the last ``count`` log lines after the cursor ``since``."""
+        records, after = read_tail(str(self.path / files.LOG), count, LogPosition.parse(since))
+        return LogChunk([LogLine(*record) for record in records], str(after))
 
 
 def _write_private(path: Path, buffers: Sequence[Buffer]) -> None:
@@ -301,7 +319,7 @@ def _write_private(path: Path, buffers: Sequence[Buffer]) -> None:
 
 
 def _take(fd: int) -> bool:
-    """Take the lock; more than once, as somebody may just be asking whether it is taken."""
+    """Try to take the lock a few times: ``is_supervised`` of another process may hold it for a moment."""
     for _ in range(_LOCK_TRIES):
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -315,9 +333,9 @@ def _take(fd: int) -> bool:
 def _read_json(
     path: Path, required: Mapping[str, FieldType], optional: Mapping[str, FieldType] | None = None
 ) -> dict[str, Any] | None:
-    """Return what is in a file of ours; ``None`` when it is not there.
+    """Return the object in a JSON file, or ``None`` if the file does not exist.
 
-    :raises IntegrityError: it is not what was written
+    :raises IntegrityError: the file is not JSON, or a field is missing or has the wrong type
     """
     try:
         value: Any = json.loads(path.read_bytes().decode("utf-8", "surrogateescape"))
@@ -330,7 +348,7 @@ def _read_json(
 
 
 def _remove_old(nursery: Path) -> None:
-    """Remove what a crash in the middle of a submit or a delete has left."""
+    """Remove folders that a crash during a submit or a deletion has left behind, after an hour."""
     for folder in nursery.iterdir():
         with contextlib.suppress(FileNotFoundError):
             if time.time() - folder.stat().st_mtime > _TRASH_AGE_S:

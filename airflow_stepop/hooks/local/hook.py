@@ -1,8 +1,14 @@
-"""The ``local`` backend: a step is a process on this host that outlives the Airflow worker which started it.
+"""The hook of the ``local`` backend, which runs a step as a process on this host.
 
-No service is involved. A small process per job (``supervisor/main.py``) starts the runner, keeps its log,
-applies the limits, and writes down how it ended; the hook reads that from the job's folder.
-``folder.py`` says what keeps the two from disagreeing.
+**Purpose:** The step outlives the Airflow worker that started it. No service is involved.
+
+**How it works:** ``submit`` writes a folder per job and starts a supervisor (``supervisor/main.py``), one
+small process per job. The supervisor starts the runner, keeps its log, applies the limits and writes the
+job's state. The hook reads the log and the state from the folder. ``folder.py`` describes how the hook and
+the supervisor share the folder.
+
+**Known limits:** Only the host that started a job can see it. The job ends with its host, and when all
+processes of the worker's service are ended at once, for example by systemd or with the worker's container.
 """
 
 from __future__ import annotations
@@ -61,7 +67,7 @@ if TYPE_CHECKING:
     from airflow_stepop.runner import wire
 
 RECEIPT_LIMIT_BYTES = 256 * 1024
-LOG_BYTES_PER_JOB = 256 * 1024  # at a time: lines of a few bytes become thousands of objects
+LOG_BYTES_PER_JOB = 256 * 1024  # per read: short lines become thousands of objects
 LOG_BYTES_PER_CALL = 8 * 1024 * 1024
 
 _STATES = StateTable(
@@ -79,19 +85,20 @@ _STATES = StateTable(
 class LocalStepHook(StepHook[LocalSettings]):
     """Runs steps as processes on this host.
 
-    :param folder: where the jobs live; by default ``[stepop] local_folder``
-    :param system: how to deal with the operating system; by default its own way
+    :param folder: folder of the jobs; by default ``[stepop] local_folder``
+    :param system: module that handles the processes, ``linux`` or ``portable``; by default the one for this
+        operating system
     """
 
     backend: ClassVar[str] = "local"
     settings_model = LocalSettings
-    inline_limit: ClassVar[int] = 2**40  # the payload is a file; nothing else limits it
+    inline_limit: ClassVar[int] = 2**40  # bytes; the payload is a file, which only the disk limits
     is_host_bound: ClassVar[bool] = True
     state_table: ClassVar[StateTable] = _STATES
     poll_interval_s: ClassVar[float] = 0.5  # a poll reads one file per job
     wrong_scope: ClassVar[str] = (
-        "{handle} runs on the host {scope}, and this is {here}: a local job can be seen only from its own "
-        "host. Use deferrable=False, so that the worker which started it waits for it, or a remote backend"
+        "{handle} runs on the host {scope}, and this is {here}: only its own host can see a local job. "
+        "Use deferrable=False, so that the worker which started the job waits for it, or a remote backend"
     )
 
     def __init__(self, *args: Any, folder: Path | None = None, system: str = OWN, **kwargs: Any) -> None:
@@ -145,7 +152,7 @@ class LocalStepHook(StepHook[LocalSettings]):
         }
 
     def _hidden(self, spec: StepSpec) -> dict[str, str]:
-        """Return what keeps a step that asks for no GPU away from those that others have."""
+        """Return the variable that hides all GPUs from a step without ``gpu_count``."""
         return {VISIBLE: ""} if self.host.has_gpus and not spec.resources.gpu_count else {}
 
     def submit(self, spec: StepSpec, payload: Payload) -> JobHandle:
@@ -171,10 +178,13 @@ class LocalStepHook(StepHook[LocalSettings]):
         )
 
     def _check_now(self, spec: StepSpec) -> None:
-        """Check what can change while the host runs; warn of everything that an overridden step does not get.
+        """Check the demands that depend on the present state of the host.
 
-        :raises UnsupportedError: there is not enough room
-        :raises StepConfigError: ``LocalSettings.python`` cannot be used
+        Log a warning with every demand that an overridden step does not get.
+
+        :raises UnsupportedError: the disk or the shared memory has too little free space, or the operating
+            system is neither Linux nor macOS
+        :raises StepConfigError: ``LocalSettings.python`` is not an executable file
         """
         if sys.platform not in SUPPORTED:
             raise UnsupportedError(f"the local backend needs Linux or macOS, and this is {sys.platform}")
@@ -208,16 +218,20 @@ class LocalStepHook(StepHook[LocalSettings]):
         if state is None:
             return JobStatus(JobState.PENDING if job.path.exists() else JobState.GONE)
         if not files.is_over(state) and not job.is_supervised():
-            # The supervisor writes its last state before it lets go of the lock: this reading is final.
+            # The supervisor writes the last state before it releases the lock. So what is read now is final.
             state = job.state() or state
             if not files.is_over(state) and job.finish(_lost(job, state)):
                 state = job.state() or state
         return self._status_from(state)
 
     def _damaged(self, job: JobFolder, error: IntegrityError) -> JobStatus:
-        """Return the status of a job whose state cannot be read; a supervisor that lives writes it again."""
+        """Return the status of a job whose ``state.json`` is damaged.
+
+        A supervisor that lives will write the file again, so the job counts as running. Without a supervisor
+        the job has failed.
+        """
         if not job.is_supervised():
-            summary = f"{error}; whoever changed it took the outcome of the step with it"
+            summary = f"{error}; the outcome of the step is lost, because its digest was in this file"
             failure: wire.Failure = {"category": Category.INFRA.value, "summary": summary}
             job.finish({"state": files.FAILED, "failure": failure})
             if (state := job.state()) is not None:
@@ -259,13 +273,13 @@ class LocalStepHook(StepHook[LocalSettings]):
         try:
             state = job.state()
         except IntegrityError:
-            state = None  # it may run
+            state = None  # the job may still run
         if not job.path.exists() or (state is not None and files.is_over(state)):
             return
         try:
             (job.path / files.CANCEL).touch()
         except FileNotFoundError:
-            return  # it was deleted meanwhile
+            return  # another process has deleted the job
         job.wake_supervisor()
         if not job.is_supervised():
             job.finish({"state": files.CANCELLED})
@@ -281,7 +295,7 @@ class LocalStepHook(StepHook[LocalSettings]):
             try:
                 request, created_at = job.request(), job.created_at()
             except IntegrityError as error:
-                self.log.warning("Nobody can tell whose job this is: %s", error)
+                self.log.warning("Cannot tell which task a local job belongs to: %s", error)
                 continue
             if request is not None and matches(request["labels"], labels):
                 yield FoundJob(self._handle(job), request["labels"], created_at)
@@ -293,7 +307,7 @@ class LocalStepHook(StepHook[LocalSettings]):
             job = JobFolder(Path(folder) / handle.id)
         except ValueError as error:
             raise IntegrityError(f"the handle of a local job is damaged: {error}") from error
-        if job.name != handle.id:  # it leads elsewhere
+        if job.name != handle.id:  # the id contains a path that leads elsewhere
             raise IntegrityError(
                 f"the handle of a local job is damaged: {handle.id!r} is not the name of a job"
             )
@@ -302,12 +316,12 @@ class LocalStepHook(StepHook[LocalSettings]):
     # --- check
 
     def check(self) -> Iterator[Finding]:
-        mend = "mend the driver; steps without GPUs run all the same"
+        gpu_fix = "fix the driver; steps without GPUs run nevertheless"
         return run_checks(
             self.api_error,
             [
                 Check("host", self._check_host, "run the local backend on Linux or macOS", is_needed=True),
-                Check("gpus", self._check_gpus, mend),
+                Check("gpus", self._check_gpus, gpu_fix),
                 Check("folder", lambda: [check_folder(self.folder)], "set [stepop] local_folder"),
                 Check("python", self._check_python, "name an interpreter in the settings: python="),
             ],
@@ -327,7 +341,7 @@ class LocalStepHook(StepHook[LocalSettings]):
         yield Finding(True, "gpus", f"steps may have {describe(self.host.gpus)}")
 
     def _check_python(self) -> Iterator[Finding]:
-        yield Finding(True, "python", f"steps run with {self.host.python} unless they name another one")
+        yield Finding(True, "python", f"steps run with {self.host.python} unless settings name another one")
 
 
 def _configured_folder() -> Path:

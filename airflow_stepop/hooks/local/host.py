@@ -1,4 +1,4 @@
-"""What this host has to give, and what of a step's wishes it can never honour."""
+"""The resources of this host, and the checks of a step's demands against them, for ``LocalStepHook``."""
 
 from __future__ import annotations
 
@@ -30,20 +30,24 @@ if TYPE_CHECKING:
     from airflow_stepop.hooks.local.supervisor.documents import Gpus
     from airflow_stepop.job import StepSpec
 
-SHM = Path("/dev/shm")  # noqa: S108 - its size is asked for, nothing is written
+SHM = Path("/dev/shm")  # noqa: S108 - only its free space is read
 CGROUP_MEMORY_MAX = Path("/sys/fs/cgroup/memory.max")
 MIB = 1024 * 1024
 
-# What belongs to Airflow on this host and not to the step.
+# Environment variables of Airflow, which the step must not inherit.
 PRIVATE_ENV_PREFIXES = ("AIRFLOW", "_AIRFLOW", "__AIRFLOW", "STEPOP")
 PRIVATE_ENV = frozenset({"PYTHONHOME", "PYTHONSTARTUP"})
 
 
 @dataclass(frozen=True)
 class HostFacts:
-    """What does not change while Airflow runs.
+    """Facts of this host that do not change while Airflow runs.
 
-    :param python: interpreter that runs steps unless they name another one
+    :param cpu_count: CPUs that this process may use
+    :param memory_bytes: memory of the host or of the container, whichever is smaller
+    :param python: interpreter that runs steps by default
+    :param has_gpus: whether this host may have NVIDIA GPUs
+    :param environ: environment of the worker
     """
 
     cpu_count: int
@@ -54,22 +58,22 @@ class HostFacts:
 
     @cached_property
     def gpus(self) -> list[Gpu]:
-        """The GPUs that steps may use. Asked for only when a step wants one: the driver may take seconds.
+        """The GPUs that steps may use. Read only if a step asks for one, because the driver may take seconds.
 
-        :raises GpusNotFoundError: the driver does not say
+        :raises GpusNotFoundError: the driver cannot list the GPUs
         """
         return find_gpus(self.environ) if self.has_gpus else []
 
     @classmethod
     def read(cls) -> HostFacts:
-        """Return the facts of this host, or of the container that we are in."""
+        """Return the facts of this host, or of the container in which this process runs."""
         is_linux = hasattr(os, "sched_getaffinity")
         cpu_count = len(os.sched_getaffinity(0)) if is_linux else os.cpu_count() or 1
         return cls(cpu_count, _memory_bytes(), sys.executable, has_gpus(os.environ))
 
 
 def impossible(spec: StepSpec, host: HostFacts) -> Iterator[str]:
-    """Yield what ``host`` can never honour, each with what would work."""
+    """Yield a message for each demand that ``host`` can never satisfy. A message says what would work."""
     wants, cpus = spec.resources, host.cpu_count
     if spec.image is not None:
         yield f"image={spec.image!r}: the local backend runs on this host without containers; leave image out"
@@ -91,26 +95,29 @@ def _impossible_gpus(spec: StepSpec, host: HostFacts) -> Iterator[str]:
     try:
         gpus = host.gpus
     except GpusNotFoundError as error:
-        yield f"{asked}: this host's GPUs cannot be listed: {error}; mend the driver, or use a remote backend"
+        yield f"{asked}: this host's GPUs cannot be listed: {error}; fix the driver, or use a remote backend"
         return
     fitting = matching(gpus, kind)
     if count > len(fitting):
         advice = _ask_for_at_most(len(fitting)) if fitting else "leave it out, or use a remote backend"
         if gpus and not fitting:
-            advice = "name one that it has, or use a remote backend"
+            advice = "name a type that this host has, or use a remote backend"
         yield f"{asked}: this host has {describe(gpus)}; {advice}"
     if count > 1 and any(gpu.visible == gpu.id for gpu in fitting if " MIG " in gpu.name):
-        yield f"{asked}: CUDA uses one part of a divided GPU (MIG) at a time; use gpu_count=1"
+        yield f"{asked}: a process can use only one part of a divided GPU (MIG) with CUDA; use gpu_count=1"
     if VISIBLE in spec.env:
-        yield f"{asked}: env has {VISIBLE} too, which is what the step's GPUs are given out by; leave out one"
+        yield f"{asked}: env sets {VISIBLE}, but gpu_count sets this variable too; leave out one of them"
 
 
 def chosen_gpus(spec: StepSpec, host: HostFacts) -> Gpus:
-    """Return how many GPUs the step gets, and of which; what an overridden step cannot have is cut."""
+    """Return how many GPUs the step gets, and the GPUs to choose from.
+
+    Under ``[stepop] backend_override``, a step that asks for more GPUs than the host has gets fewer.
+    """
     count = spec.resources.gpu_count or 0
     try:
         devices = matching(host.gpus, spec.resources.gpu_type) if count else []
-        if count > len(devices) and host.gpus:  # another kind is better than none, for development
+        if count > len(devices) and host.gpus:  # overridden: for development another type is better than none
             devices = host.gpus
     except GpusNotFoundError:
         devices = []
@@ -118,7 +125,10 @@ def chosen_gpus(spec: StepSpec, host: HostFacts) -> Gpus:
 
 
 def no_room(spec: StepSpec, folder: Path) -> Iterator[str]:
-    """Yield what this host cannot honour now: space in ``folder``, where jobs live, and shared memory."""
+    """Yield a message for each demand for space that cannot be satisfied now: disk and shared memory.
+
+    :param folder: folder of the jobs, on the disk whose free space counts
+    """
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     for name, wanted, place in (
         ("disk", spec.resources.disk_bytes, existing),
@@ -133,7 +143,10 @@ def no_room(spec: StepSpec, folder: Path) -> Iterator[str]:
 
 
 def step_environment(environ: Mapping[str, str], *, is_own_python: bool) -> dict[str, str]:
-    """Return the environment that a step inherits from the worker: nothing of Airflow."""
+    """Return the environment that a step inherits from the worker, without the variables of Airflow.
+
+    :param is_own_python: whether the step runs with the worker's interpreter; else it gets no ``PYTHONPATH``
+    """
     return {
         name: value
         for name, value in environ.items()
@@ -148,7 +161,7 @@ def is_program(path: str) -> bool:
 
 
 def check_folder(folder: Path) -> Finding:
-    """Look whether jobs can be written and locked in ``folder``."""
+    """Check whether files can be written and locked in ``folder``."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:

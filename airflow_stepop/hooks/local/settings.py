@@ -1,4 +1,4 @@
-"""The options of the ``local`` backend."""
+"""The settings of the ``local`` backend, read by ``LocalStepHook`` and by ``airflow stepop describe``."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ LOG_LIMIT_LEAST_BYTES = 1024 * 1024
 
 
 class LocalSettings(BackendSettings):
-    """Options of the ``local`` backend.
+    """Settings of the ``local`` backend.
 
-    :param python: interpreter that runs the step, an absolute path; by default the worker's own
-    :param grace_period_s: seconds between asking the step to stop (SIGTERM) and killing it
-    :param log_limit: size of the job's log on disk; of a longer one the beginning and the end are kept
+    :param python: absolute path of the interpreter that runs the step; by default the worker's own
+        interpreter
+    :param grace_period_s: seconds between SIGTERM, which asks the step to stop, and SIGKILL
+    :param log_limit: maximum size of the job's log on disk; the beginning and the end of a longer log are
+        kept
     """
 
     python: str | None = None

@@ -132,7 +132,7 @@ def test_only_gpus_that_the_worker_may_use(
         (
             ResourceSettings(gpu_count=1, gpu_type="H100"),
             f"gpu_count=1 with gpu_type='H100': this host has 3 (2 x {A100}, 1 x {T4}); "
-            "name one that it has, or use a remote backend",
+            "name a type that this host has, or use a remote backend",
         ),
     ],
 )
@@ -170,7 +170,7 @@ def test_a_step_for_another_backend_gets_what_there_is(driver) -> None:
 def test_the_variable_cannot_be_given_twice(driver) -> None:
     driver(T4)
     step = make_step(["true"], resources=ONE, env={"CUDA_VISIBLE_DEVICES": "0"})
-    with pytest.raises(UnsupportedError, match="env has CUDA_VISIBLE_DEVICES too"):
+    with pytest.raises(UnsupportedError, match="env sets CUDA_VISIBLE_DEVICES, but gpu_count sets this"):
         LocalStepHook().render(step.spec)
 
 

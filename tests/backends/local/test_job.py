@@ -161,7 +161,7 @@ def test_a_lookup_that_found_nothing_stays_true(bench: Bench, tmp_path: Path) ->
     assert bench.hook.lookup(step.spec) is None
     assert supervise(folder).returncode == supervisor.EXIT_FAILED
     assert not folder.path.exists()
-    with pytest.raises(StepInterruptedError, match="was taken back while it was being submitted"):
+    with pytest.raises(StepInterruptedError, match="was withdrawn while it was being submitted"):
         folder.start({})
     handle, status = bench.run(step)  # a submit gives the permission again
     assert status.state is JobState.SUCCEEDED

@@ -12,13 +12,13 @@ import pytest
 from airflow_stepop.hooks.local.supervisor import log as log_module
 from airflow_stepop.hooks.local.supervisor.log import (
     LINE_MAX_BYTES,
+    LogPosition,
     LogWriter,
-    Place,
     read_records,
     read_tail,
 )
 
-BEGIN = Place()
+BEGIN = LogPosition()
 
 
 @pytest.fixture
@@ -74,11 +74,11 @@ def test_a_cursor_continues_after_whole_records(tmp_path: Path) -> None:
     records, place = read_records(str(path), BEGIN, 2**20)
     assert records == [(1.0, "one")]
     path.write_bytes(b"1.000000 one\n2.000000 two words\n")
-    assert read_records(str(path), place, 2**20) == ([(2.0, "two words")], Place(32, 2.0))
-    assert read_records(str(path), Place(32, 2.0), 2**20) == ([], Place(32, 2.0))
-    assert read_records(str(tmp_path / "none"), Place(7, 1.0), 2**20) == ([], Place(7, 1.0))
-    assert Place.parse(str(Place(32, 2.5))) == Place(32, 2.5)
-    assert Place.parse(None) == BEGIN
+    assert read_records(str(path), place, 2**20) == ([(2.0, "two words")], LogPosition(32, 2.0))
+    assert read_records(str(path), LogPosition(32, 2.0), 2**20) == ([], LogPosition(32, 2.0))
+    assert read_records(str(tmp_path / "none"), LogPosition(7, 1.0), 2**20) == ([], LogPosition(7, 1.0))
+    assert LogPosition.parse(str(LogPosition(32, 2.5))) == LogPosition(32, 2.5)
+    assert LogPosition.parse(None) == BEGIN
 
 
 def test_lines_that_came_together_share_their_time(path: str) -> None:
@@ -90,7 +90,7 @@ def test_lines_that_came_together_share_their_time(path: str) -> None:
     while (read := read_records(path, place, 1))[0]:
         records, place = read
         found += records
-        place = Place.parse(str(place))
+        place = LogPosition.parse(str(place))
     assert found == every
     assert [text for _, text in read_tail(path, 3, BEGIN)[0]] == ["line 19997", "line 19998", "line 19999"]
     assert read_tail(path, 3, BEGIN)[0][0][0] == pytest.approx(every[0][0], abs=60)
@@ -218,7 +218,7 @@ def test_a_log_that_is_too_long_keeps_its_beginning_and_its_end(path: str) -> No
 def test_a_cursor_survives_that_its_lines_have_gone(path: str) -> None:
     """It goes on with what there is, and says what is missing."""
     log = flood(path, 8_000)
-    _, place = read_records(path, Place(700_000, 0), 1)
+    _, place = read_records(path, LogPosition(700_000, 0), 1)
     assert place.position < 800_000
     flood(path, 100_000, log)
     records, after = read_records(path, place, 2**16)

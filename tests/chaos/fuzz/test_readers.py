@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 
 from airflow_stepop.exceptions import StepopError
 from airflow_stepop.hooks.local.folder import JobFolder
-from airflow_stepop.hooks.local.supervisor.log import END_OF_TIME, Place, read_records
+from airflow_stepop.hooks.local.supervisor.log import END_OF_TIME, LogPosition, read_records
 from airflow_stepop.job import JobHandle
 from airflow_stepop.payload.outcome import read_outcome, to_xcom
 from airflow_stepop.record import StepRecord
@@ -259,7 +259,7 @@ def test_files_of_a_local_job(tmp_path, state, request_):
 @given(st.lists(st.binary(max_size=30), max_size=8), damaged_bytes(b"1.000000 a\n 2.000000 b\n3.000000 c\n"))
 def test_log(tmp_path, lines, data):
     (tmp_path / "log").write_bytes(b"\n".join(lines) + data + b"\n")
-    place, count = Place(), 0
+    place, count = LogPosition(), 0
     while True:
         records, place = read_records(str(tmp_path / "log"), place, 64)
         if not records:

@@ -122,8 +122,8 @@ def test_an_image_where_there_are_none(stepop):
     assert output.code == 1
     assert "leave image out" in rows(output)["run"]["found"]
     assert rows(output)["run"]["what to do"]
-    assert "--image goes with --run" in stepop("check", "--run", "--image", "python:3").err
-    assert "--image goes with --run" in stepop("check", "local", "--image", "python:3").err
+    assert "--image needs --run" in stepop("check", "--run", "--image", "python:3").err
+    assert "--image needs --run" in stepop("check", "local", "--image", "python:3").err
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ def test_a_job_of_another_scope_is_elsewhere():
     handle = JobHandle("memory", None, "far", "x", "x")
     Hook().check_scope(handle, "far")
     with pytest.raises(
-        WrongHostError, match="memory job x was made in far, and the connection leads to near now"
+        WrongHostError, match="memory job x was submitted to far, and the connection now points to near"
     ):
         Hook().check_scope(handle, "near")
 

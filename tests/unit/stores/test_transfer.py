@@ -345,7 +345,7 @@ def test_more_than_a_week_is_refused_with_advice(steps, bucket):
 def test_credentials_that_end_before_the_step_are_refused_with_advice(steps, assumed):
     spec, payload = steps.prepare(assumed(DurationSeconds=3 * 3600), length, b"")
     input_files(payload, replace(spec, timeout_s=7000))
-    with pytest.raises(StepConfigError, match=r"the credentials of s3://.* end at .*Lower timeout, give"):
+    with pytest.raises(StepConfigError, match=r"the credentials of s3://.* expire at .*Lower timeout, give"):
         input_files(payload, replace(spec, timeout_s=7300))
 
 
@@ -353,7 +353,7 @@ def test_a_token_of_unknown_end_is_a_warning(steps, connect, caplog):
     store = connect({"aws_session_token": "token"})
     spec = StepSpec("s-x", "n", {}, result_uri=store.uri("results/x"))
     input_files(Payload(b"", ""), spec)
-    assert "a session token of unknown end" in caplog.text
+    assert "a session token with an unknown expiry time" in caplog.text
 
 
 # -- results that cross stores

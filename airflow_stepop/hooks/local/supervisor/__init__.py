@@ -1,4 +1,5 @@
-"""The supervisor of a local job: what runs it without Airflow, and what that knows of processes.
+"""The supervisor of a local job: the process that runs one job without Airflow. ``folder.py`` starts it.
 
-It must start fast, and imports nothing of the rest of the package but ``runner.protocol``.
+The supervisor must start fast. So the modules here import the standard library, each other and
+``runner.protocol`` only; ``portable`` imports psutil too.
 """

@@ -1,4 +1,4 @@
-"""The files of a local job's folder that are JSON, as types. Imported for type checkers only."""
+"""Types of the JSON files in a local job's folder. Imported for type checkers only."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from airflow_stepop.runner.wire import Failure, Receipt, Usage
 
 
 class Gpus(TypedDict):
-    """How many GPUs a step gets, and of which: ``[id, visible, name]`` of each."""
+    """Number of GPUs for a step, and the GPUs to choose from: ``[id, visible, name]`` of each."""
 
     count: int
     devices: list[list[str]]
 
 
 class Limits(TypedDict):
-    """What the supervisor enforces."""
+    """The limits that the supervisor enforces. ``None``: no limit."""
 
     cpu_count: int | None
     memory_bytes: int | None
@@ -25,7 +25,7 @@ class Limits(TypedDict):
 
 
 class Request(TypedDict, total=False):
-    """``request.json``: what was submitted; ``JobFolder.request`` checks which fields are there."""
+    """``request.json``, the submitted request. ``JobFolder.request`` checks the fields that it reads."""
 
     name: str
     nonce: str
@@ -39,7 +39,7 @@ class Request(TypedDict, total=False):
 
 
 class State(TypedDict, total=False):
-    """``state.json``; ``JobFolder.state`` checks which fields are there."""
+    """``state.json``, the job's state; times are seconds since the epoch. ``JobFolder.state`` checks them."""
 
     state: str
     pid: int

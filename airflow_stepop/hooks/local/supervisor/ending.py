@@ -1,4 +1,7 @@
-"""How a local job ended, in words: pure functions of what its supervisor saw. Standard library only."""
+"""Decides how a local job ended, and describes its failure. ``job.py`` calls it at the job's end.
+
+The functions are pure. Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +14,23 @@ from airflow_stepop.runner.protocol import EXIT_NO_OUTCOME
 if TYPE_CHECKING:
     from airflow_stepop.runner.wire import Failure
 
-# why a supervisor ends a job by itself
+# Reasons for which the supervisor ends a job
 CANCEL_REASON, SHUTDOWN_REASON, TIMEOUT_REASON, MEMORY_REASON = "cancel", "shutdown", "timeout", "memory"
 
-# signals that somebody sends; the others are crashes
+# Signals that another process sends. The other signals are crashes
 OUTSIDE_SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
 
 
-class Ending(NamedTuple):  # a dataclass would cost the supervisor 12 ms of imports
-    """What was seen of the runner's end.
+class Ending(NamedTuple):  # to import dataclasses would take the supervisor 12 ms
+    """The supervisor's observations of the runner's end.
 
-    :param stopped: why the supervisor ended it, if it did
-    :param signal: the signal that killed the runner, or ``None``
-    :param has_receipt: the runner has reported an outcome
-    :param step_signal: the signal that killed the step, as the runner saw it
-    :param is_host_out_of_memory: the kernel has killed for memory during the job
+    :param stopped: one of the reasons above if the supervisor ended the job, else ``None``
+    :param exit_code: exit code of the runner; ``None`` if a signal killed it
+    :param signal: name of the signal that killed the runner, or ``None``
+    :param has_receipt: whether the runner reported an outcome
+    :param step_signal: name of the signal that killed the step, according to the runner, or ``None``
+    :param is_host_out_of_memory: whether the kernel killed a process of this host for lack of memory during
+        the job
     """
 
     stopped: str | None
@@ -40,77 +45,79 @@ class Ending(NamedTuple):  # a dataclass would cost the supervisor 12 ms of impo
 
 
 def final_state(end: Ending) -> tuple[str, Failure | None]:
-    """Return the job's last state and its failure: our own reason first, then the receipt, then the exit."""
+    """Return the job's last state and its failure, if it failed.
+
+    The first that applies decides: a cancellation, a receipt of a success, another reason of the supervisor,
+    a receipt of a failure, the runner's exit.
+    """
     if end.stopped == CANCEL_REASON:
         return CANCELLED, None
     if end.has_receipt and end.exit_code == 0:
-        return SUCCEEDED, None  # also when it made it within the grace period
+        return SUCCEEDED, None  # also if the step succeeded in the grace period after SIGTERM
     if end.stopped is not None:
         return FAILED, _stopped(end)
     if end.step_signal == "SIGKILL" and end.is_host_out_of_memory:
-        return FAILED, _killed(end, end.step_signal)  # the runner can only guess who it was
+        return FAILED, _killed(end, end.step_signal)  # the runner does not know that the kernel sent it
     if end.has_receipt:
-        return FAILED, None  # the outcome says why
+        return FAILED, None  # the outcome holds the failure
     return FAILED, _ended_without_outcome(end)
 
 
 def _ended_without_outcome(end: Ending) -> Failure:
     if end.signal is not None:
         return _killed(end, end.signal)
-    category = "infra" if end.exit_code == EXIT_NO_OUTCOME else "user_error"
-    return failure(
-        category,
-        f"the step's process ended with exit code {end.exit_code} and left no outcome",
-        exit_code=end.exit_code,
-        hint="look at its last lines: something ended the process around Python (os._exit, exec, a library)",
-    )
-
-
-def failure(category: str, summary: str, **more: object) -> Failure:
-    """Return a :class:`airflow_stepop.failure.Failure` as JSON."""
-    return {"category": category, "summary": summary, **more}  # type: ignore[typeddict-item] # further fields
+    return {
+        "category": "infra" if end.exit_code == EXIT_NO_OUTCOME else "user_error",
+        "summary": f"the step's process ended with exit code {end.exit_code} and left no outcome",
+        "exit_code": end.exit_code,
+        "hint": "look at its last lines: something bypassed Python's exit (os._exit, exec, a library)",
+    }
 
 
 def _stopped(end: Ending) -> Failure:
     if end.stopped == TIMEOUT_REASON:
-        return failure(
-            "timeout",
-            f"the step ran longer than its timeout of {human_seconds(end.timeout_s)} and was stopped",
-            hint="raise timeout, or find out what it waited for",
-        )
+        timeout = human_seconds(end.timeout_s)
+        return {
+            "category": "timeout",
+            "summary": f"the step ran longer than its timeout of {timeout} and was stopped",
+            "hint": "raise timeout, or find out what the step waited for",
+        }
     if end.stopped == MEMORY_REASON:
         used, limit = human_bytes(end.peak_memory_bytes), human_bytes(end.memory_limit_bytes or 0)
-        return failure(
-            "oom",
-            f"the step used {used} of memory, its limit is {limit}; it was killed",
-            hint="raise ResourceSettings(memory=...)",
-        )
+        return {
+            "category": "oom",
+            "summary": f"the step used {used} of memory, its limit is {limit}; it was killed",
+            "hint": "raise ResourceSettings(memory=...)",
+        }
     return told_to_stop()
 
 
 def told_to_stop() -> Failure:
-    return failure(
-        "infra", "the supervisor of the job was told to stop (SIGTERM)", hint="did the host shut down?"
-    )
+    return {
+        "category": "infra",
+        "summary": "the supervisor of the job was told to stop (SIGTERM)",
+        "hint": "did the host shut down?",
+    }
 
 
 def _killed(end: Ending, name: str) -> Failure:
     if name == "SIGKILL" and end.is_host_out_of_memory:
-        return failure(
-            "oom",
-            "the step was killed while this host was out of memory; "
-            f"it used {human_bytes(end.peak_memory_bytes)} at its peak",
-            native_reason=name,
-            hint="set ResourceSettings(memory=...), run fewer steps at a time, or use a remote backend",
-        )
+        peak = human_bytes(end.peak_memory_bytes)
+        return {
+            "category": "oom",
+            "summary": f"the step was killed while this host was out of memory; it used {peak} at its peak",
+            "native_reason": name,
+            "hint": "set ResourceSettings(memory=...), run fewer steps at a time, or use a remote backend",
+        }
     if name in OUTSIDE_SIGNALS:
-        return failure("infra", f"the step's process was killed from outside ({name})", native_reason=name)
-    return failure(
-        "user_error",
-        f"the step's process crashed ({name}) and left no outcome",
-        native_reason=name,
-        hint="native code crashed: look at the last lines, or try another version of the library",
-    )
+        summary = f"the step's process was killed from outside ({name})"
+        return {"category": "infra", "summary": summary, "native_reason": name}
+    return {
+        "category": "user_error",
+        "summary": f"the step's process crashed ({name}) and left no outcome",
+        "native_reason": name,
+        "hint": "native code crashed: look at the last lines, or try another version of the library",
+    }
 
 
 def signal_name(number: int) -> str:

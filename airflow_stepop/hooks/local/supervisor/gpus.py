@@ -1,7 +1,8 @@
-"""NVIDIA GPUs of this host: which there are, and giving each to one step at a time. Standard library only.
+"""NVIDIA GPUs of this host: which GPUs there are, and locks that give each GPU to one step at a time.
 
-Nobody hands them out: a supervisor that needs some takes a lock per GPU, which the kernel lets go when it
-dies. The locks lie in a folder of this user, whatever Airflow they come from.
+No process assigns the GPUs. A supervisor that needs GPUs takes one lock per GPU; the kernel releases the
+locks when the supervisor dies. All Airflow installations of a user share the folder of the locks. ``host.py``
+lists the GPUs, ``job.py`` takes the locks. Standard library only.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from airflow_stepop.hooks.local.supervisor.state import make_tmp
 if TYPE_CHECKING:
     from airflow_stepop.hooks.local.supervisor.documents import Gpus
 
-# Not $TMPDIR: all Airflow processes of this user must agree. make_tmp sees to it that it is theirs.
+# Not below $TMPDIR: all Airflow processes of this user must use one folder. make_tmp checks the folder's
+# owner.
 LOCK_FOLDER = f"/tmp/stepop-gpus-{os.getuid()}"  # noqa: S108
-KEEP_S = 3600.0  # tidy hosts remove files in /tmp that nobody has touched for days
+KEEP_S = 3600.0  # time between two updates of the lock files' dates; see GpuLocks.keep
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 _WORD = re.compile(r"[a-z0-9.]+")
@@ -32,10 +34,11 @@ _MIG = re.compile(r"\s+MIG (\S+)\s+Device\s+\d+: \(UUID: (\S+)\)")
 
 
 class Gpu(NamedTuple):
-    """One GPU, or one part (MIG) of a GPU that is divided.
+    """One GPU, or one part (MIG) of a divided GPU.
 
-    :param id: its UUID, or its number where nobody tells the UUID
-    :param visible: its name in CUDA_VISIBLE_DEVICES
+    :param id: the UUID, or the number if the UUID is unknown
+    :param visible: word for it in CUDA_VISIBLE_DEVICES
+    :param name: NVIDIA's name of the type; empty if unknown
     """
 
     id: str
@@ -44,13 +47,13 @@ class Gpu(NamedTuple):
 
 
 class GpusNotFoundError(Exception):
-    """The driver does not say which GPUs there are."""
+    """The driver cannot list the GPUs."""
 
 
 def find_gpus(environ: Mapping[str, str]) -> list[Gpu]:
-    """Return the GPUs that ``environ`` lets us use.
+    """Return the GPUs of this host that ``CUDA_VISIBLE_DEVICES`` in ``environ`` allows, if it is set.
 
-    :raises GpusNotFoundError: there is a driver, and it fails
+    :raises GpusNotFoundError: ``nvidia-smi`` fails
     """
     import shutil
 
@@ -60,14 +63,14 @@ def find_gpus(environ: Mapping[str, str]) -> list[Gpu]:
 
 
 def has_gpus(environ: Mapping[str, str]) -> bool:
-    """Return whether there may be some, without waking a driver."""
+    """Return whether this host may have GPUs. The function is fast: it does not call the driver."""
     import shutil
 
     return bool(shutil.which("nvidia-smi", path=environ.get("PATH")) or _device_numbers())
 
 
 def parse_list(text: str) -> list[Gpu]:
-    """Return what ``nvidia-smi -L`` has printed; a divided GPU is replaced by its parts."""
+    """Return the GPUs in the output of ``nvidia-smi -L``. The parts of a divided GPU replace the GPU."""
     found: list[Gpu] = []
     whole: Gpu | None = None
     for line in text.splitlines():
@@ -82,19 +85,19 @@ def parse_list(text: str) -> list[Gpu]:
 
 
 def matching(gpus: Sequence[Gpu], wanted: str | None) -> list[Gpu]:
-    """Return the GPUs whose name has every word of ``wanted``: "A100" means each that NVIDIA calls so."""
+    """Return the GPUs whose name contains every word of ``wanted``: "A100" matches every kind of A100."""
     words = {*_WORD.findall((wanted or "").lower())} - {"nvidia"}
     return [gpu for gpu in gpus if words <= _words(gpu.name)]
 
 
 def _words(name: str) -> set[str]:
-    """Return the words of ``name``, and each two as one: people write RTX4090."""
+    """Return the words of ``name``, and each pair of neighbours as one word: people write RTX4090."""
     words = _WORD.findall(name.lower())
     return {*words, *map("".join, pairwise(words))}
 
 
 def describe(gpus: Sequence[Gpu]) -> str:
-    """Return how many there are of which kind: ``2 (2 x NVIDIA A100-SXM4-40GB)``."""
+    """Return the number of GPUs of each type as text: ``2 (2 x NVIDIA A100-SXM4-40GB)``."""
     names = [gpu.name for gpu in gpus if gpu.name]
     kinds = ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
     return f"{len(gpus)} ({kinds})" if kinds else str(len(gpus) or "none")
@@ -123,7 +126,7 @@ def _device_numbers() -> list[str]:
 
 
 def _visible(gpus: Sequence[Gpu], value: str) -> Iterator[Gpu]:
-    """Yield what CUDA would see: it stops at the first word that means none."""
+    """Yield the GPUs that CUDA would see for this value. CUDA stops at the first word that names no GPU."""
     for word in value.replace(" ", "").split(","):
         gpu = next((g for g in gpus if word in (g.visible, g.id)), None)
         if gpu is None and len(word) > len("GPU-"):
@@ -134,14 +137,15 @@ def _visible(gpus: Sequence[Gpu], value: str) -> Iterator[Gpu]:
 
 
 class GpuLocks:
-    """What one step has of the GPUs that it may use.
+    """The locks of one step on the GPUs that it uses.
 
-    A supervisor that was killed may leave processes behind that still use its GPUs. So each lock file has the
-    nonce of its holder until that is done, and whoever finds one ends what is left first.
+    A supervisor that was killed may leave processes behind that still use its GPUs. So the holder of a lock
+    writes its step's nonce into the lock file, and empties the file when no process of the step is left. If
+    the next holder finds a nonce, it first kills the processes of that step.
 
     :param wanted: ``{"count": n, "devices": [[id, visible, name], ...]}``
-    :param nonce: the step's
-    :param kill_left_over: ends every process of the step with that nonce
+    :param nonce: the step's nonce
+    :param kill_left_over: kills every process of the step with the nonce that it is called with
     """
 
     def __init__(self, wanted: Gpus, nonce: str, kill_left_over: Callable[[str], object]) -> None:
@@ -157,9 +161,11 @@ class GpuLocks:
         return f"{self._count} of the GPUs of this host: {describe(self._devices)}"
 
     def take(self) -> bool:
-        """Return whether this step has all of its GPUs now. Not some: two could wait for each other.
+        """Try to take all GPUs that the step needs. Return whether the step has them.
 
-        Those that want the same kind stand in a queue, so that one who wants many gets them some day.
+        The step never keeps a part of its GPUs while it waits: two steps could wait for each other for ever.
+        Steps that want GPUs of the same type wait in a queue, which is a lock too. So a step that wants many
+        GPUs is not overtaken for ever.
         """
         if len(self._taken) == self._count:
             return True
@@ -180,21 +186,24 @@ class GpuLocks:
         return True
 
     def environment(self) -> dict[str, str]:
-        """Return what makes CUDA see these and no others."""
+        """Return the environment variables that make CUDA see the step's GPUs and no others."""
         if not self._count:
             return {}
         visible = ",".join(device.visible for device in self._taken)
         return {VISIBLE: visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
     def keep(self) -> None:
-        """Keep the lock files from being tidied away; to be called now and then."""
+        """Update the dates of the lock files, once an hour. Call this method regularly.
+
+        Many hosts remove files in /tmp that have not been used for days.
+        """
         if self._taken and time.monotonic() - self._kept_at > KEEP_S:
             self._kept_at = time.monotonic()
             for fd in self._taken.values():
                 os.utime(fd)
 
     def release(self) -> None:
-        """Give back what was taken: nothing of the step runs any more."""
+        """Release the GPUs. Call this method when no process of the step runs any more."""
         for fd in self._taken.values():
             os.ftruncate(fd, 0)
         self._let_go()
@@ -218,7 +227,7 @@ class GpuLocks:
 
 
 def _lock(name: str) -> int | None:
-    """Return a descriptor that holds the lock of that name; ``None`` when somebody else has it."""
+    """Return a descriptor that holds the lock of this name, or ``None`` if another process holds it."""
     path = os.path.join(LOCK_FOLDER, name)
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -230,4 +239,4 @@ def _lock(name: str) -> int | None:
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(fd), os.stat(path)):
                 return fd
-        os.close(fd)  # it was removed meanwhile: a lock that nobody else could see
+        os.close(fd)  # another process has removed the file: no other process would see this lock

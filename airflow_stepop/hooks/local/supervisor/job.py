@@ -1,4 +1,4 @@
-"""One local job, from its start to its last state: what the supervisor does once it has it.
+"""Runs one local job from its start to its last state. ``main.py`` calls it once it holds the job's lock.
 
 Standard library only.
 """
@@ -44,17 +44,20 @@ if TYPE_CHECKING:
 KILL_TIMEOUT_S = 10.0
 DRAIN_TIMEOUT_S = 2.0
 RECEIPT_MAX_BYTES = 1024 * 1024
-LOG_PIPE_BYTES = 256 * 1024  # a step that prints fast waits for us less often
-MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
-LOOK_S = 0.5  # between two looks at the step's processes
-LOOK_WITH_LIMIT_S = 0.1
-LOOK_NEAR_LIMIT_S = 0.02
-LOOK_SHARE = 0.05  # of one CPU, at most, for looking
-LOOK_FOR_GPUS_S = 0.2
+LOG_PIPE_BYTES = 256 * 1024  # with a large pipe, a step that prints fast waits less often for the supervisor
+MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes; getrusage(2) of each system
+LOOK_S = 0.5  # between two checks of the step's processes
+LOOK_WITH_LIMIT_S = 0.1  # the same for a step with a memory limit
+LOOK_NEAR_LIMIT_S = 0.02  # the same when 70 % of the limit are used
+LOOK_SHARE = 0.05  # share of one CPU that the checks may use at most
+LOOK_FOR_GPUS_S = 0.2  # between two attempts to take the GPUs
 
 
 class Job:
-    """One step, from its start to its last state. The current directory is the job's folder."""
+    """One step, from its start to its last state. The current directory must be the job's folder.
+
+    :param request: content of ``request.json``
+    """
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -84,23 +87,23 @@ class Job:
         self.kill_at: float | None = None
 
     def now(self) -> float:
-        """Return seconds since the epoch by the clock as it was at the start: it may be set meanwhile."""
+        """Return seconds since the epoch. A change of the host's clock during the job has no effect on it."""
         return self.epoch + self.system.boot_clock()
 
     def _tmp_folder(self) -> str:
-        """Return a folder for temporary files that ends with the job; short, as paths of sockets must be."""
+        """Return the path of the step's temporary folder. It is short, as paths of sockets must be short."""
         base = self.request["env"].get("TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - see make_tmp
         return os.path.join(base, f"stepop-{self.request['nonce'][:12]}")
 
     def run(self, announce: Callable[[], None]) -> None:
-        """Start the step, tell ``announce``, and return when the job's last state is written."""
+        """Start the step, call ``announce``, and return when the job's last state is written."""
         self.log = LogWriter(LOG, self.limits["log_bytes"], self.now)
         self.wake_fds = self._catch_signals()
         gpus = GpuLocks(self.request["gpus"], self.request["nonce"], self._kill_left_over)
         if not self._wait_for(gpus, announce):
             return
         make_tmp(self.state["tmp"])
-        self.state.update(state=RUNNING, started_at=self.now())  # type: ignore[call-arg] # mypy knows no keywords here
+        self.state.update({"state": RUNNING, "started_at": self.now()})
         write_state(".", self.state)
         self.began = self.system.boot_clock()
         self.process_tree = self.system.make_process_tree(f"{ENV_NONCE}={self.request['nonce']}")
@@ -115,7 +118,7 @@ class Job:
         remove_tmp(self.state)
 
     def _wait_for(self, gpus: GpuLocks, announce: Callable[[], None]) -> bool:
-        """Return whether the step may start: once it has its GPUs, if nobody stops it before."""
+        """Wait until the step has its GPUs. Return ``False`` if the job was ended before that."""
         while not gpus.take():
             if self.state["state"] != PENDING:
                 self.log.feed(f"[stepop] waiting for {gpus}\n".encode())
@@ -132,17 +135,17 @@ class Job:
         return True
 
     def end_early(self, state: str, failure: Failure | None = None) -> None:
-        """End the job before its step began."""
-        self.state.update(state=state, failure=failure, finished_at=self.now())  # type: ignore[call-arg] # mypy knows no keywords here
+        """Write the last state of a job whose step has not begun."""
+        self.state.update({"state": state, "failure": failure, "finished_at": self.now()})
         write_state(".", self.state)
 
     def _kill_left_over(self, nonce: str) -> None:
         self.system.kill_marked(f"{ENV_NONCE}={nonce}")
 
     def _start(self, gpu_env: dict[str, str]) -> str:
-        """Start the runner; return why it could not be executed, if so."""
+        """Start the runner. Return an error message if it could not be executed, else ``""``."""
         self.log_fd, log_write_fd = os.pipe()
-        with suppress(AttributeError, OSError):  # other systems have no such call, and users have a limit
+        with suppress(AttributeError, OSError):  # Linux only, and each user has a limit for all pipes
             fcntl.fcntl(self.log_fd, fcntl.F_SETPIPE_SZ, LOG_PIPE_BYTES)
         self.receipt_fd, receipt_write_fd = os.pipe()
         argv = [*self.request["argv"], "--receipt", f"fd:{receipt_write_fd}"]
@@ -165,7 +168,7 @@ class Job:
         return error
 
     def _catch_signals(self) -> set[int]:
-        """Return descriptors that become readable when a signal or a note has arrived."""
+        """Install the signal handlers. Return descriptors that become readable after a signal or a note."""
         wake_fd, wake_write_fd = os.pipe()
         os.set_blocking(wake_fd, False)
         os.set_blocking(wake_write_fd, False)
@@ -175,7 +178,7 @@ class Job:
         for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
             signal.signal(ignored, signal.SIG_IGN)
         self.note_fd = -1
-        with suppress(OSError):  # not every file system has such files
+        with suppress(OSError):  # some file systems have no named pipes
             self.note_fd = os.open(WAKE, os.O_RDWR | os.O_NONBLOCK)
         return {wake_fd, self.note_fd} - {-1}
 
@@ -185,7 +188,7 @@ class Job:
     # -- watching
 
     def _watch(self, gpus: GpuLocks) -> None:
-        """Return when the runner has ended."""
+        """Apply the limits and copy the output until the runner has ended."""
         next_look, clock = 0.0, self.system.boot_clock
         while not self._reap():
             is_urgent = (self.is_told_to_stop or self.is_woken) and self.stopped is None
@@ -196,7 +199,7 @@ class Job:
             self._read(self.open_fds, max(0.0, next_look - clock()))
 
     def _read(self, fds: set[int], timeout_s: float) -> None:
-        """Take in what the step has written; return early when something happens."""
+        """Read the output and the receipt once. Return after data, a signal, a note or ``timeout_s``."""
         for fd in select.select(fds, [], [], timeout_s)[0]:
             data = os.read(fd, LOG_PIPE_BYTES)
             if fd == self.note_fd:
@@ -211,7 +214,7 @@ class Job:
                 fds.discard(fd)
 
     def _reap(self) -> bool:
-        """Collect every ended child; return whether the runner is one of them."""
+        """Reap every child that has ended. Return whether the runner has ended."""
         try:
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -224,8 +227,8 @@ class Job:
         return self.wait_status is not None
 
     def _look(self) -> float:
-        """Apply the limits; return in how many seconds to look again."""
-        began = time.process_time()  # not the time of the clock: on a busy host looks would become rare
+        """Apply the limits. Return the seconds until the next check."""
+        began = time.process_time()  # CPU time: by wall time, checks would become rare on a busy host
         self.log.show_progress()
         limit = self.limits["memory_bytes"]
         used = self.system.memory_bytes(self.process_tree.members(), limit)
@@ -254,16 +257,19 @@ class Job:
         return None
 
     def _stop(self, reason: str, grace_s: float) -> None:
-        """Ask the runner to stop, once; its first reason stays."""
+        """Ask the runner to stop (SIGTERM), once. The first reason counts.
+
+        :param grace_s: seconds until the step is killed; with 0 it gets no SIGTERM
+        """
         if self.stopped is not None:
             return
         self.stopped = reason
         self.kill_at = self.system.boot_clock() + grace_s
         if grace_s:
-            os.kill(self.runner, signal.SIGTERM)  # not reaped yet, so the pid is still its own
+            os.kill(self.runner, signal.SIGTERM)  # the runner is not reaped yet, so the pid is still its own
 
     def _kill_everything(self) -> None:
-        """Kill whatever the step has started, daemons too, until nothing is left."""
+        """Kill every process of the step, daemons too, until none is left or ten seconds have passed."""
         deadline = time.monotonic() + KILL_TIMEOUT_S
         while time.monotonic() < deadline:
             self._reap()
@@ -271,12 +277,12 @@ class Job:
             if not pids:
                 return
             for pid in pids:
-                with suppress(ProcessLookupError, PermissionError):  # it ended; it runs as another user
+                with suppress(ProcessLookupError, PermissionError):  # it has ended, or runs as another user
                     os.kill(pid, signal.SIGKILL)
             self._read(self.open_fds, 0.005)
 
     def _drain(self) -> None:
-        """Read what is left in the pipes; only a stranger can hold them open now."""
+        """Read the rest of the pipes. The time is limited: a process that escaped may hold them open."""
         deadline = time.monotonic() + DRAIN_TIMEOUT_S
         while self.open_fds & {self.log_fd, self.receipt_fd} and time.monotonic() < deadline:
             self._read(self.open_fds, 0.05)
@@ -290,19 +296,18 @@ class Job:
         killed_by = ending.signal_name(-exit_code) if exit_code < 0 else None
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         self.peak_bytes = max(self.peak_bytes, usage.ru_maxrss * MAXRSS_UNIT)
-        self.state.update(  # type: ignore[call-arg] # mypy knows no keywords here
-            exit_code=None if killed_by else exit_code,
-            signal=killed_by,
-            receipt=self._parse_receipt(),
-            usage={
-                "wall_s": round(self.system.boot_clock() - self.began, 6),
-                "cpu_s": round(usage.ru_utime + usage.ru_stime, 6),
-                "peak_memory_bytes": self.peak_bytes,
-            },
-        )
+        self.state["exit_code"] = None if killed_by else exit_code
+        self.state["signal"] = killed_by
+        self.state["receipt"] = self._parse_receipt()
+        self.state["usage"] = {
+            "wall_s": round(self.system.boot_clock() - self.began, 6),
+            "cpu_s": round(usage.ru_utime + usage.ru_stime, 6),
+            "peak_memory_bytes": self.peak_bytes,
+        }
         if error:
             hint = "name another interpreter in LocalSettings(python=...)"
-            self.state.update(state=FAILED, failure=ending.failure("bad_config", error, hint=hint))  # type: ignore[call-arg] # mypy knows no keywords here
+            self.state["state"] = FAILED
+            self.state["failure"] = {"category": "bad_config", "summary": error, "hint": hint}
         else:
             self.state["state"], self.state["failure"] = ending.final_state(self._ending())
         if self.state["failure"]:
@@ -327,12 +332,12 @@ class Job:
         try:
             receipt: Receipt = json.loads(self.receipt)
         except ValueError:
-            return None  # none at all, or cut off when its writer was killed
+            return None  # there is no receipt, or the runner was killed while it wrote the receipt
         return receipt
 
 
 def signal_in(receipt: Receipt | None) -> str | None:
-    """Return the signal that killed the step, if the runner saw one and its receipt carries the outcome."""
+    """Return the name of the signal that killed the step, if the receipt holds an outcome with one."""
     try:
         reason = json.loads(a2b_base64((receipt or {})["outcome"]))["failure"]["native_reason"]
     except (KeyError, TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Fork and execute the runner of a local job. Standard library only."""
+"""Forks and executes the runner of a local job. ``job.py`` calls it. Standard library only."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ def launch(
     log_fd: int,
     receipt_fd: int,
 ) -> tuple[int, str]:
-    """Return the runner's pid, and why it could not be executed, if so.
+    """Start the runner. Return its pid, and an error message if it could not be executed, else ``""``.
 
-    :param prepare: what the child does before it becomes the runner
-    :param log_fd: where the runner prints
-    :param receipt_fd: what it keeps open
+    :param argv: the runner's command, which begins with the path of the interpreter
+    :param prepare: called in the child before it executes the runner
+    :param log_fd: descriptor for the runner's stdout and stderr
+    :param receipt_fd: descriptor that the runner inherits, for the receipt
     """
-    error_fd, error_write_fd = os.pipe()  # closed by a successful exec
+    error_fd, error_write_fd = os.pipe()  # a successful exec closes the write end
     pid = os.fork()
     if pid == 0:
         try:
@@ -31,8 +32,8 @@ def launch(
             os.dup2(log_fd, 1)
             os.dup2(log_fd, 2)
             os.set_inheritable(receipt_fd, True)
-            os.execve(argv[0], argv, env)  # noqa: S606 - no shell is the point
-        except BaseException as error:  # the child's outermost frame: it must not return into our code
+            os.execve(argv[0], argv, env)  # noqa: S606 - deliberately without a shell
+        except BaseException as error:  # the child must not return into the supervisor's code
             os.write(error_write_fd, f"{argv[0]} could not be started: {error}".encode())
         finally:
             os._exit(127)

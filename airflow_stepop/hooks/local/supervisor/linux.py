@@ -1,4 +1,8 @@
-"""What ``/proc`` tells about the processes of a step, and how to end them. Standard library only."""
+"""The processes of a step on Linux, found with ``/proc``: the Linux version of :class:`.systems.System`.
+
+The supervisor (``job.py``) and the hook use this module through ``systems.find_system``. Standard library
+only.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +20,16 @@ PF_EXITING, PF_KTHREAD = 0x4, 0x200000  # include/linux/sched.h
 KILL_TIMEOUT_S = 10.0
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 UNENFORCED: tuple[str, ...] = ()
-OOM_SCORE = 500  # under memory pressure the kernel shall take the step, not Airflow
+OOM_SCORE = 500  # so that under memory pressure the kernel kills the step, not Airflow
 
-# Not every kernel is built with CONFIG_PROC_CHILDREN.
+# Some kernels are built without CONFIG_PROC_CHILDREN.
 HAS_PROC_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 
 
 def prctl(option: int, value: int) -> None:
     """Call prctl(2).
 
-    :raises OSError: it failed
+    :raises OSError: the call failed
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(option, value, 0, 0, 0) != 0:
@@ -33,7 +37,7 @@ def prctl(option: int, value: int) -> None:
 
 
 def boot_clock() -> float:
-    """Return seconds on a clock that nobody can set and that goes on while the host sleeps."""
+    """Return the seconds of a clock that cannot be set and that also runs while the host sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -49,8 +53,10 @@ def make_process_tree(mark: str) -> ProcessTree:
 
 
 class ProcessTree:
-    """See :class:`.systems.ProcessTree`. The kernel does it: it gives us the orphans of our children, and
-    kills the runner when we die.
+    """See :class:`.systems.ProcessTree`. The kernel does the work with two calls of prctl(2).
+
+    The supervisor is a "child subreaper": the kernel makes it the parent of its descendants' orphans. The
+    runner has a "parent death signal": the kernel kills the runner when the supervisor dies.
     """
 
     def __init__(self) -> None:
@@ -59,7 +65,7 @@ class ProcessTree:
     def join(self, supervisor: int) -> None:
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != supervisor:
-            os._exit(127)  # it died before the line above could tell
+            os._exit(127)  # the supervisor died before the line above took effect
 
     def started(self, runner: int) -> None:
         pass
@@ -75,13 +81,13 @@ class ProcessTree:
 
 
 def bind_cpus(count: int) -> None:
-    """Choose some at random: the steps of a host shall not all share the first ones."""
+    """Bind this process to ``count`` random CPUs. If all steps took the first CPUs, they would share them."""
     shuffled = sorted(os.sched_getaffinity(0), key=lambda _: os.urandom(4))
     os.sched_setaffinity(0, shuffled[:count])
 
 
 def descendants() -> list[int]:
-    """Return the pids of everything below this process: as a subreaper it inherits even daemons."""
+    """Return the pids of all descendants of this process. A subreaper is an ancestor of daemons too."""
     children_of = _children_of if HAS_PROC_CHILDREN else _children_from_scan()
     found: list[int] = []
     pending = [os.getpid()]
@@ -93,7 +99,11 @@ def descendants() -> list[int]:
 
 
 def memory_bytes(pids: Iterable[int], limit: int | None) -> int:
-    """Return what ``pids`` use together. Shared pages are counted once, but only when that could matter."""
+    """Return the memory in bytes that the processes ``pids`` use together.
+
+    The fast count (RSS) counts pages that processes share once per process. Only if it is above ``limit``,
+    the slow count (PSS) counts them once.
+    """
     pids = list(pids)
     total = sum(_rss_bytes(pid) for pid in pids)
     if limit is not None and total > limit and len(pids) > 1:
@@ -102,7 +112,7 @@ def memory_bytes(pids: Iterable[int], limit: int | None) -> int:
 
 
 def kernel_oom_kills() -> int:
-    """Return how many processes the kernel has killed for lack of memory since the host started."""
+    """Return the number of processes that the kernel has killed for lack of memory since the host's start."""
     with contextlib.suppress(OSError), open("/proc/vmstat", "rb") as file:
         for line in file:
             if line.startswith(b"oom_kill "):
@@ -111,7 +121,7 @@ def kernel_oom_kills() -> int:
 
 
 def raise_oom_score() -> None:
-    """Offer this process to the kernel, should it need memory; a courtesy that may fail."""
+    """Make this process the kernel's preferred victim if memory runs out. Errors are ignored."""
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "r+") as file:
         if int(file.read()) < OOM_SCORE:
             file.seek(0)
@@ -119,10 +129,10 @@ def raise_oom_score() -> None:
 
 
 def kill_marked(mark: str) -> int:
-    """Kill every process of this user whose environment has the line ``mark``; return how many there were.
+    """Kill every process of this user whose environment has the line ``mark``. Return how many were killed.
 
-    For what a dead supervisor has left behind. The environment is that of the last exec: a process that
-    cleaned it cannot be found.
+    This finds the processes that a dead supervisor has left behind. ``/proc`` shows the environment of a
+    process's last exec. A process that was executed without this variable is not found.
     """
     wanted = mark.encode()
     killed = 0
@@ -140,7 +150,7 @@ def _kill_if_marked(pid: int, mark: bytes) -> bool:
     with contextlib.suppress(ProcessLookupError):
         pidfd = os.pidfd_open(pid)
         try:
-            if _is_marked(pid, mark):  # still: so the descriptor means this process and no later one
+            if _is_marked(pid, mark):  # checked again: before pidfd_open, the pid may have been reused
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 return True
         finally:
@@ -149,26 +159,26 @@ def _kill_if_marked(pid: int, mark: bytes) -> bool:
 
 
 def _is_marked(pid: int, mark: bytes) -> bool | None:
-    """Return whether a process has the line in its environment; ``None`` while that cannot be told."""
+    """Return whether a process has the line ``mark`` in its environment; ``None`` if that is unknown now."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             lines = file.read().split(b"\0")
         if lines == [b""] and not _has_no_environment(pid):
             return None
     except OSError:
-        return False  # it ended, or it belongs to another user
+        return False  # the process has ended, or belongs to another user
     return mark in lines
 
 
 def _has_no_environment(pid: int) -> bool:
-    """Return whether a process of which none could be read has none, and is not in the middle of an exec.
+    """Return whether a process really has no environment. In the middle of an exec, the file is empty too.
 
-    :raises OSError: it ended
+    :raises OSError: the process has ended
     """
     with open(f"/proc/{pid}/stat", "rb") as file:  # proc_pid_stat(5)
         fields = file.read().rpartition(b") ")[2].split()
     state, flags = fields[0], int(fields[6])
-    is_executed = fields[23] != b"0"  # startcode, which the kernel writes last: fs/binfmt_elf.c
+    is_executed = fields[23] != b"0"  # startcode, which the kernel sets last in an exec: fs/binfmt_elf.c
     return (
         state in (b"Z", b"X")
         or bool(flags & (PF_EXITING | PF_KTHREAD))
@@ -182,7 +192,7 @@ def _pids() -> list[int]:
 
 def _children_of(pid: int) -> list[int]:
     found: list[int] = []
-    with contextlib.suppress(OSError):  # it ended meanwhile
+    with contextlib.suppress(OSError):  # the process has ended
         for thread in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
                 found += [int(child) for child in file.read().split()]
@@ -190,7 +200,7 @@ def _children_of(pid: int) -> list[int]:
 
 
 def _children_from_scan() -> Callable[[int], list[int]]:
-    """Look at every process of the host once."""
+    """Read the parent of every process of the host once. Return a function: pid -> pids of its children."""
     children: dict[int, list[int]] = {}
     for pid in _pids():
         with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", "rb") as file:
@@ -210,4 +220,4 @@ def _pss_bytes(pid: int) -> int:
         for line in file:
             if line.startswith(b"Pss:"):
                 return int(line.split()[1]) * 1024
-    return _rss_bytes(pid)  # it ended meanwhile, or it is not ours to read (setuid)
+    return _rss_bytes(pid)  # the process has ended, or this user may not read the file (setuid)

@@ -1,9 +1,14 @@
-"""The log of a local job: the supervisor writes it, the hook reads it. Standard library only.
+"""The log of a local job: the supervisor writes it with :class:`LogWriter`, ``JobFolder`` reads it.
 
-One record per line of the step: ``<epoch seconds> <line>``, without the seconds if they are those of the
-record before. The log keeps its beginning, in the file ``log``, and its end, in files ``log.<position>`` of
-which the oldest go. A position counts what was ever written, so a cursor stays valid when the lines after it
-have gone; a line then says how much is missing.
+**Format:** One record per line of the step: ``<seconds since the epoch> <line>``. The seconds are left out if
+they are those of the record before.
+
+**Size:** A long log keeps its beginning and its end. The file ``log`` holds the beginning. Files
+``log.<position>`` hold the end; the oldest of them are deleted. A position is a number of bytes: all bytes
+that were written to the log before. So a cursor stays valid when the lines after it are deleted. A reader
+then gets a line with the number of missing bytes.
+
+Standard library only.
 """
 
 from __future__ import annotations
@@ -18,12 +23,12 @@ from typing import NamedTuple
 from airflow_stepop.hooks.local.supervisor.ending import human_bytes
 
 LINE_MAX_BYTES = 16 * 1024
-NOTICE_MAX_BYTES = 256  # how much longer a line may be that says how much of it was left out
+NOTICE_MAX_BYTES = 256  # room in a line for the notice that a part of it was left out
 LIMIT_BYTES = 128 * 1024 * 1024  # on disk, beginning and end together
-END_FILES = 4
+END_FILES = 4  # number of files for the end of the log
 READ_BYTES = 1024 * 1024
-PROGRESS_S = 5.0  # between two looks at a line that overwrites itself
-END_OF_TIME = 253402300800.0  # calendars end with the year 9999
+PROGRESS_S = 5.0  # time between two copies of a line that overwrites itself (a progress bar)
+END_OF_TIME = 253402300800.0  # datetime ends with the year 9999
 TAIL_LINES = 20
 TAIL_LINE_CHARACTERS = 1000
 
@@ -33,14 +38,18 @@ _OVERWRITTEN = re.compile(rb"^[^\n]*\r(?=[^\r\n])", re.MULTILINE)
 Records = list[tuple[float, str]]
 
 
-class Place(NamedTuple):
-    """Where a reader is, and the time of the record before."""
+class LogPosition(NamedTuple):
+    """A position in the log, and the time of the record before it. As text, it is the cursor of a local job.
+
+    :param position: bytes that were written to the log before
+    :param time: seconds since the epoch
+    """
 
     position: int = 0
     time: float = 0.0
 
     @classmethod
-    def parse(cls, cursor: str | None) -> Place:
+    def parse(cls, cursor: str | None) -> LogPosition:
         position, _, time_of_record = (cursor or "0").partition("@")
         return cls(int(position), float(time_of_record or 0))
 
@@ -49,11 +58,14 @@ class Place(NamedTuple):
 
 
 class LogWriter:
-    """Appends the step's output as whole records. Never fails: on a full disk it counts what is lost.
+    """Appends the step's output to the log as whole records.
 
-    :param now: seconds since the epoch; a clock that never goes back keeps the lines in their order
+    The writer never raises an error: on a full disk it counts the lost lines. It works on blocks of output
+    and seldom on single lines, because a step may print lines faster than Python can process each one.
 
-    Works on blocks and hardly ever on single lines: a step may print faster than Python could look at each.
+    :param path: path of the file ``log``
+    :param limit_bytes: maximum size of the log on disk
+    :param now: returns seconds since the epoch, and never less than before: the log's times must not decrease
     """
 
     def __init__(
@@ -61,21 +73,21 @@ class LogWriter:
     ) -> None:
         self._now = now
         self._path = path
-        self._room = limit_bytes // 2  # in the file that is being written
-        self._end_room = limit_bytes // 2 // END_FILES
-        self._ends: deque[str] = deque()
-        self._begin = 0  # its position
-        self._fd = _open(path)
+        self._room = limit_bytes // 2  # maximum size of the current file
+        self._end_room = limit_bytes // 2 // END_FILES  # maximum size of a file of the log's end
+        self._ends: deque[str] = deque()  # paths of the files of the log's end, oldest first
+        self._begin = 0  # position at which the current file begins
+        self._fd = _open(path)  # the current file
         self._size = os.fstat(self._fd).st_size
-        self._partial = b""  # the line that has no end yet: what a terminal would show of it
-        self._cut_bytes = 0  # how much of it was too long
-        self._is_progress = False  # it overwrites itself
-        self._shown = (-PROGRESS_S, b"")  # when, and what of it
-        self._lost_lines = 0
-        self._last = b""
+        self._partial = b""  # the unfinished last line, as a terminal would show it
+        self._cut_bytes = 0  # bytes of the unfinished line that were left out, because it is too long
+        self._is_progress = False  # the unfinished line overwrites itself
+        self._shown = (-PROGRESS_S, b"")  # the last copy of the unfinished line: when, and its bytes
+        self._lost_lines = 0  # lines that were not written since the disk is full
+        self._last = b""  # the last lines, for tail()
 
     def feed(self, data: bytes) -> None:
-        """Take in what the step has written; its last line may go on."""
+        """Write the complete lines of ``data``, output of the step, and keep an unfinished last line."""
         if self._cut_bytes:
             data = self._skip(data)
         text = self._partial + data
@@ -93,7 +105,7 @@ class LogWriter:
         self.show_progress()
 
     def show_progress(self) -> None:
-        """Write down how a line stands that overwrites itself, unless that was done a moment ago."""
+        """Write a copy of an unfinished line that overwrites itself, at most every five seconds."""
         now = time.monotonic()
         shown_at, shown = self._shown
         if self._is_progress and self._partial != shown and now - shown_at >= PROGRESS_S:
@@ -102,7 +114,7 @@ class LogWriter:
                 self._append(line + b"\n")
 
     def finish(self) -> None:
-        """Write a last line that has no end, and what was lost."""
+        """Write an unfinished last line, and the number of lost lines. Call this method once, at the end."""
         is_shown = self._is_progress and self._partial == self._shown[1]
         line = b"" if is_shown else self._partial.rstrip(b"\r")
         if self._cut_bytes:
@@ -112,12 +124,12 @@ class LogWriter:
             self._append(line + b"\n" if line else b"")
 
     def tail(self) -> list[str]:
-        """Return the last lines."""
+        """Return the last 20 lines, at most 1000 bytes of each."""
         lines = self._last.split(b"\n")[-TAIL_LINES - 1 : -1]
         return [line[:TAIL_LINE_CHARACTERS].decode("utf-8", "replace") for line in lines]
 
     def _skip(self, data: bytes) -> bytes:
-        """Leave out the rest of a line that is too long; return what comes after it."""
+        """Leave out the rest of a line that is too long. Return the bytes after this line."""
         ends = [at for at in (data.find(b"\n"), data.find(b"\r")) if at >= 0]
         end = min(ends, default=len(data))
         self._cut_bytes += end
@@ -141,7 +153,7 @@ class LogWriter:
                 view = view[os.write(self._fd, view) :]
         except OSError:
             self._lost_lines += lines.count(b"\n")
-            os.ftruncate(self._fd, self._size)  # no half record
+            os.ftruncate(self._fd, self._size)  # remove a record that was written in part
         else:
             self._size += len(data)
             self._lost_lines = 0
@@ -157,18 +169,22 @@ class LogWriter:
             os.unlink(self._ends.popleft())
 
 
-def read_records(path: str, place: Place, max_bytes: int) -> tuple[Records, Place]:
-    """Return the whole records (time, line) from ``place`` on, and the place after them."""
+def read_records(path: str, place: LogPosition, max_bytes: int) -> tuple[Records, LogPosition]:
+    """Return the complete records (time, line) after ``place``, and the position after them.
+
+    :param path: path of the file ``log``
+    :param max_bytes: number of bytes to read at most, or the size of the longest record if that is larger
+    """
     while True:
         try:
             return _read_records(path, place, max_bytes)
-        except FileNotFoundError:  # the oldest end, which went meanwhile; or the whole log
+        except FileNotFoundError:  # the writer has deleted the oldest file, or the whole log is gone
             if not os.path.exists(path):
                 return [], place
 
 
-def read_tail(path: str, count: int, since: Place) -> tuple[Records, Place]:
-    """Return the last ``count`` records, none from before ``since``, and the place after them."""
+def read_tail(path: str, count: int, since: LogPosition) -> tuple[Records, LogPosition]:
+    """Return the last ``count`` records after ``since``, and the position after them."""
     files = _files(path)
     if not files:
         return [], since
@@ -176,7 +192,7 @@ def read_tail(path: str, count: int, since: Place) -> tuple[Records, Place]:
     end = os.stat(name)
     end_position = begin + end.st_size
     position = _record_begin(path, end_position - count * (LINE_MAX_BYTES + 2 * NOTICE_MAX_BYTES))
-    place = max(since, Place(position, end.st_mtime))
+    place = max(since, LogPosition(position, end.st_mtime))
     last: deque[tuple[float, str]] = deque(maxlen=count)
     while place.position < end_position:
         records, place = read_records(path, place, READ_BYTES)
@@ -186,7 +202,7 @@ def read_tail(path: str, count: int, since: Place) -> tuple[Records, Place]:
     return list(last), place
 
 
-def _read_records(path: str, place: Place, max_bytes: int) -> tuple[Records, Place]:
+def _read_records(path: str, place: LogPosition, max_bytes: int) -> tuple[Records, LogPosition]:
     files = _files(path)
     followers = [begin for begin, _ in files[1:]]
     position, missing = place.position, 0
@@ -199,11 +215,11 @@ def _read_records(path: str, place: Place, max_bytes: int) -> tuple[Records, Pla
             file.seek(position - begin)
             data = file.read(max(max_bytes, 2 * LINE_MAX_BYTES))
         end = data.rfind(b"\n") + 1
-        if not end and len(data) >= 2 * LINE_MAX_BYTES:  # no record is so long: this part is damaged
+        if not end and len(data) >= 2 * LINE_MAX_BYTES:  # the file is damaged: no record is so long
             end = len(data)
         if end:
             records = list(_parse(data[:end].removesuffix(b"\n"), place.time))
-            after = Place(position + end, records[-1][0])
+            after = LogPosition(position + end, records[-1][0])
             if missing:
                 text = f"[stepop] {human_bytes(missing)} of the log are missing here: the log was too long"
                 records.insert(0, (records[0][0], text))
@@ -221,7 +237,10 @@ def _parse(data: bytes, when: float) -> Iterator[tuple[float, str]]:
 
 
 def _time_of(stamp: bytes) -> float | None:
-    """Return the time; ``None`` when it is none: the record is damaged, and all of it counts as the line."""
+    """Return the time in ``stamp``, in seconds since the epoch.
+
+    ``None``: this is not a time. The record is damaged, and the caller takes all of it as the line.
+    """
     try:
         when = float(stamp)
     except ValueError:
@@ -230,7 +249,7 @@ def _time_of(stamp: bytes) -> float | None:
 
 
 def _record_begin(path: str, position: int) -> int:
-    """Return where a record begins, at ``position`` or soon after it; 0 when that is before the log."""
+    """Return where the first record at or after ``position`` begins; 0 if ``position`` is not above 0."""
     for begin, name in reversed(_files(path)):
         if position <= begin:
             continue
@@ -242,7 +261,7 @@ def _record_begin(path: str, position: int) -> int:
 
 
 def _files(path: str) -> list[tuple[int, str]]:
-    """Return the files of the log, each with its position; none if there is no log."""
+    """Return the position and the path of every file of the log, in order; an empty list without a log."""
     if not os.path.exists(path):
         return []
     folder, name = os.path.split(path)
@@ -255,7 +274,7 @@ def _open(path: str) -> int:
 
 
 def _cut_long_lines(lines: bytes) -> bytes:
-    """Return ``lines`` with what is too long left out, cut between characters."""
+    """Return ``lines`` with every long line cut between two characters, and a notice at the cut."""
     pieces = []
     done = begin = 0
     while len(lines) - begin > LINE_MAX_BYTES:
@@ -271,7 +290,7 @@ def _cut_long_lines(lines: bytes) -> bytes:
 
 
 def _character_end(data: bytes, at: int) -> int:
-    """Return ``at``, or a little less where that is inside a UTF-8 character."""
+    """Return ``at``, or the begin of the UTF-8 character if ``at`` is inside one."""
     least = at - 4
     while at > least and data[at] & 0xC0 == 0x80:
         at -= 1

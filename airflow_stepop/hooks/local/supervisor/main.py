@@ -1,11 +1,13 @@
-"""The process that starts and watches one local job; the job's folder runs this file by its path.
+"""The program of the supervisor, which starts and watches one local job.
 
-``python -I -S supervisor/main.py JOB_FOLDER`` returns as soon as the job is supervised, by this call or by an
-earlier one. The supervisor itself goes on in the background and needs neither Airflow nor its caller. Whoever
-holds ``lock`` and is the first to write ``state.json`` starts the step: so it starts at most once, however
-often this is called.
+``JobFolder.start`` runs this file by its path: ``python -I -S supervisor/main.py JOB_FOLDER``. The command
+returns as soon as the job has a supervisor, from this call or an earlier one. The supervisor continues in the
+background; it needs neither Airflow nor its caller.
 
-Standard library only, beside its neighbours that hold to the same: it must start fast.
+A supervisor starts the step only while it holds the file ``lock`` and ``state.json`` does not exist yet. So
+the step starts at most once, however often this program is called.
+
+Standard library and the modules of this folder only, because the supervisor must start fast.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 
-if __name__ == "__main__":  # -I and -S leave only the standard library; our own package comes last
+if __name__ == "__main__":  # with -I and -S, the path has the standard library only; this package comes last
     sys.path.append(os.path.abspath(os.path.join(__file__, *[".."] * 5)))
 
 from airflow_stepop.hooks.local.supervisor.job import Job
@@ -32,17 +34,20 @@ from airflow_stepop.hooks.local.supervisor.state import (
     reserve_space,
 )
 
-# exit codes, for the folder that waits for them
-EXIT_SUPERVISED = 0  # state.json is there
-EXIT_FAILED = 1  # stderr says why
-EXIT_NO_PERMISSION = 3  # `start` is gone: the job was looked up while it was not there yet
+# Exit codes, which JobFolder.start reads
+EXIT_SUPERVISED = 0  # the job has a supervisor, or is over: state.json exists
+EXIT_FAILED = 1  # the error is on stderr
+EXIT_NO_PERMISSION = 3  # the file `start` is gone: a `lookup` has withdrawn the job
 
 LOCK_TIMEOUT_S = 10.0
 
 
 def take_lock() -> bool:
-    """Return once this process holds the lock; ``False`` when the job has a state already."""
-    fd = os.open(LOCK, os.O_RDWR)  # stays open as long as we live
+    """Wait until this process holds the lock. Return ``False`` if the job has a state already.
+
+    :raises BlockingIOError: another process held the lock for ten seconds and wrote no state
+    """
+    fd = os.open(LOCK, os.O_RDWR)  # stays open, and so locked, as long as this process lives
     deadline = time.monotonic() + LOCK_TIMEOUT_S
     while not os.path.exists(STATE):
         try:
@@ -50,14 +55,17 @@ def take_lock() -> bool:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(0.005)  # another supervisor that is about to write the state, or a `lookup`
+            time.sleep(0.005)  # another supervisor is about to write the state, or a `lookup` holds the lock
         else:
             return not os.path.exists(STATE)
     return False
 
 
 def supervise(announce: Callable[[], None]) -> int:
-    """Take the job if nobody has, tell ``announce`` when it has begun, and watch it to its end."""
+    """Run the job to its end, unless another supervisor has it. Return an exit code.
+
+    :param announce: called when the job has a state, that is, when the caller of this program may continue
+    """
     if not take_lock():
         return EXIT_SUPERVISED
     if not os.path.exists(START):
@@ -73,7 +81,10 @@ def supervise(announce: Callable[[], None]) -> int:
 
 
 def run_in_background(answer_fd: int) -> None:
-    """Supervise, and write an exit code and a message to ``answer_fd`` as soon as the caller may go on."""
+    """Run the job. As soon as the caller may continue, write the answer for it to ``answer_fd``.
+
+    The answer is one byte, the exit code, and a message.
+    """
 
     def answer(exit_code: int = EXIT_SUPERVISED, message: str = "") -> None:
         nonlocal answer_fd
@@ -85,7 +96,7 @@ def run_in_background(answer_fd: int) -> None:
     try:
         let_go_of_caller()
         answer(supervise(answer))
-    except BaseException as error:  # the outermost frame: whoever waits must hear of it
+    except BaseException as error:  # the process that waits for the answer must learn of every error
         import traceback
 
         traceback.print_exc()
@@ -93,7 +104,7 @@ def run_in_background(answer_fd: int) -> None:
 
 
 def let_go_of_caller() -> None:
-    """Leave its session and its standard streams; it has passed nothing else on."""
+    """Leave the caller's session and its standard streams. The caller passes no other descriptor on."""
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
     errors = os.open(SUPERVISOR_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -103,7 +114,10 @@ def let_go_of_caller() -> None:
 
 
 def main(folder: str) -> int:
-    """Return an exit code as soon as the job in ``folder`` is supervised, or cannot be."""
+    """Start a supervisor in the background. Return an exit code as soon as the job has one, or cannot.
+
+    :param folder: path of the job's folder
+    """
     os.chdir(folder)
     answer_fd, answer_write_fd = os.pipe()
     if os.fork() == 0:

@@ -1,8 +1,14 @@
-"""The processes of a step on any Unix: what Linux' kernel does for us, done by looking often.
+"""The processes of a step on any Unix: the version of :class:`.systems.System` for macOS.
 
-Nothing here is as strict as on Linux. Nobody adopts a step's orphans for us, so they are known by what was
-seen of them while they had a parent, by their session, and by their environment. A process that leaves all
-three within half a second escapes.
+**How it works:** The kernel of Linux makes the supervisor the parent of a step's orphans; other kernels do
+not. So this module polls the processes of the host. It recognises an orphan of the step because an earlier
+poll saw the process with its parent, by its session, or by its environment.
+
+**Known limits:** A process that leaves its parent, its session and its environment within half a second,
+between two polls, escapes. ``cpu_count`` is not enforced. Shared memory counts once per process.
+
+The supervisor (``job.py``) and the hook use this module through ``systems.find_system``. Besides the standard
+library, it needs psutil.
 """
 
 from __future__ import annotations
@@ -17,7 +23,7 @@ import psutil
 
 KILL_TIMEOUT_S = 10.0
 LOOK_AGAIN_S = 0.02
-UNENFORCED: tuple[str, ...] = ("cpu_count",)  # no system but Linux binds a process to CPUs
+UNENFORCED: tuple[str, ...] = ("cpu_count",)  # macOS cannot bind a process to CPUs
 _GONE = (psutil.Error, OSError)
 
 
@@ -44,8 +50,8 @@ def make_process_tree(mark: str) -> ProcessTree:
 class ProcessTree:
     """See :class:`airflow_stepop.hooks.local.supervisor.systems.ProcessTree`.
 
-    A guardian, a fork of the supervisor that waits for the end of a pipe, kills the step if the supervisor is
-    killed.
+    A guardian kills the step if the supervisor is killed. The guardian is a fork of the supervisor. It reads
+    a pipe, which ends when the supervisor does.
     """
 
     def __init__(self, mark: str) -> None:
@@ -61,7 +67,7 @@ class ProcessTree:
         self._kin = _Kin(os.getpid(), apart={self._guardian})
 
     def join(self, supervisor: int) -> None:
-        # when the supervisor dies, the guardian knows which process to kill
+        # The guardian must know which process to kill when the supervisor dies
         self._notify_guardian(b"%d\n" % os.getpid())
         os.close(self._pipe)
 
@@ -79,12 +85,15 @@ class ProcessTree:
         os.close(self._pipe)
 
     def _notify_guardian(self, message: bytes) -> None:
-        with contextlib.suppress(BrokenPipeError):  # somebody killed the guardian
+        with contextlib.suppress(BrokenPipeError):  # the guardian was killed
             os.write(self._pipe, message)
 
 
 class _Kin:
-    """Everything below ``root``, also what has lost its parent since it was first seen."""
+    """The descendants of the process ``root``, with those that have lost their parent since an earlier poll.
+
+    :param apart: pids that do not count, such as the guardian's
+    """
 
     def __init__(self, root: int, apart: Iterable[int] = ()) -> None:
         self._root = root
@@ -108,17 +117,20 @@ class _Kin:
             found.update(below)
             pending += below
         self._known = {processes[pid] for pid in found - self._apart}
-        # Only while somebody is in it: afterwards its number may become a stranger's.
+        # Only sessions that still have a process: the system may reuse the number of an empty session.
         self.sessions = {session for p in self._known if (session := _session(p.pid))}
         self.sessions -= {_session(os.getpid())}
         return list(self._known)
 
 
 def _guard(reader: int, mark: str) -> None:
-    """Wait for the end of the supervisor, and kill what it leaves behind unless it said that it is done."""
+    """Run as the guardian: wait for the end of the supervisor, then kill the processes that it leaves behind.
+
+    A supervisor that ends properly writes ``end`` to the pipe; then there is nothing to kill.
+    """
     os.setsid()
     os.dup2(reader, 0)
-    os.closerange(3, 4096)  # the supervisor's lock among them
+    os.closerange(3, 4096)  # also the supervisor's lock, which the guardian must not hold
     signal.set_wakeup_fd(-1)
     for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
@@ -143,7 +155,7 @@ def _guard(reader: int, mark: str) -> None:
 
 
 def memory_bytes(pids: Iterable[int], limit: int | None) -> int:
-    """Shared pages are counted once for each process."""
+    """Return the memory in bytes that ``pids`` use together. Shared pages count once per process."""
     total = 0
     for pid in pids:
         with contextlib.suppress(*_GONE):
@@ -176,7 +188,10 @@ def kill_marked(mark: str) -> int:
 
 
 def _marked(mark: str) -> list[psutil.Process]:
-    """Look twice: for a moment, a process that executes another program has no environment at all."""
+    """Return the processes of this user whose environment has the line ``mark``.
+
+    The function searches twice, because a process in the middle of an exec has no environment for a moment.
+    """
     for pause_s in (0.0, LOOK_AGAIN_S):
         time.sleep(pause_s)
         if found := [process for process in psutil.process_iter() if _is_marked(process, mark)]:
@@ -191,14 +206,14 @@ def _is_marked(process: psutil.Process, mark: str) -> bool:
             return False
         return bool(process.environ().get(name) == value)
     except _GONE:
-        return False  # it ended, or it belongs to another user
+        return False  # the process has ended, or belongs to another user
 
 
 def _kill(process: psutil.Process) -> bool:
     try:
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
-        process.kill()  # refuses when the pid is another process by now
+        process.kill()  # psutil refuses if the pid belongs to another process now
     except _GONE:
         return False
     return True

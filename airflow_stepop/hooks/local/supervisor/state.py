@@ -1,4 +1,7 @@
-"""The files of a local job's folder, and ``state.json``: how the job stands. Standard library only."""
+"""The names of the files in a local job's folder, and functions that write ``state.json``, the job's state.
+
+The supervisor calls them, and ``JobFolder`` for a job without a supervisor. Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +16,20 @@ from airflow_stepop.runner.protocol import CHECKPOINT, SECRETS
 if TYPE_CHECKING:
     from airflow_stepop.hooks.local.supervisor.documents import State
 
-# Renaming one breaks jobs in flight.
-REQUEST = "request.json"  # what to run, within which limits
-START = "start"  # permission to start: `lookup` takes it back from a supervisor whose caller died
-LOCK = "lock"  # held by the supervisor as long as it lives
-WAKE = "wake"  # a fifo: a byte in it makes the supervisor look at the notes at once
-STATE = "state.json"  # first written just before the step starts, last when the job is over
-RESERVE = "state.reserve"  # disk space for the last state.json, so that a full disk cannot lose it
-CANCEL = "cancel"  # somebody wants the job to stop
-LOG = "log"  # what the step printed
-SUPERVISOR_LOG = "supervisor.log"  # what the supervisor has to say when it fails
-INPUT = "in"
-OUTPUT = "out"
+# Jobs that are running when Airflow is upgraded use these names. Do not change them.
+REQUEST = "request.json"  # what to run, and the limits
+START = "start"  # permission to start the step: `lookup` removes it, so that a late supervisor starts nothing
+LOCK = "lock"  # the supervisor holds a lock on it as long as it lives
+WAKE = "wake"  # a named pipe: a byte in it makes the supervisor read the notes at once
+STATE = "state.json"  # first written before the step starts or waits for GPUs, last when the job is over
+RESERVE = "state.reserve"  # reserves disk space for the last state.json, which then also fits on a full disk
+CANCEL = "cancel"  # a note: stop the job
+LOG = "log"  # the output of the step
+SUPERVISOR_LOG = "supervisor.log"  # errors of the supervisor itself
+INPUT = "in"  # input folder of the runner
+OUTPUT = "out"  # output folder of the runner
 
-RESERVE_BYTES = 640 * 1024  # the largest receipt, escaped, and the rest
+RESERVE_BYTES = 640 * 1024  # enough for the largest receipt in its JSON form, and the other fields
 
 PENDING, RUNNING = "pending", "running"
 SUCCEEDED, FAILED, CANCELLED = "succeeded", "failed", "cancelled"
@@ -34,9 +37,10 @@ STATES = PENDING, RUNNING, SUCCEEDED, FAILED, CANCELLED
 
 
 def write_state(folder: str, state: State) -> None:
-    """Replace ``state.json``, durably; the last one goes into the space that was reserved for it.
+    """Replace ``state.json``, atomically and durably (fsync).
 
-    With the last one the secrets go, should the runner never have come to read them.
+    The last state is written into the reserved disk space. Before that, the files with secrets are deleted,
+    in case the runner never read and deleted them.
     """
     for name in (SECRETS, CHECKPOINT) if is_over(state) else ():
         with suppress(FileNotFoundError):
@@ -61,9 +65,9 @@ def write_state(folder: str, state: State) -> None:
 
 
 def reserve_space(folder: str) -> None:
-    """Take the disk space of the last state now.
+    """Reserve disk space for the last state before the step starts.
 
-    :raises OSError: there is none: better before the step than after it
+    :raises OSError: the disk is full, which is better found before the step than after it
     """
     fd = os.open(os.path.join(folder, RESERVE), os.O_WRONLY | os.O_CREAT, 0o600)
     try:
@@ -80,9 +84,10 @@ def is_over(state: State) -> bool:
 
 
 def make_tmp(tmp: str) -> None:
-    """Make the folder for a job's temporary files, or take the one that an interrupted start has made.
+    """Create a folder that only this user can access. An existing folder of this kind is used as it is.
 
-    :raises FileExistsError: it is somebody else's
+    :raises FileExistsError: the path exists and is not a folder, belongs to another user, or is open to
+        others
     """
     try:
         os.mkdir(tmp, 0o700)
@@ -93,8 +98,8 @@ def make_tmp(tmp: str) -> None:
 
 
 def remove_tmp(state: State) -> None:
-    """Remove the temporary files of a job whose processes are all gone."""
-    from shutil import rmtree  # many imports, and only now
+    """Remove the temporary folder of a job that has no processes any more."""
+    from shutil import rmtree  # imported here, because it imports many modules
 
     tmp = state.get("tmp") or ""
     if os.path.basename(tmp).startswith("stepop-"):

@@ -1,7 +1,7 @@
-"""What a local job needs of its operating system: one way for Linux, one for every other Unix.
+"""The interface to the operating system, with one implementation for Linux and one for every other Unix.
 
-A job's request says by which way it was started, and whoever looks at the job goes the same.
-Standard library only.
+The request of a job names the implementation with which it was started. The supervisor and the hook get this
+one from :func:`find_system`. Standard library only.
 """
 
 from __future__ import annotations
@@ -16,53 +16,56 @@ SUPPORTED = ("linux", "darwin")  # values of sys.platform
 
 
 class ProcessTree(Protocol):
-    """The processes of one step, as its supervisor sees them. Made before the runner is forked."""
+    """The processes of one step, as its supervisor sees them. Created before the runner is forked."""
 
     def join(self, supervisor: int) -> None:
-        """Called by the forked runner before it becomes its program: it shall die with the supervisor."""
+        """Make the calling process, the forked runner before its exec, die with the supervisor.
+
+        :param supervisor: pid of the supervisor
+        """
 
     def started(self, runner: int) -> None:
         """Called by the supervisor as soon as it knows the runner's pid."""
 
     def members(self) -> list[int]:
-        """Return the pids of everything that the step has started and is known."""
+        """Return the pids of the step's processes that a fast search finds."""
 
     def everyone(self) -> list[int]:
-        """Return the same after a longer search: they are to be killed."""
+        """Return the pids of the step's processes after a thorough search. The caller kills them."""
 
     def end(self) -> None:
-        """Called when nobody is left."""
+        """Called by the supervisor when no process of the step is left."""
 
 
 class System(Protocol):
     """One of the modules :mod:`.linux` and :mod:`.portable`."""
 
     UNENFORCED: tuple[str, ...]
-    """Resources that can be asked for and not be enforced."""
+    """Resources that a step may ask for, although this system cannot enforce them."""
 
     def boot_clock(self) -> float:
-        """Return seconds on a clock that nobody can set and that goes on while the host sleeps."""
+        """Return the seconds of a clock that cannot be set and that also runs while the host sleeps."""
 
     def boot_id(self) -> str:
-        """Return an id that changes when the host restarts; empty when it cannot be had."""
+        """Return an id that changes when the host restarts; empty if the system has no such id."""
 
     def make_process_tree(self, mark: str) -> ProcessTree:
         """Return the process tree of the step whose environment has the line ``mark``."""
 
     def memory_bytes(self, pids: Iterable[int], limit: int | None) -> int:
-        """Return what ``pids`` use together."""
+        """Return the memory in bytes that ``pids`` use together. ``limit`` is the step's memory limit."""
 
     def kernel_oom_kills(self) -> int:
-        """Return how many processes the kernel has killed for lack of memory; 0 when it does not say."""
+        """Return how many processes the kernel has killed for lack of memory; 0 if it has no counter."""
 
     def bind_cpus(self, count: int) -> None:
-        """Let this process and its children run on ``count`` CPUs, if the system can."""
+        """Bind this process and its children to ``count`` CPUs, if the system can."""
 
     def raise_oom_score(self) -> None:
-        """Offer this process to the kernel, should it need memory."""
+        """Make this process the kernel's preferred victim if memory runs out, if the system can."""
 
     def kill_marked(self, mark: str) -> int:
-        """Kill every process of this user whose environment has the line ``mark``; return how many."""
+        """Kill every process of this user whose environment has the line ``mark``. Return their number."""
 
 
 def find_system(name: str) -> System:
