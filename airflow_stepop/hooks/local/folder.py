@@ -241,7 +241,8 @@ class JobFolder:
         """Remove the job if its step has not started; return ``False`` if the step has started.
 
         A supervisor that is starting at this moment can then no longer start the step. The method also
-        removes the files of a submit that was killed.
+        removes the files of a submit that was killed. A supervisor that holds the lock for longer than
+        ``LOCK_TIMEOUT_S`` counts as started.
         """
         deadline = time.monotonic() + supervisor.LOCK_TIMEOUT_S
         while self.path.exists() and time.monotonic() < deadline:
@@ -253,7 +254,7 @@ class JobFolder:
                     self.remove()  # while this process holds the lock, else a submit could start the step
                     return True
             time.sleep(0.005)
-        return True
+        return not self.path.exists()
 
     # the end
 

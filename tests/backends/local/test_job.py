@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -166,6 +167,23 @@ def test_a_lookup_that_found_nothing_stays_true(bench: Bench, tmp_path: Path) ->
     handle, status = bench.run(step)  # a submit gives the permission again
     assert status.state is JobState.SUCCEEDED
     assert bench.hook.lookup(step.spec) == handle
+
+
+def test_a_supervisor_that_takes_long_to_start_is_no_missing_job(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The supervisor holds the job's lock and has not written a state: a stopped process looks like this."""
+    step = bench.step(["true"])
+    folder = prepared(bench, step)
+    monkeypatch.setattr(supervisor, "LOCK_TIMEOUT_S", 0.1)
+    with open(folder.path / files.LOCK) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        handle = bench.hook.lookup(step.spec)
+        assert handle is not None
+        with pytest.raises(StepConfigError, match="is still running"):
+            bench.hook.delete(handle)
+        assert folder.path.exists()
+    assert bench.hook.lookup(step.spec) is None
 
 
 def test_the_timeout_needs_no_airflow(bench: Bench) -> None:
