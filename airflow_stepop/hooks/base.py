@@ -52,7 +52,7 @@ if TYPE_CHECKING:
         Payload,
         StepSpec,
     )
-    from airflow_stepop.stores.folder import folder_of
+    from airflow_stepop.stores.folder import THIS_HOST, folder_of
 
 # Imported on first use: a trigger loads this module and needs few of these names
 _LAZY = {
@@ -60,6 +60,7 @@ _LAZY = {
     "LabelRules": "airflow_stepop.hooks.common.labels",
     "Receipt": "airflow_stepop.hooks.common.receipts",
     "StateTable": "airflow_stepop.hooks.common.state_table",
+    "THIS_HOST": "airflow_stepop.stores.folder",
     "explained": "airflow_stepop.hooks.common.api_errors",
     "find_receipt": "airflow_stepop.hooks.common.receipts",
     "folder_of": "airflow_stepop.stores.folder",
@@ -75,6 +76,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "THIS_HOST",
     "ApiError",
     "BackendSettings",
     "Check",

@@ -12,7 +12,7 @@ import logging
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -46,8 +46,14 @@ log = logging.getLogger(__name__)
 class Access(ABC):
     """Location and credentials of a bucket. One subclass per kind of store, such as ``s3.AwsAccess``."""
 
+    largest_put_bytes: int  # most bytes of one PUT to a signed address
+
     def __init__(self, conn_id: str | None) -> None:
         self.conn_id = conn_id
+
+    def put_headers(self) -> Mapping[str, str]:
+        """Return the headers that a PUT to a signed address must have. By default there are none."""
+        return {}
 
     @abstractmethod
     def client(self, bucket: str, prefix: str) -> ObjectStore:
@@ -124,6 +130,15 @@ class BucketStore(Store):
             except Exception as error:
                 raise self._explain("opened", "", error) from error
         return self._client
+
+    @property
+    def largest_put_bytes(self) -> int:
+        """The most bytes of one PUT to a signed address."""
+        return self._access.largest_put_bytes
+
+    def put_headers(self) -> Mapping[str, str]:
+        """Return the headers that a PUT to a signed address must have."""
+        return self._access.put_headers()
 
     # -- writing
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from obstore.store import LocalStore
 
     from airflow_stepop.job import Buffer
+# What a job sees of the stores: see path_in_job
+THIS_HOST: Mapping[str, str] = MappingProxyType({"file://": ""})
+NO_MOUNTS: Mapping[str, str] = MappingProxyType({})
 
 
 class FolderStore(Store):
@@ -132,5 +136,15 @@ def folder_uri(folder: Path) -> str:
 
 def folder_of(uri: str) -> Path | None:
     """Return the path of a ``file:`` URI; ``None`` for any other URI."""
-    parts = urlsplit(uri)
-    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+    return Path(unquote(urlsplit(uri).path)) if uri.startswith("file:") else None
+
+
+def path_in_job(uri: str, mounts: Mapping[str, str]) -> str | None:
+    """Return the path at which a job sees the object or folder ``uri``; ``None`` if the job does not see it.
+
+    :param mounts: what the job sees: prefix of a URI -> prefix of a path, such as ``{"gs://": "/gcs/"}``
+    """
+    for prefix, folder in mounts.items():
+        if uri.startswith(prefix):
+            return folder + unquote(uri.removeprefix(prefix))
+    return None

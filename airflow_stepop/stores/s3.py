@@ -22,6 +22,9 @@ class AwsAccess(Access):
     :param conn_id: the connection; by default ``aws_default``, if it exists
     """
 
+    # https://docs.aws.amazon.com/AmazonS3/latest/userguide/upload-objects.html
+    largest_put_bytes = 5 << 30
+
     def __init__(self, conn_id: str | None) -> None:
         super().__init__(conn_id)
         self._aws = AwsConnection(conn_id, service="s3", owner="the store", need="an s3:// store")

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 from airflow_stepop.core.host import airflow_folder
 from airflow_stepop.core.signing_key import signing_key
-from airflow_stepop.hooks.common.signing import Signer
+from airflow_stepop.hooks.common.signing import Signer, bucket_of
 from airflow_stepop.hooks.common.zipapp import runner_zipapp
 from airflow_stepop.runner.protocol import CHECKPOINT, LOCATIONS, MANIFEST, OUTCOME, RUNNER, SECRETS, UPLOADS
 from airflow_stepop.stores.bucket import MIB
 from airflow_stepop.stores.configured import locate
-from airflow_stepop.stores.folder import folder_of
+from airflow_stepop.stores.folder import THIS_HOST, folder_of, path_in_job
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,13 +28,15 @@ if TYPE_CHECKING:
     from airflow_stepop.job import Buffer, ObjectRange, Payload, StepSpec
     from airflow_stepop.runner.wire import Checkpoint, Locations, Ranges, Uploads
 
-# The runner writes a large outcome in pieces, one signed PUT each. S3 limits a PUT to 5 GiB. The number of
-# pieces is unknown when the addresses are signed; an unused address costs 60 bytes of the job's input.
+# The runner writes a large outcome in pieces, one signed PUT each. The number of pieces is unknown when the
+# addresses are signed; an unused address costs 60 bytes of the job's input.
 PIECES = 64
-PIECE_BYTES = (8 * MIB, 5 << 30)  # least, most
+LEAST_PIECE_BYTES = 8 * MIB
 
 
-def input_files(payload: Payload, spec: StepSpec) -> dict[str, Sequence[Buffer]]:
+def input_files(
+    payload: Payload, spec: StepSpec, mounts: Mapping[str, str] = THIS_HOST
+) -> dict[str, Sequence[Buffer]]:
     """Return all files of the runner's input folder: file name -> the file's bytes, as a sequence of buffers.
 
     ``secrets.json`` and ``checkpoint.json`` are secret. If the store is a bucket, ``locations.json`` and
@@ -42,20 +44,23 @@ def input_files(payload: Payload, spec: StepSpec) -> dict[str, Sequence[Buffer]]
     can read them. If the store is a folder, ``locations.json`` holds paths on this host. For a job on another
     host, ``payload.spill.copy_to_bucket`` must have copied the payload to a bucket before.
 
+    :param mounts: what the job sees as files, such as ``{"gs://": "/gcs/"}`` (see
+        :func:`~airflow_stepop.stores.folder.path_in_job`). No address is signed for it. By default the job
+        sees the folders of this host
     :raises StepConfigError: the step may run longer than a signature is valid
     """
     files = {name: part.buffers for name, part in payload.parts.items() if part.buffers is not None}
-    signer = Signer(spec)
+    signer = Signer(spec, mounts)
     locations = _locations(payload, signer)
     if locations:
         files[LOCATIONS] = [_to_json(locations, signer.is_used)]
-    if spec.result_uri and folder_of(spec.result_uri) is None:
+    if _is_signed(spec.result_uri, mounts):
         uploads = _uploads(spec, signer)
         if "outcome" in payload.features:
             (uploads["outcome"],) = signer.writable(spec.result_uri, [OUTCOME])
         files[UPLOADS] = [_to_json(uploads, is_secret=True)]
     features = set(payload.features)
-    if spec.checkpoint_uri and folder_of(spec.checkpoint_uri) is None:
+    if _is_signed(spec.checkpoint_uri, mounts):
         files[CHECKPOINT] = [_to_json(_checkpoint(spec, signer), is_secret=True)]
         features.add("snapshots")
     if payload.secrets:
@@ -63,6 +68,11 @@ def input_files(payload: Payload, spec: StepSpec) -> dict[str, Sequence[Buffer]]
     needed = frozenset(features | ({"network"} if signer.is_used else set()))
     runner = runner_zipapp(needed, airflow_folder("runner"))
     return {**files, MANIFEST: [payload.manifest], RUNNER: [runner]}
+
+
+def _is_signed(uri: str, mounts: Mapping[str, str]) -> bool:
+    """Return whether the job needs signed addresses to write to the folder ``uri``."""
+    return bool(uri) and folder_of(uri) is None and path_in_job(uri, mounts) is None
 
 
 def _locations(payload: Payload, signer: Signer) -> Locations:
@@ -80,12 +90,12 @@ def _locations(payload: Payload, signer: Signer) -> Locations:
 def _uploads(spec: StepSpec, signer: Signer) -> Uploads:
     names = [f"{index:02}.bin" for index in range(PIECES)]
     urls = signer.writable(spec.result_uri, names)
-    least, most = PIECE_BYTES
+    bucket = bucket_of(spec.result_uri)
     return {
         "urls": dict(zip(names, urls, strict=True)),
-        "headers": {},
-        "least_bytes": least,
-        "most_bytes": most,
+        "headers": dict(bucket.put_headers()),
+        "least_bytes": LEAST_PIECE_BYTES,
+        "most_bytes": bucket.largest_put_bytes,
     }
 
 
@@ -101,12 +111,13 @@ def _checkpoint(spec: StepSpec, signer: Signer) -> Checkpoint:
     found = max(store.objects(folder), key=lambda one: (one.modified_at, one.path), default=None)
     uris = list(dict.fromkeys([own, *([store.uri(found.path)] if found else [])]))
     urls = signer.readable(uris)
+    bucket = bucket_of(spec.checkpoint_uri)
     return {
         "get": [{"url": urls[uri], "uri": uri} for uri in uris],
         "put": put,
-        "headers": {},
+        "headers": dict(bucket.put_headers()),
         "key": hmac.new(signing_key(), f"checkpoint\n{folder}".encode(), "sha256").hexdigest(),
-        "most_bytes": PIECE_BYTES[1],
+        "most_bytes": bucket.largest_put_bytes,
     }
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from airflow_stepop.runner.protocol import ENV_JOB, ENV_NONCE, NOWHERE, RUNNER
-from airflow_stepop.stores.folder import folder_of
+from airflow_stepop.stores.folder import NO_MOUNTS, THIS_HOST, folder_of, path_in_job
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from airflow_stepop.job import StepSpec
 
 
@@ -22,7 +24,7 @@ def runner_argv(
     inputs: str,
     outputs: str,
     digest: str | None = None,
-    sees_host: bool = False,
+    mounts: Mapping[str, str] = NO_MOUNTS,
     **options: str | float | None,
 ) -> list[str]:
     """Return the command as a list of arguments.
@@ -32,33 +34,31 @@ def runner_argv(
     :param outputs: folder in the job for the outcome
     :param digest: text to use instead of the manifest's digest, for example a variable that the service
         expands
-    :param sees_host: whether the job can read and write the folders of this host, and so a folder store
+    :param mounts: what the job can read and write as files: see
+        :func:`~airflow_stepop.stores.folder.path_in_job`
     :param options: further options of the runner, such as ``receipt="/dev/termination-log"``, ``timeout``,
         ``grace`` (both in seconds); an option that is ``None`` is left out
     """
     words = [python, "-u", f"{inputs}/{RUNNER}", "run", "--in", inputs, "--out", outputs]
     words += ["--digest", digest if digest is not None else spec.digest]
-    found = {**options, **_folders(spec, sees_host)}
+    found = {**options, **_folders(spec, mounts)}
     for name, value in found.items():
         if value is not None:
             words += [f"--{name.replace('_', '-')}", value if isinstance(value, str) else f"{value:.15g}"]
     return words
 
 
-def _folders(spec: StepSpec, sees_host: bool) -> dict[str, str | None]:
-    """Return the options for the folders of a folder store that the runner writes to.
+def _folders(spec: StepSpec, mounts: Mapping[str, str]) -> dict[str, str | None]:
+    """Return the options for the folders of the store that the runner writes to.
 
-    For a bucket, the files ``uploads.json`` and ``checkpoint.json`` in the input folder hold signed
-    addresses.
+    For a bucket that the job does not see as files, ``uploads.json`` and ``checkpoint.json`` in the input
+    folder hold signed addresses.
     """
-    segments = folder_of(spec.result_uri)
-    if sees_host:
-        checkpoint = folder_of(spec.checkpoint_uri)
-        return {
-            "segments": str(segments) if segments is not None else None,
-            "checkpoint": str(checkpoint) if checkpoint is not None else None,
-        }
-    return {"segments": NOWHERE if segments is not None or not spec.result_uri else None}
+    segments = path_in_job(spec.result_uri, mounts)
+    has_no_bucket = not spec.result_uri or folder_of(spec.result_uri) is not None
+    if segments is None and has_no_bucket and mounts is not THIS_HOST:
+        segments = NOWHERE
+    return {"segments": segments, "checkpoint": path_in_job(spec.checkpoint_uri, mounts)}
 
 
 def step_env(spec: StepSpec) -> dict[str, str]:

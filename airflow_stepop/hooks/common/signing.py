@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.stores.bucket import BucketStore
 from airflow_stepop.stores.configured import locate
-from airflow_stepop.stores.folder import FolderStore
+from airflow_stepop.stores.folder import path_in_job
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from airflow_stepop.job import StepSpec
 
@@ -32,11 +32,13 @@ log = logging.getLogger(__name__)
 class Signer:
     """Signs addresses for one step. A signature is valid for as long as the step may need the address.
 
+    :param mounts: see :func:`~airflow_stepop.stores.folder.path_in_job`
     :ivar is_used: whether this signer has signed any address
     """
 
-    def __init__(self, spec: StepSpec) -> None:
+    def __init__(self, spec: StepSpec, mounts: Mapping[str, str]) -> None:
         self.spec = spec
+        self.mounts = mounts
         self.is_used = False
         self._until: dict[str, float] = {}
 
@@ -46,9 +48,7 @@ class Signer:
         :raises StepConfigError: the store is a folder, or the step may need the addresses longer than a
             signature can be valid
         """
-        store, folder = locate(folder_uri)
-        if not isinstance(store, BucketStore):
-            raise StepConfigError(f"{store} is not a bucket, so addresses in it cannot be signed")
+        store, folder = bucket_of(folder_uri), locate(folder_uri)[1]
         self.is_used = True
         return store.sign("PUT", [f"{folder}/{name}" for name in names], self.until(store))
 
@@ -60,11 +60,11 @@ class Signer:
         found: dict[str, str] = {}
         wanted: dict[BucketStore, dict[str, str]] = {}
         for uri in uris:
-            store, path = locate(uri)
-            if isinstance(store, FolderStore):
-                found[uri] = str(store.folder / path)
-            elif isinstance(store, BucketStore):
-                wanted.setdefault(store, {})[uri] = path
+            _, path = locate(uri)
+            if (local := path_in_job(uri, self.mounts)) is not None:
+                found[uri] = local
+            else:
+                wanted.setdefault(bucket_of(uri), {})[uri] = path
         for store, paths in wanted.items():
             self.is_used = True
             urls = store.sign("GET", list(paths.values()), self.until(store))
@@ -108,6 +108,17 @@ class Signer:
             )
         allowance_s = START_ALLOWANCE_S if spec.start_timeout_s is None else 0.0
         return min(needed + allowance_s, end, now + SIGNATURE_MAX_S)
+
+
+def bucket_of(uri: str) -> BucketStore:
+    """Return the bucket that contains ``uri``.
+
+    :raises StepConfigError: the store is a folder
+    """
+    store, _ = locate(uri)
+    if not isinstance(store, BucketStore):
+        raise StepConfigError(f"{store} is not a bucket, so addresses in it cannot be signed")
+    return store
 
 
 def _length(seconds: float) -> str:

@@ -61,6 +61,7 @@ from airflow_stepop.job import (
     StepSpec,
 )
 from airflow_stepop.runner.protocol import OUTCOME
+from airflow_stepop.stores.folder import THIS_HOST
 
 if TYPE_CHECKING:
     from airflow_stepop.hooks.local.supervisor.documents import State
@@ -130,7 +131,7 @@ class LocalStepHook(StepHook[LocalSettings]):
         settings, resources = self.settings_of(spec), spec.resources
         argv = runner_argv(
             settings.python or self.host.python, spec, inputs=files.INPUT, outputs=files.OUTPUT,
-            sees_host=True, receipt_limit=RECEIPT_LIMIT_BYTES,
+            mounts=THIS_HOST, receipt_limit=RECEIPT_LIMIT_BYTES,
         )  # fmt: skip
         cpus, memory = resources.cpu_count or 0, resources.memory_bytes or 0
         return {

@@ -8,6 +8,9 @@ from airflow_stepop.hooks.common.runner_command import runner_argv, step_env
 from airflow_stepop.job import StepSpec
 from airflow_stepop.runner.main import _options
 from airflow_stepop.runner.protocol import NOWHERE
+from airflow_stepop.stores.folder import NO_MOUNTS, THIS_HOST
+
+GCS = {"gs://": "/gcs/"}
 
 
 def spec(**fields):
@@ -34,26 +37,29 @@ def test_a_digest_may_be_put_in_by_the_service():
 
 
 @pytest.mark.parametrize(
-    ("result_uri", "sees_host", "expected"),
+    ("result_uri", "mounts", "expected"),
     [
-        ("file:///srv/r", True, "/srv/r"),
-        ("file:///srv/r", False, NOWHERE),
-        ("", False, NOWHERE),
-        ("", True, None),
-        ("s3://b/r", True, None),
-        ("s3://b/r", False, None),
+        ("file:///srv/r%20s", THIS_HOST, "/srv/r s"),
+        ("file:///srv/r", NO_MOUNTS, NOWHERE),
+        ("file:///srv/r", GCS, NOWHERE),
+        ("", NO_MOUNTS, NOWHERE),
+        ("", THIS_HOST, None),
+        ("s3://b/r", THIS_HOST, None),
+        ("s3://b/r", NO_MOUNTS, None),
+        ("s3://b/r", GCS, None),
+        ("gs://b/r", GCS, "/gcs/b/r"),
     ],
 )
-def test_segments_go_where_the_job_can_write(result_uri, sees_host, expected):
-    words = argv(spec(result_uri=result_uri), sees_host=sees_host)
+def test_segments_go_where_the_job_can_write(result_uri, mounts, expected):
+    words = argv(spec(result_uri=result_uri), mounts=mounts)
     assert (words[words.index("--segments") + 1] if "--segments" in words else None) == expected
 
 
 def test_a_checkpoint_of_this_host_is_named_to_a_job_that_sees_it():
-    words = argv(spec(checkpoint_uri="file:///srv/c"), sees_host=True)
+    words = argv(spec(checkpoint_uri="file:///srv/c"), mounts=THIS_HOST)
     assert words[-2:] == ["--checkpoint", "/srv/c"]
     assert "--checkpoint" not in argv(spec(checkpoint_uri="file:///srv/c"))
-    assert "--checkpoint" not in argv(spec(checkpoint_uri="s3://b/c"), sees_host=True)
+    assert "--checkpoint" not in argv(spec(checkpoint_uri="s3://b/c"), mounts=THIS_HOST)
 
 
 def test_who_the_step_is_wins_over_what_the_user_says():

@@ -27,6 +27,7 @@ from airflow_stepop.runner.protocol import LOCATIONS, UPLOADS
 from airflow_stepop.stores import bucket as bucket_module
 from airflow_stepop.stores.configured import configured_stores, open_store
 from airflow_stepop.stores.pieces import read_ranges
+from airflow_stepop.stores.s3 import AwsAccess
 from tests.support.memory import at_most
 from tests.support.waiting import PATIENCE_S
 
@@ -54,7 +55,8 @@ def table(files, name):
 def small_pieces(monkeypatch):
     """Pieces as of a much larger result."""
     monkeypatch.setattr(input_files_module, "PIECES", 10)
-    monkeypatch.setattr(input_files_module, "PIECE_BYTES", (MIB // 4, 4 * MIB))
+    monkeypatch.setattr(input_files_module, "LEAST_PIECE_BYTES", MIB // 4)
+    monkeypatch.setattr(AwsAccess, "largest_put_bytes", 4 * MIB)
 
 
 # -- there and back

@@ -16,6 +16,7 @@ from pathlib import Path
 from airflow_stepop.exceptions import UnsupportedError
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.hooks.base import (
+    THIS_HOST,
     BackendSettings,
     StepHook,
     input_files,
@@ -66,7 +67,7 @@ class FlockStepHook(StepHook[FlockSettings]):
             raise UnsupportedError(f"flock takes no resources ({', '.join(asked)}); use the backend local")
         nice, python = self.settings_of(spec).nice, sys.executable
         options = {"receipt": "receipt", "receipt_limit": 65536}
-        step = runner_argv(python, spec, inputs=".", outputs="out", sees_host=True, **options)
+        step = runner_argv(python, spec, inputs=".", outputs="out", mounts=THIS_HOST, **options)
         argv = [str(spec.timeout_s), "nice", "-n", str(nice), *step]
         return {
             "argv": argv,
