@@ -11,16 +11,15 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.support import journal
+from tests.support.paths import ROOT
+from tests.support.waiting import wait_until
 
-ROOT = Path(__file__).parents[2]
 PLUGINS = ["tests.support.file_scheduling", "tests.support.long_tests", "tests.support.journal_plugin"]
 SETTINGS = """
 [pytest]
@@ -335,19 +334,12 @@ def test_a_hanging_test_that_ends_pytest_has_failed(suite: Suite) -> None:
     assert run.session.never_ran == ["test_a.py::test_after"]
 
 
-def wait_until(is_so: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 @EITHER
 def test_the_journal_survives_a_kill(suite: Suite, how: tuple[str, ...]) -> None:
     suite.write("test_a.py", HANGS)
     process = subprocess.Popen(suite.command(*how), cwd=suite.folder, env=suite.env, start_new_session=True)
     hanging = '{"start": "test_a.py::test_hangs"}'
-    wait_until(lambda: suite.journal.exists() and hanging in suite.journal.read_text())
+    wait_until(lambda: suite.journal.exists() and hanging in suite.journal.read_text(), "the test that hangs")
     process.kill()
     journal.append(suite.journal, exit=process.wait())
     if how:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,27 @@ def parent_of(pid: int) -> int:
     return 0
 
 
+def those(holds: Callable[[Path], object]) -> list[int]:
+    """Call ``holds`` with the folder of every process in ``/proc``. Return the processes that it accepts.
+
+    A process that ends meanwhile is left out. So is a process of another user whose files cannot be read.
+    """
+    found = []
+    for folder in PROC.glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if holds(folder):
+                found.append(int(folder.name))
+    return found
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the children of a process that run."""
+    return [child for child in those(Path.exists) if parent_of(child) == pid and is_alive(child)]
+
+
 def with_variable(variable: str) -> list[int]:
     """Return every process that has ``NAME=value`` in its environment."""
-    found = []
-    for path in PROC.glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):
-            if variable.encode() in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
-    return found
+    return those(lambda folder: variable.encode() in (folder / "environ").read_bytes().split(b"\0"))
 
 
 def of_job(nonce: str) -> list[int]:
@@ -47,13 +60,12 @@ def of_job(nonce: str) -> list[int]:
 
 def runners_below(folder: Path) -> list[int]:
     """Return the runners that stand in ``folder`` or below: of its jobs. A step dies with its runner."""
-    found = []
-    for path in PROC.glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            words, cwd = path.read_bytes().split(b"\0"), os.readlink(path.parent / "cwd")
-            if b"run" in words and b"--digest" in words and Path(cwd).is_relative_to(folder):
-                found.append(int(path.parent.name))
-    return found
+
+    def is_runner(process: Path) -> bool:
+        words, cwd = (process / "cmdline").read_bytes().split(b"\0"), os.readlink(process / "cwd")
+        return b"run" in words and b"--digest" in words and Path(cwd).is_relative_to(folder)
+
+    return those(is_runner)
 
 
 def kill(pids: Iterable[int], number: int = signal.SIGKILL) -> None:

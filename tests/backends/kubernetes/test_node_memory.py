@@ -5,8 +5,6 @@ that the container itself could say of it is left.
 from __future__ import annotations
 
 import os
-import signal
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from airflow_stepop.failure import Category
 from airflow_stepop.hooks.kubernetes.pods import containers_of
 from airflow_stepop.job import JobState
 from tests.support.cluster_jobs import pods_of, wait_lines, wait_over
+from tests.support.processes import kill, those
 
 SCRIPT = "echo first; sleep 600 & sleep 600 & echo last; wait"
 
@@ -31,12 +30,7 @@ def processes():
 
 
 def processes_of(container):
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended meanwhile
-            if container in (folder / "cgroup").read_text():
-                found.append(int(folder.name))
-    return found
+    return those(lambda process: container in (process / "cgroup").read_text())
 
 
 def kill_whole(container):
@@ -52,9 +46,7 @@ def kill_whole(container):
         if group and switch.exists():
             switch.write_text("1")
             return
-    for number in processes_of(container):
-        with suppress(ProcessLookupError):
-            os.kill(number, signal.SIGKILL)
+    kill(processes_of(container))
 
 
 def container_of(hook, handle):

@@ -27,7 +27,7 @@ from airflow_stepop.hooks.local.supervisor.systems import PORTABLE
 from airflow_stepop.job import JobHandle, JobState
 from airflow_stepop.resources import ResourceSettings
 from tests.support.local_jobs import Bench, prepared, supervise
-from tests.support.processes import of_job, printed, started, wait_gone
+from tests.support.processes import of_job, printed, started, those, wait_gone
 from tests.support.waiting import wait_until
 
 SUBMIT = """
@@ -285,14 +285,8 @@ def test_nothing_survives_the_end_of_a_step(bench: Bench, how: str) -> None:
 
 def sleepers(bench: Bench, handle: JobHandle) -> list[int]:
     """Return the processes that stand in the job's temporary folder, whatever their environment says."""
-    tmp, found = bench.state(handle)["tmp"], []
-    for path in Path("/proc").glob("[0-9]*/cwd"):
-        try:
-            if os.readlink(path).startswith(tmp):
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
-    return found
+    tmp = bench.state(handle)["tmp"]
+    return those(lambda process: os.readlink(process / "cwd").startswith(tmp))
 
 
 @pytest.mark.parametrize("how", DAEMONS)
