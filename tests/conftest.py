@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 
 pytest.register_assert_rewrite("airflow_stepop.testing", "tests.support")
 
+from tests.support.needs import needs, needs_cluster  # noqa: E402 - its assertions are rewritten
 from tests.support.s3 import S3Server, started  # noqa: E402 - its assertions are rewritten
 
 pytest_plugins = [
@@ -59,12 +60,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     """Start the server that ``STEPOP_S3SERVER`` names, if it is not up."""
-    command = os.environ.get("STEPOP_S3SERVER")
-    if not command:
-        (pytest.fail if os.environ.get("STEPOP_CI") else pytest.skip)(
-            "needs an S3 server: set STEPOP_S3SERVER=scripts/s3server, or to another program that starts one "
-            "when it is called with 'up' and prints what scripts/s3server prints"
-        )
+    command = needs(
+        os.environ.get("STEPOP_S3SERVER"),
+        "an S3 server: set STEPOP_S3SERVER=scripts/s3server, or to another program that starts one "
+        "when it is called with 'up' and prints what scripts/s3server prints",
+    )
     server = started(command)
     name = f"AIRFLOW_CONN_{server.conn_id.upper()}"
     os.environ[name] = server.connection()
@@ -75,11 +75,10 @@ def s3_server() -> Iterator[S3Server]:
 @pytest.fixture(scope="session")
 def s3_for_pods(s3_server: S3Server) -> Iterator[S3Server]:
     """The same server, by the address under which pods reach it."""
-    endpoint = os.environ.get("STEPOP_S3_FOR_PODS")
-    if not endpoint:
-        (pytest.fail if os.environ.get("STEPOP_CI") else pytest.skip)(
-            "needs an S3 server that pods reach: set STEPOP_S3_FOR_PODS to its address there"
-        )
+    endpoint = needs(
+        os.environ.get("STEPOP_S3_FOR_PODS"),
+        "an S3 server that pods reach: set STEPOP_S3_FOR_PODS to its address there",
+    )
     server = replace(s3_server, endpoint=endpoint, conn_id="stepop_tests_s3_for_pods")
     name = f"AIRFLOW_CONN_{server.conn_id.upper()}"
     os.environ[name] = server.connection()
@@ -90,10 +89,7 @@ def s3_for_pods(s3_server: S3Server) -> Iterator[S3Server]:
 @pytest.fixture(scope="session")
 def kubernetes_namespace() -> Iterator[str]:
     """Make a namespace on the cluster of ``KUBECONFIG``, and the connection ``kubernetes_default`` to it."""
-    if not os.environ.get("KUBECONFIG"):
-        (pytest.fail if os.environ.get("STEPOP_CI") else pytest.skip)(
-            "needs a Kubernetes cluster: set KUBECONFIG (kind create cluster; or k3s, minikube, ...)"
-        )
+    needs_cluster()
     from tests.support.cluster import namespace
 
     with namespace() as name:

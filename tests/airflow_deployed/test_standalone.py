@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.needs import IS_CI
 from tests.support.paths import ROOT
 from tests.support.processes import ended, is_alive, kill, those
 from tests.support.waiting import wait_until
@@ -75,7 +76,7 @@ def test_it_comes_up_and_ctrl_c_ends_all_of_it(standalone, tmp_path):
     wait_until(lambda: address.search(output()), "its address", explain=output)
     assert len(processes_in(tmp_path)) > 4
     if "uses SQLite instead" in output():
-        assert not os.environ.get("STEPOP_CI"), output()
+        assert not IS_CI, output()
     else:
         assert "postgresql" in airflow(tmp_path, "config", "get-value", "database", "sql_alchemy_conn")
     for pid in processes_in(tmp_path):

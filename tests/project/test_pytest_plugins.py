@@ -264,6 +264,35 @@ def test_errors_of_one_fixture_have_one_cause(suite: Suite, how: tuple[str, ...]
     assert causes["c.py"] < causes["a.py"]
 
 
+NEEDS = """
+from tests.support.needs import needs
+
+def test_present():
+    assert needs("a server", "a server: start one") == "a server"
+
+def test_absent():
+    needs(None, "a server: start one")
+
+def test_absent_too():
+    needs("", "a cluster: make one")
+"""
+
+
+@EITHER
+def test_what_is_absent_is_skipped_and_fails_in_ci(suite: Suite, how: tuple[str, ...]) -> None:
+    suite.write("test_a.py", NEEDS)
+    here = suite.run(*how)
+    assert here.code == 0
+    assert here.session.skipped == {"test_a.py::test_absent", "test_a.py::test_absent_too"}
+    assert "test_a.py:8: needs a server: start one" in here.output
+    in_ci = suite.run(*how, STEPOP_CI="1")
+    assert {test: in_ci.line(test) for test in in_ci.session.failures} == {
+        "test_a.py::test_absent": "test_a.py:8: Failed: needs a server: start one",
+        "test_a.py::test_absent_too": "test_a.py:11: Failed: needs a cluster: make one",
+    }
+    assert in_ci.has_passed("test_a.py::test_present")
+
+
 CRASHES = """
 import os
 import pytest

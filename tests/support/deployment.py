@@ -34,7 +34,7 @@ COMPONENTS = {
     "triggerer": ["triggerer"],
 }
 POSTGRES = "STEPOP_POSTGRES"
-GET_POSTGRES = "needs a PostgreSQL, and scripts/postgres finds none here (Debian: apt-get install postgresql)"
+A_POSTGRES = "a PostgreSQL, and scripts/postgres finds none here (Debian: apt-get install postgresql)"
 ELSEWHERE = ["unshare", "--uts", "sh", "-c", 'hostname elsewhere && exec "$0" "$@"']  # a host of another name
 LOOK_S, START_S = 2.0, 60.0  # how often a scheduler is looked at; how long it may take to begin
 RUN_S = 480.0  # longer than any other event of Airflow: the end of a run of many tasks, on a busy machine

@@ -4,7 +4,6 @@ that the container itself could say of it is left.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from airflow_stepop.failure import Category
 from airflow_stepop.hooks.kubernetes.pods import containers_of
 from airflow_stepop.job import JobState
 from tests.support.cluster_jobs import pods_of, wait_lines, wait_over
+from tests.support.needs import needs_parts_of_cluster
 from tests.support.processes import kill, those
 
 SCRIPT = "echo first; sleep 600 & sleep 600 & echo last; wait"
@@ -22,10 +22,7 @@ SCRIPT = "echo first; sleep 600 & sleep 600 & echo last; wait"
 @pytest.fixture
 def processes():
     """Return the processes of a container, by its id; they must be processes of this host."""
-    if not os.environ.get("STEPOP_CLUSTER"):
-        (pytest.fail if os.environ.get("STEPOP_CI") else pytest.skip)(
-            "needs STEPOP_CLUSTER: a command that starts the parts of the cluster as processes of this host"
-        )
+    needs_parts_of_cluster()
     return processes_of
 
 

@@ -12,6 +12,7 @@ import pytest
 from tests.chaos.crashes.crash_table import CrashedTask, CrashTable
 from tests.support import deployment
 from tests.support.line import Line
+from tests.support.needs import needs
 
 HERE = Path(__file__).parent
 
@@ -62,7 +63,6 @@ def postgres_or_skip(airflow: deployment.Deployment) -> Callable[[], None]:
     """Call it where a test needs PostgreSQL; in CI there is no excuse."""
 
     def check() -> None:
-        if airflow.postgres is None:
-            (pytest.fail if os.environ.get("STEPOP_CI") else pytest.skip)(deployment.GET_POSTGRES)
+        needs(airflow.postgres, deployment.A_POSTGRES)
 
     return check

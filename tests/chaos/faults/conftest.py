@@ -17,6 +17,7 @@ from tests.chaos.faults.fault_table import FaultRun, FaultTable
 from tests.chaos.faults.parts import Parts
 from tests.chaos.faults.proxy import Proxy
 from tests.support import cluster, deployment
+from tests.support.needs import needs, needs_cluster, needs_parts_of_cluster
 
 HERE = Path(__file__).parent
 IS_FULL = bool(os.environ.get("STEPOP_FAULTS_FULL"))
@@ -33,16 +34,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(3600 if IS_FULL else 900))
 
 
-def needs(variable: str, how: str) -> str:
-    if not os.environ.get(variable):
-        (pytest.fail if os.environ.get("STEPOP_CI") else pytest.skip)(f"needs {variable}: {how}")
-    return os.environ[variable]
-
-
 @pytest.fixture(scope="session")
 def admin() -> object:
     """The official client, with every right."""
-    needs("KUBECONFIG", "a Kubernetes cluster (kind create cluster; or k3s, minikube, ...)")
+    needs_cluster()
     from kubernetes import client, config
 
     config.load_kube_config()
@@ -56,9 +51,7 @@ def admin() -> object:
 
 @pytest.fixture(scope="session")
 def parts() -> Parts:
-    return Parts(
-        needs("STEPOP_CLUSTER", "a command that starts the parts of the cluster as processes of this host")
-    )
+    return Parts(needs_parts_of_cluster())
 
 
 @pytest.fixture(scope="session")
@@ -118,9 +111,7 @@ def connections(namespaces, configs, proxy, token_config) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def airflow(tmp_path_factory, connections, admin) -> Iterator[deployment.Deployment]:
-    postgres = deployment.Postgres.if_any()
-    if postgres is None:
-        (pytest.fail if os.environ.get("STEPOP_CI") else pytest.skip)(deployment.GET_POSTGRES)
+    postgres = needs(deployment.Postgres.if_any(), deployment.A_POSTGRES)
     env = {**connections, "AIRFLOW__STEPOP__CAPACITY_PAUSE": "10"}
     env["STEPOP_TEST_NODE"] = cluster.only_node(admin.core)
     if IS_FULL:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import secrets
 import socket
 import threading
@@ -28,6 +27,7 @@ from airflow_stepop.payload.spill import spill
 from airflow_stepop.stores.configured import open_store
 from airflow_stepop.stores.paths import result_path
 from tests.support.line import Line
+from tests.support.needs import needs
 from tests.support.waiting import wait_until
 
 _number = itertools.count()
@@ -180,10 +180,7 @@ def steps(tmp_path) -> Steps:
 @pytest.fixture
 def provider():
     """The Amazon provider, which the dependency group ``test`` has."""
-    if find_spec("airflow.providers.amazon") is None:
-        (pytest.fail if os.environ.get("STEPOP_CI") else pytest.skip)(
-            "needs the Amazon provider: pip install -e '.[s3]'"
-        )
+    needs(find_spec("airflow.providers.amazon"), "the Amazon provider: pip install -e '.[s3]'")
 
 
 STS = """<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult>
@@ -220,10 +217,6 @@ def sts(s3_server):
 
 @pytest.fixture
 def assumed(connect, sts, provider):
-    pytest.importorskip(
-        "airflow.providers.amazon", reason="needs the Amazon provider: pip install -e '.[s3]'"
-    )
-
     def make(**options):
         return connect(
             {
