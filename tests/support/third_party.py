@@ -1,4 +1,4 @@
-"""A backend of a third party, as its distribution brings it: by an entry point on Python's path."""
+"""Backends of other distributions. An entry point on Python's path leads to each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from airflow_stepop.registry import ENTRY_POINT_GROUP
 
 
 class LackingHook(LocalStepHook):
-    """Runs steps on this host, and says that it cannot."""
+    """Runs steps on this host. Its check reports a missing role."""
 
     backend = "lacking"
 
