@@ -1,4 +1,4 @@
-"""The example of checkpoints: killed in the middle, it goes on where it was."""
+"""Checkpoints: a step that is killed in the middle goes on where it was."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ OWN = Path(__file__).parent / "dags" / "resuming.py"
 
 @contextmanager
 def killed_once(home, look):
-    """Kill the job below ``home`` once ``look`` says so, which returns what is yielded in a list.
+    """Kill the runner of the job below ``home`` as soon as ``look`` returns something. Its step dies with it.
 
-    Who kills the runner kills its step, and the job has failed.
+    Yields a list. After the kill, the list has the value that ``look`` returned.
     """
     killed, is_over = [], threading.Event()
 
@@ -45,7 +45,7 @@ def killed_once(home, look):
 
 
 def three_epochs(home):
-    """Return the epoch that the step has saved, from the third one on."""
+    """Return the epoch that the step has saved; ``None`` before the third one."""
     folder = home / "stepop" / "store" / "checkpoints"
     found = [json.loads(path.read_text())["epoch"] for path in folder.rglob("state.json")]
     return next((epoch for epoch in found if epoch >= 3), None)
@@ -56,9 +56,9 @@ def checkpoints(home):
 
 
 def run_killed(airflow_process, look, place=None):
-    """Run the example, and kill it once. Return how many epochs it was to run, the run, and what was seen.
+    """Run the example, and kill its step once. Return number of epochs, run, and the value of ``look``.
 
-    On a busy machine the step may end before anybody has looked. Then it runs again, for longer.
+    On a busy machine the step may end before the kill. Then the example runs again with more epochs.
     """
     for epochs in (20, 80, 320):
         with killed_once(airflow_process.home, look) as killed:
@@ -93,7 +93,7 @@ def test_the_example_goes_on_with_a_bucket(airflow_process, s3_server):
 
 
 def test_who_finds_a_checkpoint(airflow_process):
-    """The next try of the same task instance, and nobody else; a failure leaves it."""
+    """The next try of the same task instance finds it, and nobody else does. A failure leaves it."""
     run = airflow_process.run(OWN)
     run.assert_state("again")
     assert run.value("again") == ["mine"]

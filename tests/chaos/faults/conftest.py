@@ -1,4 +1,4 @@
-"""One real Airflow and one real cluster for the fault matrix. ``make faults`` takes long, others do not."""
+"""One real Airflow and one real cluster for the fault matrix. Only ``make faults`` runs the long tests."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def admin() -> object:
-    """The official client, with every right."""
+    """The official client, with all permissions."""
     needs_cluster()
     from kubernetes import client, config
 
@@ -84,7 +84,7 @@ def proxy(configs, tmp_path_factory) -> Iterator[Proxy]:
 
 @pytest.fixture(scope="session")
 def token_config(configs, tmp_path_factory) -> Path:
-    """A file with the configuration of ``kubernetes_token``."""
+    """The kubeconfig file of the connection ``kubernetes_token``."""
     path = tmp_path_factory.mktemp("token") / "config"
     path.write_text(json.dumps(configs["token"]))
     return path
@@ -116,14 +116,14 @@ def airflow(tmp_path_factory, connections, admin) -> Iterator[deployment.Deploym
     env["STEPOP_TEST_NODE"] = cluster.only_node(admin.core)
     if IS_FULL:
         env["STEPOP_FAULTS_FULL"] = "1"
-        # more workers than that, and a scheduler with too little of the processor takes tasks for failed
+        # With more workers the scheduler gets too little of the processor, and takes running tasks for failed
         env["AIRFLOW__CORE__PARALLELISM"] = "6"
     found = deployment.Deployment(
         tmp_path_factory.mktemp("faults"),
         HERE / "dags",
         env,
         postgres=postgres,
-        # in the long form hundreds of steps share few workers, and a node may be away for minutes
+        # In the long form hundreds of steps share few workers, and a node may be away for minutes
         patience_s=1800.0 if IS_FULL else deployment.RUN_S,
     )
     with found.running():
@@ -144,5 +144,5 @@ def table() -> FaultTable:
 
 @pytest.fixture(scope="session")
 def begin(airflow, census, table):
-    """Return how to start the run of a fault's DAG."""
+    """Return a function that starts the DAG run of a fault."""
     return lambda name: FaultRun(airflow, census, table, name)
