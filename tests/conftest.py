@@ -1,4 +1,4 @@
-"""Every test process has an Airflow home of its own: nothing is read from, or left in, the user's."""
+"""Fixtures and settings of all tests. Each test process has its own Airflow home, never that of the user."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 
 pytest.register_assert_rewrite("airflow_stepop.testing", "tests.support")
 
+from tests.support.needs import needs, needs_cluster  # noqa: E402 - its assertions are rewritten
 from tests.support.s3 import S3Server, started  # noqa: E402 - its assertions are rewritten
 
 pytest_plugins = [
@@ -31,21 +32,21 @@ for name in [name for name in os.environ if name.startswith("AIRFLOW")]:
 os.environ["AIRFLOW_HOME"] = HOME
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 
-# a busy machine draws slowly
+# On a busy machine hypothesis draws examples slowly
 settings.register_profile(
     "busy", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
 )
 settings.load_profile("busy")
 
-# servers of tests are on this host
+# The servers of the tests are on this host
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 
-# A shell starts what runs in its background without Ctrl-C, and every process below inherits that.
+# A shell makes its background processes ignore SIGINT, and their children inherit this.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print how many cases of the bad input corpus ran; reports know it in every process of xdist."""
+    """Print how many cases of the bad input corpus ran. The reports of all xdist workers are counted."""
     counts = {
         outcome: sum("corpus" in report.keywords and report.when == "call" for report in reports)
         for outcome, reports in terminalreporter.stats.items()
@@ -59,12 +60,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     """Start the server that ``STEPOP_S3SERVER`` names, if it is not up."""
-    command = os.environ.get("STEPOP_S3SERVER")
-    if not command:
-        (pytest.fail if os.environ.get("STEPOP_CI") else pytest.skip)(
-            "needs an S3 server: set STEPOP_S3SERVER=scripts/s3server, or to another program that starts one "
-            "when it is called with 'up' and prints what scripts/s3server prints"
-        )
+    command = needs(
+        os.environ.get("STEPOP_S3SERVER"),
+        "an S3 server: set STEPOP_S3SERVER=scripts/s3server, or to another program that starts one "
+        "when it is called with 'up' and prints what scripts/s3server prints",
+    )
     server = started(command)
     name = f"AIRFLOW_CONN_{server.conn_id.upper()}"
     os.environ[name] = server.connection()
@@ -74,12 +74,11 @@ def s3_server() -> Iterator[S3Server]:
 
 @pytest.fixture(scope="session")
 def s3_for_pods(s3_server: S3Server) -> Iterator[S3Server]:
-    """The same server, by the address under which pods reach it."""
-    endpoint = os.environ.get("STEPOP_S3_FOR_PODS")
-    if not endpoint:
-        (pytest.fail if os.environ.get("STEPOP_CI") else pytest.skip)(
-            "needs an S3 server that pods reach: set STEPOP_S3_FOR_PODS to its address there"
-        )
+    """The same server, with the address that pods use."""
+    endpoint = needs(
+        os.environ.get("STEPOP_S3_FOR_PODS"),
+        "an S3 server that pods reach: set STEPOP_S3_FOR_PODS to its address there",
+    )
     server = replace(s3_server, endpoint=endpoint, conn_id="stepop_tests_s3_for_pods")
     name = f"AIRFLOW_CONN_{server.conn_id.upper()}"
     os.environ[name] = server.connection()
@@ -89,11 +88,8 @@ def s3_for_pods(s3_server: S3Server) -> Iterator[S3Server]:
 
 @pytest.fixture(scope="session")
 def kubernetes_namespace() -> Iterator[str]:
-    """Make a namespace on the cluster of ``KUBECONFIG``, and the connection ``kubernetes_default`` to it."""
-    if not os.environ.get("KUBECONFIG"):
-        (pytest.fail if os.environ.get("STEPOP_CI") else pytest.skip)(
-            "needs a Kubernetes cluster: set KUBECONFIG (kind create cluster; or k3s, minikube, ...)"
-        )
+    """A new namespace on the cluster of ``KUBECONFIG``. The connection ``kubernetes_default`` leads to it."""
+    needs_cluster()
     from tests.support.cluster import namespace
 
     with namespace() as name:

@@ -19,6 +19,7 @@ from airflow_stepop.waiting.backoff import Backoff
 if TYPE_CHECKING:
     from argparse import Namespace
 
+    from airflow_stepop.core.documents import StepUsage
     from airflow_stepop.job import Cursor, JobStatus
 
 CANDIDATES = 10
@@ -93,6 +94,7 @@ def _short(row: Row) -> Row:
     where = f"{row['backend']} ({row['conn_id']})" if row["conn_id"] else row["backend"]
     native_state, is_explained, _ = (row["native_state"] or "").partition(": ")
     why = row["why"] or (native_state if is_explained else None)
+    usage: StepUsage | None = row["usage"]
     return {
         "job": row["job"],
         "state": f"{row['state']} ({why})" if why else row["state"],
@@ -101,8 +103,7 @@ def _short(row: Row) -> Row:
         "dag": row["dag_id"],
         "run": row["run_id"],
         "task": task,
-        # the usage of a row is that of its record
-        "usage": describe({**row["usage"], "hint": ""}).removeprefix("used ") if row["usage"] else None,  # type: ignore[typeddict-item]
+        "usage": describe({**usage, "hint": ""}).removeprefix("used ") if usage else None,
         "link": row["link"],
     }
 

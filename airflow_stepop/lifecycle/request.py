@@ -107,7 +107,7 @@ class StepRequest:
         """
         if self.is_overridden:
             return StepOptions(self.operator, ConnectionDefaults())
-        connection = self._named_connection or find_connection(None, self.backend)
+        connection = self._hook(self.backend, self.conn_id).connection  # a lookup may cost a request
         return StepOptions(self.operator, defaults_for(connection, self.backend))
 
     @cached_property
@@ -115,12 +115,22 @@ class StepRequest:
         return None if self.is_overridden else self.operator.conn_id
 
     def hook(self, backend: str, conn_id: str | None) -> StepHook:
+        self._last_hook = self._hook(backend, conn_id)
+        return self._last_hook
+
+    def _hook(self, backend: str, conn_id: str | None) -> StepHook:
         key = (backend, conn_id)
         if key not in self._hooks:
-            known = vars(self).get("_named_connection") if conn_id == self.operator.conn_id else None
-            self._hooks[key] = create_hook(backend, conn_id, known)
-        self._last_hook = self._hooks[key]
-        return self._last_hook
+            self._hooks[key] = create_hook(backend, conn_id, self._known_connection(backend, conn_id))
+        return self._hooks[key]
+
+    def _known_connection(self, backend: str, conn_id: str | None) -> Connection | None:
+        """Return the connection if this task has looked it up already."""
+        if conn_id == self.operator.conn_id:
+            return vars(self).get("_named_connection")
+        # a step without a named connection uses the default one, and its handle names that one
+        unnamed = self._hooks.get((backend, None))
+        return unnamed.connection if unnamed is not None and unnamed.default_conn_id == conn_id else None
 
     @property
     def own_hook(self) -> StepHook:

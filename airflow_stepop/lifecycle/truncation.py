@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from airflow_stepop.failure import Failure
 from airflow_stepop.runner.failures import cut
@@ -43,7 +44,7 @@ def _shorter(failure: Failure) -> Iterator[Callable[[Failure], Failure]]:
     yield lambda failure: failure
     yield lambda failure: _with_exception(failure, cause=None, context=None, exceptions=[])
     for lines, characters in ((100, 400), (40, 200), (20, 100), (5, 50)):
-        yield lambda failure, lines=lines, characters=characters: _shortened(failure, lines, characters)  # type: ignore[misc]
+        yield partial(_shortened, lines=lines, characters=characters)
 
 
 def _with_exception(failure: Failure, **fields: object) -> Failure:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from airflow_stepop.core.units import shown_size
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 XCOM_KEY = "usage"  # renaming breaks DAGs that read this XCom
 
-MEASURED = ("wall_s", "cpu_s", "peak_memory_bytes", "peak_gpu_memory_bytes")
+Measured = Literal["wall_s", "cpu_s", "peak_memory_bytes", "peak_gpu_memory_bytes"]
+MEASURED: tuple[Measured, ...] = ("wall_s", "cpu_s", "peak_memory_bytes", "peak_gpu_memory_bytes")
 MIB, GIB = 2**20, 2**30
 
 # When to give a hint
@@ -40,9 +41,12 @@ def usage_of(
     :param asked: the resources of the job
     :param is_success: whether the step succeeded
     """
-    numbers = {name: _number(known, name) for name in MEASURED}
-    numbers |= {name: value for name in MEASURED if (value := _number(measured, name)) is not None}
-    found: StepUsage = {name: value for name, value in numbers.items() if value is not None}  # type: ignore[assignment] # of MEASURED
+    found: StepUsage = {}
+    for name in MEASURED:
+        own, of_service = _number(measured, name), _number(known, name)
+        number = of_service if own is None else own
+        if number is not None:
+            found[name] = number
     if not found:
         return {}
     wishes = {

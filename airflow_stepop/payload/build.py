@@ -58,7 +58,7 @@ class PayloadBuilder:
                 segment.pop("pieces", None)
                 segment["name"] = f"{segment['sha256'][:16]}.ref"
                 self.parts[segment["name"]] = Part(segment["sha256"], segment["size"], ranges=ranges)
-        return dict(entry)  # type: ignore[return-value] # mypy forgets the type of a copy
+        return entry
 
     def value(self, value: object, call: Call, name: str) -> Entry:
         if isinstance(value, StepResult):

@@ -110,12 +110,14 @@ class Setup:
 
     def fields(self) -> Manifest:
         """Return the manifest fields of this setup. A field that the step does not need is left out."""
-        fields = {
-            "secrets": sorted(self.secrets),
-            "requirements": list(self.requirements),
-            "checkpoint": self.checkpoint,
-        }
-        return {name: value for name, value in fields.items() if value}  # type: ignore[return-value] # some fields
+        fields: Manifest = {}
+        if self.secrets:
+            fields["secrets"] = sorted(self.secrets)
+        if self.requirements:
+            fields["requirements"] = list(self.requirements)
+        if self.checkpoint:
+            fields["checkpoint"] = self.checkpoint
+        return fields
 
 
 def call_key(call: Call, archive: bytes | None, extra: Sequence[object]) -> str:

@@ -25,7 +25,7 @@ from airflow_stepop.runner.values import check_entry, decode_entry
 from airflow_stepop.stores.configured import locate
 
 if TYPE_CHECKING:
-    from airflow_stepop.core.documents import CollectedData, CollectedResult, CollectedValue
+    from airflow_stepop.core.documents import CollectedData, CollectedResult, CollectedValue, StepUsage
     from airflow_stepop.job import Buffer, OutcomeReport
     from airflow_stepop.runner.wire import Entry, Segment
 
@@ -61,7 +61,9 @@ def read_outcome(report: OutcomeReport, job: str, nonce: str) -> CollectedData:
             found = {"result": _small(_result_of(outcome, report), report.base_uri, job)}
     except SegmentError as error:
         raise IntegrityError(f"a value in it is damaged: {error}") from error
-    return {**found, "usage": dict(outcome.get("usage") or {})}  # type: ignore[typeddict-item] # readers check it
+    usage: StepUsage | None = outcome.get("usage")  # its readers check each number
+    found["usage"] = usage or {}
+    return found
 
 
 _STATUS = ("success or failure", lambda value: value in ("success", "failure"))
@@ -104,11 +106,7 @@ def outcome_size(report: OutcomeReport) -> int:
 def _result_of(outcome: Mapping[str, Any], report: OutcomeReport) -> CollectedResult:
     def keep(entry: Entry) -> CollectedValue:
         check_entry(entry)
-        if (
-            entry["codec"] == "json"
-            and is_inline(entry)
-            and _is_plain(decode_entry(dict(entry), _no_segment))  # type: ignore[arg-type] # a copy
-        ):
+        if entry["codec"] == "json" and is_inline(entry) and _is_plain(decode_entry(entry, _no_segment)):
             return {"plain": dict(entry)}
         if report.digest is None and entry["codec"] not in protocol.DATA_CODECS:
             raise StepConfigError(
@@ -122,8 +120,10 @@ def _result_of(outcome: Mapping[str, Any], report: OutcomeReport) -> CollectedRe
         return {"dict": {key: keep(entry) for key, entry in values.items()}}
     if isinstance(values, list):
         return {"list": [keep(entry) for entry in values]}
-    if outcome.get("split") in ("dict", "list"):
-        return {outcome["split"]: {} if outcome["split"] == "dict" else []}  # type: ignore[misc] # one of the two
+    if outcome.get("split") == "dict":
+        return {"dict": {}}
+    if outcome.get("split") == "list":
+        return {"list": []}
     return {"value": keep(outcome["value"])} if outcome.get("value") is not None else {"nothing": True}
 
 
@@ -177,9 +177,9 @@ def _value_of(collected: object) -> object:
     known = checked_fields(collected, "a collected value", {}, {"plain": OBJECT, "reference": OBJECT})
     if "reference" in known:
         return StepResult.from_json(known["reference"])
+    entry: Any = dict(known.get("plain") or {})  # decode_entry says what is wrong with it
     try:
-        # it says what is wrong with an entry
-        return decode_entry(dict(known.get("plain") or {}), _no_segment)  # type: ignore[arg-type]
+        return decode_entry(entry, _no_segment)
     except (SegmentError, UntrustedPickleError) as error:
         raise IntegrityError(f"a collected value is damaged: {error}") from error
 

@@ -58,5 +58,5 @@ def read_ranges(ranges: Sequence[ObjectRange], segment: Segment, host: str = "",
             end = at + sum(one.size for one in path_ranges)
             found.update_all(store.fill(path_ranges, data.view[at:end]))
             at = end
-    check(f"the value at {ranges[0].uri}", dict(segment), at, found.hexdigest())  # type: ignore[arg-type] # a copy
+    check(f"the value at {ranges[0].uri}", segment, at, found.hexdigest())
     return data.whole()

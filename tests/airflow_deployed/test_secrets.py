@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import secrets
-from pathlib import Path
 
-from tests.support.processes import parent_of
+from tests.support.processes import parent_of, those
 
 TASKS = ("good", "bad", "killed")
 
 
 def processes(name, values):
     """Return the processes that have one of the values in ``/proc/PID/<name>``."""
-    found = set()
-    for path in Path("/proc").glob(f"[0-9]*/{name}"):
-        with contextlib.suppress(OSError):
-            data = path.read_bytes()
-            if any(value.encode() in data for value in values):
-                found.add(int(path.parent.name))
-    return found
+
+    def has_one(process):
+        data = (process / name).read_bytes()
+        return any(value.encode() in data for value in values)
+
+    return set(those(has_one))
 
 
 def test_a_secret_is_nowhere_but_in_the_step(airflow):

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.needs import IS_CI
 from tests.support.paths import ROOT
-from tests.support.processes import ended, is_alive, kill
+from tests.support.processes import ended, is_alive, kill, those
 from tests.support.waiting import wait_until
 
 
@@ -43,17 +44,14 @@ def standalone(tmp_path, free_port):
 
 def processes_in(folder):
     """Return the processes whose Airflow home is below ``folder``, and the script itself; no database."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            is_ours = f"AIRFLOW_HOME={folder}".encode() in (path / "environ").read_bytes()
-            command = (path / "cmdline").read_bytes()
-            is_script = str(folder).encode() in command and b"/postgres\0" not in command
-        except OSError:
-            continue
-        if (is_ours or is_script) and is_alive(int(path.name)):
-            found.append(int(path.name))
-    return found
+
+    def is_one(process):
+        command = (process / "cmdline").read_bytes()
+        is_script = str(folder).encode() in command and b"/postgres\0" not in command
+        is_ours = f"AIRFLOW_HOME={folder}".encode() in (process / "environ").read_bytes()
+        return is_ours or is_script
+
+    return [pid for pid in those(is_one) if is_alive(pid)]
 
 
 def airflow(folder, *arguments):
@@ -78,7 +76,7 @@ def test_it_comes_up_and_ctrl_c_ends_all_of_it(standalone, tmp_path):
     wait_until(lambda: address.search(output()), "its address", explain=output)
     assert len(processes_in(tmp_path)) > 4
     if "uses SQLite instead" in output():
-        assert not os.environ.get("STEPOP_CI"), output()
+        assert not IS_CI, output()
     else:
         assert "postgresql" in airflow(tmp_path, "config", "get-value", "database", "sql_alchemy_conn")
     for pid in processes_in(tmp_path):

@@ -1,4 +1,4 @@
-"""DAGs of real steps on this host, run by ``dag.test()`` in a process per test worker."""
+"""Runs DAGs of real steps with ``dag.test()``. Each test worker has one process for its DAGs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from airflow_stepop.stores.base import StoredObject
 from airflow_stepop.stores.configured import open_store
 from tests.support import dag_test_process
 
-DAG_S = 800.0  # the end of a DAG of a hundred tasks, one after the other, on a busy machine
+DAG_S = 800.0  # a DAG of a hundred tasks, one after the other, on a busy machine
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Place:
 
 @dataclass
 class Run:
-    """A finished run of a DAG, as Airflow has it in its database."""
+    """A finished run of a DAG, read from Airflow's database."""
 
     answer: Mapping[str, Any]
     place: Place
@@ -48,7 +48,7 @@ class Run:
 
     @property
     def xcoms(self) -> dict[str, dict[str, Any]]:
-        """Return task -> key -> stored value; results are as Airflow stores them, not loaded."""
+        """Return task -> key -> value as Airflow stores it. References to results are not loaded."""
         return self.answer["xcoms"]
 
     @property
@@ -67,7 +67,7 @@ class Run:
         return len(self.answer["tasks"][task]["tries"])
 
     def error(self, task: str) -> dict[str, Any]:
-        """Return what the last try raised."""
+        """Return the error of the last try."""
         assert self.states[task] == "failed", self.log(task)
         return self.answer["tasks"][task]["tries"][-1]["error"]
 
@@ -132,7 +132,10 @@ class AirflowProcess:
     def run(
         self, dag_file: Path, dag_id: str | None = None, place: Place | None = None, **request: Any
     ) -> Run:
-        """Run a DAG file, beside everything whose name begins with the same word; return how it ended."""
+        """Run a DAG file, and return the finished run.
+
+        Files and folders whose names begin with the same word are copied with it.
+        """
         place = place or self.place("folder")
         for path in dag_file.parent.glob(f"{dag_file.stem.partition('_')[0]}*"):
             if path.is_dir():
@@ -192,7 +195,7 @@ def airflow_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflo
 
 @pytest.fixture(scope="module", params=["folder", "s3"])
 def place(request: pytest.FixtureRequest, airflow_process: AirflowProcess) -> Place:
-    """Each kind of store."""
+    """A place for results, in each kind of store."""
     if request.param == "folder":
         return airflow_process.place("folder")
     server = request.getfixturevalue("s3_server")

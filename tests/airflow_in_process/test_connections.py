@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.paths import ROOT
+from tests.support.paths import EXAMPLES
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -153,7 +153,7 @@ def test_under_an_override_nothing_of_the_connection_counts(airflow_process, fol
 
 def test_the_example_gets_what_its_documentation_adds(airflow_process):
     """The connection is the one of the command in ``dags_examples/connection_defaults.py``."""
-    path = ROOT / "dags_examples" / "connection_defaults.py"
+    path = EXAMPLES / "connection_defaults.py"
     said = re.search(r"--conn-json '(.*?)'", path.read_text(), re.DOTALL)
     found = airflow_process.run(path, env={"AIRFLOW_CONN_TRAINING": said.group(1)})
     found.assert_state("report")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.processes import children_of
+
 pytestmark = [pytest.mark.timeout(900)]
 
 
@@ -115,15 +117,7 @@ def test_rude_steps_still_return_their_value(run):
 def test_children_do_not_outlive_their_step(run):
     run.assert_state("leaves_children")
     group = run.value("leaves_children")
-    left = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if fields[0] != "Z" and int(fields[1]) == group:
-            left.append(path)
-    assert left == []
+    assert children_of(group) == []
     assert not os.path.exists(f"/proc/{group}")
 
 

@@ -25,6 +25,7 @@ from airflow_stepop.waiting.deadlines import Clock
 from airflow_stepop.waiting.task_log import TaskLog
 from tests.support.damage import bomb, inline, report_of
 from tests.support.local_jobs import Bench
+from tests.support.needs import needs
 from tests.support.paths import ROOT
 from tests.support.waiting import wait_until
 
@@ -359,9 +360,7 @@ JUMPS = [pytest.param(hours, id=f"{hours:+} h") for hours in (-30, -3, 3, 30)]
 @pytest.fixture
 def set_clock(tmp_path):
     """Run Python with a clock that ``clock(hours)`` in it sets, for itself and for what it has started."""
-    if FAKETIME is None:
-        missing = pytest.fail if os.environ.get("STEPOP_CI") else pytest.skip
-        missing("setting the clock needs Debian's package libfaketime: apt-get install libfaketime")
+    needs(FAKETIME, "Debian's package libfaketime, to set the clock: apt-get install libfaketime")
     path = tmp_path / "clock"
     path.write_text("+0")
     head = f"def clock(hours): open({str(path)!r}, 'w').write('%+d' % (hours * 3600))\n"

@@ -1,4 +1,4 @@
-"""Promises of the contract whose breach no second run can excuse."""
+"""Marks the contract tests that may never fail, not even once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-# a step that ran twice, and one that ran although its payload was changed
+# If one of these fails, a step ran twice, or ran with a changed payload
 NEVER = ("one_job", "changed_payload")
 
 

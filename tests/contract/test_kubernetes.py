@@ -1,4 +1,4 @@
-"""The kubernetes backend passes the contract, on a real cluster."""
+"""The backend ``kubernetes`` passes the contract, on a real cluster."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def answer(status: int) -> ClusterError:
 
 @contextmanager
 def no_room(admin: CoreV1Api, namespace: str) -> Iterator[None]:
-    """Let the namespace have no Job."""
+    """Set a quota of no Jobs for the namespace, and wait until the quota is in force."""
     quota = {"metadata": {"name": "contract"}, "spec": {"hard": {"count/jobs.batch": "0"}}}
     admin.create_namespaced_resource_quota(namespace, quota)
     try:
@@ -53,7 +53,7 @@ class TestKubernetes(HookContract):
     patience_s = 120.0
     poll_s = 0.1
     unsupported: ClassVar = {"nodes": ResourceSettings(nodes=2)}
-    # Nothing inside a container can kill its process 1, but it can take away that it writes
+    # No process of a container can kill its process 1. It can forbid process 1 to write files
     crash = ("python3", "-c", "import resource; resource.prlimit(1, resource.RLIMIT_FSIZE, (0, 0))")
 
     transient_errors: ClassVar = (
@@ -76,7 +76,7 @@ class TestKubernetes(HookContract):
 
     @property
     def admin(self) -> CoreV1Api:
-        """The cluster as somebody sees it who may do everything, unlike Airflow."""
+        """A client with all permissions on the cluster. Airflow has fewer."""
         from kubernetes import client, config
 
         return client.CoreV1Api(config.new_client_from_config())

@@ -1,4 +1,4 @@
-"""The local backend passes the contract."""
+"""The backend ``local`` passes the contract."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TestLocal(HookContract):
 
 
 class TestLocalPortable(TestLocal):
-    """The same in the way of operating systems that are not Linux."""
+    """The same with the code for operating systems other than Linux."""
 
     @pytest.fixture
     def make_hook(self, tmp_path: Path) -> Callable[[], LocalStepHook]:

@@ -18,8 +18,8 @@ import pytest
 from scripts import ci, once_more
 from tests.support import journal
 from tests.support.journal import Failure, Session
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 # as in this project, `make test` calls pytest several times and notes how each call has ended
 MAKEFILE = """
 lint types docs demo extras:

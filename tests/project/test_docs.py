@@ -18,11 +18,11 @@ import pytest
 from airflow_stepop.failure import Category
 from airflow_stepop.provider_info import get_provider_info
 from tests.support import journal
-from tests.support.paths import DOCS, ROOT
+from tests.support.paths import DOCS, EXAMPLES, ROOT, SCRIPTS
 
 PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
-EXAMPLES = sorted([*(ROOT / "dags_examples").glob("*.py"), DOCS / "snippets" / "pipeline.py"])
-DAG_FILES = [path for path in EXAMPLES if "@dag" in path.read_text()]
+PROGRAMS = sorted([*EXAMPLES.glob("*.py"), DOCS / "snippets" / "pipeline.py"])
+DAG_FILES = [path for path in PROGRAMS if "@dag" in path.read_text()]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)", re.DOTALL)
 SNIPPET = re.compile(r'--8<-- "([^"]+)"')
 
@@ -153,7 +153,7 @@ def test_every_piece_for_authors_is_explained() -> None:
 
 def test_the_configuration_page_is_current() -> None:
     """The page is what scripts/configuration_page.py writes."""
-    script = load(ROOT / "scripts" / "configuration_page.py")
+    script = load(SCRIPTS / "configuration_page.py")
     assert (DOCS / "configuration.md").read_text() == script.page(), (
         "run: python scripts/configuration_page.py"
     )
@@ -228,7 +228,7 @@ open(sys.argv[1], "w").write(json.dumps(done))
 @pytest.mark.timeout(900)
 def test_every_example_runs(tmp_path: Path) -> None:
     """Each example runs to its end in Airflow on this host, and its last task has the promised value."""
-    folder = ROOT / "dags_examples"
+    folder = EXAMPLES
     env = environment() | {"AIRFLOW_HOME": str(tmp_path), "PYTHONWARNINGS": "ignore"}
     env["PYTHONPATH"] = str(folder)
     env["AIRFLOW__CORE__DAGS_FOLDER"] = str(folder)

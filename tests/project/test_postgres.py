@@ -14,6 +14,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 
+from tests.support.needs import needs
 from tests.support.paths import SCRIPTS
 
 NO_POSTGRES = 3
@@ -29,8 +30,7 @@ def call(verb, folder, **env):
 
 def up(folder, **env):
     done = call("up", folder, **env)
-    if done.returncode == NO_POSTGRES:
-        (pytest.fail if os.environ.get("STEPOP_CI") else pytest.skip)(done.stderr)
+    needs(done.returncode != NO_POSTGRES, f"a PostgreSQL: {done.stderr}")
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

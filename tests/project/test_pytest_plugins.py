@@ -11,16 +11,15 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.support import journal
+from tests.support.paths import ROOT
+from tests.support.waiting import wait_until
 
-ROOT = Path(__file__).parents[2]
 PLUGINS = ["tests.support.file_scheduling", "tests.support.long_tests", "tests.support.journal_plugin"]
 SETTINGS = """
 [pytest]
@@ -265,6 +264,35 @@ def test_errors_of_one_fixture_have_one_cause(suite: Suite, how: tuple[str, ...]
     assert causes["c.py"] < causes["a.py"]
 
 
+NEEDS = """
+from tests.support.needs import needs
+
+def test_present():
+    assert needs("a server", "a server: start one") == "a server"
+
+def test_absent():
+    needs(None, "a server: start one")
+
+def test_absent_too():
+    needs("", "a cluster: make one")
+"""
+
+
+@EITHER
+def test_what_is_absent_is_skipped_and_fails_in_ci(suite: Suite, how: tuple[str, ...]) -> None:
+    suite.write("test_a.py", NEEDS)
+    here = suite.run(*how)
+    assert here.code == 0
+    assert here.session.skipped == {"test_a.py::test_absent", "test_a.py::test_absent_too"}
+    assert "test_a.py:8: needs a server: start one" in here.output
+    in_ci = suite.run(*how, STEPOP_CI="1")
+    assert {test: in_ci.line(test) for test in in_ci.session.failures} == {
+        "test_a.py::test_absent": "test_a.py:8: Failed: needs a server: start one",
+        "test_a.py::test_absent_too": "test_a.py:11: Failed: needs a cluster: make one",
+    }
+    assert in_ci.has_passed("test_a.py::test_present")
+
+
 CRASHES = """
 import os
 import pytest
@@ -335,19 +363,12 @@ def test_a_hanging_test_that_ends_pytest_has_failed(suite: Suite) -> None:
     assert run.session.never_ran == ["test_a.py::test_after"]
 
 
-def wait_until(is_so: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 @EITHER
 def test_the_journal_survives_a_kill(suite: Suite, how: tuple[str, ...]) -> None:
     suite.write("test_a.py", HANGS)
     process = subprocess.Popen(suite.command(*how), cwd=suite.folder, env=suite.env, start_new_session=True)
     hanging = '{"start": "test_a.py::test_hangs"}'
-    wait_until(lambda: suite.journal.exists() and hanging in suite.journal.read_text())
+    wait_until(lambda: suite.journal.exists() and hanging in suite.journal.read_text(), "the test that hangs")
     process.kill()
     journal.append(suite.journal, exit=process.wait())
     if how:

@@ -7,14 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.paths import ROOT
+from tests.support.processes import is_alive, printed, wait_gone
+from tests.support.waiting import wait_until
 
 # Says how many busy loops there are, and then hangs or ends with a code
 COMMAND = """
@@ -47,7 +47,7 @@ class UnderLoad:
 
     def run(self, *arguments: str) -> tuple[int, str]:
         process = self.start(*arguments)
-        output, _ = process.communicate(timeout=120)
+        output, _ = printed(process)
         return process.returncode, output
 
     def log(self) -> list[dict[str, Any]]:
@@ -62,21 +62,6 @@ class UnderLoad:
 @pytest.fixture
 def under_load(tmp_path: Path) -> UnderLoad:
     return UnderLoad(tmp_path)
-
-
-def is_alive(pid: int) -> bool:
-    path = Path(f"/proc/{pid}/stat")
-    try:
-        return path.read_text().rpartition(") ")[2][0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_a_command_runs_beside_two_loops(under_load: UnderLoad) -> None:
@@ -98,14 +83,14 @@ def test_it_goes_on_where_it_was_cut_off(under_load: UnderLoad, number: signal.S
     (under_load.folder / "begun").unlink()
     (under_load.folder / "hang").touch()
     process = under_load.start(*command)
-    wait_until((under_load.folder / "begun").exists)
+    wait_until((under_load.folder / "begun").exists, "the command to begin")
     process.send_signal(number)
     if number == signal.SIGKILL:
         *loops, last = under_load.pids()
-        wait_until(lambda: not any(is_alive(pid) for pid in loops))
+        wait_gone(loops, "the busy loops")
         os.kill(last, signal.SIGKILL)
-    process.communicate(timeout=60)
-    wait_until(lambda: not any(is_alive(pid) for pid in under_load.pids()))
+    printed(process)
+    wait_gone(under_load.pids(), "the busy loops and the command")
     assert len(under_load.log()) == 1
     (under_load.folder / "hang").unlink()
     output = under_load.run(*command)[1]
@@ -123,9 +108,9 @@ def test_one_test_runs_twenty_times_and_the_log_names_what_fails(under_load: Und
     assert code == 1
     assert [run["failed"] for run in under_load.log()] == [["test_a.py::test_bad"]]
     process = under_load.start("--test", "test_a.py::test_good", "--loops", "0")
-    wait_until(lambda: len(under_load.log()) == 2)
+    wait_until(lambda: len(under_load.log()) == 2, "the first of twenty runs")
     process.terminate()
-    assert "==> run 1 of 20: exit code 0" in process.communicate(timeout=60)[0]
+    assert "==> run 1 of 20: exit code 0" in printed(process)[0]
 
 
 def test_a_phase_is_one_of_make_test(under_load: UnderLoad) -> None:

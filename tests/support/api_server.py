@@ -1,4 +1,4 @@
-"""An API server of Kubernetes that knows one answer, for what a real one says too seldom."""
+"""A Kubernetes API server that gives one answer, for answers that a real server gives too seldom."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class ApiServer(ThreadingHTTPServer):
-    """Answers with ``status`` and ``answer``; with 401 to another token than ``token``.
+    """Answers each request with ``status`` and ``answer``. A request with a wrong token gets a 401.
 
-    ``answer_to_post`` is another status and answer, for a POST alone.
+    ``answer_to_post`` replaces status and answer for POST requests. ``asked`` counts the answers by status.
     """
 
     daemon_threads = True

@@ -1,6 +1,6 @@
-"""A real Kubernetes cluster for tests: whichever ``KUBECONFIG`` leads to.
+"""A real Kubernetes cluster for tests: the one that ``KUBECONFIG`` names.
 
-Airflow is allowed there what the documentation says that it needs, and nothing else.
+Airflow has the permissions there that the documentation lists, and no others.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from tests.support.waiting import wait_until
 
 PAGE = DOCS / "backends" / "kubernetes.md"
 NAME = "airflow-stepop"
-# nobody listens there, so that each pull is refused at once; a name would have to be looked up, which is slow
-# where no DNS answers (a minute), and a kubelet pulls one image after the other
+# Nobody listens at this address, so each pull fails at once. Where no DNS server answers, looking up a host
+# name would take a minute, and a kubelet pulls one image after the other
 NO_IMAGE = "127.0.0.1:1/nothing:1"
 
 
 @contextmanager
 def namespace() -> Iterator[str]:
-    """Make a namespace, and the connection ``kubernetes_default`` that leads to it; remove both."""
+    """Create a namespace and the connection ``kubernetes_default`` to it. Remove both at the end."""
     from kubernetes import client, config
 
     config.load_kube_config()
     api = client.CoreV1Api()
     name = f"stepop-tests-{uuid.uuid4().hex[:8]}"
     api.create_namespace({"metadata": {"name": name}})
-    wait_until(  # a pod needs one
+    wait_until(  # a pod needs the account
         lambda: [one.metadata.name for one in accounts(api, name)],
         f"the account of the namespace {name}",
         holds=lambda names: "default" in names,
@@ -54,9 +54,10 @@ def accounts(core: Any, namespace: str) -> list[Any]:
 
 
 def may(of: str, verb: str, resource: str, namespace: str = "") -> bool:
-    """Return whether the account of the namespace ``of`` may do that; everywhere, when none is named.
+    """Return whether the account of the namespace ``of`` has a permission.
 
     :param resource: with its API group, as in ``jobs.batch``
+    :param namespace: where the permission must hold; by default in all namespaces
     """
     from kubernetes import client
 
@@ -68,25 +69,25 @@ def may(of: str, verb: str, resource: str, namespace: str = "") -> bool:
 
 
 def now() -> str:
-    """Return the time as the API writes it."""
+    """Return the current time in the API's format."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def only_node(core: Any) -> str:
-    """Return the node that runs something: others have no kubelet, which gives its node this label."""
+    """Return the node that runs pods: the only node with a kubelet, which sets the label ``hostname``."""
     found = core.list_node(label_selector="kubernetes.io/hostname,!fake").items
     (name,) = [one.metadata.name for one in found]
     return str(name)
 
 
 def offer(core: Any, node: str, resource: str, amount: str | None) -> None:
-    """Say that a node has so much of a resource; ``None``: that it has none."""
+    """Set how much of a resource a node offers; ``None`` removes the resource."""
     room = {resource: amount}
     core.patch_node_status(node, {"status": {"capacity": room, "allocatable": room}})
 
 
 def say_ready(core: Any, node: str, **status: Any) -> None:
-    """Say once what a kubelet says again and again, of a node that has none."""
+    """Report a node as ready, once. A kubelet reports this again and again; this node has no kubelet."""
     times = {"lastHeartbeatTime": now(), "lastTransitionTime": now()}
     ready = {"type": "Ready", "status": "True", "reason": "ByTest", "message": "", **times}
     core.patch_node_status(node, {"status": {"conditions": [ready], **status}})
@@ -108,7 +109,7 @@ def allow(namespace: str, of: str) -> None:
 
 
 def new_token(name: str) -> str:
-    """Make the account, and return a token of it."""
+    """Create the account, and return a token for it."""
     from kubernetes import client
 
     core = client.CoreV1Api()
@@ -118,7 +119,7 @@ def new_token(name: str) -> str:
 
 
 def kubeconfig(name: str) -> dict[str, Any]:
-    """Return the configuration of an account with the documented Role."""
+    """Return a kubeconfig for an account that has the documented Role."""
     import yaml
     from kubernetes import config
 

@@ -1,4 +1,4 @@
-"""Steps on a real cluster: how tests wait for what becomes of them."""
+"""How tests wait for steps on a real cluster."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def wait_status(
 ) -> JobStatus:
     """Ask for the status of a job until ``holds`` accepts it.
 
-    :param what: the event, for the message of a test that waited in vain
+    :param what: the event; the message of a failed test names it
     """
     return wait_until(
         lambda: hook.status([handle])[handle],
@@ -40,7 +40,7 @@ def wait_running(hook: KubernetesStepHook, handle: JobHandle) -> JobStatus:
 
 
 def wait_lines(hook: KubernetesStepHook, handle: JobHandle, *lines: str) -> list[str]:
-    """Wait until the step has printed these lines and no others; without any, until it has printed one."""
+    """Wait until the step has printed exactly these lines. Without ``lines``, wait for any first line."""
     return wait_until(
         lambda: [line.text for line in hook.tail(handle, len(lines) + 1).lines],
         f"{handle.id} to print {list(lines) or 'something'}",

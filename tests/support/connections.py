@@ -1,4 +1,4 @@
-"""A connection of Airflow, as far as we read one."""
+"""A stand-in for an Airflow connection, with the fields that this project reads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass
 class FakeConnection:
-    """Its extra is the text that somebody wrote."""
+    """``extra`` is the text as the user wrote it."""
 
     extra: str
     conn_id: str = "gpu"
@@ -18,5 +18,5 @@ class FakeConnection:
 
 
 def connection_with(stepop: Any, conn_id: str = "gpu", **extra: Any) -> FakeConnection:
-    """Return a connection that holds defaults for steps."""
+    """Return a connection whose extra has defaults for steps."""
     return FakeConnection(json.dumps({**extra, "stepop": stepop}), conn_id)

@@ -1,9 +1,8 @@
-"""Runs DAGs with ``dag.test()``, in a process and an Airflow home of its own.
+"""A program that runs DAGs with ``dag.test()``. It has an Airflow home of its own.
 
-The tests of ``dag.test()`` and of the CLI start it.
-
-Reads one request per line (JSON) from standard input, and answers with one line on another descriptor.
-Airflow's in-process API is made once, so that a DAG of a hundred tasks takes seconds.
+The tests in ``airflow_in_process`` and of the CLI start it. The program reads requests from standard input,
+one line of JSON each, and writes each answer as one line to another descriptor. It creates Airflow's
+in-process API once, so that a DAG of a hundred tasks takes seconds.
 """
 
 from __future__ import annotations
@@ -20,8 +19,9 @@ from typing import Any
 
 
 def prepare() -> None:
-    """Make the database (the models' tables, not fifteen years of migrations), and start the metrics as a
-    worker does.
+    """Create the database and start the metrics as a worker does.
+
+    The tables come from the models. Running all migrations would take much longer.
     """
     from airflow.sdk.configuration import conf
     from airflow.sdk.observability.metrics.stats_utils import get_stats_factory
@@ -46,7 +46,7 @@ def describe(error: BaseException | None) -> dict[str, Any] | None:
 
 
 class Tasks:
-    """Remembers how each task ended and which lines it logged; ``dag.test()`` runs them one after another."""
+    """Remembers how each task ended and where its log lines are. ``dag.test()`` runs one task at a time."""
 
     def __init__(self) -> None:
         from airflow.sdk.definitions import dag as module
@@ -93,7 +93,7 @@ def run(request: Mapping[str, Any], tasks: Tasks) -> dict[str, Any]:
 
 
 def stored(dag_id: str, run_id: str) -> dict[str, Any]:
-    """Return XComs and task states as they are in the database, past all of Airflow's reading."""
+    """Return XComs and task states from the database itself. Airflow's own code does not decode them."""
     with closing(sqlite3.connect(Path(os.environ["AIRFLOW_HOME"]) / "airflow.db")) as database:
         xcoms: dict[str, Any] = {}
         query = "select task_id, map_index, key, value from xcom where dag_id = ? and run_id = ?"

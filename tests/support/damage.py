@@ -1,6 +1,6 @@
-"""What stored bytes may be damaged with: a pickle that leaves a mark when it is loaded, among others.
+"""Damaged stored data for tests. One kind is a bomb: a pickle that leaves a mark when somebody loads it.
 
-The fixture ``mark`` is for the folders whose conftest imports it.
+The conftest of a folder imports the fixture ``mark``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MARK = Path(tempfile.gettempdir()) / f"stepop-corpus-{os.getpid()}"
 
 
 class Bomb:
-    """Leaves the mark when it is unpickled, with nothing but the standard library."""
+    """Creates the mark when it is unpickled. It needs the standard library only."""
 
     def __init__(self, path: Path = MARK) -> None:
         self.path = path
@@ -36,7 +36,7 @@ def bomb(path: Path = MARK) -> bytes:
 
 
 def inline(codec: str, data: bytes) -> dict:
-    """Return the entry of a value that carries its bytes."""
+    """Return a value entry that carries its bytes."""
     digest = hashlib.sha256(data).hexdigest()
     segment = {"sha256": digest, "size": len(data), "data": base64.b64encode(data).decode()}
     return {"codec": codec, "segments": [segment]}
@@ -47,7 +47,7 @@ def bomb_entry(path: Path = MARK) -> dict:
 
 
 def report_of(outcome: object, **changes: object) -> OutcomeReport:
-    """Return an outcome as a backend would find it, with the digest that fits."""
+    """Return an outcome as a backend reports it, with the right digest unless ``changes`` has another."""
     data = outcome if isinstance(outcome, bytes) else json.dumps(outcome).encode()
     return OutcomeReport(
         **{"digest": hashlib.sha256(data).hexdigest(), "data": data, "base_uri": "", **changes}
@@ -56,7 +56,7 @@ def report_of(outcome: object, **changes: object) -> OutcomeReport:
 
 @pytest.fixture
 def mark():
-    """The folder that a bomb leaves; removed before and after."""
+    """The folder that a bomb creates. It is removed before and after the test."""
     shutil.rmtree(MARK, ignore_errors=True)
     yield MARK
     shutil.rmtree(MARK, ignore_errors=True)

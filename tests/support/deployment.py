@@ -34,7 +34,7 @@ COMPONENTS = {
     "triggerer": ["triggerer"],
 }
 POSTGRES = "STEPOP_POSTGRES"
-GET_POSTGRES = "needs a PostgreSQL, and scripts/postgres finds none here (Debian: apt-get install postgresql)"
+A_POSTGRES = "a PostgreSQL, and scripts/postgres finds none here (Debian: apt-get install postgresql)"
 ELSEWHERE = ["unshare", "--uts", "sh", "-c", 'hostname elsewhere && exec "$0" "$@"']  # a host of another name
 LOOK_S, START_S = 2.0, 60.0  # how often a scheduler is looked at; how long it may take to begin
 RUN_S = 480.0  # longer than any other event of Airflow: the end of a run of many tasks, on a busy machine
@@ -43,7 +43,7 @@ FINISHED = {"success", "failed", "skipped", "upstream_failed", "removed"}
 
 
 def free_port() -> int:
-    """Return a port that nobody uses, and that no outgoing connection takes before it is bound."""
+    """Return a free port. No outgoing connection takes this port before a server binds it."""
     return int(subprocess.check_output([SCRIPTS / "free_port"]))
 
 
@@ -65,7 +65,7 @@ class Postgres:
 
     @classmethod
     def if_any(cls) -> Postgres | None:
-        """Return a server that runs, or None where there can be none."""
+        """Start and return a server; ``None`` if this machine has no PostgreSQL."""
         with contextlib.suppress(NoPostgresError):
             return cls()
         return None
@@ -184,7 +184,7 @@ class Deployment:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Deployment]:
-        """Be up within the block, and gone after it."""
+        """Start all components for the block, and end them after it."""
         try:
             self.up()
             yield self
@@ -204,7 +204,7 @@ class Deployment:
         return done.stdout
 
     def start(self, name: str) -> None:
-        """Start a component; ``triggerer-2`` is one more on this host, ``triggerer-3`` on another host."""
+        """Start a component. ``triggerer-2`` is one more on this host, ``triggerer-3`` on another host."""
         self._began[name] = time.monotonic()
         with (self.home / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
@@ -229,7 +229,7 @@ class Deployment:
         ended(process)
 
     def kill_alone(self, name: str) -> None:
-        """Kill a component, and leave what it started to itself until all goes down."""
+        """Kill a component. The processes that it started run on until the deployment ends."""
         process = self.processes.pop(name)
         process.kill()
         ended(process)
@@ -270,7 +270,7 @@ class Deployment:
     # -- what Airflow says
 
     def ask(self, method: str, path: str, **request: Any) -> httpx.Response:
-        """Ask again after an answer that an API server gives which restarts, or whose SQLite is locked."""
+        """Send a request. Repeat it while the API server restarts, or while its SQLite is locked."""
         found: list[httpx.Response] = []
 
         def is_answered() -> bool:
@@ -289,7 +289,7 @@ class Deployment:
         run_id = run_id or f"manual__{uuid.uuid4().hex[:12]}"
         body = {"logical_date": None, "conf": dict(conf or {}), "dag_run_id": run_id}
         answer = self.ask("POST", f"dags/{dag_id}/dagRuns", json=body)
-        if answer.status_code != 409:  # an earlier request was carried out, and its answer was lost
+        if answer.status_code != 409:  # 409: an earlier request succeeded, and its answer was lost
             answer.raise_for_status()
         return run_id
 
@@ -341,7 +341,7 @@ class Deployment:
         return "\n\n".join((unfinished or ["all its tasks are over"]) + services)
 
     def _output_of(self, name: str) -> str:
-        """Return the end of what a component has said."""
+        """Return the end of a component's output."""
         return (self.home / f"{name}.log").read_text()[-3000:]
 
     def states(self, dag_id: str, run_id: str) -> dict[str, str]:
@@ -414,7 +414,7 @@ class Deployment:
         return [pid for job in self.jobs_of(dag_id, run_id, task_id) for pid in of_job(job["nonce"])]
 
     def count(self, mark: str) -> int:
-        """Return how often a step said that it was there; see ``mark`` in the test DAGs."""
+        """Return how often a step has left its mark; see ``mark`` in the test DAGs."""
         path = self.marks / mark
         return len(path.read_text().splitlines()) if path.exists() else 0
 
@@ -423,8 +423,8 @@ class Deployment:
         return [int(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def alive(self, mark: str) -> list[int]:
-        """Return the processes of the steps with that mark that are still there: orphans, once the task is
-        over.
+        """Return the processes of the steps with this mark that still run. After the task's end they are
+        orphans.
         """
         return [pid for pid in self.pids(mark) if is_alive(pid)]
 
@@ -440,7 +440,7 @@ class Deployment:
         *,
         holds: Callable[[T], object] = bool,
     ) -> T:
-        """Do as ``wait_until`` does, and look after the components meanwhile: none may end by itself."""
+        """Wait like ``wait_until``, and watch the components meanwhile: none may end by itself."""
 
         def look_again() -> T:
             found = look()
@@ -465,7 +465,7 @@ class Deployment:
                 self.start("scheduler")
 
     def _stands_still(self, name: str) -> bool:
-        """Return whether Airflow has not heard of a component for too long; nobody knows while it is away."""
+        """Return whether Airflow calls a component unhealthy; ``False`` while the API server is away."""
         with contextlib.suppress(httpx.TransportError):
             answer = self.client.get("/api/v2/monitor/health")
             return answer.status_code == 200 and answer.json()[name]["status"] == "unhealthy"

@@ -1,4 +1,4 @@
-"""One right document of each kind that is stored, as its writer writes it. Tests damage copies of them."""
+"""One valid document of each stored kind, as its writer writes it. Tests damage copies of these."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A pytest plugin: a worker of pytest-xdist that crashes costs its test, and no other.
+"""A pytest plugin: when a worker of pytest-xdist crashes, only the test that it ran fails.
 
 Under ``--dist loadfile`` all tests of a file run in one worker, so that its fixtures are set up once. When a
 worker crashes, pytest-xdist 3.8 runs the test that crashed again and again, or waits for ever for a worker
@@ -22,10 +22,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
 
 
 class CrashProofScheduling(LoadFileScheduling):
-    """Gives all tests of a file to one worker, and what a crashed worker leaves to another one."""
+    """Gives all tests of a file to one worker. Another worker gets the tests that a crashed worker left."""
 
     def remove_node(self, node: WorkerController) -> str | None:
-        """Return the test that a worker has crashed with, and queue the others that it did not run."""
+        """Return the test during which a worker crashed. Queue the tests that the worker did not run."""
         units = self.assigned_work.pop(node)
         left = [test for unit in units.values() for test, is_done in unit.items() if not is_done]
         if not left:
@@ -39,8 +39,8 @@ class CrashProofScheduling(LoadFileScheduling):
         return left[0]
 
     def _reschedule(self, node: WorkerController) -> None:
-        """Give a worker at least two tests, since it begins a test when it knows which one follows."""
-        if node not in self.registered_collections:  # it replaces another one, and still collects
+        """Give a worker at least two tests: a worker begins a test only when it knows the next one."""
+        if node not in self.registered_collections:  # a new worker, which still collects
             return
         super()._reschedule(node)
         while self.workqueue and not node.shutting_down and self._pending_of(self.assigned_work[node]) < 2:

@@ -1,10 +1,12 @@
-"""Nothing that a test has left open is told of while another one runs.
+"""A pytest plugin: a test that leaves something open fails itself. Otherwise a later test would fail.
 
-Python warns of a child process that nobody waited for, and of a socket, a file or an event loop that nobody
-closed, when it collects them: that may be minutes later, and then an innocent test fails.
+Python warns of a child process that nobody waited for, and of a socket, file or event loop that nobody
+closed. The warning comes when the garbage collector finds the object. That may be minutes later, in another
+test.
 
-A collection takes a sixth of a second with all of Airflow in memory. Behind each test only what came into
-being since the last one is looked at, which takes a millisecond; all is looked at behind each module.
+With all of Airflow in memory, a full collection takes a sixth of a second. After each test the collector
+looks only at objects that are newer than the last collection, which takes a millisecond. After each module
+it looks at all objects.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def no_leftovers() -> Iterator[None]:
-    """Collect the garbage of the test, so that its warnings fail this test and no other."""
+    """Collect the garbage of the test, so that warnings about it fail this test."""
     yield
     gc.collect()
     gc.freeze()
@@ -25,7 +27,7 @@ def no_leftovers() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def no_leftovers_of_fixtures() -> Iterator[None]:
-    """Collect what became garbage later: the fixtures of the module among others."""
+    """Collect objects that became garbage later, such as the fixtures of the module."""
     yield
     gc.unfreeze()
     gc.collect()

@@ -1,4 +1,4 @@
-"""A network line to a server, which a test can cut and mend."""
+"""A network connection to a server that a test can cut and mend."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Line:
         self.break_all()
 
     def break_all(self) -> None:
-        """Break the connections that are open; others are accepted."""
+        """Break the connections that are open. New connections are accepted."""
         for end in list(self._open):
             self._close(end)
 

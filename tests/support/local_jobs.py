@@ -1,6 +1,6 @@
-"""Real jobs of the local backend, each in a folder of the test's own.
+"""Real jobs of the local backend, in a folder of the test.
 
-The fixtures ``bench`` and ``running`` are for the folders whose conftest imports them.
+The conftest of a folder imports the fixtures ``bench`` and ``running``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.support.waiting import wait_until
 
 
 class Bench:
-    """Submits steps and looks at what comes of them."""
+    """Submits steps and reads their states and logs."""
 
     def __init__(self, folder: Path, system: str) -> None:
         self.folder = folder
@@ -69,7 +69,7 @@ class Bench:
         return lines
 
     def wait_for_line(self, handle: JobHandle, text: str) -> None:
-        """Wait until the step has printed a line; once it is over it prints no more."""
+        """Wait until the step has printed a line. Fail when the step ends without it."""
         _, lines = wait_until(
             lambda: (self.status(handle).state, self.lines(handle)),
             f"{handle} to print {text!r}",
@@ -85,7 +85,7 @@ class Bench:
 
 
 def prepared(bench: Bench, step: Step) -> JobFolder:
-    """Do what a submit does before it starts the supervisor."""
+    """Prepare the job's folder as a submit does before it starts the supervisor."""
     from airflow_stepop.hooks.common.input_files import input_files
 
     folder = JobFolder(bench.folder / step.spec.name)
@@ -94,13 +94,13 @@ def prepared(bench: Bench, step: Step) -> JobFolder:
 
 
 def supervise(folder: JobFolder) -> subprocess.CompletedProcess[bytes]:
-    """Run the supervisor of a job, as a program that this test waits for."""
+    """Run the supervisor of a job and wait for its end."""
     return subprocess.run([sys.executable, "-I", supervisor.__file__, folder.path], capture_output=True)
 
 
 @pytest.fixture
 def bench(tmp_path: Path, system: str) -> Iterator[Bench]:
-    """The conftest that imports it says which ``system`` the jobs run on."""
+    """The conftest that imports this fixture has a fixture ``system``: the system that the jobs run on."""
     bench = Bench(tmp_path / "jobs", system)
     yield bench
     for step in bench.steps:

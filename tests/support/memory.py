@@ -1,4 +1,4 @@
-"""How much memory Python takes for something."""
+"""Measures the memory that Python allocates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def at_most(limit: float) -> Iterator[None]:
-    """Refuse to take more than ``limit`` bytes of memory at once."""
+    """Fail if the block allocates more than ``limit`` bytes at once."""
     tracemalloc.start()
     try:
         yield

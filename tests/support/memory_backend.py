@@ -1,4 +1,4 @@
-"""A backend that is a dictionary: a service whose jobs do what a test tells them."""
+"""A backend in memory. Its jobs do what a test tells them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support.third_party import install_backend
 
 
 class MemoryHook(StepHook):
-    """Jobs by name; ``calls`` counts what was asked for, ``error`` is raised by the next calls."""
+    """Has jobs by name. ``calls`` counts the calls of each method. Each call raises ``error`` if set."""
 
     backend = "memory"
     inline_limit = 2**20
@@ -40,13 +40,13 @@ class MemoryHook(StepHook):
         self.jobs: dict[str, JobStatus] = {}
         self.outcomes: dict[str, OutcomeReport] = {}
         self.lines: dict[str, list[str]] = {}
-        self.chunk: int | None = None  # lines that one call gives out
+        self.chunk: int | None = None  # lines that one call returns
         self.calls: Counter[str] = Counter()
         self.looked_for: list[StepSpec] = []
         self.largest_batch = 0
         self.error: Exception | None = None
-        self.damaged: set[str] = set()  # whose handles nobody can read
-        self.damage: type[Exception] = IntegrityError  # what is said of those
+        self.damaged: set[str] = set()  # names of the jobs whose handles cannot be read
+        self.damage: type[Exception] = IntegrityError  # the error for these handles
         self.fails_after_submit = False
         self.ignores_cancel = False
         self.threads: set[str] = set()
@@ -136,7 +136,7 @@ class MemoryHook(StepHook):
 
 
 class Registered(MemoryHook):
-    """What the registry makes of the backend ``memory``: the hook of the test, whoever wants one."""
+    """Returns the hook of the test whenever the registry creates a hook of the backend ``memory``."""
 
     hook: MemoryHook
 
@@ -145,7 +145,7 @@ class Registered(MemoryHook):
 
 
 class MemoryState(dict):
-    """Airflow's ``task_state_store`` as a dictionary that holds JSON only."""
+    """A stand-in for Airflow's ``task_state_store``. It holds JSON only."""
 
     def get(self, key, default=None):
         return json.loads(self[key]) if key in self else default
@@ -155,7 +155,7 @@ class MemoryState(dict):
 
 
 class Request:
-    """What a task asks for; see ``airflow_stepop.lifecycle.lifecycle.Request``."""
+    """The request of a task; see ``airflow_stepop.lifecycle.lifecycle.Request``."""
 
     backend = "memory"
     conn_id = None
@@ -208,7 +208,7 @@ def hook():
 
 @pytest.fixture
 def registered(hook, tmp_path, monkeypatch):
-    """Make ``memory`` a backend that is installed, whose hook is ``hook``."""
+    """Install the backend ``memory``, whose hook is ``hook``."""
     install_backend(
         monkeypatch, tmp_path / "site", "memory", f"{Registered.__module__}:{Registered.__name__}"
     )

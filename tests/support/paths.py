@@ -1,4 +1,4 @@
-"""Where the parts of the checkout are. Every test that reads one of them finds its path here."""
+"""The paths of the checkout. Tests take them from here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the runner says of the step of a function, in this order, when it is asked to."""
+"""The phases that the runner reports in debug mode for the step of a function, in this order."""
 
 PHASES = [
     "runner started",
@@ -11,4 +11,5 @@ PHASES = [
     "outcome written",
     "receipt written",
 ]
-FORKED = "step's process forked"  # by the parent, soon after the manifest was checked: two processes race
+# The parent reports it soon after "manifest checked", while the child goes on: two processes race
+FORKED = "step's process forked"

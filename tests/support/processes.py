@@ -1,4 +1,4 @@
-"""Processes of this host, as ``/proc`` has them, and programs that a test starts."""
+"""Processes of this host, read from ``/proc``, and programs that a test starts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ PROC = Path("/proc")
 
 
 def is_alive(pid: int) -> bool:
-    """Return whether the process runs; a zombie, which nobody has collected yet, does not."""
+    """Return whether the process runs. A zombie, which its parent has not collected yet, does not run."""
     try:
         return (PROC / str(pid) / "stat").read_text().rpartition(") ")[2][0] not in "ZX"
     except OSError:
@@ -24,40 +24,52 @@ def is_alive(pid: int) -> bool:
 
 
 def parent_of(pid: int) -> int:
-    """Return 0 for a process that is gone."""
+    """Return the parent of a process; 0 if the process is gone."""
     with contextlib.suppress(OSError):
         return int((PROC / str(pid) / "stat").read_text().rpartition(") ")[2].split()[1])
     return 0
 
 
-def with_variable(variable: str) -> list[int]:
-    """Return every process that has ``NAME=value`` in its environment."""
+def those(holds: Callable[[Path], object]) -> list[int]:
+    """Call ``holds`` with the folder of every process in ``/proc``. Return the processes that it accepts.
+
+    A process that ends meanwhile is left out. So is a process of another user whose files cannot be read.
+    """
     found = []
-    for path in PROC.glob("[0-9]*/environ"):
+    for folder in PROC.glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if variable.encode() in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
+            if holds(folder):
+                found.append(int(folder.name))
     return found
 
 
+def children_of(pid: int) -> list[int]:
+    """Return the children of a process that run."""
+    return [child for child in those(Path.exists) if parent_of(child) == pid and is_alive(child)]
+
+
+def with_variable(variable: str) -> list[int]:
+    """Return every process that has ``NAME=value`` in its environment."""
+    return those(lambda folder: variable.encode() in (folder / "environ").read_bytes().split(b"\0"))
+
+
 def of_job(nonce: str) -> list[int]:
-    """Return the processes that carry the nonce of a job: its own, and what it has left behind."""
+    """Return the processes of a job by their nonce, including those that the job left behind."""
     return with_variable(f"STEPOP_NONCE={nonce}")
 
 
 def runners_below(folder: Path) -> list[int]:
-    """Return the runners that stand in ``folder`` or below: of its jobs. A step dies with its runner."""
-    found = []
-    for path in PROC.glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            words, cwd = path.read_bytes().split(b"\0"), os.readlink(path.parent / "cwd")
-            if b"run" in words and b"--digest" in words and Path(cwd).is_relative_to(folder):
-                found.append(int(path.parent.name))
-    return found
+    """Return the runners of the jobs in ``folder`` or below it. A step dies with its runner."""
+
+    def is_runner(process: Path) -> bool:
+        words, cwd = (process / "cmdline").read_bytes().split(b"\0"), os.readlink(process / "cwd")
+        return b"run" in words and b"--digest" in words and Path(cwd).is_relative_to(folder)
+
+    return those(is_runner)
 
 
 def kill(pids: Iterable[int], number: int = signal.SIGKILL) -> None:
-    """Send a signal to those that are still there."""
+    """Send a signal to the processes that still exist."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
@@ -73,7 +85,7 @@ def wait_gone(pids: Iterable[int], what: str) -> None:
 
 @contextlib.contextmanager
 def started(argv: list[Any], **options: Any) -> Iterator[subprocess.Popen[Any]]:
-    """Start a program; it is killed, collected, and its pipes closed when the block is left, however that is.
+    """Start a program. At the end of the block, kill and collect it and close its pipes.
 
     :param options: of ``subprocess.Popen``
     """
@@ -85,7 +97,7 @@ def started(argv: list[Any], **options: Any) -> Iterator[subprocess.Popen[Any]]:
 
 
 def printed(process: subprocess.Popen[Any]) -> tuple[Any, Any]:
-    """Return what a program prints until its end, on both streams."""
+    """Return the output of a program until its end: standard output and standard error."""
     try:
         return process.communicate(timeout=PATIENCE_S)
     except subprocess.TimeoutExpired as late:
@@ -94,7 +106,7 @@ def printed(process: subprocess.Popen[Any]) -> tuple[Any, Any]:
 
 
 def ended(process: subprocess.Popen[Any]) -> int:
-    """Return the exit code of a program, once it has ended."""
+    """Wait for the end of a program, and return its exit code."""
     try:
         return process.wait(PATIENCE_S)
     except subprocess.TimeoutExpired:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 
 def find_pythons() -> dict[str, str]:
-    """Return the newest CPython of every minor version from 3.8 on, of pyenv or of the PATH.
+    """Return the newest CPython of every minor version from 3.8 on, from pyenv or the PATH.
 
-    An interpreter counts when it has said its version itself: a shim of pyenv may lead to none.
+    Each interpreter is asked for its version, since a shim of pyenv may lead to no interpreter.
     """
     root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     found = {}
@@ -31,7 +31,7 @@ def find_pythons() -> dict[str, str]:
 
 
 def _executable(program: str | Path, minor: str) -> str:
-    """Return the interpreter that ``program`` runs; empty when that is not a Python ``minor``."""
+    """Return the interpreter that ``program`` runs; an empty text if its version is not ``minor``."""
     ask = "import sys; print('%d.%d' % sys.version_info[:2], sys.executable)"
     try:
         done = subprocess.run([program, "-c", ask], capture_output=True, text=True, timeout=30)

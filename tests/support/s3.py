@@ -35,7 +35,10 @@ class S3Server:
 
 
 def started(command: str) -> S3Server:
-    """Start the server, if it is not up, with a program that then prints the exports for its clients."""
+    """Start the server if it is not up.
+
+    :param command: a program that starts the server and prints the variables of its clients as shell exports
+    """
     with open(os.path.join(tempfile.gettempdir(), "stepop-tests-s3.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = subprocess.run([command, "up"], capture_output=True, text=True, check=True, timeout=600)

@@ -1,4 +1,4 @@
-"""A statsd server that remembers what it was told, in the format that carries tags."""
+"""A statsd server that remembers the metrics that it received. It reads the format that has tags."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Metric:
 
 
 class StatsdServer:
-    """Listens on a port of this host; ``env`` makes Airflow send there."""
+    """Listens on a port of this host. The variables ``env`` make Airflow send its metrics there."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -52,13 +52,16 @@ class StatsdServer:
             self._lines += data.decode().splitlines()
 
     def metrics(self, **tags: str) -> list[Metric]:
-        """Return everything of ours that has these tags, in the order in which it came."""
+        """Return this project's metrics that have these tags, in the order of their arrival."""
         self._catch_up()
         found = [Metric.parse(line) for line in list(self._lines) if "stepop." in line]
         return [metric for metric in found if tags.items() <= metric.tags.items()]
 
     def _catch_up(self) -> None:
-        """Read what was sent before now: datagrams of one host wait for their reader in a queue."""
+        """Wait until the server has read all metrics that were sent before this call.
+
+        The datagrams of one host wait in one queue. This method sends a mark and waits until it is read.
+        """
         mark = f"mark-{next(self._marks)}"
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             sender.sendto(mark.encode(), self._socket.getsockname())

@@ -1,4 +1,4 @@
-"""Builds input folders and runs the real step.pyz with real Pythons; nothing here is a stand-in."""
+"""Builds input folders of steps, and runs the real ``step.pyz`` on them with real Pythons."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DAG_MODULE = "unusual_prefix_0123_dag"
 
 @dataclass
 class Finished:
-    """What a run of the runner left behind."""
+    """The output of the runner: its exit code, streams and files."""
 
     code: int
     stdout: str
@@ -56,7 +56,7 @@ class Finished:
 
 @dataclass
 class StepFolder:
-    """An input folder that grows call by call; ``run`` seals and runs it."""
+    """An input folder. Each call adds something to it; ``run`` writes the manifest and runs the step."""
 
     path: Path
     parts: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -157,7 +157,7 @@ class StepFolder:
         return hashlib.sha256(data).hexdigest()
 
     def argv(self, python: str = sys.executable, **options: str) -> list[str]:
-        """Return the command line; ``options`` replace or add some."""
+        """Return the command line of the runner. ``options`` replace or add some of its options."""
         named = {
             "in": str(self.path / "in"),
             "out": str(self.path / "out"),
@@ -177,7 +177,7 @@ class StepFolder:
         return self.finished(done.returncode, done.stdout, done.stderr)
 
     def finished(self, code: int, stdout: str = "", stderr: str = "") -> Finished:
-        """Read what a run left, and check that receipt and outcome say the same."""
+        """Read the files that a run left, and check that receipt and outcome agree."""
         out = self.path / "out"
         path, receipt_path = out / protocol.OUTCOME, self.path / "receipt"
         data = path.read_bytes() if path.exists() else None

@@ -1,7 +1,7 @@
 """How tests wait: for an event, and never for a time.
 
-Every limit is here, and none is a measure of speed. Each is far longer than anything takes, also on a machine
-that is busy with other things. Only a test that fails meets its limit, and then says what it waited for.
+All limits are here. A limit is far longer than the event takes on a busy machine, so it measures no speed.
+Only a failing test reaches its limit. Its message names the event.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ def wait_until(
 ) -> T:
     """Call ``look`` until ``holds`` accepts its answer, and return that answer.
 
-    :param what: the event, for the message of a test that waited in vain, which also has the last answer
-    :param holds: by default an answer is accepted when it is true
-    :param explain: returns what else the message says
-    :param patience_s: more than the default only where a service needs longer, said by name
-    :param pause_s: between two calls
+    When the limit is reached, the test fails. The message names the event and has the last answer.
+
+    :param what: the event
+    :param holds: by default every true answer is accepted
+    :param explain: returns more text for the message
+    :param patience_s: the limit in seconds. Only a slower event has a limit above the default
+    :param pause_s: seconds between two calls
     """
     end = time.monotonic() + patience_s
     while not holds(seen := look()):
@@ -48,7 +50,7 @@ async def until(
     explain: Callable[[], object] | None = None,
     pause_s: float = 0.005,
 ) -> T:
-    """Do as ``wait_until`` does, while the event loop goes on."""
+    """Wait like ``wait_until``. The event loop goes on meanwhile."""
     end = time.monotonic() + PATIENCE_S
     while not holds(seen := look()):
         if time.monotonic() > end:
@@ -58,7 +60,7 @@ async def until(
 
 
 async def in_time(waiting: Awaitable[T], what: str) -> T:
-    """Return the result of ``waiting``."""
+    """Return the result of ``waiting``; fail when it takes longer than ``PATIENCE_S``."""
     try:
         async with asyncio.timeout(PATIENCE_S) as limit:
             return await waiting

@@ -1,4 +1,4 @@
-"""Steps on a real cluster, which are removed again."""
+"""Submits steps to a real cluster, and removes them after each test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def hook(kubernetes_namespace):
 
 @pytest.fixture
 def submitted(hook):
-    """Submit steps, and delete what is left of them."""
+    """Return a function that submits a step. At the end the jobs are deleted."""
     handles = []
 
     def submit(call, **options):
@@ -30,7 +30,7 @@ def submitted(hook):
 
 @pytest.fixture
 def admin():
-    """The cluster as somebody sees it who may do everything, unlike Airflow."""
+    """A client with all permissions on the cluster. Airflow has fewer."""
     from kubernetes import client, config
 
     return client.CoreV1Api(config.new_client_from_config())

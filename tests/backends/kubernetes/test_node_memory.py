@@ -4,9 +4,6 @@ that the container itself could say of it is left.
 
 from __future__ import annotations
 
-import os
-import signal
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +13,8 @@ from airflow_stepop.failure import Category
 from airflow_stepop.hooks.kubernetes.pods import containers_of
 from airflow_stepop.job import JobState
 from tests.support.cluster_jobs import pods_of, wait_lines, wait_over
+from tests.support.needs import needs_parts_of_cluster
+from tests.support.processes import kill, those
 
 SCRIPT = "echo first; sleep 600 & sleep 600 & echo last; wait"
 
@@ -23,20 +22,12 @@ SCRIPT = "echo first; sleep 600 & sleep 600 & echo last; wait"
 @pytest.fixture
 def processes():
     """Return the processes of a container, by its id; they must be processes of this host."""
-    if not os.environ.get("STEPOP_CLUSTER"):
-        (pytest.fail if os.environ.get("STEPOP_CI") else pytest.skip)(
-            "needs STEPOP_CLUSTER: a command that starts the parts of the cluster as processes of this host"
-        )
+    needs_parts_of_cluster()
     return processes_of
 
 
 def processes_of(container):
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended meanwhile
-            if container in (folder / "cgroup").read_text():
-                found.append(int(folder.name))
-    return found
+    return those(lambda process: container in (process / "cgroup").read_text())
 
 
 def kill_whole(container):
@@ -52,9 +43,7 @@ def kill_whole(container):
         if group and switch.exists():
             switch.write_text("1")
             return
-    for number in processes_of(container):
-        with suppress(ProcessLookupError):
-            os.kill(number, signal.SIGKILL)
+    kill(processes_of(container))
 
 
 def container_of(hook, handle):

@@ -1,4 +1,4 @@
-"""Real jobs of the local backend, each in a folder of the test's own."""
+"""Real jobs of the local backend, in a folder of the test."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from tests.support.local_jobs import bench, running  # noqa: F401 - fixtures
 
 @pytest.fixture(params=[LINUX, PORTABLE])
 def system(request: pytest.FixtureRequest) -> str:
-    """Both ways to deal with the operating system: that of Linux, and that of every other, run on Linux."""
+    """The code for Linux, and the code for all other systems. Both run on Linux here."""
     return request.param

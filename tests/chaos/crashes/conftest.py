@@ -1,4 +1,4 @@
-"""One real Airflow in which the tests of this folder kill everything. They take turns, without xdist."""
+"""One real Airflow whose parts the tests of this folder kill. The tests run one after the other."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from tests.chaos.crashes.crash_table import CrashedTask, CrashTable
 from tests.support import deployment
 from tests.support.line import Line
+from tests.support.needs import needs
 
 HERE = Path(__file__).parent
 
@@ -30,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def airflow(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[deployment.Deployment]:
-    """A running deployment; on PostgreSQL, and with a bucket of S3, when there is one."""
+    """A running deployment. It uses PostgreSQL and an S3 bucket where this machine has them."""
     env, cable = {}, None
     if os.environ.get("STEPOP_S3SERVER"):
         server = request.getfixturevalue("s3_server")
@@ -47,22 +48,21 @@ def airflow(
 
 @pytest.fixture(scope="session")
 def table() -> CrashTable:
-    """What the crashes of this session came to."""
+    """The results of the crashes of this session."""
     return CrashTable()
 
 
 @pytest.fixture(scope="module")
 def crashed(airflow: deployment.Deployment, table: CrashTable) -> Callable[[str, str, str], CrashedTask]:
-    """Return a task that crashes, by its DAG, run and id."""
+    """Return a function that takes DAG, run and task id, and returns the task for a crash."""
     return lambda dag_id, run, task_id: CrashedTask(airflow, table, dag_id, run, task_id)
 
 
 @pytest.fixture(scope="session")
 def postgres_or_skip(airflow: deployment.Deployment) -> Callable[[], None]:
-    """Call it where a test needs PostgreSQL; in CI there is no excuse."""
+    """Return a function that a test calls where it needs PostgreSQL."""
 
     def check() -> None:
-        if airflow.postgres is None:
-            (pytest.fail if os.environ.get("STEPOP_CI") else pytest.skip)(deployment.GET_POSTGRES)
+        needs(airflow.postgres, deployment.A_POSTGRES)
 
     return check

@@ -18,13 +18,13 @@ from tests.support.waiting import wait_until
 PAGE = DOCS / "crashes.md"
 BEGIN, END = "<!-- the table: written by make crashes -->", "<!-- the end of the table -->"
 COLUMNS = "| Crash | Task | Jobs started | At once | Orphans | Results lost | Its log says |"
-SETTLED_S = 60.0  # a task that is in a wrong final state for so long does not leave it any more
+SETTLED_S = 60.0  # a task that is in a wrong final state for this long stays in it
 FINISHED = {"success", "failed", "skipped", "upstream_failed", "removed"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One crash, and what was counted when the task was over."""
+    """One crash, and the counts after the end of its task."""
 
     group: str
     crash: str
@@ -47,7 +47,7 @@ class CrashTable:
     rows: list[Row] = field(default_factory=list)
 
     def text(self) -> str:
-        """Return the table as the page has it."""
+        """Return the table as Markdown, as the page shows it."""
         lines = []
         for group in dict.fromkeys(row.group for row in self.rows):
             lines += [f"### {group}", "", COLUMNS, "|---|---|---|---|---|---|---|"]
@@ -93,7 +93,7 @@ class CrashedTask:
         )
 
     def wait_scheduler_knows(self, state: str) -> None:
-        """Wait until the scheduler has heard that the worker is gone, and of the state of its task then."""
+        """Wait until the scheduler knows that the worker has died, and that the task is in ``state``."""
         dag_id, run_id, task_id = self.where
         names = re.escape(f"dag_id={dag_id}, task_id={task_id}, run_id={run_id}")
         heard = re.compile(rf"TaskInstance Finished: {names}, .* state={state}, executor=")
@@ -106,7 +106,7 @@ class CrashedTask:
         return str(self.airflow.logs(*self.where)[-8000:])
 
     def wait_watched(self) -> None:
-        """Wait until the triggerer that runs now has the trigger, and not one that was killed before."""
+        """Wait until the triggerer that runs now has the trigger. A killed one may have had it before."""
         dag_id, run_id, task_id = self.where
         folder = self.airflow.home / "logs" / f"dag_id={dag_id}" / f"run_id={run_id}" / f"task_id={task_id}"
         began = time.time() - self.airflow.age_s("triggerer")
@@ -117,7 +117,7 @@ class CrashedTask:
         self.airflow.wait_for(is_watched, "the trigger in this triggerer", self.logs)
 
     def wait_started(self, count: int = 1, *, is_deferred: bool = False) -> None:
-        """Wait until the step runs, and the trigger if there is one: then there is nothing half done."""
+        """Wait until the step runs, and its trigger if there is one. Then nothing is half done."""
         airflow = self.airflow
         airflow.wait_for(
             lambda: airflow.count(self.mark) >= count, f"start {count} of {self.mark}", self.logs
@@ -172,7 +172,7 @@ class CrashedTask:
         return int(has_value and self.airflow.xcom(*self.where) != {"result.json": [self.task_id]})
 
     def _wait_for_state(self, state: str) -> None:
-        """Wait for it; a task that stays in another final state has gone wrong."""
+        """Wait until the task is in ``state``. Fail if it stays in another final state."""
         end = time.monotonic() + SETTLED_S
 
         def is_there() -> bool:
@@ -186,7 +186,7 @@ class CrashedTask:
         self.airflow.wait_for(is_there, f"{self.mark} to be {state}", self.logs)
 
     def _orphans(self) -> Sequence[int]:
-        """Return the processes of the task's jobs that do not go away."""
+        """Return the processes of the task's jobs that do not end."""
         with suppress(AssertionError):  # they are counted
             wait_until(self._processes, "its processes to end", holds=lambda left: not left, pause_s=0.2)
         return self._processes()
@@ -196,5 +196,5 @@ class CrashedTask:
 
 
 def table_of(page: str) -> str:
-    """Return the table that the page has."""
+    """Return the table in the text of the page."""
     return page.partition(BEGIN)[2].partition(END)[0].strip()

@@ -44,7 +44,7 @@ def test_a_trigger_that_moves_to_another_triggerer_leaves_the_job_alone(run, air
     task = crashed("crash_triggerer", run, "moved")
     task.wait_started(is_deferred=True)
     task.wait_watched()
-    # or longer, until it can answer a question within Airflow's five seconds: nobody says when that is
+    # the triggerer asks its first question this long after its start; no log line says that it has the answer
     time.sleep(FIRST_QUESTION_S + 10)
     starts = airflow.log(*task.where).count("starting")
     first = airflow.processes["triggerer"].pid

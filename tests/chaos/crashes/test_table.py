@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.crashes.crash_table import PAGE, table_of
+from tests.support.needs import IS_CI
 
 HERE = Path(__file__).parent
 
@@ -25,7 +26,7 @@ def is_whole(request):
     if not (option.long or os.environ.get("STEPOP_LONG")):
         return False
     is_complete = not option.keyword and not option.deselect and set(HERE.glob("test_crash_*.py")) <= seen
-    return is_complete and (bool(os.environ.get("STEPOP_CI")) or is_written(request))
+    return is_complete and (IS_CI or is_written(request))
 
 
 def test_the_page_shows_what_was_measured(request, table):

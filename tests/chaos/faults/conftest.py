@@ -1,4 +1,4 @@
-"""One real Airflow and one real cluster for the fault matrix. ``make faults`` takes long, others do not."""
+"""One real Airflow and one real cluster for the fault matrix. Only ``make faults`` runs the long tests."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tests.chaos.faults.fault_table import FaultRun, FaultTable
 from tests.chaos.faults.parts import Parts
 from tests.chaos.faults.proxy import Proxy
 from tests.support import cluster, deployment
+from tests.support.needs import needs, needs_cluster, needs_parts_of_cluster
 
 HERE = Path(__file__).parent
 IS_FULL = bool(os.environ.get("STEPOP_FAULTS_FULL"))
@@ -33,16 +34,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(3600 if IS_FULL else 900))
 
 
-def needs(variable: str, how: str) -> str:
-    if not os.environ.get(variable):
-        (pytest.fail if os.environ.get("STEPOP_CI") else pytest.skip)(f"needs {variable}: {how}")
-    return os.environ[variable]
-
-
 @pytest.fixture(scope="session")
 def admin() -> object:
-    """The official client, with every right."""
-    needs("KUBECONFIG", "a Kubernetes cluster (kind create cluster; or k3s, minikube, ...)")
+    """The official client, with all permissions."""
+    needs_cluster()
     from kubernetes import client, config
 
     config.load_kube_config()
@@ -56,9 +51,7 @@ def admin() -> object:
 
 @pytest.fixture(scope="session")
 def parts() -> Parts:
-    return Parts(
-        needs("STEPOP_CLUSTER", "a command that starts the parts of the cluster as processes of this host")
-    )
+    return Parts(needs_parts_of_cluster())
 
 
 @pytest.fixture(scope="session")
@@ -91,7 +84,7 @@ def proxy(configs, tmp_path_factory) -> Iterator[Proxy]:
 
 @pytest.fixture(scope="session")
 def token_config(configs, tmp_path_factory) -> Path:
-    """A file with the configuration of ``kubernetes_token``."""
+    """The kubeconfig file of the connection ``kubernetes_token``."""
     path = tmp_path_factory.mktemp("token") / "config"
     path.write_text(json.dumps(configs["token"]))
     return path
@@ -118,21 +111,19 @@ def connections(namespaces, configs, proxy, token_config) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def airflow(tmp_path_factory, connections, admin) -> Iterator[deployment.Deployment]:
-    postgres = deployment.Postgres.if_any()
-    if postgres is None:
-        (pytest.fail if os.environ.get("STEPOP_CI") else pytest.skip)(deployment.GET_POSTGRES)
+    postgres = needs(deployment.Postgres.if_any(), deployment.A_POSTGRES)
     env = {**connections, "AIRFLOW__STEPOP__CAPACITY_PAUSE": "10"}
     env["STEPOP_TEST_NODE"] = cluster.only_node(admin.core)
     if IS_FULL:
         env["STEPOP_FAULTS_FULL"] = "1"
-        # more workers than that, and a scheduler with too little of the processor takes tasks for failed
+        # With more workers the scheduler gets too little of the processor, and takes running tasks for failed
         env["AIRFLOW__CORE__PARALLELISM"] = "6"
     found = deployment.Deployment(
         tmp_path_factory.mktemp("faults"),
         HERE / "dags",
         env,
         postgres=postgres,
-        # in the long form hundreds of steps share few workers, and a node may be away for minutes
+        # In the long form hundreds of steps share few workers, and a node may be away for minutes
         patience_s=1800.0 if IS_FULL else deployment.RUN_S,
     )
     with found.running():
@@ -153,5 +144,5 @@ def table() -> FaultTable:
 
 @pytest.fixture(scope="session")
 def begin(airflow, census, table):
-    """Return how to start the run of a fault's DAG."""
+    """Return a function that starts the DAG run of a fault."""
     return lambda name: FaultRun(airflow, census, table, name)

@@ -1,3 +1,3 @@
-"""The fixtures of the corpus serve here too."""
+"""The fixture ``mark`` of the bad input corpus is used here too."""
 
 from tests.support.damage import mark  # noqa: F401

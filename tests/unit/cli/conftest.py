@@ -1,4 +1,4 @@
-"""``airflow stepop`` over a database of this process's own, with jobs that really ran."""
+"""``airflow stepop`` with a database of this test process, and with jobs that really ran."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 
 @dataclass
 class CommandOutput:
-    """What a command printed, and how it ended."""
+    """The output and the exit code of a command."""
 
     out: str
     err: str
@@ -40,7 +40,7 @@ class CommandOutput:
 
 @pytest.fixture(autouse=True)
 def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands look at every connection, and other tests of this process may have one to a cluster."""
+    """Hide connections of other tests: the commands look at every connection, also at one to a cluster."""
     monkeypatch.delenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", raising=False)
 
 
@@ -56,7 +56,7 @@ def home() -> Path:
 
 @pytest.fixture
 def stepop(home: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., CommandOutput]:
-    """Run a command as ``airflow stepop`` parses and runs it, in this process: starting one takes seconds."""
+    """Run a command of ``airflow stepop`` in this process. A new process would take seconds to start."""
     from airflow.cli.cli_parser import get_parser
 
     def run(*words: str) -> CommandOutput:
@@ -75,7 +75,7 @@ def stepop(home: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Comm
 
 
 def run_dag(home: Path, file: Path, dag_id: str, **env: str) -> dict[str, Any]:
-    """Run a DAG by ``dag.test()`` in a process of its own, and return what became of it."""
+    """Run a DAG with ``dag.test()`` in a process of its own, and return the answer of that process."""
     reading, writing = os.pipe()
     done = subprocess.run(
         [sys.executable, dag_test_process.__file__, str(writing)],
@@ -108,7 +108,7 @@ def ran(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @dataclass
 class Instance:
-    """A task instance of a finished run, to be put into any state."""
+    """A task instance of a finished run. A test can put it into any state."""
 
     dag_id: str
     run_id: str
@@ -197,7 +197,7 @@ def jobs(home: Path) -> Iterator[Jobs]:
 
 @pytest.fixture
 def instance(ran: dict[str, Any]) -> Iterator[Callable[..., Instance]]:
-    """Return task instances of the run; their state and record are put back."""
+    """Return a function that returns a task instance of the run. Its state and record are restored."""
     taken: list[tuple[Instance, Any]] = []
 
     def take(task_id: str, state: str | None = "running") -> Instance:

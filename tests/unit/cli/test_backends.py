@@ -37,6 +37,7 @@ with DAG("shapes", schedule=None, params={"memory": "256MiB", "word": "hello"}):
     step.override(task_id="two_nodes", resource_settings=ResourceSettings(nodes=2))()
     RemoteStepOperator(task_id="command", command=["true"], timeout=60, inputs={"a": up.output})
     RemoteStepOperator.partial(task_id="commands", command=["true"]).expand(timeout=[60, 120])
+    RemoteStepOperator(task_id="elsewhere", conn_id="nowhere", command=["true"])
 """
 
 
@@ -242,3 +243,13 @@ def test_render_as_a_user_calls_it(airflow_home: Path, dag_file: Path) -> None:
     """The real command prints one JSON document and nothing else."""
     printed = airflow(airflow_home, "stepop", "render", "shapes", "step", "-f", str(dag_file), "-o", "json")
     assert json.loads(printed)["labels"]["task_id"] == "step"
+
+
+def test_render_without_the_connection_of_the_task(airflow_home: Path, dag_file: Path) -> None:
+    """A connection gives defaults to the request, so that the command ends with one line that names it."""
+    done = run_airflow(airflow_home, "stepop", "render", "shapes", "elsewhere", "-f", str(dag_file))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "airflow stepop: The conn_id `nowhere` isn't defined; the request depends on the defaults of this "
+        "connection\n"
+    )

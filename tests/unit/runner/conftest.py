@@ -1,4 +1,4 @@
-"""Input folders, and every Python that runs them."""
+"""Input folders of steps, and every Python of this machine that can run them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> StepFolder:
 
 @pytest.fixture
 def new_folder(tmp_path: Path) -> Callable[[], StepFolder]:
-    """Return a maker of further input folders."""
+    """Return a function that creates another input folder."""
     made: list[StepFolder] = []
 
     def make() -> StepFolder:

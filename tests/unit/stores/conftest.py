@@ -1,9 +1,8 @@
-"""A bucket of a real server, a gate in front of it that can be shut, and steps that use both."""
+"""A bucket on a real S3 server, a gate that a test can shut in front of it, and steps that use the bucket."""
 
 from __future__ import annotations
 
 import itertools
-import os
 import secrets
 import socket
 import threading
@@ -28,6 +27,7 @@ from airflow_stepop.payload.spill import spill
 from airflow_stepop.stores.configured import open_store
 from airflow_stepop.stores.paths import result_path
 from tests.support.line import Line
+from tests.support.needs import needs
 from tests.support.waiting import wait_until
 
 _number = itertools.count()
@@ -41,7 +41,7 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def bucket(s3_server, monkeypatch):
-    """A store in S3, configured as the only one."""
+    """A store in S3. It is the only configured store."""
     store = open_store(address := s3_server.new_address())
     monkeypatch.setenv("AIRFLOW__STEPOP__STORE", address)
     yield store
@@ -50,7 +50,7 @@ def bucket(s3_server, monkeypatch):
 
 @pytest.fixture
 def connect(s3_server, monkeypatch):
-    """Return a maker of further stores in the same server, each with a connection of its own."""
+    """Return a function that creates a store on the same server, with a connection of its own."""
 
     def make(extra: dict[str, Any] | None = None, **changes: Any) -> Any:
         conn_id = f"stepop_tests_{next(_number)}"
@@ -63,7 +63,7 @@ def connect(s3_server, monkeypatch):
 
 
 class Gate(Line):
-    """A line to a server that can be shut: it hangs up at once, or holds back what comes."""
+    """A line to a server. When it is shut, it closes every connection, or holds all bytes back."""
 
     def __init__(self, url: str) -> None:
         self._is_shut = False
@@ -74,21 +74,21 @@ class Gate(Line):
         super().__init__(url)
 
     def shut(self) -> None:
-        """Break what is open, and hang up on what comes."""
+        """Break open connections, and close new ones at once."""
         self._is_shut = True
         self.break_all()
         self.was_shut.set()
 
     def open(self) -> None:
-        """Let everything pass again."""
+        """Let all connections and bytes pass again."""
         self._is_shut, self._stop_at = False, None
 
     def stop_after(self, count: int) -> None:
-        """Hold back what comes once that many bytes have passed; connections stay as they are."""
+        """Hold all bytes back after the next ``count`` bytes. Connections stay open."""
         self._stop_at = self.passed_bytes + count
 
     def shut_after(self, count: int, for_s: float) -> None:
-        """Shut once that many bytes have passed, and open again later."""
+        """Shut the gate after the next ``count`` bytes, and open it after ``for_s`` seconds."""
 
         def watch() -> None:
             end = self.passed_bytes + count
@@ -122,16 +122,16 @@ def gate(s3_server) -> Iterator[Gate]:
 
 
 class Steps:
-    """Runs steps on this host whose arguments and results go through the store."""
+    """Runs steps on this host. Their arguments and results go through the store."""
 
     def __init__(self, folder: Any) -> None:
         self.folder = folder
         self.hook = LocalStepHook(folder=folder)
-        self.nonce = secrets.token_hex(8)  # the folder for temporary files is named after it
+        self.nonce = secrets.token_hex(8)  # the name of the folder for temporary files contains it
         self.failure: dict[str, Any] | None = None
 
     def prepare(self, store: Any, function: Any, *args: Any, **changes: Any) -> tuple[StepSpec, Any]:
-        """Return the spec and the payload of a step, with everything large in the store."""
+        """Return the spec and the payload of a step. Large parts of the payload are in the store."""
         job = f"s-{next(_number)}"
         call = FunctionCall(
             function=function, args=args, kwargs={}, main_module=function.__module__, reference=None
@@ -144,11 +144,11 @@ class Steps:
         return replace(StepSpec(job, self.nonce, {}, payload.digest, result_uri=uri), **changes), payload
 
     def place(self, spec: StepSpec, files: Any) -> None:
-        """Put a job with these input files where a submit finds it, as one leaves it that died half-way."""
+        """Create the folder of a job with these input files, as a submit leaves it that died half-way."""
         JobFolder(self.folder / spec.name).create(self.hook.render(spec), files)
 
     def finish(self, spec: StepSpec, payload: Any) -> Any:
-        """Run it, and return what the task would return."""
+        """Run a step, and return the value that its task would return."""
         handle = self.hook.submit(spec, payload)
         wait_until(
             lambda: self.hook.status([handle])[handle].state,
@@ -179,11 +179,8 @@ def steps(tmp_path) -> Steps:
 
 @pytest.fixture
 def provider():
-    """The Amazon provider, which the dependency group ``test`` has."""
-    if find_spec("airflow.providers.amazon") is None:
-        (pytest.fail if os.environ.get("STEPOP_CI") else pytest.skip)(
-            "needs the Amazon provider: pip install -e '.[s3]'"
-        )
+    """Require the Amazon provider. The dependency group ``test`` has it."""
+    needs(find_spec("airflow.providers.amazon"), "the Amazon provider: pip install -e '.[s3]'")
 
 
 STS = """<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult>
@@ -194,7 +191,7 @@ STS = """<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><
 
 @pytest.fixture
 def sts(s3_server):
-    """A security token service: it gives the server's own keys to whoever assumes a role."""
+    """A security token service. Everyone who assumes a role gets the keys of the S3 server."""
     asked = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -220,10 +217,6 @@ def sts(s3_server):
 
 @pytest.fixture
 def assumed(connect, sts, provider):
-    pytest.importorskip(
-        "airflow.providers.amazon", reason="needs the Amazon provider: pip install -e '.[s3]'"
-    )
-
     def make(**options):
         return connect(
             {
