@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from .hashing import Buffer
 
 
+# The step may set another umask. Without the first one, the host could not read the files of the runner
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
+
+
 def make_scratch(out: str) -> str:
     """Make an empty private folder: in TMPDIR, ``/tmp``, ``/var/tmp`` or, at last, the output folder.
 
@@ -74,12 +79,14 @@ def inside(folder: str, name: str, what: str) -> str:
 
 
 def write_atomic(path: str, buffers: Iterable[Buffer], is_synced: bool = False) -> None:
-    """Write a file atomically: a reader sees the whole file or none.
+    """Write a file atomically: a reader sees the whole file or none. A missing folder is made.
 
     :param is_synced: call ``fsync`` before the rename, so that the file survives a crash of the host
     :raises OSError: the file cannot be written
     """
     part = f"{path}.part-{os.getpid()}"
+    os.umask(_UMASK)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
     try:
         with open(part, "wb", buffering=0) as stream:
             for buffer in buffers:

@@ -31,6 +31,5 @@ def write_outcome(out: str, outcome: Outcome) -> bytes:
     import json
 
     data = json.dumps(outcome, separators=(",", ":")).encode()
-    os.makedirs(out, exist_ok=True)
     write_atomic(os.path.join(out, protocol.OUTCOME), [data], is_synced=True)
     return data

@@ -61,7 +61,6 @@ class Segments:
             quietly(os.unlink, os.path.join(self.folder, name))
 
     def _next(self) -> str:
-        os.makedirs(self.folder, exist_ok=True)
         name = f"{self._prefix}.{len(self._names)}.bin"
         self._names.append(name)
         return name

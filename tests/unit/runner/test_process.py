@@ -153,6 +153,20 @@ def test_rude_steps(folder, edge_python, body):
     assert done.run(edge_python).value() == [1]
 
 
+@pytest.mark.parametrize("umask", ["0o777", "0o077", "0"])
+def test_the_umask_of_the_step_is_not_that_of_its_results(folder, umask):
+    """The host may be another user than the step, and must read the outcome and the large value."""
+    source = "import os\ndef f():\n    {}\n    return bytes(100_000)\n"
+    modes = []
+    for body in (f"os.umask({umask})", "pass"):
+        done = folder.reference(source.format(body), "f").run()
+        assert done.value() == bytes(100_000)
+        files = [path for path in folder.path.rglob("*") if path.name.endswith((".bin", "outcome.json"))]
+        assert len(files) == 2
+        modes.append({(path.name, path.stat().st_mode, path.parent.stat().st_mode) for path in files})
+    assert modes[0] == modes[1]
+
+
 def test_forked_child_that_returns(folder):
     """A child that the step forked and that comes back from the function does not write the outcome."""
     source = """
