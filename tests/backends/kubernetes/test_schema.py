@@ -1,4 +1,4 @@
-"""The fields that we know are those of the official client."""
+"""The known fields are those of the official client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the cluster warns of: what can still pass is waited for, and what cannot is not."""
+"""Warnings of the cluster: the task waits for transient causes and fails for permanent ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def refused(said, count):
         'pods "s-1" is forbidden: status unknown for quota: small, resources: pods',
     ],
 )
-def test_a_refusal_that_may_pass_is_waited_for_however_often_it_comes(said):
+def test_a_refusal_for_a_transient_reason_is_waited_for_however_often_it_comes(said):
     failure, reason, message = refusal([refused(QUOTA, 20), refused(said, 9)])
     assert failure is None
     assert (reason, message) == ("FailedCreate", said)
@@ -42,7 +42,7 @@ def test_a_refusal_that_may_pass_is_waited_for_however_often_it_comes(said):
         ('pods "s-1" is forbidden: serviceaccount "no" not found', Category.BAD_CONFIG),
     ],
 )
-def test_a_refusal_that_cannot_pass_is_final_the_second_time(said, category):
+def test_a_refusal_for_a_permanent_reason_is_final_the_second_time(said, category):
     assert refusal([refused(QUOTA, 20), refused(said, 1)])[0] is None
     failure, *_ = refusal([refused(QUOTA, 20), refused(said, 2)])
     assert failure.category is category
@@ -87,7 +87,7 @@ DRIVER = (
         ),
     ],
 )
-def test_what_a_node_may_get_over_is_waited_for(pod, warned):
+def test_what_a_node_may_recover_from_is_waited_for(pod, warned):
     assert startup_failure(pod, warned) is None
 
 
@@ -118,5 +118,5 @@ def test_what_a_node_may_get_over_is_waited_for(pod, warned):
         ),
     ],
 )
-def test_what_it_cannot_get_over_is_a_mistake(pod, warned, category):
+def test_what_a_node_cannot_recover_from_is_a_mistake(pod, warned, category):
     assert startup_failure(pod, warned).category is category
