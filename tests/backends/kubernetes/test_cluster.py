@@ -329,7 +329,7 @@ def test_a_step_has_succeeded_when_its_container_has(hook, submitted):
     _, handle = submitted(["true"])
     assert wait_over(hook, handle).state is JobState.SUCCEEDED
     hook.cancel(handle)  # too late to have an effect
-    time.sleep(3)  # nothing may change in this time
+    time.sleep(3)  # nothing may change in this time; a slow machine only weakens the test
     assert hook.status([handle])[handle].state is JobState.SUCCEEDED
     assert hook.outcome(handle).digest
 
@@ -595,7 +595,7 @@ def test_a_queue_starts_a_job_stops_it_and_starts_it_again(hook, submitted):
     assert hook.status([handle])[handle].state is JobState.PENDING
     suspend(False)
     wait_running(hook, handle)
-    time.sleep(1.1)  # the times in the API are whole seconds
+    time.sleep(1.1)  # the times in the API are whole seconds; longer does no harm
     suspend(True)
     status = wait_status(
         hook, handle, "it is suspended", lambda status: status.description.startswith("Suspended")

@@ -304,7 +304,8 @@ def test_a_step_that_wants_both_is_not_passed_for_ever(bench: Bench, driver, tmp
     later = hold(bench, tmp_path, 0.1)
     bench.hook.cancel(first[0])
     bench.wait(first[0])
-    time.sleep(1.0)  # one GPU is free, and neither waiting step may take it
+    # one GPU is free, and neither waiting step may take it; a slow machine only weakens the test
+    time.sleep(1.0)
     assert is_pending(bench, both)
     assert is_pending(bench, later)
     bench.hook.cancel(first[1])

@@ -136,7 +136,7 @@ def test_cleared_twice(run, airflow, crashed, way):
     task = crashed("crash_users", run, f"cleared_twice_{way}")
     task.wait_started(is_deferred=way == "deferred")
     airflow.clear(*task.where)
-    time.sleep(0.5)  # any point will do
+    time.sleep(0.5)  # any point will do, so longer does no harm
     airflow.clear(*task.where)
     task.wait_started(2)
     task.touch("go")
