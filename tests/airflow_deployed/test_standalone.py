@@ -68,7 +68,7 @@ def airflow(folder, *arguments):
     return done.stdout
 
 
-def test_it_comes_up_and_ctrl_c_ends_all_of_it(standalone, tmp_path):
+def test_make_airflow_starts_and_ctrl_c_ends_every_process(standalone, tmp_path):
     def output():
         return (tmp_path / "out").read_text()
 

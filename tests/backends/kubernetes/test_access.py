@@ -44,7 +44,7 @@ def about(subject):
 # -- pure
 
 
-def test_the_documented_role_is_what_is_needed():
+def test_the_documented_role_has_the_needed_permissions():
     """The page, the check and the YAML that the check prints name the same permissions."""
     (printed,) = re.findall(r"```yaml\n(apiVersion: rbac.*?)```", PAGE.read_text(), re.DOTALL)
     printed_rules = yaml.safe_load(printed)["rules"]
@@ -95,7 +95,7 @@ def test_quantities(text, number):
     assert amount_of(text) == number
 
 
-def test_what_is_no_quantity():
+def test_a_wrong_quantity_is_refused():
     with pytest.raises(ValueError, match="'1 GB' is no quantity"):
         amount_of("1 GB")
 
@@ -160,7 +160,7 @@ def apply(admin, namespace, text):
 def test_under_the_documented_role_everything_is_well(kubernetes_namespace):
     """The check needs no more permissions than the page lists.
 
-    What Airflow may not read beyond them is no error.
+    Quotas and limit ranges that Airflow may not read are no error.
     """
     found = findings()
     assert [one for one in found if not one.is_ok] == []
@@ -214,7 +214,7 @@ def sees_limits(admin, kubernetes_namespace):
     rbac.delete_namespaced_role("limits", kubernetes_namespace)
 
 
-def test_a_quota_that_is_used_up_is_said(admin, kubernetes_namespace, sees_limits):
+def test_a_quota_that_is_used_up_is_reported(admin, kubernetes_namespace, sees_limits):
     client, connection = admin
     core = client.CoreV1Api(connection)
     hard = {"count/jobs.batch": "0", "pods": "5"}

@@ -217,7 +217,7 @@ def test_without_log_and_store_there_is_no_way_back(hook, submitted):
 
 
 def test_a_triggerer_needs_no_look_at_the_connection(hook, submitted, monkeypatch):
-    """Its threads cannot look a connection up: the triggerer looks up the one that the handle names."""
+    """Threads of a triggerer cannot look up connections. The triggerer has looked up the handle's before."""
     _, handle = submitted(["true"])
     connection = hook.connection
     monkeypatch.delenv("AIRFLOW_CONN_KUBERNETES_DEFAULT")
@@ -385,7 +385,7 @@ def test_a_result_comes_back_from_a_pod_of_many_containers(hook, submitted):
 
 
 @pytest.mark.parametrize("size", [10, 20_000, 0])
-def test_a_pod_that_is_gone_after_its_end_has_told_all(hook, submitted, admin, size):
+def test_the_outcome_of_an_ended_pod_survives_its_removal(hook, submitted, admin, size):
     """Autoscalers remove an idle node with its ended pods while the task still waits for a worker."""
 
     def text(size):
@@ -408,7 +408,7 @@ def test_a_pod_that_is_gone_after_its_end_has_told_all(hook, submitted, admin, s
         assert outcome["failure"]["exception"]["qualname"] == "ValueError"
 
 
-def test_a_failure_that_only_the_pod_knew_is_secured(hook, submitted, admin):
+def test_a_failure_that_only_the_pod_knew_is_preserved(hook, submitted, admin):
     command = ["python3", "-c", "bytearray(1 << 30)"]
     _, handle = submitted(command, resources=ResourceSettings(memory="128MiB"))
     wait_status(
@@ -448,7 +448,7 @@ def test_an_account_that_is_not_there_is_a_mistake(hook, submitted):
     assert 'serviceaccount "nobody" not found' in status.failure.summary
 
 
-def test_what_the_namespace_does_not_allow_is_denied(hook, submitted, admin):
+def test_a_pod_that_the_namespace_forbids_is_denied(hook, submitted, admin):
     label = "pod-security.kubernetes.io/enforce"
     namespace = hook.cluster().namespace
     admin.patch_namespace(namespace, {"metadata": {"labels": {label: "restricted"}}})
@@ -539,7 +539,7 @@ def test_a_quota_of_jobs_that_is_used_up_takes_no_job(hook, submitted, admin):
     hook.delete(handle)
 
 
-def test_a_secret_that_somebody_deleted_before_the_start_is_said(hook, submitted, admin):
+def test_a_secret_that_is_deleted_before_the_start_is_reported(hook, submitted, admin):
     namespace, later = hook.cluster().namespace, "stepop.test/later"
     step = make_step(["true"], settings={"resources": {"limits": {later: "1"}}})
     handle = hook.submit(step.spec, step.payload)

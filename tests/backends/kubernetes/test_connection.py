@@ -33,7 +33,7 @@ def given(extra):
 
 
 def through_the_hook(extra, context, monkeypatch):
-    """Return what the provider's hook has: host, token, whether it verifies certificates, namespace."""
+    """Return host, token, verification of certificates and namespace of the provider's hook."""
     from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
     from kubernetes.client import Configuration
 
@@ -63,7 +63,7 @@ def _seen(configuration):
     ],
     ids=["text", "mapping", "context", "unverified", "unverified-text", "older", "path", "default"],
 )
-def test_it_means_what_it_means_to_the_provider_s_hook(extra, context, tmp_path, monkeypatch):
+def test_a_connection_means_the_same_to_the_provider_s_hook(extra, context, tmp_path, monkeypatch):
     path = tmp_path / "config"
     path.write_text(json.dumps(kubeconfig("one", "two")))
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))

@@ -55,7 +55,7 @@ def test_placeholders_are_filled_and_quoted(template, url):
         (7, "7 is no address"),
     ],
 )
-def test_what_is_no_address_is_refused(template, said):
+def test_a_template_that_gives_no_address_is_refused(template, said):
     with pytest.raises(StepConfigError, match=said):
         filled(template, VALUES)
 

@@ -272,7 +272,7 @@ def test_an_api_that_cannot_be_reached_is_an_error_and_no_old_state(jobs, monkey
     assert states(hook, handles) == [JobState.RUNNING] * 5
 
 
-def test_nobody_reads_on_when_nobody_asks(jobs, monkeypatch):
+def test_the_streams_close_when_no_status_is_asked_for(jobs, monkeypatch):
     monkeypatch.setattr(informer, "IDLE_S", 2)
     monkeypatch.setattr(informer, "WATCH_S", 1)
     hook, handles = jobs

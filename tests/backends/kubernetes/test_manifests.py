@@ -1,4 +1,4 @@
-"""What is sent to the cluster, as JSON; ``golden/`` has whole Jobs."""
+"""The JSON that is sent to the cluster; ``golden/`` has whole Jobs."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ spec:
         ({"image_pull_policy": "Always", "node_selectr": {}}, "did you mean 'node_selector'"),
     ],
 )
-def test_a_mistake_is_said(settings, text):
+def test_a_mistake_in_the_settings_is_reported(settings, text):
     with pytest.raises(StepConfigError, match=text):
         job(settings=settings)
 
@@ -238,7 +238,7 @@ def test_camel_case_works_at_the_top_as_well():
     assert pod(settings={"nodeSelector": {"a": "b"}}) == pod(settings={"node_selector": {"a": "b"}})
 
 
-def test_a_template_lies_under_ours(tmp_path):
+def test_a_template_is_the_base_of_the_pod(tmp_path):
     path = tmp_path / "pod.yaml"
     path.write_text(TEMPLATE)
     for template in (str(path), TEMPLATE):

@@ -202,6 +202,6 @@ def test_for_an_outcome_in_the_store_the_receipt_is_enough(server, cluster):
 
 
 def test_nothing_is_noted_of_a_pod_that_is_not_seen(cluster):
-    """The stream may not have delivered the pod yet. What others find later counts."""
+    """The stream may not have delivered the pod yet. A later call may see the pod and note its failure."""
     job, _ = ended({OUTCOME_IN_LOG: "true"})
     assert preserved_annotations(cluster, job, [], OOM) == {}

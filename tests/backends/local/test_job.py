@@ -327,7 +327,7 @@ def test_nothing_survives_a_cancel(bench: Bench, how: str) -> None:
 
 
 def test_temporary_files_end_with_the_job(bench: Bench) -> None:
-    """They go even when the runner is killed and cannot remove its own. The user's files elsewhere stay."""
+    """They go even if the runner is killed before it removes them. Other files of the user stay."""
     step = bench.python("import os, tempfile; open(tempfile.mkstemp()[1], 'w').write('x'); os.kill(0, 9)")
     handle, status = bench.run(step)
     assert status.state is JobState.FAILED

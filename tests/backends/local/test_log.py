@@ -110,7 +110,7 @@ def test_a_long_line_is_cut_between_characters(path: str, character: str) -> Non
 
 @pytest.mark.parametrize("end", [b"\n", b"", b"\r\n", b"\r", b"\rnew"])
 def test_a_line_of_ten_megabytes_takes_little(path: str, end: bytes) -> None:
-    """It takes neither memory nor disk space, whatever pieces it comes in and however it ends."""
+    """The line takes little memory and disk, in whatever pieces it arrives and however it ends."""
     log = LogWriter(path)
     for _ in range(160):
         log.feed(b"#" * 65536)

@@ -169,14 +169,14 @@ def test_jobs_live_where_the_configuration_says(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_check_says_what_works(hook: LocalStepHook) -> None:
-    """Check reports the host, the folder and the interpreter."""
+    """``check`` reports the host, the folder and the interpreter."""
     findings = {finding.subject: finding for finding in hook.check()}
     assert all(finding.is_ok for finding in findings.values())
     assert "8 CPUs, 16GiB of memory" in findings["host"].message
 
 
 def test_check_of_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    """Check says why the folder cannot be made, and which option to set."""
+    """``check`` says why the folder cannot be made, and which option to set."""
     (tmp_path / "file").touch()
     finding = next(
         f for f in LocalStepHook(folder=tmp_path / "file" / "jobs").check() if f.subject == "folder"

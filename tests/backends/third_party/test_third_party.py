@@ -72,7 +72,7 @@ def test_a_backend_in_one_file_passes_the_contract(install) -> None:
 
 
 def test_a_third_party_backend_is_found(install) -> None:
-    """Its name is known, its class loads, and the list names its distribution."""
+    """The name is known, the class loads, and the list names the distribution."""
     answer = ask(install("backend"), "flock", "flok")
     assert answer["names"][0] == "local"
     assert answer["names"][-1] == "flock"

@@ -122,7 +122,7 @@ class CrashedTask:
     def wait_started(self, count: int = 1, *, is_deferred: bool = False) -> None:
         """Wait until the step runs and, if the task is deferred, its trigger too.
 
-        Then nothing is half done.
+        After that, no action is half done.
         """
         airflow = self.airflow
         airflow.wait_for(

@@ -26,7 +26,7 @@ def kill_api_server(airflow):
 def stop_scheduler(airflow):
     """Stop the scheduler.
 
-    It is alive and does nothing, until the test's watchdog kills it with its workers.
+    It is alive and does nothing. The deployment (``revives``) then kills it with its workers.
     """
     os.kill(airflow.processes["scheduler"].pid, signal.SIGSTOP)
 

@@ -35,7 +35,7 @@ class Proxy(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def handle_error(self, request, client_address):
-        """Ignore it: a client that goes away is no error."""
+        """Ignore a client that goes away."""
 
     def close(self):
         self.shutdown()

@@ -7,8 +7,8 @@ This program plays Airflow's part, by Airflow's rules: a dead worker's task is t
 deferred task waits for its trigger, and the trigger of a dead triggerer is created again. All else is the
 real code: operator, worker session, trigger, hook, supervisor, runner.
 
-Every try and every trigger runs in a process of its own, and SIGKILL ends it at a random moment or operation.
-These processes are forks, since importing Airflow takes longer than a try.
+Every try and every trigger runs in a process of its own, and SIGKILL may end it at a random moment or
+operation. These processes are forks, since importing Airflow takes longer than a try.
 """
 
 from __future__ import annotations

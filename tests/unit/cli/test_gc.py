@@ -417,7 +417,7 @@ def test_a_bucket(stepop, ran, s3_server, monkeypatch):
 
 
 def test_a_store_that_fails_does_not_hide_the_others(stepop, monkeypatch):
-    """Its error is printed, the other stores are cleaned, and the exit code is 1."""
+    """The store's error is printed, the other stores are cleaned, and the exit code is 1."""
     monkeypatch.setenv("AIRFLOW__STEPOP__EXTRA_STORES", "/proc/no/such/folder")
     monkeypatch.setenv("AIRFLOW__STEPOP__DEPLOYMENT", "")
     put(result("s-gone-task-0123456789ab"))

@@ -1,4 +1,4 @@
-"""What the base class gives a hook."""
+"""The helpers and checks that a hook inherits from its base class."""
 
 from __future__ import annotations
 

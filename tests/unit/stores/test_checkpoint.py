@@ -111,7 +111,7 @@ def test_the_next_job_finds_the_newest_snapshot(tries):
     assert [found.path for found in tries.saved()] == [f"{FOLDER}/s-{count}.tar" for count in range(1, 4)]
 
 
-def test_other_arguments_find_nothing(tries):
+def test_other_arguments_find_no_checkpoint(tries):
     tries.run(f"{FIND}; echo mine > state; exit 3")
     failure, log = tries.run(f"{FIND} || echo nothing", checkpoint_uri=tries.store.uri(FOLDER + "-others"))
     assert (failure, log) == (None, "nothing")

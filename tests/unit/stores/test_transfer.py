@@ -70,7 +70,7 @@ def length(value):
     return len(value)
 
 
-def test_large_bytes_are_read_into_what_they_become(bucket, tmp_path):
+def test_large_bytes_are_read_into_the_final_object(bucket, tmp_path):
     """Neither the worker's nor the job's reading threads keep a copy of a part."""
     data = random.Random(1).randbytes(MIB) * 64
     segment = {"name": "x", "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}

@@ -114,7 +114,7 @@ def test_a_permanent_error_is_reported(hook):
 
 @pytest.mark.parametrize("damage", [IntegrityError, WrongHostError])
 def test_a_damaged_handle_does_not_disturb_the_other_jobs(hook, damage):
-    """Its subscriber gets the error. The status of the others is still asked in one call."""
+    """The handle's subscriber gets the error. One call still asks for the status of the others."""
     hook.damage = damage
     hook.damaged.add("bad")
 

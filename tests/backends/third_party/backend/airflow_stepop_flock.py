@@ -1,6 +1,6 @@
 """A backend in one file: steps run on this host under flock(1) and timeout(1), each in a folder of its own.
 
-It shows how little code a backend needs. For real work, use ``local``.
+An example of how little code a backend needs. For real work, use ``local``.
 """
 
 import contextlib
