@@ -14,7 +14,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -22,9 +24,12 @@ from scripts.once_more import Verdict, both_runs
 from tests.support import journal
 
 FIRST = ["lint", "types"]
-# Lanes run in parallel, because they share neither an environment nor a server. The tests run last and alone,
-# because a real Airflow becomes slow next to programs that take the processor.
+# Lanes run in parallel, because they share neither an environment nor a server that they stop. The tests run
+# last and alone, because a real Airflow becomes slow next to programs that take the processor.
 LANES = [["bench-short"], ["docs", "demo", "extras"]]
+PHASES = "unit deployed"
+# These two phases wait most of the time: for processes that die, and for a cluster
+PHASE_LANES = ["crashes", "faults"]
 SECOND_RUN_S = 15 * 60
 END_S = 120
 # .ci/servers prints shell exports for the clients of the servers
@@ -68,10 +73,11 @@ def say(text: str, output: IO[bytes] | None = None) -> None:
 def make(target: str, env: dict[str, str], *variables: str, output: IO[bytes] | None = None) -> int:
     """Run one target of the Makefile, and return the exit code of make."""
     begin = time.monotonic()
-    say(f"\n=== make {target}", output)
+    shown = " ".join([target, *(one for one in variables if not one.startswith("JOURNAL="))])
+    say(f"\n=== make {shown}", output)
     command = ["make", "--no-print-directory", target, *variables]
     code = subprocess.run(command, env=env, stdout=output, stderr=output and subprocess.STDOUT).returncode
-    say(f"=== make {target}: {time.monotonic() - begin:.0f} s", output)
+    say(f"=== make {shown}: {time.monotonic() - begin:.0f} s", output)
     return code
 
 
@@ -82,14 +88,21 @@ def run_lane(targets: list[str], env: dict[str, str]) -> list[str]:
     """
     failed = []
     for target in targets:
-        with tempfile.TemporaryFile() as output:
+        with printed_at_the_end() as output:
             if make(target, env, output=output):
                 failed.append(target)
-            output.seek(0)
-            with printing:
-                sys.stdout.buffer.write(output.read())
-                sys.stdout.buffer.flush()
     return failed
+
+
+@contextmanager
+def printed_at_the_end() -> Iterator[IO[bytes]]:
+    """Context manager: a file for the output of a program. At the end all of the output is printed."""
+    with tempfile.TemporaryFile() as output:
+        yield output
+        output.seek(0)
+        with printing:
+            sys.stdout.buffer.write(output.read())
+            sys.stdout.buffer.flush()
 
 
 def fresh_servers() -> dict[str, str]:
@@ -112,11 +125,28 @@ class Tests:
         self.env = env
         self.end_at = 0.0
 
-    def run(self, path: Path) -> int:
-        """Run ``make test`` with a journal. The second run's time limit begins when ``make test`` ends."""
-        code = make("test", self.env, f"JOURNAL={path}")
+    def run(self, folder: Path) -> dict[Path, int]:
+        """Run all phases of ``make test``; return the journal and the exit code of each call of make.
+
+        The second run's time limit begins when the last phase ends.
+        """
+        path = folder / "first"
+        codes = {path: make("test", self.env, f"PHASES={PHASES}", f"JOURNAL={path}")}
+        paths = [folder / phase for phase in PHASE_LANES]
+        with ThreadPoolExecutor(len(PHASE_LANES)) as pool:
+            codes |= zip(paths, pool.map(self.run_phase, paths), strict=True)
         self.end_at = time.monotonic() + SECOND_RUN_S
-        return code
+        return codes
+
+    def run_phase(self, path: Path) -> int:
+        """Run one phase in parallel with others; return the exit code of make.
+
+        The output is printed at the phase's end.
+
+        :param path: the journal of the phase; its name is the phase
+        """
+        with printed_at_the_end() as output:
+            return make("test", self.env, f"PHASES={path.name}", f"JOURNAL={path}", output=output)
 
     def run_again(self, tests: list[str], path: Path) -> None:
         """Run tests one after the other in a new pytest, with restarted servers and a separate journal."""

@@ -38,24 +38,27 @@ class Verdict:
 
 
 def both_runs(
-    run: Callable[[Path], int], run_again: Callable[[list[str], Path], None], folder: Path
+    run: Callable[[Path], dict[Path, int]], run_again: Callable[[list[str], Path], None], folder: Path
 ) -> Verdict:
     """Run all tests, and run the failed ones once more.
 
-    ``run`` gets the path of a journal and returns the exit code of ``make test``. ``run_again`` gets the ids
-    of tests and the path of another journal. It is called once for each phase, because each phase has its own
-    process.
+    ``run`` gets a folder for journals. It calls ``make test`` for all phases, in one or several calls, and
+    returns the journal and the exit code of each call. ``run_again`` gets the ids of tests and the path of
+    another journal. It is called once for each phase, because each phase has its own process.
     """
-    code = run(folder / "first")
-    first = journal.read(folder / "first")
-    verdict = Verdict(reasons_of_make(code, first))
-    for session in first.sessions:
+    verdict = Verdict()
+    sessions: list[Session] = []
+    for path, code in run(folder).items():
+        first = journal.read(path)
+        verdict.red += reasons_of_make(code, first)
+        sessions += first.sessions
+    for session in sessions:
         verdict.red += final_reasons(session)
-    hopeless = why_not_again(first.sessions)
+    hopeless = why_not_again(sessions)
     if hopeless:
         verdict.red.append(hopeless)
         return verdict
-    for number, session in enumerate(first.sessions):
+    for number, session in enumerate(sessions):
         tests = to_run_again(session)
         if tests:
             path = folder / f"second-{number}"
@@ -69,7 +72,7 @@ def both_runs(
 
 
 def reasons_of_make(code: int, first: Journal) -> list[str]:
-    """Return the reasons why the call of ``make test`` itself makes the run red."""
+    """Return the reasons why a call of ``make test`` itself makes the run red."""
     if code not in (0, MAKE_FAILED):
         return [f"make test ended with the exit code {code}"]
     if not first.is_complete:

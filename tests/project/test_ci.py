@@ -20,7 +20,7 @@ from tests.support import journal
 from tests.support.journal import Failure, Session
 from tests.support.paths import ROOT
 
-# as in this project, `make test` calls pytest several times and records each exit code in the journal
+# As in this project, `make test` calls pytest once for each phase, and records the exit code of each call
 MAKEFILE = """
 lint types docs demo extras:
 \t@echo "$@ says something"
@@ -29,10 +29,11 @@ bench-short:
 \t@sleep 1; echo "the benchmarks have measured"
 
 test:
-\t@failed=; for phase in "-n 2 --dist loadfile spread" alone; do code=0; \\
-\t{python} -m pytest --journal=$(JOURNAL) $$phase || {{ code=$$?; failed=yes; }}; \\
+\t@failed=; for phase in $(PHASES); do code=0; \\
+\tcase $$phase in unit) args="-n 2 --dist loadfile spread";; deployed) args=alone;; *) args=$$phase;; esac; \\
+\t{python} -m pytest --journal=$(JOURNAL) $$args || {{ code=$$?; failed=yes; }}; \\
 \techo "{{\\"exit\\": $$code}}" >> $(JOURNAL); done; \\
-\techo '{{"phases": 2}}' >> $(JOURNAL); test -z "$$failed"
+\techo '{{"phases": $(words $(PHASES))}}' >> $(JOURNAL); test -z "$$failed"
 """
 SERVERS = """#!/bin/sh
 echo "one more server" >> servers.log
@@ -95,6 +96,7 @@ def test_hanging():
 
 def test_behind(): ...
 """
+LATE = "def test_late(): assert not __import__('conftest').is_first('late'), 'too late'\n"
 RED = "def test_red(): assert 0, 'always'\n"
 ONCE = """
 import pytest
@@ -118,6 +120,8 @@ class Project:
         self.write("conftest.py", CONFTEST)
         self.write("spread/test_good.py", "def test_good(): ...")
         self.write("alone/test_good.py", "def test_good(): ...")
+        self.write("crashes/test_good.py", "def test_good(): ...")
+        self.write("faults/test_good.py", "def test_good(): ...")
 
     def write(self, name: str, text: str) -> None:
         path = self.folder / name
@@ -162,10 +166,11 @@ def test_what_passes_the_second_time_counts_and_is_reported_last(project: Projec
     """
     project.write("spread/test_flaky.py", FLAKY)
     project.write("alone/test_hanging.py", HANGING)
+    project.write("crashes/test_late.py", LATE)
     code, lines = project.run()
     assert code == 0
     server = "spread/test_flaky.py:20: AssertionError: the server is broken"
-    told = lines[-15:]
+    told = lines[-16:]
     assert told[0] == "=== 1 test ran in the second run only, and passed"
     assert told[1].startswith("=== all passed in ")
     assert told[2] == (
@@ -174,16 +179,21 @@ def test_what_passes_the_second_time_counts_and_is_reported_last(project: Projec
     assert told[3].startswith("flaky: spread/test_flaky.py::test_crash: worker 'gw")
     assert told[4:14] == [f"flaky: spread/test_flaky.py::test_with_server[{n}]: {server}" for n in range(10)]
     assert told[14].startswith("flaky: alone/test_hanging.py::test_hanging: pytest ended while this test ran")
-    assert project.servers() == 3  # once at first, and once before each phase's second run
+    assert (
+        told[15] == "flaky: crashes/test_late.py::test_late: crashes/test_late.py:1: AssertionError: too late"
+    )
+    assert project.servers() == 4  # once at first, and once before the second run of each phase
     assert order_of(lines)[:2] == ["lint", "types"]
-    assert order_of(lines)[-1] == "test"
-    assert sorted(order_of(lines)[2:-1]) == ["bench-short", "demo", "docs", "extras"]
+    assert sorted(order_of(lines)[2:-3]) == ["bench-short", "demo", "docs", "extras"]
+    assert order_of(lines)[-3] == "test PHASES=unit deployed"
+    assert sorted(order_of(lines)[-2:]) == ["test PHASES=crashes", "test PHASES=faults"]
     # the output of parallel targets is printed one after the other
     assert lines[lines.index("=== make bench-short") + 1] == "the benchmarks have measured"
 
 
 def order_of(lines: list[str]) -> list[str]:
-    return [line.split()[2] for line in lines if line.startswith("=== make ") and ":" not in line]
+    begin = "=== make "
+    return [line.removeprefix(begin) for line in lines if line.startswith(begin) and ":" not in line]
 
 
 def test_what_fails_twice_or_may_not_run_again_is_red(project: Project) -> None:
@@ -353,9 +363,9 @@ def both_runs(
         for entry in entries:
             journal.append(path, **entry)
 
-    def run(path: Path) -> int:
-        write(path, [*first, {"phases": phases}])
-        return code
+    def run(folder: Path) -> dict[Path, int]:
+        write(folder / "first", [*first, {"phases": phases}])
+        return {folder / "first": code}
 
     def run_again(tests: list[str], path: Path) -> None:
         ran.extend(tests)
@@ -383,6 +393,18 @@ def test_too_many_failures_do_not_run_again(tmp_path: Path, count: int, cause: s
     verdict, ran = both_runs(tmp_path, failing([f"t{number}" for number in range(count)], cause))
     assert verdict.red == [reason]
     assert ran == []
+
+
+def test_each_call_of_make_must_come_to_its_end(project: Project) -> None:
+    """The phase "faults" ends early. A flaky test of the parallel phase "crashes" does not hide this."""
+    project.write("crashes/test_late.py", LATE)
+    makefile = MAKEFILE.format(python=sys.executable)
+    project.write("Makefile", makefile.replace("failed=;", "failed=; test $(PHASES) != faults || exit 3;", 1))
+    code, lines = project.run()
+    assert code == 1
+    assert lines[-3] == "=== make test ended before its last phase"
+    assert lines[-2].endswith(" s: test")
+    assert lines[-1].startswith("flaky: crashes/test_late.py")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from airflow_stepop.hooks.common.api_errors import ApiError, Trouble, or_none
+from airflow_stepop.hooks.common.messages import without_names
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
@@ -253,7 +254,7 @@ def api_error(error: Exception) -> ApiError:
     if status in (0, 408, 409, 429) or status >= 500:
         kind = Trouble.CONFLICT if status == 409 and _is_there(error) else Trouble.TRANSIENT
     for text, state in QUOTAS.items():
-        if status == 403 and text in message:
+        if status == 403 and text in without_names(message):
             kind, message = Trouble.QUOTA, f"{state}: {message}"
     return ApiError(kind, message, str(status))
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from airflow_stepop.failure import Category, Failure
+from airflow_stepop.hooks.common.messages import without_names
 from airflow_stepop.hooks.kubernetes.objects import STEP, Json
 from airflow_stepop.hooks.kubernetes.pods import containers_of
 
@@ -65,6 +66,8 @@ RETRIED_BY_KUBELET = (*PULLS, "ImageInspectError", "CreateContainerError")
 MOUNT_TRIES = 3  # a mount that failed this often fails the step; the missing object may appear before
 # The message about a missing object. A missing CSI driver does not match: the driver may still register
 MISSING = re.compile(r'(secret|configmap|persistentvolumeclaim)s? "[^"]*" not found')
+# Names that the API server writes without quotes
+UNQUOTED = re.compile(r"(?:quota: |PriorityClass with name |service account )([^\s,;:]+)")
 
 
 def refusal(events: Sequence[WarningEvent]) -> tuple[Failure | None, str, str]:
@@ -80,7 +83,7 @@ def refusal(events: Sequence[WarningEvent]) -> tuple[Failure | None, str, str]:
     message = message.partition("Error creating: ")[2] or message
     if sum(one.count for one in final) < REFUSALS:
         return None, "FailedCreate", message
-    category = Category.BAD_CONFIG if "not found" in message else Category.DENIED
+    category = Category.BAD_CONFIG if "not found" in _unnamed(message) else Category.DENIED
     hint = "change the settings that the message names, or have the namespace allow them"
     return (
         Failure(category, f"The cluster refuses the pod: {message}", "FailedCreate", None, hint),
@@ -90,8 +93,13 @@ def refusal(events: Sequence[WarningEvent]) -> tuple[Failure | None, str, str]:
 
 
 def _is_final(message: str) -> bool:
-    is_transient = any(text in message for text in TRANSIENT_REFUSALS)
-    return not is_transient and any(text in message for text in FINAL_REFUSALS)
+    rest = _unnamed(message)
+    is_transient = any(text in rest for text in TRANSIENT_REFUSALS)
+    return not is_transient and any(text in rest for text in FINAL_REFUSALS)
+
+
+def _unnamed(message: str) -> str:
+    return without_names(UNQUOTED.sub(lambda found: found[0].removesuffix(found[1]), message))
 
 
 def is_blocked(pod: Json) -> bool:
@@ -118,12 +126,20 @@ def startup_failure(pod: Json, events: Sequence[WarningEvent]) -> Failure | None
         reason, message = waiting.get("reason", ""), waiting.get("message", "")
         if reason not in WAITING:
             continue
-        if _may_start(reason, message.lower(), events):
+        if _may_start(reason, without_names(message, _registries(pod)).lower(), events):
             continue
         category, hint = WAITING[reason]
         what = f"container {name!r} cannot be started" if name != STEP else "The step cannot be started"
         return Failure(category, f"{what}: {reason}: {message}".rstrip(": "), reason, None, hint)
     return _missing_volume(events)
+
+
+def _registries(pod: Json) -> set[str]:
+    """Return the hosts of the registries from which the pod's images come."""
+    spec = pod.get("spec") or {}
+    containers = [*spec.get("initContainers", ()), *spec.get("containers", ())]
+    hosts = {str(one.get("image", "")).partition("/")[0] for one in containers}
+    return hosts | {host.partition(":")[0] for host in hosts}
 
 
 def _may_start(reason: str, message: str, events: Sequence[WarningEvent]) -> bool:

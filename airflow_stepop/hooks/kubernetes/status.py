@@ -212,6 +212,7 @@ def _waiting_for(pod: Json) -> tuple[str, str]:
 
 def _arguments_behind(message: str) -> Sequence[str]:
     """Return the arguments of a task that no node can fulfil, by the message of the scheduler."""
+    message = re.sub(r'\{[^}]*\}|"[^"]*"', "", message)  # keys of taints and names of objects may be any word
     missing = re.findall(r"Insufficient ([\w./-]*\w)", message)
     asked = [RESOURCES.get(name, OTHER_RESOURCE) for name in missing]
     asked += [options for words, options in PLACEMENT.items() if words in message.lower()]
