@@ -35,7 +35,7 @@ def _options() -> dict[str, dict[str, Any]]:
         "default_backend": _option("Backend of a step whose task names no backend.", "local"),
         "backend_override": _option(
             "Run every step on this backend, even if its task names another one. For development and CI. "
-            "A setting that the backend cannot honour is then a warning and not an error.",
+            "A setting that the backend cannot honour then causes a warning instead of an error.",
             example="local",
         ),
         "deferrable": _option(
@@ -57,7 +57,7 @@ def _options() -> dict[str, dict[str, Any]]:
         ),
         "capacity_pause": _option(
             "First pause in seconds before a job is submitted again because no machine was free for it. The "
-            "pause doubles at each further submission. A random part of it, up to one half, is left out. "
+            "pause doubles at each further submission. Each pause is shortened at random by up to one half. "
             "During the pause the task waits as it waits for a job: if it is deferrable, in the triggerer.",
             "30",
             kind="float",

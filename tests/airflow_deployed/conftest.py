@@ -1,4 +1,4 @@
-"""One real Airflow for all tests of this folder. They take turns: ``make test`` runs them without xdist."""
+"""One real Airflow for all tests of this folder. ``make test`` runs them one after another, without xdist."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def statsd() -> Iterator[StatsdServer]:
-    """The server that the deployment sends its metrics to."""
+    """The server that receives the deployment's metrics."""
     server = StatsdServer()
     yield server
     server.close()
@@ -31,7 +31,7 @@ def statsd() -> Iterator[StatsdServer]:
 def airflow(
     tmp_path_factory: pytest.TempPathFactory, statsd: StatsdServer
 ) -> Iterator[deployment.Deployment]:
-    """A running deployment, on PostgreSQL when there is one."""
+    """A running deployment, on PostgreSQL if one is available."""
     postgres = deployment.Postgres.if_any()
     found = deployment.Deployment(
         tmp_path_factory.mktemp("airflow"), HERE / "dags", statsd.env, postgres=postgres

@@ -1,4 +1,4 @@
-"""A value leaves a real Airflow and comes back."""
+"""A value goes from a real Airflow to a step and comes back."""
 
 import json
 from datetime import datetime

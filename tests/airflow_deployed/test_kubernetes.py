@@ -1,4 +1,4 @@
-"""The example of the documentation: between two tasks of a real Airflow, one on a real cluster."""
+"""The documentation's example on a real cluster, between two tasks of a real Airflow."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""The example that cleans up, in a real Airflow, which hides its database from tasks."""
+"""The example DAG that cleans up, in a real Airflow, which hides its database from tasks."""
 
 from __future__ import annotations
 
 
 def test_the_example_cleans_up(airflow):
-    """Both commands find the database again."""
+    """Both commands find the database all the same."""
     run_id = airflow.trigger("maintenance")
     states = airflow.wait_run("maintenance", run_id)
     log = "".join(airflow.log("maintenance", run_id, task)[-3000:] for task in ("sweep", "collect"))
@@ -13,7 +13,7 @@ def test_the_example_cleans_up(airflow):
 
 
 def test_a_task_has_no_database(airflow):
-    """What the page says: without that, the command fails and does nothing."""
+    """As the page says: without the database's address the command fails and deletes nothing."""
     run_id = airflow.trigger("no_database")
     assert airflow.wait_run("no_database", run_id) == {"sweep": "success"}
     assert airflow.xcom("no_database", run_id, "sweep") == "exit code 1"

@@ -1,4 +1,4 @@
-"""Metrics of a real worker and a real triggerer, the trace of a real run, and what a step used."""
+"""Metrics of a real worker and a real triggerer, the trace of a real run, and a step's resource usage."""
 
 from __future__ import annotations
 
@@ -34,5 +34,5 @@ def test_the_triggerer_counts(run, statsd):
 
 
 @pytest.mark.parametrize("task", ["waits_in_the_triggerer", "waits_in_the_worker"])
-def test_what_it_used_is_in_the_log(airflow, run, task):
+def test_the_usage_of_a_step_is_in_the_log(airflow, run, task):
     assert re.search(r"used [\d.]+ s wall, [\d.]+ s CPU, peak [\d.]+ MiB", airflow.log("observed", run, task))

@@ -1,4 +1,4 @@
-"""Results in a real Airflow: the DAGs that ``tests/airflow_in_process`` runs with ``dag.test()``."""
+"""Results in a real Airflow, with the DAGs that ``tests/airflow_in_process`` runs with ``dag.test()``."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_large_result_goes_from_step_to_step_past_the_worker(airflow, run):
 
 
 def test_the_ui_never_loads_a_result(airflow, run):
-    """The API server shows references; it has neither the classes nor the memory."""
+    """The API server shows references, since it has neither the results' classes nor the memory."""
     run_id, _ = run
     before = (airflow.marks / "outputs.loaded").read_text()
     path = f"dags/results/dagRuns/{run_id}/taskInstances/outputs/xcomEntries"
@@ -63,7 +63,7 @@ def test_another_dag_reads_results(airflow, run):
     assert set(airflow.wait_run("results_reader", reader).values()) == {"success"}
 
 
-def test_names_of_any_letters(airflow):
+def test_names_with_letters_of_many_alphabets(airflow):
     name = ("ünï-çødé.漢字_" * 30)[:100]
     with airflow.scheduler_without_metrics():
         run_id = airflow.trigger(name)

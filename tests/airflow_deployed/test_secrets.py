@@ -1,4 +1,4 @@
-"""A secret is where the step is and nowhere else: everything that Airflow and we keep is searched for it."""
+"""A secret is in its step and nowhere else. The test searches all that Airflow and the provider store."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_secret_is_nowhere_but_in_the_step(airflow):
     assert steps <= found
     others = {pid for pid in found - steps if parent_of(pid) not in {*steps, 0}}
     assert others == set(), "the steps alone have them, and what they start"
-    search(airflow, run, pieces)  # while they run
+    search(airflow, run, pieces)  # while the steps run
 
     airflow.patch("with_secrets", run, "killed", "failed")
     (airflow.marks / f"secrets_go.{run}").touch()
@@ -52,7 +52,7 @@ def test_a_secret_is_nowhere_but_in_the_step(airflow):
 
 
 def search(airflow, run, pieces):
-    """Look for the values in what Airflow shows, and in every file that it or we have."""
+    """Search what Airflow shows, and every file of Airflow and of the provider, for the values."""
     shown = []
     for name in TASKS:
         path = f"dags/with_secrets/dagRuns/{run}/taskInstances/{name}"
@@ -77,7 +77,7 @@ def database_rows(url):
     """Return every row of every table of Airflow's database, as text."""
     import sqlalchemy
 
-    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)  # keeps nothing open
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)  # keeps no connection open
     with engine.connect() as database:
         names = sqlalchemy.inspect(engine).get_table_names()
         found = {
@@ -92,5 +92,5 @@ def database_rows(url):
 def contents(path):
     try:
         return path.read_bytes()
-    except FileNotFoundError:  # the database's journal comes and goes
+    except FileNotFoundError:  # SQLite's journal comes and goes
         return b""

@@ -1,4 +1,4 @@
-"""``make airflow``: it comes up with the examples, and Ctrl-C ends all of it but the database."""
+"""``make airflow`` starts Airflow with the examples, and Ctrl-C ends every process but the database."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture
 def standalone(tmp_path, free_port):
-    """The script in a copy of the checkout, so that it leaves the checkout's own Airflow home alone."""
+    """Run the script in a copy of the checkout, to leave the checkout's own Airflow home alone."""
     for name in ("scripts", "dags_examples"):
         shutil.copytree(ROOT / name, tmp_path / name)
-    # a session of its own, as a terminal gives one; Ctrl-C there is a signal to its group of processes
+    # A session of its own, as in a terminal, where Ctrl-C signals the whole process group.
     with (tmp_path / "out").open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-u", str(tmp_path / "scripts" / "standalone.py")],
@@ -31,7 +31,7 @@ def standalone(tmp_path, free_port):
             stdout=out,
             stderr=out,
             start_new_session=True,
-            # as what a shell starts with &
+            # as a shell starts a command with &
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # noqa: PLW1509 - no other threads
         )
     yield process
@@ -43,7 +43,7 @@ def standalone(tmp_path, free_port):
 
 
 def processes_in(folder):
-    """Return the processes whose Airflow home is below ``folder``, and the script itself; no database."""
+    """Return the script and all processes whose Airflow home is below ``folder``, without the database."""
 
     def is_one(process):
         command = (process / "cmdline").read_bytes()
@@ -55,7 +55,7 @@ def processes_in(folder):
 
 
 def airflow(folder, *arguments):
-    """Run a command as the quickstart has it: nothing but the home leads to the deployment."""
+    """Run a command as in the quickstart: only AIRFLOW_HOME leads to the deployment."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
     done = subprocess.run(
         [Path(sys.executable).with_name("airflow"), *arguments],
@@ -68,7 +68,7 @@ def airflow(folder, *arguments):
     return done.stdout
 
 
-def test_it_comes_up_and_ctrl_c_ends_all_of_it(standalone, tmp_path):
+def test_make_airflow_starts_and_ctrl_c_ends_every_process(standalone, tmp_path):
     def output():
         return (tmp_path / "out").read_text()
 

@@ -1,4 +1,4 @@
-"""Fixtures of the bad input corpus: jobs of this host, and a store."""
+"""Fixtures of the tests of bad input: jobs of this host, and a store."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tests.support.local_jobs import bench, running  # noqa: F401 - fixtures
 
 @pytest.fixture
 def system() -> str:
-    """One system is enough: the stored files are the same on every system."""
+    """Use the code for Linux only: the stored files are the same on every system."""
     return LINUX
 
 
 @pytest.fixture
 def folder_store(tmp_path, monkeypatch):
-    """The configured store, a folder of the test."""
+    """The configured store, in a folder of the test."""
     store = open_store(str(tmp_path / "store"))
     monkeypatch.setenv("AIRFLOW__STEPOP__STORE", store.url)
     return store

@@ -1,4 +1,4 @@
-"""What a user can get wrong is refused while the DAG file is read, in words that say what to write."""
+"""Mistakes of a user are refused while the DAG file is read, with a message that says what to write."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_arguments(values, text):
 
 @pytest.mark.parametrize(("values", "text"), ARGUMENTS.values(), ids=ids(ARGUMENTS))
 def test_arguments_of_a_mapped_step_are_checked_when_it_runs(values, text):
-    """Airflow makes the operator of each instance from them."""
+    """Airflow creates the operator of each instance only then."""
     with DAG("bad", schedule=None):
         made = RemoteStepOperator.partial(task_id="train", **values).expand(command=[["true"]])
         with pytest.raises(StepConfigError, match=re.escape(text)):
@@ -185,7 +185,7 @@ def test_templates_are_checked_when_they_are_rendered():
 
 @pytest.mark.parametrize("name", ["a" * 250, "x.y-z_0" * 30, "ü" * 250, "漢字" * 125, "Ünï-çødé.漢_" * 22])
 def test_long_names_are_fine(name):
-    """As many letters as Airflow takes, of any alphabet; every service takes the name of the job."""
+    """The longest names that Airflow takes, in any alphabet. Every service accepts the job's name."""
     with DAG(name, schedule=None):
         made = RemoteStepOperator(task_id=name, command=["true"])
     assert made.task_id == name

@@ -1,4 +1,4 @@
-"""What a DAG file, a connection or a configuration can get wrong, beside ``test_arguments.py``."""
+"""Mistakes in a DAG file, a connection or the configuration, in addition to ``test_arguments.py``."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_commands(case):
         {"command": ["true"], "timeout": timedelta(microseconds=1), "execution_timeout": timedelta.max},
     ],
 )
-def test_what_is_strange_and_right(arguments):
+def test_strange_but_valid_arguments(arguments):
     with DAG("good", schedule=None):
         RemoteStepOperator(task_id="t", **arguments)
 
@@ -98,7 +98,7 @@ SOURCES = {
 
 @pytest.mark.parametrize("case", SOURCES)
 def test_the_source_is_read_in_its_own_encoding(tmp_path, case):
-    """Else the modules that it imports would not be shipped."""
+    """Otherwise the modules that the source imports would not be shipped."""
     dag_file = tmp_path / "dag.py"
     dag_file.write_bytes(SOURCES[case])
     (tmp_path / "beside.py").write_text("größe = 1\n", "utf-8")
@@ -127,7 +127,7 @@ def test_a_source_that_python_cannot_read_is_left_to_python(tmp_path, source):
 
 
 class Connection:
-    """What Airflow's has: the extra as somebody wrote it, and the secrets in it masked when it is read."""
+    """Stands for Airflow's connection; ``extra`` is the text as the user wrote it."""
 
     conn_id = "gpu"
 
@@ -149,7 +149,7 @@ class Connection:
     ids=lambda value: value[:12],
 )
 def test_an_extra_that_is_not_json(extra, text):
-    """Airflow takes it for an empty one: the step would run on another backend than the user asked for."""
+    """Airflow takes it for an empty extra: the step would run on another backend than the user asked for."""
     with pytest.raises(StepConfigError, match=re.escape(text)) as caught:
         extra_of(Connection(extra))
     assert "'gpu'" in str(caught.value)
@@ -188,7 +188,7 @@ def test_a_store_in_a_folder_of_any_name(tmp_path, folder, monkeypatch):
     "url", ["file:///srv/a#b", "file:///srv/a?b", "file:///srv/a\nb", "file:///srv/a\tb"]
 )
 def test_a_store_whose_address_means_another_folder(url):
-    """It would silently be the folder before the mark."""
+    """Without the error, the store would silently be the folder whose name ends before the character."""
     with pytest.raises(
         StepConfigError, match="has a character with a special meaning in an address"
     ) as caught:
@@ -200,7 +200,7 @@ def test_a_store_whose_address_means_another_folder(url):
     ("one", "other"),
     [("a_b", "a-b"), ("A", "a"), ("größe", "grosse"), ("x" * 100 + "1", "x" * 100 + "2"), (".", "_")],
 )
-def test_tasks_whose_names_sanitise_to_the_same_word_share_nothing(one, other):
+def test_tasks_with_names_that_become_the_same_word_share_nothing(one, other):
     places = {
         result_path({"dag_id": "d", "run_id": "r", "task_id": name, "map_index": "-1"}, "s-job")
         for name in (one, other)
@@ -271,7 +271,7 @@ def test_an_input_deeper_than_any_stack_is_refused():
 
 
 def test_a_function_whose_source_is_gone():
-    """Its code travels as code: nobody needs the source."""
+    """The function's code is pickled, so the source is not needed."""
     names = {}
     exec(compile("def f(): return 42", "/gone/dag.py", "exec"), {"__name__": "gone"}, names)
     call = FunctionCall(function=names["f"], args=(), kwargs={}, reference=None)
@@ -279,7 +279,7 @@ def test_a_function_whose_source_is_gone():
     assert build_payload(call, job="s", nonce="n", split="no", is_result_wanted=True).digest
 
 
-# -- outcomes: older, newer, other, damaged
+# -- outcomes of other versions, of other jobs, and damaged ones
 
 OUTCOME = {"protocol": 1, "job": "s-job", "nonce": "n", "status": "success", "value": None}
 OUTCOMES = {
@@ -314,7 +314,7 @@ def test_outcomes(case, is_authenticated):
 
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "extended", "replayed"])
-def test_an_outcome_that_the_control_plane_does_not_vouch_for(damage):
+def test_an_outcome_that_does_not_match_its_receipt(damage):
     report = report_of(OUTCOME)
     data = {
         "flipped": bytes([report.data[0] ^ 1]) + report.data[1:],

@@ -1,4 +1,4 @@
-"""The files of a local job, damaged while it runs or afterwards; full disks; a clock that somebody sets."""
+"""Damaged files of a local job, during and after its run; full disks; a system clock that is changed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ FIELDS = {
     "finished_at": ["now", True, float("nan"), 10**400],
     "failure": ["text", [], {"category": "moon", "summary": "x"}, {"category": "oom"}],
     "receipt": ["text", [], {}, {"digest": 1}, {"digest": "0", "outcome": 1}],
-    "started_at": ["now"],  # none yet: it waits for a GPU
+    "started_at": ["now"],  # None is valid: the job waits for a GPU
     "tmp": [1, None],
     "boot_id": [1],
 }
@@ -64,7 +64,7 @@ def done(tmp_path_factory):
 
 @pytest.fixture
 def copy(done, tmp_path):
-    """A copy of it, in a folder of the test's own."""
+    """A copy of that job, in a folder of the test's own."""
     source, _, handle = done
     bench = Bench(tmp_path / "jobs", LINUX)
     shutil.copytree(source.folder, bench.folder, ignore=shutil.ignore_patterns("wake"))
@@ -77,7 +77,7 @@ def _damage(bench, handle, name, data):
 
 @pytest.mark.parametrize("case", STATES)
 def test_a_damaged_state_ends_the_job(copy, case):
-    """Nobody waits for ever: without a supervisor nobody will write it again."""
+    """No task waits for ever: without a supervisor, no process will write the state again."""
     bench, handle = copy
     _damage(bench, handle, "state.json", STATES[case])
     status = bench.status(handle)
@@ -104,7 +104,7 @@ def test_a_damaged_field_of_the_state(copy, field, value):
 
 
 def test_a_state_that_is_damaged_while_the_job_runs(bench, tmp_path):
-    """Its supervisor lives and writes the state again when the job ends."""
+    """The supervisor lives and writes the state again when the job ends."""
     go_on = tmp_path / "go_on"
     handle = bench.submit(bench.step(["sh", "-c", f"until [ -e {go_on} ]; do sleep 0.05; done"]))
     wait_until(
@@ -125,7 +125,7 @@ def test_a_job_with_a_damaged_state_can_be_cancelled(bench, running):
 
 @pytest.mark.parametrize("case", STATES)
 def test_a_damaged_request(copy, case):
-    """Whose job it was cannot be told: it is in nobody's list, and its outcome is refused."""
+    """The job's owner is unknown, so no list has the job, and its outcome is refused."""
     bench, handle = copy
     _damage(bench, handle, "request.json", STATES[case])
     with pytest.raises(IntegrityError, match=r"request\.json"):
@@ -146,8 +146,8 @@ def test_a_forged_receipt(copy, inline):
         read_outcome(bench.hook.outcome(handle), handle.name, "n")
 
 
-def test_a_replayed_job(done, bench):
-    """The outcome of an earlier job, put into the folder of a later one."""
+def test_an_outcome_of_an_earlier_job_is_refused(done, bench):
+    """The state of an earlier job, copied into the folder of a later one."""
     earlier, _, old = done
     step = bench.step(["echo", "new"])
     handle, _ = bench.run(step)
@@ -169,7 +169,7 @@ def test_a_replayed_job(done, bench):
     ],
 )
 @pytest.mark.parametrize("verb", ["status", "outcome", "cancel", "delete"])
-def test_a_handle_that_somebody_edited(copy, change, text, verb):
+def test_an_edited_handle(copy, change, text, verb):
     bench, handle = copy
     edited = JobHandle(**{**handle.to_json(), **change})
     call = getattr(bench.hook, verb)
@@ -196,7 +196,7 @@ LOGS = {
 
 @pytest.mark.parametrize("case", LOGS)
 def test_damaged_log(tmp_path, case):
-    """What can be read is read, with a time that a calendar has."""
+    """All readable lines are read, with times that a calendar has."""
     data, texts = LOGS[case]
     (tmp_path / "log").write_bytes(data)
     records, place = read_records(str(tmp_path / "log"), LogPosition(), 2**20)
@@ -233,7 +233,7 @@ def test_a_line_of_a_time_that_no_calendar_has_is_logged(when):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """Make a disk of a given size; the mount needs root."""
+    """Return a function that mounts a disk of a given size; the mount needs root."""
     made = []
 
     def make(size):
@@ -251,7 +251,7 @@ def small_disk(tmp_path):
 
 
 def fill(disk: Path, leave: int = 0) -> Path:
-    """Fill the disk up to the last ``leave`` bytes."""
+    """Fill the disk except for the last ``leave`` bytes."""
     path = disk / "fill"
     with path.open("wb", buffering=0) as file:
         try:
@@ -263,7 +263,7 @@ def fill(disk: Path, leave: int = 0) -> Path:
 
 
 def test_full_while_the_payload_is_written(bench, small_disk):
-    """Nothing of the job is there afterwards, and the next submit makes it."""
+    """Nothing of the job is left, and the next submit creates the job."""
     bench.folder = bench.hook._folder_given = small_disk("2m")
     filler = fill(bench.folder)
     step = bench.step(["echo", "x"])
@@ -275,7 +275,7 @@ def test_full_while_the_payload_is_written(bench, small_disk):
 
 
 def test_full_when_the_supervisor_starts(bench, small_disk):
-    """It wants the room of its last words before it starts anything."""
+    """The supervisor reserves the space for its last state before it starts anything."""
     bench.folder = bench.hook._folder_given = small_disk("2m")
     filler = fill(bench.folder, leave=200_000)
     step = bench.step(["echo", "x"])
@@ -286,7 +286,7 @@ def test_full_when_the_supervisor_starts(bench, small_disk):
     assert bench.run(step)[1].state is JobState.SUCCEEDED
 
 
-# a program that ends when the supervisor has read all that was printed so far
+# ends when the supervisor has read all output so far
 IS_READ = f"""{sys.executable} -c '
 import fcntl, termios, time
 while any(fcntl.ioctl(1, termios.FIONREAD, bytes(4))): time.sleep(0.01)
@@ -294,7 +294,7 @@ while any(fcntl.ioctl(1, termios.FIONREAD, bytes(4))): time.sleep(0.01)
 
 
 def test_full_while_the_step_prints_and_ends(bench, small_disk):
-    """The lines are lost and counted; the outcome and the last state are not."""
+    """The lines are lost and counted. The outcome and the last state are not lost."""
     bench.folder = bench.hook._folder_given = disk = small_disk("3m")
     code = f"head -c 4m /dev/zero > {disk}/fill; seq 1000; {IS_READ}; sleep 2; rm {disk}/fill; echo last"
     handle, status = bench.run(bench.step(["sh", "-c", code]))
@@ -305,7 +305,7 @@ def test_full_while_the_step_prints_and_ends(bench, small_disk):
 
 
 def test_full_while_the_result_is_written(bench, small_disk, tmp_path):
-    """Neither half a segment nor a result that names one."""
+    """Neither part of a segment is left nor a result that refers to one."""
     disk = small_disk("1m")
     step = bench.step(lambda: b"x" * 2_000_000, result_uri=f"file://{disk}/results")
     handle, status = bench.run(step)
@@ -328,7 +328,7 @@ def test_full_while_an_argument_is_stored(small_disk):
 
 
 def test_full_when_the_result_is_collected(small_disk, monkeypatch):
-    """Then Airflow holds it: a large XCom is better than a lost one."""
+    """The result then goes into Airflow's XCom: a large XCom is better than a lost result."""
     from airflow_stepop.stores.configured import open_store
 
     disk = small_disk("64k")
@@ -349,7 +349,7 @@ def test_full_when_the_result_is_collected(small_disk, monkeypatch):
     assert not list(disk.rglob("*.json"))
 
 
-# -- a clock that somebody sets
+# -- a system clock that is changed
 
 FAKETIME = next(
     (path for path in Path("/usr/lib").glob("*/faketime/libfaketime.so.1") if sys.platform == "linux"), None
@@ -359,12 +359,12 @@ JUMPS = [pytest.param(hours, id=f"{hours:+} h") for hours in (-30, -3, 3, 30)]
 
 @pytest.fixture
 def set_clock(tmp_path):
-    """Run Python with a clock that ``clock(hours)`` in it sets, for itself and for what it has started."""
+    """Return a function that runs Python code; ``clock(hours)`` in it sets the clock for its processes."""
     needs(FAKETIME, "Debian's package libfaketime, to set the clock: apt-get install libfaketime")
     path = tmp_path / "clock"
     path.write_text("+0")
     head = f"def clock(hours): open({str(path)!r}, 'w').write('%+d' % (hours * 3600))\n"
-    # libfaketime 0.9.10 refuses every time.sleep() of Python (clock_nanosleep with TIMER_ABSTIME) as invalid
+    # libfaketime 0.9.10 makes each time.sleep() of Python fail (clock_nanosleep with TIMER_ABSTIME)
     head += "import select, time\ndef sleep(seconds): select.select([], [], [], seconds)\n"
     head += "time.sleep = sleep\ndef pause(): sleep(0.02)\n"
     env = {
@@ -385,8 +385,8 @@ def set_clock(tmp_path):
     return run
 
 
-def test_the_clock_can_be_set(set_clock):
-    """And so the tests below would notice."""
+def test_the_clock_of_these_tests_can_be_set(set_clock):
+    """So the tests below would notice a wrong reaction."""
     before, after, steady = set_clock(
         "import json\na, m = time.time(), time.monotonic(); clock(30)\n"
         "print(json.dumps([a, time.time(), time.monotonic() - m]))"
@@ -395,15 +395,15 @@ def test_the_clock_can_be_set(set_clock):
     assert steady < 60
 
 
-def test_who_sleeps_while_the_clock_is_set_wakes_up(set_clock):
-    """What is tested below sleeps, too: when it kills the processes of a lost job, for one."""
+def test_a_sleep_ends_although_the_clock_is_set(set_clock):
+    """The code of the tests below sleeps too, for example while it kills a lost job's processes."""
     slept = set_clock("a = time.monotonic(); clock(-3); time.sleep(0.2); print(time.monotonic() - a)")
     assert 0.2 <= slept < 60
 
 
 @pytest.mark.parametrize("hours", JUMPS)
-def test_nobody_is_late_because_the_clock_was_set(set_clock, hours):
-    """A job with a timeout of a minute, a deadline in a minute, and a clock that jumps by hours."""
+def test_no_deadline_passes_because_the_clock_was_set(set_clock, hours):
+    """A job with a timeout of a minute and deadlines in a minute, and a clock that jumps by hours."""
     reason, drift = set_clock(f"""
 import json
 from airflow_stepop.job import JobState, JobStatus
@@ -421,7 +421,7 @@ print(json.dumps([reasons, wait.now() - began]))
 
 @pytest.mark.parametrize("hours", JUMPS)
 def test_a_job_whose_clock_is_set_while_it_runs(set_clock, tmp_path, hours):
-    """It is not stopped; its lines keep their order; it ends after it began."""
+    """The job is not stopped, its lines keep their order, and it ends after it began."""
     log, state, lines = set_clock(f"""
 import json, sys
 from pathlib import Path
@@ -467,7 +467,7 @@ print(json.dumps([status.state.value, status.started_at, status.finished_at]))
 
 @pytest.mark.parametrize("hours", JUMPS)
 def test_a_trigger_whose_clock_is_set_while_it_waits(set_clock, tmp_path, hours):
-    """The task has a minute, and the trigger waits for its job all the same, and no longer than that."""
+    """The deadline is a minute away. The trigger waits for its job, and not longer than this minute."""
     reason, waited = set_clock(f"""
 import asyncio, json
 from pathlib import Path
@@ -528,7 +528,7 @@ def test_values_of_variables(bench, value):
 
 
 def test_a_variable_that_the_kernel_refuses(bench):
-    """128 KiB is the longest that a process can be given."""
+    """Linux allows at most 128 KiB for one variable."""
     _, status = bench.run(bench.step(["true"], env={"A": "x" * 200_000}))
     assert status.failure.category is Category.BAD_CONFIG
     assert "Argument list too long" in status.failure.summary

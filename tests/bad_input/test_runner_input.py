@@ -1,4 +1,4 @@
-"""Input folders that the runner must refuse: it says why, leaves an outcome, and runs nothing."""
+"""Input folders that the runner must refuse: it reports the reason, leaves an outcome and runs nothing."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _run_manifest(folder, data):
     "damage", ["flipped", "truncated", "extended", "emptied", "swapped", "removed", "folder"]
 )
 def test_damaged_file(folder, name, damage, tmp_path):
-    """A bit, the end, or all of it: the digest in the job request knows."""
+    """A bit flipped, the end cut off, or everything gone: the digest in the job's request does not match."""
     argv, path = folder.argv(), folder.path / "in" / name
     data = path.read_bytes()
     other = StepFolder(tmp_path / "other").reference(NEVER + "# another job's\n", "f", 1)
@@ -149,7 +149,7 @@ def encrypted():
 
 
 def lying_about_its_size():
-    """A bomb that says it is small: more comes out than its header says."""
+    """Return an archive bomb whose header understates how much it unpacks to."""
     data = bytearray(archive(("helpers.py", bytes(10**6), 0o644)))
     for mark, offset in ((b"PK\3\4", 22), (b"PK\1\2", 24)):
         struct.pack_into("<I", data, data.index(mark) + offset, 10)
@@ -203,7 +203,7 @@ def test_archive(folder, case, tmp_path):
     assert not [path for path in tmp_path.glob("stepop-*")]
 
 
-# -- locations.json: anybody who may write to the folder can change it
+# -- locations.json: any process that may write to the folder can change it
 
 LOCATIONS = {
     "nothing": (b"", "part code.zip cannot be read"),
@@ -288,7 +288,7 @@ def test_value(folder, case, place, mark):
 
 
 def test_a_table_that_hides_a_pickle_is_refused(folder, mark):
-    """pyarrow before 14.0.1 loads the pickle of such a type while it reads the schema (CVE-2023-47248)."""
+    """pyarrow before 14.0.1 unpickles such an extension type while it reads the schema (CVE-2023-47248)."""
     pa = pytest.importorskip("pyarrow")
     metadata = {b"ARROW:extension:name": b"arrow.py_extension_type", b"ARROW:extension:metadata": bomb()}
     schema = pa.schema([pa.field("x", pa.int64(), metadata=metadata)])
@@ -351,7 +351,7 @@ def test_outputs_that_are_no_files(folder, make, text):
 
 
 def test_an_output_that_is_a_link_is_what_it_points_to(folder, tmp_path):
-    """Links are the step's own way to name a file, inside its folder or not."""
+    """A step may use links to name a file, whether in its folder or outside."""
     (tmp_path / "far").write_bytes(b"far away")
     done = folder.command("ln", "-s", str(tmp_path / "far"), "x", outputs=("x",)).run()
     assert done.decode(done.outcome["outputs"]["x"]) == b"far away"
@@ -392,7 +392,7 @@ def test_words_of_a_command(folder, argv, text):
     assert "Traceback" not in done.stderr
 
 
-# -- what the step raises and returns
+# -- exceptions and results of the step
 
 
 def test_a_hundred_megabytes_of_traceback(tmp_path):
@@ -412,7 +412,7 @@ def f():
 
 
 def test_groups_of_groups_of_exceptions(tmp_path):
-    """They multiply: eight of eight of eight of ... are sixteen million."""
+    """Nested groups of eight: 32,768 exceptions in the cause, 8**50 references in the exception itself."""
     source = """
 def f():
     def group(depth):
@@ -446,8 +446,8 @@ VALUES = {
 
 
 @pytest.mark.parametrize("case", VALUES)
-def test_strange_results(tmp_path, case):
-    """They come back, or are refused with the reason; nothing hangs."""
+def test_strange_results_come_back_or_are_refused(tmp_path, case):
+    """A refusal has its reason, and nothing hangs."""
     import pickle
 
     import cloudpickle

@@ -1,6 +1,6 @@
-"""JSON that was written by us and edited since: by hand in Airflow's database, on a disk, by another version.
+"""JSON that this package wrote and that was changed since: in the database, on a disk, by another version.
 
-Every field of every document, with every kind of value that it cannot have: one clear error, which names the
+Each field of each document gets values of every wrong kind. Each time there is one clear error that names the
 field, and nothing is started, loaded or unpickled.
 """
 
@@ -42,7 +42,7 @@ SAMPLES = {
 TEXTS, OBJECT = "list", "object"
 NUMBER = ("count", "negative", "fraction")
 
-# document -> (a valid one, field -> the samples that it may have, what may be missing)
+# document -> (a valid one, field -> the valid samples, the optional fields)
 DOCUMENTS = {
     "handle": (
         HANDLE,
@@ -193,7 +193,7 @@ def test_a_document_that_is_no_object_is_refused(document, sample):
         READERS[document](SAMPLES[sample])
 
 
-# -- value entries: in a reference, an outcome, a collected value
+# -- value entries: in a reference, an outcome, or a collected result
 
 ENTRIES = {
     "no entry": (7, "which is not an object|is not a value entry"),
@@ -292,7 +292,7 @@ def test_a_pickle_with_a_signature_that_was_made_up_is_not_loaded(mac, mark):
     assert not mark.exists()
 
 
-def test_the_bomb_would_have_been_seen(mark):
+def test_the_bomb_would_leave_its_mark(mark):
     StepResult.signed(bomb_entry(), "").load()
     assert mark.exists()
 
@@ -339,7 +339,7 @@ def test_a_reference_of_another_version_is_refused(version):
         StepResult.deserialize(REFERENCE, version)
 
 
-# -- the record, through the life of a step
+# -- the record during a step
 
 RECORDS = {
     "text": ("text", "is 'text' and not an object"),
@@ -378,7 +378,7 @@ RECORDS = {
 @pytest.mark.parametrize("case", RECORDS)
 @pytest.mark.parametrize("entrance", ["begin", "resume"])
 def test_a_damaged_record_starts_nothing(case, entrance):
-    """A job of it may be running: it is not taken for no record."""
+    """A job of the record may still run, so the damaged record is not taken for an absent one."""
     data, text = RECORDS[case]
     state, hook = MemoryState(), MemoryHook()
     state.set(STATE_KEY, data)
@@ -392,7 +392,7 @@ def test_a_damaged_record_starts_nothing(case, entrance):
     assert state.get(STATE_KEY) == json.loads(json.dumps(data))
 
 
-# -- what Airflow can store of a failure
+# -- failures that Airflow can store
 
 
 @pytest.mark.parametrize(
@@ -401,7 +401,7 @@ def test_a_damaged_record_starts_nothing(case, entrance):
     ids=["surrogate", "file name", "nul", "long", "long letters"],
 )
 def test_a_failure_can_be_stored(text):
-    """Airflow's messages cannot carry half a character, and its task state wants less than 64 KB."""
+    """Airflow's messages cannot have half of a surrogate pair, and its task state must stay below 64 KB."""
     import msgspec
 
     exception = {

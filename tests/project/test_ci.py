@@ -1,6 +1,6 @@
-"""``.ci/run``: what runs once more, what counts as passed then, and what is told at the end.
+"""``.ci/run``: which tests run a second time, what then counts as passed, and the summary.
 
-A small project with a Makefile of its own stands for this one. Its pytest is real.
+A small project with its own Makefile stands for this one. Its pytest is real.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.support import journal
 from tests.support.journal import Failure, Session
 from tests.support.paths import ROOT
 
-# As in this project, `make test` calls pytest once for each phase, and notes how each call has ended
+# As in this project, `make test` calls pytest once for each phase, and records the exit code of each call
 MAKEFILE = """
 lint types docs demo extras:
 \t@echo "$@ says something"
@@ -57,7 +57,7 @@ def is_first(name):
     path.touch()
     return is_first
 """
-# what has trouble the first time only
+# these tests fail the first time only
 FLAKY = """
 import os
 
@@ -130,14 +130,14 @@ class Project:
 
     @property
     def env(self) -> dict[str, str]:
-        """Return an environment without what the run around this one has set."""
+        """Return an environment without the variables of the run around this one."""
         names = ("PYTEST", "STEPOP", "MAKE", "MFLAGS", "JOURNAL")
         env = {name: value for name, value in os.environ.items() if not name.startswith(names)}
         env |= {"PYTHONPATH": f"{ROOT}:{self.folder}", "PYTHONDONTWRITEBYTECODE": "1"}
         return {**env, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "xdist.plugin,pytest_timeout"}
 
     def run(self) -> tuple[int, list[str]]:
-        """Return the exit code of a run, and the lines that it has printed."""
+        """Return the exit code of a run and the lines that it printed."""
         command = [sys.executable, "-m", "scripts.ci"]
         done = subprocess.run(
             command,
@@ -159,8 +159,11 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
 
 
-def test_what_passes_the_second_time_counts_and_is_named_last(project: Project) -> None:
-    """Ten tests of one broken fixture count once, and a test behind one that ended pytest is not flaky."""
+def test_what_passes_the_second_time_counts_and_is_reported_last(project: Project) -> None:
+    """Ten tests of one broken fixture count as one cause.
+
+    A test after the one that ended pytest is not flaky.
+    """
     project.write("spread/test_flaky.py", FLAKY)
     project.write("alone/test_hanging.py", HANGING)
     project.write("crashes/test_late.py", LATE)
@@ -179,12 +182,12 @@ def test_what_passes_the_second_time_counts_and_is_named_last(project: Project) 
     assert (
         told[15] == "flaky: crashes/test_late.py::test_late: crashes/test_late.py:1: AssertionError: too late"
     )
-    assert project.servers() == 4  # at first, and before what ran again of each phase
+    assert project.servers() == 4  # once at first, and once before the second run of each phase
     assert order_of(lines)[:2] == ["lint", "types"]
     assert sorted(order_of(lines)[2:-3]) == ["bench-short", "demo", "docs", "extras"]
     assert order_of(lines)[-3] == "test PHASES=unit deployed"
     assert sorted(order_of(lines)[-2:]) == ["test PHASES=crashes", "test PHASES=faults"]
-    # what has run side by side is printed one after the other
+    # the output of parallel targets is printed one after the other
     assert lines[lines.index("=== make bench-short") + 1] == "the benchmarks have measured"
 
 
@@ -239,7 +242,8 @@ def test_a_second_run_that_takes_too_long_is_interrupted(
     ci.run_alone(tests, path, project.env, begin + 3)
     assert time.monotonic() - begin < 60
     (found,) = journal.read(path).sessions
-    assert found.exit_code not in (0, None)  # a slow machine has not come to the tests yet
+    # interrupted; on a slow machine pytest may not have reached the tests yet
+    assert found.exit_code not in (0, None)
     assert not any(found.has_passed(test) for test in tests)
 
 
@@ -251,7 +255,7 @@ case $1 in env) echo 'export KUBECONFIG=/there PATH=/tools:$PATH' ;; *) echo "ex
 
 @pytest.fixture
 def servers(tmp_path: Path) -> Callable[..., tuple[dict[str, str], list[str]]]:
-    """Return how to call ``.ci/servers`` with other programs; it returns the new variables and the calls."""
+    """Return a function that calls ``.ci/servers`` with stand-ins; it returns the variables and the calls."""
     calls = tmp_path / "calls"
     script = tmp_path / "project" / ".ci" / "servers"
     for path in (script, *(tmp_path / "shared" / name / name for name in ("s3server", "cluster"))):
@@ -291,7 +295,7 @@ def test_a_cluster_of_the_caller_stays_as_it_is(servers) -> None:
 
 
 def session(**changes: Any) -> Session:
-    """Return a session of three tests, of which the first has failed."""
+    """Return a session of three tests, the first of which failed."""
     tests = ["a", "b", "c"]
     failures = {"a": Failure("a", "line", "a")}
     found = Session([], tests, started={*tests}, finished={*tests}, reported=failures, exit_code=1)
@@ -352,7 +356,7 @@ def passing(tests: list[str]) -> Entries:
 def both_runs(
     folder: Path, first: Entries, code: int = 2, phases: int = 1, second: Entries | None = None
 ) -> tuple[once_more.Verdict, list[str]]:
-    """Return what comes of both runs, and which tests ran again. They pass then, if nothing else is given."""
+    """Return the verdict of both runs and the tests that ran again. By default these pass the second time."""
     ran: list[str] = []
 
     def write(path: Path, entries: Entries) -> None:
@@ -385,14 +389,14 @@ def test_more_than_five_flaky_causes_are_red(tmp_path: Path, count: int, cause: 
         (151, "one", "nothing ran again: 151 tests that failed or never ran are more than 150"),
     ],
 )
-def test_what_is_too_much_does_not_run_again(tmp_path: Path, count: int, cause: str, reason: str) -> None:
+def test_too_many_failures_do_not_run_again(tmp_path: Path, count: int, cause: str, reason: str) -> None:
     verdict, ran = both_runs(tmp_path, failing([f"t{number}" for number in range(count)], cause))
     assert verdict.red == [reason]
     assert ran == []
 
 
 def test_each_call_of_make_must_come_to_its_end(project: Project) -> None:
-    """The phase "faults" ends early. A flaky test of the phase "crashes" beside it does not hide this."""
+    """The phase "faults" ends early. A flaky test of the parallel phase "crashes" does not hide this."""
     project.write("crashes/test_late.py", LATE)
     makefile = MAKEFILE.format(python=sys.executable)
     project.write("Makefile", makefile.replace("failed=;", "failed=; test $(PHASES) != faults || exit 3;", 1))
@@ -413,7 +417,7 @@ def test_each_call_of_make_must_come_to_its_end(project: Project) -> None:
         ([{"exit": 4}], 2, 1, "pytest : exit code 4: wrong use"),
     ],
 )
-def test_a_run_that_did_not_come_to_its_end_is_red(
+def test_an_unfinished_run_is_red(
     tmp_path: Path, first: Entries, code: int, phases: int, reason: str
 ) -> None:
     verdict, _ = both_runs(tmp_path, first, code, phases)
@@ -439,7 +443,7 @@ SKIPPED: Entries = [
         ([{"begin": []}, {"exit": 2}], ["in the second run: pytest : exit code 2", "failed, and did not"]),
     ],
 )
-def test_only_what_passes_the_second_time_counts(tmp_path: Path, second: Entries, reasons: list[str]):
+def test_only_a_pass_in_the_second_run_counts(tmp_path: Path, second: Entries, reasons: list[str]):
     verdict, _ = both_runs(tmp_path, failing(["a"]), second=second)
     assert_reasons(verdict.red, reasons)
     assert verdict.flaky == []

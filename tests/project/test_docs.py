@@ -1,4 +1,4 @@
-"""The documentation says what the code does: links lead somewhere, and tables list what there is."""
+"""The documentation agrees with the code: links have targets, and tables are complete."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def load(path: Path) -> ModuleType:
 
 
 def anchors(page: Path) -> set[str]:
-    """Return the anchors of a page's headings, as Markdown makes them."""
+    """Return the anchors of a page's headings, as GitHub and MkDocs build them."""
     heads = re.findall(r"^#+ +(.+)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", head.lower()).strip()) for head in heads}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page: Path) -> None:
-    """Every relative link and every included file exists, and so does the heading that it names."""
+def test_every_link_has_a_target(page: Path) -> None:
+    """Every relative link, every included file and every linked heading exists."""
     text = page.read_text()
     outside_code = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     for link in LINK.findall(outside_code):
@@ -60,13 +60,13 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("name", ["quickstart.md", "index.md"])
 def test_the_first_example_is_in_the_page(name: str) -> None:
-    """The pages that most people read first have the code itself, as they are read on GitHub, too."""
+    """The two pages that are read first, also on GitHub, contain the code itself rather than an include."""
     code = (DOCS / "snippets" / "pipeline.py").read_text()
     assert f"```python\n{code}```\n" in (DOCS / name).read_text(), "copy docs/snippets/pipeline.py into it"
 
 
 def test_every_page_is_in_the_navigation() -> None:
-    """No page is written and never shown."""
+    """Every page can be found through the navigation."""
     navigation = (ROOT / "mkdocs.yml").read_text()
     missing = [page for page in DOCS.rglob("*.md") if str(page.relative_to(DOCS)) not in navigation]
     assert missing == []
@@ -80,12 +80,12 @@ def first_cells(page: str, heading: str) -> list[str]:
 
 
 def test_every_category_is_explained() -> None:
-    """The table of failures is the enumeration, in its order."""
+    """The table of failures lists the enumeration in its order."""
     assert first_cells("failures.md", "Categories") == [category.value for category in Category]
 
 
 def test_every_metric_is_explained() -> None:
-    """The table of metrics is what the package tells."""
+    """The table of metrics lists the metrics that the package sends."""
     from airflow_stepop.waiting import observer
 
     told = {
@@ -97,7 +97,7 @@ def test_every_metric_is_explained() -> None:
 
 
 def test_every_error_is_explained() -> None:
-    """The table of errors is what the package raises, but for the step's own failure."""
+    """The table of errors lists the package's errors, except the step's own failure."""
     from airflow_stepop import exceptions
 
     errors = {name for name, value in vars(exceptions).items() if isinstance(value, type)}
@@ -106,7 +106,7 @@ def test_every_error_is_explained() -> None:
 
 
 def test_every_argument_is_explained() -> None:
-    """The table of arguments is the operator's signature."""
+    """The table of arguments lists the operator's parameters."""
     from airflow_stepop import RemoteStepOperator
 
     parameters = inspect.signature(RemoteStepOperator.__init__).parameters
@@ -115,7 +115,7 @@ def test_every_argument_is_explained() -> None:
 
 
 def test_every_resource_is_explained() -> None:
-    """Both tables of resources have every field."""
+    """Both tables of resources list every field."""
     from airflow_stepop.resources import ResourceSettings
 
     fields = set(ResourceSettings.__dataclass_fields__)
@@ -124,7 +124,7 @@ def test_every_resource_is_explained() -> None:
 
 
 def test_every_setting_of_local_is_explained() -> None:
-    """The table of the local backend's settings is its model."""
+    """The table of settings lists the fields of the local backend's model."""
     from airflow_stepop.registry import hook_class
 
     assert set(first_cells("backends/local.md", "Settings")) == set(
@@ -133,7 +133,7 @@ def test_every_setting_of_local_is_explained() -> None:
 
 
 def test_every_verb_is_explained() -> None:
-    """The table for authors of backends is the contract."""
+    """The table for backend authors lists the methods of the contract."""
     from airflow_stepop.hooks.base import StepHook
 
     page = (DOCS / "backends" / "writing.md").read_text()
@@ -152,7 +152,7 @@ def test_every_piece_for_authors_is_explained() -> None:
 
 
 def test_the_configuration_page_is_current() -> None:
-    """The page is what scripts/configuration_page.py writes."""
+    """The page is the output of scripts/configuration_page.py."""
     script = load(SCRIPTS / "configuration_page.py")
     assert (DOCS / "configuration.md").read_text() == script.page(), (
         "run: python scripts/configuration_page.py"
@@ -160,7 +160,7 @@ def test_the_configuration_page_is_current() -> None:
 
 
 def test_options_in_the_text_exist() -> None:
-    """Every ``[stepop] option`` that a page mentions is one."""
+    """Every ``[stepop] option`` that a page mentions exists."""
     options = set(get_provider_info()["config"]["stepop"]["options"])
     for page in PAGES:
         assert set(re.findall(r"\[stepop\] (\w+)", page.read_text())) <= options, page
@@ -188,7 +188,10 @@ open(sys.argv[1], "w").write(json.dumps(dict(zip(sys.argv[2:], found))))
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What each example loads as, in a process of its own; Airflow, which takes seconds, is imported once."""
+    """Return what each example loads as.
+
+    Each loads in a process of its own, but Airflow is imported only once.
+    """
     report = tmp_path_factory.mktemp("loaded") / "found.json"
     command = [sys.executable, "-c", LOAD, str(report), *map(str, DAG_FILES)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment())
@@ -198,7 +201,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.parametrize("path", DAG_FILES, ids=lambda path: path.stem)
 def test_every_example_is_a_dag(path: Path, loaded: dict[str, Any]) -> None:
-    """Each example loads as Airflow loads it, in a process of its own; all but one have a remote step."""
+    """Airflow loads each example as one DAG. All but one have a remote step."""
     found = loaded[str(path)]
     assert isinstance(found, list), found
     ((dag_id, is_step),) = found
@@ -207,7 +210,7 @@ def test_every_example_is_a_dag(path: Path, loaded: dict[str, Any]) -> None:
 
 def environment() -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
-    override = {"AIRFLOW__STEPOP__BACKEND_OVERRIDE": "local"}  # as the documentation says for CI
+    override = {"AIRFLOW__STEPOP__BACKEND_OVERRIDE": "local"}  # as the documentation recommends for CI
     return {**clean, **override, "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
 
 
@@ -227,7 +230,7 @@ open(sys.argv[1], "w").write(json.dumps(done))
 
 @pytest.mark.timeout(900)
 def test_every_example_runs(tmp_path: Path) -> None:
-    """Each example runs to its end in Airflow on this host, and its last task has the promised value."""
+    """Airflow runs each example to its end on this host, and its last task returns the documented value."""
     folder = EXAMPLES
     env = environment() | {"AIRFLOW_HOME": str(tmp_path), "PYTHONWARNINGS": "ignore"}
     env["PYTHONPATH"] = str(folder)
@@ -251,19 +254,20 @@ def test_every_example_runs(tmp_path: Path) -> None:
     assert results["command_step"][1].startswith("largest error 0")
     assert results["mixed_pipeline"][1]["is_good"] is True
     assert results["checkpoint"][1].startswith("w = 3.976 after 10 epochs, 0 of them before")
-    assert results["connection_defaults"][1] == {"usual": 40, "longer": 200}  # the override leaves it out
+    # backend_override ignores the connection's defaults
+    assert results["connection_defaults"][1] == {"usual": 40, "longer": 200}
     assert "maintenance" in results
 
 
 def test_every_key_of_a_connection_is_explained() -> None:
-    """The table is what the reader of connections knows."""
+    """The table lists the keys that the code reads from a connection."""
     from airflow_stepop.connections.defaults import VALID
 
     assert set(first_cells("connections.md", "What a connection may say")) == set(VALID)
 
 
 def test_every_example_is_in_the_readme() -> None:
-    """A reader finds each of them."""
+    """The README links every example."""
     readme = (ROOT / "README.md").read_text()
     assert [
         path.name for path in DAG_FILES if path.parent.name == "dags_examples" and path.name not in readme
@@ -271,7 +275,7 @@ def test_every_example_is_in_the_readme() -> None:
 
 
 def test_help_lists_every_target() -> None:
-    """``make help`` and the Makefile agree."""
+    """``make help`` lists the targets of the Makefile."""
     makefile = (ROOT / "Makefile").read_text()
     (phony,) = re.findall(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)
     shown = set(re.findall(r"make ([\w-]+)", "\n".join(re.findall(r"@echo.*", makefile))))
@@ -286,7 +290,7 @@ PHASES = {
     "faults": "--maxfail 6 tests/chaos/faults",
 }
 PARTS = list(PHASES.values())
-# a Python that says how it was called, and fails when it is told to
+# stands for Python: logs its arguments, and fails where it is told to
 PYTHON = """#!/bin/sh
 echo "$*" >> "$CALLS"
 case "$*" in *"$FAILS"*) exit "$CODE" ;; esac
@@ -295,7 +299,7 @@ case "$*" in *"$FAILS"*) exit "$CODE" ;; esac
 
 @pytest.fixture
 def make_test(tmp_path: Path):
-    """Return how to call ``make test``, which returns its exit code and how it has called pytest."""
+    """Return a function that runs ``make test`` and returns its exit code and its calls of pytest."""
     for name in ("base", "test"):
         stamp = tmp_path / "stamps" / name
         stamp.parent.mkdir(exist_ok=True)
@@ -308,7 +312,7 @@ def make_test(tmp_path: Path):
         calls = tmp_path / "calls"
         command = ["make", "test", f"BIN={tmp_path}", f"STAMPS={tmp_path / 'stamps'}", f"ARGS={args}"]
         env = {**os.environ, "CALLS": str(calls), "FAILS": fails, "CODE": str(code)}
-        for name in ("MAKEFLAGS", "JOURNAL", "PHASES"):  # of a make around this one
+        for name in ("MAKEFLAGS", "JOURNAL", "PHASES"):  # set by a make around this one
             env.pop(name, None)
         done = subprocess.run([*command, *variables], cwd=ROOT, env=env, capture_output=True)
         return done.returncode, [line.removeprefix("-m pytest ") for line in calls.read_text().splitlines()]
@@ -325,8 +329,8 @@ def make_test(tmp_path: Path):
         ("-x tests/conftest.py::test_one", ["-x tests/conftest.py::test_one"]),
     ],
 )
-def test_a_path_narrows_the_tests(make_test, args: str, calls: list[str]) -> None:
-    """``make test ARGS=tests/...`` runs nothing else; other arguments go to every phase."""
+def test_a_path_replaces_the_phases(make_test, args: str, calls: list[str]) -> None:
+    """``make test ARGS=tests/...`` runs only that path. Other arguments go to every phase."""
     assert make_test(args, fails="nothing") == (0, calls)
 
 

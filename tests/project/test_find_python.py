@@ -1,4 +1,4 @@
-"""Interpreters are looked for in PATH, where a shim of pyenv may stand that leads to none."""
+"""Python interpreters are looked up in PATH, where a pyenv shim may lead to no interpreter."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ exit 127
 
 @pytest.fixture
 def shims(tmp_path):
-    """A folder with a shim for every Python that pyenv does not run."""
+    """A folder with a shim for every Python version, none of which runs."""
     folder = tmp_path / "shims of pyenv"
     folder.mkdir()
     for name in NAMES:
@@ -34,7 +34,7 @@ def shims(tmp_path):
 
 @pytest.fixture
 def real(tmp_path):
-    """A folder with the Python of these tests alone."""
+    """A folder with only the Python that runs these tests."""
     folder = tmp_path / "real"
     folder.mkdir()
     (folder / HERE).write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
@@ -53,7 +53,7 @@ def test_a_python_behind_a_shim_is_found(shims, real):
     assert done.stdout.strip() == sys.executable
 
 
-def test_a_shim_is_named_as_what_does_not_run(shims):
+def test_a_shim_is_reported_as_not_running(shims):
     done = find(shims)
     assert done.returncode == 1
     assert not done.stdout

@@ -1,4 +1,4 @@
-"""The public names, and what importing them costs."""
+"""The public names and the cost of importing them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEAVY |= {"cloudpickle", "obstore", "numpy", "pandas", "pyarrow"}
 
 
 def test_all_is_exact() -> None:
-    """``__all__`` is what the package offers, to a type checker and at run time alike."""
+    """``__all__`` lists what the package offers to a type checker and at run time."""
     tree = ast.parse(SOURCE.read_text())
     (block,) = [node for node in tree.body if isinstance(node, ast.If)]
     typed = {alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
@@ -29,7 +29,7 @@ def test_all_is_exact() -> None:
 
 
 def test_every_error_is_public() -> None:
-    """Whatever we raise on purpose can be caught by a public name."""
+    """A user can catch every error that the package raises on purpose by a public name."""
     from airflow_stepop import exceptions
 
     errors = {name for name, value in vars(exceptions).items() if isinstance(value, type)}
@@ -37,7 +37,7 @@ def test_every_error_is_public() -> None:
 
 
 def test_unknown_name() -> None:
-    """A name that does not exist is an AttributeError, as everywhere in Python."""
+    """An unknown name raises AttributeError, as for any module."""
     with pytest.raises(AttributeError, match="nothing"):
         _ = airflow_stepop.nothing
 
@@ -62,8 +62,8 @@ def test_a_dag_file_loads_nothing_heavy() -> None:
     assert not {name for name in loaded if name.split(".")[0] in HEAVY or name.startswith("google.cloud")}
 
 
-def test_the_plugin_is_nearly_free() -> None:
-    """Every Airflow process imports the plugin: it brings a few small modules of ours and of the library."""
+def test_the_plugin_loads_almost_nothing() -> None:
+    """Every Airflow process imports the plugin. It loads few modules: ours and Python's own."""
     loaded = loaded_by("import airflow_stepop.plugin")
     assert not {
         name for name in loaded if name.split(".")[0] not in {"airflow_stepop", *sys.stdlib_module_names}

@@ -1,4 +1,4 @@
-"""``scripts/install``: uv installs, with the system's certificates; where uv cannot, pip does, quietly."""
+"""``scripts/install``: uv installs with the system's certificates. Where uv cannot, pip installs silently."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ENV = {"PATH": "/usr/bin:/bin", "PIP_CONFIG_FILE": "/dev/null", "PIP_RETRIES": "
 
 @pytest.fixture
 def environment(tmp_path):
-    """Return a function that makes a virtual environment of stand-ins, which write down their calls."""
+    """Return a function that makes a virtual environment whose stand-ins log their calls."""
 
     def make(uv, pip, uv_help="--system-certs"):
         uv = f'case $* in *--help) echo "{uv_help}"; exit;; esac; {uv}'
@@ -51,27 +51,27 @@ def install(folder, *arguments, **env):
     return subprocess.run([INSTALL, folder, *arguments], env=env, capture_output=True, text=True)
 
 
-def test_pip_takes_over_without_a_word(environment, tmp_path):
+def test_pip_takes_over_silently(environment, tmp_path):
     done = install(environment(uv="echo invalid peer certificate >&2; exit 2", pip=""), "thing")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     (call,) = (tmp_path / "python.calls").read_text().splitlines()
     assert call == ",, -m pip install --quiet --disable-pip-version-check thing"
 
 
-def test_both_are_heard_when_both_fail(environment):
+def test_both_errors_are_printed_when_both_fail(environment):
     done = install(environment(uv="echo said uv >&2; exit 2", pip="echo said pip >&2; exit 1"), "thing")
     assert done.returncode == 1
     assert done.stderr.splitlines() == ["said pip", "pip has failed, and uv before it:", "said uv"]
 
 
-def test_pip_is_not_asked_when_uv_can(environment, tmp_path):
+def test_pip_is_not_called_when_uv_succeeds(environment, tmp_path):
     assert install(environment(uv="", pip="exit 1"), "thing").returncode == 0
     assert not (tmp_path / "python.calls").exists()
 
 
 @pytest.mark.parametrize(("uv_help", "told"), [("--system-certs", "1,,"), ("--native-tls", ",1,")])
 def test_uv_reads_the_certificates_of_the_system(environment, tmp_path, uv_help, told):
-    """An older uv knows the older name alone, and a newer one warns of it."""
+    """An older uv knows only the older variable, and a newer uv warns of the older one."""
     install(environment(uv="", pip="exit 1", uv_help=uv_help), "thing")
     assert (tmp_path / "uv.calls").read_text().startswith(f"{told} pip install")
 
@@ -84,7 +84,7 @@ def test_uv_reads_the_certificates_that_pip_is_told(environment, tmp_path, name)
     assert (tmp_path / "uv.calls").read_text().startswith(f"1,,{bundle} pip install")
 
 
-# -- with uv, pip, and an index whose certificate nobody knows but who is told
+# -- with the real uv, and an index whose certificate is trusted only by explicit configuration
 
 
 def certificate(name, issuer=None, issuer_key=None, **extensions):
@@ -124,7 +124,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def index(tmp_path):
-    """An index with one package; yields its address and the file of the authority."""
+    """An index with one package; yields its address and the authority's certificate file."""
     make_wheel(tmp_path / "index" / "stepop-tiny", "stepop_tiny", "1.0")
     authority, authority_key = certificate("A company")
     server_certificate, server_key = certificate("The index", authority, authority_key)
@@ -142,7 +142,7 @@ def index(tmp_path):
 
 @pytest.fixture
 def real(tmp_path):
-    """A real virtual environment, with the uv of these tests, and without pip."""
+    """A real virtual environment with the uv of these tests and without pip."""
     folder = tmp_path / "real"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     (folder / "uv" / "bin").mkdir(parents=True)
@@ -159,7 +159,7 @@ def test_an_index_of_a_company_is_trusted(index, real, name):
     subprocess.run([real / "bin" / "python", "-c", "import stepop_tiny"], check=True)
 
 
-def test_without_the_authority_the_reason_is_told(index, real):
+def test_without_the_authority_the_reason_is_printed(index, real):
     address, _ = index
     subprocess.run([real / "bin" / "python", "-m", "ensurepip"], check=True, capture_output=True)
     done = install(real, "stepop-tiny", PIP_INDEX_URL=address)

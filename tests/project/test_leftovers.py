@@ -1,4 +1,4 @@
-"""Whoever leaves something open fails, and not the test that happens to run when Python tells of it."""
+"""A test that leaves something open fails itself, instead of a later test during which Python reports it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_last(): ...
 """
 
 
-def test_who_leaves_something_open_is_who_fails(tmp_path: Path) -> None:
+def test_the_test_that_leaves_something_open_fails(tmp_path: Path) -> None:
     (tmp_path / "test_one.py").write_text(SUITE)
     (tmp_path / "test_two.py").write_text("def test_of_another_module(): ...")
     command = [

@@ -1,4 +1,4 @@
-"""A line that tests cut leaves nothing open: Python tells of a forgotten socket while another test runs."""
+"""A cut ``Line`` leaves no socket open; Python would report a forgotten one during another test."""
 
 from __future__ import annotations
 

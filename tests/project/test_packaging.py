@@ -1,4 +1,4 @@
-"""What is published: the wheel's content, and whether the extras can be installed beside Airflow."""
+"""What is published: the content of the wheel, and whether the extras can be installed beside Airflow."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Resolved = dict[str, str]  # package -> version
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """The wheel, built from this checkout without an index."""
+    """The wheel, built from this checkout without a package index."""
     pytest.importorskip("hatchling")
     folder = tmp_path_factory.mktemp("dist")
     subprocess.run(
@@ -44,7 +44,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
-    """Every module of the checkout is in it; tests, examples and documentation are not."""
+    """The wheel has every module of the checkout, and no tests, examples or documentation."""
     names = set(wheel.namelist())
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "airflow_stepop").rglob("*.py")}
     assert modules | {"airflow_stepop/py.typed"} <= names
@@ -55,7 +55,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) ->
 
 
 def test_the_wheels_metadata(wheel: zipfile.ZipFile) -> None:
-    """The entry points, the licence and the readme travel with it; every extra is declared."""
+    """The wheel has the entry points, the licence and the readme, and declares every extra."""
     (info,) = {name.split("/")[0] for name in wheel.namelist() if ".dist-info/" in name}
     entry_points = wheel.read(f"{info}/entry_points.txt").decode()
     assert "[apache_airflow_provider]" in entry_points
@@ -67,7 +67,7 @@ def test_the_wheels_metadata(wheel: zipfile.ZipFile) -> None:
 
 
 def test_all_names_every_backend() -> None:
-    """``[all]`` is every extra; what cannot be installed everywhere is not in it."""
+    """``[all]`` includes every extra that can be installed everywhere."""
     from airflow_stepop.registry import BUILTINS
 
     (everything,) = EXTRAS["all"]
@@ -77,7 +77,7 @@ def test_all_names_every_backend() -> None:
 
 
 def resolve(target: Path, python: str, *arguments: str) -> Resolved:
-    """Return the version of each package that a resolver picks; nothing is installed."""
+    """Return the version of each package that the resolver picks, without installing any."""
     uv = pytest.importorskip("uv").find_uv_bin()
     index = ["--index-url", os.environ["PIP_INDEX_URL"]] if os.environ.get("PIP_INDEX_URL") else []
     command = [uv, "pip", "compile", "pyproject.toml", "--quiet", "--no-annotate", "--no-header", *index]
@@ -89,7 +89,7 @@ def resolve(target: Path, python: str, *arguments: str) -> Resolved:
 
 @pytest.fixture(scope="module")
 def index() -> None:
-    """A package index that answers. Slow, so only in CI and on request; in CI an index must be there."""
+    """Require a package index that answers. This takes minutes, so it runs only in CI and on request."""
     if not (IS_CI or os.environ.get("STEPOP_INDEX") == "1"):
         pytest.skip("asks the package index for two minutes: make resolve")
     uv = pytest.importorskip("uv").find_uv_bin()
@@ -105,7 +105,7 @@ def index() -> None:
 
 @pytest.fixture(scope="module")
 def resolved(index: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Resolved]]]:
-    """What each set of requirements resolves to; they wait for the index beside one another."""
+    """Resolve each set of requirements; yield the futures. All sets wait for the index at the same time."""
     folder = tmp_path_factory.mktemp("resolved")
     with ThreadPoolExecutor(len(SETS)) as pool:
         yield {name: pool.submit(resolve, folder / name, *words) for name, words in SETS.items()}
@@ -115,7 +115,7 @@ def resolved(index: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("python", PYTHONS)
 def test_all_extras_resolve_together(resolved: dict[str, Future[Resolved]], python: str) -> None:
-    """Airflow 3.3 and all backends have common versions. A set that fits all fits each one alone."""
+    """Airflow 3.3 and all backends have common versions, so Airflow and each single backend have, too."""
     found = resolved[python].result()
     assert found["apache-airflow"].startswith("3.")
     wanted = {"apache-airflow-providers-cncf-kubernetes", "apache-airflow-providers-amazon", "boto3"}
@@ -126,12 +126,12 @@ def test_all_extras_resolve_together(resolved: dict[str, Future[Resolved]], pyth
 @pytest.mark.index
 @pytest.mark.timeout(900)
 def test_the_floors_resolve(resolved: dict[str, Future[Resolved]]) -> None:
-    """The lowest versions that we promise to work with exist, and fit together."""
+    """The lowest supported versions exist and fit together."""
     assert resolved["floors"].result()["apache-airflow"].startswith("3.3.")
 
 
 @pytest.mark.index
 @pytest.mark.timeout(900)
 def test_the_sagemaker_sdk_resolves_on_311(resolved: dict[str, Future[Resolved]]) -> None:
-    """The training-image catalogue can be added to everything else where its own pins allow it."""
+    """With Python 3.11, the pins of the training-image catalogue fit all other extras."""
     assert resolved["sagemaker-sdk"].result()["sagemaker"].startswith("3.")

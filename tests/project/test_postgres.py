@@ -1,4 +1,4 @@
-"""``scripts/postgres``: a server of our own, from a wheel or of the system, that is killed and comes back."""
+"""``scripts/postgres``: a PostgreSQL server from a wheel or of the system, killed and started again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ENV = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']
 
 
 def call(verb, folder, **env):
-    """Run the script; what the user has set for another server must not matter."""
+    """Run the script. Variables that the user has set for another server must not matter."""
     env = {**ENV, "PGHOST": "elsewhere", "PGPORT": "1", "PGSSLMODE": "require", **env}
     command = [SCRIPTS / "postgres", verb, folder]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
@@ -56,7 +56,7 @@ def pid_of(folder):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with a space in it. As root, pytest's own folders are closed to the server's user."""
+    """A folder with a space in its name. As root, the server's user cannot enter pytest's own folders."""
     found = tmp_path / "a folder"
     yield found
     assert call("remove", found).returncode == 0
@@ -99,7 +99,7 @@ def test_a_process_with_the_number_of_a_dead_server_is_not_the_server(folder):
     call("down", folder)
     stale = place_of(folder) / "data" / "postmaster.pid"
     stale.write_text(f"{os.getpid()}\n{stale.parent}\n")
-    assert call("down", folder).returncode == 0  # and does not end this process
+    assert call("down", folder).returncode == 0  # and leaves this process alone
     assert up(folder) == url
 
 
@@ -110,7 +110,7 @@ def test_removing_leaves_nothing(folder):
     assert not folder.exists()
     assert not place.exists()
     command = Path(f"/proc/{pid}/cmdline")
-    assert not command.exists() or not command.read_bytes()  # a zombie has none
+    assert not command.exists() or not command.read_bytes()  # a zombie has no command line
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root gives the server another user")
@@ -121,12 +121,12 @@ def test_as_root_the_server_has_a_user_without_rights(folder, tmp_path):
     assert Path(f"/proc/{pid_of(folder)}").owner() == "nobody"
     assert oct(tmp_path.stat().st_mode & 0o777) == "0o700", "it opened a folder for everybody"
     call("down", folder)
-    shutil.rmtree(place_of(folder))  # by whoever cleans /var/tmp
+    shutil.rmtree(place_of(folder))  # as some cleaner of /var/tmp may do
     assert sql(up(folder), "select 1") == [(1,)]
 
 
 @pytest.mark.skipif(bool(glob.glob("/usr/lib/postgresql/*/bin")), reason="this machine has a PostgreSQL")
-def test_where_there_is_none_it_says_so(tmp_path):
+def test_without_any_postgres_the_script_says_so(tmp_path):
     shutil.copytree(SCRIPTS, tmp_path / "scripts")  # away from the environment that has the wheel
     done = subprocess.run(
         [tmp_path / "scripts" / "postgres", "up", tmp_path / "data"],

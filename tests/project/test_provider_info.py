@@ -1,4 +1,4 @@
-"""What Airflow's discovery reads about us, checked by Airflow's own schema and managers."""
+"""The provider info, checked with Airflow's own schemas and managers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ def resolve(path: str) -> Any:
 
 
 def test_follows_airflows_schemas() -> None:
-    """Both of Airflow's schemas accept it: a violation would break every DAG of the deployment."""
+    """Both of Airflow's schemas accept the provider info.
+
+    A violation would break every DAG of the deployment.
+    """
     import airflow
     import jsonschema
 
@@ -36,12 +39,12 @@ def test_follows_airflows_schemas() -> None:
 
 
 def test_package_name_is_the_distributions() -> None:
-    """Another spelling stops Airflow from importing ``task`` at all."""
+    """With another spelling, Airflow cannot import ``task`` at all."""
     assert INFO["package-name"] == PROJECT["name"] == "airflow-stepop"
 
 
 def test_version_is_one() -> None:
-    """The package and its metadata agree, and no option claims a later version."""
+    """The package and its metadata have the same version, and no option claims a later one."""
     import airflow_stepop
 
     assert airflow_stepop.__version__ == PROJECT["version"]
@@ -59,12 +62,12 @@ def test_version_is_one() -> None:
     ],
 )
 def test_named_objects_exist(path: str) -> None:
-    """Everything that is named by a dotted path can be imported."""
+    """Every object that the provider info names by a dotted path can be imported."""
     assert resolve(path) is not None
 
 
 def test_airflow_finds_the_decorator() -> None:
-    """``@task.remote_step`` is there once the package is installed."""
+    """``@task.remote_step`` exists once the package is installed."""
     from airflow.sdk import task
 
     assert task.remote_step is resolve("airflow_stepop.decorators.remote_step")
@@ -72,7 +75,7 @@ def test_airflow_finds_the_decorator() -> None:
 
 @pytest.mark.parametrize("name", sorted(OPTIONS))
 def test_airflow_knows_the_option(name: str) -> None:
-    """Airflow's configuration returns every option's default under its type."""
+    """Airflow's configuration returns the default of every option in the option's type."""
     from airflow.sdk.configuration import conf
 
     option = OPTIONS[name]
@@ -83,14 +86,14 @@ def test_airflow_knows_the_option(name: str) -> None:
 
 
 def test_options_in_use_are_described() -> None:
-    """Whatever the code reads from ``[stepop]`` is described, and whatever is described is read."""
+    """The code reads exactly the ``[stepop]`` options that the provider info describes."""
     code = "\n".join(path.read_text() for path in (ROOT / "airflow_stepop").rglob("*.py"))
     used = set(re.findall(r"""conf\.get\w*\(\s*["']stepop["'],\s*["'](\w+)["']""", code))
     assert used == set(OPTIONS)
 
 
 def test_the_plugin_lets_airflow_read_results() -> None:
-    """Loading the plugin is enough to read the result of a step."""
+    """Once the plugin is loaded, Airflow can read the result of a step."""
     from airflow.sdk import plugins_manager
     from airflow.sdk.serde import deserialize, serialize
 

@@ -1,6 +1,6 @@
-"""The plugins of this test suite, in real runs of pytest: groups, long tests, and what the journal knows.
+"""This test suite's plugins in real runs of pytest: groups, long tests, and the journal.
 
-Each run has a folder of its own, with small tests and with this project's plugins.
+Each run has its own folder with small tests and with this project's plugins.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Run:
 
 
 class Suite:
-    """A folder with tests, which pytest runs."""
+    """A folder with tests, and how to run pytest on it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -356,7 +356,7 @@ def test_after(): pass
 
 
 def test_a_hanging_test_that_ends_pytest_has_failed(suite: Suite) -> None:
-    """The method ``thread`` of pytest-timeout ends the process without a report."""
+    """With the method ``thread``, pytest-timeout ends the process without a report."""
     suite.write("test_a.py", HANGS)
     run = suite.run("--timeout", "3", "--timeout-method", "thread")
     assert list(run.session.failures) == ["test_a.py::test_hangs"]

@@ -1,4 +1,4 @@
-"""Who may import whom in the package: dependencies point one way, and nothing goes round in a circle."""
+"""Which modules may import which: dependencies point downwards, and there is no import circle."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ PACKAGE = ROOT / "airflow_stepop"
 NAME = "airflow_stepop"
 DOOR = (
     NAME,
-)  # `airflow_stepop/__init__.py` names what is public and loads it late; its version is no import
+)  # `airflow_stepop/__init__.py` lists public names and loads them late; its version is no import
 
-# From the ground up. A module imports from its own layer and from those below. A room is a folder, or one
+# From the bottom up: a module imports only from its own layer and those below. A room is a folder, or one
 # module of the root; `hooks.common` is a room of its own.
 LAYERS = [
-    {"runner"},  # it travels to another machine: the standard library only
+    {"runner"},  # runs on another machine: the standard library only
     {"core", "exceptions"},
     {"failure", "job", "resources"},
     {"connections"},
@@ -62,7 +62,7 @@ MODULES = modules()
 
 
 def imported(module: str, path: Path) -> Iterator[str]:
-    """Yield the modules of ours that a file imports anywhere in it, for type checkers too."""
+    """Yield this package's modules that a file imports anywhere, also for type checkers only."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -80,7 +80,7 @@ def imported(module: str, path: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def graph() -> Mapping[str, set[str]]:
-    """Module -> the modules of ours that it imports; without the door, which imports all that is public."""
+    """Return module -> its imports within this package, without those of ``__init__``, which imports all."""
     return {
         module: {name for name in imported(module, path) if name not in (module, *DOOR)}
         for module, path in MODULES.items()
@@ -89,7 +89,7 @@ def graph() -> Mapping[str, set[str]]:
 
 
 def room_of(module: str) -> str:
-    """Return the row of the table that a module belongs to."""
+    """Return the row of ``LAYERS`` that a module belongs to."""
     parts = module.split(".")[1:]
     return ".".join(parts[:2]) if parts[0] == "hooks" and len(parts) > 1 else parts[0]
 
@@ -119,14 +119,14 @@ def test_no_backend_knows_another(graph: Mapping[str, set[str]]) -> None:
     assert known == []
 
 
-def test_nothing_goes_round_in_a_circle(graph: Mapping[str, set[str]]) -> None:
-    """Also not late, and not for type checkers: a reader follows those imports too."""
+def test_there_is_no_import_circle(graph: Mapping[str, set[str]]) -> None:
+    """Late imports and imports for type checkers count too, since a reader follows them as well."""
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
 @pytest.mark.parametrize("folder", ["runner", "hooks/local/supervisor"])
 def test_what_runs_beside_the_step_needs_the_standard_library_only(folder: str) -> None:
-    """The runner goes into any image; the supervisor starts in milliseconds."""
+    """The runner must run in any image, and the supervisor must start in milliseconds."""
     outside = set()
     for path in sorted((PACKAGE / folder).glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -134,5 +134,5 @@ def test_what_runs_beside_the_step_needs_the_standard_library_only(folder: str) 
                 outside |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 outside.add(str(node.module).partition(".")[0])
-    # what a step may have, and psutil where there is no /proc
+    # packages that a step may use, and psutil where there is no /proc
     assert outside - set(sys.stdlib_module_names) <= {NAME, "cloudpickle", "numpy", "pyarrow", "psutil"}

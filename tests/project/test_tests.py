@@ -1,4 +1,4 @@
-"""The tests' own house rules, as far as they can be read from the sources."""
+"""Rules for the tests themselves, as far as the sources show whether they are kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TESTS = ROOT / "tests"
 
 
 def imports(path: Path) -> set[str]:
-    """Return what a file imports of the tests."""
+    """Return the modules of ``tests`` that a file imports."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -21,8 +21,8 @@ def imports(path: Path) -> set[str]:
     return {name for name in found if name.startswith("tests.")}
 
 
-def test_a_test_module_or_a_conftest_is_imported_by_nobody() -> None:
-    """What two of them share lives in tests/support, or in a module of its own beside them."""
+def test_no_file_imports_a_test_module_or_a_conftest() -> None:
+    """Shared code lives in tests/support or in a module of its own beside the tests."""
     modules = {path: imports(path) for path in [*TESTS.rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]}
     wrong = {
         f"{path.relative_to(ROOT)}: {name}"
@@ -34,8 +34,8 @@ def test_a_test_module_or_a_conftest_is_imported_by_nobody() -> None:
     assert wrong == set()
 
 
-def test_everybody_waits_by_the_one_helper() -> None:
-    """A limit of patience of one's own is a measure of speed on some machine."""
+def test_every_test_waits_with_the_shared_helper() -> None:
+    """A time limit of a test's own would depend on the speed of one machine."""
     allowed = {"support/waiting.py", "project/test_tests.py"}
     named = {
         str(path.relative_to(TESTS))

@@ -1,4 +1,4 @@
-"""What a type checker says of ``airflow_stepop.remote_step``, and that no argument is forgotten."""
+"""The types that mypy sees in ``airflow_stepop.remote_step``, which know every argument."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FILE = Path(__file__).parent / "typed" / "steps.py"
 
 
 def expected() -> dict[int, str]:
-    """Return line -> what mypy shall say of it: ``error: CODE``, or a type."""
+    """Return line -> what mypy must report for it: ``error: CODE`` or a type."""
     found = {}
     for number, line in enumerate(FILE.read_text().splitlines(), 1):
         code, _, comment = line.rpartition("  # ")
@@ -38,7 +38,7 @@ def said_by_mypy() -> dict[int, str]:
         number, kind, text = re.fullmatch(r".*?\.py:(\d+): (error|note): (.*)", line).groups()
         code = re.search(r"\[([a-z-]+)\]$", text)
         revealed = re.fullmatch(r'Revealed type is "(.*)"', text)
-        if kind == "error":  # the first one of a line; what else mypy says follows from it
+        if kind == "error":  # only the first error of a line, since the others follow from it
             found.setdefault(int(number), f"error: {code.group(1) if code else text}")
         elif revealed:
             found[int(number)] = revealed.group(1).replace("builtins.", "")
@@ -59,7 +59,7 @@ def test_every_argument_of_the_operator_has_a_type():
 
 
 def test_every_argument_of_airflow_has_a_type():
-    """``resources`` is not ours to offer (Airflow changes what it is given), and ``sla`` does nothing."""
+    """``resources`` is excluded, since Airflow changes the value, and ``sla``, since it has no effect."""
     parameters = inspect.signature(BaseOperator.__init__).parameters
     airflow = {name for name, value in parameters.items() if value.kind is value.KEYWORD_ONLY}
     assert set(AirflowArguments.__annotations__) == airflow - {"resources", "sla", "multiple_outputs"}

@@ -1,4 +1,4 @@
-"""``scripts/under_load.py``: runs beside busy loops, which go on where they were cut off."""
+"""``scripts/under_load.py``: runs of a command beside busy loops, which continue after an interruption."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.paths import ROOT
 from tests.support.processes import is_alive, printed, wait_gone
 from tests.support.waiting import wait_until
 
-# Says how many busy loops there are, and then hangs or ends with a code
+# Lists the busy loops, and then hangs or exits with a code
 COMMAND = """
 import os, sys, time
 from pathlib import Path
@@ -55,7 +55,7 @@ class UnderLoad:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def pids(self) -> list[int]:
-        """Return the processes of the busy loops, and the one of the command."""
+        """Return the processes of the busy loops and of the command."""
         return [int(word) for word in (self.folder / "begun").read_text().split()]
 
 
@@ -77,7 +77,7 @@ def test_a_command_runs_beside_two_loops(under_load: UnderLoad) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
-def test_it_goes_on_where_it_was_cut_off(under_load: UnderLoad, number: signal.Signals) -> None:
+def test_an_interrupted_series_of_runs_continues(under_load: UnderLoad, number: signal.Signals) -> None:
     command = ["--times", "2", "--", sys.executable, "-c", COMMAND]
     under_load.run("--times", "1", *command[2:])
     (under_load.folder / "begun").unlink()

@@ -1,4 +1,4 @@
-"""Smoke: a value goes out and comes back, waited for in the worker and in the triggerer."""
+"""Smoke test: a value goes to a step and comes back, once in the worker and once in the triggerer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The example DAG, in a deployment that has a name; and a DAG that does not ask Airflow for the database."""
+"""The example DAG in a deployment with a name, and a DAG whose command gets no database from Airflow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps that are watched from outside, in the worker and in the triggerer."""
+"""Steps for the tests of metrics and traces, one in the worker and one in the triggerer."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class Holder:
 
 @dataclass
 class Heavy:
-    """Large, and leaves a mark wherever it is loaded."""
+    """Large; appends a line to a file wherever it is loaded."""
 
     name: str
     payload: bytes = field(default=b"", repr=False)
@@ -115,7 +115,7 @@ def same(found: Any, wanted: Any) -> None:
 
 @dag(schedule=None, default_args={"retries": 0})
 def results():
-    # -- what a value may be
+    # -- types of values
 
     @task.remote_step(multiple_outputs=True)
     def values():
@@ -268,7 +268,7 @@ def results():
     check_classes(made)
     check_classes_in_a_step(made, Point(5))
 
-    # -- where a reference may be
+    # -- where references may be
 
     @task.remote_step
     def point(x):
@@ -425,7 +425,7 @@ def results():
 
     # -- the triggerer
 
-    # a worker that is held up may spend a try of Airflow's: see decision 0005
+    # a slow worker may use up a try of Airflow's (decision 0005)
     @task.remote_step(deferrable=True, retries=3, retry_delay=timedelta(seconds=1))
     def deferred(point, *others, run_id, text):
         assert run_id.startswith("manual__")
@@ -445,7 +445,7 @@ def results():
         deferred(first, parts["large"], second, text="x"), deferred_parts["point"], deferred_parts["text"]
     )
 
-    # -- what must not be done
+    # -- what must not happen
 
     @task.remote_step(do_xcom_push=False)
     def dropped():

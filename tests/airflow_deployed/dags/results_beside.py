@@ -1,4 +1,4 @@
-"""A module beside the DAG: steps import it from the code archive, the worker from the folder."""
+"""A module beside the DAG: steps import it from the code archive, the worker from the DAG's folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Tree:
-    """Comes back as an instance of this very class."""
+    """A result of this class comes back as an instance of this very class."""
 
     depth: int
     names: tuple[str, ...] = ()

@@ -1,10 +1,10 @@
-"""Names of any letters."""
+"""DAG and task names with letters of many alphabets."""
 
 from __future__ import annotations
 
 from airflow.sdk import DAG, task
 
-NAME = ("ünï-çødé.漢字_" * 30)[:100]  # Airflow makes a folder of it for the log: at most 255 bytes
+NAME = ("ünï-çødé.漢字_" * 30)[:100]  # part of the log's path: a folder's name has at most 255 bytes
 
 with DAG(NAME, schedule=None, default_args={"retries": 0}):
 

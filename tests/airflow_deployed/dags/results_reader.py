@@ -1,4 +1,4 @@
-"""Reads results of another DAG, whose classes this file does not have."""
+"""Reads results of another DAG, whose classes are not in this file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps with secrets that succeed, fail and are killed. Each shows its token as well as it can."""
+"""Steps with secrets that succeed, fail and are killed. Each prints its token in every way it can."""
 
 from __future__ import annotations
 

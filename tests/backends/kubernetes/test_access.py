@@ -1,4 +1,4 @@
-"""``check`` says what Airflow may not do on a real cluster, what to apply, and what is used up."""
+"""``check`` against a real cluster: missing permissions, what to apply, and used-up quotas."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def about(subject):
 # -- pure
 
 
-def test_the_documented_role_is_what_is_needed():
-    """The page, the check and the YAML that it prints agree."""
+def test_the_documented_role_has_the_needed_permissions():
+    """The page, the check and the YAML that the check prints name the same permissions."""
     (printed,) = re.findall(r"```yaml\n(apiVersion: rbac.*?)```", PAGE.read_text(), re.DOTALL)
     printed_rules = yaml.safe_load(printed)["rules"]
     ours = next(iter(yaml.safe_load_all(role_yaml("n", ""))))["rules"]
@@ -59,7 +59,7 @@ def test_the_documented_role_is_what_is_needed():
         assert granted == {what: set(verbs) for what, verbs in NEEDED.items()}
 
 
-def test_a_part_of_a_resource_is_asked_for_as_such():
+def test_a_subresource_is_asked_for_as_a_subresource():
     asked = review("n", "", "pods/log", "get")["spec"]["resourceAttributes"]
     assert asked == {"namespace": "n", "group": "", "resource": "pods", "subresource": "log", "verb": "get"}
 
@@ -95,7 +95,7 @@ def test_quantities(text, number):
     assert amount_of(text) == number
 
 
-def test_what_is_no_quantity():
+def test_a_wrong_quantity_is_refused():
     with pytest.raises(ValueError, match="'1 GB' is no quantity"):
         amount_of("1 GB")
 
@@ -117,7 +117,7 @@ def test_what_is_used_up_of_a_quota(hard, used, empty):
     assert used_up(hard, used) == empty
 
 
-def test_a_quota_of_pods_without_a_deadline_is_not_ours():
+def test_a_quota_for_pods_without_a_deadline_does_not_concern_steps():
     quota = {
         "metadata": {"name": "services"},
         "spec": {"scopes": ["NotTerminating"]},
@@ -158,7 +158,10 @@ def apply(admin, namespace, text):
 
 
 def test_under_the_documented_role_everything_is_well(kubernetes_namespace):
-    """It needs no more than the page says; what else may not be looked at is no error."""
+    """The check needs no more permissions than the page lists.
+
+    Quotas and limit ranges that Airflow may not read are no error.
+    """
     found = findings()
     assert [one for one in found if not one.is_ok] == []
     assert {one.subject for one in found} == {"cluster", "permissions", "quotas", "limit ranges"}
@@ -166,7 +169,7 @@ def test_under_the_documented_role_everything_is_well(kubernetes_namespace):
 
 
 def test_a_missing_verb_is_named_and_can_be_granted(admin, kubernetes_namespace):
-    """What is printed, applied as it is, makes it well."""
+    """The YAML that the check prints, applied unchanged, makes the check pass."""
     client, connection = admin
     rbac = client.RbacAuthorizationV1Api(connection)
     role = rbac.read_namespaced_role(NAME, kubernetes_namespace)
@@ -211,7 +214,7 @@ def sees_limits(admin, kubernetes_namespace):
     rbac.delete_namespaced_role("limits", kubernetes_namespace)
 
 
-def test_a_quota_that_is_used_up_is_said(admin, kubernetes_namespace, sees_limits):
+def test_a_quota_that_is_used_up_is_reported(admin, kubernetes_namespace, sees_limits):
     client, connection = admin
     core = client.CoreV1Api(connection)
     hard = {"count/jobs.batch": "0", "pods": "5"}
@@ -241,7 +244,7 @@ def test_a_quota_that_is_used_up_is_said(admin, kubernetes_namespace, sees_limit
 
 
 def test_a_namespace_that_is_not_there(monkeypatch, kubernetes_namespace):
-    """Who may look is told; nobody gets a traceback."""
+    """The check names the missing namespace and the command that creates it, without a traceback."""
     name = f"no-{uuid.uuid4().hex[:8]}"
     extra = {"kube_config_path": os.environ["KUBECONFIG"], "namespace": name}
     monkeypatch.setenv("AIRFLOW_CONN_TYPO", json.dumps({"conn_type": "kubernetes", "extra": extra}))
@@ -252,7 +255,7 @@ def test_a_namespace_that_is_not_there(monkeypatch, kubernetes_namespace):
 
 
 def extra_of(kubernetes_namespace, change):
-    """Return the extra of a connection like the usual one, with its kubeconfig changed."""
+    """Return the extra of the usual connection with its kubeconfig changed."""
     extra = json.loads(os.environ["AIRFLOW_CONN_KUBERNETES_DEFAULT"])["extra"]
     config = json.loads(extra["kube_config"])
     change(config)
@@ -289,7 +292,7 @@ def test_a_connection_that_leads_nowhere(monkeypatch):
     assert "leads to no Kubernetes cluster" in found.message
 
 
-# -- a step that is run
+# -- check runs a step
 
 
 def nothing_is_left(namespace, admin):
@@ -326,6 +329,6 @@ def test_a_step_that_waits_is_given_up_in_the_cluster_s_own_words(admin, kuberne
     found = trial.run()
     assert trial.remove() == []
     assert found.message.startswith("start_timeout: the step had not begun after 20 s")
-    # another test may have tainted the node at that moment
+    # another test may have tainted the node at this moment
     assert re.search(r"Insufficient cpu|untolerated taint", found.message)
     wait_until(lambda: nothing_is_left(kubernetes_namespace, admin), "nothing to be left of the step")

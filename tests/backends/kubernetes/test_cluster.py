@@ -1,4 +1,4 @@
-"""What goes wrong on a real cluster, and what is said of it."""
+"""Failures on a real cluster, and how they are reported."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ from tests.support.cluster import NO_IMAGE, offer, only_node
 from tests.support.cluster_jobs import pods_of, wait_lines, wait_no_pods, wait_over, wait_running, wait_status
 from tests.support.waiting import wait_until
 
-# until a kubelet has heard of a label of its node: nobody says when, and a pod is refused that comes before
+# Wait this long for a kubelet to learn of a new label of its node: no API tells when it has, and until then
+# it refuses pods that need the label.
 KUBELET_HEARS_S = 10.0
 
 
 def is_refused(call):
-    """Return whether the cluster does not allow it."""
+    """Return whether the cluster forbids the call."""
     from kubernetes.client.exceptions import ApiException
 
     try:
@@ -55,7 +56,7 @@ def fails(submit, error):
 
 
 def is_counted(admin, quota, namespace):
-    """Return whether the cluster knows what a quota's namespace has; until then it refuses all."""
+    """Return whether the cluster has counted what a quota limits. Until then it refuses every object."""
     return bool(admin.read_namespaced_resource_quota(quota, namespace).status.hard)
 
 
@@ -107,7 +108,7 @@ TEMPLATE = {"spec": {"containers": [{"name": "step"}, BESIDE], "terminationGrace
 
 
 def test_a_step_that_fails_beside_a_container_that_runs_on_has_failed(hook, submitted):
-    """A pod ends with the last of its containers, but for those of ``sidecars``."""
+    """A pod ends with the last of its containers, except those named in ``sidecars``."""
 
     def fail():
         raise ValueError("no")
@@ -155,7 +156,7 @@ def test_a_pod_that_somebody_deletes_was_taken_away(hook, submitted):
 
     _, handle = submitted(["sleep", "600"], settings={"termination_grace_period_seconds": 1})
     wait_running(hook, handle)
-    admin = client.CoreV1Api(config.new_client_from_config())  # not Airflow, which may not
+    admin = client.CoreV1Api(config.new_client_from_config())  # Airflow may not delete pods
     admin.delete_namespaced_pod(only_pod(hook, handle), hook.cluster().namespace)
     status = wait_over(hook, handle)
     assert status.state is JobState.FAILED
@@ -216,7 +217,7 @@ def test_without_log_and_store_there_is_no_way_back(hook, submitted):
 
 
 def test_a_triggerer_needs_no_look_at_the_connection(hook, submitted, monkeypatch):
-    """Its threads could not take one: the handle names the connection, which it looks up before."""
+    """Threads of a triggerer cannot look up connections. The triggerer has looked up the handle's before."""
     _, handle = submitted(["true"])
     connection = hook.connection
     monkeypatch.delenv("AIRFLOW_CONN_KUBERNETES_DEFAULT")
@@ -241,16 +242,16 @@ def test_a_connection_that_leads_nowhere_says_so(monkeypatch):
         KubernetesStepHook("nowhere").scope()
 
 
-# -- a submit that was killed half-way
+# -- a submit that is killed half-way
 
 
 class Killed(BaseException):
-    """What SIGKILL would be, for everything after the request that was just answered."""
+    """Stands for SIGKILL: nothing runs after the request that was just answered."""
 
 
 @pytest.mark.parametrize("after", ["job", "secret", "release"])
 def test_killed_in_the_submit(hook, submitted, kubernetes_namespace, monkeypatch, after):
-    """Nothing runs before the Secret exists, and the next call completes the submission."""
+    """No pod exists before the Secret does, and the next submit completes the submission."""
     step = make_step(["echo", "hello"])
     dying, cluster = KubernetesStepHook(), KubernetesStepHook().cluster()
     method, last = {
@@ -280,13 +281,13 @@ def test_killed_in_the_submit(hook, submitted, kubernetes_namespace, monkeypatch
 
 
 def test_the_input_of_an_earlier_job_is_not_taken(hook, monkeypatch, admin):
-    """The cluster is about to remove it: a step that began with it could not hand over what it returns."""
+    """The cluster is about to remove that Secret. A step that used it could lose its result."""
     step, namespace = make_step(["true"]), hook.cluster().namespace
     dying = KubernetesStepHook()
     monkeypatch.setattr(dying.cluster(), "patch", refuse)
     with pytest.raises(Killed):
         dying.submit(step.spec, step.payload)
-    held = {"metadata": {"finalizers": ["stepop.test/hold"]}}  # or the cluster may be faster
+    held = {"metadata": {"finalizers": ["stepop.test/hold"]}}  # else the cluster may remove it first
     admin.patch_namespaced_secret(step.spec.name, namespace, held)
     assert hook.lookup(step.spec) is None
     with pytest.raises(ConnectionError, match=r"Secret of an earlier job|deleted while it was submitted"):
@@ -321,14 +322,14 @@ def test_a_job_that_is_deleted_is_gone(hook, submitted):
         hook.outcome(handle)
 
 
-# -- the end of the step, before the Job has heard of it
+# -- the step has ended, and its Job does not know yet
 
 
 def test_a_step_has_succeeded_when_its_container_has(hook, submitted):
     _, handle = submitted(["true"])
     assert wait_over(hook, handle).state is JobState.SUCCEEDED
-    hook.cancel(handle)  # comes late
-    time.sleep(3)  # nothing changes; on a slower machine less could
+    hook.cancel(handle)  # too late to have an effect
+    time.sleep(3)  # nothing may change in this time; a slow machine only weakens the test
     assert hook.status([handle])[handle].state is JobState.SUCCEEDED
     assert hook.outcome(handle).digest
 
@@ -341,7 +342,7 @@ def test_a_container_that_ends_well_because_it_was_asked_to_has_not_succeeded(ho
     assert wait_over(hook, handle).state is JobState.CANCELLED
 
 
-# -- what keeps a job from its start
+# -- failures before the start
 
 
 def test_a_broken_init_container_is_named_and_its_last_lines_are_told(hook, submitted):
@@ -356,7 +357,7 @@ def test_a_broken_init_container_is_named_and_its_last_lines_are_told(hook, subm
 
 
 def test_a_volume_that_is_fuller_than_it_may_be_is_a_mistake(hook, submitted):
-    """A kubelet measures volumes once in one or two minutes."""
+    """A kubelet measures volumes only once in one or two minutes."""
     settings = {
         "volumes": [{"name": "scratch", "empty_dir": {"size_limit": "1Mi"}}],
         "volume_mounts": [{"name": "scratch", "mount_path": "/scratch"}],
@@ -370,7 +371,7 @@ def test_a_volume_that_is_fuller_than_it_may_be_is_a_mistake(hook, submitted):
 
 
 def test_a_result_comes_back_from_a_pod_of_many_containers(hook, submitted):
-    """A node cuts the message of each container to its share of 12 KiB."""
+    """A node limits the messages of all containers of a pod together to 12 KiB, in equal shares."""
 
     def result():
         return {f"metric_{number}": number / 7 for number in range(45)}
@@ -384,8 +385,8 @@ def test_a_result_comes_back_from_a_pod_of_many_containers(hook, submitted):
 
 
 @pytest.mark.parametrize("size", [10, 20_000, 0])
-def test_a_pod_that_is_gone_after_its_end_has_told_all(hook, submitted, admin, size):
-    """Autoscalers remove a node that runs nothing, with its pods, while the task waits for a worker."""
+def test_the_outcome_of_an_ended_pod_survives_its_removal(hook, submitted, admin, size):
+    """Autoscalers remove an idle node with its ended pods while the task still waits for a worker."""
 
     def text(size):
         if not size:
@@ -407,7 +408,7 @@ def test_a_pod_that_is_gone_after_its_end_has_told_all(hook, submitted, admin, s
         assert outcome["failure"]["exception"]["qualname"] == "ValueError"
 
 
-def test_a_failure_that_only_the_pod_knew_is_secured(hook, submitted, admin):
+def test_a_failure_that_only_the_pod_knew_is_preserved(hook, submitted, admin):
     command = ["python3", "-c", "bytearray(1 << 30)"]
     _, handle = submitted(command, resources=ResourceSettings(memory="128MiB"))
     wait_status(
@@ -423,7 +424,7 @@ def test_a_failure_that_only_the_pod_knew_is_secured(hook, submitted, admin):
 
 
 def test_the_time_limit_of_a_step_begins_when_it_begins(hook, submitted):
-    """A node counts the time of a pod from when it took it: images and init containers count there."""
+    """A node counts a pod's deadline from its acceptance, so image pulls and init containers would count."""
     slow = {"name": "slow", "image": default_image(), "command": ["sleep", "4"]}
     _, handle = submitted(["sleep", "1"], settings={"init_containers": [slow]}, timeout_s=3.0)
     assert wait_over(hook, handle).state is JobState.SUCCEEDED
@@ -447,7 +448,7 @@ def test_an_account_that_is_not_there_is_a_mistake(hook, submitted):
     assert 'serviceaccount "nobody" not found' in status.failure.summary
 
 
-def test_what_the_namespace_does_not_allow_is_denied(hook, submitted, admin):
+def test_a_pod_that_the_namespace_forbids_is_denied(hook, submitted, admin):
     label = "pod-security.kubernetes.io/enforce"
     namespace = hook.cluster().namespace
     admin.patch_namespace(namespace, {"metadata": {"labels": {label: "restricted"}}})
@@ -466,7 +467,7 @@ def test_what_the_namespace_does_not_allow_is_denied(hook, submitted, admin):
 
 
 def test_a_quota_that_is_used_up_is_waited_for(hook, submitted, admin):
-    """In the words of the cluster, until there is room."""
+    """The task shows the cluster's own message until there is room."""
     namespace = hook.cluster().namespace
     quota = {"metadata": {"name": "small"}, "spec": {"hard": {"pods": "0"}}}
     admin.create_namespaced_resource_quota(namespace, quota)
@@ -516,7 +517,7 @@ def test_a_spot_node_is_waited_for_and_its_taint_tolerated(hook, submitted, admi
 
 
 def test_a_quota_of_jobs_that_is_used_up_takes_no_job(hook, submitted, admin):
-    """The caller comes back; under the same name."""
+    """The caller tries again later, under the same name."""
     namespace = hook.cluster().namespace
     step = make_step(["true"])
     quota = {"metadata": {"name": "jobs"}, "spec": {"hard": {"count/jobs.batch": "0"}}}
@@ -538,7 +539,7 @@ def test_a_quota_of_jobs_that_is_used_up_takes_no_job(hook, submitted, admin):
     hook.delete(handle)
 
 
-def test_a_secret_that_somebody_deleted_before_the_start_is_said(hook, submitted, admin):
+def test_a_secret_that_is_deleted_before_the_start_is_reported(hook, submitted, admin):
     namespace, later = hook.cluster().namespace, "stepop.test/later"
     step = make_step(["true"], settings={"resources": {"limits": {later: "1"}}})
     handle = hook.submit(step.spec, step.payload)
@@ -568,7 +569,7 @@ def test_a_secret_that_somebody_deleted_before_the_start_is_said(hook, submitted
 def test_a_node_that_refuses_the_pod_is_told_from_a_step_that_fails(
     hook, submitted, admin, asked, category, said
 ):
-    """A scheduler may know more, or less, of a node than its kubelet does; here nobody asks one."""
+    """The pod names its node, so no scheduler checks first; only the kubelet refuses."""
     template = {"spec": {"nodeName": only_node(admin), **asked}}
     _, handle = submitted(["true"], settings={"pod_template": template})
     failure = wait_over(hook, handle).failure
@@ -578,7 +579,7 @@ def test_a_node_that_refuses_the_pod_is_told_from_a_step_that_fails(
 
 
 def test_a_queue_starts_a_job_stops_it_and_starts_it_again(hook, submitted):
-    """What Kueue does: https://kueue.sigs.k8s.io/docs/concepts/workload/"""
+    """Suspend and resume a job as Kueue does: https://kueue.sigs.k8s.io/docs/concepts/workload/"""
     from kubernetes import client, config
 
     kueue = client.BatchV1Api(config.new_client_from_config())
@@ -588,13 +589,13 @@ def test_a_queue_starts_a_job_stops_it_and_starts_it_again(hook, submitted):
         kueue.patch_namespaced_job(handle.id, namespace, {"spec": {"suspend": is_suspended}})
 
     settings = {"queue_name": "gpus", "termination_grace_period_seconds": 1}
-    _, handle = submitted(["sleep", "30"], settings=settings)  # it must not be over before it is stopped
+    _, handle = submitted(["sleep", "30"], settings=settings)  # must still run when it is suspended
     job = kueue.read_namespaced_job(handle.id, namespace)
     assert job.metadata.labels["kueue.x-k8s.io/queue-name"] == "gpus"
     assert hook.status([handle])[handle].state is JobState.PENDING
     suspend(False)
     wait_running(hook, handle)
-    time.sleep(1.1)  # or more: the API's times are whole seconds
+    time.sleep(1.1)  # the times in the API are whole seconds; longer does no harm
     suspend(True)
     status = wait_status(
         hook, handle, "it is suspended", lambda status: status.description.startswith("Suspended")

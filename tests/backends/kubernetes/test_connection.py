@@ -1,4 +1,4 @@
-"""A connection means what it means to the provider's own hook."""
+"""A connection has the same meaning here as in the hook of Airflow's Kubernetes provider."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def given(extra):
 
 
 def through_the_hook(extra, context, monkeypatch):
-    """Return host, token, whether certificates are checked, and the namespace of the provider's hook."""
+    """Return host, token, verification of certificates and namespace of the provider's hook."""
     from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
     from kubernetes.client import Configuration
 
@@ -63,7 +63,7 @@ def _seen(configuration):
     ],
     ids=["text", "mapping", "context", "unverified", "unverified-text", "older", "path", "default"],
 )
-def test_it_means_what_it_means_to_the_provider_s_hook(extra, context, tmp_path, monkeypatch):
+def test_a_connection_means_the_same_to_the_provider_s_hook(extra, context, tmp_path, monkeypatch):
     path = tmp_path / "config"
     path.write_text(json.dumps(kubeconfig("one", "two")))
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
@@ -77,15 +77,15 @@ def test_it_means_what_it_means_to_the_provider_s_hook(extra, context, tmp_path,
 
 
 @pytest.mark.parametrize("wrong", ["namspace", "kubeconfig_path", "extra__kubernetes__namspace"])
-def test_a_field_that_is_misspelt_is_an_error(wrong):
-    """Steps would run in the namespace ``default``."""
+def test_a_misspelt_field_of_the_extra_is_an_error(wrong):
+    """Ignored, a misspelt ``namespace`` would let steps run in the namespace ``default``."""
     with pytest.raises(
         StepConfigError, match=rf"'k8s' has the unknown field '{wrong}' in its extra; did you mean '\w+'"
     ):
         connect(given({"kube_config": kubeconfig("one"), wrong: "ml"}), None, None)
 
 
-def test_a_field_of_somebody_else_is_none_of_our_business():
+def test_an_unrelated_field_of_the_extra_is_ignored():
     found = connect(given({"kube_config": kubeconfig("one"), "team": "ml"}), None, None)
     assert found.host == "https://one:6443"
 
@@ -130,7 +130,7 @@ def test_one_that_leads_nowhere_says_so(extra, text, monkeypatch):
 
 
 def test_the_second_client_is_not_loaded():
-    """It is half a second of CPU, in each of the two workers of a step."""
+    """Importing the other client costs half a second of CPU, in both workers of a step."""
     script = "import sys, airflow_stepop.hooks.kubernetes.connection as c; import kubernetes; "
     script += "print('kubernetes_asyncio' in sys.modules, 'airflow.providers.cncf' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE_S)

@@ -1,4 +1,4 @@
-"""The link to a job, as the connection spells it."""
+"""The link to a job's console page, built from the connection's template."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_placeholders_are_filled_and_quoted(template, url):
         (7, "7 is no address"),
     ],
 )
-def test_what_is_no_address_is_refused(template, said):
+def test_a_template_that_gives_no_address_is_refused(template, said):
     with pytest.raises(StepConfigError, match=said):
         filled(template, VALUES)
 
@@ -68,7 +68,7 @@ def test_a_placeholder_without_a_value_says_where_it_comes_from():
 
 
 def test_the_examples_of_the_page_are_addresses():
-    """Each of them, and the table of placeholders, is what the code takes."""
+    """The code accepts every example on the page and exactly the placeholders of the page's table."""
     section = PAGE.read_text().partition("### The console\n")[2].partition("\n## ")[0]
     templates = re.findall(r"`(https://[^`]+)`", section)
     assert len(templates) == 5
@@ -77,7 +77,7 @@ def test_the_examples_of_the_page_are_addresses():
     assert re.findall(r"^\| `\{(\w+)\}`", section, re.MULTILINE) == list(PLACEHOLDERS)
 
 
-# -- from the connection
+# -- the link of a connection
 
 
 def handle(**detail):
@@ -95,7 +95,7 @@ def connect(monkeypatch):
 
 
 def test_a_job_has_the_link_of_its_connection(connect):
-    """From the handle alone, as any process has it; no cluster is asked."""
+    """The handle alone is enough, in any process; the cluster is not asked."""
     hook = connect(console_url=HEADLAMP)
     known = JobHandle.from_json(json.loads(json.dumps(handle().to_json())))
     assert hook.link(known) == "https://headlamp.example.com/c/main/jobs/steps/s-1"
@@ -116,7 +116,7 @@ def test_without_a_console_there_is_no_link(connect):
 
 @pytest.mark.parametrize("extra", [{"console_url": "https://c/{uid}"}, {"console_url": ["https://c"]}])
 def test_a_link_never_fails_a_job(connect, extra):
-    """It runs, and may have run for days: the mistake is a line in the log."""
+    """The job is running, perhaps for days. A mistake in the link is only logged."""
     hook, said = connect(**extra), []
     hook._log = SimpleNamespace(warning=lambda text, *values: said.append(text % values))
     assert hook.link(handle()) is None

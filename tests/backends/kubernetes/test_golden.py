@@ -1,4 +1,4 @@
-"""The golden Jobs are Jobs: a real API server takes them as they are, and knows every field of them."""
+"""A real API server accepts the golden Jobs and knows every field of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.json"))
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 def test_the_server_takes_the_golden_job(kubernetes_namespace, path):
-    """``Strict``: a field that is not in the schema which this server serves is an error.
+    """``Strict``: a field that is not in the schema served by this server is an error.
 
     https://kubernetes.io/docs/reference/using-api/api-concepts/#field-validation
     """
@@ -29,7 +29,7 @@ def test_the_server_takes_the_golden_job(kubernetes_namespace, path):
 
 
 def test_the_server_refuses_what_it_does_not_know(kubernetes_namespace):
-    """So the test above can fail."""
+    """The test above can fail."""
     cluster, job = KubernetesStepHook().cluster(), json.loads(GOLDEN[0].read_text())
     job["metadata"].pop("namespace", None)
     job["spec"]["template"]["spec"]["nodeSelectr"] = {}
@@ -39,7 +39,7 @@ def test_the_server_refuses_what_it_does_not_know(kubernetes_namespace):
 
 
 def lacking(sent, taken, where=""):
-    """Return the places at which the server has something else than was sent."""
+    """Return every path at which the server's copy differs from the object that was sent."""
     if isinstance(sent, dict):
         return [
             text

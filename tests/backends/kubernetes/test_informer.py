@@ -1,4 +1,4 @@
-"""Many jobs are watched: two streams instead of questions, and never an old answer for a new one."""
+"""Many jobs are watched through two streams (Jobs, pods), and an old state never replaces a newer one."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ AT_ONCE = {"termination_grace_period_seconds": 1}
 
 @pytest.fixture
 def asked(jobs, monkeypatch):
-    """Paths and queries of every request of the hook."""
+    """Return the list of the hook's requests: method, last part of the path, query."""
     from airflow_stepop.hooks.kubernetes.cluster import Cluster
 
     requests, send = [], Cluster.open
 
     def spy(self, method, path, *args, **kwargs):
-        if self in jobs[0]._clusters.values():  # those of another test may be read on
+        if self in jobs[0]._clusters.values():  # watches of another test may still run
             requests.append((method, path.rpartition("/")[2], kwargs.get("query") or {}))
         return send(self, method, path, *args, **kwargs)
 
@@ -37,7 +37,7 @@ def asked(jobs, monkeypatch):
 
 @pytest.fixture
 def jobs(kubernetes_namespace):
-    """Five jobs that go on until they are deleted, and the hook that has submitted them."""
+    """Submit five jobs that run until they are deleted; yield the hook and their handles."""
     hook = KubernetesStepHook()
     steps = [make_step(["sleep", "600"], settings=AT_ONCE) for _ in range(5)]
     handles = [hook.submit(step.spec, step.payload) for step in steps]
@@ -57,14 +57,14 @@ def all_run(hook, handles):
 
 
 def wait_state(hook, handles, handle, state):
-    """Wait for the state of one job; it is asked for with all of them."""
+    """Wait until one job has the state; each status call asks for all jobs."""
     wait_until(
         lambda: hook.status(handles)[handle].state, f"{handle.id} to be {state}", holds=lambda s: s is state
     )
 
 
 def wait_over(hook, handles, handle):
-    """Wait for the end of one job; return every state that it was seen in."""
+    """Wait until one job ends; return every state that was seen."""
     found = []
     wait_until(
         lambda: found.append(hook.status(handles)[handle].state) or found[-1],
@@ -76,7 +76,7 @@ def wait_over(hook, handles, handle):
 
 
 def hold_back(monkeypatch, *kinds):
-    """Have nothing more arrive of the changes of these kinds."""
+    """Drop all further changes of these kinds, as a stream that is late would."""
     apply = informer.Reflector._apply
     monkeypatch.setattr(
         informer.Reflector, "_apply", lambda self, event: self._kind in kinds or apply(self, event)
@@ -88,7 +88,7 @@ def test_looks_cost_no_request_once_the_streams_flow(jobs, asked):
     all_run(hook, handles)
     watched = [kind for _, kind, query in asked if "watch" in query]
     assert set(watched) == {"jobs", "pods"}
-    assert len(watched) < len(handles)  # they may have been begun again
+    assert len(watched) < len(handles)  # a watch may have been started again
     asked.clear()
     for _ in range(50):
         hook.status(handles)
@@ -104,12 +104,12 @@ def test_what_happens_is_known_from_the_streams(jobs, asked):
     assert states(hook, handles)[1:] == [JobState.RUNNING] * 4
     name = handles[0].id
     found = [(method, kind) for method, kind, query in asked if "watch" not in query]
-    assert found[:3] == [("GET", name), ("GET", "pods"), ("PATCH", name)]  # of the cancel
-    assert set(found[3:]) <= {("GET", name), ("GET", "events")}  # when one stream is later than the other
+    assert found[:3] == [("GET", name), ("GET", "pods"), ("PATCH", name)]  # requests of the cancel
+    assert set(found[3:]) <= {("GET", name), ("GET", "events")}  # if one stream lags behind the other
 
 
-def test_a_pod_that_is_gone_is_not_one_that_never_was(jobs, monkeypatch):
-    """The stream of jobs may be later than that of pods: a step that ran for hours would be late to start."""
+def test_a_pod_that_is_gone_did_exist(jobs, monkeypatch):
+    """The Jobs stream may lag behind the pods stream. The step must not then be reported as late to start."""
     hook, handles = jobs
     all_run(hook, handles)
     seen = hook._states(hook._cluster(handles[0]))._informer
@@ -122,8 +122,8 @@ def test_a_pod_that_is_gone_is_not_one_that_never_was(jobs, monkeypatch):
     assert wait_over(hook, handles, handles[0]) == {JobState.RUNNING, JobState.CANCELLED}
 
 
-def test_nor_is_one_that_took_its_time_to_end(jobs, admin, monkeypatch):
-    """Its Job says for a while that it is being terminated, and then counts it."""
+def test_a_pod_that_took_long_to_terminate_did_exist(jobs, admin, monkeypatch):
+    """The Job counts its pod as terminating for a while, and only then as failed."""
     hook, _ = jobs
     script = "trap '' TERM; echo ready; while true; do sleep 1; done"
     step = make_step(["sh", "-c", script], settings={"termination_grace_period_seconds": 5})
@@ -146,7 +146,7 @@ def test_nor_is_one_that_took_its_time_to_end(jobs, admin, monkeypatch):
 
 
 def test_the_log_of_a_job_that_is_over_is_read_to_its_end(jobs, monkeypatch):
-    """The stream of pods may be later than that of jobs: it still runs there."""
+    """The pods stream may lag behind the Jobs stream: there the pod still runs."""
     hook, handles = jobs
     step = make_step(["sh", "-c", "echo one; sleep 5; printf 'no end'"])
     handle = hook.submit(step.spec, step.payload)
@@ -160,8 +160,8 @@ def test_the_log_of_a_job_that_is_over_is_read_to_its_end(jobs, monkeypatch):
         hook.delete(handle)
 
 
-def test_nothing_is_gone_before_it_was_asked_for_by_its_name(jobs, asked, monkeypatch):
-    """A stream may be late: a job that was submitted a moment ago is not in it yet."""
+def test_no_job_is_gone_before_it_was_asked_for_by_name(jobs, asked, monkeypatch):
+    """A stream may lag: a job that was submitted a moment ago is not in it yet."""
     hook, handles = jobs
     all_run(hook, handles)
     hold_back(monkeypatch, "jobs", "pods")
@@ -183,7 +183,7 @@ def test_a_job_that_was_deleted_is_gone(jobs):
 def test_a_stream_that_breaks_is_begun_again_from_a_list(jobs, asked, monkeypatch):
     hook, handles = jobs
     all_run(hook, handles)
-    # as the server says it when it has forgotten what changed: 410 Gone
+    # as if the server had answered 410 Gone: it no longer has the changes since the last one seen
     monkeypatch.setattr(informer.Reflector, "_apply", lambda self, event: False)
     hook.cancel(handles[0])
     wait_until(
@@ -193,8 +193,8 @@ def test_a_stream_that_breaks_is_begun_again_from_a_list(jobs, asked, monkeypatc
     wait_state(hook, handles, handles[0], JobState.CANCELLED)
 
 
-def test_what_changed_while_nobody_heard_of_it_is_told_after_the_list(jobs, monkeypatch):
-    """The list may have been asked for the sake of one job, and the others are not asked for for a minute."""
+def test_changes_missed_by_a_broken_stream_are_told_after_the_list(jobs, monkeypatch):
+    """The list may be fetched for one job, while the watcher asks for the others only once a minute."""
     hook, handles = jobs
     all_run(hook, handles)
     wait_until(hook.changed_jobs, "no more changes", holds=lambda told: not told)
@@ -212,8 +212,8 @@ def test_what_changed_while_nobody_heard_of_it_is_told_after_the_list(jobs, monk
     assert handles[0] in hook.changed_jobs()
 
 
-def test_what_no_look_needs_is_no_change(jobs):
-    """The Job controller writes of thousands of jobs at its own pace what nobody here reads."""
+def test_a_change_that_no_status_depends_on_is_not_told(jobs):
+    """The Job controller updates thousands of jobs at its own pace, often in fields that nobody reads."""
     hook, handles = jobs
     all_run(hook, handles)
     cluster = hook._cluster(handles[0])
@@ -221,7 +221,7 @@ def test_what_no_look_needs_is_no_change(jobs):
     wait_until(lambda: all(is_true(condition_of(pod, "Ready")) for pod in pods()), "the pod to be ready")
     wait_until(lambda: time.sleep(1) or not hook.changed_jobs(), "a second without changes")
     cluster.patch("jobs", handles[0].id, {"metadata": {"annotations": {"someone": "else"}}})
-    hook.cancel(handles[1])  # heard of after that, in the same stream
+    hook.cancel(handles[1])  # this change arrives later in the same stream
     told: set = set()
     wait_until(
         lambda: told.update(hook.changed_jobs() or ()) or told,
@@ -231,13 +231,13 @@ def test_what_no_look_needs_is_no_change(jobs):
     assert handles[0] not in told
 
 
-def test_what_the_warnings_may_tell_more_of_is_told_again(jobs, monkeypatch):
+def test_a_job_whose_warnings_may_say_more_is_told_again(jobs, monkeypatch):
     hook, handles = jobs
     step = make_step(["true"], image=NO_IMAGE, settings=AT_ONCE)
     broken = hook.submit(step.spec, step.payload)
     monkeypatch.setattr(events, "PAUSE_S", 0.2)
     try:
-        # one word or the other, until it is tried again
+        # the kubelet alternates between the two reasons
         wait_until(
             lambda: hook.status([*handles, broken])[broken].native,
             "the pull to fail",
@@ -272,7 +272,7 @@ def test_an_api_that_cannot_be_reached_is_an_error_and_no_old_state(jobs, monkey
     assert states(hook, handles) == [JobState.RUNNING] * 5
 
 
-def test_nobody_reads_on_when_nobody_asks(jobs, monkeypatch):
+def test_the_streams_close_when_no_status_is_asked_for(jobs, monkeypatch):
     monkeypatch.setattr(informer, "IDLE_S", 2)
     monkeypatch.setattr(informer, "WATCH_S", 1)
     hook, handles = jobs

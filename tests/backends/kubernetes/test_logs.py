@@ -1,4 +1,4 @@
-"""Logs that are awkward to read: printed all at once, in one line, and rotated away."""
+"""Logs that are hard to read: much at once, everything in one line, rotated away."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.cluster_jobs import wait_lines, wait_over
 
 @pytest.fixture
 def rotated_at_bytes(kubernetes_namespace):
-    """How large a log becomes before its node begins another one; as far as this may be asked."""
+    """Return the size at which the node begins another log file, from the configuration of its kubelet."""
     import json
 
     from kubernetes import client, config
@@ -29,12 +29,12 @@ def rotated_at_bytes(kubernetes_namespace):
 
 
 def texts(hook, handle, cursor=None):
-    """Return all lines, read as a triggerer reads them."""
+    """Return all lines, read in chunks as a triggerer reads them."""
     return [line.text for chunk in hook.chunks(handle, cursor) for line in chunk.lines]
 
 
 def test_what_is_printed_all_at_once_is_read_in_full(hook, submitted):
-    """The API can be asked for lines since a second, and no more than so many bytes of them."""
+    """The API returns lines since a second, limited to a number of bytes."""
     _, handle = submitted(["python3", "-c", r"print(*range(60_000), sep='\n')"])
     wait_over(hook, handle)
     assert texts(hook, handle) == [str(number) for number in range(60_000)]
@@ -46,7 +46,7 @@ def test_a_line_longer_than_one_answer_is_one_line(hook, submitted):
     assert texts(hook, handle) == ["a" * 600_000, "b"]
 
 
-def test_a_line_is_read_once_it_ends(hook, submitted):
+def test_a_line_is_read_only_when_it_has_ended(hook, submitted):
     script = "import sys, time; print('x' * 50_000, end='', flush=True); time.sleep(3); print('y')"
     _, handle = submitted(["python3", "-c", script])
     seen, cursor = [], None
@@ -62,8 +62,9 @@ def test_a_line_is_read_once_it_ends(hook, submitted):
 
 
 def test_whatever_is_printed_last_is_there(hook, submitted):
-    """When a container's process ends, its runtime may forget what it has not read of its pipe. On a busy
-    host that happened to every second step.
+    """When a container's process ends, its runtime may drop what it has not yet read of the pipe.
+
+    On a busy host every second step lost lines this way.
     """
 
     def print_much():
@@ -81,7 +82,7 @@ def test_whatever_is_printed_last_is_there(hook, submitted):
 
 
 def test_lines_that_the_node_has_rotated_away_are_named(hook, submitted, rotated_at_bytes):
-    """The result is there all the same: it is printed last."""
+    """The result still arrives, since it is printed last."""
     script = f"""
 import time
 print("first", flush=True)
@@ -104,7 +105,7 @@ print("last")
 
 
 def log_of(uid, *lines):
-    """Return the log of a pod that is over, as the API server tells it."""
+    """Return the log of an ended pod, as the API server returns it."""
     data = "".join(f"{line}\n" for line in lines).encode()
     answers = SimpleNamespace(path=lambda *_: "", open=lambda *_, **__: SimpleNamespace(data=data))
     return PodLog(answers, {"metadata": {"name": uid, "uid": uid}, "status": {"phase": "Succeeded", **BEGAN}})
@@ -114,7 +115,7 @@ BEGAN = {"containerStatuses": [{"name": "step", "state": {"terminated": {"exitCo
 
 
 def test_lines_of_the_hour_that_comes_twice_are_not_lost():
-    """A node writes its local time, whose offset changes when summer time ends."""
+    """A node writes local times, and their offset changes when summer time ends."""
     summer, winter = "2026-10-25T02:59:59.900000000+02:00 one", "2026-10-25T02:00:00.100000000+01:00 two"
     cursor = log_of("a", summer).since(None).cursor
     found = log_of("a", summer, winter).since(cursor)
@@ -123,7 +124,7 @@ def test_lines_of_the_hour_that_comes_twice_are_not_lost():
 
 
 def test_a_job_that_goes_on_in_another_pod_has_a_log_from_its_beginning():
-    """Kueue has stopped it and started it again; the clock of its new node may be late."""
+    """Kueue has stopped the job and started it again, and the clock of the new node may be behind."""
     cursor = log_of("a", "2026-01-01T00:00:09.000000000Z one").since(None).cursor
     found = log_of("b", "2026-01-01T00:00:08.000000000Z two").since(cursor)
     assert [line.text for line in found.lines] == ["two"]

@@ -1,4 +1,4 @@
-"""A node that is not heard of any more: its pods may go on, so that no other one is begun beside them."""
+"""A node does not answer any more. Its pods may still run, so no other pod may start beside them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.cluster_jobs import pods_of, wait_over, wait_running, wait_st
 from tests.support.waiting import wait_until
 
 KEY = "stepop.test/lost"
-TOLERATED_S = 3  # 300 unless a pod says otherwise
+TOLERATED_S = 3  # 300 unless a pod sets it
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def core(kubernetes_namespace):
 
 @pytest.fixture
 def node(core):
-    """A node without a kubelet: the test says what one would say."""
+    """A node without a kubelet; the test reports its state instead."""
     name = f"lost-{uuid.uuid4().hex[:8]}"
     core.create_node(
         {
@@ -53,7 +53,10 @@ def named(pod):
 
 
 def begin(core, pod):
-    """Say that the step's container runs, and nothing more: the node controller notices that."""
+    """Report that the step's container runs.
+
+    Ready conditions are included, as the node controller resets them.
+    """
     image = pod["spec"]["containers"][0]["image"]
     container = {"name": STEP, "image": image, "imageID": image, "restartCount": 0, "ready": True}
     container |= {"started": True, "state": {"running": {"startedAt": now()}}}
@@ -61,12 +64,12 @@ def begin(core, pod):
         {"type": kind, "status": "True", "lastTransitionTime": now()} for kind in ("Ready", "ContainersReady")
     ]
     status = {"phase": "Running", "conditions": conditions, "containerStatuses": [container]}
-    say_ready(core, pod["spec"]["nodeName"])  # or the node controller may have been here before
+    say_ready(core, pod["spec"]["nodeName"])  # the node controller may already have found it not ready
     core.patch_namespaced_pod_status(*named(pod), {"status": status})
 
 
 def finish(core, pod):
-    """Say what a kubelet says that is back and finds its pod to be deleted: it is killed, and gone."""
+    """Report what a returned kubelet reports of a pod marked for deletion: killed, then gone."""
     times = {"startedAt": now(), "finishedAt": now()}
     container = {"name": STEP, "image": "", "imageID": "", "restartCount": 0, "ready": False}
     container |= {"state": {"terminated": {"exitCode": 137, "reason": "Error", **times}}}
@@ -78,7 +81,7 @@ def finish(core, pod):
 
 @pytest.fixture
 def steps(hook, submitted, core, node):
-    """Return how to begin steps on that node: their pods wait there for a kubelet."""
+    """Return a function that submits steps to this node. Their pods wait there for a kubelet."""
     lost = [
         {"key": f"node.kubernetes.io/{what}", "operator": "Exists", "effect": "NoExecute"}
         | {"tolerationSeconds": TOLERATED_S}
@@ -87,7 +90,7 @@ def steps(hook, submitted, core, node):
     settings = {
         "node_selector": {KEY: node},
         "tolerations": [{"key": KEY, "operator": "Exists", "effect": "NoSchedule"}, *lost],
-        "termination_grace_period_seconds": 1,  # with 0 a pod is removed whether it has ended or not
+        "termination_grace_period_seconds": 1,  # with 0, a pod is removed even if it still runs
     }
     handles = []
 
@@ -109,7 +112,7 @@ def steps(hook, submitted, core, node):
     for handle in handles:
         pod = pod_of(hook, handle)
         if pod is not None:
-            with suppress(ApiException):  # the cluster may remove it at the same moment
+            with suppress(ApiException):  # the cluster may remove the pod at the same moment
                 core.delete_namespaced_pod(*named(pod), grace_period_seconds=0)
 
 
@@ -118,7 +121,7 @@ def pod_of(hook, handle):
 
 
 def is_marked(hook, handle):
-    """Return whether the pod is to be deleted: the node controller does that once it is not tolerated."""
+    """Return whether the pod is marked for deletion; the node controller marks it after its toleration."""
     return "deletionTimestamp" in pod_of(hook, handle)["metadata"]
 
 
@@ -127,14 +130,14 @@ def wait_native(hook, handle, words):
 
 
 def shown(hook, handle):
-    """Return the line of ``airflow stepop jobs``."""
+    """Return the job's line of ``airflow stepop jobs``."""
     found = FoundJob(handle, {}, time.time())
     job = Job(Target(handle.backend, handle.conn_id), found, hook.status([handle])[handle])
     return jobs._short(jobs.describe_job(job, time.time(), []))
 
 
 def test_nothing_is_over_before_the_node_is_removed(hook, core, node, steps):
-    """As the controller of a cloud does when the machine is gone: nobody knows before what still runs."""
+    """A cloud's controller removes the node once its machine is gone. Before that, a pod may still run."""
     goes_on, cancelled, deleted, waits = steps(4)
     runs = [goes_on, cancelled, deleted]
     for handle in runs:
@@ -148,7 +151,7 @@ def test_nothing_is_over_before_the_node_is_removed(hook, core, node, steps):
     hook.cancel(cancelled)
     hook.delete(deleted)
     names = {handle: pod_of(hook, handle)["metadata"]["name"] for handle in (*runs, waits)}
-    end = time.monotonic() + 10  # nothing changes; on a slower machine there are fewer looks at it
+    end = time.monotonic() + 10  # nothing may change in this time; a slow machine only weakens the test
     while time.monotonic() < end:
         for handle in (*runs, waits):
             status = hook.status([handle])[handle]
@@ -184,7 +187,7 @@ def test_a_node_that_comes_back_ends_what_was_to_be_removed(hook, core, node, st
 
 
 def test_many_jobs_are_watched_the_same_way(hook, core, node, steps):
-    """What the streams of changes keep of a pod is enough to say it."""
+    """The fields that the streams keep of a pod suffice to tell that its node is lost."""
     handles = steps(4)
     for handle in handles:
         begin(core, pod_of(hook, handle))
@@ -196,7 +199,7 @@ def test_many_jobs_are_watched_the_same_way(hook, core, node, steps):
     gone = ({JobState.RUNNING}, {"NodeNotReady"})
     wait_until(states, "the node to be seen as not ready", holds=lambda seen: seen == gone, pause_s=0.3)
     hook.delete(handles[0])
-    end = time.monotonic() + 3  # nothing changes; on a slower machine there are fewer looks at it
+    end = time.monotonic() + 3  # nothing may change in this time; a slow machine only weakens the test
     while time.monotonic() < end:
         assert states()[0] == {JobState.RUNNING}
         time.sleep(0.3)
@@ -204,7 +207,7 @@ def test_many_jobs_are_watched_the_same_way(hook, core, node, steps):
 
 @pytest.mark.parametrize("reason", ["DeadlineExceeded", "BackoffLimitExceeded"])
 def test_a_job_is_not_over_before_its_pod(reason):
-    """Before Kubernetes 1.31 a Job whose deadline has passed says so at once."""
+    """Before Kubernetes 1.31, a Job past its deadline is failed at once, while its pod still runs."""
     job = {
         "metadata": {"name": "one", "annotations": {CANCELLED: "true"}},
         "spec": {},

@@ -1,4 +1,4 @@
-"""What is sent to the cluster, as JSON; ``golden/`` has whole Jobs."""
+"""The JSON that is sent to the cluster; ``golden/`` has whole Jobs."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_golden(name):
-    """To write them anew after a change: delete the file, run this once, and read what is new."""
+    """To update a golden file: delete it, run this test once, and review the new file."""
     path, found = GOLDEN / f"{name}.json", job(**CASES[name])
     if not path.exists():
         path.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n")
@@ -106,7 +106,7 @@ def test_requests_are_limits(resources, amounts):
     assert container(resources=resources)["resources"] == {"requests": amounts, "limits": amounts}
 
 
-def test_own_requests_stand_beside_and_must_not_contradict():
+def test_own_requests_are_added_and_must_not_contradict_the_resources():
     settings = {"resources": {"requests": {"example.com/fpga": 1}}}
     needs = container(resources={"cpu_count": 1}, settings=settings)["resources"]
     assert needs == {"requests": {"cpu": "1", "example.com/fpga": 1}, "limits": {"cpu": "1"}}
@@ -114,7 +114,7 @@ def test_own_requests_stand_beside_and_must_not_contradict():
         container(resources={"memory": "2GiB"}, settings={"resources": {"limits": {"memory": "1Gi"}}})
 
 
-def test_what_a_value_says_is_not_put_together_by_the_cluster():
+def test_the_cluster_expands_nothing_in_the_values_of_variables():
     env = {one["name"]: one.get("value") for one in container(env={"A": "$(B)", "B": "$$ $x"})["env"]}
     assert env["A"] == "$$(B)"
     assert env["B"] == "$$ $x"
@@ -163,7 +163,7 @@ def test_the_receipt_has_room_in_the_container_s_share_of_the_messages(others, b
 
 
 def of_step(**fields):
-    """Return settings with a template whose container ``step`` has these fields."""
+    """Return settings whose pod template has a container ``step`` with these fields."""
     return {"pod_template": {"spec": {"containers": [{"name": "step", **fields}]}}}
 
 
@@ -224,7 +224,7 @@ spec:
         ({"image_pull_policy": "Always", "node_selectr": {}}, "did you mean 'node_selector'"),
     ],
 )
-def test_a_mistake_is_said(settings, text):
+def test_a_mistake_in_the_settings_is_reported(settings, text):
     with pytest.raises(StepConfigError, match=text):
         job(settings=settings)
 
@@ -238,7 +238,7 @@ def test_camel_case_works_at_the_top_as_well():
     assert pod(settings={"nodeSelector": {"a": "b"}}) == pod(settings={"node_selector": {"a": "b"}})
 
 
-def test_a_template_lies_under_ours(tmp_path):
+def test_a_template_is_the_base_of_the_pod(tmp_path):
     path = tmp_path / "pod.yaml"
     path.write_text(TEMPLATE)
     for template in (str(path), TEMPLATE):
@@ -253,7 +253,7 @@ def test_a_template_lies_under_ours(tmp_path):
         assert helper == {"name": "helper", "image": "helper:1"}
 
 
-def test_what_nobody_says_otherwise_is_the_template_s():
+def test_what_is_not_set_comes_from_the_template():
     def made(image=None, **settings):
         spec = pod(image=image, settings={"pod_template": {"spec": under}, **settings})
         return (
@@ -307,7 +307,7 @@ def test_different_texts_have_different_labels():
     }
 
 
-def test_nothing_of_the_input_is_in_the_job():
+def test_the_input_is_in_an_immutable_secret_of_the_job():
     made = {"metadata": {"name": "s-1", "uid": "u", "labels": {}}}
     secret = secret_manifest(made, "d1", {"secrets.json": [b"to", b"ken"]})
     assert secret["data"] == {"secrets.json": "dG9rZW4="}
@@ -315,7 +315,7 @@ def test_nothing_of_the_input_is_in_the_job():
     assert secret["immutable"] is True
 
 
-def test_the_queue_is_what_starts_a_job_that_waits_in_one():
+def test_a_job_in_a_queue_is_started_by_the_queue():
     assert release("u", "d", None)["spec"]["suspend"] is False
     queued = release("u", "d", "team-a")
     assert "suspend" not in queued["spec"]

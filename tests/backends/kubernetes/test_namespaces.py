@@ -1,4 +1,4 @@
-"""Steps in another namespace than the connection's: they are found there, too."""
+"""Steps run in another namespace than the connection's, and are found there, too."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AT_ONCE = {"termination_grace_period_seconds": 1}
 
 @pytest.fixture(scope="module")
 def other(kubernetes_namespace):
-    """A second namespace, in which Airflow may do the same."""
+    """A second namespace, in which Airflow has the same permissions."""
     from kubernetes import client, config
 
     config.load_kube_config()
@@ -29,7 +29,7 @@ def other(kubernetes_namespace):
 
 @pytest.fixture
 def sees_all(kubernetes_namespace):
-    """Airflow may list the jobs of every namespace."""
+    """Let Airflow list the jobs of every namespace."""
     from kubernetes import client, config
 
     config.load_kube_config()
@@ -74,7 +74,7 @@ def test_find_sees_other_namespaces_where_airflow_may_list_them(submitted, sees_
     assert found.handle.detail == handle.detail
 
 
-def test_find_sees_its_own_namespace_where_it_may_list_no_more(submitted):
+def test_find_sees_only_its_own_namespace_where_airflow_may_list_no_other(submitted):
     spec, _ = submitted
     assert list(KubernetesStepHook().find({"nonce": spec.nonce})) == []
 
@@ -84,7 +84,7 @@ def test_find_sees_its_own_namespace_where_it_may_list_no_more(submitted):
     [("no-such-namespace", "namespace 'no-such-namespace'"), ("default", "does not let Airflow do this")],
 )
 def test_a_namespace_that_takes_no_job_from_airflow_is_named(kubernetes_namespace, namespace, said):
-    """An account that may do nothing there is not told whether there is such a namespace."""
+    """The API server does not tell an account without permissions whether the namespace exists."""
     hook, step = KubernetesStepHook(), make_step(["true"], settings={"namespace": namespace})
     with pytest.raises(StepConfigError, match=f"{said}.* the Role in the documentation is needed there, too"):
         hook.submit(step.spec, step.payload)

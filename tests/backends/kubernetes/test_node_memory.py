@@ -1,5 +1,6 @@
-"""A node that is out of memory as a whole: the kernel kills all processes of a container at once, and nothing
-that the container itself could say of it is left.
+"""A whole node is out of memory: the kernel kills all processes of a container at once.
+
+Nothing is left in the container that could report it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ SCRIPT = "echo first; sleep 600 & sleep 600 & echo last; wait"
 
 @pytest.fixture
 def processes():
-    """Return the processes of a container, by its id; they must be processes of this host."""
+    """Return a function that lists a container's processes by its id; they must be visible on this host."""
     needs_parts_of_cluster()
     return processes_of
 
@@ -31,7 +32,7 @@ def processes_of(container):
 
 
 def kill_whole(container):
-    """Kill a container as the kernel does with ``memory.oom.group``: all of it, at once."""
+    """Kill a whole container at once, as the kernel does with ``memory.oom.group``."""
     (first, *_) = processes_of(container)
     (group,) = [
         line.removeprefix("0::/")
@@ -63,7 +64,8 @@ def test_a_container_that_is_killed_whole_fails_for_its_machine(hook, submitted,
     assert status.failure.category is Category.INFRA
     assert status.failure.summary == "The step's container was killed by signal 9"
     assert status.failure.exit_code == 137
-    assert status.failure.native_reason == "Error"  # not OOMKilled: its own limit was not reached
+    # not OOMKilled, since the container's own limit was not reached
+    assert status.failure.native_reason == "Error"
     assert "its node ran out of memory as a whole" in status.failure.hint
     with pytest.raises(OutcomeLostError, match="left no outcome"):
         hook.outcome(handle)

@@ -1,4 +1,4 @@
-"""The fields that we know are those of the official client."""
+"""Every field in ``schema.json`` is a field of the official client."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.paths import SCRIPTS
 SCRIPT = SCRIPTS / "pod_schema.py"
 
 
-def test_it_is_what_the_client_knows():
+def test_every_field_is_one_of_the_client():
     pytest.importorskip("kubernetes")
     spec = importlib.util.spec_from_file_location("pod_schema", SCRIPT)
     module = importlib.util.module_from_spec(spec)
@@ -22,7 +22,7 @@ def test_it_is_what_the_client_knows():
     assert {kind: fields for kind, fields in unknown.items() if fields} == {}, "run scripts/pod_schema.py"
 
 
-def test_the_client_s_own_spelling_is_ours():
+def test_fields_are_spelt_as_in_the_client():
     models = pytest.importorskip("kubernetes.client.models")
     for kind in ("PodSpec", "Container", "Volume", "PodSecurityContext", "ISCSIVolumeSource"):
         names = getattr(models, f"V1{kind}").attribute_map

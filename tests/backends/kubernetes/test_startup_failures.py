@@ -1,4 +1,4 @@
-"""What the cluster warns of: what can still pass is waited for, and what cannot is not."""
+"""Warnings of the cluster: the task waits for transient causes and fails for permanent ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def refused(said, count):
         'pods "s-1" is forbidden: status unknown for quota: small, resources: pods',
     ],
 )
-def test_a_refusal_that_may_pass_is_waited_for_however_often_it_comes(said):
+def test_a_refusal_for_a_transient_reason_is_waited_for_however_often_it_comes(said):
     failure, reason, message = refusal([refused(QUOTA, 20), refused(said, 9)])
     assert failure is None
     assert (reason, message) == ("FailedCreate", said)
@@ -51,7 +51,7 @@ def test_a_refusal_that_may_pass_is_waited_for_however_often_it_comes(said):
         ('pods "s-1" is forbidden: serviceaccount "no" not found', Category.BAD_CONFIG),
     ],
 )
-def test_a_refusal_that_cannot_pass_is_final_the_second_time(said, category):
+def test_a_refusal_for_a_permanent_reason_is_final_the_second_time(said, category):
     assert refusal([refused(QUOTA, 20), refused(said, 1)])[0] is None
     failure, *_ = refusal([refused(QUOTA, 20), refused(said, 2)])
     assert failure.category is category
@@ -96,7 +96,7 @@ DRIVER = (
         ),
     ],
 )
-def test_what_a_node_may_get_over_is_waited_for(pod, warned):
+def test_what_a_node_may_recover_from_is_waited_for(pod, warned):
     assert startup_failure(pod, warned) is None
 
 
@@ -127,11 +127,11 @@ def test_what_a_node_may_get_over_is_waited_for(pod, warned):
         ),
     ],
 )
-def test_what_it_cannot_get_over_is_a_mistake(pod, warned, category):
+def test_what_a_node_cannot_recover_from_is_a_mistake(pod, warned, category):
     assert startup_failure(pod, warned).category is category
 
 
-# -- names that say something else
+# -- names that look like a reason
 
 
 @pytest.mark.parametrize("name", ["check-timeout", "unavailable", "exceeded-quota-x", "is-being-terminated"])
@@ -157,8 +157,8 @@ def pulling(image, message):
     return {**pod, "spec": {"containers": [{"name": "step", "image": image}]}}
 
 
-def test_an_image_whose_name_sounds_final_may_still_be_pulled():
-    """The registry is away: its own name and the image's are in the message, quoted and not."""
+def test_an_image_whose_name_looks_like_a_permanent_reason_is_pulled_again():
+    """The registry is away. The message has the names of registry and image, with and without quotes."""
     image = "denied-registry.corp:5000/team/claims-denied:not-found"
     said = (
         f'failed to pull and unpack image "{image}": failed to resolve reference "{image}": '
@@ -167,7 +167,7 @@ def test_an_image_whose_name_sounds_final_may_still_be_pulled():
         "dial tcp: lookup denied-registry.corp on 10.96.0.10:53: server misbehaving"
     )
     assert startup_failure(pulling(image, said), []) is None
-    assert startup_failure(pulling(image, f"{said[:300]}"), []) is None  # an event is cut at some length
+    assert startup_failure(pulling(image, f"{said[:300]}"), []) is None  # events have a limited length
     final = f'failed to resolve reference "{image}": {image}: not found'
     assert startup_failure(pulling(image, final), []).category is Category.IMAGE_PULL
     final = "pull access denied, repository does not exist or may require authorization"
@@ -175,14 +175,14 @@ def test_an_image_whose_name_sounds_final_may_still_be_pulled():
 
 
 @given(st.text("abcdefghijklmnopqrstuvwxyz-./0123456789", max_size=30), st.sampled_from(FINAL_PULLS))
-def test_no_image_decides_by_its_name(name, words):
+def test_the_name_of_an_image_does_not_make_a_failed_pull_final(name, words):
     image = f"registry.corp/{name}{words.replace(' ', '-')}"
     said = f'failed to resolve reference "{image}": failed to do request to {image}: connection reset by peer'
     assert startup_failure(pulling(image, said), []) is None
 
 
 @given(st.text("abcdefghijklmnopqrstuvwxyz-.0123456789", max_size=30), st.sampled_from(TRANSIENT_REFUSALS))
-def test_no_pod_waits_for_ever_by_its_name(name, words):
+def test_the_name_of_a_pod_does_not_make_a_refusal_transient(name, words):
     said = f'pods "{name}{words}" is forbidden: violates PodSecurity "restricted:latest": x'
     assert refusal([refused(said, 2)])[0].category is Category.DENIED
 
@@ -195,7 +195,7 @@ def test_no_taint_or_claim_names_an_argument_by_its_key():
     assert list(_arguments_behind('persistentvolumeclaim "node affinity/selector" not found')) == ["volumes"]
 
 
-def test_a_quota_of_a_name_is_no_quota_that_is_full():
+def test_a_job_named_after_a_full_quota_is_no_full_quota():
     from kubernetes.client import ApiException
 
     from airflow_stepop.hooks.common.api_errors import Trouble

@@ -1,4 +1,4 @@
-"""What a pod says of itself, in the words that a user can act upon."""
+"""The status of a pod, in words that a user can act upon."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from airflow_stepop.job import JobState
 
 
 def waiting_for(message):
-    """Return the word of a job whose pod the scheduler has found no node for."""
+    """Return the native state of a job whose pod cannot be scheduled."""
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
     pod = {
         "metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"},
@@ -59,7 +59,7 @@ TAKEN = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByK
 RUNS = {"name": "step", "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}
 AT = "2026-01-01T00:00:00Z"
 ENDED = {"name": "step", "state": {"terminated": {"exitCode": 137, "reason": "Error", "startedAt": AT}}}
-# what a kubelet says of a container that never was, once its pod is over
+# the status that a kubelet reports for a container that never ran, once its pod is over
 NEVER = {"name": "step", "state": {"terminated": {"exitCode": 137, "reason": "ContainerStatusUnknown"}}}
 
 
@@ -99,7 +99,7 @@ def test_an_init_container_that_was_evicted_has_not_failed():
     assert failed(reason="Evicted", conditions=[TAKEN], **statuses).category is Category.PREEMPTED
 
 
-def test_time_that_is_over_before_the_step_began_is_not_its_own():
+def test_a_deadline_that_passes_before_the_step_began_is_a_start_timeout():
     waiting = {"name": "step", "state": {"waiting": {"reason": "ContainerCreating"}}}
     for one in (waiting, NEVER):
         failure = failed(reason="DeadlineExceeded", containerStatuses=[one])
@@ -144,7 +144,7 @@ def test_a_job_whose_pod_is_over_and_gone_does_not_wait_for_its_start(counted):
 
 @pytest.mark.parametrize(
     ("reason", "said", "category"),
-    [  # the words are those of kubelet 1.34
+    [  # the messages are those of kubelet 1.34
         (
             "OutOfcpu",
             "Node didn't have enough resource: cpu, requested: 500000, used: 0, capacity: 2000",

@@ -1,4 +1,4 @@
-"""What the API server says when it cannot answer, or knows a token no more."""
+"""Answers of an API server that has trouble or no longer accepts the token."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def server():
 
 @pytest.fixture
 def config(server, tmp_path, monkeypatch):
-    """A configuration with a token in a file of its own."""
+    """A configuration whose token is in a file of its own."""
     (tmp_path / "token").write_text("first")
     path = tmp_path / "config"
     content = {
@@ -62,7 +62,7 @@ def test_a_token_that_was_replaced_is_read_again(server, config, cluster):
     assert server.asked[401] == 1
 
 
-def test_a_token_that_was_not_replaced_yet_is_read_seldom(server, config, cluster, monkeypatch):
+def test_a_token_that_was_not_replaced_yet_is_seldom_read_again(server, config, cluster, monkeypatch):
     server.token = "second"
     for _ in range(3):
         with pytest.raises(Exception, match="401"):
@@ -72,7 +72,7 @@ def test_a_token_that_was_not_replaced_yet_is_read_seldom(server, config, cluste
     assert cluster.request("GET", "/version") == {"major": "1"}
 
 
-def test_a_configuration_that_is_gone_is_no_other_error(server, config, cluster):
+def test_a_configuration_file_that_is_gone_hides_no_other_error(server, config, cluster):
     server.token = "second"
     os.remove(config)
     with pytest.raises(Exception, match="401") as raised:
@@ -89,7 +89,7 @@ def test_an_error_has_what_the_server_says_and_no_headers(server, cluster):
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-def test_trouble_that_passes(server, cluster, status):
+def test_transient_trouble(server, cluster, status):
     server.status = status
     with pytest.raises(Exception, match=str(status)) as raised:
         cluster.request("GET", "/version")
@@ -97,7 +97,7 @@ def test_trouble_that_passes(server, cluster, status):
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
-def test_trouble_that_stays(server, cluster, status):
+def test_permanent_trouble(server, cluster, status):
     server.status, server.answer = status, {"reason": "NotFound" if status == 404 else ""}
     with pytest.raises(Exception, match=str(status)) as raised:
         cluster.request("GET", "/version")
@@ -105,7 +105,7 @@ def test_trouble_that_stays(server, cluster, status):
 
 
 def test_nothing_is_gone_because_a_gateway_does_not_find_its_server(server, cluster):
-    """It answers 404 for every address, in words of its own."""
+    """A gateway answers 404 for every address, with a text of its own."""
     server.status, server.answer = 404, {"error": "no route"}
     with pytest.raises(Exception, match="answers 404") as raised:
         cluster.get("jobs", "one")
@@ -115,7 +115,7 @@ def test_nothing_is_gone_because_a_gateway_does_not_find_its_server(server, clus
 
 
 def test_no_job_is_gone_that_was_made_elsewhere(server, cluster):
-    """A configuration file whose current context somebody has changed leads to another cluster."""
+    """Somebody changed the current context of the configuration file, and it leads to another cluster."""
     server.status, server.answer = 404, {"reason": "NotFound"}
     hook = KubernetesStepHook("renewed")
     here = JobHandle("kubernetes", "renewed", hook.scope(), "one", "one", {"namespace": "here"})
@@ -138,8 +138,8 @@ def test_a_server_that_is_away_comes_back(server, cluster):
     assert KubernetesStepHook().is_transient(raised.value)
 
 
-def test_two_at_once_at_the_counter_of_a_quota_is_no_object_of_that_name(server, cluster):
-    """https://github.com/kubernetes/kubernetes/issues/67761"""
+def test_a_conflict_at_the_counter_of_a_quota_is_not_taken_for_an_existing_object(server, cluster):
+    """Two creations at once may conflict: https://github.com/kubernetes/kubernetes/issues/67761"""
     server.status, server.answer = 409, {"reason": "Conflict", "message": "resourcequotas was modified"}
     with pytest.raises(Exception, match="409") as raised:
         cluster.create("jobs", {})
@@ -149,13 +149,13 @@ def test_two_at_once_at_the_counter_of_a_quota_is_no_object_of_that_name(server,
 
 
 def refuse_to_create(server, status, reason, message):
-    """Have the API server say that there is no job yet, and that none may be made."""
+    """Let the API server answer that no job exists and that none may be created."""
     server.status, server.answer = 404, {"reason": "NotFound", "message": "not found"}
     server.answer_to_post = status, {"reason": reason, "message": message}
 
 
 def test_a_namespace_that_is_not_there_is_named(server, config):
-    """As an account is told that may make jobs everywhere."""
+    """The API server answers so to an account that may create jobs in every namespace."""
     refuse_to_create(server, 404, "NotFound", 'namespaces "typo" not found')
     hook, step = KubernetesStepHook("renewed"), make_step(["true"], settings={"namespace": "typo"})
     with pytest.raises(StepConfigError, match="has no namespace 'typo': namespaces \"typo\" not found"):
@@ -163,7 +163,7 @@ def test_a_namespace_that_is_not_there_is_named(server, config):
 
 
 def test_a_quota_that_is_not_counted_yet_is_waited_for(server, config):
-    """As the API server says in the moment after somebody has made one."""
+    """The API server answers so for a moment after a quota was created."""
     said = 'jobs.batch "s-1" is forbidden: status unknown for quota: jobs, resources: count/jobs.batch'
     refuse_to_create(server, 403, "Forbidden", said)
     hook, step = KubernetesStepHook("renewed"), make_step(["true"])
@@ -177,7 +177,7 @@ OOM = JobStatus(JobState.FAILED, Failure(Category.OOM, "The step ran out of memo
 
 
 def ended(annotations):
-    """Return a job that has failed, and its pod, whose outcome is not in its receipt."""
+    """Return a failed job and its pod; the pod's receipt lacks the outcome."""
     run = {"exitCode": 1, "message": RECEIPT, "startedAt": "2026-01-01T00:00:00Z"}
     container = {"name": "step", "state": {"terminated": run}}
     pod = {"metadata": {"name": "p"}, "status": {"phase": "Failed", "containerStatuses": [container]}}
@@ -185,7 +185,7 @@ def ended(annotations):
 
 
 @pytest.mark.parametrize("status", [500, 404])
-def test_an_outcome_in_a_log_that_cannot_be_read_is_not_taken_for_secured(server, cluster, status):
+def test_an_outcome_in_an_unreadable_log_does_not_count_as_preserved(server, cluster, status):
     server.status = status
     job, pod = ended({OUTCOME_IN_LOG: "true"})
     assert preserved_annotations(cluster, job, [pod], OOM).keys() == {FAILURE}
@@ -193,7 +193,7 @@ def test_an_outcome_in_a_log_that_cannot_be_read_is_not_taken_for_secured(server
     assert server.asked[status] == 2
 
 
-def test_of_an_outcome_in_the_store_the_receipt_is_enough(server, cluster):
+def test_for_an_outcome_in_the_store_the_receipt_is_enough(server, cluster):
     job, pod = ended({})
     assert preserved_annotations(cluster, job, [pod], JobStatus(JobState.FAILED)).keys() == {
         PRESERVED_RECEIPT
@@ -201,7 +201,7 @@ def test_of_an_outcome_in_the_store_the_receipt_is_enough(server, cluster):
     assert not server.asked
 
 
-def test_of_a_pod_that_is_not_seen_nothing_is_noted(cluster):
-    """It may not have been heard of yet: what others find later counts."""
+def test_nothing_is_noted_of_a_pod_that_is_not_seen(cluster):
+    """The stream may not have delivered the pod yet. A later call may see the pod and note its failure."""
     job, _ = ended({OUTCOME_IN_LOG: "true"})
     assert preserved_annotations(cluster, job, [], OOM) == {}

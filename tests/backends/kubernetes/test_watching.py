@@ -1,4 +1,4 @@
-"""A thousand logs are read beside the states of their jobs."""
+"""A thousand logs are read while the states of their jobs are watched."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from tests.support.waiting import until
 
 PRINTS = "import time\nwhile True:\n    print('x' * 20_000)\n    time.sleep(0.2)"
 JOBS, READERS = 4, 1000
-NOTICED_S = 120  # after the end, on a busy host; a thousand logs take longer, at five a second
+# seconds after the end, on a busy host; reading a thousand logs takes longer, at five a second
+NOTICED_S = 120
 
 
 async def read(watcher, handle, heard):

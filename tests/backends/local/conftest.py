@@ -10,5 +10,5 @@ from tests.support.local_jobs import bench, running  # noqa: F401 - fixtures
 
 @pytest.fixture(params=[LINUX, PORTABLE])
 def system(request: pytest.FixtureRequest) -> str:
-    """The code for Linux, and the code for all other systems. Both run on Linux here."""
+    """Run each test with the code for Linux and with the portable code. Both run on Linux here."""
     return request.param

@@ -1,8 +1,8 @@
-"""Submits steps and is killed on the way; ``test_crashes.py`` runs this, as it forks and dies a lot.
+"""Submit steps and kill a process on the way; ``test_crashes.py`` runs this program, as it forks a lot.
 
-``python crash_driver.py submit|wait|supervisor|lookup COUNT FOLDER`` prints the jobs of which something was
-killed at its first operation (or moment), its second, and so on up to COUNT. All are then submitted again;
-with ``lookup`` they are looked up, and nobody submits them any more.
+``python crash_driver.py submit|wait|supervisor|lookup COUNT FOLDER`` kills a process of the first job at its
+first operation (or moment), of the second at the second, and so on up to COUNT. Then it submits each step
+again, and prints the jobs. With ``lookup`` it looks each job up instead and submits nothing again.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from airflow_stepop.hooks.local import LocalStepHook
 from airflow_stepop.hooks.local.supervisor import main as supervisor
 from airflow_stepop.testing import Step, make_step
 
-# What the kernel is asked for; between two of these a crash makes no difference.
+# Audit events of changes that outlive the process. Between two of them, the moment of a crash makes no
+# difference.
 OPERATIONS = ("open", "os.", "subprocess.Popen", "shutil.", "fcntl.", "ctypes.dlopen", "tempfile.")
 
 
 def die_at(number: int) -> None:
-    """Kill this process, or any that it forks, at its operation ``number`` from now on."""
+    """Kill this process, or a fork of it, at its operation ``number`` from now on."""
     count = 0
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
@@ -41,7 +42,7 @@ def die_at(number: int) -> None:
 
 
 def in_fork(action: Callable[[], object]) -> None:
-    """Run ``action`` in a process that may die of it."""
+    """Run ``action`` in a fork, which may be killed."""
     pid = os.fork()
     if pid == 0:
         action()
@@ -61,7 +62,7 @@ def crash_wait(hook: LocalStepHook, step: Step, number: int) -> None:
     """Let the submit die while it waits for the supervisor to start."""
 
     def submit() -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0.004 * number)  # nobody handles SIGALRM
+        signal.setitimer(signal.ITIMER_REAL, 0.004 * number)  # unhandled, SIGALRM kills
         hook.submit(step.spec, step.payload)
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -69,7 +70,7 @@ def crash_wait(hook: LocalStepHook, step: Step, number: int) -> None:
 
 
 def crash_supervisor(hook: LocalStepHook, step: Step, number: int) -> None:
-    """Let the supervisor run in a fork of ours, instead of as a program, and die on the way."""
+    """Run the supervisor in a fork of this process instead of as a program, and kill it on the way."""
     started = []
     real = subprocess.run
 
@@ -77,7 +78,7 @@ def crash_supervisor(hook: LocalStepHook, step: Step, number: int) -> None:
         started.append(argv[-1])
         return subprocess.CompletedProcess(argv, supervisor.EXIT_SUPERVISED)
 
-    subprocess.run = run  # only so that submit prepares the folder and stops there
+    subprocess.run = run  # submit prepares the folder and starts nothing
     hook.submit(step.spec, step.payload)
     subprocess.run = real
 
@@ -91,8 +92,8 @@ def crash_supervisor(hook: LocalStepHook, step: Step, number: int) -> None:
 def main(what: str, count: int, folder: Path) -> None:
     hook = LocalStepHook(folder=folder / "jobs")
     typical = make_step(["true"], secrets={"TOKEN": "s3cret"})
-    hook.render(typical.spec)  # reads what is read once
-    input_files(typical.payload, typical.spec)  # builds the runner
+    hook.render(typical.spec)  # fills the caches
+    input_files(typical.payload, typical.spec)  # builds the runner's zip
     crash = {"wait": crash_wait, "supervisor": crash_supervisor}.get(what, crash_submit)
     crashes = []
     for number in range(1, count + 1):

@@ -1,4 +1,4 @@
-"""Kill -9 of everybody at every point: a step starts once, or at most once if its supervisor was killed."""
+"""SIGKILL for any process at any point: a step starts once, or at most once if its supervisor was killed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DRIVER = Path(__file__).parent / "crash_driver.py"
 
 @pytest.fixture(params=[LINUX, pytest.param(PORTABLE, marks=pytest.mark.long)])
 def system(request: pytest.FixtureRequest) -> str:
-    """Both ways to deal with the operating system; what is portable takes long to die."""
+    """Run with both systems' code. The portable code takes longer to notice a death."""
     return request.param
 
 
@@ -46,7 +46,7 @@ def drive(what: str, count: int, folder: Path) -> list[dict]:
 
 
 def ends(bench: Bench, crash: dict) -> tuple[JobState, int]:
-    """Return how the job of a crash ended and how often it was started; nothing of it runs any more."""
+    """Return how the job ended and how often its step started; no process of the job may be left."""
     handle = JobHandle.from_json(crash["handle"])
     state = bench.wait(handle).state
     assert of_job(crash["nonce"]) == []
@@ -60,14 +60,14 @@ def ends(bench: Bench, crash: dict) -> tuple[JobState, int]:
 def test_a_submit_that_is_killed_anywhere_is_finished_by_the_next(
     bench: Bench, tmp_path: Path, what: str, count: int
 ) -> None:
-    """Whatever it did when it died, the second submit leads to exactly one start."""
+    """Wherever the first submit died, the second one leads to exactly one start."""
     crashes = drive(what, count, tmp_path)
     assert {ends(bench, crash) for crash in crashes} == {(JobState.SUCCEEDED, 1)}
     assert [path.name for path in bench.folder.iterdir()] == [".new"]
 
 
 def test_a_submit_that_is_killed_and_given_up_leaves_nothing(bench: Bench, tmp_path: Path) -> None:
-    """A lookup finds its job, or there is none and nothing of it stays: no folder, no process, no step."""
+    """A lookup finds the job, or it finds none, and then no folder, process or step is left."""
     crashes = drive("lookup", 25, tmp_path)
     found = [crash for crash in crashes if crash["handle"]]
     assert 0 < len(found) < len(crashes)
@@ -77,7 +77,10 @@ def test_a_submit_that_is_killed_and_given_up_leaves_nothing(bench: Bench, tmp_p
 
 
 def test_a_supervisor_that_is_killed_anywhere_starts_at_most_once(bench: Bench, tmp_path: Path) -> None:
-    """Killed before its first state, the next submit starts the step; killed after it, the job has failed."""
+    """If the supervisor dies before its first state, the next submit starts the step.
+
+    After that, the job has failed.
+    """
     crashes = drive("supervisor", 30, tmp_path)
     seen = [ends(bench, crash) for crash in crashes]
     assert set(seen) <= {(JobState.SUCCEEDED, 1), (JobState.FAILED, 0), (JobState.FAILED, 1)}
@@ -93,7 +96,7 @@ def _submit(folder: Path, step: Step, barrier) -> None:
 
 
 def test_submits_of_many_processes_start_one_step(bench: Bench, tmp_path: Path) -> None:
-    """Eight at the same moment."""
+    """Eight processes submit at the same moment."""
     step = bench.step(["sh", "-c", f'echo started >> "{tmp_path}/marks"; sleep 0.3'])
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["airflow_stepop.hooks.local", "airflow_stepop.testing"])
@@ -112,22 +115,22 @@ def test_submits_of_many_processes_start_one_step(bench: Bench, tmp_path: Path) 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_kills_at_random_moments(bench: Bench, tmp_path: Path, seed: int) -> None:
-    """Any process of the job, at any time: never two starts, never an orphan, never running for ever."""
+    """Kill any process of the job at any time: never two starts, an orphan, or a job without an end."""
     chance = random.Random(seed)
     for number in range(6):
         marks = tmp_path / f"marks-{number}"
         code = f'echo started >> "{marks}"; (setsid sleep 600 &); sleep 0.1'
         step = bench.step(["sh", "-c", code])
         handle = bench.submit(step)
-        time.sleep(chance.uniform(0, 0.25))  # whatever has happened by then: any moment will do
+        time.sleep(chance.uniform(0, 0.25))  # any moment will do, whatever has happened by then
         victims = [bench.supervisor(handle), *of_job(step.spec.nonce)]
         victim = chance.choice(victims)
-        with suppress(ProcessLookupError):  # it has ended
+        with suppress(ProcessLookupError):  # the process has ended
             os.kill(victim, signal.SIGKILL)
         bench.submit(step)
         status = bench.wait(handle)
         assert of_job(step.spec.nonce) == []
-        # empty: killed when it had opened the file and written nothing yet
+        # empty: killed after it opened the file and before it wrote
         assert not marks.exists() or marks.read_text() in ("", "started\n")
         assert bench.hook.submit(step.spec, step.payload) == handle
         assert bench.status(handle) == status
@@ -136,7 +139,7 @@ def test_kills_at_random_moments(bench: Bench, tmp_path: Path, seed: int) -> Non
 
 
 def test_a_killed_runner_is_a_failure_from_outside(bench: Bench) -> None:
-    """Its step dies with it, and the job says what was seen."""
+    """The step dies with its runner, and the job reports the signal."""
     step = bench.step(["sh", "-c", "echo running; sleep 600"])
     handle = bench.submit(step)
     bench.wait_for_line(handle, "running")
@@ -153,7 +156,7 @@ def test_a_killed_runner_is_a_failure_from_outside(bench: Bench) -> None:
 
 @pytest.fixture
 def small_disk(bench: Bench):
-    """Jobs live on a disk of 3 MB."""
+    """Put the jobs on a disk of 3 MB."""
     bench.folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=3m,mode=700", "tmpfs", str(bench.folder)]
     if subprocess.run(mount, capture_output=True).returncode:
@@ -163,7 +166,7 @@ def small_disk(bench: Bench):
 
 
 def test_a_full_disk_does_not_lose_the_end(bench: Bench, small_disk: Path) -> None:
-    """The step fills the disk of the jobs' folder; its outcome and its last state arrive all the same."""
+    """The step fills the disk of the jobs' folder. Its outcome and last state are written all the same."""
     wait = f"until grep -q before {small_disk}/s-full/log; do sleep 0.01; done"
     code = f"echo before; {wait}; cat /dev/zero > {small_disk}/fill 2> /dev/null; seq 100000; exit 3"
     step = bench.step(["sh", "-c", code], name="s-full")
@@ -178,7 +181,7 @@ def test_a_full_disk_does_not_lose_the_end(bench: Bench, small_disk: Path) -> No
 
 
 def test_a_full_disk_refuses_a_submit_and_the_next_one_works(bench: Bench, small_disk: Path) -> None:
-    """Nothing is started that could not be finished."""
+    """A job that could not be finished is not started."""
     (small_disk / "fill").write_bytes(bytes(3 * 2**20 - 4096 * 40))
     step = bench.step(["echo", "hi"])
     with pytest.raises(Exception, match="No space left on device"):
@@ -191,7 +194,7 @@ def test_a_full_disk_refuses_a_submit_and_the_next_one_works(bench: Bench, small
 
 
 def runner_of(bench: Bench, handle: JobHandle, nonce: str) -> int:
-    """Return the child of the supervisor that has the step's environment."""
+    """Return the supervisor's child that has the step's environment."""
     supervisor = bench.supervisor(handle)
     (runner,) = [pid for pid in of_job(nonce) if parent_of(pid) == supervisor]
     return runner

@@ -1,4 +1,4 @@
-"""How the end of a job is put into words."""
+"""The final state of a job and the message of its failure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CASES = [
         "oom",
         "the step was killed while this host was out of memory; it used 3 GiB at its peak",
     ),
-    ({"stopped": "timeout"}, "succeeded", None, ""),  # it made it within the grace period
+    ({"stopped": "timeout"}, "succeeded", None, ""),  # finished within the grace period
     (
         {"stopped": "timeout", "exit_code": 1},
         "failed",
@@ -83,8 +83,8 @@ CASES = [
 
 
 @pytest.mark.parametrize(("seen", "state", "category", "summary"), CASES)
-def test_judge(seen: dict, state: str, category: str | None, summary: str) -> None:
-    """A reason of ours comes first, then the receipt, then the exit code."""
+def test_final_state(seen: dict, state: str, category: str | None, summary: str) -> None:
+    """A stop by the supervisor counts first, then the receipt, then the exit code."""
     found, failure = final_state(QUIET._replace(**seen))
     assert found == state
     if category is None:
@@ -95,8 +95,8 @@ def test_judge(seen: dict, state: str, category: str | None, summary: str) -> No
         assert (described.category.value, described.summary) == (category, summary)
 
 
-def test_numbers_are_for_people() -> None:
-    """Units that fit."""
+def test_numbers_have_units_for_people() -> None:
+    """The unit fits the size of the number."""
     assert [human_bytes(n) for n in (0, 1023, 1536, 32 * 2**30, 3 * 2**41)] == [
         "0 B",
         "1023 B",

@@ -1,5 +1,6 @@
-"""GPUs of this host are given to one step at a time, whoever dies. The driver is a program that prints what
-NVIDIA's prints.
+"""Each GPU of this host belongs to one step at a time, whatever process dies.
+
+The driver is a program that prints what ``nvidia-smi`` prints.
 """
 
 from __future__ import annotations
@@ -57,11 +58,11 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
         (Path(LOCK_FOLDER) / uuid).unlink(missing_ok=True)
 
 
-# -- which there are
+# -- listing and choosing GPUs
 
 
 def test_the_list_of_the_driver_is_read() -> None:
-    """As it is printed for whole GPUs, and for one that is divided."""
+    """The list as the driver prints it: whole GPUs, and one that is divided into parts (MIG)."""
     assert parse_list(
         "GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77)\n"
         "  MIG 3g.20gb     Device  0: (UUID: MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f)\n"
@@ -92,7 +93,7 @@ def test_the_list_of_the_driver_is_read() -> None:
     ],
 )
 def test_a_kind_is_named_as_people_do(wanted: str | None, names: list[str]) -> None:
-    """By the words that matter; A10 is not A100."""
+    """The words of the name decide; A10 does not match A100."""
     gpus = [Gpu(str(n), str(n), name) for n, name in enumerate([A100, T4, RTX])]
     assert [gpu.name for gpu in matching(gpus, wanted)] == names
 
@@ -110,7 +111,7 @@ def test_many_are_described_by_kind() -> None:
 def test_only_gpus_that_the_worker_may_use(
     driver, monkeypatch: pytest.MonkeyPatch, value: str, numbers: str
 ) -> None:
-    """As CUDA reads the variable; a UUID may be shortened."""
+    """``CUDA_VISIBLE_DEVICES`` of the worker limits the choice as CUDA reads it; a UUID may be shortened."""
     uuids = driver(A100, T4)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", uuids[1][:12] if value == "GPU" else value)
     assert "".join(gpu.visible for gpu in LocalStepHook().host.gpus) == numbers
@@ -137,7 +138,7 @@ def test_only_gpus_that_the_worker_may_use(
     ],
 )
 def test_what_the_host_does_not_have_is_refused(driver, resources: ResourceSettings, message: str) -> None:
-    """The error names what there is."""
+    """The error lists the GPUs of the host."""
     driver(A100, A100, T4)
     with pytest.raises(UnsupportedError) as caught:
         LocalStepHook().render(make_step(["true"], resources=resources).spec)
@@ -145,7 +146,7 @@ def test_what_the_host_does_not_have_is_refused(driver, resources: ResourceSetti
 
 
 def test_a_driver_that_fails_is_named(driver) -> None:
-    """In the error of a step that wants a GPU, and in the check; other steps do not ask it."""
+    """A step that wants a GPU and the check report the driver's error. Other steps do not call the driver."""
     why = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."
     driver(script=f'echo "{why}"; exit 9')
     hook = LocalStepHook()
@@ -158,7 +159,7 @@ def test_a_driver_that_fails_is_named(driver) -> None:
 
 
 def test_a_step_for_another_backend_gets_what_there_is(driver) -> None:
-    """Eight H100 become the one T4 of a laptop; on a host without, none."""
+    """A step that asks for eight H100 gets a laptop's one T4; without any GPU it gets none."""
     step = make_step(["true"], resources=ResourceSettings(gpu_count=8, gpu_type="H100"), is_overridden=True)
     (uuid,) = driver(T4)
     request = LocalStepHook().render(step.spec)
@@ -181,7 +182,7 @@ def test_a_part_of_a_gpu_is_used_alone(driver) -> None:
         LocalStepHook().render(make_step(["true"], resources=TWO).spec)
 
 
-# -- who has them
+# -- holding and waiting
 
 SEES = ["sh", "-c", 'echo "sees <$CUDA_VISIBLE_DEVICES>"']
 
@@ -205,7 +206,7 @@ while time.monotonic() < end and not os.path.exists(f"{folder}/release"):
 
 
 def hold(bench: Bench, folder: Path, hold_s: float, resources: ResourceSettings = ONE) -> JobHandle:
-    """Start a step that holds its GPUs for some time, and notices when somebody else has one of them."""
+    """Start a step that holds its GPUs for some time and reports if another step has one of them too."""
     command = [sys.executable, "-c", HOLD, str(folder), str(hold_s)]
     return bench.submit(bench.step(command, resources=resources))
 
@@ -219,7 +220,7 @@ def is_pending(bench: Bench, handle: JobHandle) -> bool:
 
 
 def test_a_step_sees_its_own_gpus_and_no_other(bench: Bench, driver) -> None:
-    """One that asks for none sees none, unless it is told which."""
+    """A step that asks for no GPU sees none, unless its environment sets CUDA_VISIBLE_DEVICES."""
     uuids = driver(A100, T4)
     told = {"env": {"CUDA_VISIBLE_DEVICES": "1"}}
     kinds = [
@@ -238,7 +239,7 @@ def test_a_step_sees_its_own_gpus_and_no_other(bench: Bench, driver) -> None:
 
 
 def test_four_steps_share_two_gpus(bench: Bench, driver, tmp_path: Path) -> None:
-    """Two wait, and say so; none has a GPU that another has."""
+    """Two steps wait and log a line about it. No GPU belongs to two steps."""
     driver(A100, A100)
     handles = [hold(bench, tmp_path, 600) for _ in range(4)]
     wait_until(lambda: sum(has(bench, handle) for handle in handles) >= 2, "two steps to begin")
@@ -255,7 +256,7 @@ def test_four_steps_share_two_gpus(bench: Bench, driver, tmp_path: Path) -> None
 
 
 def test_a_step_that_waits_can_be_cancelled(bench: Bench, driver, tmp_path: Path) -> None:
-    """At once; it has never run."""
+    """The cancellation takes effect at once, and the step never runs."""
     driver(T4)
     first = hold(bench, tmp_path, 600)
     wait_until(lambda: has(bench, first), "the first step to begin")
@@ -267,8 +268,8 @@ def test_a_step_that_waits_can_be_cancelled(bench: Bench, driver, tmp_path: Path
     assert bench.status(first).state is JobState.RUNNING
 
 
-def test_a_supervisor_that_waits_may_be_ended(bench: Bench, driver, tmp_path: Path) -> None:
-    """By the host or by force: it is a failure of the infrastructure, and others go on."""
+def test_a_supervisor_that_waits_may_be_killed(bench: Bench, driver, tmp_path: Path) -> None:
+    """SIGTERM (as from a host that shuts down) or SIGKILL: the failure is INFRA, and the holder goes on."""
     driver(T4)
     first = hold(bench, tmp_path, 600)
     wait_until(lambda: has(bench, first), "the first step to begin")
@@ -282,7 +283,7 @@ def test_a_supervisor_that_waits_may_be_ended(bench: Bench, driver, tmp_path: Pa
 
 
 def test_a_killed_holder_gives_its_gpu_back(bench: Bench, driver, tmp_path: Path) -> None:
-    """To the next that waits, after everything that the dead one has left behind is gone."""
+    """The GPU goes to the next waiting step once all processes of the killed one are gone."""
     driver(T4)
     first = hold(bench, tmp_path, 600)
     wait_until(lambda: has(bench, first), "the first step to begin")
@@ -294,7 +295,7 @@ def test_a_killed_holder_gives_its_gpu_back(bench: Bench, driver, tmp_path: Path
 
 
 def test_a_step_that_wants_both_is_not_passed_for_ever(bench: Bench, driver, tmp_path: Path) -> None:
-    """Who comes later and wants one waits behind it."""
+    """A step that comes later and wants one GPU waits behind the step that wants both."""
     driver(A100, A100)
     first = [hold(bench, tmp_path, 600) for _ in range(2)]
     wait_until(lambda: all(has(bench, handle) for handle in first), "both GPUs to be taken")
@@ -303,7 +304,8 @@ def test_a_step_that_wants_both_is_not_passed_for_ever(bench: Bench, driver, tmp
     later = hold(bench, tmp_path, 0.1)
     bench.hook.cancel(first[0])
     bench.wait(first[0])
-    time.sleep(1.0)  # one is free, and nobody takes it; on a slower machine they have less time to do wrong
+    # one GPU is free, and neither waiting step may take it; a slow machine only weakens the test
+    time.sleep(1.0)
     assert is_pending(bench, both)
     assert is_pending(bench, later)
     bench.hook.cancel(first[1])
@@ -318,7 +320,7 @@ def test_a_step_that_wants_both_is_not_passed_for_ever(bench: Bench, driver, tmp
 def test_kills_at_random_give_no_gpu_twice_and_lose_none(
     bench: Bench, driver, tmp_path: Path, seed: int
 ) -> None:
-    """Holders and waiters are killed; those that live succeed, and both GPUs are there at the end."""
+    """Holders and waiters are killed. The others succeed, and both GPUs are free at the end."""
     driver(A100, A100)
     dice = random.Random(seed)
     handles = [hold(bench, tmp_path, dice.uniform(0, 0.4)) for _ in range(8)]
@@ -328,7 +330,7 @@ def test_kills_at_random_give_no_gpu_twice_and_lose_none(
             lambda handle=handle: has(bench, handle) or dice.random() < 0.02, "a moment to kill", pause_s=0.01
         )
         if bench.status(handle).state in (JobState.RUNNING, JobState.PENDING):
-            with suppress(ProcessLookupError):  # it has just ended
+            with suppress(ProcessLookupError):  # the supervisor has just ended
                 os.kill(bench.supervisor(handle), signal.SIGKILL)
     last = hold(bench, tmp_path, 0, TWO)
     assert bench.wait(last).state is JobState.SUCCEEDED

@@ -1,4 +1,4 @@
-"""One local job from its start to its end, with everything that can befall it on the way."""
+"""One local job from start to end, with everything that can go wrong on the way."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ print("submitted", flush=True)
 """
 
 
-# -- the worker that started it
+# -- the worker that started the job
 
 
-def test_a_job_outlives_its_worker_and_lets_it_go(bench: Bench, tmp_path: Path) -> None:
-    """The worker's end and its killed session do not reach the job; the job does not hold its pipes."""
+def test_a_job_outlives_its_worker_and_does_not_hold_its_pipes(bench: Bench, tmp_path: Path) -> None:
+    """The worker ends and its session is killed: the job goes on, without the worker's pipes."""
     import pickle
 
     go = tmp_path / "go"
@@ -56,7 +56,7 @@ def test_a_job_outlives_its_worker_and_lets_it_go(bench: Bench, tmp_path: Path) 
     with started(submit, **pipes, start_new_session=True) as worker:
         assert b"submitted\n" in worker.stdout
         os.killpg(worker.pid, signal.SIGKILL)
-        printed(worker)  # returns when nobody holds its pipes any more
+        printed(worker)  # returns when no process holds the pipes any more
     handle = bench.hook.lookup(step.spec)
     assert handle is not None
     bench.wait_for_line(handle, "running")
@@ -68,12 +68,12 @@ def test_a_job_outlives_its_worker_and_lets_it_go(bench: Bench, tmp_path: Path) 
 
 def opened_by(pid: int) -> Iterator[str]:
     for path in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(FileNotFoundError):  # it has been closed meanwhile
+        with suppress(FileNotFoundError):  # closed in the meantime
             yield os.readlink(path)
 
 
 def test_the_supervisor_is_alone_and_light(bench: Bench, running: JobHandle) -> None:
-    """A session of its own, no controlling terminal, and nothing of the caller open."""
+    """The supervisor has a session of its own, no controlling terminal and no open file of its caller."""
     pid = bench.supervisor(running)
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
     parent, session, terminal = int(fields[1]), int(fields[3]), int(fields[4])
@@ -87,7 +87,7 @@ def test_the_supervisor_is_alone_and_light(bench: Bench, running: JobHandle) -> 
 
 
 def test_the_supervisor_loads_the_standard_library_only() -> None:
-    """It must start fast, whatever is installed."""
+    """The supervisor must start fast, whatever is installed."""
     script = f"import sys; sys.path.append({str(Path(supervisor.__file__).parents[4])!r})\n"
     script += "import airflow_stepop.hooks.local.supervisor.main\nprint(*sys.modules)"
     output = subprocess.run(
@@ -99,15 +99,15 @@ def test_the_supervisor_loads_the_standard_library_only() -> None:
 
 
 def test_files_of_a_job_are_private(bench: Bench, running: JobHandle) -> None:
-    """The folder keeps others out."""
+    """No other user can read the job's folder."""
     assert (bench.folder / running.id).stat().st_mode & 0o777 == 0o700
 
 
-# -- who ends it
+# -- cancel, timeout, shutdown
 
 
 def test_cancel_returns_at_once_and_kills_after_the_grace_period(bench: Bench) -> None:
-    """A step that ignores SIGTERM is asked, waited for, and then killed."""
+    """A step that ignores SIGTERM is killed at the end of its grace period."""
     step = bench.step(
         ["sh", "-c", "trap '' TERM; echo running; while :; do sleep 0.1; done"],
         settings=LocalSettings(grace_period_s=3.0),
@@ -121,7 +121,7 @@ def test_cancel_returns_at_once_and_kills_after_the_grace_period(bench: Bench) -
 
 
 def test_cancel_lets_the_step_clean_up(bench: Bench) -> None:
-    """SIGTERM reaches the command, which may use the grace period."""
+    """SIGTERM reaches the command, and the command may use the grace period."""
     handle = bench.submit(
         bench.step(["sh", "-c", "trap 'echo bye; exit 1' TERM; echo running; while :; do sleep 0.05; done"])
     )
@@ -132,7 +132,7 @@ def test_cancel_lets_the_step_clean_up(bench: Bench) -> None:
 
 
 def test_cancel_before_the_start_prevents_it(bench: Bench, tmp_path: Path) -> None:
-    """A job that was prepared and never started is cancelled; nobody can start it any more."""
+    """Once a prepared job is cancelled, nothing can start it any more."""
     step = bench.step(["touch", str(tmp_path / "mark")])
     folder = prepared(bench, step)
     handle = bench.hook._handle(folder)
@@ -145,7 +145,7 @@ def test_cancel_before_the_start_prevents_it(bench: Bench, tmp_path: Path) -> No
 
 
 def test_a_supervisor_that_finds_a_cancellation_starts_nothing(bench: Bench, tmp_path: Path) -> None:
-    """Cancelled between the submit's preparation and the supervisor's start."""
+    """The cancel comes between the submit's preparation and the supervisor's start."""
     folder = prepared(bench, bench.step(["touch", str(tmp_path / "mark")]))
     (folder.path / "start").touch()
     (folder.path / "cancel").touch()
@@ -154,8 +154,8 @@ def test_a_supervisor_that_finds_a_cancellation_starts_nothing(bench: Bench, tmp
     assert not (tmp_path / "mark").exists()
 
 
-def test_a_lookup_that_found_nothing_stays_true(bench: Bench, tmp_path: Path) -> None:
-    """After a lookup said that there is no job, the supervisor of a dead worker may not start it."""
+def test_a_lookup_that_found_no_job_withdraws_it(bench: Bench, tmp_path: Path) -> None:
+    """A lookup has returned no job, so the supervisor that a dead worker left behind may not start it."""
     step = bench.step(["touch", str(tmp_path / "mark")])
     folder = prepared(bench, step)
     (folder.path / "start").touch()
@@ -164,7 +164,7 @@ def test_a_lookup_that_found_nothing_stays_true(bench: Bench, tmp_path: Path) ->
     assert not folder.path.exists()
     with pytest.raises(StepInterruptedError, match="was withdrawn while it was being submitted"):
         folder.start({})
-    handle, status = bench.run(step)  # a submit gives the permission again
+    handle, status = bench.run(step)  # a new submit permits the start again
     assert status.state is JobState.SUCCEEDED
     assert bench.hook.lookup(step.spec) == handle
 
@@ -172,7 +172,7 @@ def test_a_lookup_that_found_nothing_stays_true(bench: Bench, tmp_path: Path) ->
 def test_a_supervisor_that_takes_long_to_start_is_no_missing_job(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The supervisor holds the job's lock and has not written a state: a stopped process looks like this."""
+    """The supervisor holds the job's lock and has not written a state yet, like a stopped process."""
     step = bench.step(["true"])
     folder = prepared(bench, step)
     monkeypatch.setattr(supervisor, "LOCK_TIMEOUT_S", 0.1)
@@ -187,8 +187,12 @@ def test_a_supervisor_that_takes_long_to_start_is_no_missing_job(
 
 
 def test_the_timeout_needs_no_airflow(bench: Bench) -> None:
-    """Nobody asks for the status; the job ends all the same, with what ignores SIGTERM in it."""
-    for timeout_s in (2.0, 10.0, 50.0):  # a step that has not come to its line in time gets a longer timeout
+    """Nobody asks for the status.
+
+    The job ends all the same, and its processes that ignore SIGTERM are killed.
+    """
+    # retried with a longer timeout if the step was too slow to print its line
+    for timeout_s in (2.0, 10.0, 50.0):
         step = bench.step(
             ["sh", "-c", "trap '' TERM; echo running; while :; do sleep 0.1; done"],
             timeout_s=timeout_s,
@@ -210,7 +214,7 @@ def test_the_timeout_needs_no_airflow(bench: Bench) -> None:
 
 
 def test_a_supervisor_that_is_told_to_stop_says_so(bench: Bench, running: JobHandle) -> None:
-    """A host that shuts down is no cancellation."""
+    """A shutdown of the host is not reported as a cancellation."""
     os.kill(bench.supervisor(running), signal.SIGTERM)
     status = bench.wait(running)
     assert status.state is JobState.FAILED
@@ -220,7 +224,7 @@ def test_a_supervisor_that_is_told_to_stop_says_so(bench: Bench, running: JobHan
 
 
 def test_a_killed_supervisor_takes_everything_with_it(bench: Bench) -> None:
-    """Its step ends, daemons too, and the next look says what happened, once and for all."""
+    """All processes of the step end, daemons too. The next status reports the cause, and later ones agree."""
     step = bench.step(["sh", "-c", "setsid sleep 600 & (setsid sleep 600 &) ; echo running; sleep 600"])
     handle = bench.submit(step)
     bench.wait_for_line(handle, "running")
@@ -243,7 +247,7 @@ def test_a_killed_supervisor_takes_everything_with_it(bench: Bench) -> None:
 
 
 def test_cancel_of_an_orphan_kills_it(bench: Bench) -> None:
-    """The supervisor is dead; cancel does what it would have done."""
+    """The supervisor is dead, so cancel itself kills the step."""
     step = bench.step(["sh", "-c", "echo running; sleep 600"])
     handle = bench.submit(step)
     bench.wait_for_line(handle, "running")
@@ -254,8 +258,11 @@ def test_cancel_of_an_orphan_kills_it(bench: Bench) -> None:
     assert bench.status(handle).state.is_terminal
 
 
-def test_a_pid_that_was_used_again_is_not_the_supervisor(bench: Bench, running: JobHandle) -> None:
-    """Only the lock counts: a recorded pid that now belongs to somebody else is left alone."""
+def test_a_reused_pid_is_not_the_supervisor(bench: Bench, running: JobHandle) -> None:
+    """Only the lock tells whether the supervisor lives.
+
+    A recorded pid that another process now has is left alone.
+    """
     path = bench.folder / running.id / "state.json"
     os.kill(bench.supervisor(running), signal.SIGKILL)
     with started(["sleep", "600"]) as bystander:
@@ -265,8 +272,8 @@ def test_a_pid_that_was_used_again_is_not_the_supervisor(bench: Bench, running: 
         assert bystander.poll() is None
 
 
-def test_a_restart_of_the_host_is_told_apart(bench: Bench, running: JobHandle) -> None:
-    """The boot id of the state is not that of the host."""
+def test_a_restart_of_the_host_is_recognised(bench: Bench, running: JobHandle) -> None:
+    """The state has another boot id than the host."""
     path = bench.folder / running.id / "state.json"
     os.kill(bench.supervisor(running), signal.SIGKILL)
     path.write_text(json.dumps({**json.loads(path.read_text()), "boot_id": "another"}))
@@ -276,7 +283,7 @@ def test_a_restart_of_the_host_is_told_apart(bench: Bench, running: JobHandle) -
     assert failure.summary.startswith("the host restarted during the job; nothing of the step runs any more")
 
 
-# -- what it leaves behind
+# -- leftovers
 
 
 DAEMONS = {
@@ -290,26 +297,26 @@ DAEMONS = {
 
 @pytest.mark.parametrize("how", DAEMONS)
 def test_nothing_survives_the_end_of_a_step(bench: Bench, how: str) -> None:
-    """Whatever the step started is killed when it returns, and does not keep the job from ending."""
+    """All processes that the step started are killed when it returns, and none delays the job's end."""
     if (how, bench.system) == ("clean environment", PORTABLE):
         pytest.skip("who leaves parent, session and environment at once is known to Linux alone")
     code = f"{DAEMONS[how]} sleep 0.1; echo done"
     step = bench.step(["sh", "-c", code])
-    handle, status = bench.run(step)  # gives up long before the sleepers end
+    handle, status = bench.run(step)  # bench gives up long before the sleepers end
     assert status.state is JobState.SUCCEEDED
     assert bench.lines(handle) == ["done"]
     assert sleepers(bench, handle) == []
 
 
 def sleepers(bench: Bench, handle: JobHandle) -> list[int]:
-    """Return the processes that stand in the job's temporary folder, whatever their environment says."""
+    """Return the processes that work in the job's temporary folder, whatever their environment says."""
     tmp = bench.state(handle)["tmp"]
     return those(lambda process: os.readlink(process / "cwd").startswith(tmp))
 
 
 @pytest.mark.parametrize("how", DAEMONS)
 def test_nothing_survives_a_cancel(bench: Bench, how: str) -> None:
-    """Daemons too."""
+    """A cancel kills daemons too."""
     step = bench.step(["sh", "-c", f"{DAEMONS[how]} echo running; sleep 600"])
     handle = bench.submit(step)
     bench.wait_for_line(handle, "running")
@@ -320,7 +327,7 @@ def test_nothing_survives_a_cancel(bench: Bench, how: str) -> None:
 
 
 def test_temporary_files_end_with_the_job(bench: Bench) -> None:
-    """Also when the runner is killed and cannot remove its own; and user files elsewhere stay."""
+    """They go even if the runner is killed before it removes them. Other files of the user stay."""
     step = bench.python("import os, tempfile; open(tempfile.mkstemp()[1], 'w').write('x'); os.kill(0, 9)")
     handle, status = bench.run(step)
     assert status.state is JobState.FAILED
@@ -328,14 +335,14 @@ def test_temporary_files_end_with_the_job(bench: Bench) -> None:
 
 
 def test_delete_of_a_running_job_is_refused(bench: Bench, running: JobHandle) -> None:
-    """Its supervisor would lose its folder."""
+    """The supervisor would lose its folder."""
     with pytest.raises(StepConfigError, match="is still running; cancel it before it is deleted"):
         bench.hook.delete(running)
     assert bench.status(running).state is JobState.RUNNING
 
 
 def test_an_interrupted_delete_is_a_delete(bench: Bench) -> None:
-    """The folder disappears at once; what a crash leaves is removed by a later submit."""
+    """The folder disappears at once. A later submit removes what a crash left of it."""
     handle, _ = bench.run(bench.step(["true"]))
     trash = bench.folder / ".new" / f"{handle.id}.0000"
     (bench.folder / handle.id).rename(trash)
@@ -348,7 +355,7 @@ def test_an_interrupted_delete_is_a_delete(bench: Bench) -> None:
 def test_room_for_the_last_state_is_taken_where_the_system_has_no_call_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """macOS cannot reserve blocks; it can write them."""
+    """macOS has no call that reserves blocks, so the blocks are written."""
     monkeypatch.delattr(os, "posix_fallocate")
     files.reserve_space(str(tmp_path))
     assert (tmp_path / files.RESERVE).stat().st_size == files.RESERVE_BYTES
@@ -359,7 +366,7 @@ def test_room_for_the_last_state_is_taken_where_the_system_has_no_call_for_it(
 
 
 def test_a_step_over_its_memory_is_killed_with_its_children(bench: Bench) -> None:
-    """What counts is the sum of all its processes; the message has both numbers and the way out."""
+    """The memory of all processes is added up. The message has the sum, the limit and a remedy."""
     grow = "b = bytearray(120_000_000); import time; time.sleep(60)"
     step = bench.python(
         f"import subprocess as s, sys\np = [s.Popen([sys.executable, '-c', {grow!r}]) for _ in range(2)]\n"
@@ -377,12 +384,12 @@ def test_a_step_over_its_memory_is_killed_with_its_children(bench: Bench) -> Non
 
 
 def test_shared_memory_counts_once(bench: Bench) -> None:
-    """Forked workers that read one large array do not add up."""
+    """The shared memory of forked workers that read one large array is counted once."""
     if bench.system == PORTABLE:
         pytest.skip("only Linux tells which pages are shared")
     step = bench.python(
         "import os, time\nb = bytearray(90_000_000)\n"
-        # several looks at their memory; on a slower machine there are fewer, and nothing can be too much
+        # long enough for several measurements; with fewer, the sum can only be smaller
         "for _ in range(4):\n    if os.fork() == 0:\n        time.sleep(0.6); os._exit(0)\n"
         "for _ in range(4): os.wait()",
         resources=ResourceSettings(memory="190MB"),
@@ -392,7 +399,7 @@ def test_shared_memory_counts_once(bench: Bench) -> None:
 
 
 def test_the_peak_of_memory_and_the_time_are_recorded(bench: Bench) -> None:
-    """Also without a limit."""
+    """They are recorded without a limit, too."""
     handle, _ = bench.run(bench.python("b = bytearray(100_000_000); sum(range(3_000_000))"))
     usage = bench.state(handle)["usage"]
     assert 100_000_000 < usage["peak_memory_bytes"] < 200_000_000
@@ -401,7 +408,10 @@ def test_the_peak_of_memory_and_the_time_are_recorded(bench: Bench) -> None:
 
 
 def test_cpu_count_is_an_affinity(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
-    """The step sees as many CPUs as it asked for, rounded up; where that cannot be done, it is said."""
+    """The step sees as many CPUs as it asked for, rounded up.
+
+    Where a system has no affinity, a warning says so.
+    """
     step = bench.python(
         "import os; print(len(os.sched_getaffinity(0)))", resources=ResourceSettings(cpu_count=0.5)
     )
@@ -415,18 +425,18 @@ def test_cpu_count_is_an_affinity(bench: Bench, capsys: pytest.CaptureFixture[st
 
 
 def test_the_kernel_prefers_to_kill_the_step(bench: Bench) -> None:
-    """Not Airflow, should the host run out of memory."""
+    """When the host runs out of memory, the kernel kills the step rather than Airflow."""
     if bench.system == PORTABLE:
         pytest.skip("only Linux can be told whom to kill first")
     handle, _ = bench.run(bench.step(["cat", "/proc/self/oom_score_adj"]))
     assert int(bench.lines(handle)[0]) >= 500
 
 
-# -- errors of the start
+# -- errors at the start
 
 
-def test_an_interpreter_that_is_none_fails_the_job(bench: Bench, tmp_path: Path) -> None:
-    """It can be executed and is no program: the job says so."""
+def test_a_file_that_is_no_interpreter_fails_the_job(bench: Bench, tmp_path: Path) -> None:
+    """The file is executable but no program, and the failure says so."""
     (tmp_path / "python").write_text("no program")
     (tmp_path / "python").chmod(0o755)
     _, status = bench.run(bench.step(["true"], settings=LocalSettings(python=str(tmp_path / "python"))))
@@ -437,7 +447,7 @@ def test_an_interpreter_that_is_none_fails_the_job(bench: Bench, tmp_path: Path)
 
 
 def test_another_python_runs_a_command(bench: Bench) -> None:
-    """The step's interpreter need not be the worker's."""
+    """A command runs with another interpreter than the worker's."""
     others = sorted(Path.home().glob(".pyenv/versions/3.*/bin/python"))
     if not others:
         pytest.skip("no other Python here")
@@ -449,7 +459,7 @@ def test_another_python_runs_a_command(bench: Bench) -> None:
 
 
 def test_a_job_of_another_host_says_what_to_do(bench: Bench) -> None:
-    """Every verb; the message names both hosts and the ways out."""
+    """Every call fails; the message names both hosts and what can be done."""
     handle = JobHandle("local", None, "far-away", "s-x", "s-x", {"folder": str(bench.folder)})
     hook = bench.hook
     many = (lambda one: hook.status([one]), lambda one: hook.logs({one: None}))
@@ -461,11 +471,11 @@ def test_a_job_of_another_host_says_what_to_do(bench: Bench) -> None:
         assert "or a remote backend" in str(caught.value)
 
 
-# -- many
+# -- many jobs
 
 
 def test_status_and_logs_of_many_jobs(bench: Bench) -> None:
-    """One call each, and the logs are bounded together."""
+    """One call each, and one size limit for the logs of all jobs together."""
     import shutil
 
     first, _ = bench.run(bench.step(["sh", "-c", "head -c 200000 /dev/zero | tr '\\0' x | fold -w 100"]))

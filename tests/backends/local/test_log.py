@@ -28,12 +28,12 @@ def path(tmp_path: Path) -> str:
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No progress is shown in between: the pauses of a slow machine change nothing."""
+    """Show no progress in between, so that a slow machine changes nothing."""
     monkeypatch.setattr(log_module, "PROGRESS_S", 10_000.0)
 
 
 def texts(path: str) -> list[str]:
-    """Return the lines, read in small pieces."""
+    """Return all lines, read one record at a time."""
     found, place = [], BEGIN
     while True:
         records, place = read_records(path, place, 1)
@@ -51,7 +51,7 @@ def written(path: str, *pieces: bytes) -> list[str]:
 
 
 def test_lines_become_records_when_they_end(path: str) -> None:
-    """Each has the time at which it came; a line without an end is written at the end."""
+    """Each record has the time of its line. An unfinished line is written when the log ends."""
     log = LogWriter(path)
     log.feed(b"one\ntw")
     assert texts(path) == ["one"]
@@ -68,7 +68,7 @@ def test_lines_become_records_when_they_end(path: str) -> None:
 
 
 def test_a_cursor_continues_after_whole_records(tmp_path: Path) -> None:
-    """Half a record is not read; the next reading begins with it."""
+    """Half a record is not read. The next read begins with it."""
     path = tmp_path / "log"
     path.write_bytes(b"1.000000 one\n2.000000 tw")
     records, place = read_records(str(path), BEGIN, 2**20)
@@ -82,7 +82,7 @@ def test_a_cursor_continues_after_whole_records(tmp_path: Path) -> None:
 
 
 def test_lines_that_came_together_share_their_time(path: str) -> None:
-    """A reader who goes on in the middle of them knows it too, and so does one who comes from the end."""
+    """Readers that continue in the middle of them, or read from the end, find the time as well."""
     LogWriter(path).feed(b"".join(b"line %d\n" % n for n in range(20_000)))
     every, _ = read_records(path, BEGIN, 2**20)
     assert len({at for at, _ in every}) == 1
@@ -98,7 +98,7 @@ def test_lines_that_came_together_share_their_time(path: str) -> None:
 
 @pytest.mark.parametrize("character", ["x", "é", "€", "😀"])
 def test_a_long_line_is_cut_between_characters(path: str, character: str) -> None:
-    """What is left is whole, and a notice says how much is not."""
+    """No character is split, and a notice tells how much was cut."""
     line = "a" + character * LINE_MAX_BYTES * 2
     before, cut, after = written(path, b"before\n" + line.encode() + b"\nafter\n")
     text, _, notice = cut.partition(" [stepop: ")
@@ -110,7 +110,7 @@ def test_a_long_line_is_cut_between_characters(path: str, character: str) -> Non
 
 @pytest.mark.parametrize("end", [b"\n", b"", b"\r\n", b"\r", b"\rnew"])
 def test_a_line_of_ten_megabytes_takes_little(path: str, end: bytes) -> None:
-    """Neither memory nor disk, in whatever pieces it comes and however it ends."""
+    """The line takes little memory and disk, in whatever pieces it arrives and however it ends."""
     log = LogWriter(path)
     for _ in range(160):
         log.feed(b"#" * 65536)
@@ -127,23 +127,23 @@ def test_a_line_of_ten_megabytes_takes_little(path: str, end: bytes) -> None:
 
 
 def test_a_line_just_too_long_is_kept(path: str) -> None:
-    """A notice would take as much room as what it stands for."""
+    """The notice would take as much room as the rest of the line."""
     line = "x" * (LINE_MAX_BYTES + 100)
     assert written(path, line.encode() + b"\n", line.encode()) == [line, line]
 
 
 def test_bytes_that_are_no_text_are_replaced(path: str) -> None:
-    """Whatever the step prints can be shown."""
+    """Any output of the step can be shown."""
     assert written(path, b"\xff\x00caf\xe9\n") == ["\N{REPLACEMENT CHARACTER}\0caf\N{REPLACEMENT CHARACTER}"]
 
 
 def test_a_character_in_two_pieces_is_one(path: str) -> None:
-    """A read of a pipe ends anywhere."""
+    """A read of a pipe may end within a character."""
     euro = "€".encode()
     assert written(path, euro[:1], euro[1:] + b"\n") == ["€"]
 
 
-# -- lines that overwrite themselves
+# -- progress lines that overwrite themselves
 
 
 @pytest.mark.usefixtures("patient")
@@ -162,12 +162,12 @@ def test_a_character_in_two_pieces_is_one(path: str) -> None:
     ],
 )
 def test_the_last_state_of_a_progress_line_is_kept(path: str, pieces: list[bytes], lines: list[str]) -> None:
-    """The first is shown at once, those between are not."""
+    """The first state is shown at once, the ones in between are not."""
     assert written(path, *pieces) == lines
 
 
 def test_progress_is_shown_every_few_seconds(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also when the step prints nothing new meanwhile."""
+    """The writer does so even when the step prints nothing in the meantime."""
     now = [100.0]
     monkeypatch.setattr(log_module.time, "monotonic", lambda: now[0])
     log = LogWriter(path)
@@ -184,7 +184,7 @@ def test_progress_is_shown_every_few_seconds(path: str, monkeypatch: pytest.Monk
 
 
 def test_an_endless_progress_line_takes_little(path: str) -> None:
-    """A hundred megabytes of it are a few lines."""
+    """A hundred megabytes of progress become a few lines."""
     log = LogWriter(path)
     block = b"".join(b"\r%3d%%|%s|" % (n % 100, b"#" * 60) for n in range(2000))
     for _ in range(700):
@@ -200,7 +200,7 @@ LIMIT = 1024 * 1024
 
 
 def test_a_log_that_is_too_long_keeps_its_beginning_and_its_end(path: str) -> None:
-    """The disk holds no more than the limit; whoever reads hears how much is missing."""
+    """The log takes no more disk than the limit, and a notice tells how much is missing."""
     flood(path, 100_000)
     sizes = [entry.stat().st_size for entry in Path(path).parent.iterdir()]
     assert 0.6 * LIMIT < sum(sizes) < 1.1 * LIMIT
@@ -215,8 +215,8 @@ def test_a_log_that_is_too_long_keeps_its_beginning_and_its_end(path: str) -> No
     assert count > 3000
 
 
-def test_a_cursor_survives_that_its_lines_have_gone(path: str) -> None:
-    """It goes on with what there is, and says what is missing."""
+def test_a_cursor_survives_the_removal_of_its_lines(path: str) -> None:
+    """The cursor continues with the oldest lines left, after a notice of what is missing."""
     log = flood(path, 8_000)
     _, place = read_records(path, LogPosition(700_000, 0), 1)
     assert place.position < 800_000
@@ -229,7 +229,7 @@ def test_a_cursor_survives_that_its_lines_have_gone(path: str) -> None:
 
 
 def test_a_reader_keeps_up_with_a_flood(path: str) -> None:
-    """Read while it is written, no line comes twice and none out of order."""
+    """Lines that are read while the log is written come once and in order."""
     log, place, numbers = LogWriter(path, LIMIT), BEGIN, []
     for begin in range(0, 100_000, 500):
         log.feed(b"".join(b"%d%90s\n" % (n, b"") for n in range(begin, begin + 500)))
@@ -239,7 +239,7 @@ def test_a_reader_keeps_up_with_a_flood(path: str) -> None:
 
 
 def test_the_last_lines_are_read_from_the_end(path: str) -> None:
-    """However long the log is; and none from before the cursor."""
+    """The length of the log makes no difference, and no line before the cursor is returned."""
     log = flood(path, 100_000)
     records, place = read_tail(path, 40, BEGIN)
     assert [int(text[5:]) for _, text in records] == list(range(99_960, 100_000))
@@ -251,7 +251,7 @@ def test_the_last_lines_are_read_from_the_end(path: str) -> None:
 
 
 def test_last_lines_that_are_long_are_whole(path: str) -> None:
-    """Also over the border of two files."""
+    """They are whole even across the border of two files."""
     log = LogWriter(path, LIMIT)
     for n in range(200):
         log.feed(b"%d" % n + b"x" * LINE_MAX_BYTES * 2 + b"\n")
@@ -272,9 +272,9 @@ def flood(path: str, count: int, log: LogWriter | None = None) -> LogWriter:
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_full_disk_loses_lines_and_says_how_many(path: str) -> None:
-    """No record is half there; when there is room again, the log says what is missing."""
+    """No record is written in part. Once there is room again, the log tells how many lines are missing."""
     pid = os.fork()
-    if pid == 0:  # a limit on file sizes is a disk that is full at 100 bytes
+    if pid == 0:  # a file size limit acts as a disk that is full at 100 bytes
         import signal
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -291,11 +291,11 @@ def test_a_full_disk_loses_lines_and_says_how_many(path: str) -> None:
 
 
 def test_a_disk_that_is_full_when_the_next_file_is_due(path: str) -> None:
-    """It is tried again; the lines meanwhile are counted."""
+    """The writer tries the next file again, and counts the lines lost meanwhile."""
     log = flood(path, 6_000)
     folder = Path(path).parent
     blocked = [folder / f"log.{log._begin + log._size}"]
-    log._size, log._room = log._size, 0  # the next line needs the next file
+    log._size, log._room = log._size, 0  # the next line needs another file
     blocked[0].mkdir()
     log.feed(b"lost\n")
     blocked[0].rmdir()

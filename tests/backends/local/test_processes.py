@@ -1,4 +1,4 @@
-"""Who is found by the environment: also in the moment in which a process has none."""
+"""Processes are found by their environment, even while one briefly has none."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ def without_environment():
 
 
 def test_a_process_that_executes_programs_all_the_time_is_killed(tmp_path: Path) -> None:
-    """In a tenth of all looks it has no environment that could be read."""
+    """In a tenth of all looks the process has no readable environment."""
     script = tmp_path / "again.sh"
     script.write_text('exec sh "$0"\n')
     for number in range(30):
         env = {**os.environ, "STEPOP_NONCE": f"again-{number}"}
         with started(["sh", str(script)], env=env):
-            time.sleep(0.02)  # longer or shorter: each moment in the life of such a process is as good
+            time.sleep(0.02)  # any other moment would do as well
             killed = kill_marked(f"STEPOP_NONCE=again-{number}")
         assert killed
 
 
-def test_who_has_no_environment_is_not_waited_for(
+def test_a_process_without_environment_is_not_waited_for(
     without_environment: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever waited for it would wait for longer than any test may take."""
+    """Waiting for it would exceed the test's timeout."""
     monkeypatch.setattr(linux, "KILL_TIMEOUT_S", 3600.0)
     assert kill_marked("STEPOP_NONCE=nobody") == 0
     assert without_environment.poll() is None

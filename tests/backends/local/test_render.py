@@ -1,4 +1,4 @@
-"""What the local backend asks its supervisor to do, and what it refuses."""
+"""The request of the local backend to its supervisor, and the errors of render and submit."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def hook(tmp_path: Path) -> LocalStepHook:
 
 
 def test_render_is_the_golden_request(hook: LocalStepHook) -> None:
-    """The request of a step that asks for everything that the backend has."""
+    """The golden request belongs to a step that uses every option of the backend."""
     asked = spec(
         resources=ResourceSettings(cpu_count=2.5, memory="1.5GiB", nodes=1, gpu_count=0),
         settings=LocalSettings(python="/opt/py/bin/python", grace_period_s=3, log_limit="2MiB"),
@@ -51,7 +51,7 @@ def test_render_is_the_golden_request(hook: LocalStepHook) -> None:
 
 
 def test_render_of_a_plain_step_limits_only_its_time(hook: LocalStepHook) -> None:
-    """Nothing asked for, nothing limited but the run time, which always is."""
+    """Without options, only the run time is limited."""
     request = hook.render(spec(result_uri=""))
     assert request["limits"] == {
         "cpu_count": None,
@@ -90,14 +90,14 @@ def test_render_of_a_plain_step_limits_only_its_time(hook: LocalStepHook) -> Non
     ],
 )
 def test_what_the_host_cannot_give_is_refused(hook: LocalStepHook, options: dict, message: str) -> None:
-    """The error says what was asked for, what there is, and what would work."""
+    """The error says what was asked for, what the host has, and what would work."""
     with pytest.raises(UnsupportedError) as caught:
         hook.render(spec(**options))
     assert message == str(caught.value)
 
 
-def test_all_problems_are_told_at_once(hook: LocalStepHook) -> None:
-    """Nobody has to fix one to learn of the next."""
+def test_all_problems_are_reported_at_once(hook: LocalStepHook) -> None:
+    """Nobody has to fix one problem to learn of the next."""
     with pytest.raises(
         UnsupportedError, match=r"cpu_count=9.*; memory='1TB'.*; gpu_count=1 with gpu_type='A100'"
     ):
@@ -107,7 +107,7 @@ def test_all_problems_are_told_at_once(hook: LocalStepHook) -> None:
 def test_a_step_of_another_backend_runs_with_what_there_is(
     hook: LocalStepHook, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Overridden, what cannot be honoured is one warning that lists all of it."""
+    """One warning lists all requests that cannot be honoured."""
     asked = spec(
         is_overridden=True,
         image="cuda:12",
@@ -124,8 +124,8 @@ def test_a_step_of_another_backend_runs_with_what_there_is(
 
 
 @pytest.mark.parametrize("name", ["disk", "shm"])
-def test_room_is_checked_when_the_step_is_submitted(hook: LocalStepHook, name: str) -> None:
-    """Disk and shared memory: free now, or an error that says how much there is."""
+def test_free_room_is_checked_when_the_step_is_submitted(hook: LocalStepHook, name: str) -> None:
+    """Disk and shared memory must be free now; else an error says how much there is."""
     with pytest.raises(UnsupportedError, match=rf"{name}='1PB': /\S+ has \d+\w+ free; make room, or ask for"):
         hook._check_now(spec(resources=ResourceSettings(**{name: "1PB"})))
     hook._check_now(spec(resources=ResourceSettings(**{name: "1MB"})))
@@ -133,7 +133,7 @@ def test_room_is_checked_when_the_step_is_submitted(hook: LocalStepHook, name: s
 
 @pytest.mark.parametrize("python", ["/no/such/python", "python3", "/tmp", __file__])
 def test_an_interpreter_that_cannot_run_is_refused(hook: LocalStepHook, python: str) -> None:
-    """Before anything is started."""
+    """The submit fails before it starts anything."""
     if python == __file__:
         assert not os.access(python, os.X_OK)
     with pytest.raises(StepConfigError, match=rf"settings python='{python}' is not an executable file"):
@@ -141,7 +141,7 @@ def test_an_interpreter_that_cannot_run_is_refused(hook: LocalStepHook, python: 
 
 
 def test_the_step_inherits_no_airflow() -> None:
-    """The worker's environment, minus what belongs to Airflow and to the worker's Python."""
+    """The step gets the worker's environment without the variables of Airflow and of the worker's Python."""
     worker = {
         "PATH": "/bin",
         "HOME": "/root",
@@ -161,7 +161,7 @@ def test_the_step_inherits_no_airflow() -> None:
 
 
 def test_jobs_live_where_the_configuration_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """``[stepop] local_folder``, else a folder below Airflow's home."""
+    """Jobs live in ``[stepop] local_folder``, by default a folder below Airflow's home."""
     monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
     assert LocalStepHook().folder == tmp_path / "stepop" / "jobs"
     monkeypatch.setenv("AIRFLOW__STEPOP__LOCAL_FOLDER", str(tmp_path / "elsewhere"))
@@ -169,14 +169,14 @@ def test_jobs_live_where_the_configuration_says(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_check_says_what_works(hook: LocalStepHook) -> None:
-    """Host, folder and interpreter."""
+    """``check`` reports the host, the folder and the interpreter."""
     findings = {finding.subject: finding for finding in hook.check()}
     assert all(finding.is_ok for finding in findings.values())
     assert "8 CPUs, 16GiB of memory" in findings["host"].message
 
 
 def test_check_of_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    """What is wrong, and what to set."""
+    """``check`` says why the folder cannot be made, and which option to set."""
     (tmp_path / "file").touch()
     finding = next(
         f for f in LocalStepHook(folder=tmp_path / "file" / "jobs").check() if f.subject == "folder"

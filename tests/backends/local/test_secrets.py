@@ -1,4 +1,4 @@
-"""The file with a job's secrets: private, there for whoever starts the step, and gone when it has."""
+"""The file with a job's secrets: private, there until the step has started, and gone after that."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def file_of(folder: JobFolder) -> Path:
     return folder.path / "in" / "secrets.json"
 
 
-def test_only_its_owner_can_read_it(bench: Bench) -> None:
-    """Whatever the umask is."""
+def test_only_its_owner_can_read_the_file(bench: Bench) -> None:
+    """The umask makes no difference."""
     folder = prepared(bench, bench.step(ECHO, secrets={"TOKEN": "s3cret"}))
     assert file_of(folder).stat().st_mode & 0o777 == 0o600
     assert "s3cret" not in (folder.path / "request.json").read_text()
 
 
-def test_a_submit_that_was_interrupted_still_finds_it(bench: Bench) -> None:
-    """Also when the next submit brings another value: the job is the first one's."""
+def test_a_submit_after_an_interrupted_one_keeps_the_file(bench: Bench) -> None:
+    """The file keeps the first submit's value, even if the next submit brings another one."""
     step = bench.step(ECHO, secrets={"TOKEN": "s3cret"})
     folder = prepared(bench, step)
     handle, status = bench.run(replace(step, payload=replace(step.payload, secrets={"TOKEN": "another"})))
@@ -37,8 +37,8 @@ def test_a_submit_that_was_interrupted_still_finds_it(bench: Bench) -> None:
     assert not [path for path in folder.path.rglob("*") if path.is_file() and b"s3cret" in path.read_bytes()]
 
 
-def test_it_goes_with_a_submit_that_was_taken_back(bench: Bench) -> None:
-    """A lookup that finds nothing leaves nothing; the next submit brings its own value."""
+def test_the_file_goes_with_a_submit_that_was_taken_back(bench: Bench) -> None:
+    """A lookup that finds no job leaves no file. The next submit brings its own value."""
     step = bench.step(ECHO, secrets={"TOKEN": "too long"})
     folder = prepared(bench, step)
     assert bench.hook.lookup(step.spec) is None
@@ -49,8 +49,8 @@ def test_it_goes_with_a_submit_that_was_taken_back(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("how", ["cancelled", "cancelled late", "no such interpreter"])
-def test_it_goes_with_a_job_that_never_starts(bench: Bench, tmp_path: Path, how: str) -> None:
-    """Nobody will read it any more."""
+def test_the_file_goes_with_a_job_that_never_starts(bench: Bench, tmp_path: Path, how: str) -> None:
+    """No process will read the file any more."""
     program = tmp_path / "python"
     program.write_text("#!/nonexistent\n")
     program.chmod(0o700)
@@ -70,7 +70,7 @@ def test_it_goes_with_a_job_that_never_starts(bench: Bench, tmp_path: Path, how:
 
 
 def test_a_job_that_is_kept_has_no_value(bench: Bench) -> None:
-    """Succeeded, failed or killed."""
+    """The value is gone whether the job succeeded, failed or was killed."""
     for script in ("echo $TOKEN", "echo $TOKEN >&2; exit 3", "echo $TOKEN; kill -9 $$", "kill -9 $PPID"):
         handle, _ = bench.run(bench.step(["sh", "-c", script], secrets={"TOKEN": "s3cret"}))
         files = [path for path in (bench.folder / handle.id).rglob("*") if path.is_file()]

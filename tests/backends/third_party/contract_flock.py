@@ -1,4 +1,7 @@
-"""The contract on an installed third-party backend; ``test_third_party.py`` installs it and runs this."""
+"""The contract for an installed third-party backend.
+
+``test_third_party.py`` installs it and runs this file.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from airflow_stepop.testing import HookContract  # noqa: E402
 
 
 class TestFlock(HookContract):
-    """One file, installed from its own distribution."""
+    """The backend comes from its own distribution."""
 
     unsupported: ClassVar = {"memory": ResourceSettings(memory="1GB"), "nodes": ResourceSettings(nodes=1)}
 

@@ -1,4 +1,4 @@
-"""Backends of other distributions: really built, really installed, found through their entry points."""
+"""Backends of other distributions: built, installed, and found through their entry points."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def install(tmp_path_factory: pytest.TempPathFactory):
-    """Return a function that installs distributions of this folder, and the environment that sees them."""
+    """Return a function that installs distributions of this folder and returns their environment."""
 
     def install(*names: str) -> dict[str, str]:
         site = tmp_path_factory.mktemp("site")
@@ -58,7 +58,7 @@ def ask(env: dict[str, str], *names: str) -> dict:
 
 
 def test_a_backend_in_one_file_passes_the_contract(install) -> None:
-    """What the documentation shows as a backend in one file keeps every promise."""
+    """The backend in one file that the documentation shows keeps every promise of the contract."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
     result = subprocess.run(
         [*command, str(HERE / "contract_flock.py")],
@@ -72,7 +72,7 @@ def test_a_backend_in_one_file_passes_the_contract(install) -> None:
 
 
 def test_a_third_party_backend_is_found(install) -> None:
-    """Its name is known, its class is loaded, and the list says which distribution brings it."""
+    """The name is known, the class loads, and the list names the distribution."""
     answer = ask(install("backend"), "flock", "flok")
     assert answer["names"][0] == "local"
     assert answer["names"][-1] == "flock"
@@ -83,7 +83,7 @@ def test_a_third_party_backend_is_found(install) -> None:
 
 
 def test_a_builtin_name_cannot_be_taken(install) -> None:
-    """`local` stays ours, and the list says who wanted it."""
+    """`local` stays built in, and the list names the distribution that claimed the name."""
     answer = ask(install("clash"), "local")
     assert answer["asked"]["local"] == "LocalStepHook"
     assert answer["names"].count("local") == 1
@@ -95,7 +95,7 @@ def test_a_builtin_name_cannot_be_taken(install) -> None:
 
 
 def test_a_broken_backend_does_not_hide_the_others(install) -> None:
-    """Each broken one says whose it is and what is wrong; the others work."""
+    """The list names each broken one's distribution and error. The others work."""
     broken = ["needy", "faulty", "missing", "nameless", "alien"]
     answer = ask(install("backend", "broken"), "local", "flock", *broken)
     asked = answer["asked"]

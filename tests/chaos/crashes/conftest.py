@@ -48,7 +48,7 @@ def airflow(
 
 @pytest.fixture(scope="session")
 def table() -> CrashTable:
-    """The results of the crashes of this session."""
+    """The rows that this session has measured."""
     return CrashTable()
 
 

@@ -1,6 +1,6 @@
-"""The crash table: what each crash came to, measured; ``docs/crashes.md`` shows it.
+"""The crash table: the measured result of each crash, as ``docs/crashes.md`` shows it.
 
-``make crashes`` writes the page. Every other run compares the rows that it measured with the page's.
+``make crashes`` writes the page. Every other run compares its rows with those of the page.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from tests.support.waiting import wait_until
 PAGE = DOCS / "crashes.md"
 BEGIN, END = "<!-- the table: written by make crashes -->", "<!-- the end of the table -->"
 COLUMNS = "| Crash | Task | Jobs started | At once | Orphans | Results lost | Its log says |"
-SETTLED_S = 60.0  # a task that is in a wrong final state for this long stays in it
+SETTLED_S = 60.0  # a task that stays in a wrong final state for this long will not leave it
 FINISHED = {"success", "failed", "skipped", "upstream_failed", "removed"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One crash, and the counts after the end of its task."""
+    """One crash, and what was counted once its task was over."""
 
     group: str
     crash: str
@@ -47,7 +47,7 @@ class CrashTable:
     rows: list[Row] = field(default_factory=list)
 
     def text(self) -> str:
-        """Return the table as Markdown, as the page shows it."""
+        """Return the page's table as Markdown."""
         lines = []
         for group in dict.fromkeys(row.group for row in self.rows):
             lines += [f"### {group}", "", COLUMNS, "|---|---|---|---|---|---|---|"]
@@ -84,7 +84,7 @@ class CrashedTask:
         (self.airflow.marks / f"{self.mark}.{ending}").touch()
 
     def wait_for(self, ending: str) -> None:
-        """Wait until the worker has ``died``, or is ``held``."""
+        """Wait until the worker has ``died`` or is ``held``."""
         self.airflow.wait_for(lambda: self.has(ending), f"{self.mark} {ending}", self.logs)
 
     def wait_for_log(self, text: str) -> None:
@@ -93,7 +93,7 @@ class CrashedTask:
         )
 
     def wait_scheduler_knows(self, state: str) -> None:
-        """Wait until the scheduler knows that the worker has died, and that the task is in ``state``."""
+        """Wait until the scheduler has processed the worker's end, with the task in ``state``."""
         dag_id, run_id, task_id = self.where
         names = re.escape(f"dag_id={dag_id}, task_id={task_id}, run_id={run_id}")
         heard = re.compile(rf"TaskInstance Finished: {names}, .* state={state}, executor=")
@@ -106,7 +106,10 @@ class CrashedTask:
         return str(self.airflow.logs(*self.where)[-8000:])
 
     def wait_watched(self) -> None:
-        """Wait until the triggerer that runs now has the trigger. A killed one may have had it before."""
+        """Wait until the running triggerer has the trigger.
+
+        A triggerer killed before may have had it, too.
+        """
         dag_id, run_id, task_id = self.where
         folder = self.airflow.home / "logs" / f"dag_id={dag_id}" / f"run_id={run_id}" / f"task_id={task_id}"
         began = time.time() - self.airflow.age_s("triggerer")
@@ -117,7 +120,10 @@ class CrashedTask:
         self.airflow.wait_for(is_watched, "the trigger in this triggerer", self.logs)
 
     def wait_started(self, count: int = 1, *, is_deferred: bool = False) -> None:
-        """Wait until the step runs, and its trigger if there is one. Then nothing is half done."""
+        """Wait until the step runs and, if the task is deferred, its trigger too.
+
+        After that, no action is half done.
+        """
         airflow = self.airflow
         airflow.wait_for(
             lambda: airflow.count(self.mark) >= count, f"start {count} of {self.mark}", self.logs
@@ -138,14 +144,14 @@ class CrashedTask:
         has_value: bool | Callable[[], bool] | None = None,
         was_read: bool = False,
     ) -> None:
-        """Wait until the task is over, count, compare with what must be, and add the row.
+        """Wait until the task is over, count, compare with the expected row, and add the row.
 
         :param title: the row's group and crash
-        :param log: what one of the task's tries must have written
-        :param jobs: how many must have started; a range where that depends on the moment
-        :param has_value: whether the task must have pushed its result, by default if it succeeded; or how to
-            look whether it has arrived
-        :param was_read: the test has seen ``log`` already, in a log that Airflow may begin anew
+        :param log: text that the log of one of the task's tries must have
+        :param jobs: how many must have started; a range if that depends on timing
+        :param has_value: whether the task must have pushed its result (default: if it succeeded), or a
+            function that tells whether the result has arrived
+        :param was_read: the test has already seen ``log``, in a log that Airflow may begin anew
         """
         airflow = self.airflow
         self._wait_for_state(state)
@@ -186,8 +192,8 @@ class CrashedTask:
         self.airflow.wait_for(is_there, f"{self.mark} to be {state}", self.logs)
 
     def _orphans(self) -> Sequence[int]:
-        """Return the processes of the task's jobs that do not end."""
-        with suppress(AssertionError):  # they are counted
+        """Return the processes of the task's jobs that do not end in time."""
+        with suppress(AssertionError):  # the row counts them
             wait_until(self._processes, "its processes to end", holds=lambda left: not left, pause_s=0.2)
         return self._processes()
 
@@ -196,5 +202,5 @@ class CrashedTask:
 
 
 def table_of(page: str) -> str:
-    """Return the table in the text of the page."""
+    """Return the table from the text of the page."""
     return page.partition(BEGIN)[2].partition(END)[0].strip()

@@ -1,4 +1,4 @@
-"""Two deployments that share everything but their name and database."""
+"""Two deployments that share everything but their names and databases."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def other(airflow, tmp_path):
 
 @pytest.mark.long
 def test_two_deployments_never_share_a_job(airflow, other, crashed):
-    """The same DAG, run id, job folder and store: each deployment has a job and a result of its own."""
+    """Same DAG, run id, job folder and store: each deployment has its own job and its own result."""
     task = crashed("crash_deployments", RUN, "step")
     for each in (airflow, other):
         each.trigger(task.dag_id, run_id=RUN)

@@ -1,4 +1,4 @@
-"""There is no room for a job: the task waits for it deferred, and comes through whatever happens then."""
+"""The service has no room for a job. The task waits, deferred, and survives what happens meanwhile."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_ended_in_a_pause(pausing, airflow):
 
 
 def test_out_of_time_in_a_pause(run, crashed):
-    """Airflow does not watch its limit while a task is deferred: no pause goes beyond it."""
+    """Airflow does not enforce execution_timeout while a task is deferred, so no pause lasts beyond it."""
     task = crashed(DAG, run, "out_of_time")
     log = "execution_timeout passed before there was room"
     task.settle((GROUP, "`execution_timeout`"), state="failed", log=log, jobs=0)

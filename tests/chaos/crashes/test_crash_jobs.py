@@ -1,4 +1,4 @@
-"""``kill -9`` of what runs on the other side: the step, its runner, the supervisor of a local job."""
+"""``kill -9`` of a local job's processes: the step, its runner, its supervisor."""
 
 from __future__ import annotations
 

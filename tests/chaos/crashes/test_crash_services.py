@@ -1,4 +1,4 @@
-"""Airflow's own services are killed in the middle of a step's life, and come back."""
+"""Airflow's own services are killed in the middle of a step, and come back."""
 
 from __future__ import annotations
 
@@ -24,32 +24,35 @@ def kill_api_server(airflow):
 
 
 def stop_scheduler(airflow):
-    """It is alive and does nothing: whoever looks after it kills it, with its workers."""
+    """Stop the scheduler.
+
+    It is alive and does nothing. The deployment (``revives``) then kills it with its workers.
+    """
     os.kill(airflow.processes["scheduler"].pid, signal.SIGSTOP)
 
 
 def kill_scheduler(airflow):
-    """The host of the scheduler and of its workers dies."""
+    """Kill the scheduler with its workers, as if their host died."""
     airflow.kill("scheduler")
     time.sleep(AWAY_S)
     airflow.start("scheduler")
 
 
 def kill_scheduler_alone(airflow):
-    """Its workers go on, and nobody waits for them."""
+    """Kill the scheduler alone. Its workers go on, and no process waits for them."""
     airflow.kill_alone("scheduler")
     time.sleep(AWAY_S)
     airflow.start("scheduler")
 
 
 def kill_database(airflow):
-    """A crash of the server; what was committed is there again."""
+    """Crash the database server. Committed data survive."""
     airflow.postgres.down()
     time.sleep(AWAY_S)
     airflow.postgres.up()
 
 
-# make crashes has the others, too
+# make crashes runs the other services as well
 SHORT = ("api_server", "scheduler")
 SERVICES = {
     "api_server": ("The API server is killed and comes back", kill_api_server),
@@ -62,7 +65,7 @@ SERVICES = {
 
 @pytest.fixture(scope="module")
 def run(airflow, crashed, request, postgres_or_skip):
-    """One run per service: all its tasks are in their phase when the service dies, and go on at once."""
+    """One run per service. Each task is in its own phase when the service dies, and may go on at once."""
     if request.param == "database":
         postgres_or_skip()
     run = airflow.trigger("crash_services")

@@ -1,4 +1,4 @@
-"""The store is away for a while, at each phase of a step: whoever needs it waits."""
+"""The store is away for a while at each phase of a step, and every process that needs it waits."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ PHASES = {
     "fetching": ("when the step reads its argument", "stepop: reading part"),
     "writing": ("when the step writes its result", "stepop: writing the result"),
 }
-AWAY_S = float(os.environ.get("STEPOP_AWAY_S", "10"))  # all but the first seconds of waiting are in the log
+# must exceed the first seconds of waiting, which are not logged
+AWAY_S = float(os.environ.get("STEPOP_AWAY_S", "10"))
 
 
 @pytest.fixture(scope="module")
 def run(airflow, crashed, s3_server):
-    """One run whose tasks are each in their phase while the line to the store is cut."""
+    """One run whose tasks are in different phases while the connection to the store is cut."""
     run = airflow.trigger("crash_store")
     submitting, fetching, writing, written, reading = (
         crashed("crash_store", run, task_id) for task_id in (*PHASES, "written", "read_written")
@@ -48,7 +49,7 @@ def test_away(run, airflow, crashed, phase):
 
 
 def test_away_when_the_result_is_read(run, airflow, crashed):
-    """By an ordinary task, which has no retries."""
+    """The reader is an ordinary task without retries."""
     title, arrived = (GROUP, "when another task reads the result"), arrival(airflow, run, "written")
     crashed("crash_store", run, "written").settle(
         title, state="success", log="Submitted: ", has_value=arrived
@@ -56,6 +57,6 @@ def test_away_when_the_result_is_read(run, airflow, crashed):
 
 
 def arrival(airflow, run, name):
-    """Return how to look whether the task that reads the result got it."""
+    """Return a function that tells whether the task that reads the result has got it."""
     where = ("crash_store", run, f"read_{name}")
     return lambda: airflow.wait_state(*where) == "success"

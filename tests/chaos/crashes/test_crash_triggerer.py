@@ -1,4 +1,4 @@
-"""The triggerer dies, hands a trigger over, or cannot make one: the job goes on."""
+"""The triggerer dies, loses a trigger to another one, or cannot create it: the job goes on."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_killed_while_waiting(run, airflow, crashed):
     task = crashed("crash_triggerer", run, "killed")
     task.wait_started(is_deferred=True)
     airflow.kill("triggerer")
-    task.touch("go")  # it ends while nobody looks
+    task.touch("go")  # the step ends while no triggerer watches
     airflow.start("triggerer")
     task.settle((GROUP, "is killed with `kill -9` while the task waits"), state="success", log="trigger")
     assert airflow.instance(*task.where)["try_number"] == 1
@@ -40,11 +40,12 @@ def test_killed_while_waiting(run, airflow, crashed):
 
 @pytest.mark.long
 def test_a_trigger_that_moves_to_another_triggerer_leaves_the_job_alone(run, airflow, crashed):
-    """Airflow calls on_kill for a trigger that another triggerer has adopted; the task is still deferred."""
+    """Airflow calls on_kill for a trigger that another triggerer has adopted. The task is still deferred."""
     task = crashed("crash_triggerer", run, "moved")
     task.wait_started(is_deferred=True)
     task.wait_watched()
-    # the triggerer asks its first question this long after its start; no log line says that it has the answer
+    # The triggerer asks its first question this long after its start. No log line tells that it has the
+    # answer.
     time.sleep(FIRST_QUESTION_S + 10)
     starts = airflow.log(*task.where).count("starting")
     first = airflow.processes["triggerer"].pid
@@ -57,7 +58,7 @@ def test_a_trigger_that_moves_to_another_triggerer_leaves_the_job_alone(run, air
         assert airflow.alive(task.mark), "the job was killed though its trigger only moved"
         task.touch("go")
         title = (GROUP, "stands still, and another one takes the trigger; then it goes on")
-        # a triggerer that gets a trigger back writes the log of it from the beginning
+        # a triggerer that gets a trigger back begins its log anew
         task.settle(title, state="success", log=STILL_DEFERRED, was_read=True)
     finally:
         airflow.kill("triggerer-2")
@@ -66,7 +67,7 @@ def test_a_trigger_that_moves_to_another_triggerer_leaves_the_job_alone(run, air
 
 
 def test_marked_before_a_triggerer_has_the_trigger(airflow, crashed):
-    """Airflow tells nobody then: the job goes on until a sweep, or its timeout."""
+    """Airflow then calls no on_kill: the job goes on until a sweep or its timeout."""
     airflow.kill("triggerer")
     task = crashed("crash_unwatched", airflow.trigger("crash_unwatched"), "step")
     task.wait_started()
@@ -88,7 +89,10 @@ def can_unshare():
 
 @pytest.mark.skipif(not can_unshare(), reason="needs unshare(1) and the right to make a UTS namespace")
 def test_a_triggerer_on_another_host_says_so(run, airflow, crashed):
-    """A local job can be seen from its own host only: it is neither called lost nor left running."""
+    """Only a local job's own host can see it.
+
+    The task fails, and the job is neither called lost nor left running.
+    """
     task = crashed("crash_triggerer", run, "elsewhere")
     task.wait_started()
     airflow.kill("triggerer")

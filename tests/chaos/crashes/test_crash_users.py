@@ -1,4 +1,4 @@
-"""A user, or a limit, ends a task at each point: its job ends too, and a clear never shares a job."""
+"""A user or a limit ends a task at each point. The job ends too, and a cleared task starts a new job."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ENDED = "A user ends or clears the task"
 LIMITS = "A limit of Airflow ends the task"
 WAYS = {"running": "while it waits in the worker", "deferred": "while it is deferred"}
 ON_KILL = {
-    "running": "cancelling",  # at once, or when Airflow has found the time to say why the worker shall end
+    "running": "cancelling",  # at once, or after Airflow has said why the worker has to end
     "deferred": "The task is {state}: cancelling",
 }
 
@@ -31,11 +31,11 @@ def run(airflow, timeout_run):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_cleared_after_success(run, airflow, crashed, way):
-    """The finished job is not taken for the answer."""
+    """The clear starts a new job instead of returning the finished one's result."""
     task = crashed("crash_users", run, f"cleared_after_{way}")
     task.touch("go")
     airflow.wait_state(*task.where, "success")
-    task.wait_scheduler_knows("success")  # before, Airflow may forget a clear
+    task.wait_scheduler_knows("success")  # before that, Airflow may lose a clear
     airflow.clear(*task.where)
     task.wait_started(2)
     end = {"running": "in the worker", "deferred": "deferred"}[way]
@@ -74,7 +74,7 @@ def test_marked_before_the_handle_is_saved(run, airflow, crashed):
 
 
 def test_marked_in_the_middle_of_a_question_to_airflow(run, airflow, crashed):
-    """on_kill cannot ask why then: its channel is taken until the question is answered."""
+    """on_kill cannot ask Airflow for the reason, since its channel is in use until the answer arrives."""
     task = crashed("crash_users", run, "failed_asking")
     task.wait_for("held")
     task.wait_started()
@@ -86,7 +86,7 @@ def test_marked_in_the_middle_of_a_question_to_airflow(run, airflow, crashed):
 
 
 def test_marked_in_the_middle_of_an_import(run, airflow, crashed):
-    """What a cancel needs cannot be imported then: the import was interrupted by the signal."""
+    """The cancel cannot import the client then, because the signal interrupted its import."""
     task = crashed("crash_users", run, "failed_importing")
     task.wait_for("held")
     task.wait_started()
@@ -97,12 +97,13 @@ def test_marked_in_the_middle_of_an_import(run, airflow, crashed):
     task.settle(title, state="failed", log="could not be cancelled yet")
 
 
-def test_taken_for_dead(airflow, crashed):
-    """Its scheduler, which is busy, hears of a worker's end too late, and believes that a task has failed."""
+def test_taken_for_failed_by_a_busy_scheduler(airflow, crashed):
+    """A busy scheduler learns of the worker's end too late and believes that the task has failed."""
     task = crashed("crash_scheduler", airflow.trigger("crash_scheduler"), "taken_for_dead")
     task.wait_started()
     dag_id, run_id, task_id = task.where
-    engine = sqlalchemy.create_engine(airflow.database, poolclass=sqlalchemy.NullPool)  # keeps nothing open
+    # keeps no connection open
+    engine = sqlalchemy.create_engine(airflow.database, poolclass=sqlalchemy.NullPool)
     with engine.begin() as database:
         database.execute(
             sqlalchemy.text(
@@ -131,11 +132,11 @@ def test_cleared(run, airflow, crashed, way):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_cleared_twice(run, airflow, crashed, way):
-    """The second clear meets the first one at any point of its way."""
+    """The second clear may come at any point of the first one."""
     task = crashed("crash_users", run, f"cleared_twice_{way}")
     task.wait_started(is_deferred=way == "deferred")
     airflow.clear(*task.where)
-    time.sleep(0.5)  # or longer: any point will do
+    time.sleep(0.5)  # any point will do, so longer does no harm
     airflow.clear(*task.where)
     task.wait_started(2)
     task.touch("go")
@@ -143,7 +144,7 @@ def test_cleared_twice(run, airflow, crashed, way):
     task.settle(title, state="success", log="found: replace", jobs=(2, 3))
 
 
-# -- limits, which need their time: the others are over meanwhile
+# -- limits; they take time, which passes while the tests above run
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -156,14 +157,14 @@ def test_the_run_is_out_of_time(timeout_run, crashed, way):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_task_is_out_of_time(run, crashed, way):
-    """Airflow 3 does not enforce it while a task is deferred: the trigger does."""
+    """Airflow 3 does not enforce execution_timeout while a task is deferred; the trigger does."""
     task = crashed("crash_users", run, f"out_of_time_{way}")
     log = "execution_timeout passed and the step was cancelled"
     task.settle((LIMITS, f"`execution_timeout`, {WAYS[way]}"), state="failed", log=log)
 
 
 def test_the_task_is_out_of_time_before_the_job_exists(run, airflow, crashed):
-    """Airflow calls on_kill then, and for it the task is still running: no try will come for a job."""
+    """Airflow calls on_kill while it still has the task as running. No later try will look for a job."""
     task = crashed("crash_users", run, "out_of_time_submitting")
     log = "The task's execution_timeout passed: cancelling its job"
     title = (LIMITS, "`execution_timeout`, in the submit, before the job exists")

@@ -1,4 +1,4 @@
-"""``kill -9`` of a worker at each point of a step's life."""
+"""``kill -9`` of a worker at each point of a step."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LATE = {"finishing", "read", "collected", "returning"}
 
 @pytest.fixture(scope="module")
 def run(airflow, crashed):
-    """One run of all of them; each step goes on until its worker has died, or to the point where it will."""
+    """One run for all points. Each step goes on until its worker has died; a late one up to its point."""
     run = airflow.trigger("crash_workers")
     tasks = [crashed("crash_workers", run, point) for point in POINTS]
     for task in tasks:
@@ -60,7 +60,7 @@ def test_a_worker_is_killed(run, airflow, crashed, point):
 
 
 def test_a_worker_is_told_to_end(run, airflow, crashed):
-    """A spot machine under the worker goes away: SIGTERM, while the task is still running for Airflow."""
+    """A spot machine goes away under the worker: SIGTERM, while Airflow still has the task as running."""
     task = crashed("crash_workers", run, "told_to_end")
     task.wait_started()
     worker = int((airflow.marks / f"{task.mark}.worker").read_text())

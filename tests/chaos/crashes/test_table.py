@@ -18,8 +18,9 @@ def is_written(request):
 
 
 def is_whole(request):
-    """Return whether every row can have been measured: the short form has some, and so has a run without
-    PostgreSQL.
+    """Return whether this session can have measured every row.
+
+    The short form measures only some, and so does a run without PostgreSQL.
     """
     seen = {item.path for item in request.session.items}
     option = request.config.option
@@ -30,7 +31,7 @@ def is_whole(request):
 
 
 def test_the_page_shows_what_was_measured(request, table):
-    """Whatever ran must be in the page; a whole run must be the whole page."""
+    """Every measured row must be in the page. After a whole run, the page must have no other rows."""
     if not table.rows:
         pytest.skip("no crash was part of this session")
     if is_written(request):

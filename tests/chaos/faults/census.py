@@ -1,4 +1,4 @@
-"""Every job and pod of ours that has ever been on the cluster, from its own stream of changes."""
+"""Every job and pod of ours that was ever on the cluster, read from its watch streams."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STREAM_S = 30
 
 @dataclass
 class Seen:
-    """One object, as it was last seen; ``gone_at`` when it was there no more."""
+    """One object as last seen, and ``gone_at``, when it was found to be gone."""
 
     found: dict
     gone_at: float | None = None
@@ -53,7 +53,7 @@ class Seen:
 class Census:
     """Watches jobs and pods of every namespace until it is closed.
 
-    :param client: an API client that may see all
+    :param client: an API client that may see all of them
     """
 
     def __init__(self, client) -> None:
@@ -103,15 +103,15 @@ class Census:
         ]
 
     def running(self, run):
-        """Return the pods whose step runs."""
+        """Return the pods whose step is running."""
         return [pod.found for pod in self._of("pods", run) if pod.is_running]
 
     def there(self, run):
-        """Return the pods that are there, whatever becomes of them."""
+        """Return the pods that still exist, in whatever state."""
         return [pod.found for pod in self._of("pods", run) if pod.gone_at is None]
 
     def refused(self, run):
-        """Return the map indexes whose pods their node did not take."""
+        """Return the map indexes whose pods a node refused."""
         pods = self._of("pods", run)
         return {
             int(pod.labels["airflow-stepop/map-index"])
@@ -123,14 +123,14 @@ class Census:
         return [job.found for job in self._of("jobs", run)]
 
     def generations(self, run):
-        """Return how many jobs each map index has had; a submit that is begun again has the same name."""
+        """Return the number of jobs per map index. A submit that is repeated uses the same name."""
         names = defaultdict(set)
         for job in self._of("jobs", run):
             names[int(job.labels["airflow-stepop/map-index"])].add(job.found["metadata"]["name"])
         return {number: len(jobs) for number, jobs in names.items()}
 
     def overlaps(self, run):
-        """Return the pairs of pods of one task instance that ran at the same time."""
+        """Return the pairs of one task instance's pods that ran at the same time."""
         by_index = defaultdict(list)
         for pod in self._of("pods", run):
             if pod.times[0] is not None:
@@ -146,7 +146,7 @@ class Census:
         return found
 
     def left(self, run):
-        """Return what is on the cluster now."""
+        """Return the jobs and pods of the run that are on the cluster now."""
         label = f"{selector(MANAGED)},airflow-stepop/run-id={run}"
         return [
             f"{kind}/{one['metadata']['name']}"

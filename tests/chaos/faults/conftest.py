@@ -84,7 +84,7 @@ def proxy(configs, tmp_path_factory) -> Iterator[Proxy]:
 
 @pytest.fixture(scope="session")
 def token_config(configs, tmp_path_factory) -> Path:
-    """The kubeconfig file of the connection ``kubernetes_token``."""
+    """The kubeconfig file that the connection ``kubernetes_token`` names."""
     path = tmp_path_factory.mktemp("token") / "config"
     path.write_text(json.dumps(configs["token"]))
     return path
@@ -116,7 +116,7 @@ def airflow(tmp_path_factory, connections, admin) -> Iterator[deployment.Deploym
     env["STEPOP_TEST_NODE"] = cluster.only_node(admin.core)
     if IS_FULL:
         env["STEPOP_FAULTS_FULL"] = "1"
-        # With more workers the scheduler gets too little of the processor, and takes running tasks for failed
+        # With more workers the scheduler gets too little CPU time, and takes running tasks for failed ones
         env["AIRFLOW__CORE__PARALLELISM"] = "6"
     found = deployment.Deployment(
         tmp_path_factory.mktemp("faults"),

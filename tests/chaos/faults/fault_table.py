@@ -1,4 +1,4 @@
-"""The fault matrix: what each fault came to, counted; ``docs/backends/kubernetes-faults.md`` shows it."""
+"""The fault matrix: the counted result of each fault, as ``docs/backends/kubernetes-faults.md`` shows it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAGE_OF_INSTANCES = 100
 
 @dataclass(frozen=True)
 class Row:
-    """One fault, and what was counted when its tasks were over."""
+    """One fault, and what was counted once its tasks were over."""
 
     fault: str
     steps: int
@@ -43,7 +43,7 @@ class FaultTable:
     rows: list[Row] = field(default_factory=list)
 
     def write(self) -> None:
-        """Write what was measured into the page; a fault that was not keeps its row."""
+        """Write the measured rows into the page. A fault that was not measured keeps its row."""
         page = PAGE.read_text()
         before, _, rest = page.partition(BEGIN)
         found = {line.split(" | ")[0]: line for line in table_of(page).splitlines()[2:]}
@@ -90,7 +90,7 @@ class FaultRun:
         return self.census.running(self.run)
 
     def wait_refused(self):
-        """Wait until the node has taken none of the steps' pods."""
+        """Wait until the node has refused the pods of all steps."""
         self.airflow.wait_for(
             lambda: len(self.census.refused(self.run)),
             f"{self.steps} refused pods of {self.dag_id}",
@@ -116,7 +116,7 @@ class FaultRun:
         )
 
     def logs(self, number):
-        """Return the logs of all tries of a step; a try whose worker was killed at once has none."""
+        """Return the logs of all tries of a step. A try whose worker was killed at once has none."""
         (instance,) = [one for one in self.instances if one["map_index"] == number]
         found = []
         for attempt in range(1, (instance["try_number"] or 1) + 1):
@@ -131,11 +131,11 @@ class FaultRun:
         return f"{states}\n{self.census.generations(self.run)}\n{self.logs(states[0][0])[-20000:]}"
 
     def settle(self, fault, *, log, state="success", generations=1, retries=0):
-        """Wait until the tasks are over, count, compare with what must be, and add the row.
+        """Wait until the tasks are over, count, compare with the expected row, and add the row.
 
-        :param log: what the log of one of the tasks must have
+        :param log: text that the log of one of the tasks must have
         :param generations: how many jobs a step may have had
-        :param retries: how many of Airflow's retries each of the tasks may have spent
+        :param retries: how many of Airflow's retries each task may have used
         """
         steps = self.steps
         over = f"dags/{self.dag_id}/dagRuns/{self.run}"
@@ -168,8 +168,9 @@ class FaultRun:
         self.table.rows.append(row)
 
     def _overtaken(self):
-        """Return how often the scheduler took a task that goes on after its deferral for one that had failed:
-        it hears of the end of a worker too late when it has too little of the processor.
+        """Return how often the scheduler took a task that had just deferred or resumed for a failed one.
+
+        With too little CPU time, the scheduler learns of a worker's end too late.
         """
         task = f"<TaskInstance: {self.dag_id}.step {self.run} "
         lines = (self.airflow.home / "scheduler.log").read_text().splitlines()
@@ -183,8 +184,8 @@ class FaultRun:
         return found == {"number": number, "data": "x" * (10_000 if number % 5 == 4 else 200)}
 
     def _orphans(self):
-        """Return what does not go away."""
-        with suppress(AssertionError):  # it is counted
+        """Return the jobs and pods that do not go away in time."""
+        with suppress(AssertionError):  # the row counts them
             wait_until(self._left, "nothing to be left", holds=lambda left: not left, pause_s=0.5)
         return self._left()
 
@@ -193,5 +194,5 @@ class FaultRun:
 
 
 def table_of(page: str) -> str:
-    """Return the table that the page has."""
+    """Return the table from the text of the page."""
     return page.partition(BEGIN)[2].partition(END)[0].strip()

@@ -1,7 +1,7 @@
 """The parts of the cluster on this host, which a test may stop.
 
-``STEPOP_CLUSTER`` names a command that starts what is not there with ``up`` and removes all with ``down``;
-the ids of its processes are in ``run/<part>.pid`` below ``LOCALCLUSTER_HOME``.
+``STEPOP_CLUSTER`` names a command: ``up`` starts the parts that do not run, ``down`` removes all of them. The
+pids are in ``run/<part>.pid`` below ``LOCALCLUSTER_HOME``.
 """
 
 from __future__ import annotations

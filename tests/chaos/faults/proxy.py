@@ -1,4 +1,4 @@
-"""A proxy in front of an API server, which a test can have answer with errors, or hang up."""
+"""A proxy for an API server. A test can make it answer with errors or hang up."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ RESET = "reset"
 
 
 class Proxy(ThreadingHTTPServer):
-    """Passes requests on to ``url``, over HTTP from a port of its own.
+    """Forwards HTTP requests from its own port to ``url``.
 
     :param url: ``https://host:port``
-    :param authorities: path of the certificates by which the server is known
+    :param authorities: path of the certificates that verify the server
     """
 
     daemon_threads = True
@@ -35,7 +35,7 @@ class Proxy(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def handle_error(self, request, client_address):
-        """A client that goes away is none."""
+        """Ignore a client that goes away."""
 
     def close(self):
         self.shutdown()

@@ -1,6 +1,6 @@
-"""What goes wrong around the steps of a real Airflow on a real cluster, and what it costs, counted.
+"""Faults around the steps of a real Airflow on a real cluster, and their counted cost.
 
-A fault is made while its steps run. Those that meet one task alone are made at the same time.
+Each fault occurs while its steps run. Faults that affect only one task occur at the same time.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TAKEN = {
     "deleted": ("The pod is deleted", "deleted before it ended"),
     "preempted": ("The pod is preempted by one of a higher priority", "resubmitting (1 of 3)"),
 }
-LONG = {"preempted", "job", "secret"}  # counted in the long form alone
+LONG = {"preempted", "job", "secret"}  # only in the long form
 SLOT = "stepop.test/slot"
 LATER = "stepop.test/later"
 
@@ -56,7 +56,7 @@ def remove(admin, pod):
 
 
 def has_status(status, call):
-    """Return whether the API server refuses the call so; other errors are errors."""
+    """Return whether the API server refuses the call with this status; raise any other error."""
     from kubernetes.client.exceptions import ApiException
 
     try:
@@ -68,12 +68,12 @@ def has_status(status, call):
     return False
 
 
-# -- faults that meet one task alone
+# -- faults that affect one task alone
 
 
 @pytest.fixture(scope="module")
 def preempt(airflow, admin, namespaces):
-    """Make a pod of a higher priority that wants the one slot of the node, for a moment."""
+    """Let a pod of a higher priority briefly claim the node's only slot."""
     name, made = "stepop-faults", []
 
     def act(admin, pod):
@@ -96,14 +96,14 @@ def preempt(airflow, admin, namespaces):
         airflow.wait_for(lambda: not has_status(403, create), "a priority class that the API server knows")
 
     yield act
-    for namespace in made:  # one of the faults makes the cluster anew: then none of this is there
+    for namespace in made:  # one of the faults recreates the cluster, and then neither object exists
         has_status(404, partial(admin.scheduling.delete_priority_class, name))
         has_status(404, partial(admin.core.delete_namespaced_pod, name, namespace))
 
 
 @pytest.fixture(scope="module")
 def at_once(begin, admin, preempt):
-    """The runs of all of them, each with its fault; their workers are killed where their DAGs say."""
+    """The runs of these faults, all under way. Workers are killed at the points that their DAGs name."""
     node = cluster.only_node(admin.core)
     cluster.offer(admin.core, node, SLOT, "1")
     cluster.offer(admin.core, node, LATER, None)
@@ -112,7 +112,7 @@ def at_once(begin, admin, preempt):
     runs = {**killed, "image": begin("image"), "secret": begin("secret")}
     for way, take in {"evicted": evict, "deleted": remove, "preempted": preempt}.items():
         if is_due(way):
-            runs[way] = begin(way)  # one after the other: their steps do not run for ever
+            runs[way] = begin(way)  # one after the other, since their steps do not run for ever
             for pod in runs[way].wait_running():
                 take(admin, pod)
     secret = runs["secret"]
@@ -131,7 +131,7 @@ def at_once(begin, admin, preempt):
 
 @pytest.mark.parametrize("way", list(filter(is_due, TAKEN)))
 def test_the_pod_is_taken_away(at_once, way):
-    """The step is submitted again, and no retry is spent."""
+    """The step is submitted again without using up a retry."""
     title, log = TAKEN[way]
     at_once[way].settle(title, log=log, generations=2)
 
@@ -152,12 +152,12 @@ def test_the_secret_is_deleted_before_the_start(at_once):
 
 
 def test_the_node_refuses_the_pod(at_once):
-    """The scheduler and the kubelet do not always know the same of a node, its devices and its room."""
+    """The scheduler's view of a node, its devices and its room may differ from the kubelet's."""
     title, log = "The node refuses the pod (kubelet admission)", "The node refused the step's pod"
     at_once["refused"].settle(title, log=log, generations=2)
 
 
-# -- the way to the API server
+# -- the connection to the API server
 
 
 def test_the_api_server_answers_with_errors(begin, proxy):
@@ -175,19 +175,19 @@ def test_the_api_server_answers_with_errors(begin, proxy):
 
 
 def make_trouble(run, proxy, trouble):
-    """Have the API server answer so until somebody has met it: who waits longer and longer may be away."""
+    """Let the API server answer this way until a client has met it: a client in back-off may ask late."""
     proxy.trouble = trouble
     try:
         time.sleep(5)  # at least
         run.airflow.wait_for(lambda: proxy.answers[trouble], f"somebody who meets {trouble}", run.describe)
     finally:
         proxy.trouble = None
-    time.sleep(1.5)  # a moment in which all is well, or longer
+    time.sleep(1.5)  # some time without trouble; longer does no harm
 
 
 @pytest.mark.skipif(not IS_FULL, reason="part of the long form: make faults")
 def test_the_token_is_replaced(begin, admin, namespaces, token_config):
-    """The old one is not known any more; for a while there is no other."""
+    """The old token is revoked, and for a while there is no new one."""
     run = begin("token")
     run.wait_running()
     config = json.loads(token_config.read_text())
@@ -197,7 +197,7 @@ def test_the_token_is_replaced(begin, admin, namespaces, token_config):
 
 @pytest.mark.skipif(not IS_FULL, reason="part of the long form: make faults")
 def test_the_token_is_replaced_in_airflow(begin, airflow, admin, namespaces, token_config):
-    """The configuration is in the connection itself: those who wait already are to look it up again."""
+    """The token is in the connection itself, so tasks that already wait must look the connection up again."""
     namespace = namespaces["token"]
     config = json.loads(token_config.read_text())
     stored = {"connection_id": "kubernetes_stored", "conn_type": "kubernetes"}
@@ -210,15 +210,15 @@ def test_the_token_is_replaced_in_airflow(begin, airflow, admin, namespaces, tok
     run = begin("connection")
     run.wait_running()
     config = with_new_token(config, admin, namespace)
-    token_config.write_text(json.dumps(config))  # it is the account of other faults, too
+    token_config.write_text(json.dumps(config))  # other faults use the same account
     store("PATCH", "connections/kubernetes_stored")
     run.settle("The token is replaced in Airflow's connection", log="Submitted: ")
 
 
 def with_new_token(config, admin, namespace):
-    """Return the configuration with another token, when nobody knows the old one any more."""
+    """Return the configuration with a new token, once the server no longer accepts the old one."""
     admin.core.delete_namespaced_service_account(cluster.NAME, namespace)
-    time.sleep(15)  # or longer: the server remembers a token for ten seconds
+    time.sleep(15)  # the server caches a token for ten seconds; longer does no harm
     return {**config, "users": [{"name": "u", "user": {"token": cluster.new_token(namespace)}}]}
 
 
@@ -266,7 +266,7 @@ def test_the_kubelet_stands_still(begin, parts):
     run = begin("kubelet")
     run.wait_running()
     parts.send("kubelet", signal.SIGSTOP)
-    length_s = 60 if IS_FULL else 15  # after 40 s the node is said to be not ready
+    length_s = 60 if IS_FULL else 15  # after 40 s the node counts as not ready
     time.sleep(length_s)
     parts.send("kubelet", signal.SIGCONT)
     run.settle(f"The kubelet stands still for {length_s} s", log="Submitted: ")
@@ -288,7 +288,7 @@ def test_the_node_is_drained(begin, admin):
 
 
 def test_the_node_is_removed_once_its_steps_are_over(begin, airflow, admin):
-    """As autoscalers do it, while no worker is free to read what came of them."""
+    """Autoscalers remove an idle node, here while no worker is free to read the outcomes."""
     pool = {"name": "autoscaled", "slots": 16, "description": "", "include_deferred": False}
     airflow.ask("POST", "pools", json=pool).raise_for_status()
     run = begin("autoscaled")
@@ -310,15 +310,17 @@ def test_the_node_is_lost(begin, admin, parts):
     node = cluster.only_node(admin.core)
     taint = {"key": "stepop.test/lost", "effect": "NoExecute"}  # "unreachable" is tolerated for 300 s
     admin.core.patch_node(node, {"spec": {"taints": [taint]}})
-    run.wait_jobs(2 * run.steps)  # each has lost its pod, and was submitted again
+    run.wait_jobs(2 * run.steps)  # each step has lost its pod and was submitted again
     admin.core.patch_node(node, {"spec": {"taints": None}})
     run.settle("The node is tainted (NoExecute)", log="resubmitting (1 of 3)", generations=2)
 
 
 @pytest.fixture
 def other_node(admin):
-    """A node that answers, and runs nothing: a cluster of whose nodes none answers takes no pod away, as the
-    fault is more likely its own.
+    """A node that answers and runs nothing.
+
+    If no node of a cluster answers, Kubernetes evicts no pods, since the fault is more likely the cluster's
+    own.
     """
     name = f"stepop-faults-{uuid.uuid4().hex[:6]}"
     lease = {"metadata": {"name": name}, "spec": {"holderIdentity": name, "leaseDurationSeconds": 40}}
@@ -328,13 +330,13 @@ def other_node(admin):
     admin.leases.create_namespaced_lease("kube-node-lease", lease)
 
     def answer():
-        """As a kubelet does: only its node's own word makes a node ready again that was late once."""
+        """Answer as a kubelet does. A node that was late becomes ready only through its own report."""
         admin.leases.patch_namespaced_lease(name, "kube-node-lease", {"spec": {"renewTime": cluster.now()}})
         cluster.say_ready(admin.core, name)
 
     def answer_on():
         while not is_over.wait(2):
-            with suppress(Exception):  # the API server may be away for a moment
+            with suppress(Exception):  # the API server may be briefly away
                 answer()
 
     answer()
@@ -349,7 +351,7 @@ def other_node(admin):
 
 @pytest.mark.skipif(not IS_FULL, reason="takes minutes: make faults")
 def test_the_node_does_not_answer(begin, parts, other_node):
-    """Its pods may still run, as here they do: no step is submitted again before they are over."""
+    """The node's pods may still run, and here they do. No step is submitted again before they are over."""
     run = begin("unreachable")
     run.wait_running()
     parts.send("kubelet", signal.SIGSTOP)
@@ -359,17 +361,17 @@ def test_the_node_does_not_answer(begin, parts, other_node):
             "pods that are to be removed",
             run.describe,
         )
-        time.sleep(15)  # nothing changes; on a slower machine less could
+        time.sleep(15)  # nothing may change in this time; a slow machine only weakens the test
         assert len(run.census.running(run.run)) == run.steps
         assert len(run.census.jobs(run.run)) == run.steps
     finally:
         parts.send("kubelet", signal.SIGCONT)
     title = "The node does not answer, its pods are to be removed, and it comes back"
-    # the trigger of the second job has begun the log of the first one anew
+    # the second job's trigger has begun the log of the first one anew
     run.settle(title, log="resubmitting (1 of 3)", generations=2)
 
 
-# -- who else is there
+# -- other deployments, lost namespaces and clusters
 
 
 @pytest.mark.skipif(not IS_FULL, reason="part of the long form: make faults")
@@ -387,20 +389,20 @@ def test_another_deployment_sweeps_the_same_namespace(begin, airflow, connection
 
 @pytest.mark.skipif(not IS_FULL, reason="part of the long form: make faults")
 def test_the_namespace_is_deleted(begin, admin, namespaces):
-    """The tasks fail soon, and not after the ten minutes for which trouble is sat out; and they say so."""
+    """The tasks fail soon, with a message, instead of retrying for ten minutes as for transient errors."""
     run = begin("namespace")
     run.wait_running()
     began = time.monotonic()
     admin.core.delete_namespace(namespaces["doomed"])
     run.wait_state("failed", run.steps)
     assert time.monotonic() - began < PATIENCE_S, "trouble is sat out for longer"
-    # whatever Airflow was allowed there is gone, too
+    # Airflow's permissions in the namespace are gone, too
     run.settle("The namespace is deleted", state="failed", log="is forbidden")
 
 
 @pytest.mark.skipif(not IS_FULL, reason="removes all that the cluster has: make faults")
 def test_the_cluster_is_made_anew(begin, admin, parts, namespaces, token_config):
-    """Nothing that it had is there any more; its administrators give Airflow another token."""
+    """All objects are lost, and the administrators give Airflow another token."""
     run = begin("etcd")
     run.wait_running()
     parts.down()

@@ -1,3 +1,3 @@
-"""The fixture ``mark`` of the bad input corpus is used here too."""
+"""The fixture ``mark`` of the tests of bad input is used here too."""
 
 from tests.support.damage import mark  # noqa: F401

@@ -1,12 +1,14 @@
-"""Takes steps from their start to their result while everything around them is killed at random.
+"""Runs steps from start to result while processes around them are killed at random.
 
-``PYTHONPATH=. python kills.py FOLDER SEED...`` leaves ``FOLDER/SEED.json`` for each: what happened, and what
-was counted.
-Airflow's part is played by this program, by the same rules: a worker that dies is tried again from the start,
-a task that deferred waits for its trigger, a trigger whose triggerer dies is made again. All else is ours:
-operator, worker session, trigger, hook, supervisor, runner. Every try and every trigger is a process of its
-own, and dies of SIGKILL at a random moment or operation. (They are forks: importing Airflow takes longer than
-a try.)
+``PYTHONPATH=. python kills.py FOLDER SEED...`` writes ``FOLDER/SEED.json`` for each seed: the events and the
+counts.
+
+This program plays Airflow's part, by Airflow's rules: a dead worker's task is tried again from the start, a
+deferred task waits for its trigger, and the trigger of a dead triggerer is created again. All else is the
+real code: operator, worker session, trigger, hook, supervisor, runner.
+
+Every try and every trigger runs in a process of its own, and SIGKILL may end it at a random moment or
+operation. These processes are forks, since importing Airflow takes longer than a try.
 """
 
 from __future__ import annotations
@@ -39,10 +41,10 @@ from tests.support.processes import of_job, parent_of, with_variable
 from tests.support.waiting import PATIENCE_S
 
 AT_ONCE = 4
-CALM_AFTER = 12  # tries; then nothing is killed any more, and the step must come to its end
+CALM_AFTER = 12  # tries; later ones are not disturbed, so that the step must finish
 MOST_TRIES = 40
 OPERATIONS = ("open", "os.", "subprocess.Popen", "shutil.", "fcntl.", "tempfile.")
-MOST_OPERATIONS = 160  # of a try, about
+MOST_OPERATIONS = 160  # of a try, approximately
 
 SCRIPT = """
 exec 9> "$MARK.lock"
@@ -54,7 +56,7 @@ printf '[%s]' "$VALUE" > result.json
 
 
 class FileState:
-    """Airflow's ``task_state_store`` as a file that is replaced whole."""
+    """Airflow's ``task_state_store`` as a file that is replaced as a whole."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -77,7 +79,7 @@ def read(path: Path) -> Any:
 
 
 class World:
-    """One task instance, and the chances that it meets."""
+    """One task instance and the random events that it meets."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder, self.seed = folder, seed
@@ -98,7 +100,7 @@ class World:
     def jobs(self) -> Path:
         return self.folder / "stepop" / "jobs"
 
-    # -- what Airflow does
+    # -- Airflow's part
 
     def run(self) -> dict[str, Any]:
         end = time.monotonic() + PATIENCE_S
@@ -121,7 +123,7 @@ class World:
             self.try_number += 1
 
     def is_cleared(self) -> bool:
-        """A user clears the task now and then: its old try is gone by then."""
+        """Let a user clear the task now and then. The old try is over by then."""
         if self.is_calm or self.clears >= 2 or self.chance.random() > 0.08:
             return False
         self.clears += 1
@@ -134,7 +136,7 @@ class World:
         return self.try_number >= CALM_AFTER
 
     def disturbed(self, who: str, work: Callable[[], object]) -> None:
-        """Do ``work`` in a process of its own; perhaps kill it, or the job, on the way."""
+        """Run ``work`` in a process of its own; perhaps kill this process or the job on the way."""
         kinds = ("nothing", "moment", "operation", "job")
         kind = "nothing" if self.is_calm else self.chance.choices(kinds, (2, 3, 4, 1))[0]
         number = self.chance.randint(1, MOST_OPERATIONS)
@@ -157,7 +159,7 @@ class World:
 
     @staticmethod
     def wait(pid: int, limit_s: float) -> int | None:
-        """Wait for a child to end, and leave it to be reaped: its pid must stay its own."""
+        """Wait for a child to end without reaping it, so that its pid is not reused."""
         end = time.monotonic() + limit_s
         while time.monotonic() < end:
             if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
@@ -166,7 +168,7 @@ class World:
         return None
 
     def kill_part_of_job(self) -> None:
-        """Kill the supervisor or the runner. (The step itself is the user's: its death is the answer.)"""
+        """Kill the supervisor or the runner. The step itself is left alone: its death would be its result."""
         record = read(self.path("state"))
         state = read(self.jobs / record["name"] / "state.json") if record else None
         if state is None or state["finished_at"] is not None:
@@ -177,7 +179,7 @@ class World:
             os.kill(self.chance.choice([supervisor, *runners]), signal.SIGKILL)
         self.deaths_of_jobs += 1
 
-    # -- what happens in one process
+    # -- the work of one process
 
     def worker(self, event: dict[str, Any] | None) -> None:
         operator = RemoteStepOperator(
@@ -201,7 +203,7 @@ class World:
                 run_id=f"run-{self.seed}",
                 task_id="step",
                 map_index=-1,
-                max_tries=MOST_TRIES + self.clears,  # a clear raises it, a retry does not
+                max_tries=MOST_TRIES + self.clears,  # a clear raises this number, a retry does not
                 try_number=self.try_number,
                 start_date=datetime.now(UTC),
             ),
@@ -231,7 +233,7 @@ class World:
         with self.path("errors").open("a") as file:
             file.write(f"{line}\n")
 
-    # -- what it came to
+    # -- the counts
 
     def counted(self) -> dict[str, Any]:
         lines = self.path("mark").read_text().splitlines() if self.path("mark").exists() else []
@@ -257,7 +259,7 @@ class World:
 
 
 def child(work: Callable[[], object], die_at: int) -> NoReturn:
-    """Do ``work`` and end this process without a trace of the parent's."""
+    """Run ``work`` and exit without the parent's cleanup."""
     os.setsid()
     if die_at:
         die_at_operation(die_at)
@@ -270,7 +272,10 @@ def child(work: Callable[[], object], die_at: int) -> NoReturn:
 
 
 def die_at_operation(number: int) -> None:
-    """Kill this process at its operation ``number``; between two of them a crash makes no difference."""
+    """Kill this process at its operation ``number``.
+
+    Between two operations, the moment makes no difference.
+    """
     count = 0
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
@@ -288,7 +293,7 @@ def live(folder: Path, seed: int) -> None:
 
 
 def main(folder: Path, seeds: list[int]) -> None:
-    runner_zipapp()  # reads what is read once
+    runner_zipapp()  # builds the runner's zip once
     running: dict[int, int] = {}
     while seeds or running:
         while seeds and len(running) < AT_ONCE:

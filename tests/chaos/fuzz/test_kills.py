@@ -1,7 +1,7 @@
-"""Everything around a step dies at random, and the step comes to its result all the same.
+"""Processes around a step die at random, and the step still comes to its result.
 
-``make fuzz`` runs 200 seeds; ``make test`` a few. A seed that failed is run again alone with
-``STEPOP_FUZZ_FIRST=<seed> STEPOP_FUZZ=1``.
+``make fuzz`` runs 200 seeds, ``make test`` a few. To run a failed seed alone, set ``STEPOP_FUZZ_FIRST=<seed>
+STEPOP_FUZZ=1``.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from tests.support.paths import ROOT
 
 DRIVER = Path(__file__).parent / "kills.py"
 COUNT = int(os.environ.get("STEPOP_FUZZ", "12"))
-MANY = 50  # seeds that have met everything, whatever the timing
+MANY = 50  # so many seeds meet every kind of event, whatever the timing
 FIRST = int(os.environ.get("STEPOP_FUZZ_FIRST", "1"))
 
 
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory):
-    """What each seed came to."""
+    """The events and counts of each seed."""
     folder = tmp_path_factory.mktemp("fuzz")
     seeds = [str(seed) for seed in range(FIRST, FIRST + COUNT)]
     with (folder / "log").open("w") as log:
@@ -44,23 +44,23 @@ def test_no_result_is_lost(worlds):
 
 
 def test_never_two_jobs_at_once_and_none_too_many(worlds):
-    """One job; one more for each that was killed or cleared away."""
+    """One job, and one more for each job that was killed or cleared away."""
     assert [w for w in worlds if w["overlaps"]] == []
     assert [w for w in worlds if not 1 <= w["started"] <= 1 + w["deaths_of_jobs"] + w["clears"]] == []
 
 
 def test_nothing_stays_behind(worlds):
-    """No process, and with ``keep="never"`` no folder of a job."""
+    """No process is left, and with ``keep="never"`` no folder of a job."""
     assert [w for w in worlds if w["orphans"] or w["folders"]] == []
 
 
-def test_nothing_that_was_killed_is_called_the_steps_own_error(worlds):
-    """Such an error would have failed the task for good."""
+def test_no_kill_is_reported_as_the_steps_own_error(worlds):
+    """Such an error would have failed the task without another try."""
     assert [w for w in worlds if w["final_errors"]] == []
 
 
-def test_there_was_something_to_survive(worlds):
-    """Or else the others prove nothing."""
+def test_something_was_killed(worlds):
+    """Otherwise the other tests prove nothing."""
     events = [event for world in worlds for event in world["events"]]
     for how in ("moment", "operation"):
         assert any(event.endswith(f": {how}") for event in events)

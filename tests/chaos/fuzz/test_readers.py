@@ -1,7 +1,8 @@
-"""Every reader of stored bytes, fed with damage: only the declared errors, and nothing is unpickled.
+"""Every reader of stored bytes reads damaged data: it raises only declared errors and unpickles nothing.
 
-A document that is right is damaged at a random place (another value, a key less, a bit, the end), with a
-pickle among the values that would leave a mark. ``make fuzz-readers`` does it for longer.
+A correct document is damaged at random places (a value changed, a key removed, a bit flipped, the end cut
+off). Among the new values is a pickle that would leave a mark if it were loaded. ``make fuzz-readers`` tries
+more examples.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ VALUES = ODD | st.recursive(
 
 @st.composite
 def damaged(draw, document):
-    """The document with up to three of its places changed or gone."""
+    """Return the document with one to three of its places changed or removed."""
     found = copy.deepcopy(document)
     for _ in range(draw(st.integers(1, 3))):
         at = found
@@ -76,14 +77,14 @@ def damaged(draw, document):
             if draw(st.integers(0, 3)) == 0:
                 del at[key]
             else:
-                at[key] = copy.deepcopy(draw(VALUES))  # it may be damaged in its turn
+                at[key] = copy.deepcopy(draw(VALUES))  # a copy, since it may be damaged in turn
             break
     return found
 
 
 @st.composite
 def damaged_bytes(draw, data):
-    """The bytes with a bit flipped, the end or the middle gone, or something else instead."""
+    """Return the bytes with a bit flipped, a part gone or inserted, or something else instead."""
     at = draw(st.integers(0, max(0, len(data) - 1)))
     return draw(
         st.sampled_from(

@@ -1,6 +1,7 @@
-"""Uses of ``remote_step``, good ones and bad ones. test_types.py has mypy read it; nobody runs it.
+"""Good and bad uses of ``remote_step``. test_types.py lets mypy check this file; it never runs.
 
-A line that mypy must refuse ends with the code of the error. What ``reveal_type`` must say stands behind it.
+A line that mypy must refuse ends with the code of the error. A line with ``reveal_type`` ends with the type
+that mypy must reveal.
 """
 
 from datetime import timedelta

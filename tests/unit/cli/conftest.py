@@ -40,7 +40,7 @@ class CommandOutput:
 
 @pytest.fixture(autouse=True)
 def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hide connections of other tests: the commands look at every connection, also at one to a cluster."""
+    """Hide connections of other tests: the commands use every connection, even one to a cluster."""
     monkeypatch.delenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", raising=False)
 
 

@@ -1,4 +1,4 @@
-"""``airflow stepop list``, ``describe`` and ``render``: in this process, and as a user would call them."""
+"""``airflow stepop list``, ``describe`` and ``render``, in this process and as a user calls them."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Sample(BackendSettings):
 
 
 def test_settings_are_described_from_the_model() -> None:
-    """Every option shows its type, its default, and what its class says about it."""
+    """The description of an option has its type, its default, and the text of the model's docstring."""
     assert list(backends.describe_settings(Sample)) == [
         {
             "setting": "region",
@@ -75,7 +75,7 @@ def test_settings_are_described_from_the_model() -> None:
 
 
 def test_every_setting_of_every_backend_is_described() -> None:
-    """No option is left without a word about it."""
+    """No option lacks a description."""
     from airflow_stepop.registry import describe_backends, hook_class
 
     for backend in describe_backends():
@@ -84,8 +84,8 @@ def test_every_setting_of_every_backend_is_described() -> None:
             assert [row["setting"] for row in rows if not row["description"]] == []
 
 
-def test_resources_say_what_is_honoured(tmp_path: Path) -> None:
-    """Each resource is rendered for real; one that is refused says why."""
+def test_describe_says_which_resources_are_honoured(tmp_path: Path) -> None:
+    """The command renders a request with each resource. A refused one has the reason as its note."""
     from airflow_stepop.registry import create_hook
 
     rows = {row["resource"]: row for row in backends.describe_resources(create_hook("local"))}
@@ -100,7 +100,7 @@ def rendered(dag_file: Path, task_id: str, map_index: int = 0) -> dict[str, Any]
 
 
 def test_render_shows_templates_as_values(dag_file: Path) -> None:
-    """The request holds what the templates come to, with the DAG's default parameters."""
+    """The request has the values of the templates, rendered with the DAG's default parameters."""
     request = rendered(dag_file, "step")
     assert request["limits"]["memory_bytes"] == 256 * 2**20
     assert request["env"]["WORD"] == "hello"
@@ -109,12 +109,12 @@ def test_render_shows_templates_as_values(dag_file: Path) -> None:
 
 
 def test_render_is_the_same_twice(dag_file: Path) -> None:
-    """The request does not depend on the process or the time: it can be kept and compared."""
+    """The request depends on neither process nor time, so that a user can store and compare it."""
     assert rendered(dag_file, "step") == rendered(dag_file, "step")
 
 
 def test_render_of_a_step_whose_arguments_are_not_known(dag_file: Path) -> None:
-    """What is made of the arguments, or of connections, is left open."""
+    """Parts of the request that depend on arguments or connections have a placeholder."""
     request = rendered(dag_file, "resuming")
     folder = request["argv"][request["argv"].index("--checkpoint") + 1]
     assert "/checkpoints/" in folder
@@ -122,12 +122,12 @@ def test_render_of_a_step_whose_arguments_are_not_known(dag_file: Path) -> None:
 
 
 def test_render_of_a_command(dag_file: Path) -> None:
-    """A command's inputs are not needed for its request."""
+    """A command's request does not depend on its inputs."""
     assert rendered(dag_file, "command")["limits"]["timeout_s"] == 60
 
 
 def test_render_of_a_mapped_step(dag_file: Path) -> None:
-    """An instance has its own arguments; what the function gets from another task does not matter."""
+    """Each instance has its own arguments. The values that the function gets do not matter."""
     assert [rendered(dag_file, "commands", n)["limits"]["timeout_s"] for n in (0, 1)] == [60, 120]
     assert rendered(dag_file, "mapped", 5)["labels"]["map_index"] == "5"
 
@@ -142,21 +142,21 @@ def test_render_of_a_mapped_step(dag_file: Path) -> None:
         ("commands", 7, "no instance 7"),
     ],
 )
-def test_render_says_what_is_wrong(dag_file: Path, task_id: str, map_index: int, message: str) -> None:
-    """What cannot be rendered is refused with the reason."""
+def test_render_says_why_it_cannot(dag_file: Path, task_id: str, map_index: int, message: str) -> None:
+    """A step that cannot be rendered is refused with the reason."""
     with pytest.raises(StepConfigError, match=message):
         rendered(dag_file, task_id, map_index)
 
 
 def test_render_of_a_broken_dag_file(tmp_path: Path) -> None:
-    """A DAG that is not found because its file does not load says so."""
+    """If a DAG is missing because its file does not load, the error says so."""
     (tmp_path / "broken.py").write_text("from airflow.sdk import DAG\nraise ValueError('no luck')\n")
     with pytest.raises(StepConfigError, match=r"no DAG 'broken'.*\n.*no luck"):
         render.find_task("broken", "t", str(tmp_path))
 
 
 def test_errors_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """What the user can mend ends the command with one line and no traceback."""
+    """An error that the user can correct is printed as one line, without a traceback."""
     with pytest.raises(
         SystemExit, match=r"^airflow stepop: there is no backend 'locl'; did you mean 'local'\?"
     ):
@@ -164,7 +164,7 @@ def test_errors_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_describe_as_a_table_and_as_data(capsys: pytest.CaptureFixture[str]) -> None:
-    """The table is for people, the rest is for programs."""
+    """The table is for people, the other formats are for programs."""
     backends.describe_command(Namespace(backend="local", output="table", verbose=False))
     assert "grace_period_s" in capsys.readouterr().out
     backends.describe_command(Namespace(backend="local", output="json", verbose=False))
@@ -174,7 +174,7 @@ def test_describe_as_a_table_and_as_data(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_get_commands_loads_nothing() -> None:
-    """Every call of ``airflow`` imports us: no hook, no SDK, no model of ours may come with it."""
+    """Each call of ``airflow`` imports this module, so it must load no hook, no SDK and no model."""
     code = (
         "import sys; import airflow.cli.cli_config, airflow_stepop; before = set(sys.modules); "
         "from airflow_stepop.cli import get_commands; get_commands(); "
@@ -186,14 +186,14 @@ def test_get_commands_loads_nothing() -> None:
 
 @pytest.fixture(scope="module")
 def airflow_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An Airflow with an empty database."""
+    """An Airflow home with an empty database."""
     home = tmp_path_factory.mktemp("home")
     airflow(home, "db", "migrate")
     return home
 
 
 def airflow(home: Path, *words: str, **env: str) -> str:
-    """Return what the real command prints."""
+    """Return the output of the real command."""
     done = run_airflow(home, *words, **env)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
@@ -207,7 +207,7 @@ def run_airflow(home: Path, *words: str, **env: str) -> subprocess.CompletedProc
 
 
 def test_list_names_backends_and_connections(airflow_home: Path) -> None:
-    """The real command shows all backends, and the connections by which each is reached."""
+    """The real command lists all backends, and for each the connections that lead to it."""
     stored = {"conn_type": "aws", "extra": {"backend": "local"}}
     airflow(airflow_home, "connections", "add", "here", "--conn-json", json.dumps(stored))
     printed = airflow(airflow_home, "stepop", "list", "-o", "json", AIRFLOW_CONN_GPU="kubernetes://")
@@ -223,7 +223,7 @@ NO_DATABASE = "airflow stepop: Airflow's database cannot be read: no such table:
 
 
 def test_list_before_there_is_a_database(tmp_path: Path) -> None:
-    """The first command of a new user: the backends are there, and one line says what to do."""
+    """A new user's first command lists the backends, and says in one line how to create the database."""
     done = run_airflow(tmp_path, "stepop", "list", "-o", "json", AIRFLOW_CONN_GPU="kubernetes://")
     rows = {row["backend"]: row for row in json.loads(done.stdout)}
     assert rows["kubernetes"]["connections"] == ["gpu"]
@@ -246,7 +246,7 @@ def test_render_as_a_user_calls_it(airflow_home: Path, dag_file: Path) -> None:
 
 
 def test_render_without_the_connection_of_the_task(airflow_home: Path, dag_file: Path) -> None:
-    """A connection gives defaults to the request, so that the command ends with one line that names it."""
+    """A connection gives defaults to the request. Without it, the command prints one line that names it."""
     done = run_airflow(airflow_home, "stepop", "render", "shapes", "elsewhere", "-f", str(dag_file))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (

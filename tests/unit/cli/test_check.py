@@ -1,4 +1,4 @@
-"""``airflow stepop check``: what works is said, what does not fails the command."""
+"""``airflow stepop check`` reports what works, and fails if something does not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def store(home, tmp_path, monkeypatch):
 
 
 def test_everything_works(stepop, store):
-    """Backends, stores and the configuration are looked at; nothing is left in the store."""
+    """The command checks backends, stores and the configuration, and leaves nothing in the store."""
     output = stepop("check", "-o", "json")
     assert output.code == 0, output.out
     found = rows(output)
@@ -36,7 +36,7 @@ def test_everything_works(stepop, store):
 
 
 def test_a_store_that_cannot_be_written(stepop, store):
-    """The store's own error is shown, with what to do."""
+    """The command prints the store's own error, and what to do."""
     store.touch()
     output = stepop("check", "-o", "json")
     assert output.code == 1
@@ -45,8 +45,8 @@ def test_a_store_that_cannot_be_written(stepop, store):
     assert rows(output)["store"]["what to do"]
 
 
-def test_a_store_that_is_misspelt(stepop, monkeypatch):
-    """An address that is none is a finding, and the rest is looked at all the same."""
+def test_a_store_with_a_wrong_address(stepop, monkeypatch):
+    """A wrong address is one finding. The other checks run all the same."""
     monkeypatch.setenv("AIRFLOW__STEPOP__STORE", "ftp://host/folder")
     output = stepop("check", "-o", "json")
     assert output.code == 1
@@ -54,8 +54,8 @@ def test_a_store_that_is_misspelt(stepop, monkeypatch):
     assert rows(output)["host"]["ok"] == "yes"
 
 
-def test_what_several_hosts_must_agree_upon(stepop, monkeypatch):
-    """With a store of its own, a deployment needs a name and a key; on one host it needs neither."""
+def test_settings_that_several_hosts_must_share(stepop, monkeypatch):
+    """A deployment with a shared store needs a name and a key. On one host it needs neither."""
     monkeypatch.delenv("AIRFLOW__STEPOP__DEPLOYMENT")
     monkeypatch.delenv("AIRFLOW__STEPOP__SIGNING_KEY")
     monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", "")
@@ -67,7 +67,7 @@ def test_what_several_hosts_must_agree_upon(stepop, monkeypatch):
 
 
 def test_one_connection(stepop, monkeypatch):
-    """A connection is checked by itself; one that leads nowhere says what to write."""
+    """Only the named connection is checked. If it leads to no backend, the error says what to write."""
     monkeypatch.setenv("AIRFLOW_CONN_HERE", '{"conn_type": "generic", "extra": {"backend": "local"}}')
     output = stepop("check", "here", "-o", "json")
     assert output.code == 0
@@ -78,7 +78,7 @@ def test_one_connection(stepop, monkeypatch):
 
 
 def test_a_backend_that_is_not_installed(stepop, monkeypatch):
-    """It fails when it is named; without, a connection that others use does not fail the command."""
+    """The command fails if it names the connection. Otherwise other software may use the connection."""
     monkeypatch.setenv("AIRFLOW_CONN_CLOUD", '{"conn_type": "aws"}')
     output = stepop("check", "cloud", "-o", "json")
     assert output.code == 1
@@ -94,7 +94,7 @@ def jobs_of_trials():
 
 
 def test_a_step_is_run_and_removed(stepop, store):
-    """Every phase has its time, in order, and nothing of the step stays."""
+    """Every phase has its time, in order, and nothing of the step is left."""
     output = stepop("check", "--run", "-o", "json")
     assert output.code == 0, output.out
     found = rows(output)["run"]["found"]
@@ -109,15 +109,15 @@ def test_a_step_is_run_and_removed(stepop, store):
 
 
 def test_a_backend_is_checked_by_its_name(stepop):
-    """Without a connection, too; a connection of that name is looked for first."""
+    """No connection is needed. A connection of the same name would be preferred."""
     output = stepop("check", "local", "--run", "-o", "json")
     assert output.code == 0
     assert {row["where"] for row in output.data} == {"local"}
     assert "run" in rows(output)
 
 
-def test_an_image_where_there_are_none(stepop):
-    """The backend's own words say what to leave out."""
+def test_an_image_for_a_backend_without_images(stepop):
+    """The backend's own error says to leave the image out."""
     output = stepop("check", "local", "--run", "--image", "python:3", "-o", "json")
     assert output.code == 1
     assert "leave image out" in rows(output)["run"]["found"]
@@ -128,12 +128,12 @@ def test_an_image_where_there_are_none(stepop):
 
 @pytest.fixture
 def lacking(tmp_path, monkeypatch):
-    """A backend that lacks something; it is installed as ``lacking``."""
+    """Install a backend under the name ``lacking``; one of its checks finds that something is missing."""
     install_backend(monkeypatch, tmp_path / "site", "lacking", f"{LackingHook.__module__}:LackingHook")
 
 
 def test_where_something_is_missing_no_step_is_run(stepop, lacking):
-    """It could only say the same again, and less well."""
+    """A step would only repeat the finding in a less clear way."""
     output = stepop("check", "lacking", "--run", "-o", "json")
     assert output.code == 1
     assert rows(output)["run"]["found"] == "no step was run"
@@ -141,11 +141,11 @@ def test_where_something_is_missing_no_step_is_run(stepop, lacking):
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "nan", "inf"])
-def test_a_limit_that_is_none(stepop, limit):
+def test_a_wrong_limit_is_refused(stepop, limit):
     assert "--limit is a number of seconds" in stepop("check", "local", "--run", "--limit", limit).err
 
 
-def test_a_store_that_is_misspelt_lets_no_step_begin(stepop, monkeypatch):
+def test_with_a_wrong_address_of_the_store_no_step_is_run(stepop, monkeypatch):
     monkeypatch.setenv("AIRFLOW__STEPOP__STORE", "ftp://host/folder")
     output = stepop("check", "local", "--run", "-o", "json")
     assert output.code == 1
@@ -153,7 +153,7 @@ def test_a_store_that_is_misspelt_lets_no_step_begin(stepop, monkeypatch):
 
 
 def test_a_text_of_several_lines_is_printed_below_the_table(stepop, lacking):
-    """A table would break what is to be copied."""
+    """In a table, a text of several lines could not be copied."""
     output = stepop("check", "lacking")
     assert output.code == 1
     assert "apply this (all of it is below)" in output.out
@@ -168,7 +168,7 @@ def trial(home, call, limit_s=60.0):
 
 
 def test_a_step_that_fails_is_described(home):
-    """Category, hint, traceback and last lines are those of a task's failure."""
+    """Category, hint, traceback and last lines are printed as for a failed task."""
     hook, step, tried, found = trial(home, ["sh", "-c", "echo what it printed; exit 3"])
     assert not found.is_ok
     assert found.message.startswith("user_error: ")
@@ -202,7 +202,7 @@ def test_an_api_that_fails_for_a_while_is_asked_again(home):
     assert errors == []
 
 
-def test_a_job_that_cannot_be_removed_is_said(home):
+def test_a_job_that_cannot_be_removed_is_reported(home):
     class Undeletable(LocalStepHook):
         def delete(self, handle):
             raise ConnectionError("not now")
@@ -216,8 +216,8 @@ def test_a_job_that_cannot_be_removed_is_said(home):
         LocalStepHook().delete(job.handle)
 
 
-def test_interrupted_it_leaves_nothing(home):
-    """Ctrl-C ends the step, too."""
+def test_an_interrupted_check_leaves_nothing(home):
+    """Ctrl-C ends the step as well."""
     interruptions = [KeyboardInterrupt]
 
     class Interrupted(LocalStepHook):

@@ -1,4 +1,4 @@
-"""The defaults of a connection: ``airflow stepop describe CONN`` and ``check CONN``."""
+"""The defaults of a connection, in ``airflow stepop describe CONN`` and ``check CONN``."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_describe_as_a_table(stepop, connect):
     said = stepop("describe", "here")
     assert "Defaults of steps with conn_id='here'" in said.out
     assert "settings.grace_period_s" in said.out
-    assert "log_limit" in said.out  # and what the backend has beside it
+    assert "log_limit" in said.out  # the table of the backend's settings follows
     assert "hunter2" not in said.out
     assert "Defaults of steps" not in stepop("describe", "local").out
 
@@ -71,7 +71,7 @@ def test_describe_says_that_an_override_is_set(stepop, connect, monkeypatch):
     )
 
 
-def test_describe_of_nothing(stepop):
+def test_describe_of_an_unknown_connection(stepop):
     said = stepop("describe", "nowhere")
     assert said.code == 1
     assert "there is no backend 'nowhere'" in said.err
@@ -104,7 +104,7 @@ def test_check_names_a_mistake_with_the_connection(stepop, connect, stepop_key, 
     assert row["what to do"]
 
 
-def test_check_says_what_steps_get(stepop, connect):
+def test_check_shows_the_defaults_of_steps(stepop, connect):
     connect(**GIVEN)
     said = stepop("check", "here", "-o", "json")
     assert said.code == 0, said.out
@@ -116,7 +116,7 @@ def test_check_says_what_steps_get(stepop, connect):
 
 
 def test_a_step_of_check_runs_with_the_defaults(stepop, connect, monkeypatch):
-    """It is refused for what a task with this connection would be refused for, and runs with the rest."""
+    """The step gets the environment, settings and resources of the connection, as a task would."""
     from airflow_stepop.hooks.local import LocalStepHook
 
     seen = []
@@ -133,7 +133,7 @@ def test_a_step_of_check_runs_with_the_defaults(stepop, connect, monkeypatch):
     assert spec.resources.memory == "64MiB"
 
 
-def test_a_mistake_does_not_hide_the_jobs(stepop, connect, ran, monkeypatch):
+def test_a_mistake_in_a_connection_does_not_hide_the_jobs(stepop, connect, ran, monkeypatch):
     monkeypatch.delenv("AIRFLOW__STEPOP__DEPLOYMENT")
     connect(imagee="x")
     assert len(stepop("jobs", "--dag-id", "upkeep", "-o", "json").data) == 2

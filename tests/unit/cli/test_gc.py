@@ -1,4 +1,4 @@
-"""``airflow stepop gc``: everything that is needed stays, everything else goes."""
+"""``airflow stepop gc`` keeps everything that is needed and deletes everything else."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NOW = datetime(2026, 11, 25, 12, tzinfo=UTC).timestamp()  # a Wednesday
 
 @pytest.fixture(autouse=True)
 def own_store(ran, tmp_path_factory, home, monkeypatch, request):
-    """The default store, where the run left its results; everything else in it is taken away afterwards."""
+    """The default store with the results of the run. Objects that a test adds are removed afterwards."""
     store = home / "stepop" / "store"
     before = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
     yield store
@@ -44,7 +44,7 @@ def own_store(ran, tmp_path_factory, home, monkeypatch, request):
 
 
 def put(path, *, age_days=100.0, data=b"12345"):
-    """Write an object into the default store, as old as that."""
+    """Write an object of the given age into the default store."""
     store = default_store()
     store.put_new(path, data)
     file = store.folder / path
@@ -74,12 +74,12 @@ def age(path, days=100.0):
 
 
 def test_results_that_xcoms_refer_to_stay(stepop, ran, own_store):
-    """However old: plain ones, one of several outputs, and those in a list."""
+    """Results of any age stay: plain ones, one of several outputs, and those in a list."""
     results = own_store / "results" / "_" / "upkeep"
     age(results)
     files = sorted(path for path in results.rglob("*") if path.is_file())
     assert {path.parts[-4] for path in files} >= {"large", "outputs", "several"}
-    # neither their run nor their records may be what keeps them here
+    # neither the run nor its records may be the reason why the results stay
     _forget_records(ran)
     try:
         output = stepop("gc", "--yes", "-o", "json")
@@ -91,7 +91,7 @@ def test_results_that_xcoms_refer_to_stay(stepop, ran, own_store):
 
 
 def test_results_that_nothing_refers_to_go(stepop):
-    """An old result of a run that is gone is counted, and deleted only with --yes."""
+    """Old results of a deleted run are counted, and deleted only with --yes."""
     old, young = put(result("s-gone-task-0123456789ab")), put(result("s-gone-task-ba9876543210"), age_days=29)
     collected = put(old.relative_to(default_store().folder).as_posix().replace(".0.bin", ".collected-1.json"))
     assert kinds(stepop("gc", "-o", "json")) == {"results": (1, 2, 10)}
@@ -104,7 +104,7 @@ def test_results_that_nothing_refers_to_go(stepop):
 
 
 def test_a_folder_with_one_young_object_stays(stepop):
-    """Results of a job go together or not at all."""
+    """All results of a job are deleted together or not at all."""
     name = "s-gone-task-0123456789ab"
     old = put(result(name))
     put(old.relative_to(default_store().folder).as_posix().replace(".0.", ".1."), age_days=1)
@@ -113,7 +113,7 @@ def test_a_folder_with_one_young_object_stays(stepop):
 
 
 def test_results_that_a_record_refers_to_stay(stepop, instance):
-    """A try that died before it could push its XCom finds its result again."""
+    """A try may have died before it pushed its XCom. The next try must find the result."""
     one = instance("large", "success")
     name = "s-upkeep-large-0123456789ab"
     file = put(result(name, dag_id=one.dag_id, run_id=one.run_id, task_id="large"))
@@ -125,8 +125,8 @@ def test_results_that_a_record_refers_to_stay(stepop, instance):
     assert kinds(stepop("gc", "--yes", "-o", "json")) == {"results": (1, 1, 5)}
 
 
-def test_results_of_a_run_that_goes_on_stay(stepop, ran):
-    """Whoever reads them may not have been started yet."""
+def test_results_of_an_unfinished_run_stay(stepop, ran):
+    """A task that reads them may not have started yet."""
     file = put(result("s-upkeep-quiet-0123456789ab", dag_id="upkeep", run_id=ran["run_id"], task_id="quiet"))
     _set_run_state(ran, "running")
     try:
@@ -137,8 +137,8 @@ def test_results_of_a_run_that_goes_on_stay(stepop, ran):
     assert kinds(stepop("gc", "--yes", "-o", "json")) == {"results": (1, 1, 5)}
 
 
-def test_what_others_laid_there_stays(stepop):
-    """Results of another deployment, and files that are not laid as ours, are none of our business."""
+def test_foreign_files_stay(stepop):
+    """They are results of another deployment, or have paths that are not this package's."""
     files = [
         put(result("s-gone-task-0123456789ab", deployment="other")),
         put("results/_/dag/notes.txt"),
@@ -152,7 +152,7 @@ def test_what_others_laid_there_stays(stepop):
 
 
 def test_a_result_anywhere_in_an_xcom_stays(stepop, ran, home):
-    """Nested in dicts, lists, tuples and objects, as Airflow stores them."""
+    """References may be nested in dicts, lists, tuples and objects, as Airflow stores them."""
     from airflow.sdk.serde import serialize
 
     from airflow_stepop.results import StepResult
@@ -174,7 +174,7 @@ def test_a_result_anywhere_in_an_xcom_stays(stepop, ran, home):
 
 
 def test_the_object_storage_backend(stepop, ran, tmp_path, monkeypatch):
-    """A reference in a file that an XCom names is found; so is one that is small enough for the database."""
+    """gc finds references in the file that an XCom names, and in small values in the database."""
     from airflow.providers.common.io.xcom import backend
 
     folder = tmp_path / "xcoms"
@@ -200,7 +200,7 @@ def test_the_object_storage_backend(stepop, ran, tmp_path, monkeypatch):
 
 
 def test_a_custom_backend(stepop, ran, monkeypatch):
-    """Whatever keeps the values is asked for them; when one cannot be had, nothing is deleted."""
+    """gc reads values through the custom backend. If it cannot read one of them, it deletes nothing."""
     from airflow.sdk.bases.xcom import BaseXCom
 
     kept = put(result("s-gone-task-000000000001"))
@@ -246,12 +246,12 @@ def parts_that_go(retention_days=1.0, now=NOW):
     return {one.name for one in found if one.kind is Kind.PARTS}
 
 
-def test_parts_go_by_weeks(ran):
-    """A week goes when a job that was submitted at its very end must be over, however old its files are."""
+def test_parts_are_deleted_by_week(ran):
+    """A week goes once a job submitted at its very end must be over. The age of its files does not count."""
     for at in ("2026-11-23", "2026-11-16", "2026-11-09", "2026-11-02"):
         put(part_path("a" * 64, week(at)))
     older = {"parts/2026-11-09", "parts/2026-11-02"}
-    # a day and an hour for the longest job, ten minutes to be sure, a day for the clocks
+    # the longest job takes a day and an hour; ten minutes are a reserve, a day is for wrong clocks
     assert parts_that_go(0.001, week("2026-11-25T01:20")) == older
     assert parts_that_go(0.001, week("2026-11-25T01:30")) == {*older, "parts/2026-11-16"}
     assert parts_that_go(15.4) == {"parts/2026-11-02"}
@@ -259,7 +259,7 @@ def test_parts_go_by_weeks(ran):
 
 
 def test_parts_of_a_step_that_still_waits_stay(ran, instance):
-    """A job that has been queued for weeks finds what it was submitted with."""
+    """A job that has been queued for weeks must find its input."""
     for at in ("2026-11-09", "2026-11-02", "2026-10-26"):
         put(part_path("a" * 64, week(at)))
     one = instance("quiet", "deferred")
@@ -276,7 +276,7 @@ def test_parts_of_a_step_that_still_waits_stay(ran, instance):
 
 
 def test_a_submit_during_gc(ran, monkeypatch):
-    """A part that gc deletes is stored again by a submit, wherever gc stands: it is in another week."""
+    """At any moment of gc, a submit stores a deleted part again, in the folder of another week."""
     data = b"z" * 100_000
     payload = build_payload(
         CommandCall(argv=["true"], inputs={"in": data}, outputs=()),
@@ -291,11 +291,11 @@ def test_a_submit_during_gc(ran, monkeypatch):
         submitted.append(Path(part.ranges[0].uri.removeprefix("file://")))
 
     found = find_garbage(now=NOW, retention_s=DAY_S, complain=pytest.fail)
-    submit()  # after gc has looked, before it deletes
+    submit()  # after gc has listed, before it deletes
     list_folders = garbage.list_folders
 
     def listed(store, top):
-        submit()  # while it looks
+        submit()  # while gc lists
         return list_folders(store, top)
 
     monkeypatch.setattr(garbage, "list_folders", listed)
@@ -307,11 +307,11 @@ def test_a_submit_during_gc(ran, monkeypatch):
     assert not (default_store().folder / part_path(sha256, week("2026-10-01"))).exists()
 
 
-# -- checkpoints, jobs, and what is left
+# -- checkpoints, jobs, and leftovers
 
 
 def test_checkpoints(stepop, ran, instance):
-    """Those of a task that may be tried again stay; abandoned ones go when they are old."""
+    """Checkpoints of a task that may be tried again stay. Old abandoned ones go."""
     abandoned = put(f"{checkpoint_path(labels())}/1/model.bin")
     young = put(f"{checkpoint_path(labels(task_id='young'))}/1/model.bin", age_days=29)
     one = instance("quiet", "up_for_retry")
@@ -325,7 +325,7 @@ def test_checkpoints(stepop, ran, instance):
 
 
 def test_kept_jobs_of_this_host(stepop, ran, instance, jobs, monkeypatch):
-    """Folders of finished jobs that their tasks have kept go after the retention."""
+    """Folders of finished jobs with ``keep`` go after the retention."""
     from airflow_stepop.hooks.local.folder import JobFolder
 
     one = instance("quiet", "failed")
@@ -344,7 +344,7 @@ def test_kept_jobs_of_this_host(stepop, ran, instance, jobs, monkeypatch):
 
 
 def test_empty_folders_go_a_day_later(stepop, own_store):
-    """Nothing is taken from under somebody who is about to write; in the end nothing is left."""
+    """A process may be about to write into an empty folder, so only folders unchanged for a day go."""
     file = put(result("s-gone-task-0123456789ab"))
     stepop("gc", "--yes")
     run = own_store / "results" / "_" / "gone" / "run"
@@ -354,12 +354,12 @@ def test_empty_folders_go_a_day_later(stepop, own_store):
         folders = {run, *run.rglob("*")}
         for folder in folders:
             os.utime(folder, (time.time() - 2 * DAY_S,) * 2)
-        stepop("gc", "--yes")  # removes the lowest folders only: the one above has just changed
+        stepop("gc", "--yes")  # only the lowest folders go, since the one above has just changed
         assert {folder for folder in folders if folder.exists()} < folders
 
 
-def test_two_at_once(stepop, own_store):
-    """Each deletes what it finds, and neither minds the other."""
+def test_two_gcs_at_once(stepop, own_store):
+    """Each deletes what it finds, and neither reports a problem."""
     files = [put(result(f"s-gone-task-{number:012x}", run_id=f"run-{number}")) for number in range(50)]
     found = [find_garbage(now=time.time(), retention_s=DAY_S, complain=pytest.fail) for _ in range(2)]
     assert len(found[0]) == len(found[1]) == 50
@@ -373,19 +373,19 @@ def test_two_at_once(stepop, own_store):
     assert not any(file.exists() for file in files)
 
 
-def test_a_gc_that_was_killed(stepop, ran):
-    """What it had not deleted is deleted by the next one."""
+def test_after_a_gc_that_was_killed(stepop, ran):
+    """The next gc deletes the rest."""
     store = default_store()
     name = "s-gone-task-0123456789ab"
     folder = result_path(labels(), name)
     files = [put(f"{folder}/{name}.{number}.bin") for number in range(3)]
-    files[0].unlink()  # it was killed here
+    files[0].unlink()  # already deleted by the gc that was killed
     assert kinds(stepop("gc", "--yes", "-o", "json")) == {"results": (1, 2, 10)}
     assert list(store.list(folder)) == []
 
 
 def test_more_rows_than_are_read_at_once(stepop, ran, monkeypatch):
-    """Records are looked up while task instances are still being read, and neither disturbs the other."""
+    """Records are read while task instances are still being read; the two queries do not interfere."""
     monkeypatch.setattr("airflow_stepop.inventory.database.ROWS", 1)
     run = {"dag_id": "upkeep", "run_id": ran["run_id"]}
     tasks = ("fails", "large", "quiet", "outputs", "several", "takes")
@@ -396,14 +396,14 @@ def test_more_rows_than_are_read_at_once(stepop, ran, monkeypatch):
 
 
 def test_a_bucket(stepop, ran, s3_server, monkeypatch):
-    """The same in S3: what is old goes, what an XCom names and what is young stays."""
+    """As in a folder: old results go, those that an XCom names or that are young stay."""
     monkeypatch.setenv("AIRFLOW__STEPOP__STORE", s3_server.new_address())
     monkeypatch.setenv("AIRFLOW__STEPOP__DEPLOYMENT", "named")
     store = default_store()
     names = [result(f"s-gone-task-{number:012x}", deployment="named") for number in range(2)]
     for path in (*names, part_path("a" * 64, week("2026-01-05")), part_path("a" * 64, time.time())):
         store.put_new(path, b"12345")
-    time.sleep(1)  # times in S3 are in seconds; what is older on a slower machine is old enough, too
+    time.sleep(1)  # times in S3 are whole seconds; longer does no harm
     assert kinds(stepop("gc", "-o", "json")) == {"parts": (1, 1, 5)}
     with _xcom(ran, [store.uri(names[0])]):
         output = stepop("gc", "--yes", "-o", "json", "--retention", "0.000001")
@@ -417,7 +417,7 @@ def test_a_bucket(stepop, ran, s3_server, monkeypatch):
 
 
 def test_a_store_that_fails_does_not_hide_the_others(stepop, monkeypatch):
-    """Its error is shown, the others are collected, and the exit code is 1."""
+    """The store's error is printed, the other stores are cleaned, and the exit code is 1."""
     monkeypatch.setenv("AIRFLOW__STEPOP__EXTRA_STORES", "/proc/no/such/folder")
     monkeypatch.setenv("AIRFLOW__STEPOP__DEPLOYMENT", "")
     put(result("s-gone-task-0123456789ab"))
@@ -427,8 +427,8 @@ def test_a_store_that_fails_does_not_hide_the_others(stepop, monkeypatch):
     assert kinds(output) == {"results": (1, 1, 5)}
 
 
-def test_a_store_of_its_own_needs_a_name(stepop, monkeypatch, tmp_path):
-    """Two Airflows without a name would take each other's results for garbage."""
+def test_a_configured_store_needs_a_name_of_the_deployment(stepop, monkeypatch, tmp_path):
+    """Two Airflows without names would delete each other's results."""
     monkeypatch.setenv("AIRFLOW__STEPOP__STORE", f"file://{tmp_path}")
     output = stepop("gc", "--yes")
     assert output.code == 1
@@ -438,8 +438,8 @@ def test_a_store_of_its_own_needs_a_name(stepop, monkeypatch, tmp_path):
     assert stepop("gc", "--yes").code == 0
 
 
-def test_for_ever(stepop, monkeypatch):
-    """A retention of 0 or nothing keeps everything, and says so."""
+def test_a_retention_for_ever(stepop, monkeypatch):
+    """With a retention of 0 or none, the command keeps everything, and says so."""
     put(result("s-gone-task-0123456789ab"))
     for text in ("0", ""):
         monkeypatch.setenv("AIRFLOW__STEPOP__RETENTION", text)
@@ -450,8 +450,8 @@ def test_for_ever(stepop, monkeypatch):
     assert "is a number of days" in stepop("gc").err
 
 
-def test_what_cannot_be_deleted_is_said(stepop, monkeypatch):
-    """One thing that stays does not save the others."""
+def test_a_failed_deletion_is_reported(stepop, monkeypatch):
+    """The other objects are deleted all the same."""
 
     def refuse():
         raise StoreError("permission denied")
@@ -479,7 +479,7 @@ def test_as_a_user_calls_it(home, ran):
 
 
 class _xcom:  # noqa: N801 - a context manager
-    """An XCom of the finished run, with this value in its row."""
+    """Adds an XCom with this value to the finished run, and removes it at the end."""
 
     def __init__(self, run, value, key="extra"):
         self.place = {"dag_id": "upkeep", "run_id": run["run_id"], "task_id": "large", "key": key}

@@ -1,4 +1,4 @@
-"""``airflow stepop jobs``, ``logs`` and ``cancel``, over jobs that ran, run and failed."""
+"""``airflow stepop jobs``, ``logs`` and ``cancel``, with running, finished and failed jobs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.timeout(900)]
 
 
 def test_jobs_of_a_run(stepop, ran):
-    """What a finished run left behind is listed in the order of its tasks, with all that is known."""
+    """The jobs of a finished run are listed in the order of its tasks, with all known fields."""
     output = stepop("jobs", "--dag-id", "upkeep", "-o", "json")
     assert output.code == 0, output.err
     rows = {row["task_id"]: row for row in output.data}
@@ -32,7 +32,7 @@ def test_jobs_of_a_run(stepop, ran):
 
 
 def test_jobs_of_another_run(stepop, ran):
-    """The filters are exact."""
+    """The filters match exactly."""
     assert stepop("jobs", "--run-id", "no-such-run", "-o", "json").data == []
     assert stepop("jobs", "--dag-id", "upkee", "-o", "json").data == []
     both = stepop("jobs", "--dag-id", "upkeep", "--run-id", ran["run_id"], "-o", "json")
@@ -40,7 +40,7 @@ def test_jobs_of_another_run(stepop, ran):
 
 
 def test_usage_is_shown_where_it_was_collected(stepop, ran, instance):
-    """The record knows what the job used; the table shows it in a word, the data in full."""
+    """The usage is in the record. The table shows it in short, the data in full."""
     one = instance("large", "success")
     record = ran["records"]["large"]
     nonce = json.loads(record)["nonce"]
@@ -55,7 +55,7 @@ def test_usage_is_shown_where_it_was_collected(stepop, ran, instance):
 
 
 def test_jobs_as_a_table(stepop, ran):
-    """People see one line for each job; brackets in it are no markup."""
+    """Each job has one line. Brackets in it are not taken for markup."""
     out = stepop("jobs", "--dag-id", "upkeep").out
     assert "large" in out
     assert "succeeded" in out
@@ -63,7 +63,7 @@ def test_jobs_as_a_table(stepop, ran):
 
 
 def test_jobs_of_another_deployment_are_not_shown(stepop, jobs, instance, monkeypatch):
-    """Two Airflows with one account see their own jobs each."""
+    """Two Airflows with one account see only their own jobs."""
     handle = jobs.submit(instance("quiet"), "true", deployment="other")
     listed = {row["job"] for row in stepop("jobs", "-o", "json").data}
     assert handle.name not in listed
@@ -72,13 +72,13 @@ def test_jobs_of_another_deployment_are_not_shown(stepop, jobs, instance, monkey
 
 
 def test_a_job_is_listed_once_however_many_connections_lead_to_it(stepop, ran, monkeypatch):
-    """Two connections to one place do not double its jobs."""
+    """Two connections that lead to the same place list its jobs once."""
     monkeypatch.setenv("AIRFLOW_CONN_HERE", '{"conn_type": "generic", "extra": {"backend": "local"}}')
     assert len(stepop("jobs", "--dag-id", "upkeep", "-o", "json").data) == 2
 
 
 def test_a_connection_that_fails_does_not_hide_the_others(stepop, ran, monkeypatch):
-    """What could not be asked is said, and the exit code tells a script that the list is not whole."""
+    """The failure is printed, and the exit code tells a script that the list is incomplete."""
     monkeypatch.setenv("AIRFLOW_CONN_BROKEN", "{not json")
     output = stepop("jobs", "--dag-id", "upkeep", "-o", "json")
     assert output.code == 1
@@ -87,7 +87,7 @@ def test_a_connection_that_fails_does_not_hide_the_others(stepop, ran, monkeypat
 
 
 def test_a_place_that_fails_does_not_hide_the_others(stepop, ran, monkeypatch, tmp_path):
-    """A backend that cannot list its jobs is complained about."""
+    """A backend that cannot list its jobs is reported."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("AIRFLOW__STEPOP__LOCAL_FOLDER", str(tmp_path / "file"))
     output = stepop("jobs", "-o", "json")
@@ -96,14 +96,14 @@ def test_a_place_that_fails_does_not_hide_the_others(stepop, ran, monkeypatch, t
 
 
 def test_a_connection_can_be_named(stepop, ran):
-    """A connection that cannot be listed is looked through when it is named; a wrong name is an error."""
+    """A connection that is not in the list of connections is used if named. A wrong name is an error."""
     output = stepop("jobs", "--conn-id", "nowhere")
     assert output.code == 1
     assert "there is no connection 'nowhere'" in output.err
 
 
 def test_logs(stepop, ran):
-    """A job prints what it printed; the beginning of its name is enough."""
+    """The command prints the job's output. The beginning of a name suffices."""
     name = next(row["job"] for row in stepop("jobs", "-o", "json").data if row["task_id"] == "fails")
     output = stepop("logs", name)
     assert output.out.startswith("so long\n"), output.err
@@ -112,26 +112,26 @@ def test_logs(stepop, ran):
 
 
 def test_logs_of_a_running_job(stepop, jobs, instance, tmp_path):
-    """Without ``--follow`` the command ends with what is there; with it, with the job."""
+    """Without ``--follow`` the command prints the lines so far. With it, the command ends with the job."""
     go = tmp_path / "go"
     script = f"echo one; until test -e {go}; do sleep 0.1; done; echo two"
     handle = jobs.submit(instance("quiet"), "sh", "-c", script)
     wait_until(lambda: stepop("logs", handle.name).out, "the first line")
     assert stepop("logs", handle.name).out == "one\n"
-    # while the command follows; on a slower machine the job may be over before that, and is told whole
+    # during ``--follow``; if the job ends before the command starts, the output is the same
     threading.Timer(2, go.touch).start()
     assert stepop("logs", handle.name, "--follow").out == "one\ntwo\n"
 
 
 def test_logs_do_no_harm_to_a_terminal(stepop, jobs, instance):
-    """A step cannot write a clipboard, a title or a second line of its own where its log is read."""
+    """A step's output cannot set the clipboard or the title, or fake a line, in a user's terminal."""
     handle = jobs.submit(instance("quiet"), "printf", r"\033]0;title\007a\033[2Jb\fc\033[31mred\n")
     jobs.wait(handle)
     assert stepop("logs", handle.name).out == "ab\N{SYMBOL FOR FORM FEED}c\x1b[31mred\n"
 
 
 def test_an_ambiguous_name_lists_the_candidates(stepop, ran):
-    """Nothing is done to a job that was not meant."""
+    """No job is touched that the user may not have meant."""
     output = stepop("cancel", "s-upkeep-")
     assert output.code == 1
     assert "could be any of 2 jobs" in output.err
@@ -141,7 +141,7 @@ def test_an_ambiguous_name_lists_the_candidates(stepop, ran):
 
 
 def test_cancel(stepop, jobs, instance):
-    """A running job is cancelled; one that is over is left as it is, and that is no error."""
+    """A running job is cancelled. A finished job is left alone, which is no error."""
     handle = jobs.submit(instance("quiet"), "sleep", "600")
     output = stepop("cancel", handle.name)
     assert output.code == 0
@@ -153,7 +153,7 @@ def test_cancel(stepop, jobs, instance):
 
 
 def test_as_a_user_calls_it(home, ran):
-    """The real command prints one document and nothing else, also into a pipe that is closed early."""
+    """The real command prints one document and nothing else, even into a pipe that is closed early."""
     env = {**os.environ, "AIRFLOW_HOME": str(home), "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-m", "airflow", "stepop", "jobs", "--dag-id", "upkeep", "-o", "yaml"]
     done = subprocess.run(command, capture_output=True, text=True, env=env)

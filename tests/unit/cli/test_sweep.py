@@ -1,4 +1,4 @@
-"""``airflow stepop sweep``: every way in which a job can have an owner or none."""
+"""``airflow stepop sweep``: all reasons why a job has an owner or has none."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ ALL = ("sweep", "-o", "json", "--min-age", "0")
 
 @pytest.fixture(autouse=True)
 def deployment(monkeypatch):
-    """A deployment of its own: other tests leave jobs behind."""
+    """Use a deployment of its own, since other tests leave jobs behind."""
     monkeypatch.setenv("AIRFLOW__STEPOP__DEPLOYMENT", DEPLOYMENT)
 
 
 @pytest.fixture
 def submit(jobs):
-    """Submit a job of this deployment that would run for ten minutes."""
+    """Return a function that submits a job of this deployment that would run for ten minutes."""
 
     def start(instance, *argv, **options):
         return jobs.submit(instance, *(argv or ("sleep", "600")), deployment=DEPLOYMENT, **options)
@@ -41,7 +41,7 @@ def found(output):
 
 @pytest.mark.parametrize("state", ["running", "deferred", "up_for_retry", "queued", "scheduled", None])
 def test_a_live_task_owns_its_job(stepop, instance, submit, jobs, state):
-    """Whatever an unfinished task instance waits for, its job is left alone."""
+    """The job of an unfinished task instance is left alone, whatever the instance waits for."""
     handle = submit(instance("quiet", state))
     assert found(stepop(*ALL, "--yes")) == {}
     assert jobs.state(handle) is JobState.RUNNING
@@ -49,7 +49,7 @@ def test_a_live_task_owns_its_job(stepop, instance, submit, jobs, state):
 
 @pytest.mark.parametrize("state", ["success", "failed", "skipped", "removed", "upstream_failed"])
 def test_a_job_of_a_finished_task_is_cancelled(stepop, instance, submit, jobs, state):
-    """Nobody waits for it any more. Without --yes it is only named."""
+    """No task waits for the job any more. Without --yes the command only lists it."""
     handle = submit(instance("quiet", state))
     assert found(stepop(*ALL)) == {handle.name: ("cancel", f"its task instance has finished ({state})")}
     assert jobs.state(handle) is JobState.RUNNING
@@ -59,7 +59,7 @@ def test_a_job_of_a_finished_task_is_cancelled(stepop, instance, submit, jobs, s
 
 
 def test_a_job_that_another_one_replaced(stepop, instance, submit, jobs):
-    """The record of a live task leads to one job; an older one of the same task runs for nobody."""
+    """The record of a live task leads to one job. An older job of the same task has no owner."""
     one = instance("quiet")
     old = submit(one)
     new = submit(one)
@@ -71,7 +71,7 @@ def test_a_job_that_another_one_replaced(stepop, instance, submit, jobs):
 
 
 def test_a_job_without_a_record(stepop, instance, submit, jobs):
-    """A record whose job is not known comes before the job: so a job without one is nobody's."""
+    """A record is saved before its job is submitted, so a job without a record has no owner."""
     one = instance("quiet")
     one.set_record(None)
     handle = submit(one, is_recorded=False)
@@ -80,20 +80,20 @@ def test_a_job_without_a_record(stepop, instance, submit, jobs):
 
 @pytest.mark.parametrize("labels", [{"run_id": "gone"}, {"map_index": "7"}, {"map_index": "x"}])
 def test_a_job_whose_task_instance_is_gone(stepop, instance, submit, jobs, labels):
-    """The run was deleted, or the mapped task is shorter now."""
+    """The run was deleted, or the mapped task has fewer instances now."""
     handle = submit(instance("quiet"), **labels)
     assert found(stepop(*ALL)) == {handle.name: ("cancel", "its task instance is gone")}
 
 
 def test_a_young_job_is_left_alone(stepop, instance, submit):
-    """What was submitted just now may have a record that is being written."""
+    """The record of a job that was just submitted may not be saved yet."""
     submit(instance("quiet", "failed"))
     assert stepop("sweep", "-o", "json").data == []
     assert stepop("sweep", "-o", "json", "--min-age", "0.5").data == []
 
 
 def test_a_record_that_cannot_be_read_may_be_the_owner(stepop, instance, submit, jobs):
-    """Whatever is not understood is left alone, and said."""
+    """The job of a record that cannot be read is left alone, with a message."""
     one = instance("quiet")
     handle = submit(one)
     one.set_record({"generation": 1})
@@ -109,7 +109,7 @@ def test_a_record_that_cannot_be_read_may_be_the_owner(stepop, instance, submit,
 
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
-    """Airflow's object storage backend for task state, over a folder."""
+    """Airflow's object storage backend for task state, in a folder."""
     from airflow.providers.common.io.state_store import backend
 
     monkeypatch.setenv("AIRFLOW__COMMON_IO__STATE_STORE_OBJECTSTORAGE_PATH", f"file://{tmp_path}/state")
@@ -119,7 +119,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def in_a_dict():
-    """Return a state backend of somebody's own for the server."""
+    """Return a custom state backend for the server."""
     from airflow.state import BaseStoreBackend
 
     class InADict(BaseStoreBackend):
@@ -135,13 +135,13 @@ def in_a_dict():
         def delete(self, scope, key, *, session=None):
             self.values.pop((scope, key), None)
 
-        clear = aget = aset = adelete = aclear = None  # not for us
+        clear = aget = aset = adelete = aclear = None  # not used here
 
     return InADict()
 
 
 def test_records_in_a_state_backend_of_the_server(stepop, instance, submit, monkeypatch):
-    """Records are read through Airflow's own class, whichever it is."""
+    """Records are read through Airflow's own class, whichever backend is configured."""
     one = instance("quiet")
     with monkeypatch.context() as patch:
         patch.setattr("airflow.state._backend_instance", in_a_dict())
@@ -152,7 +152,7 @@ def test_records_in_a_state_backend_of_the_server(stepop, instance, submit, monk
 
 
 def test_records_in_a_state_backend_of_the_workers(stepop, instance, submit, jobs, elsewhere, monkeypatch):
-    """The database has a reference then, and the value is read where the workers keep it."""
+    """The database then has a reference, and the record is read from the workers' backend."""
     from airflow.sdk.execution_time import context
     from airflow.state import TaskScope
 
@@ -174,7 +174,7 @@ def test_records_in_a_state_backend_of_the_workers(stepop, instance, submit, job
 
 
 def test_yes_needs_a_name_of_the_deployment(stepop, instance, jobs, monkeypatch):
-    """Without a name, the jobs of another Airflow without one would look like ours."""
+    """Without a name, the jobs of another Airflow without a name would look like this one's."""
     monkeypatch.delenv("AIRFLOW__STEPOP__DEPLOYMENT")
     handle = jobs.submit(instance("quiet", "failed"), "sleep", "600")
     assert handle.name in found(stepop(*ALL))
@@ -185,7 +185,7 @@ def test_yes_needs_a_name_of_the_deployment(stepop, instance, jobs, monkeypatch)
 
 
 def test_jobs_of_another_deployment_are_left_alone(stepop, instance, jobs):
-    """A sweep touches nothing that another Airflow has labelled."""
+    """A sweep does not touch jobs with another Airflow's label."""
     handle = jobs.submit(instance("quiet", "failed"), "sleep", "600", deployment="other")
     assert stepop(*ALL, "--yes").data == []
     assert jobs.state(handle) is JobState.RUNNING
@@ -204,7 +204,7 @@ KEPT = [
 
 @pytest.mark.parametrize(("keep", "collected", "action"), KEPT)
 def test_a_finished_job_is_kept_as_its_task_says(stepop, instance, jobs, keep, collected, action):
-    """What the task would have deleted goes; what it keeps stays until the retention has passed."""
+    """A job that its task would have deleted goes. A kept one stays until the retention has passed."""
     one = instance("quiet", "success")
     handle = jobs.submit(one, "true", deployment=DEPLOYMENT)
     jobs.wait(handle)
@@ -222,8 +222,8 @@ def _nonce(jobs, handle):
     return job.labels["nonce"]
 
 
-def test_what_cannot_be_swept_does_not_save_the_others(stepop, instance, submit, jobs):
-    """Each failure is said, and the exit code is 1."""
+def test_a_job_that_cannot_be_swept_does_not_stop_the_sweep(stepop, instance, submit, jobs):
+    """Each failure is printed, and the exit code is 1."""
     one = instance("quiet", "failed")
     handles = [submit(one, is_recorded=False), submit(one, is_recorded=False)]
     for handle in handles:
@@ -246,14 +246,14 @@ def test_what_cannot_be_swept_does_not_save_the_others(stepop, instance, submit,
 
 
 @pytest.mark.parametrize("days", ["-1", "nan", "inf"])
-def test_a_retention_that_is_none(stepop, days):
+def test_a_wrong_retention_is_refused(stepop, days):
     output = stepop("sweep", "--retention", days)
     assert output.code == 1
     assert "is a number of days" in output.err
 
 
 def test_the_table_sums_up(stepop, instance, submit):
-    """People are told how many, and that nothing was done."""
+    """The summary has the numbers, and says that nothing was done."""
     submit(instance("quiet", "failed"))
     out = stepop("sweep", "--min-age", "0").out
     assert "1 to cancel, 0 to delete. Nothing was done: add --yes" in out
@@ -270,7 +270,7 @@ with DAG("killed", schedule=None):
 
 
 def test_the_job_of_a_worker_that_was_killed(home, tmp_path, stepop, jobs):
-    """Its job goes on as long as its task may be tried again, and is swept when Airflow has given it up."""
+    """The job runs on while its task may be tried again. Once Airflow has given the task up, it is swept."""
     (tmp_path / "killed.py").write_text(SLEEPS)
     environment = {**os.environ, "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path), "PYTHONWARNINGS": "ignore"}
     code = (

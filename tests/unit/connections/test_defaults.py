@@ -1,4 +1,4 @@
-"""The defaults for steps in the extra of a connection: what is read, and what is refused in which words."""
+"""Defaults for steps in a connection's extra: which are read, and how mistakes are reported."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def test_a_connection_without_defaults(extra):
     assert found.given == []
 
 
-def test_null_is_as_good_as_nothing():
+def test_null_counts_as_absent():
     assert read_defaults(connection_with(dict.fromkeys(ALL))) == ConnectionDefaults(conn_id="gpu")
 
 
-def test_what_is_given_has_names_and_no_values():
-    """They are shown in errors; the values of ``env`` are for nobody's eyes."""
+def test_the_list_of_what_is_given_has_names_and_no_values():
+    """Errors show the names. The values of ``env`` must never be shown."""
     found = read_defaults(connection_with({"image": "x", "env": {"A": "secret"}, "settings": {"b": 1}}))
     assert found.given == ["image", "settings.b", "env.A"]
     assert "secret" not in repr(found)
@@ -115,7 +115,7 @@ def test_no_message_has_a_value_of_env():
 # -- the backend
 
 
-def test_the_old_backend_still_counts():
+def test_the_older_key_for_the_backend_still_counts():
     assert read_defaults(FakeConnection('{"backend": "local"}')).backend == "local"
     assert read_defaults(connection_with({"backend": "local"}, backend="local")).backend == "local"
 
@@ -139,5 +139,5 @@ def test_two_backends_contradict_each_other():
     ],
 )
 def test_where_a_connection_leads(extra, conn_type, backend):
-    """Its jobs are found whatever else is wrong with it."""
+    """The jobs of a connection are found whatever else is wrong with the connection."""
     assert backend_of(FakeConnection(extra, conn_type=conn_type)) == backend

@@ -1,4 +1,4 @@
-"""What an error of a service's API means for its caller."""
+"""How the error of a service's API reaches the caller."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def classify(error):
         (Trouble.OTHER, ServiceError, "as the service says it"),
     ],
 )
-def test_what_has_a_text_becomes_an_error_of_ours(kind, expected, text):
+def test_an_error_with_a_text_becomes_an_error_of_this_package(kind, expected, text):
     with pytest.raises(expected) as caught, explained(classify, TEXTS):
         raise ServiceError(kind)
     assert str(caught.value) == text
 
 
-def test_an_error_of_ours_stays_as_it_is():
+def test_an_error_of_this_package_is_raised_unchanged():
     with pytest.raises(PayloadError), explained(lambda error: ApiError(Trouble.QUOTA, ""), TEXTS):
         raise PayloadError("x")
 
 
-def test_nothing_is_an_answer_to_the_kinds_that_are_named():
+def test_the_named_kinds_of_error_give_none():
     def call(kind):
         raise ServiceError(kind)
 

@@ -1,4 +1,4 @@
-"""What a hook has of its base class."""
+"""The helpers and checks that a hook inherits from its base class."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_misspelt_verb_is_refused(name, closest):
     ["cluster", "folder", "client", "connect", "region", "job", "handle", "service", "system", "host",
      "_sumbit", "conn_type", "default_conn_name", "hook_name", "get_conn", "render", "session", "volume"],
 )  # fmt: skip
-def test_a_helper_of_the_backend_is_not(name):
+def test_a_helper_of_the_backend_is_accepted(name):
     type("Fine", (StepHook,), {name: None})
 
 
@@ -96,5 +96,5 @@ def test_what_is_transient_follows_from_the_kind_of_the_error():
     assert not Hook().is_transient(OSError())
 
 
-def test_everything_of_the_stable_door_is_there():
+def test_every_name_of_the_stable_door_exists():
     assert all(getattr(base, name) for name in base.__all__)

@@ -1,4 +1,4 @@
-"""The checks of a backend, one after the other."""
+"""The checks of a backend run one after the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of the runner's input folder. ``unit/stores/test_transfer.py`` uses a real bucket."""
+"""The files in the runner's input folder. ``unit/stores/test_transfer.py`` uses a real bucket."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOUNTS = {"s3://": "/mnt/s3/"}
 
 @pytest.fixture(autouse=True)
 def store(monkeypatch):
-    """A bucket that no test reaches: signing needs keys and no server."""
+    """A bucket that no test connects to: signing needs keys and no server."""
     monkeypatch.setenv("AIRFLOW__STEPOP__STORE", "s3://data/stepop")
     for name, value in {"ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret", "REGION": "eu-west-1"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
@@ -35,7 +35,7 @@ def spec(**fields):
 
 
 def test_a_mounted_bucket_needs_no_signature():
-    """And so a step may run for longer than a signature is valid."""
+    """So a step may run for longer than a signature is valid."""
     whole, parts = "s3://data/stepop/in%20put", "s3://data/stepop/parts"
     step = spec(timeout_s=4 * WEEK_S, result_uri="s3://data/stepop/r", checkpoint_uri="s3://data/stepop/c")
     files = input_files(payload(ObjectRange(whole, 6)), step, MOUNTS)

@@ -1,4 +1,4 @@
-"""Labels as a service takes them."""
+"""Labels in the form that a service accepts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from airflow_stepop.hooks.common.labels import LabelRules, matches
 
 KUBERNETES = LabelRules("A-Za-z0-9._-", length=63)
-GOOGLE = LabelRules("a-z0-9_-", length=63, edges="a-z0-9_-")  # what Google Cloud takes
+GOOGLE = LabelRules("a-z0-9_-", length=63, edges="a-z0-9_-")  # accepted by Google Cloud
 TEXTS = ["", "d", "a.b_c-d", "x" * 63, "manual__2026-01-01T00:00:00+00:00", "ü/é", "x" * 200, "-", "A", "é"]
 
 

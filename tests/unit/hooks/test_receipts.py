@@ -1,4 +1,4 @@
-"""Receipts: what is one, and the outcome that it stands for."""
+"""Receipts: which texts are one, and how the outcome is found with one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def text(digest="d", **fields):
     return json.dumps({"protocol": 1, "digest": digest, "size": 3, **fields})
 
 
-def test_a_receipt_goes_through_json():
+def test_a_receipt_survives_json():
     carried = parse_receipt(text(outcome=base64.b64encode(b"abc").decode()))
     assert carried == Receipt("d", 3, b"abc")
     assert parse_receipt(json.dumps(carried.to_json())) == carried
@@ -29,11 +29,11 @@ def test_a_receipt_goes_through_json():
 @pytest.mark.parametrize(
     "damaged", ["", "hello", "[]", '{"digest": 1}', text(outcome="%"), text()[:-4], "[" * 100_000, '{"a": 1}']
 )
-def test_what_is_no_receipt_is_none(damaged):
+def test_a_text_that_is_no_receipt_gives_none(damaged):
     assert parse_receipt(damaged) is None
 
 
-def test_damage_is_named_where_a_receipt_has_to_be():
+def test_a_damaged_receipt_is_an_error_where_one_is_required():
     with pytest.raises(IntegrityError, match="the receipt of j is damaged"):
         Receipt.from_json({"digest": "d", "outcome": "%"}, "the receipt of j")
 

@@ -1,4 +1,4 @@
-"""The command of the runner, as the runner itself understands it."""
+"""The command that starts the runner, as the runner parses it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_runner_understands_every_option():
     assert "--grace" not in words
 
 
-def test_a_digest_may_be_put_in_by_the_service():
+def test_the_service_may_insert_the_digest():
     words = argv(spec(), digest="$(DIGEST)")
     assert words[words.index("--digest") + 1] == "$(DIGEST)"
 
@@ -55,14 +55,14 @@ def test_segments_go_where_the_job_can_write(result_uri, mounts, expected):
     assert (words[words.index("--segments") + 1] if "--segments" in words else None) == expected
 
 
-def test_a_checkpoint_of_this_host_is_named_to_a_job_that_sees_it():
+def test_a_checkpoint_folder_is_passed_to_a_job_that_sees_it():
     words = argv(spec(checkpoint_uri="file:///srv/c"), mounts=THIS_HOST)
     assert words[-2:] == ["--checkpoint", "/srv/c"]
     assert "--checkpoint" not in argv(spec(checkpoint_uri="file:///srv/c"))
     assert "--checkpoint" not in argv(spec(checkpoint_uri="s3://b/c"), mounts=THIS_HOST)
 
 
-def test_who_the_step_is_wins_over_what_the_user_says():
+def test_the_identity_of_the_step_wins_over_the_user_s_variables():
     assert step_env(spec(env={"A": "b", "STEPOP_JOB": "other"})) == {
         "A": "b",
         "STEPOP_JOB": "s-x",

@@ -1,4 +1,4 @@
-"""Native states are mapped by a total table."""
+"""A total table maps native states to the states of a job."""
 
 from __future__ import annotations
 

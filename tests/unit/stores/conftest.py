@@ -1,4 +1,4 @@
-"""A bucket on a real S3 server, a gate that a test can shut in front of it, and steps that use the bucket."""
+"""A bucket on a real S3 server, a gate before the server that a test can shut, and steps with the bucket."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where credentials, region and endpoint of an S3 store come from, and what is said when they are wrong."""
+"""Where an S3 store's credentials, region and endpoint come from, and the errors when they are wrong."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_aws_default_is_used_when_there_is_one(s3_server, monkeypatch):
 
 
 def test_the_connection_is_not_part_of_the_name(connect, s3_server, monkeypatch):
-    """References outlive a change of it; a task may leave it out."""
+    """References stay valid when the connection changes, and a task may leave it out."""
     store = connect()
     assert "@" not in store.url
     assert locate(store.uri("a/b")) == (store, "a/b")
@@ -117,7 +117,7 @@ def test_a_connection_that_does_not_exist():
 
 
 def test_no_credentials_at_all(monkeypatch, provider):
-    """Nothing in the environment, and no machine of a cloud."""
+    """The environment has no credentials, and no cloud gives this machine any."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
@@ -134,21 +134,22 @@ def test_an_endpoint_that_nobody_answers_at(connect, monkeypatch):
         store.put_new("x", b"")
 
 
-# -- credentials that end
+# -- credentials that expire
 
 
-def test_keys_sign_for_ever(connect):
+def test_signatures_with_keys_never_end(connect):
     assert connect().signature_end(0) == math.inf
 
 
-def test_nobody_knows_when_a_session_token_ends(connect):
+def test_the_end_of_a_session_token_is_unknown(connect):
     assert connect({"aws_session_token": "token"}).signature_end(0) is None
 
 
-@pytest.mark.filterwarnings("ignore")  # the provider's own
+@pytest.mark.filterwarnings("ignore")  # warnings of the provider
 def test_a_role_is_assumed_and_its_end_is_known(assumed, sts):
     store = assumed(DurationSeconds=7200)
-    with pytest.raises(StoreError, match="InvalidToken"):  # the server knows no tokens: this one was sent
+    # the server accepts no tokens, so the token was sent
+    with pytest.raises(StoreError, match="InvalidToken"):
         store.put_new("x", b"1")
     assert sts.asked[0]["RoleArn"] == "arn:aws:iam::1:role/stepop"
     end = store.signature_end(time.time() + 3600)
@@ -159,7 +160,7 @@ def test_a_role_is_assumed_and_its_end_is_known(assumed, sts):
 
 
 def test_a_role_without_the_amazon_provider(s3_server):
-    """In a process that has none."""
+    """Run in a process that cannot import the provider."""
     code = """
 import sys
 class Missing:

@@ -1,4 +1,4 @@
-"""A read from a bucket whose connection breaks while the bytes come, from a small S3 server of the test."""
+"""Reads from a bucket whose connection breaks during the answer. The S3 server is a small one of the test."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RESET = struct.pack("ii", 1, 0)  # SO_LINGER: the close of the socket resets the
 
 
 class BreakingServer(ThreadingHTTPServer):
-    """Serves one object. The next answers, ``breaks`` of them, end after half of their bytes."""
+    """Serves one object. The next ``breaks`` answers end after half of their bytes."""
 
     daemon_threads = True
 
@@ -36,7 +36,7 @@ class BreakingServer(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"  # a client keeps the connection and uses it again
+    protocol_version = "HTTP/1.1"  # lets a client keep the connection and use it again
     server: BreakingServer
 
     def do_GET(self) -> None:
@@ -72,7 +72,7 @@ def server() -> Iterator[BreakingServer]:
 
 @pytest.fixture
 def store(server: BreakingServer, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """A bucket of the server. Each test has a connection of its own, since open stores are remembered."""
+    """A bucket on this server. Each test has its own connection, since open stores are cached."""
     conn_id = f"breaking_{next(_number)}"
     extra = {"endpoint_url": f"http://127.0.0.1:{server.server_port}", "region_name": "us-east-1"}
     connection = {"conn_type": "aws", "login": "a-key", "password": "a-secret", "extra": extra}
@@ -93,9 +93,9 @@ def test_bytes_that_break_off_in_the_middle_are_read_again(
 def test_a_connection_that_is_not_ready_while_the_bytes_come_is_tried_again(
     server: BreakingServer, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """obstore asks for the rest of broken bytes. It gives up if this request meets a connection that closes.
+    """If an answer breaks, obstore asks for the rest. It gives up if the connection closes at that moment.
 
-    No server can time this, so the test adds the error to the first answer that obstore has.
+    No server can time this case, so the test raises the error in the first answer that obstore returns.
     """
     import obstore
 

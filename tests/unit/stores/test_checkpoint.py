@@ -1,4 +1,4 @@
-"""A step with a checkpoint and a bucket, as Airflow's side starts and follows it."""
+"""A step with a checkpoint in a bucket, started and watched by the real code of Airflow's side."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FIND = 'cd "$STEPOP_CHECKPOINT_DIR" && cat state 2>/dev/null'
 
 
 class Tries:
-    """The tries of one task, each a job of its own."""
+    """The tries of one task. Each try is a job of its own."""
 
     def __init__(self, steps, store) -> None:
         self.steps = steps
@@ -54,13 +54,13 @@ class Tries:
         return self.hook.submit(*self.spec(script, **changes))
 
     def start(self, script: str):
-        """Submit a try, and return once it has begun."""
+        """Submit a try and return once it has begun."""
         handle = self.submit(f'cd "$STEPOP_CHECKPOINT_DIR"; echo up; {script}')
         self.wait_for_line(handle, "up")
         return handle
 
     def end(self, handle):
-        """Wait for a try; return its failure, and what it printed."""
+        """Wait for a try to end; return its failure and its output."""
         wait_until(
             lambda: self.hook.status([handle])[handle].state,
             f"{handle} to end",
@@ -83,7 +83,7 @@ class Tries:
         wait_until(lambda: self.log(handle), f"{handle} to print {text!r}", holds=lambda log: text in log)
 
     def runner(self, handle) -> int:
-        """Return the process of a job's runner."""
+        """Return the process of the job's runner."""
         found = runners_below(self.hook.folder / handle.id)
         (runner,) = [pid for pid in found if parent_of(pid) not in found]
         return runner
@@ -96,14 +96,14 @@ def tries(steps, bucket) -> Tries:
 
 @pytest.fixture
 def gated(steps, gate, connect) -> Iterator[Tries]:
-    """Tries whose way to the bucket leads through the gate."""
+    """Tries whose connection to the bucket goes through the gate."""
     tries = Tries(steps, connect({"endpoint_url": gate.url}))
     yield tries
     gate.open()
     tries.store.delete_folder("")
 
 
-def test_the_next_job_finds_the_newest(tries):
+def test_the_next_job_finds_the_newest_snapshot(tries):
     for count in range(1, 4):
         tries.run(f"{FIND}; echo {count} >> state; exit 3")
     _, log = tries.run(FIND)
@@ -111,13 +111,13 @@ def test_the_next_job_finds_the_newest(tries):
     assert [found.path for found in tries.saved()] == [f"{FOLDER}/s-{count}.tar" for count in range(1, 4)]
 
 
-def test_other_arguments_find_nothing(tries):
+def test_other_arguments_find_no_checkpoint(tries):
     tries.run(f"{FIND}; echo mine > state; exit 3")
     failure, log = tries.run(f"{FIND} || echo nothing", checkpoint_uri=tries.store.uri(FOLDER + "-others"))
     assert (failure, log) == (None, "nothing")
 
 
-def test_cancelled_it_saves_within_the_grace_period(tries):
+def test_a_cancelled_step_saves_within_the_grace_period(tries):
     handle = tries.submit(
         'cd "$STEPOP_CHECKPOINT_DIR"; trap "echo saved > state; exit 3" TERM; echo up; '
         "while :; do sleep 0.1; done"
@@ -129,8 +129,8 @@ def test_cancelled_it_saves_within_the_grace_period(tries):
 
 
 @pytest.mark.parametrize("saved_by", ["an earlier job", "the same job"])
-def test_killed_in_the_middle_of_an_upload_the_last_one_stays(gated, gate, tmp_path, saved_by):
-    """The gate lets a megabyte pass and stops: the server has a part of a snapshot when all is killed."""
+def test_a_kill_during_an_upload_keeps_the_last_snapshot(gated, gate, tmp_path, saved_by):
+    """The gate stops after a megabyte: the server has part of a snapshot when the runner is killed."""
     grow = "echo second > state; head -c 50000000 /dev/urandom > big; sleep 600"
     if saved_by == "an earlier job":
         gated.run(f"{FIND}; echo first > state; exit 3")
@@ -157,16 +157,16 @@ def test_a_store_that_is_away_for_some_seconds_is_waited_for(gated, gate, tmp_pa
     handle = gated.start(f"until test -e {tmp_path}/go; do sleep 0.1; done; echo late > state; exit 3")
     gate.shut()
     (tmp_path / "go").touch()
-    time.sleep(4)  # on a slower machine it may not have come to its end, and waits for nothing yet
+    time.sleep(4)  # a slow machine may not have ended the step yet, and then nothing waits for the store
     assert not gated.hook.status([handle])[handle].state.is_terminal, "it waits"
     gate.open()
     gated.end(handle)
     spec, payload = gated.spec(FIND)
-    gate.shut_after(1, for_s=3)  # and while the next one reads it
+    gate.shut_after(1, for_s=3)  # the store is away also while the next job reads the snapshot
     assert gated.end(gated.hook.submit(spec, payload))[1].endswith("late")
 
 
-def test_a_store_that_is_away_while_the_step_runs_is_told_about(gated, gate, tmp_path):
+def test_a_store_that_is_away_while_the_step_runs_is_reported(gated, gate, tmp_path):
     handle = gated.start(f"until test -e {tmp_path}/go; do sleep 0.1; done; echo late > state; sleep 600")
     gate.shut()
     (tmp_path / "go").touch()
@@ -181,7 +181,7 @@ def test_a_store_that_is_away_while_the_step_runs_is_told_about(gated, gate, tmp
 
 
 def test_gc_sees_the_snapshots_of_a_task_as_one(tries):
-    """What is old and abandoned goes as a whole; the database says what is abandoned."""
+    """Old, abandoned snapshots are deleted together. The database tells which tasks have abandoned theirs."""
     for count in range(2):
         tries.run(f"{FIND}; echo {count} > state; exit 3")
     saved = tries.saved()
@@ -192,8 +192,8 @@ def test_gc_sees_the_snapshots_of_a_task_as_one(tries):
     assert tries.saved() == []
 
 
-def test_a_large_one_comes_back_whole(tries):
-    """Several ranges of one object."""
+def test_a_large_snapshot_comes_back_whole(tries):
+    """A large snapshot is several ranges of one object."""
     data = random.Random(7).randbytes(40 * MIB)
     tries.steps.folder.mkdir(exist_ok=True)
     (tries.steps.folder.parent / "data").write_bytes(data)
@@ -203,7 +203,7 @@ def test_a_large_one_comes_back_whole(tries):
 
 
 def test_a_changed_snapshot_is_refused(tries):
-    """Users unpickle what is in it: who may write to the bucket must not run code in steps."""
+    """Users unpickle files in it. Write access to the bucket must not allow anyone to run code in steps."""
     tries.run(f"{FIND}; echo first > state; exit 3")
     (saved,) = tries.saved()
     data = bytes(tries.store.read(saved.path, saved.size)).replace(b"first", b"evil!")
@@ -243,7 +243,7 @@ def test_addresses_and_key_are_in_a_private_file_only(tries):
     assert not any(secret in seen for secret in secrets)
 
 
-def test_a_folder_needs_none_of_it(tries, tmp_path):
+def test_a_checkpoint_in_a_folder_needs_no_address_and_no_key(tries, tmp_path):
     spec, payload = tries.spec(FIND)
     uri = (tmp_path / "folder").as_uri()
     files = input_files(payload, replace(spec, result_uri=uri, checkpoint_uri=uri))

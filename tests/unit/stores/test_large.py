@@ -1,4 +1,4 @@
-"""One gibibyte there and back, through a bucket, and never twice in memory."""
+"""One gibibyte goes through a bucket and back, and is never in memory twice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import pytest
 
 GIB = 1 << 30
-# beside the array: pieces that are under way (8 threads with 16 MiB each, perhaps twice), and imports
+# in addition to the array: pieces in transfer (8 threads with 16 MiB each, perhaps twice), and imports
 ALLOWANCE = 320 << 20
 
 HOST = """
@@ -76,7 +76,7 @@ store.delete_folder("")
 
 @pytest.mark.timeout(900)
 def test_a_gibibyte_there_and_back(s3_server, tmp_path):
-    """The worker that sends it, the step that changes it, and the worker that loads it."""
+    """One worker sends the array, the step changes it, and another worker loads it."""
     env = {**os.environ, "AIRFLOW_HOME": str(tmp_path), "AIRFLOW__STEPOP__STORE": s3_server.new_address()}
     done = subprocess.run(
         [sys.executable, "-c", HOST, str(GIB)], env=env, capture_output=True, text=True, timeout=800

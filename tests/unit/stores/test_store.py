@@ -1,4 +1,4 @@
-"""The store: whole objects or none, only inside its folder, and what is wrong with it in words."""
+"""The store: objects are whole or absent, and inside its folder. Errors say what is wrong."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from airflow_stepop.stores.paths import part_path, result_path
 
 @pytest.fixture(params=["folder", "s3"])
 def address(request, tmp_path):
-    """The address of an empty store, of each kind."""
+    """The address of an empty store, one of each kind."""
     if request.param == "folder":
         return f"{tmp_path}/store"
     return request.getfixturevalue("s3_server").new_address()
@@ -104,7 +104,7 @@ def test_names_survive_addresses(address):
 
 @pytest.mark.parametrize("size", [0, 1, SINGLE_PUT_BYTES, SINGLE_PUT_BYTES + 1, 8 << 20, 40_000_000])
 def test_objects_of_any_size(store, size):
-    """Small ones are one request, large ones many; a second writer never changes what is there."""
+    """A small object is one request, a large one many. A second writer never changes an existing object."""
     data = random.Random(size).randbytes(size)
     head, tail = data[: size // 3], memoryview(data)[size // 3 :]
     assert store.put_new("x", head, tail)
@@ -158,7 +158,7 @@ def test_a_folder_beside_the_store_is_not_in_it(store):
         ("s3://bucket/prefix?x=1", "is not the address of a bucket"),
     ],
 )
-def test_addresses_that_are_none(url, text):
+def test_wrong_addresses(url, text):
     with pytest.raises(StepConfigError, match=re.escape(text)):
         open_store(url)
 
@@ -215,7 +215,7 @@ def test_a_store_that_cannot_be_made_is_explained(tmp_path):
 
 @pytest.fixture
 def mounted(tmp_path):
-    """A file system of our own; the root user does not mind file modes."""
+    """Mount a file system for the test, as file modes do not bind the root user."""
     folder = tmp_path / "mounted"
     folder.mkdir()
 
@@ -262,7 +262,7 @@ def test_paths_are_readable_and_safe():
     assert result_path({"deployment": "_"}, "s-job").split("/")[1] != "_"
 
 
-def test_parts_lie_in_the_week_of_their_submission():
+def test_parts_are_in_the_folder_of_the_week_of_their_submission():
     monday = datetime(2026, 11, 23, tzinfo=UTC).timestamp()
     assert part_path("ab", monday) == "parts/2026-11-23/ab"
     assert part_path("ab", monday + 7 * 86400 - 0.001) == "parts/2026-11-23/ab"
@@ -300,6 +300,6 @@ def test_different_texts_have_different_names():
     assert job_name("d", "t", "1") != job_name("d", "t", "2")
 
 
-def test_names_that_are_fine_stay_as_they_are():
+def test_valid_names_are_left_unchanged():
     assert slug("train-model-7", 60) == "train-model-7"
     assert job_name("dag", "task", "n").startswith("s-dag-task-")

@@ -1,4 +1,4 @@
-"""Bytes between a bucket and a step that has the standard library and pre-signed addresses only."""
+"""Transfers between a bucket and a step that has only the standard library and pre-signed addresses."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MIB = 1 << 20
 
 
 def overwrite(store, path, change):
-    """Change an object behind our back."""
+    """Change an object in the bucket without telling the code under test."""
     import obstore
 
     data = obstore.get(store.client, path).bytes().to_bytes()
@@ -53,7 +53,7 @@ def table(files, name):
 
 @pytest.fixture
 def small_pieces(monkeypatch):
-    """Pieces as of a much larger result."""
+    """Make the pieces small, as if each result were much larger."""
     monkeypatch.setattr(input_files_module, "PIECES", 10)
     monkeypatch.setattr(input_files_module, "LEAST_PIECE_BYTES", MIB // 4)
     monkeypatch.setattr(AwsAccess, "largest_put_bytes", 4 * MIB)
@@ -70,8 +70,8 @@ def length(value):
     return len(value)
 
 
-def test_large_bytes_are_read_into_what_they_become(bucket, tmp_path):
-    """In a worker, and in a job: none of the threads that read keeps a part of them."""
+def test_large_bytes_are_read_into_the_final_object(bucket, tmp_path):
+    """Neither the worker's nor the job's reading threads keep a copy of a part."""
     data = random.Random(1).randbytes(MIB) * 64
     segment = {"name": "x", "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     bucket.put("x", data)
@@ -106,7 +106,7 @@ def test_references_of_references(steps, bucket):
 
 @pytest.mark.parametrize("count", [1, 7, 300])
 def test_many_values_are_one_stream(steps, bucket, small_pieces, count):
-    """What each reference names is exactly its own, wherever the stream was cut."""
+    """Each reference leads exactly to its own value, wherever the stream was cut."""
     sizes = [50_000 + 10_007 * (index % 13) for index in range(count)]
     results = steps.run(
         bucket, lambda sizes: [bytes([i % 251]) * size for i, size in enumerate(sizes)], sizes, split="list"
@@ -160,7 +160,7 @@ def test_a_large_collected_result_goes_to_the_bucket_too(steps, bucket):
         steps.finish(spec, payload)
 
 
-# -- what is changed, gone, or late
+# -- changed, missing and late objects
 
 
 def test_a_changed_piece_is_refused_on_both_sides(steps, bucket, small_pieces):
@@ -195,7 +195,7 @@ def test_a_damaged_argument_is_refused(steps, bucket, damage, words):
 
 @pytest.mark.parametrize("ranges", [[], [["a", 0]], [["a", -1, 5]], [[1, 0, 5]], ["a"], {"a": 1}])
 def test_strange_ranges_are_refused(steps, bucket, ranges):
-    """Anybody who may write to the job's input can change them."""
+    """Any process that may write to the job's input can change the ranges."""
     spec, payload = steps.prepare(bucket, length, random.Random(15).randbytes(MIB))
     files = dict(input_files(payload, spec))
     files[LOCATIONS] = [json.dumps({name: ranges for name in payload.parts}).encode()]
@@ -205,7 +205,7 @@ def test_strange_ranges_are_refused(steps, bucket, ranges):
 
 
 def test_an_address_for_a_step_that_expects_none(steps, folder):
-    """Its runner has no code for addresses."""
+    """Such a step's runner has no code for addresses."""
     spec, payload = steps.prepare(folder, length, random.Random(16).randbytes(MIB))
     files = dict(input_files(payload, spec))
     files[LOCATIONS] = [json.dumps({name: "http://127.0.0.1:1/x" for name in payload.parts}).encode()]
@@ -215,13 +215,13 @@ def test_an_address_for_a_step_that_expects_none(steps, folder):
 
 
 def test_expired_addresses(steps, bucket, monkeypatch):
-    """Said with the server's words, and at once; without the signature."""
+    """The failure comes at once and has the server's message, but not the signature."""
     spec, payload = steps.prepare(bucket, reverse, random.Random(7).randbytes(20 * MIB))
     monkeypatch.setattr(signing, "MARGIN_S", 2.0)
     files = input_files(payload, replace(spec, timeout_s=0.0, start_timeout_s=0.0))
     spec = replace(spec, timeout_s=100.0, start_timeout_s=0.0)
     steps.place(spec, files)
-    time.sleep(3)  # longer than the signature lasts; it never lives again
+    time.sleep(3)  # longer than the signature is valid
     begun = time.monotonic()
     steps.finish(spec, payload)
     assert time.monotonic() - begun < urls.RETRY_LIMIT_S / 2, "asking again would go on for longer"
@@ -234,7 +234,7 @@ def test_a_result_after_its_addresses_expired(steps, bucket, monkeypatch):
         import os
         import time
 
-        time.sleep(4)  # longer than the signature lasts; it never lives again
+        time.sleep(4)  # longer than the signature is valid
         return os.urandom(40_000_000)
 
     monkeypatch.setattr(signing, "MARGIN_S", 3.0)
@@ -248,7 +248,7 @@ def test_a_result_after_its_addresses_expired(steps, bucket, monkeypatch):
 
 @pytest.mark.parametrize("phase", ["spill", "submit", "step", "load"])
 def test_a_store_that_is_away_for_some_seconds(steps, connect, gate, phase):
-    """Everything is tried again, in every phase, in the middle of a transfer."""
+    """Every phase retries, even in the middle of a transfer."""
     store = connect({"endpoint_url": gate.url})
     data = random.Random(8).randbytes(40 * MIB)
 
@@ -269,7 +269,7 @@ def test_a_store_that_is_away_for_some_seconds(steps, connect, gate, phase):
     store.delete_folder("")
 
 
-def test_a_long_transfer_says_so_in_the_log(steps, connect, gate, caplog, monkeypatch):
+def test_a_long_transfer_logs_its_progress(steps, connect, gate, caplog, monkeypatch):
     from airflow_stepop.runner import threads
 
     monkeypatch.setattr(threads, "FIRST_LINE_S", 1.0)
@@ -320,7 +320,7 @@ def unzipped(path):
     return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
 
 
-# -- how long
+# -- validity of signatures
 
 
 def expiry(files):
@@ -343,7 +343,7 @@ def test_more_than_a_week_is_refused_with_advice(steps, bucket):
         input_files(payload, replace(spec, timeout_s=7 * 86400, start_timeout_s=7200))
 
 
-@pytest.mark.filterwarnings("ignore")  # the Amazon provider's own
+@pytest.mark.filterwarnings("ignore")  # warnings of the Amazon provider
 def test_credentials_that_end_before_the_step_are_refused_with_advice(steps, assumed):
     spec, payload = steps.prepare(assumed(DurationSeconds=3 * 3600), length, b"")
     input_files(payload, replace(spec, timeout_s=7000))
@@ -358,12 +358,12 @@ def test_a_token_of_unknown_end_is_a_warning(steps, connect, caplog):
     assert "a session token with an unknown expiry time" in caplog.text
 
 
-# -- results that cross stores
+# -- results in another store
 
 
 @pytest.fixture
 def folder(bucket, home, monkeypatch):
-    """A second configured store."""
+    """A second configured store, in a folder."""
     store = open_store(f"{home}/folder")
     monkeypatch.setenv("AIRFLOW__STEPOP__EXTRA_STORES", store.url)
     assert len(configured_stores()) == 2
@@ -383,8 +383,8 @@ def payload_of(result):
     return build_payload(call, job="s-x", nonce="n", split="no", is_result_wanted=False)
 
 
-def test_what_only_this_host_has_is_copied_once(steps, bucket, folder):
-    """For a job elsewhere."""
+def test_a_result_in_a_folder_of_this_host_is_copied_once(steps, bucket, folder):
+    """The copy is for a job on another machine."""
     data = random.Random(12).randbytes(40 * MIB)
     payload = payload_of(steps.run(folder, reverse, data))
     for _ in range(2):
@@ -440,8 +440,8 @@ def test_parts_with_several_places_are_copied_into_one(steps, bucket, folder):
     assert bucket.read(bucket.path_of(copied.ranges[0].uri), 13) == b"7890123456789"
 
 
-def test_connections_that_are_closed_in_the_very_moment_are_no_end(monkeypatch):
-    """A proxy takes every connection and closes it, in front of a store that restarts."""
+def test_connections_that_close_before_the_request_are_retried(monkeypatch):
+    """A proxy accepts every connection and closes it, in front of a store that restarts."""
     monkeypatch.setattr(bucket_module, "_FIRST_PAUSE_S", 0.001)
     monkeypatch.setattr(bucket_module, "_LONGEST_PAUSE_S", 0.001)
     dropped = OSError("hyper::Error(Canceled, connection was not ready)")

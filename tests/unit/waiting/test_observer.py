@@ -1,4 +1,4 @@
-"""Metrics never cost a task anything, and phases say no more than they may."""
+"""Metrics never make a task fail, and phases log no values of the step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from airflow_stepop.waiting.observer import Observer, trace_environment
 
 
 class Recorder:
-    """A backend of Airflow's metrics: remembers, or fails at everything."""
+    """Stands for Airflow's metrics backend: records each call, or fails at each."""
 
     def __init__(self, error=None):
         self.told = []
@@ -77,7 +77,7 @@ def test_a_deadline_is_counted_though_the_service_is_silent(hook, new_try, backe
 
 
 def test_the_clock_of_a_service_may_be_wrong(backend):
-    """A duration below zero is zero."""
+    """A negative duration is sent as zero."""
     recorder = backend(Recorder())
     observer_module.timing(observer_module.PENDING_TIME, -5.0, {})
     assert recorder.told == [(observer_module.PENDING_TIME, None)]
@@ -107,7 +107,7 @@ def test_phases_count_from_the_beginning(hook, new_try, state):
     assert times == sorted(times)
 
 
-def test_what_a_job_waits_for_and_its_trouble_is_told_once():
+def test_a_pending_reason_and_trouble_are_logged_once():
     lines = Lines()
     observer = Observer({"dag_id": "d", "task_id": "t"}, log=lines)
     observer.status_seen(JobStatus(JobState.PENDING, native="Waiting for its turn"))

@@ -1,4 +1,4 @@
-"""What of a step's output gets into the task log, by the trigger and by the worker."""
+"""Which lines of a step reach the task's log, through the trigger and through the worker."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from airflow_stepop.triggers import RemoteStepTrigger
 from airflow_stepop.waiting.deadlines import Deadlines, StopReason
 from airflow_stepop.waiting.task_log import LAST_LINES, LINE_COST, TaskLog, configured_limit
 
-pytestmark = pytest.mark.usefixtures("registered")  # the triggers find the hook of the test
+pytestmark = pytest.mark.usefixtures("registered")  # the triggers find the test's hook
 
 
 class Log:
-    """Collects what a task log would get."""
+    """Collects the lines of a task log."""
 
     def __init__(self):
         self.lines = []
@@ -46,7 +46,7 @@ def handle(hook):
 
 
 def follow(hook, task_log, handle):
-    """Do what a waiting worker does, with a log that comes in chunks."""
+    """Read the log in chunks, as a waiting worker does."""
     cursor = None
     while not task_log.is_full and (found := hook.logs({handle: cursor}).get(handle)):
         task_log.write(found.lines)
@@ -57,7 +57,7 @@ def follow(hook, task_log, handle):
 
 @pytest.fixture
 def in_chunks(hook):
-    """Give out at most 100 lines at a time."""
+    """Let the hook return at most 100 lines at a time."""
     hook.chunk = 100
 
 
@@ -67,7 +67,7 @@ def test_lines_keep_the_time_at_which_the_step_printed_them(hook, handle, log):
 
 
 def test_lines_of_the_step_have_a_source_of_their_own(hook, handle, log):
-    """Airflow's log page can show them without what Airflow and the operator say in between."""
+    """So Airflow's log page can show them without the lines of Airflow and the operator in between."""
     TaskLog(log, hook, handle, 10_000).write([LogLine(0.0, "x"), LogLine(float("nan"), "y")])
     assert log.sources == ["step", "step"]
 
@@ -80,7 +80,7 @@ def test_a_short_log_is_complete(hook, handle, log):
 
 @pytest.mark.usefixtures("in_chunks")
 def test_a_long_log_has_its_beginning_and_its_end(hook, handle, log):
-    """A line between them says where the rest is."""
+    """A line between the two tells where the rest is."""
     hook.lines["job"] = [f"line {n}" for n in range(100_000)]
     follow(hook, TaskLog(log, hook, handle, 1000 * (LINE_COST + 8)), handle)
     (full,) = [at for at, line in enumerate(log.lines) if "log_limit" in line]
@@ -129,8 +129,9 @@ def test_the_limit_is_configured(monkeypatch):
 
 
 def run_trigger(handle, log, limit):
-    """Run a trigger to its end; return its event, and the most lines that it wrote without a pause in which
-    the event loop could do something else.
+    """Run a trigger to its end; return its events and the most lines that it wrote at a time.
+
+    The event loop could do nothing else while it wrote these lines.
     """
     trigger = RemoteStepTrigger(
         handle.to_json(),
@@ -139,7 +140,7 @@ def run_trigger(handle, log, limit):
         {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1},
         log_limit=limit,
     )
-    trigger._log = log  # as a triggerer gives each its own
+    trigger._log = log  # a triggerer gives each trigger a log of its own
 
     async def scenario():
         most, is_over = 0, False
@@ -161,8 +162,8 @@ def run_trigger(handle, log, limit):
 
 
 @pytest.mark.usefixtures("in_chunks")
-def test_a_trigger_stops_to_read_when_the_log_is_full(hook, handle, log):
-    """It reads what fits and the end, and not the hundred thousand lines between them."""
+def test_a_trigger_stops_reading_when_the_log_is_full(hook, handle, log):
+    """The trigger reads the lines that fit and the last ones, not the hundred thousand in between."""
     hook.lines["job"] = [f"line {n}" for n in range(100_000)]
     hook.end("job", JobState.SUCCEEDED)
     read = []
@@ -178,18 +179,18 @@ def test_a_trigger_stops_to_read_when_the_log_is_full(hook, handle, log):
 
 
 def test_writing_a_long_log_does_not_hold_up_the_other_triggers(hook, handle):
-    """A line costs Airflow some time; a chunk of thousands must not cost all of it at once."""
+    """Each line costs Airflow some time, so a chunk of thousands must be written in portions."""
 
     log = Log()
     hook.lines["job"] = [f"line {n}" for n in range(4000)]
     hook.end("job", JobState.SUCCEEDED)
     _, most = run_trigger(handle, log, 10**8)
     assert log.lines == hook.lines["job"]
-    assert 0 < most < 2000  # half of them, of which each may take Airflow half a millisecond
+    assert 0 < most < 2000  # less than half of the lines; each may take Airflow half a millisecond
 
 
 def test_lines_that_are_read_while_others_are_written_are_not_lost(hook, handle):
-    """The job is over, its log is long, and somebody may be reading it still."""
+    """The job ends while its long log is still being read."""
 
     class SlowLog(Log):
         def info(self, text, *args, **fields):
@@ -211,8 +212,8 @@ def test_a_trigger_of_an_older_worker_uses_the_configured_limit(hook, handle, lo
     assert log.lines == ["line"]
 
 
-def test_a_worker_hears_of_an_end_although_no_log_can_be_read(hook, handle):
-    """Its node may be away, or nobody has the right to read it."""
+def test_a_worker_learns_of_the_end_although_no_log_can_be_read(hook, handle):
+    """The node may be away, or the account may not read logs."""
 
     def refuse(_):
         raise ConnectionError("the node is away")

@@ -1,4 +1,4 @@
-"""The trigger outside of a triggerer: what it carries, and what it does when it is killed."""
+"""The trigger without a triggerer: its arguments, its events, and its end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from airflow_stepop.job import JobHandle, JobState, JobStatus
 from airflow_stepop.triggers import RemoteStepTrigger
 from tests.support.waiting import in_time, until
 
-pytestmark = pytest.mark.usefixtures("registered")  # the triggers find the hook of the test
+pytestmark = pytest.mark.usefixtures("registered")  # the triggers find the test's hook
 HANDLE = JobHandle("local", None, "host", "job-1", "job-1", {"folder": "/x"})
 WAITER = {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1}
 DEADLINES = {"execution": None, "start": None, "run_s": None}
@@ -24,7 +24,7 @@ def make(waiter=WAITER, **kwargs):
     return RemoteStepTrigger(HANDLE.to_json(), DEADLINES, 1.0, waiter, **kwargs)
 
 
-def test_it_is_rebuilt_from_plain_json():
+def test_a_trigger_is_rebuilt_from_plain_json():
     path, kwargs = make().serialize()
     assert path == "airflow_stepop.triggers.RemoteStepTrigger"
     again = RemoteStepTrigger(**json.loads(json.dumps(kwargs)))
@@ -38,7 +38,7 @@ def test_arguments_of_a_newer_version_are_accepted():
 
 
 def test_a_damaged_handle_leaves_the_job_to_the_worker(hook):
-    """Airflow tells the worker that the trigger failed, and the worker has the record."""
+    """Airflow tells the worker that the trigger failed. The worker then uses the record."""
     hook.damaged.add("damaged")
     trigger = RemoteStepTrigger(hook.handle("damaged").to_json(), DEADLINES, 1.0, WAITER)
 
@@ -49,7 +49,7 @@ def test_a_damaged_handle_leaves_the_job_to_the_worker(hook):
         asyncio.run(in_time(run(), "the end of the trigger"))
 
 
-def test_a_start_that_never_came_is_told_with_what_the_job_waited_for(hook):
+def test_a_start_timeout_tells_what_the_job_waited_for(hook):
     handle = hook.add("late", JobState.PENDING, native="Unschedulable", message="no node has 8 GPUs")
     waiting = RemoteStepTrigger(handle.to_json(), {**DEADLINES, "start": 1.0}, 0.01, WAITER)
 
@@ -64,7 +64,7 @@ def test_a_start_that_never_came_is_told_with_what_the_job_waited_for(hook):
 @pytest.mark.parametrize(
     ("ago_s", "least_s", "most_s"), [(0, 0.8, 1), (0.4, 0.4, 0.6), (5, 0, 0), (-60, 1, 1)]
 )
-def test_it_does_not_fire_before_its_worker_can_have_ended(ago_s, least_s, most_s):
+def test_a_trigger_does_not_fire_before_its_worker_can_have_ended(ago_s, least_s, most_s):
     begin = time.monotonic()
     trigger = make({**WAITER, "since": time.time() - ago_s})
     late_s = time.monotonic() - begin
@@ -86,15 +86,15 @@ def test_a_job_that_is_over_is_told_a_moment_after_the_deferral(hook):
 @pytest.mark.parametrize(
     "damaged", [{"handle": {"backend": 1}}, {"deadlines": ["bogus"]}, {"deadlines": None}]
 )
-def test_damaged_arguments_are_an_error_of_which_no_triggerer_dies(damaged):
-    """Airflow's triggerer takes a TypeError for a trigger that cannot be made; anything else ends it."""
+def test_damaged_arguments_do_not_end_the_triggerer(damaged):
+    """Airflow's triggerer handles a TypeError as a failed trigger. Any other exception ends the triggerer."""
     _, given = make().serialize()
     with pytest.raises(TypeError, match="wrong arguments for RemoteStepTrigger"):
         RemoteStepTrigger(**{**given, **damaged})
 
 
-def test_no_start_is_late_that_nobody_has_looked_at(hook, monkeypatch):
-    """What is known may be old: the service was away, and the step has begun meanwhile."""
+def test_a_start_is_not_late_before_a_fresh_look(hook, monkeypatch):
+    """The known status may be old: the service was away, and the step may have begun since."""
     handle = hook.add("late", JobState.PENDING)
     monkeypatch.setattr(triggers, "LOOK_AGAIN_S", 0.1)
     looks: list[JobHandle] = []
@@ -132,8 +132,8 @@ def test_a_job_that_cannot_be_looked_at_is_not_late(hook, monkeypatch):
     assert len(looks) == 3
 
 
-def test_who_ends_a_task_ends_its_job_although_the_service_is_away_for_a_moment(hook, monkeypatch):
-    """Nobody calls a second time."""
+def test_a_task_that_is_ended_cancels_its_job_although_the_service_is_briefly_away(hook, monkeypatch):
+    """Airflow calls on_kill only once."""
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
     handle = hook.add("ended")

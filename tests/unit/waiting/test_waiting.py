@@ -30,7 +30,7 @@ def test_when_waiting_is_over(status, now, reason):
 
 
 @pytest.mark.parametrize(("now", "reason"), [(451.0, StopReason.START_TIMEOUT), (449.0, None)])
-def test_a_job_that_its_service_makes_wait_again_has_its_time_again(now, reason):
+def test_a_job_that_waits_again_gets_its_start_timeout_again(now, reason):
     status = JobStatus(JobState.PENDING, waits_since=400.0)
     deadlines = Deadlines(start=150.0, start_s=50.0)
     assert deadlines.reason(status, now) is reason
@@ -38,7 +38,7 @@ def test_a_job_that_its_service_makes_wait_again_has_its_time_again(now, reason)
 
 
 def test_the_execution_timeout_needs_no_status():
-    """It strikes even while the API of the service cannot be reached."""
+    """The timeout applies even while the service's API cannot be reached."""
     assert Deadlines(execution=50.0).reason(None, 51.0) is StopReason.EXECUTION_TIMEOUT
 
 
@@ -61,7 +61,7 @@ def test_the_next_time_to_look_is_that_of_the_next_deadline(status, now, left_s)
 
 
 def test_no_step_began_before_it_was_submitted():
-    """The clock of its machine may be late."""
+    """The clock of the step's machine may be behind."""
     status = JobStatus(JobState.RUNNING, started_at=100.0)
     deadlines = Deadlines(run_s=60.0, submitted=1000.0)
     assert deadlines.reason(status, 1059.0) is None
@@ -74,7 +74,7 @@ def test_deadlines_survive_json():
     assert Deadlines.from_json({**deadlines.to_json(), "of_a_newer_version": 1}) == deadlines
 
 
-def test_the_first_looks_are_quick_and_the_later_ones_are_not():
+def test_the_first_polls_are_frequent_and_later_ones_are_not():
     backoff = Backoff(5.0)
     pauses = [backoff.after_success() for _ in range(30)]
     assert pauses[0] <= 0.05

@@ -1,4 +1,4 @@
-"""The watcher: one status call for all, nobody forgotten, nothing left behind."""
+"""The watcher: one status call for all jobs, no job forgotten, nothing left behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.waiting import PATIENCE_S, in_time, until
 
 
 def maker(*hooks):
-    """Return what makes these hooks, one after the other, and the last one again and again."""
+    """Return a factory of these hooks: one after the other, and then the last one again and again."""
     left = list(hooks)
 
     async def make():
@@ -39,12 +39,12 @@ async def until_over(watcher, handle, poll_interval_s=0.05, lines=None):
 
 
 def test_a_thousand_jobs_share_each_status_call(hook):
-    """All get their end, in batches; calls grow with time and not with jobs."""
+    """Every subscriber learns of its job's end, in batches. The calls grow with time, not with the jobs."""
 
     async def scenario():
         watcher = Watcher(hook)
         handles = [hook.add(f"job-{n}") for n in range(1000)]
-        # a poll interval that no machine makes fifty calls in; the first looks follow each other quickly
+        # An interval too long for fifty calls on any machine; only the first polls follow each other quickly
         waiting = [asyncio.create_task(until_over(watcher, handle, 10)) for handle in handles]
         await until(lambda: hook.largest_batch, "a call for all", holds=lambda size: size == 1000)
         for handle in handles:
@@ -76,7 +76,7 @@ def test_a_late_subscriber_is_answered_at_once(hook):
     asyncio.run(scenario())
 
 
-def test_a_job_that_ended_before_anybody_watched_is_told(hook):
+def test_a_job_that_ended_before_it_was_watched_is_reported(hook):
     hook.end("job")
     state, _ = asyncio.run(_once(hook, "job"))
     assert state is JobState.SUCCEEDED
@@ -87,7 +87,7 @@ async def _once(hook, name):
 
 
 def test_an_api_error_is_never_a_job_state(hook):
-    """Nobody hears of it; the watcher backs off and asks again."""
+    """No subscriber sees the error. The watcher backs off and asks again."""
 
     async def scenario():
         watcher = Watcher(hook)
@@ -106,15 +106,15 @@ def test_an_api_error_is_never_a_job_state(hook):
     assert asyncio.run(scenario())[0] is JobState.SUCCEEDED
 
 
-def test_an_error_that_asking_cannot_mend_is_told(hook):
+def test_a_permanent_error_is_reported(hook):
     hook.error = WrongHostError("the job runs on another host")
     with pytest.raises(WrongHostError, match="another host"):
         asyncio.run(_once(hook, "job"))
 
 
 @pytest.mark.parametrize("damage", [IntegrityError, WrongHostError])
-def test_a_damaged_handle_does_not_blind_the_others(hook, damage):
-    """Who watches it is told; the others go on to be asked for together."""
+def test_a_damaged_handle_does_not_disturb_the_other_jobs(hook, damage):
+    """The handle's subscriber gets the error. One call still asks for the status of the others."""
     hook.damage = damage
     hook.damaged.add("bad")
 
@@ -141,7 +141,7 @@ def test_lines_arrive_in_order_and_once(hook):
             hook.lines["job"] += [f"line {n}", f"line {n} again"]
             await until(lambda: lines, f"line {n}", holds=lambda seen, n=n: f"line {n} again" in seen)
         looks = hook.calls["logs"]
-        await until(lambda: hook.calls["logs"] > looks, "one more look at the log")  # none comes twice
+        await until(lambda: hook.calls["logs"] > looks, "one more look at the log")  # no line comes twice
         hook.end("job")
         return await in_time(waiting, "the end of the job")
 
@@ -150,7 +150,7 @@ def test_lines_arrive_in_order_and_once(hook):
 
 
 def test_slow_logs_do_not_hold_up_the_status(hook):
-    """The end of the job is told while a question about its logs has no answer yet."""
+    """The end of the job is reported while a log request is still unanswered."""
     asked, answer = threading.Event(), threading.Event()
 
     def slow_logs(cursors):
@@ -174,7 +174,7 @@ def test_slow_logs_do_not_hold_up_the_status(hook):
 
 @pytest.fixture
 def telling(hook, monkeypatch):
-    """A service that tells of changes by itself; return what it has told since the last call."""
+    """Let the service report changes. ``told`` is its next report, ``asked`` the jobs of each status call."""
     told = []
     asked = []
     real = hook.status
@@ -188,8 +188,8 @@ def telling(hook, monkeypatch):
     return SimpleNamespace(told=told, asked=asked)
 
 
-def test_of_many_jobs_those_are_asked_for_that_have_changed(hook, telling, monkeypatch):
-    """How often a service may be asked for all does not matter then, nor how many jobs there are."""
+def test_of_many_jobs_only_changed_ones_are_asked_for(hook, telling, monkeypatch):
+    """Then neither the interval of calls for all jobs nor the number of jobs matters."""
     monkeypatch.setattr(watcher_module, "ALL_INTERVAL_S", 600)
 
     async def scenario():
@@ -214,8 +214,8 @@ def test_of_many_jobs_those_are_asked_for_that_have_changed(hook, telling, monke
     asyncio.run(scenario())
 
 
-def test_what_is_told_during_a_question_is_not_lost(hook, telling, monkeypatch):
-    """The answer for all jobs may be older than the news of one of them."""
+def test_a_change_reported_during_a_status_call_is_not_lost(hook, telling, monkeypatch):
+    """The answer of the call for all jobs may be older than the change of one of them."""
     monkeypatch.setattr(watcher_module, "ALL_INTERVAL_S", 600)
     answer = hook.status
 
@@ -235,7 +235,7 @@ def test_what_is_told_during_a_question_is_not_lost(hook, telling, monkeypatch):
     assert asyncio.run(scenario())[0] is JobState.SUCCEEDED
 
 
-def test_trouble_between_two_questions_for_all_makes_a_pause(hook, telling, monkeypatch):
+def test_an_error_between_two_calls_for_all_jobs_makes_a_pause(hook, telling, monkeypatch):
     monkeypatch.setattr(watcher_module, "CHANGES_INTERVAL_S", 0.001)
     answer, failed = hook.status, []
 
@@ -252,7 +252,7 @@ def test_trouble_between_two_questions_for_all_makes_a_pause(hook, telling, monk
         await until(lambda: telling.asked, "the first question for all")
         telling.told.append(hook.handle("job"))
         await until(lambda: failed, "the question that fails")
-        await asyncio.sleep(0.5)  # the pause is half a minute at least: a slower machine asks no sooner
+        await asyncio.sleep(0.5)  # the pause is at least half a minute: a slow machine asks no sooner
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
 
@@ -260,7 +260,7 @@ def test_trouble_between_two_questions_for_all_makes_a_pause(hook, telling, monk
     assert len(failed) == 1
 
 
-def test_all_are_asked_for_in_the_end_whatever_the_service_tells(hook, telling, monkeypatch):
+def test_all_jobs_are_asked_for_in_the_end_whatever_the_service_reports(hook, telling, monkeypatch):
     monkeypatch.setattr(watcher_module, "ALL_INTERVAL_S", 0.5)
 
     async def scenario():
@@ -273,7 +273,7 @@ def test_all_are_asked_for_in_the_end_whatever_the_service_tells(hook, telling, 
     assert asyncio.run(scenario())[0] is JobState.SUCCEEDED
 
 
-def test_a_service_that_tells_nothing_any_more_is_asked(hook, telling, monkeypatch):
+def test_a_service_that_reports_no_changes_any_more_is_asked(hook, telling, monkeypatch):
     monkeypatch.setattr(watcher_module, "ALL_INTERVAL_S", 600)
 
     async def scenario():
@@ -287,8 +287,8 @@ def test_a_service_that_tells_nothing_any_more_is_asked(hook, telling, monkeypat
     assert asyncio.run(scenario())[0] is JobState.SUCCEEDED
 
 
-def test_logs_that_fill_every_thread_do_not_hold_up_the_status(hook):
-    """As when a thousand jobs end at once, and their node is slow to give out what they printed."""
+def test_logs_that_occupy_every_thread_do_not_hold_up_the_status(hook):
+    """A thousand jobs may end at once on a node that returns their logs slowly."""
     release = threading.Event()
 
     async def scenario():
@@ -347,7 +347,7 @@ def test_a_subscriber_that_goes_away_leaves_nothing_behind(hook):
 
 
 def test_a_thousand_triggers_look_their_connection_up_once(hook):
-    """When a triggerer starts, all of them come before the first one has its connection."""
+    """When a triggerer starts, all its triggers come before the first one has the connection."""
     made = []
 
     async def make():
@@ -368,8 +368,8 @@ def test_a_thousand_triggers_look_their_connection_up_once(hook):
     assert len(made) == 1
 
 
-def test_a_connection_that_cannot_be_looked_up_stops_only_who_needs_it(hook):
-    """The next one looks it up anew."""
+def test_a_failed_lookup_of_a_connection_affects_only_its_own_trigger(hook):
+    """The next trigger looks the connection up again."""
     fails = [LookupError("no such connection")]
 
     async def make():
@@ -387,8 +387,8 @@ def test_a_connection_that_cannot_be_looked_up_stops_only_who_needs_it(hook):
     assert state is JobState.SUCCEEDED
 
 
-def test_a_connection_that_was_changed_is_used_by_those_who_wait_already(hook):
-    """Its token was replaced in Airflow: the old one fails for ever."""
+def test_a_changed_connection_is_used_by_jobs_that_already_wait(hook):
+    """The token was replaced in Airflow, so the old one fails for ever."""
     from airflow.sdk import Connection
 
     old, same, new = (type(hook)() for _ in range(3))
@@ -403,8 +403,8 @@ def test_a_connection_that_was_changed_is_used_by_those_who_wait_already(hook):
     assert not same.calls["status"], "what a hook has read stays where nothing was changed"
 
 
-def test_news_at_the_moment_of_a_cancellation_does_not_undo_it(hook):
-    """A trigger that is cancelled ends, and so does the watcher whose last subscriber leaves."""
+def test_a_status_at_the_moment_of_a_cancellation_does_not_undo_it(hook):
+    """The cancelled trigger ends, and the watcher ends when its last subscriber has left."""
 
     async def scenario():
         watcher = Watcher(hook)
@@ -423,7 +423,7 @@ def test_news_at_the_moment_of_a_cancellation_does_not_undo_it(hook):
 
 
 def test_a_closed_loop_is_forgotten(hook):
-    """dag.test() runs each trigger in a loop of its own."""
+    """dag.test() runs each trigger in an event loop of its own."""
     import gc
 
     for _ in range(3):
@@ -444,8 +444,8 @@ def test_the_status_is_asked_for_outside_the_event_loop(hook):
     assert "MainThread" not in hook.threads
 
 
-def test_jobs_that_come_all_the_time_do_not_multiply_the_calls(hook):
-    """A newcomer is looked at soon when it is alone; among many it waits for the next look at all."""
+def test_jobs_that_keep_coming_do_not_multiply_the_calls(hook):
+    """A single new job is asked for soon. Among many, a new job waits for the next call for all jobs."""
 
     async def scenario():
         watcher = Watcher(hook)
@@ -459,5 +459,5 @@ def test_jobs_that_come_all_the_time_do_not_multiply_the_calls(hook):
 
     began = time.monotonic()
     asyncio.run(scenario())
-    ramp = 10  # 0.05 s, growing by 1.3 to 0.5 s
+    ramp = 10  # calls at intervals that grow by 1.3 from 0.05 s to 0.5 s
     assert hook.calls["status"] <= ramp + (time.monotonic() - began) / 0.5 + 4

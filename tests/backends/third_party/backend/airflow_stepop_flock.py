@@ -1,6 +1,6 @@
-"""A backend in one file: steps run on this host under flock(1) and timeout(1), in a folder each.
+"""A backend in one file: steps run on this host under flock(1) and timeout(1), each in a folder of its own.
 
-An example of how little a backend is; use ``local`` for work.
+An example of how little code a backend needs. For real work, use ``local``.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from airflow_stepop.job import Finding, FoundJob, JobHandle, JobState, JobStatus
 from airflow_stepop.runner import protocol
 
 START = 'setsid flock lock sh -c "$0" sh "$@" > /dev/null 2>&1 &'
-# Whoever gets the lock first runs the step; whoever comes later finds `started` and leaves.
+# The process that gets the lock first runs the step; any later one finds `started` and exits.
 SCRIPT = """
 test -e started -o -e cancelled && exit
 touch started
@@ -85,9 +85,9 @@ class FlockStepHook(StepHook[FlockSettings]):
             (draft / name).touch(0o600)  # some hold secrets
             (draft / name).write_bytes(b"".join(buffers))
         try:
-            draft.rename(job)  # the folder is there with everything in it, or not at all
+            draft.rename(job)  # atomic: the folder appears with all its files
         except OSError:
-            shutil.rmtree(draft)  # an earlier submit made it
+            shutil.rmtree(draft)  # an earlier submit has created the job
         own = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
         command = ["sh", "-c", START, SCRIPT, *request["argv"]]
         subprocess.run(command, cwd=job, env={**own, **request["env"]}, check=True)
@@ -126,7 +126,7 @@ class FlockStepHook(StepHook[FlockSettings]):
             log = self.root / handle.id / "log"
             data = log.read_bytes()[int(cursor or 0) :] if log.exists() else b""
             if not (log.parent / "exit").exists():
-                data = data[: data.rfind(b"\n") + 1]  # the last line may go on
+                data = data[: data.rfind(b"\n") + 1]  # the last line may be incomplete
             if data:
                 lines = [LogLine(time.time(), line.decode(errors="replace")) for line in data.splitlines()]
                 chunks[handle] = LogChunk(lines, str(int(cursor or 0) + len(data)))
@@ -146,7 +146,7 @@ class FlockStepHook(StepHook[FlockSettings]):
         (job / "cancelled").touch()
         if (job / "pid").exists() and not (job / "exit").exists():
             with contextlib.suppress(ProcessLookupError):  # it has ended, and `exit` is not written yet
-                os.killpg(int((job / "pid").read_text()), signal.SIGTERM)  # timeout(1) leads a group
+                os.killpg(int((job / "pid").read_text()), signal.SIGTERM)  # timeout(1) leads a process group
 
     def delete(self, handle):
         shutil.rmtree(self.root / handle.id, ignore_errors=True)

@@ -1,3 +1,3 @@
-"""Wants the name of a built-in backend."""
+"""A backend that claims the name of a built-in one."""
 
 raise SystemExit("nobody may load this")

@@ -1,7 +1,7 @@
-"""Steps whose worker dies, or waits, at one point of its life; and steps that end when a test lets them.
+"""Steps whose worker dies or waits at one point, and steps that end when their test lets them.
 
-A step leaves its pid in ``<marks>/<dag>.<task>.<run>`` when it starts, and goes on until there is a file of
-that name with the ending ``.go``.
+A step appends its pid to ``<marks>/<dag>.<task>.<run>`` when it starts. It goes on until a file of that name
+with the ending ``.go`` exists.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ echo "the step runs"
 until [ -e "$STEPOP_TEST_MARK.go" ]; do sleep 0.1; done
 """
 
-# point -> owner and method, before or after it, and for which record
+# point -> owner and method, whether before or after the call, and a condition on the record
 POINTS = {
     "unintended": ("lifecycle", "_save", "before", lambda record: record.handle is None),
     "intended": ("lifecycle", "_submit", "before", None),
@@ -44,7 +44,7 @@ POINTS = {
 
 
 def die(mark: str) -> None:
-    """Kill this process as ``kill -9`` does, the first time only."""
+    """Kill this process as ``kill -9`` does, but only the first time."""
     try:
         Path(f"{mark}.died").touch(exist_ok=False)
     except FileExistsError:
@@ -55,7 +55,7 @@ def die(mark: str) -> None:
 
 
 def hold(mark: str) -> None:
-    """Stand still until the test lets go."""
+    """Wait until the test lets this process go on."""
     Path(f"{mark}.held").touch()
     end = time.monotonic() + HOLD_LIMIT_S
     while not Path(f"{mark}.let").exists() and time.monotonic() < end:
@@ -63,9 +63,9 @@ def hold(mark: str) -> None:
 
 
 class CrashStep(RemoteStepOperator):
-    """A step that lasts until its test lets it go, and then does ``result``.
+    """A step that waits until its test lets it go, and then runs ``result``.
 
-    :param die_at: point at which the first worker that comes there is killed
+    :param die_at: point at which the first worker that reaches it is killed
     :param hold_at: point at which every worker waits for the test
     """
 
@@ -94,7 +94,7 @@ class CrashStep(RemoteStepOperator):
 
 
 def interpose(session, point: str, act: Callable[[], None]) -> None:
-    """Do ``act`` when the worker comes to ``point``."""
+    """Call ``act`` when the worker reaches ``point``."""
     name, method, when, condition = POINTS[point]
     owner = {"session": session, "lifecycle": session.lifecycle, "hook": session.request.own_hook}[name]
     real = getattr(owner, method)
@@ -112,7 +112,7 @@ def interpose(session, point: str, act: Callable[[], None]) -> None:
 
 
 class Asking(CrashStep):
-    """A step whose worker is in the middle of a question to Airflow when the user ends the task."""
+    """A step whose worker waits for an answer from Airflow when the user ends the task."""
 
     def _open(self, context):
         from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
@@ -130,7 +130,7 @@ class Asking(CrashStep):
 
 
 class Importing(CrashStep):
-    """A step whose worker is in the middle of an import that a cancel needs when the user ends the task."""
+    """A step whose worker is within an import that the cancel needs when the user ends the task."""
 
     def _open(self, context):
         session = super()._open(context)
@@ -153,10 +153,10 @@ class Importing(CrashStep):
 
 
 class NoRoom(CrashStep):
-    """A step for which its service has no room until there is a file of its name with the ending ``.room``.
+    """A step whose service has no room until a file of its name with the ending ``.room`` exists.
 
-    :param pause_s: how long it waits for it at a time, seconds
-    :param breaks: whether the trigger of its first pause breaks
+    :param pause_s: length of each pause before the next submit, seconds
+    :param breaks: whether the trigger of the first pause breaks
     """
 
     def __init__(self, *, pause_s: float = 8, breaks: bool = False, **kwargs):
@@ -188,7 +188,7 @@ class NoRoom(CrashStep):
 
 
 class BrokenTrigger(CrashStep):
-    """A step whose trigger cannot even be made in the triggerer."""
+    """A step whose trigger cannot be created in the triggerer."""
 
     def defer(self, *, trigger, **kwargs):
         trigger.deadlines = Broken()
@@ -196,7 +196,7 @@ class BrokenTrigger(CrashStep):
 
 
 class Broken:
-    """Deadlines of no version."""
+    """Deadlines that no version of the trigger can read."""
 
     def to_json(self):
         return ["bogus"]

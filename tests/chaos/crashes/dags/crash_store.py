@@ -1,4 +1,4 @@
-"""Steps whose argument and result go through a store that a test cuts off."""
+"""Steps whose argument and result go through a store that a test disconnects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ARGUMENT = bytes(range(250)) * 8000
 
 
 class StoredStep(CrashStep):
-    """Returns its argument twice; neither fits into the request."""
+    """Returns its argument twice. Argument and result are too large for the request."""
 
     result = "cat argument.bin argument.bin > result.bin"
 
@@ -27,7 +27,7 @@ class StoredStep(CrashStep):
 
 @task(retries=0)
 def read(name: str, is_held: bool) -> int:
-    """Load the result; the step has told Airflow only where it is."""
+    """Load the result. The step's XCom has only a reference to it."""
     context = get_current_context()
     if is_held:
         hold(f"{MARKS}/crash_store.read_{name}.{context['run_id']}")

@@ -28,7 +28,7 @@ with DAG("crash_users", schedule=None):
     Asking(task_id="failed_asking")
     Importing(task_id="failed_importing")
 
-with DAG("crash_scheduler", schedule=None):  # a run in which nobody clears a task
+with DAG("crash_scheduler", schedule=None):  # a DAG of its own, so that no task of the run is cleared
     CrashStep(task_id="taken_for_dead")
 
 with DAG("crash_run_timeout", schedule=None, dagrun_timeout=timedelta(seconds=75)):

@@ -1,4 +1,4 @@
-"""The steps of the fault matrix, and a worker that is killed at one point of its life."""
+"""The steps of the fault matrix, and one whose worker is killed at a given point."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MARKS = Path(os.environ.get("STEPOP_TEST_MARKS", "/nonexistent"))
 IS_FULL = bool(os.environ.get("STEPOP_FAULTS_FULL"))
 NODE = os.environ.get("STEPOP_TEST_NODE", "unknown")
 KILLED = "fault_killed_"
-# point -> whose method, before or after it, and for which first argument
+# point -> owner and method, whether before or after the call, and a condition on its first argument
 POINTS = {
     "job": ("cluster", "create", "after", lambda kind: kind == "jobs"),
     "secret": ("cluster", "create", "after", lambda kind: kind == "secrets"),
@@ -27,7 +27,7 @@ POINTS = {
 
 
 class MortalStep(RemoteStepDecoratedOperator):
-    """A step whose first worker is killed at the point that its DAG is named after."""
+    """A step whose first worker is killed at the point that the DAG's name ends with."""
 
     def _open(self, context):
         session = super()._open(context)
@@ -50,7 +50,7 @@ class MortalStep(RemoteStepDecoratedOperator):
 
 
 def die(mark: Path) -> None:
-    """Kill this process as ``kill -9`` does, the first time only."""
+    """Kill this process as ``kill -9`` does, but only the first time."""
     try:
         mark.touch(exist_ok=False)
     except FileExistsError:
@@ -59,7 +59,7 @@ def die(mark: Path) -> None:
 
 
 def mortal_step(**arguments):
-    """``@task.remote_step`` with :class:`MortalStep`."""
+    """Return ``@task.remote_step`` with :class:`MortalStep`."""
 
     def decorate(function):
         made = task_decorator_factory(decorated_operator_class=MortalStep, **arguments)(function)

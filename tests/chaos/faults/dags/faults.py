@@ -1,4 +1,4 @@
-"""One DAG for each fault, with a mapped step; see ``tests/chaos/faults/test_faults.py``."""
+"""One DAG with a mapped step for each fault; see ``tests/chaos/faults/test_faults.py``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from fault_steps import IS_FULL, KILLED, NODE, POINTS, mortal_step
 
 
 def value(number, seconds):
-    """Return what fits into a termination message, and each fifth time what does not."""
+    """Return what fits into a termination message; every fifth number returns more than fits."""
     import time
 
     time.sleep(seconds)
@@ -15,7 +15,7 @@ def value(number, seconds):
 
 
 def fault(name, short, full, make=task.remote_step, settings=None, **arguments):
-    """Make the DAG of a fault: so many steps of so many seconds, in the short and in the full form."""
+    """Make the DAG of a fault; ``short`` and ``full`` are (steps, seconds of each step) in the two forms."""
     count, seconds = full if IS_FULL else short
     arguments = {
         "backend": "kubernetes",
@@ -33,7 +33,7 @@ def fault(name, short, full, make=task.remote_step, settings=None, **arguments):
 for point in POINTS:
     fault(f"{KILLED.removeprefix('fault_')}{point}", (1, 3), (5, 3), mortal_step)
 fault("triggerer", (2, 15), (10, 60))
-# one is to run on until each of the troubles has come once
+# one step must still run when the last trouble has come
 fault("proxy", (10, 25), (200, 4), conn_id="kubernetes_proxy")
 fault("api_server", (3, 30), (20, 90))
 fault("kubelet", (3, 12), (20, 90))

@@ -1,4 +1,4 @@
-"""Steps of every kind that leave something behind."""
+"""Steps of each kind that leave something behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backends that cannot be used, each for a reason of its own."""
+"""Backends that cannot be used, each for another reason."""
 
 
 class Alien:

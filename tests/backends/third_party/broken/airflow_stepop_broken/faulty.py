@@ -1,3 +1,3 @@
-"""Has a mistake."""
+"""A backend whose import raises."""
 
 HOOK = 1 / 0

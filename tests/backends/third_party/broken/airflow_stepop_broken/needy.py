@@ -1,3 +1,3 @@
-"""Needs an SDK that nobody has installed."""
+"""A backend whose SDK is not installed."""
 
-import an_sdk_that_nobody_has  # noqa: F401 - it fails, that is the point
+import an_sdk_that_nobody_has  # noqa: F401 - the import must fail
