@@ -24,6 +24,7 @@ from airflow_home import EXAMPLES, ROOT, sqlite_url, use_home
 HOME = ".airflow"
 NO_POSTGRES = 3  # the exit code of scripts/postgres
 END_LIMIT_S = 30
+NEW_FILES_S = 10  # between two looks for new DAG files; Airflow's default is 300
 PORT = os.environ.get("PORT", "8080")
 
 
@@ -59,6 +60,7 @@ def configure(home: Path) -> None:
         ("core", "dags_folder"): str(EXAMPLES),
         ("core", "load_examples"): "False",
         ("core", "execution_api_server_url"): f"http://localhost:{PORT}/execution/",
+        ("dag_processor", "refresh_interval"): str(NEW_FILES_S),
         ("database", "sql_alchemy_conn"): database(home),
         ("api", "port"): PORT,
     }

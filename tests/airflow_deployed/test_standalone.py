@@ -79,9 +79,15 @@ def test_make_airflow_starts_and_ctrl_c_ends_every_process(standalone, tmp_path)
         assert not IS_CI, output()
     else:
         assert "postgresql" in airflow(tmp_path, "config", "get-value", "database", "sql_alchemy_conn")
+    assert airflow(tmp_path, "config", "get-value", "core", "load_examples").strip() == "False"
     for pid in processes_in(tmp_path):
-        assert b"AIRFLOW_CONN_OF_THE_USER=" in Path(f"/proc/{pid}/environ").read_bytes()
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+        assert b"AIRFLOW_CONN_OF_THE_USER=" in environment
+        assert b"PYTHONWARNINGS=" not in environment  # a step of the user may warn
     wait_until(lambda: "quickstart" in airflow(tmp_path, "dags", "list"), "the examples", explain=output)
+    text = (tmp_path / "dags_examples" / "quickstart.py").read_text().replace("quickstart", "a_new_file")
+    (tmp_path / "dags_examples" / "a_new_file.py").write_text(text)
+    wait_until(lambda: "a_new_file" in airflow(tmp_path, "dags", "list"), "a new file", explain=output)
     os.killpg(standalone.pid, signal.SIGINT)
     assert ended(standalone) == 0, output()
     wait_until(lambda: processes_in(tmp_path), "all of it to end", holds=lambda left: not left)
