@@ -183,6 +183,23 @@ def _files_of(path: Path) -> list[Path]:
     return [path]
 
 
+def function_files(project: Project, module: str) -> dict[str, Path]:
+    """Return (path in the archive -> file) for the modules that a function needs.
+
+    These are the function's own module, unless it is the DAG file, and the modules that this module and the
+    DAG file import.
+
+    :param module: name of the function's own module
+    """
+    start = [project.dag_file]
+    found: dict[str, Path] = {}
+    file = module_file(module)
+    if file is not None and project.contains(file) and file != project.dag_file:
+        found |= dict(project.find(module))
+        start.append(file)
+    return found | project_modules(project, [path for path in start if path.is_file()])
+
+
 def command_files(project: Project, argv: Sequence[str]) -> dict[str, Path]:
     """Return (path in the archive -> file) for the project files that a command line names.
 
