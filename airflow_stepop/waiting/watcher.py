@@ -235,7 +235,7 @@ class Watcher:
         return pause_s if backoff.errors else 0.0
 
     async def _pause(self, pause_s: float, may_end_early: bool) -> None:
-        """Wait ``pause_s``; with ``may_end_early``, only until a trigger subscribes."""
+        """Wait ``pause_s``; with ``may_end_early``, at most until a trigger subscribes."""
         if may_end_early:
             await _wait_for(self._arrival, pause_s)
         else:
@@ -321,7 +321,7 @@ class Watcher:
         chunks = await asyncio.to_thread(self.hook.logs, cursors)
         for subscription in subscriptions:
             chunk = chunks.get(subscription.handle)
-            # A job has one cursor per read. Another subscription to it, at another cursor, waits for its turn
+            # A read has one cursor per job. It serves no other subscription that is at another cursor
             if chunk is not None and subscription.cursor == cursors[subscription.handle]:
                 subscription.report_lines(chunk.lines, chunk.cursor)
 
