@@ -24,7 +24,7 @@ from airflow_stepop.job import JobHandle
 if TYPE_CHECKING:
     from airflow_stepop.core.documents import CollectedData
 
-STATE_KEY = "stepop"  # renaming the key breaks steps that are running
+STATE_KEY = "stepop"  # never rename the key: running steps would lose their records
 
 
 class StateStore(Protocol):
@@ -51,11 +51,13 @@ class CallIdentity:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One generation of a step. At most one job has its nonce.
+    """The record of one generation of a step. Each new job of the task instance is a new generation.
 
-    :param generation: number of the generation; each new job of the task instance is a new generation
-    :param nonce: random id of the generation
+    :param generation: number of the generation, from 1
+    :param nonce: random id of the generation; at most one job has it
     :param call: the call that the job runs
+    :param backend: name of the job's backend
+    :param conn_id: id of the connection for the job; ``None``: the backend's default one, if there is one
     :param name: the job's name, which contains a hash of the nonce
     :param started_at: when the generation began, in seconds since the epoch
     :param labels: labels of the job, by which the backend finds the job again
@@ -64,6 +66,11 @@ class StepRecord:
     :param collected: the outcome, once it was read: a ``result`` or a ``failure``, and the ``usage``
     :param resubmissions: how often a job was replaced without a retry of the task, for example after its
         machine was lost
+    :param memory_bytes: the memory that ``on_oom`` asks for, if it is more than the task's own
+    :param keep: the task's option ``keep``, for ``airflow stepop sweep``, which does not load the task
+    :param location: backend settings that are needed to find the job again
+    :param asked: the options that the job was submitted with. A later edit of its connection does not change
+        them
     """
 
     generation: int
@@ -78,11 +85,9 @@ class StepRecord:
     submitted_at: float | None = None
     collected: CollectedData | None = None
     resubmissions: int = 0
-    memory_bytes: int | None = None  # the memory that on_oom asks for, if it is more than the task's own
-    keep: str = "failed"  # the task's argument: ``airflow stepop sweep`` finds the job without the task
-    # backend settings that are needed to find the job again
+    memory_bytes: int | None = None
+    keep: str = "failed"
     location: Mapping[str, Any] = field(default_factory=dict)
-    # what the job was submitted with, whatever its connection says now
     asked: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -93,13 +98,13 @@ class StepRecord:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> StepRecord:
-        """Return the record. Fields that a newer version added are left out.
+        """Return the record. Fields that a newer version of this package added are left out.
 
         A record of a newer version is not refused, because its job may be running.
 
         :raises IntegrityError: ``data`` is not a record, or is damaged
         """
-        known = checked_fields(data, "the record", _FIELDS, _LATER_FIELDS)
+        known = checked_fields(data, "the record", _REQUIRED_FIELDS, _OPTIONAL_FIELDS)
         labels = known.get("labels", {})
         checked_fields(labels, "the record's labels", {}, dict.fromkeys(labels, TEXT))
         if known.get("collected") is not None:
@@ -122,7 +127,7 @@ _ASKED_FIELDS = {
     "resources": OBJECT,
 }
 _CALL_FIELDS = {"key": TEXT, "max_tries": COUNT, "clear_number": COUNT}
-_FIELDS = {
+_REQUIRED_FIELDS = {
     "generation": COUNT,
     "nonce": TEXT,
     "call": OBJECT,
@@ -131,7 +136,7 @@ _FIELDS = {
     "name": TEXT,
     "started_at": NUMBER,
 }
-_LATER_FIELDS = {
+_OPTIONAL_FIELDS = {
     "labels": OBJECT,
     "handle": or_nothing(OBJECT),
     "submitted_at": or_nothing(NUMBER),
@@ -162,7 +167,7 @@ def first_record(
     generation: int,
     resubmissions: int = 0,
 ) -> StepRecord:
-    """Return the record of a new generation with a new nonce. No job of this generation exists yet."""
+    """Return the first record of a new generation, with a new nonce; the generation has no job yet."""
     nonce = token_hex(8)
     return StepRecord(
         generation=generation,
@@ -188,7 +193,10 @@ class ResumeDecision(StrEnum):
 
 
 def resume_decision(record: StepRecord | None, call: CallIdentity) -> ResumeDecision:
-    """Return how a new try continues. The order matters: a cleared or changed step never reuses anything."""
+    """Return how a new try continues.
+
+    The order of the rules matters: a cleared or changed step uses neither the old job nor its result.
+    """
     if record is None:
         return ResumeDecision.START
     if record.call != call:

@@ -30,16 +30,18 @@ if TYPE_CHECKING:
     from airflow_stepop.hooks.base import StepHook
 
 LONGEST_PAUSE_S = 300.0  # deadlines are checked at least this often, since the host may have slept
-FIRST_QUESTION_S = 30.0  # from the start of a triggerer's first trigger until its first question to Airflow
-HOLD_S = 1.0  # if a trigger fires before the worker has exited, Airflow fails the resumed task
-INSIST_S = (0.5, 1.0, 2.0, 4.0, 6.0)  # pauses between the attempts of a call that on_kill makes
+FIRST_QUESTION_S = 30.0  # from the start of a triggerer's first trigger until _FirstQuestion asks Airflow
+# A trigger fires at the earliest this long after the task was deferred. If it fires before the worker has
+# exited, Airflow fails the resumed task
+HOLD_S = 1.0
+INSIST_S = (0.5, 1.0, 2.0, 4.0, 6.0)  # pauses between the attempts of each call that on_kill makes
 LOOK_AGAIN_S = 15.0  # between two polls of a job that seems to be late
 SECURE_S = 10.0  # longest time for preserving the outcome; the job has ended, so the outcome exists
 LINES_AT_ONCE = 50  # log lines written before the triggerer's other triggers get a turn
 
 
 async def _make_hook(backend: str, conn_id: str | None) -> StepHook:
-    """Return a hook with its Airflow connection: the watcher's threads cannot look connections up."""
+    """Return a hook that has its Airflow connection already: the watcher's threads cannot look it up."""
     return create_hook(backend, conn_id, None if conn_id is None else await _connection(conn_id))
 
 
@@ -55,7 +57,7 @@ async def _connection(conn_id: str) -> Connection:
 
 
 async def _write(task_log: TaskLog, lines: Sequence[LogLine]) -> None:
-    """Write the lines, with breaks: a thousand other triggers share this event loop."""
+    """Write the lines, and let other triggers run in between: a thousand may share this event loop."""
     for first in range(0, len(lines), LINES_AT_ONCE):
         task_log.write(lines[first : first + LINES_AT_ONCE])
         await asyncio.sleep(0)
@@ -64,8 +66,8 @@ async def _write(task_log: TaskLog, lines: Sequence[LogLine]) -> None:
 async def _insist(log: Any, do: Callable[[], Awaitable[Any]]) -> Any:
     """Call ``do`` and repeat the call after errors; raise the last error.
 
-    No later try ends the job, so the call is repeated here. Airflow gives ``on_kill`` 30 seconds
-    (``[triggerer] on_kill_timeout``).
+    When the user has ended the task, no later try ends the job. So :meth:`RemoteStepTrigger.on_kill` repeats
+    its calls. Airflow gives ``on_kill`` 30 seconds (``[triggerer] on_kill_timeout``).
     """
     for pause_s in INSIST_S:
         try:
@@ -77,10 +79,10 @@ async def _insist(log: Any, do: Callable[[], Awaitable[Any]]) -> Any:
 
 
 class _FirstQuestion:
-    """Asks Airflow for a task's state once, ahead of time.
+    """Asks Airflow for a task's state once per triggerer, so that a later ``on_kill`` is answered quickly.
 
-    The first such call of a triggerer takes seconds, since it loads modules, and the time of ``on_kill`` is
-    limited.
+    The first such call takes seconds, since it loads modules, and the time of ``on_kill`` is limited. The
+    answer of this first call is not used.
     """
 
     def __init__(self) -> None:
@@ -93,9 +95,9 @@ class _FirstQuestion:
     async def _ask(self, labels: Mapping[str, Any]) -> None:
         from asgiref.sync import sync_to_async
 
-        # While the modules load, the triggerer writes no log. By then a short step has ended.
+        # While the modules load, the triggerer writes no log. After this pause a short step has ended.
         await asyncio.sleep(FIRST_QUESTION_S)
-        with contextlib.suppress(Exception):  # on_kill meets the same error when the answer matters
+        with contextlib.suppress(Exception):  # on_kill asks again, and handles the error
             await sync_to_async(task_state)(labels)
 
 
@@ -180,7 +182,7 @@ class RemoteStepTrigger(BaseTrigger):
         if self.task_instance is not None:  # in a triggerer
             _first_question.ask(self.waiter)
         try:
-            reason, error = await self._wait()
+            reason, text = await self._wait()
             await asyncio.sleep(self._hold_s())
         except asyncio.CancelledError:
             # dag.test() does not call on_kill. In dag.test() a cancellation is the user's Ctrl-C.
@@ -188,7 +190,7 @@ class RemoteStepTrigger(BaseTrigger):
                 self._watcher.hook.cancel(self.handle)
             raise
         self._has_fired = True
-        yield TriggerEvent({"reason": reason.value, "job": self.handle.name, "error": error})
+        yield TriggerEvent({"reason": reason.value, "job": self.handle.name, "error": text})
 
     def _hold_s(self) -> float:
         """Return the seconds to wait before the trigger fires, so that the worker that deferred can exit.
@@ -200,26 +202,37 @@ class RemoteStepTrigger(BaseTrigger):
         return min(max(HOLD_S - waited_s, 0), HOLD_S)  # bounded, since the clocks of two hosts differ
 
     async def _wait(self) -> tuple[StopReason, str]:
+        """Wait for the end of the job or for a deadline, and do what must follow at once.
+
+        Returns the reason and a text for the resumed worker; see :meth:`_until_over`.
+        """
         limit = configured_limit() if self.log_limit is None else self.log_limit
         backend, conn_id = self.handle.backend, self.handle.conn_id
         make = partial(_make_hook, backend, conn_id)
         self._watcher = watcher = await watcher_for((backend, conn_id, self.handle.scope), make)
         async with watcher.subscribe(self.handle, self.poll_interval) as subscription:
             task_log = TaskLog(self.log, watcher.hook, self.handle, limit)
-            reason, error = await self._until_over(watcher, subscription, task_log)
+            reason, text = await self._until_over(watcher, subscription, task_log)
             if reason.is_deadline:
                 self.log.warning("%s: %s; it is being cancelled", self.handle, reason.value)
                 await self._cancel()
             if reason is StopReason.FINISHED:
-                await self._secure(watcher.hook)
+                await self._preserve_outcome(watcher.hook)
             task_log.hook = watcher.hook  # the watcher has a new hook if the connection was changed
             if reason is not StopReason.UNREACHABLE:
                 await self._drain(subscription, task_log)
-        return reason, error
+        return reason, text
 
     async def _until_over(
         self, watcher: Watcher, subscription: Subscription, task_log: TaskLog
     ) -> tuple[StopReason, str]:
+        """Take updates from the watcher and write log lines, until there is a reason to stop.
+
+        Returns the reason and a text for the resumed worker: the error if the job is ``UNREACHABLE``, the
+        service's description of the job's state after a deadline, else nothing.
+
+        :raises IntegrityError: the trigger's handle is damaged
+        """
         clock = Clock()
         observer = Observer(self.waiter, self.log if self.debug else None, self.log)
         update, pause_s = Update(), LONGEST_PAUSE_S
@@ -231,7 +244,7 @@ class RemoteStepTrigger(BaseTrigger):
             subscription.wants_more = not task_log.is_full
             observer.status_seen(update.status)
             if isinstance(update.error, IntegrityError):
-                raise update.error  # then the worker recovers with the handle of the record
+                raise update.error  # the trigger fails; the resumed worker uses the handle in the record
             if update.error is not None:
                 return StopReason.UNREACHABLE, str(update.error)
             reason, status = self.deadlines.reason(update.status, clock.now()), update.status
@@ -263,7 +276,7 @@ class RemoteStepTrigger(BaseTrigger):
         except Exception as error:  # noqa: BLE001, RUF100 - logs may fail in any way; the outcome must still be read
             self.log.warning("The last lines of %s could not be read: %s", self.handle, error)
 
-    async def _secure(self, hook: StepHook) -> None:
+    async def _preserve_outcome(self, hook: StepHook) -> None:
         """Copy what is lost with the job's machine to the control plane; an error is only logged."""
         try:
             async with asyncio.timeout(SECURE_S):

@@ -1,7 +1,8 @@
 """The defaults for steps that a connection holds: the key ``stepop`` of its extra, read and checked.
 
-Steps, hooks and the command line read a connection's defaults here. A connection with defaults is what other
-tools call a registered step operator. ``lifecycle/options.py`` lays a task's own arguments over them.
+Steps, hooks and the command line read a connection's defaults with this module. A connection with defaults is
+what other tools call a registered step operator. ``lifecycle/options.py`` combines the defaults with a task's
+own arguments, which win.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ KEY = "stepop"
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectionDefaults:
-    """What the extra of a connection says under ``stepop``; ``None`` or empty: the connection does not say.
+    """The values under ``stepop`` in a connection's extra. ``None`` or empty: the connection gives no value.
 
-    :param conn_id: the connection, for errors
-    :param backend: name of the backend; the extra's old top-level ``backend`` counts, too
+    :param conn_id: id of the connection, for error messages
+    :param backend: name of the backend; also read from the old place, the key ``backend`` of the extra itself
     :param image: container image
     :param store: address of one of the configured stores
     :param settings: the backend's own options, not yet checked against its model
@@ -36,8 +37,8 @@ class ConnectionDefaults:
     :param env: environment variables
     :param timeout: longest run time in seconds
     :param start_timeout: longest time until the step begins, in seconds
-    :param keep: ``never``, ``failed`` or ``always``
-    :param deferrable: wait in the triggerer
+    :param keep: which finished jobs stay at their service: ``never``, ``failed`` or ``always``
+    :param deferrable: whether the task waits in the triggerer
     :param endpoints: addresses of the service, for the hook
     """
 
@@ -56,7 +57,7 @@ class ConnectionDefaults:
 
     @property
     def given(self) -> list[str]:
-        """Return the names of what the connection gives, with the keys inside: ``env.LEVEL``, ``image``."""
+        """Return the names of the values that the connection gives, such as ``image`` and ``env.LEVEL``."""
         found: list[str] = []
         for name in VALID:
             value = getattr(self, name)
@@ -67,13 +68,13 @@ class ConnectionDefaults:
         return found
 
 
-VALID = tuple(one.name for one in fields(ConnectionDefaults) if one.name != "conn_id")
+VALID = tuple(one.name for one in fields(ConnectionDefaults) if one.name != "conn_id")  # the valid keys
 
 
 def read_defaults(connection: Any) -> ConnectionDefaults:
-    """Return the defaults that a connection holds; none at all is not an error.
+    """Return the defaults that a connection holds; a connection without any is not an error.
 
-    :param connection: that of the SDK or of Airflow's core
+    :param connection: a connection of Airflow's SDK or of its core
     :raises StepConfigError: the extra is not JSON, or its ``stepop`` has a mistake; names the connection, the
         key and what to write
     """
@@ -111,7 +112,7 @@ def _check_names(given: Mapping[str, Any]) -> None:
 
 
 def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Yield every text inside ``value``, with where it is."""
+    """Yield (path, text) for every text inside ``value``. A path is, for example, ``settings.a[0]``."""
     if isinstance(value, str):
         yield path, value
     elif isinstance(value, Mapping):
@@ -123,7 +124,7 @@ def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
 
 
 def _one_backend(named: str | None, old: Any) -> str | None:
-    """Return the backend that the extra names, under ``stepop`` or, as before, beside it."""
+    """Return the backend that the extra names: under ``stepop``, or beside it (the old place)."""
     if old is None or old == "":
         return named
     if named is not None and named != old:
@@ -135,6 +136,9 @@ def _one_backend(named: str | None, old: Any) -> str | None:
 
 def _shown(value: Any) -> str:
     return reprlib.repr(value)
+
+
+# A reader (see _READERS) checks the value of one key and returns it. These three make the reader of a key
 
 
 def _text(name: str) -> Callable[[Any], str]:
@@ -181,8 +185,9 @@ def _deferrable(value: Any) -> bool:
 
 
 def _resources(value: Any) -> dict[str, Any]:
-    """Return the fields as :class:`ResourceSettings` spells them; each is checked alone, as the task may give
-    the others.
+    """Return the fields, in the form that :class:`ResourceSettings` stores.
+
+    Each field is checked alone, since the task may give the others.
     """
     checked: dict[str, Any] = {}
     for name, one in _object("resource_settings")(value).items():
@@ -201,7 +206,7 @@ def _env(value: Any) -> dict[str, str]:
         if name in OUR_ENV:
             raise StepConfigError(f"env has the name {name!r}, which is set for every step; choose another")
         if isinstance(one, bool) or not isinstance(one, (str, int, float)) or not is_plain_text(str(one)):
-            kind = type(one).__name__  # and not the value, which may be for nobody's eyes
+            kind = type(one).__name__  # the message does not show the value, which may be secret
             raise StepConfigError(f"env.{name} is of type {kind}; write a text without NUL characters")
         found[name] = str(one)
     return found

@@ -1,10 +1,13 @@
 """The lifecycle of a step in the worker: one job per generation, also across crashes.
 
+Each new job of a task instance is a new generation. Its record (:class:`StepRecord`) replaces the record of
+the generation before.
+
 :class:`WorkerSession` calls :class:`StepLifecycle`, which uses the record and the hook and does not depend on
 Airflow's operators.
 
-The order of writes makes the step crash-safe: the lifecycle saves the record *before* anything exists outside
-Airflow, and again after each step (submit, outcome).
+The order of writes makes the step crash-safe. The lifecycle saves the record *before* anything exists outside
+Airflow. It saves the record again after the submit, and again after it has read the outcome.
 """
 
 from __future__ import annotations
@@ -54,8 +57,8 @@ class StepLifecycle:
     :param log: the task's logger
     :param was_killed: returns whether the user has ended the task
     :param observer: is told of each event
-    :param pause: called with seconds. Waits that long, or defers the task, which raises ``TaskDeferred``; the
-        resumed task then calls :meth:`begin`
+    :param pause: called with seconds. Either waits that long, or defers the task by raising ``TaskDeferred``.
+        After the deferral, the resumed task calls :meth:`begin`
     """
 
     def __init__(
@@ -76,7 +79,7 @@ class StepLifecycle:
         self.jobs = JobClient(request, self.api_retries, log)
         self._collector = Collector(request, self.jobs, self.api_retries, self.observer, log)
         self.record: StepRecord | None = None
-        self.has_found_end = False  # the job of an earlier try had ended when this one attached to it
+        self.has_found_end = False  # whether the job had already ended when this try attached to it
 
     # -- beginning
 
@@ -92,12 +95,20 @@ class StepLifecycle:
             return Collected(record.collected)
         if decision is ResumeDecision.REPLACE:
             return self._replace(record)
-        return self._continue(record) if decision is ResumeDecision.CONTINUE else self._attach(record)
+        if decision is ResumeDecision.CONTINUE:
+            return self._continue(record)
+        return self._attach(record)
 
     def _start(
         self, generation: int, resubmissions: int = 0, memory_bytes: int | None = None, pause_s: float = 0.0
     ) -> JobHandle:
-        """Save a new record, then submit: the record leads the next try to the job after a crash."""
+        """Save the record of a new generation, and then submit its job.
+
+        After a crash, the record leads the next try to the job.
+
+        :param memory_bytes: least memory to ask for; ``None``: what the task asks for
+        :param pause_s: seconds to wait between the two
+        """
         request = self.request
         record = first_record(
             call=request.call,
@@ -107,8 +118,13 @@ class StepLifecycle:
             generation=generation,
             resubmissions=resubmissions,
         )
-        record = replace(record, memory_bytes=memory_bytes, keep=request.keep, location=request.location)
-        record = replace(record, asked=_asked(request))
+        record = replace(
+            record,
+            memory_bytes=memory_bytes,
+            keep=request.keep,
+            location=request.location,
+            asked=_asked(request),
+        )
         self._save(record)
         if pause_s > 0:
             self.api_retries.pause(pause_s)
@@ -121,7 +137,7 @@ class StepLifecycle:
         size = shown_size(payload.inline_bytes)
         self.log.info("Submitting %s to %s (%s)", record.name, record.backend, size)
         handle = self.api_retries.submit(hook, spec, payload, record.started_at)
-        if self.was_killed():
+        if self.was_killed():  # during the submit, when on_kill had no handle to cancel
             hook.cancel(handle)
         self._save(record.with_handle(handle))
         self.observer.submitted(record, payload)
@@ -134,17 +150,25 @@ class StepLifecycle:
 
         An earlier try died after it had saved the record. Its submit may have succeeded or not.
         """
-        handle = self.api_retries.ask(self.jobs.hook(record), lambda: self.jobs.lookup(record))
+        handle = self._lookup(record)
         if handle is None:
             return self._submit(record)
-        self._save(record.with_handle(handle))
-        return self._attach(record.with_handle(handle))
+        record = record.with_handle(handle)
+        self._save(record)
+        return self._attach(record)
+
+    def _lookup(self, record: StepRecord) -> JobHandle | None:
+        """Return the job of a record without a handle, or ``None``; retry transient errors."""
+        return self.api_retries.ask(self.jobs.hook(record), lambda: self.jobs.lookup(record))
 
     def _attach(self, record: StepRecord) -> JobHandle:
-        """Return the job of the record; a new job if that one ended without an answer for the task."""
+        """Return the job of the record, or a new job that replaces it.
+
+        A job is replaced if it has ended, and left neither an outcome nor a failure for the task to report.
+        """
         handle = self._handle_of(record)
         status = self.jobs.status(handle)
-        if status.state.is_terminal and not self._has_answer(handle, status):
+        if status.state.is_terminal and not self._is_reportable(handle, status):
             self.log.warning(
                 "%s ended without an outcome (%s); a new job replaces it", handle, status.state.value
             )
@@ -154,8 +178,11 @@ class StepLifecycle:
         self.observer.attached(record)
         return handle
 
-    def _has_answer(self, handle: JobHandle, status: JobStatus) -> bool:
-        """Return whether a terminal job has an outcome, or a failure that the task should report."""
+    def _is_reportable(self, handle: JobHandle, status: JobStatus) -> bool:
+        """Return whether a terminal job has an outcome, or a failure that the task should report.
+
+        The task does not report a failure for which a new job is submitted (``Category.is_replaced``).
+        """
         try:
             self.jobs.outcome(handle)
         except OutcomeLostError:
@@ -170,9 +197,13 @@ class StepLifecycle:
         return self._start(record.generation + 1, memory_bytes=self._next_memory(record))
 
     def _next_memory(self, record: StepRecord) -> int | None:
-        """Return the memory for the generation after ``record``, bytes; ``None``: what the task asks for."""
+        """Return the memory for the generation after ``record``, bytes; ``None``: what the task asks for.
+
+        After a job that ran out of memory, ``on_oom`` says how much more to ask for. Otherwise the memory
+        stays as it was.
+        """
         if record.call != self.request.call:
-            return None  # cleared or changed: begin again with the task's own value
+            return None  # the task was cleared or changed: begin again with the task's own value
         failure = Collected(record.collected).failure if record.collected else None
         on_oom = self.request.on_oom
         if on_oom is None or failure is None or failure.category is not Category.OOM:
@@ -182,7 +213,7 @@ class StepLifecycle:
         if more is None:
             return record.memory_bytes
         self.log.warning(
-            "The last try ran out of memory with %s: this one asks for %s (on_oom: at most %s)",
+            "The last try ran out of memory with %s: this try asks for %s (on_oom: at most %s)",
             *(format_size(before), format_size(more), on_oom.cap),
         )
         return more
@@ -192,7 +223,10 @@ class StepLifecycle:
         return self._resources(record).at_least(record.memory_bytes).memory_bytes or 0
 
     def _resources(self, record: StepRecord) -> ResourceSettings:
-        """Return what the generation was submitted with; its connection may say something else by now."""
+        """Return the resources that the generation was submitted with.
+
+        They come from the record, because a user may have changed the connection's defaults since.
+        """
         asked = record.asked.get("resources")
         return self.request.resources if asked is None else ResourceSettings.from_dict(asked)
 
@@ -202,9 +236,7 @@ class StepLifecycle:
         :raises StepFailedError: the job still runs after ``STOP_LIMIT_S``, so a second job must not start
         :raises WrongHostError: the job is on another host and its outcome was not collected
         """
-        handle = record.handle or self.api_retries.ask(
-            self.jobs.hook(record), lambda: self.jobs.lookup(record)
-        )
+        handle = record.handle or self._lookup(record)
         if handle is None:
             return None
         try:
@@ -233,12 +265,16 @@ class StepLifecycle:
         :param execution: when the task's ``execution_timeout`` passes, seconds since the epoch, or ``None``
         """
         record = self.record
-        begun = (record.submitted_at if record else None) or time.time()
+        submitted = (record.submitted_at if record else None) or time.time()
         asked = record.asked if record and record.asked else _asked(self.request)
         start_timeout_s = asked.get("start_timeout_s")
-        start = begun + start_timeout_s if start_timeout_s is not None else None
-        run_s = asked["timeout_s"] * OVERDUE_FACTOR + OVERDUE_S
-        return Deadlines(execution, start, run_s, start_timeout_s, begun)
+        return Deadlines(
+            execution=execution,
+            start=submitted + start_timeout_s if start_timeout_s is not None else None,
+            run_s=asked["timeout_s"] * OVERDUE_FACTOR + OVERDUE_S,
+            start_s=start_timeout_s,
+            submitted=submitted,
+        )
 
     # -- ending
 
@@ -248,16 +284,17 @@ class StepLifecycle:
         :param reason: why waiting ended; after a deadline the job is cancelled first
         :param native_state: the service's own state of the job when a deadline passed
         """
-        began, record = time.monotonic(), self._current_record()
+        began = time.monotonic()
+        record = self._current_record()
         if reason.is_deadline:
             collected, status = self._collector.give_up(record, handle, reason, native_state)
         else:
             status = self.jobs.status(handle)
             collected = self._collector.collect(record, handle, status)
         failure = collected.failure
-        asked = self._resources(record).at_least(record.memory_bytes)
-        used = usage_of(collected.usage, status.usage if status else {}, asked, failure is None)
-        data: CollectedData = {**collected.data, "usage": used}
+        resources = self._resources(record).at_least(record.memory_bytes)
+        usage = usage_of(collected.usage, status.usage if status else {}, resources, failure is None)
+        data: CollectedData = {**collected.data, "usage": usage}
         if failure is not None:
             data["failure"] = fit_to_state(failure).to_json()
         collected = Collected(data)
@@ -271,8 +308,8 @@ class StepLifecycle:
     def resubmission(self, collected: Collected) -> JobHandle | None:
         """Submit the next generation after a preemption or a lack of capacity; return its job.
 
-        Returns ``None`` for every other end, and after ``MAX_RESUBMISSIONS``. Does not use up a retry of the
-        task.
+        Returns ``None`` for every other end, and after ``MAX_RESUBMISSIONS``. A resubmission uses up no retry
+        of the task.
         """
         record, failure = self._current_record(), collected.failure
         if (
@@ -284,20 +321,20 @@ class StepLifecycle:
         count, pause_s = record.resubmissions + 1, 0.0
         if failure.category is Category.NO_CAPACITY:
             pause_s = with_jitter(self.request.capacity_pause_s * 2**record.resubmissions)
-        self.log.warning(
-            "%s: resubmitting (%d of %d)%s",
-            *(failure.summary, count, MAX_RESUBMISSIONS, f" in {pause_s:.0f} s" if pause_s else ""),
-        )
+        when = f" in {pause_s:.0f} s" if pause_s else ""
+        self.log.warning("%s: resubmitting (%d of %d)%s", failure.summary, count, MAX_RESUBMISSIONS, when)
         self.observer.resubmitted(record, failure.category.value)
         self._stop(record)
-        # Without the failure: the step goes on in another job, so keep="failed" does not keep this one
+        # The step goes on in another job. So keep="failed" must not keep this job: tidy() sees no failure
         self._collector.tidy(replace(record, collected=None))
-        return self._start(record.generation + 1, count, record.memory_bytes, pause_s)
+        return self._start(
+            record.generation + 1, resubmissions=count, memory_bytes=record.memory_bytes, pause_s=pause_s
+        )
 
     def cancel(self, reason: StopReason | None = None) -> None:
-        """Cancel the record's job because the task was ended; no error if there is no job.
+        """Cancel the record's job because the task was ended; do nothing if there is no job.
 
-        :param reason: the deadline that ended the task; with it, the failure is also collected and saved
+        :param reason: the deadline that ended the task; if given, the failure is also collected and saved
         """
         record = self.record or load_record(self._state)
         handle = (record.handle or self.jobs.lookup(record)) if record else None
@@ -313,8 +350,8 @@ class StepLifecycle:
     def resume(self) -> JobHandle | None:
         """Return the record's job after a deferral; ``None`` if the quota had no room for a job so far.
 
-        After ``None``, the caller goes on with :meth:`begin`. The job comes from the record and not from the
-        trigger's event, since the event may be of an older generation.
+        After ``None``, the caller calls :meth:`begin`. The job is read from the record and not from the
+        trigger's event, since the event may be about the job of an older generation.
 
         :raises StepFailedError: the task's state has no record
         """
@@ -346,7 +383,10 @@ class StepLifecycle:
 
 
 def _asked(request: Request) -> dict[str, Any]:
-    """Return what must stay as it was when the job was submitted, for whoever waits for it later."""
+    """Return the options for the record's field ``asked``: those that the job is submitted with.
+
+    A later process reads them from the record. A connection that was edited meanwhile does not change them.
+    """
     return {
         "timeout_s": request.timeout_s,
         "start_timeout_s": request.start_timeout_s,

@@ -1,8 +1,11 @@
-"""The options of one step: what the task says, over what its connection says.
+"""The options of one step: the task's arguments, and else the defaults of its connection.
 
-``lifecycle/request.py`` asks here when a step runs; ``airflow stepop check`` and ``describe`` show the same
-without a task. The order is: the task's argument or its ``default_args``, the connection's ``stepop``, the
-section ``[stepop]`` of Airflow's configuration, the backend's default.
+``lifecycle/request.py`` uses this module when a step runs. ``airflow stepop check`` and ``describe`` use it
+without a task.
+
+The first value that is given counts, in this order: the task's argument or its ``default_args``, the key
+``stepop`` in the connection's extra, the section ``[stepop]`` of Airflow's configuration, the backend's
+default.
 """
 
 from __future__ import annotations
@@ -31,12 +34,15 @@ if TYPE_CHECKING:
     from airflow_stepop.stores.base import Store
 
 DEFAULT_KEEP = "failed"
-# What the connection gives and a backend's request shows, so that a refused request may come from it
+# The defaults that go into the backend's request. If the backend refuses the request, they may be the cause
 _RENDERED = ("image", "settings", "resource_settings", "timeout", "start_timeout")
 
 
 class TaskOptions(Protocol):
-    """Those arguments of a task that its connection may give instead."""
+    """The arguments of a task that a connection may give instead.
+
+    ``secrets`` cannot come from a connection. A secret hides a variable of the connection with the same name.
+    """
 
     @property
     def resource_settings(self) -> ResourceSettings | Mapping[str, object] | None: ...
@@ -71,7 +77,7 @@ class TaskOptions(Protocol):
 
 @dataclass(frozen=True)
 class NoTask:
-    """A task that says nothing: what is left are the defaults."""
+    """A task without arguments, for the options that the defaults alone give."""
 
     resource_settings: ResourceSettings | Mapping[str, object] | None = None
     settings: BackendSettings | Mapping[str, object] | None = None
@@ -86,10 +92,10 @@ class NoTask:
 
 
 class StepOptions:
-    """What a step runs with. Every value is worked out when it is asked for.
+    """The options that a step runs with. Each is computed when it is read.
 
-    :param task: the operator, rendered
-    :param defaults: of the connection that the backend uses
+    :param task: the operator, with rendered templates
+    :param defaults: the defaults of the connection that the backend uses
     """
 
     def __init__(self, task: TaskOptions, defaults: ConnectionDefaults) -> None:
@@ -115,12 +121,15 @@ class StepOptions:
 
     @property
     def deferrable(self) -> bool | None:
-        """What the task or the connection says; ``None``: neither says anything."""
+        """The task's value, else the connection's; ``None``: neither gives one."""
         return self._task.deferrable if self._task.deferrable is not None else self.defaults.deferrable
 
     @property
     def env(self) -> dict[str, str]:
-        """The environment variables that the user gives. A secret of the task hides one of the connection."""
+        """The environment variables of the task and of its connection; the task's values win.
+
+        A variable of the connection is left out if the task has a secret with the same name.
+        """
         hidden = self._task.secrets or {}
         given = {name: value for name, value in self.defaults.env.items() if name not in hidden}
         return {**given, **{name: str(value) for name, value in (self._task.env or {}).items()}}
@@ -129,7 +138,7 @@ class StepOptions:
     def store(self) -> Store:
         """The store for what is too large for a request.
 
-        :raises StepConfigError: it is none of the configured ones
+        :raises StepConfigError: it is none of the configured stores
         """
         if self._task.store or not self.defaults.store:
             return configured_store(self._task.store)
@@ -138,12 +147,12 @@ class StepOptions:
 
     @property
     def resources(self) -> ResourceSettings:
-        """What the step needs, field by field.
+        """The resources of the step: each field is the task's, else the connection's.
 
-        The connection's ``gpu_type`` counts for a step that asks for GPUs, here or there: it says which kind
-        there is, and asks for none.
+        A ``gpu_type`` of the connection says which kind of GPU there is, and does not ask for a GPU. So it
+        counts only if the task or the connection gives a ``gpu_count``.
 
-        :raises StepConfigError: the fields do not go together
+        :raises StepConfigError: the fields do not go together: a ``gpu_type`` needs a ``gpu_count``
         """
         own = as_resources(self._task.resource_settings)
         if not self.defaults.resource_settings:
@@ -158,9 +167,10 @@ class StepOptions:
         return found
 
     def settings(self, backend: str) -> BackendSettings:
-        """Return the backend's own options, key by key.
+        """Return the backend's own options: each key is the task's, else the connection's.
 
-        :raises StepConfigError: an unknown key or a wrong value; names the connection that gives it
+        :raises StepConfigError: an unknown key or a wrong value. The error names the connection if the key
+            comes from there
         """
         model, own = hook_class(backend).settings_model, self._task.settings
         if not self.defaults.settings:
@@ -171,25 +181,31 @@ class StepOptions:
         elif own is None or isinstance(own, Mapping):
             given = in_snake_case(own or {}, sorted(model.model_fields), backend)
         else:
-            return parse_settings(model, own, backend)  # says what is valid
+            return parse_settings(model, own, backend)  # raises an error that says what is valid
         try:
             return parse_settings(model, {**base, **given}, backend)
         except StepConfigError as error:
-            wrong = _wrong_fields(error)
-            if any(not loc or (loc in base and loc not in given) for loc in wrong):
+            from_connection = {"", *(base.keys() - given.keys())}  # "": all settings together
+            if _wrong_fields(error) & from_connection:
                 raise StepConfigError(with_id(self.defaults, error)) from error
             raise
 
     def from_connection(self) -> list[str]:
-        """Return what the connection gives to the backend's request: ``image``, ``settings.namespace``."""
-        own = {
+        """Return the names of the options in the backend's request that come from the connection.
+
+        For example ``image`` or ``settings.namespace``.
+        """
+        own_keys = {
             "settings": _keys(self._task.settings),
             "resource_settings": set(as_resources(self._task.resource_settings).serialize()),
         }
         found = []
         for path in self.defaults.given:
             name, _, key = path.partition(".")
-            is_own = key in own[name] if key and name in own else getattr(self._task, name, None) is not None
+            if name in own_keys:
+                is_own = key in own_keys[name]
+            else:
+                is_own = getattr(self._task, name, None) is not None
             if name in _RENDERED and not is_own:
                 found.append(path)
         return found
@@ -202,9 +218,9 @@ def as_resources(value: ResourceSettings | Mapping[str, object] | None) -> Resou
 
 
 def find_connection(conn_id: str | None, backend: str) -> Connection | None:
-    """Return the connection that the backend uses: the named one, else its default one if that exists.
+    """Return the connection that the backend uses: the named one, else the default one if it exists.
 
-    :raises AirflowNotFoundException: there is none of that name
+    :raises AirflowNotFoundException: no connection has the id ``conn_id``
     """
     from airflow.sdk import BaseHook
     from airflow.sdk.exceptions import AirflowNotFoundException
@@ -221,9 +237,10 @@ def find_connection(conn_id: str | None, backend: str) -> Connection | None:
 
 
 def defaults_for(connection: Any, backend: str) -> ConnectionDefaults:
-    """Return the defaults of a connection for steps on ``backend``; none of no connection.
+    """Return the defaults of a connection for steps on ``backend``; no defaults without a connection.
 
-    :raises StepConfigError: a mistake in them, another backend than this one, endpoints that it does not take
+    :raises StepConfigError: the defaults have a mistake, or name another backend, or an endpoint that this
+        backend does not have
     """
     if connection is None:
         return ConnectionDefaults()
@@ -249,15 +266,15 @@ def check_defaults(connection: Any, backend: str) -> ConnectionDefaults:
     try:
         parse_settings(hook_class(backend).settings_model, base, backend)
     except StepConfigError as error:
-        if _wrong_fields(error) & set(base):  # the task may give what is missing
+        if _wrong_fields(error) & set(base):  # else a field is missing, and the task may give it
             raise StepConfigError(with_id(defaults, error)) from error
     if defaults.store is not None:
-        _ = StepOptions(NoTask(), defaults).store
+        _ = StepOptions(NoTask(), defaults).store  # raises an error if it is none of the configured stores
     return defaults
 
 
 def known_settings(defaults: ConnectionDefaults, backend: str) -> dict[str, object]:
-    """Return the settings of a connection, spelt as the backend's model spells them.
+    """Return the settings of a connection, with their names as in the backend's model (snake_case).
 
     :raises StepConfigError: a key that the backend does not have
     """
@@ -283,7 +300,7 @@ def named(defaults: ConnectionDefaults) -> Iterator[None]:
 
 
 def with_id(defaults: ConnectionDefaults, error: Exception) -> str:
-    """Return what an error about the defaults says, after the id of their connection."""
+    """Return the message of an error about the defaults, with the connection's id before it."""
     return f'the connection {defaults.conn_id!r}: "{KEY}" in its extra: {error}'
 
 
@@ -300,7 +317,7 @@ def _check_endpoints(defaults: ConnectionDefaults, backend: str) -> None:
 
 
 def _wrong_fields(error: StepConfigError) -> set[str]:
-    """Return the settings that a refusal is about; an empty name stands for all of them together."""
+    """Return the names of the settings that the error is about; ``""`` means all settings together."""
     from pydantic import ValidationError
 
     cause = error.__cause__

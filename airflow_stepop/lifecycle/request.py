@@ -1,6 +1,6 @@
 """From an operator and its context to a job request: which backend, which call, which payload.
 
-Everything is worked out when it is first needed: a resumed task needs the hook and no payload.
+Each part of the request is computed when it is first needed: a resumed task needs the hook and no payload.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow.sdk.configuration import conf
@@ -30,9 +29,8 @@ from airflow_stepop.payload.code_archive import (
     Project,
     build_archive,
     command_files,
+    function_files,
     included_files,
-    module_file,
-    project_modules,
 )
 from airflow_stepop.payload.outcome import read_outcome
 from airflow_stepop.payload.requirements import read_requirements
@@ -73,19 +71,20 @@ class StepRequest:
 
     @cached_property
     def override(self) -> str:
-        """``[stepop] backend_override``: what every step runs on, whatever it was written for."""
+        """``[stepop] backend_override``: the backend that every step runs on, whatever backend it names."""
         return str(conf.get("stepop", "backend_override", fallback=""))
 
     @cached_property
     def is_overridden(self) -> bool:
+        """Whether the override replaces the backend or the connection that the task names."""
         if not self.override:
             return False
-        # A connection of the replaced backend need not exist here, so it is not asked.
-        return self.operator.conn_id is not None or (self.operator.backend or self.override) != self.override
+        # The task's connection need not exist here. So it is not looked up, and counts as replaced.
+        return self.operator.conn_id is not None or self.operator.backend not in (None, "", self.override)
 
     @cached_property
     def backend(self) -> str:
-        """The override, the task's argument, the connection's backend, or the configured default."""
+        """The first that is given: the override, the task's argument, the connection's, the default."""
         chosen = self.override or self.operator.backend or self._backend_of_connection()
         return str(chosen or conf.get("stepop", "default_backend", fallback="local"))
 
@@ -100,14 +99,15 @@ class StepRequest:
 
     @cached_property
     def options(self) -> StepOptions:
-        """What the step runs with: the task's arguments over the defaults of its connection.
+        """The options of a new job: the task's arguments, and else the defaults of its connection.
 
-        Read for a new job only. A job that is under way has its own in the record, so that nobody who edits a
-        connection ends it.
+        The options of a submitted job are in the record. So an edit of the connection cannot end a running
+        job.
         """
         if self.is_overridden:
             return StepOptions(self.operator, ConnectionDefaults())
-        connection = self._hook(self.backend, self.conn_id).connection  # a lookup may cost a request
+        # The hook keeps its connection: a look-up may cost a request
+        connection = self._cached_hook(self.backend, self.conn_id).connection
         return StepOptions(self.operator, defaults_for(connection, self.backend))
 
     @cached_property
@@ -115,19 +115,19 @@ class StepRequest:
         return None if self.is_overridden else self.operator.conn_id
 
     def hook(self, backend: str, conn_id: str | None) -> StepHook:
-        self._last_hook = self._hook(backend, conn_id)
+        self._last_hook = self._cached_hook(backend, conn_id)
         return self._last_hook
 
-    def _hook(self, backend: str, conn_id: str | None) -> StepHook:
+    def _cached_hook(self, backend: str, conn_id: str | None) -> StepHook:
         key = (backend, conn_id)
         if key not in self._hooks:
             self._hooks[key] = create_hook(backend, conn_id, self._known_connection(backend, conn_id))
         return self._hooks[key]
 
     def _known_connection(self, backend: str, conn_id: str | None) -> Connection | None:
-        """Return the connection if this task has looked it up already."""
+        """Return the connection if this task has looked it up already; else ``None``, without a look-up."""
         if conn_id == self.operator.conn_id:
-            return vars(self).get("_named_connection")
+            return vars(self).get("_named_connection")  # where cached_property keeps a value once it is read
         # a step without a named connection uses the default one, and its handle names that one
         unnamed = self._hooks.get((backend, None))
         return unnamed.connection if unnamed is not None and unnamed.default_conn_id == conn_id else None
@@ -140,7 +140,7 @@ class StepRequest:
     def store(self) -> Store:
         return self.options.store
 
-    # -- what
+    # -- the call
 
     @cached_property
     def labels(self) -> dict[str, str]:
@@ -154,9 +154,10 @@ class StepRequest:
 
     @cached_property
     def call(self) -> record.CallIdentity:
-        """What makes this try the same as an earlier one."""
-        names = sorted(self.operator.secrets or ())
-        operator = self.operator  # and not its connection, whoever edits that shall not end a job
+        """The identity of the call: if it is equal to an earlier try's, this try may use that try's job."""
+        operator = self.operator
+        names = sorted(operator.secrets or ())
+        # Only the task's own arguments: an edit of its connection must not end a running job
         extra = [operator.backend, operator.conn_id, operator.image, names, self._requirements, self.override]
         return record.CallIdentity(
             key=call_key(self._call, self._archive, extra),
@@ -190,28 +191,22 @@ class StepRequest:
 
     @cached_property
     def _archive(self) -> bytes | None:
-        start = [self.project.dag_file]
-        files: dict[str, Path] = {}
         if isinstance(self._call, FunctionCall):
-            module = getattr(self._call.function, "__module__", None) or ""
-            file = module_file(module)
-            if file is not None and self.project.contains(file) and file not in start:
-                files |= dict(self.project.find(module))
-                start.append(file)
-            files |= project_modules(self.project, [path for path in start if path.is_file()])
+            files = function_files(self.project, getattr(self._call.function, "__module__", None) or "")
         else:
-            files |= command_files(self.project, self._call.argv)
+            files = command_files(self.project, self._call.argv)
         files |= included_files(self.project, self.operator.include or ())
         return build_archive(files)
 
     @property
     def poll_interval_s(self) -> float:
-        """The task's argument, the configured interval, or the own one of the backend that was asked last."""
+        """The task's argument, else the configured interval, else the default of the hook used last."""
         configured = conf.get("stepop", "poll_interval", fallback="")
-        interval_s = seconds(self.operator.poll_interval, "poll_interval") or (
-            configured and float(configured)
+        return (
+            seconds(self.operator.poll_interval, "poll_interval")
+            or float(configured or 0)
+            or (self._last_hook or self.own_hook).poll_interval_s
         )
-        return interval_s or (self._last_hook or self.own_hook).poll_interval_s
 
     @cached_property
     def _requirements(self) -> list[str]:
@@ -246,9 +241,9 @@ class StepRequest:
         return parse_on_oom(self.operator.on_oom)
 
     def _check_options(self, spec: StepSpec) -> None:
-        """Check what depends on the task and its connection together.
+        """Check the options to which both the task and its connection may contribute.
 
-        :raises StepConfigError: names what comes from the connection
+        :raises StepConfigError: names the options that come from the connection
         """
         if not self.is_overridden:
             check_on_oom(self.operator.on_oom, self.resources, self.operator.retries)
@@ -260,7 +255,7 @@ class StepRequest:
         except StepConfigError as error:
             raise type(error)(
                 f"{error}. The connection {self.options.defaults.conn_id!r} gives {', '.join(given)}; "
-                'correct "stepop" in its extra, or say otherwise in the task'
+                'correct "stepop" in its extra, or set another value in the task'
             ) from error
 
     def build(
@@ -295,7 +290,8 @@ class StepRequest:
     def _secrets(self) -> dict[str, str]:
         if not self.operator.secrets:
             return {}
-        environment = self.operator.dag.get_template_env(force_sandboxed=True)  # text, whatever the DAG wants
+        # A secret is a text, even if the DAG renders its templates as native objects
+        environment = self.operator.dag.get_template_env(force_sandboxed=True)
         return render_secrets(self.operator.secrets, environment, self.context)
 
     def spec(self, name: str, nonce: str, labels: Mapping[str, str], digest: str) -> StepSpec:
@@ -315,7 +311,7 @@ class StepRequest:
         )
 
     def _env(self) -> dict[str, str]:
-        """Return the step's environment: what the user says wins."""
+        """Return the step's environment. The user's variables replace this package's."""
         own_env = trace_environment(getattr(self.ti, "context_carrier", None))
         if self.is_debugged:
             own_env[ENV_DEBUG] = "1"
@@ -333,28 +329,30 @@ class StepRequest:
         return bool(conf.getboolean("stepop", "debug", fallback=False))
 
     def checkpoint_uri(self, labels: Mapping[str, str], arguments: str) -> str:
-        """Return the folder that every try with these arguments (their digest) finds again."""
+        """Return the folder for checkpoints. Every try with the same arguments gets the same folder.
+
+        :param arguments: digest of the arguments
+        """
         return self.store.uri(f"{checkpoint_path(labels)}/{arguments[:32]}")
 
     def forget_checkpoints(self) -> None:
-        """Delete what the tries of this task have left for the next one: there will be none."""
+        """Delete the checkpoints that this task's tries have left for a next try; called after a result."""
         if self.operator.checkpoint:
             self.store.delete_folder(checkpoint_path(self.labels))
 
     @cached_property
     def _settings(self) -> BackendSettings:
-        model = hook_class(self.backend).settings_model
         if not self.is_overridden:
             return self.options.settings(self.backend)
         self._warn_of_override()
-        return model()
+        return hook_class(self.backend).settings_model()
 
     def _warn_of_override(self) -> None:
         operator, unused = self.operator, []
         if operator.settings:
             unused.append(f"its settings are not used ({', '.join(_keys(operator.settings))})")
         if operator.conn_id is not None:
-            unused.append(f"nothing of the connection {operator.conn_id!r} is used, nor of its defaults")
+            unused.append(f"its connection {operator.conn_id!r} and the defaults in it are not used")
         if unused:
             operator.log.warning(
                 "This step was written for %s and runs on %s: %s ([stepop] backend_override)",
@@ -371,10 +369,11 @@ class StepRequest:
         return {name: value for name, value in given.items() if value is not None}
 
     def _split(self) -> str:
+        """Return how the step's result is split into XComs (see :func:`build_payload`)."""
         if self.operator.command is None and self.operator.multiple_outputs:
             return "dict"
         if int(self.labels["map_index"]) >= 0:
-            return "no"  # tasks downstream map over the instances, not over what one of them returned
+            return "no"  # tasks downstream map over the instances, and not over the result of one instance
         is_mapped_over = next(iter(self.operator.iter_mapped_dependants()), None) is not None
         return "auto" if is_mapped_over else "no"
 

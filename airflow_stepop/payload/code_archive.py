@@ -1,8 +1,9 @@
 """Builds the code archive: a zip of the project's own modules that a step needs.
 
-**Which modules.** The modules that the DAG file and the step's function import, and the modules that those
-import in turn, if they lie in the project (the DAG bundle, or the DAG file's folder). ``include=`` adds
-files.
+**Which modules.** For a function: its own module, and the modules that this module and the DAG file import.
+For a command: the files that the command line names, and the modules that its scripts import. In both cases
+also the modules that these modules import in turn. All of them must lie in the project (the DAG bundle, or
+the DAG file's folder). ``include=`` adds files.
 
 **How they are found.** In the source, not in ``sys.modules``, so every process builds the same archive.
 
@@ -26,6 +27,7 @@ from pathlib import Path
 from airflow_stepop.exceptions import PayloadError
 from airflow_stepop.runner.protocol import CODE_BYTES
 
+_LONGEST_WORD = 255  # characters; a longer word of a command is no path, and to look for it raises OSError
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date that a zip can hold; a fixed date keeps the bytes the same
 
 
@@ -47,25 +49,32 @@ class Project:
         return cls(file, tuple(dict.fromkeys([*folders, file.parent])))
 
     def contains(self, file: Path) -> bool:
-        """Return whether ``file`` is the project's own code: below a root, and not in ``site-packages``."""
+        """Return whether ``file`` is the project's own code: below a root, and not installed with Python."""
         return any(file.is_relative_to(root) for root in self.roots) and not any(
             file.is_relative_to(folder) for folder in _installed()
         )
 
     def find(self, module: str) -> Iterator[tuple[str, Path]]:
-        """Yield (path in the archive, file) for ``module`` and its packages, if the project has them."""
-        names = module.split(".")
+        """Yield (path in the archive, file) for ``module`` and its parent packages, if the project has them.
+
+        All of them come from the first root that has at least one of them.
+        """
         for root in self.roots:
-            found: list[tuple[str, Path]] = []
-            for depth in range(1, len(names) + 1):
-                base = root.joinpath(*names[:depth])
-                for file in (base / "__init__.py", base.with_suffix(".py")):
-                    if file.is_file() and file.resolve() != self.dag_file and self.contains(file.resolve()):
-                        found.append((file.relative_to(root).as_posix(), file))
-                        break
+            found = list(self._find_below(root, module.split(".")))
             if found:
                 yield from found
                 return
+
+    def _find_below(self, root: Path, names: Sequence[str]) -> Iterator[tuple[str, Path]]:
+        for depth in range(1, len(names) + 1):
+            base = root.joinpath(*names[:depth])
+            candidates = (base / "__init__.py", base.with_suffix(".py"))
+            file = next((file for file in candidates if self._is_shipped(file)), None)
+            if file is not None:
+                yield file.relative_to(root).as_posix(), file
+
+    def _is_shipped(self, file: Path) -> bool:
+        return file.is_file() and file.resolve() != self.dag_file and self.contains(file.resolve())
 
     def package_of(self, file: Path) -> str:
         """Return the package of a module's file. Relative imports of the module start from this package."""
@@ -74,6 +83,7 @@ class Project:
 
 
 def _installed() -> tuple[Path, ...]:
+    """Return the folders of installed packages and of Python's standard library."""
     folders = [*site.getsitepackages(), site.getusersitepackages(), *sysconfig.get_paths().values()]
     inside = {
         Path(folder).resolve() for folder in folders if folder.endswith(("site-packages", "dist-packages"))
@@ -85,7 +95,10 @@ def _installed() -> tuple[Path, ...]:
 def _imports(source: bytes, package: str) -> Iterator[str]:
     """Yield the absolute name of every module that ``source`` may import, also inside functions.
 
+    For ``from a import b``, both ``a`` and ``a.b`` are yielded, since ``b`` may be a module.
+
     :param source: bytes, so that the parser uses the encoding that the file declares
+    :param package: the package of the source, where its relative imports start
     """
     try:
         tree = ast.parse(source)
@@ -95,14 +108,26 @@ def _imports(source: bytes, package: str) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) - (node.level - 1)] if node.level else []
-            base = ".".join([*(name for name in above if name), *([node.module] if node.module else [])])
-            yield base
+            base = _imported_from(node, package)
+            if base:
+                yield base
             yield from (f"{base}.{alias.name}" if base else alias.name for alias in node.names)
 
 
+def _imported_from(node: ast.ImportFrom, package: str) -> str:
+    """Return the absolute name of the module after ``from``; empty for ``from .`` outside a package."""
+    parents: list[str] = []
+    if node.level:  # the dots: one dot means `package` itself, each further dot one package above
+        names = package.split(".")
+        parents = names[: len(names) - (node.level - 1)]
+    return ".".join(name for name in (*parents, node.module) if name)
+
+
 def project_modules(project: Project, start: Iterable[Path]) -> dict[str, Path]:
-    """Return (path in the archive -> file) of all modules that the files of ``start`` need."""
+    """Return (path in the archive -> file) of all modules that ``start`` imports, also indirectly.
+
+    :param start: Python files; they are not in the result unless one of the modules imports them
+    """
     found: dict[str, Path] = {}
     todo = [(file, project.package_of(file)) for file in start]
     seen: set[Path] = set()
@@ -112,7 +137,7 @@ def project_modules(project: Project, start: Iterable[Path]) -> dict[str, Path]:
             continue
         seen.add(file)
         for module in _imports(file.read_bytes(), package):
-            for name, path in project.find(module) if module else ():
+            for name, path in project.find(module):
                 found[name] = path
                 todo.append((path, ".".join(Path(name).parent.parts)))
     return found
@@ -121,8 +146,8 @@ def project_modules(project: Project, start: Iterable[Path]) -> dict[str, Path]:
 def included_files(project: Project, patterns: Sequence[str]) -> dict[str, Path]:
     """Return (path in the archive -> file) for the files that the ``include`` patterns match.
 
-    A pattern is relative to the DAG file's folder; if no file matches there, to the bundle. A folder means
-    all files below it.
+    A pattern is relative to the DAG file's folder. If it matches no file there, it is relative to the bundle.
+    A pattern that matches a folder means all files below the folder.
 
     :raises PayloadError: a pattern matches nothing, or leads out of the project
     """
@@ -134,14 +159,7 @@ def included_files(project: Project, patterns: Sequence[str]) -> dict[str, Path]
             raise PayloadError(
                 f"include={pattern!r} leads out of the project; name files below {project.roots[-1]}"
             )
-        for root in reversed(project.roots):
-            files = [file for match in sorted(root.glob(pattern)) for file in _files_of(match)]
-            found |= {file.relative_to(root).as_posix(): file for file in files}
-            if files:
-                break
-        else:
-            places = " or ".join(str(root) for root in reversed(project.roots))
-            raise PayloadError(f"include={pattern!r} matches no file below {places}")
+        found |= _matches(project, pattern)
     for file in found.values():
         if not any(file.resolve().is_relative_to(root) for root in project.roots):
             raise PayloadError(
@@ -150,24 +168,52 @@ def included_files(project: Project, patterns: Sequence[str]) -> dict[str, Path]
     return found
 
 
+def _matches(project: Project, pattern: str) -> dict[str, Path]:
+    for root in reversed(project.roots):  # the DAG file's folder first
+        files = [file for match in sorted(root.glob(pattern)) for file in _files_of(match)]
+        if files:
+            return {file.relative_to(root).as_posix(): file for file in files}
+    places = " or ".join(str(root) for root in reversed(project.roots))
+    raise PayloadError(f"include={pattern!r} matches no file below {places}")
+
+
 def _files_of(path: Path) -> list[Path]:
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
     return [path]
 
 
-def command_files(project: Project, argv: Sequence[str]) -> dict[str, Path]:
-    """Return the project files that the command line names, and the modules that these scripts import.
+def function_files(project: Project, module: str) -> dict[str, Path]:
+    """Return (path in the archive -> file) for the modules that a function needs.
 
-    They are shipped without ``include=``. The keys are paths in the archive.
+    These are the function's own module, unless it is the DAG file, and the modules that this module and the
+    DAG file import.
+
+    :param module: name of the function's own module
+    """
+    start = [project.dag_file]
+    found: dict[str, Path] = {}
+    file = module_file(module)
+    if file is not None and project.contains(file) and file != project.dag_file:
+        found |= dict(project.find(module))
+        start.append(file)
+    return found | project_modules(project, [path for path in start if path.is_file()])
+
+
+def command_files(project: Project, argv: Sequence[str]) -> dict[str, Path]:
+    """Return (path in the archive -> file) for the project files that a command line names.
+
+    A file is named by its path, or by its module after ``-m``. The modules that a Python file imports are
+    also returned. All these files are shipped without ``include=``.
     """
     found: dict[str, Path] = {}
     for before, word in zip(["", *argv], argv, strict=False):
-        if not word or word.startswith(("/", "-")) or ".." in Path(word).parts or len(word) > 255:
+        if not word or word.startswith(("/", "-")) or ".." in Path(word).parts or len(word) > _LONGEST_WORD:
             continue
         if before == "-m":
-            found |= dict(project.find(word))
-            found |= project_modules(project, list(dict(project.find(word)).values()))
+            module_files = dict(project.find(word))
+            found |= module_files
+            found |= project_modules(project, list(module_files.values()))
         for root in reversed(project.roots):
             if (root / word).is_file():
                 found[Path(word).as_posix()] = root / word
@@ -177,7 +223,10 @@ def command_files(project: Project, argv: Sequence[str]) -> dict[str, Path]:
 
 
 def _modules_of_script(script: Path, folder: Path) -> dict[str, Path]:
-    """Return the modules that a Python script imports from its own folder, where Python looks first."""
+    """Return the modules that a Python script imports from its own folder: Python looks there first.
+
+    :param folder: the script's folder, as a path in the archive
+    """
     if script.suffix != ".py":
         return {}
     siblings = project_modules(Project(script, (script.parent,)), [script])
@@ -203,12 +252,13 @@ def build_archive(files: dict[str, Path]) -> bytes | None:
                 )
             info = zipfile.ZipInfo(name, _EPOCH)
             info.compress_type = zipfile.ZIP_DEFLATED
+            # the upper 16 bits are the file's mode: an executable file stays executable
             info.external_attr = (0o755 if files[name].stat().st_mode & 0o100 else 0o644) << 16
             archive.writestr(info, data)
     return buffer.getvalue()
 
 
 def module_file(module: str) -> Path | None:
-    """Return the source file of a loaded module."""
+    """Return the source file of a loaded module; ``None`` if the module is not loaded or has no file."""
     file = getattr(sys.modules.get(module), "__file__", None)
     return Path(file).resolve() if file else None

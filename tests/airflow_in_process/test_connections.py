@@ -146,7 +146,7 @@ def test_under_an_override_nothing_of_the_connection_counts(airflow_process, fol
     found = airflow_process.run(DAG_FILE, env=env)
     found.assert_state("told")
     assert found.value("told") == {"FROM": "default_args", "LEVEL": None, "ONLY": None}
-    assert "nothing of the connection 'here' is used, nor of its defaults" in found.log("told")
+    assert "its connection 'here' and the defaults in it are not used" in found.log("told")
     found.assert_state("with_image")
     found.assert_state("more_memory")
 

@@ -40,11 +40,11 @@ def test_each_try_asks_for_more(run, task, state, tries, asked_mib):
         ("once", "nothing yet: the next try asks for 512MiB (on_oom)"),
         (
             "once",
-            "The last try ran out of memory with 128MiB: this one asks for 512MiB (on_oom: at most 1GiB)",
+            "The last try ran out of memory with 128MiB: this try asks for 512MiB (on_oom: at most 1GiB)",
         ),
         (
             "twice",
-            "The last try ran out of memory with 256MiB: this one asks for 512MiB (on_oom: at most 512MiB)",
+            "The last try ran out of memory with 256MiB: this try asks for 512MiB (on_oom: at most 512MiB)",
         ),
         ("twice", "the next try asks for 512MiB"),
         ("capped", "it had 512MiB, which is the cap of on_oom; raise the cap"),

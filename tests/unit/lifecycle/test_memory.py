@@ -52,7 +52,7 @@ def test_the_log_and_the_usage_say_it(hook, new_try):
     failed(hook, new_try(), Category.OOM)
     lifecycle = new_try()
     handle = lifecycle.begin()
-    line = "The last try ran out of memory with 4GiB: this one asks for 6GiB (on_oom: at most 10GiB)"
+    line = "The last try ran out of memory with 4GiB: this try asks for 6GiB (on_oom: at most 10GiB)"
     assert line in lifecycle.log.lines
     hook.jobs[handle.id] = hook.jobs[handle.id].__class__(JobState.FAILED, usage={"wall_s": 1.0})
     assert lifecycle.finish(handle, StopReason.FINISHED).usage["asked"]["memory_bytes"] == 6 * GIB

@@ -408,9 +408,12 @@ def test_a_status_at_the_moment_of_a_cancellation_does_not_undo_it(hook):
 
     async def scenario():
         watcher = Watcher(hook)
-        waiting = asyncio.create_task(until_over(watcher, hook.add("job"), 30))
-        await until(lambda: watcher._known and not watcher._all()[0]._news.is_set(), "the news to be read")
-        watcher._all()[0].report_status(JobStatus(JobState.PENDING))
+        handle = hook.add("job")
+        waiting = asyncio.create_task(until_over(watcher, handle, 30))
+        await until(lambda: watcher._known, "the job to be known")
+        (subscription,) = watcher._subscriptions[handle]
+        await until(lambda: not subscription._news.is_set(), "the news to be read")
+        subscription.report_status(JobStatus(JobState.PENDING))
         waiting.cancel()
         await asyncio.wait([waiting], timeout=PATIENCE_S)
         assert waiting.cancelled()
