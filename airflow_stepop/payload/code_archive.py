@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ast
 import io
+import os
 import site
 import sys
 import sysconfig
@@ -27,7 +28,6 @@ from pathlib import Path
 from airflow_stepop.exceptions import PayloadError
 from airflow_stepop.runner.protocol import CODE_BYTES
 
-_LONGEST_WORD = 255  # characters; a longer word of a command is no path, and to look for it raises OSError
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date that a zip can hold; a fixed date keeps the bytes the same
 
 
@@ -74,7 +74,7 @@ class Project:
                 yield file.relative_to(root).as_posix(), file
 
     def _is_shipped(self, file: Path) -> bool:
-        return file.is_file() and file.resolve() != self.dag_file and self.contains(file.resolve())
+        return os.path.isfile(file) and file.resolve() != self.dag_file and self.contains(file.resolve())
 
     def package_of(self, file: Path) -> str:
         """Return the package of a module's file. Relative imports of the module start from this package."""
@@ -208,14 +208,14 @@ def command_files(project: Project, argv: Sequence[str]) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for before, word in zip(["", *argv], argv, strict=False):
-        if not word or word.startswith(("/", "-")) or ".." in Path(word).parts or len(word) > _LONGEST_WORD:
+        if not word or word.startswith(("/", "-")) or ".." in Path(word).parts:
             continue
         if before == "-m":
             module_files = dict(project.find(word))
             found |= module_files
             found |= project_modules(project, list(module_files.values()))
         for root in reversed(project.roots):
-            if (root / word).is_file():
+            if os.path.isfile(root / word):  # unlike Path.is_file, no error for a name that is too long
                 found[Path(word).as_posix()] = root / word
                 found |= _modules_of_script(root / word, Path(word).parent)
                 break

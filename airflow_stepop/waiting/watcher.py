@@ -295,14 +295,16 @@ class Watcher:
     async def _watch_logs(self) -> None:
         backoff = Backoff(LOG_INTERVAL_S)
         while True:
-            pause_s = backoff.after_success()
             waiting = self._next_to_read()
+            failed: Exception | None = None
             for first in range(0, len(waiting), LOG_BATCH):
                 try:
                     await self._read_logs(waiting[first : first + LOG_BATCH])
                 except Exception as error:  # noqa: BLE001, RUF100 - logs may fail in any way; the job goes on
-                    pause_s = backoff.after_error()
-                    log.warning("%s: no logs (%s); asking again in %.0f s", self.hook.backend, error, pause_s)
+                    failed = error
+            pause_s = backoff.after_success() if failed is None else backoff.after_error()
+            if failed is not None:
+                log.warning("%s: no logs (%s); asking again in %.0f s", self.hook.backend, failed, pause_s)
             await asyncio.sleep(pause_s)
 
     def _next_to_read(self) -> list[Subscription]:

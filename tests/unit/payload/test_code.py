@@ -217,7 +217,11 @@ def test_words_of_a_command_that_are_files_are_sent(write):
         "../x",
         "",
         "x" * 300,
+        "é" * 200,  # 400 bytes: no file system has such a name
+        f"{'conf/' * 2000}a.yaml",
         "nothing",
+        "-m",
+        "é" * 200,
     ]
     assert sorted(command_files(Project.of(root / "d.py", None), argv)) == ["conf/a.yaml", "train.py"]
 

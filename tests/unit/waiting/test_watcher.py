@@ -306,6 +306,29 @@ def test_logs_that_occupy_every_thread_do_not_hold_up_the_status(hook):
     assert asyncio.run(scenario()) is JobState.SUCCEEDED
 
 
+def test_logs_that_cannot_be_read_are_asked_for_less_and_less_often(hook, monkeypatch, caplog):
+    monkeypatch.setattr(watcher_module, "LOG_INTERVAL_S", 0.01)
+
+    def fail(cursors):
+        raise ConnectionError("no logs today")
+
+    def pauses():
+        return [record.args[2] for record in caplog.records if "no logs" in str(record.msg)]
+
+    hook.logs = fail
+
+    async def scenario():
+        waiting = asyncio.create_task(until_over(Watcher(hook), hook.add("job")))
+        await until(pauses, "eight failed reads", holds=lambda found: len(found) >= 8)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+
+    asyncio.run(scenario())
+    found = pauses()
+    assert found[0] <= 0.02
+    assert found[7] >= 0.01 * 2**8 / 2
+
+
 def test_logs_that_cost_a_request_each_are_read_in_turn(hook, monkeypatch):
     monkeypatch.setattr(watcher_module, "LOG_INTERVAL_S", 0.02)
     monkeypatch.setattr(type(hook), "log_reads_per_second", 3, raising=False)
