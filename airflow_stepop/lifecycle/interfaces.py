@@ -14,7 +14,7 @@ from airflow_stepop.arguments import TaskArguments
 from airflow_stepop.job import OutcomeReport, Payload, StepSpec
 
 if TYPE_CHECKING:
-    from airflow.sdk import DAG
+    from airflow.sdk import DAG, Context
     from airflow.sdk.types import Logger
     from airflow.triggers.base import BaseTrigger
 
@@ -40,6 +40,8 @@ class Task(TaskArguments, Protocol):
     def dag(self) -> DAG: ...
 
     def iter_mapped_dependants(self) -> Iterator[object]: ...
+
+    def render_template(self, content: object, context: Context) -> object: ...
 
     def defer(
         self, *, trigger: BaseTrigger, method_name: str, timeout: timedelta | None = None

@@ -21,6 +21,7 @@ from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.hooks.settings import BackendSettings
 from airflow_stepop.job import OutcomeReport, Payload, StepSpec
 from airflow_stepop.lifecycle.options import StepOptions, defaults_for, find_connection
+from airflow_stepop.lifecycle.rendered_names import render_names
 from airflow_stepop.oom import MoreMemory, check_on_oom, parse_on_oom
 from airflow_stepop.payload.build import build_payload
 from airflow_stepop.payload.call import Call, CommandCall, FunctionCall, Setup, arguments_key, call_key
@@ -56,6 +57,7 @@ class StepRequest:
     """One task instance's request; implements :class:`airflow_stepop.lifecycle.interfaces.Request`."""
 
     def __init__(self, operator: Task, context: Context) -> None:
+        render_names(operator, context)
         self.operator = operator
         self.context = context
         self.ti = context["ti"]

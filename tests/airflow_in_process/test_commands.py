@@ -47,6 +47,12 @@ def test_commands_run_where_they_should(run):
     assert run.xcoms["python_script"]["out.json"] == {"fitted": True}
 
 
+def test_names_of_inputs_and_variables_are_rendered(run):
+    run.assert_state("templated_names")
+    told = run.value("templated_names")["out.json"]
+    assert told == ["its VALUE", ["in-templated_names.txt", "sub/yes.txt"]]
+
+
 @pytest.mark.parametrize(
     ("task", "text"),
     [
@@ -57,6 +63,7 @@ def test_commands_run_where_they_should(run):
         ("killed", "The command 'sh' was killed by SIGKILL"),
         ("climbing_output", "The output '../x' is not a path inside the step's folder"),
         ("climbing_input", "The input '../x' is not a path inside the step's folder"),
+        ("same_names", "inputs has the name 'a.txt' twice, once from 'a.txt'"),
         ("climbing_workdir", "is not a path inside the step's folder"),
         ("bad_input", "x (a generator) cannot be sent to the step"),
         ("not_executable", "The command './commands_run.sh' may not be executed"),

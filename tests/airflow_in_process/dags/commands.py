@@ -39,6 +39,11 @@ READ_PICKLE = (
     "import pickle, json; json.dump(sorted(pickle.load(open('in.pkl', 'rb'))), open('out.json', 'w'))"
 )
 
+NAMES = (
+    "import glob, json, os; files = sorted(glob.glob('**/*.txt', recursive=True))\n"
+    "json.dump([os.environ['A_NAME'], files], open('out.json', 'w'))"
+)
+
 with DAG("commands", schedule=None, default_args={"retries": 0}):
 
     def command(name, argv, **options):
@@ -112,6 +117,14 @@ with DAG("commands", schedule=None, default_args={"retries": 0}):
         outputs=["where.txt"],
     )
     command("templated", ["sh", "-c", "echo {{ ds }} > out.txt"], outputs=["out.txt"])
+    command(
+        "templated_names",
+        [PYTHON, "-c", NAMES],
+        inputs={"in-{{ task.task_id }}.txt": "{{ task.task_id }}", "sub/{% if 1 %}yes{% endif %}.txt": "x"},
+        env={"{{ 'a_name' | upper }}": "its {{ 'value' | upper }}"},
+        outputs=["out.json"],
+    )
+    command("same_names", ["true"], inputs={"{{ 'a' }}.txt": "1", "a.txt": "2"})
     command("output_missing", ["sh", "-c", "echo x > modle.bin"], outputs=["model.bin"])
     command("exit_code", ["sh", "-c", "echo about to fail; exit 7"])
     command("not_found", ["no-such-program", "--flag"])
