@@ -61,12 +61,12 @@ def _arguments() -> dict[str, tuple[Any, ...]]:
     from airflow.cli.cli_config import Arg
 
     verbose = Arg(("-v", "--verbose"), help="Also show Airflow's log and tracebacks", action="store_true")
-    formats = ("table", "json", "yaml")
+    formats = ("table", "plain", "json", "yaml")
     table = Arg(
         ("-o", "--output"), help="Format of the output (default: table)", choices=formats, default="table"
     )
     tree = Arg(
-        ("-o", "--output"), help="Format of the output (default: yaml)", choices=formats[1:], default="yaml"
+        ("-o", "--output"), help="Format of the output (default: yaml)", choices=formats[2:], default="yaml"
     )
     number = Arg(
         ("--map-index",), help="Which instance of a mapped task (default: the first)", type=int, default=0
@@ -113,6 +113,13 @@ def _arguments() -> dict[str, tuple[Any, ...]]:
     runs = (
         Arg(("--dag-id",), help="Only jobs of this DAG"),
         Arg(("--run-id",), help="Only jobs of this DAG run"),
+        Arg(
+            ("--state",),
+            help="Only jobs in this state; repeatable",
+            choices=("pending", "running", "succeeded", "failed", "cancelled"),
+            action="append",
+        ),
+        Arg(("--wide",), help="Also print backend, DAG, run, duration and link", action="store_true"),
     )
     return {
         "list": (table, verbose),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from airflow_stepop.cli.output import Row, command, complain, print_rows, print_tree
+from airflow_stepop.cli.output import TABLES, Row, command, complain, print_rows, print_tree
 from airflow_stepop.cli.render import PLACEHOLDER
 
 if TYPE_CHECKING:
@@ -34,10 +34,10 @@ def list_command(args: Namespace) -> None:
     rows = [
         {
             "backend": backend.name,
-            "usable": "yes" if backend.is_available else "no",
+            "usable": backend.is_available,
             "connections": reached.get(backend.name, []),
             "from": backend.source,
-            "what to do": backend.problem,
+            "what_to_do": backend.problem,
         }
         for backend in describe_backends()
     ]
@@ -58,8 +58,8 @@ def describe_command(args: Namespace) -> None:
         "settings": list(describe_settings(hook.settings_model)),
         "resources": list(describe_resources(hook)),
     }
-    if args.output == "table":
-        _print_description(described)
+    if args.output in TABLES:
+        _print_description(described, args.output)
     else:
         print_tree(described, args.output)
 
@@ -144,7 +144,7 @@ def describe_resources(hook: StepHook) -> Iterator[Row]:
             hook.render(_sample_spec(ResourceSettings(**example)))
         except UnsupportedError as error:
             note = str(error)
-        yield {"resource": name, "honoured": "no" if note else "yes", "note": note}
+        yield {"resource": name, "honoured": not note, "note": note}
 
 
 def _sample_spec(resources: ResourceSettings) -> StepSpec:
@@ -153,7 +153,7 @@ def _sample_spec(resources: ResourceSettings) -> StepSpec:
     return StepSpec(name="s-sample", nonce="sample", digest=PLACEHOLDER, labels={}, resources=resources)
 
 
-def _print_description(described: Row) -> None:
+def _print_description(described: Row, output: str) -> None:
     print(f"Backend {described['backend']}")
     limit = described["inline_limit_bytes"]
     print(f"  payload inside the request: up to {limit:,} bytes; a larger payload needs a store")
@@ -161,9 +161,9 @@ def _print_description(described: Row) -> None:
     print(f"  jobs can be seen from: {where}\n")
     if "connection" in described:
         print(f"Defaults of steps with conn_id={described['connection']!r}")
-        print_rows(described["defaults"], "table")
+        print_rows(described["defaults"], output)
         print()
     print("Settings (settings=...)")
-    print_rows(described["settings"], "table")
+    print_rows(described["settings"], output)
     print("\nResources (resource_settings=...)")
-    print_rows(described["resources"], "table")
+    print_rows(described["resources"], output)

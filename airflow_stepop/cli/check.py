@@ -8,7 +8,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from airflow_stepop.cli.defaults import check_target_defaults, options_of, spec_fields
-from airflow_stepop.cli.output import Row, command, complain, print_rows
+from airflow_stepop.cli.output import TABLES, Row, command, complain, print_rows
 from airflow_stepop.core.units import LONGEST_S
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.inventory.targets import Complain, Target, deployment, target_of, usable_targets
@@ -66,17 +66,17 @@ def _targets(name: str | None, complain: Complain) -> list[Target]:
 
 def _print(rows: list[Row], output: str) -> None:
     """Print the rows. A table shows the first line of each text; texts of several lines follow it in full."""
-    if output != "table":
+    if output not in TABLES:
         print_rows(rows, output)
         return
     print_rows([{**row, **{name: _first_line(row[name]) for name in _TEXTS}} for row in rows], output)
     for row in rows:
         for name in _TEXTS:
             if "\n" in row[name]:
-                print(f"\n{row['where']}, {row['what']}, {name}:\n\n{row[name]}")
+                print(f"\n{row['where']}, {row['what']}, {name.replace('_', ' ')}:\n\n{row[name]}")
 
 
-_TEXTS = ("found", "what to do")
+_TEXTS = ("found", "what_to_do")
 
 
 def _first_line(text: str) -> str:
@@ -88,9 +88,9 @@ def _row(where: str, finding: Finding) -> Row:
     return {
         "where": where,
         "what": finding.subject,
-        "ok": "yes" if finding.is_ok else "NO",
+        "ok": finding.is_ok,
         "found": finding.message,
-        "what to do": finding.fix,
+        "what_to_do": finding.fix,
     }
 
 

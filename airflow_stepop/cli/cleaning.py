@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from airflow_stepop.cli.output import (
+    TABLES,
     Row,
     command,
     complain,
@@ -56,7 +57,7 @@ def sweep_command(args: Namespace) -> None:
     if args.yes:
         problems += sweep(unwanted)
     print_rows([_row(orphan, now) for orphan in unwanted], args.output)
-    if args.output == "table":
+    if args.output in TABLES:
         _sum_up(orphans, is_done=args.yes)
     if complain(problems):
         raise SystemExit(1)
@@ -122,7 +123,7 @@ def gc_command(args: Namespace) -> None:
         garbage = delete(garbage, problems.append)
     rows = [_line(one, args.output) for one in garbage] if args.each else _sums(garbage, args.output)
     print_rows(rows, args.output)
-    if args.output == "table" and garbage:
+    if args.output in TABLES and garbage:
         size = shown_size(sum(one.size for one in garbage))
         print(f"{size} deleted" if args.yes else f"{size} to delete. Nothing was done: add --yes")
     if complain(problems):
@@ -152,8 +153,8 @@ def _line(one: Garbage, output: str) -> Row:
         "where": one.place,
         "name": one.name,
         "objects": one.count,
-        "bytes": shown_size(one.size) if output == "table" else one.size,
-        "last written": shown_time(one.newest_at),
+        "bytes": shown_size(one.size) if output in TABLES else one.size,
+        "last_written": shown_time(one.newest_at),
     }
 
 
@@ -168,7 +169,7 @@ def _sums(garbage: Iterable[Garbage], output: str) -> list[Row]:
             "where": place,
             "count": len(ones),
             "objects": sum(one.count for one in ones),
-            "bytes": shown_size(size) if output == "table" else size,
+            "bytes": shown_size(size) if output in TABLES else size,
             "oldest": shown_time(min(one.newest_at for one in ones)),
         }
         for (kind, place), ones in sorted(sums.items())

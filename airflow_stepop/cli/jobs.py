@@ -9,18 +9,29 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_stepop.cli.output import Row, command, complain, print_rows, shown_duration, shown_time
+from airflow_stepop.cli.output import (
+    TABLES,
+    Row,
+    command,
+    complain,
+    print_rows,
+    shown_duration,
+    shown_time,
+)
+from airflow_stepop.core.naming import did_you_mean
 from airflow_stepop.core.printable import printable
+from airflow_stepop.core.units import shown_size
 from airflow_stepop.exceptions import StepConfigError, StepopError
 from airflow_stepop.inventory.targets import Job, deployment, find_jobs, usable_targets
-from airflow_stepop.lifecycle.usage import describe
+from airflow_stepop.lifecycle.usage import used_cores
+from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.waiting.backoff import Backoff
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from airflow_stepop.core.documents import StepUsage
     from airflow_stepop.job import Cursor, JobStatus
+    from airflow_stepop.record import StepRecord
 
 CANDIDATES = 10
 
@@ -31,12 +42,26 @@ def jobs_command(args: Namespace) -> None:
     problems: list[str] = []
     given = {"dag_id": args.dag_id, "run_id": args.run_id}
     labels = {name: value for name, value in given.items() if value is not None}
-    jobs = find_jobs(usable_targets(problems.append, args.conn_id), labels, problems.append)
+    jobs = list(find_jobs(usable_targets(problems.append, args.conn_id), labels, problems.append))
+    if not jobs and args.dag_id is not None:
+        problems += _unknown_dag(args.dag_id)
     now = time.time()
     rows = [describe_job(job, now, problems) for job in jobs]
-    print_rows([_short(row) for row in rows] if args.output == "table" else rows, args.output)
+    if args.state:
+        rows = [row for row in rows if row["state"] in args.state]
+    if args.output in TABLES:
+        print_rows([_wide(row) if args.wide else _short(row) for row in rows], "plain")
+    else:
+        print_rows(rows, args.output)
     if complain(problems):
         raise SystemExit(1)
+
+
+def _unknown_dag(dag_id: str) -> list[str]:
+    from airflow_stepop.inventory.database import dag_ids
+
+    known = dag_ids()
+    return [] if dag_id in known else [f"there is no DAG {dag_id!r}{did_you_mean(dag_id, known)}"]
 
 
 def describe_job(job: Job, now: float, problems: list[str]) -> Row:
@@ -49,30 +74,40 @@ def describe_job(job: Job, now: float, problems: list[str]) -> Row:
     except Exception as error:  # noqa: BLE001, RUF100 - without a link the job is still shown
         link = None
         problems.append(f"no link to {job.handle}: {error}")
+    record = record_of_job(job, problems)
     return {
         "job": job.handle.name,
         "state": status.state.value,
         "duration_s": round(duration_s, 1) if duration_s is not None else None,
+        "age_s": round(now - job.found.created_at, 1),
         "backend": job.handle.backend,
         "conn_id": job.handle.conn_id,
         "id": job.handle.id,
         "dag_id": job.label("dag_id"),
         "run_id": job.label("run_id"),
         "task_id": job.label("task_id"),
-        "map_index": job.label("map_index"),
+        "map_index": _number(job.label("map_index")),
         "submitted_at": shown_time(job.found.created_at),
         "started_at": shown_time(status.started_at),
         "finished_at": shown_time(status.finished_at),
-        "why": status.failure.category.value if status.failure else None,
+        "why": _category(status, record),
         "native_state": None if status.state.is_terminal else status.description or None,
-        "usage": usage_of(job, problems) or dict(status.usage) or None,
+        "usage": _usage(record) or dict(status.usage) or None,
+        "asked": _asked(record),
         "link": link,
         "labels": dict(job.found.labels),
     }
 
 
-def usage_of(job: Job, problems: list[str]) -> Mapping[str, Any] | None:
-    """Return the usage of the job; ``None`` until the job's task has collected its outcome."""
+def _number(text: str) -> int | None:
+    try:
+        return int(text)
+    except ValueError:
+        return None  # a job without this label
+
+
+def record_of_job(job: Job, problems: list[str]) -> StepRecord | None:
+    """Return the record of the job's task; ``None`` if it is gone or leads to another job."""
     from airflow_stepop.inventory.database import TaskKey, record_of
 
     key = TaskKey.of(job.found.labels)
@@ -81,29 +116,66 @@ def usage_of(job: Job, problems: list[str]) -> Mapping[str, Any] | None:
     except StepopError as error:
         problems.append(str(error))
         return None
-    if record is None or record.collected is None or record.nonce != job.label("nonce"):
+    return record if record is not None and record.nonce == job.label("nonce") else None
+
+
+def _category(status: JobStatus, record: StepRecord | None) -> str | None:
+    """Return the category of the failure: the service's, else the one that the step's outcome gave."""
+    if status.failure is not None:
+        return status.failure.category.value
+    failure = (record.collected or {}).get("failure") if record is not None else None
+    return failure["category"] if failure and status.state.is_terminal else None
+
+
+def _usage(record: StepRecord | None) -> Mapping[str, Any] | None:
+    """Return the usage that the task has collected; ``None`` before."""
+    if record is None or record.collected is None:
         return None
     usage: Mapping[str, Any] | None = record.collected.get("usage")
     return usage
 
 
+def _asked(record: StepRecord | None) -> Mapping[str, Any]:
+    """Return the resources that the job was submitted with; empty if they are unknown."""
+    resources: Mapping[str, Any] = (record.asked.get("resources") if record is not None else None) or {}
+    return resources
+
+
 def _short(row: Row) -> Row:
-    """Return the columns of the table, which must fit on one line."""
-    index = row["map_index"]
-    task = row["task_id"] if index in ("", "-1") else f"{row['task_id']}[{index}]"
-    where = f"{row['backend']} ({row['conn_id']})" if row["conn_id"] else row["backend"]
+    """Return the columns that fit into 100 characters for usual names."""
     native_state, is_explained, _ = (row["native_state"] or "").partition(": ")
     why = row["why"] or (native_state if is_explained else None)
-    usage: StepUsage | None = row["usage"]
+    usage, asked = row["usage"] or {}, row["asked"]
+    cores, peak = used_cores(usage), usage.get("peak_memory_bytes")
+    memory = ResourceSettings.from_dict(asked).memory_bytes if asked else None
     return {
         "job": row["job"],
         "state": f"{row['state']} ({why})" if why else row["state"],
+        "age": shown_duration(row["age_s"]),
+        "task": row["task_id"] + (f"[{row['map_index']}]" if (row["map_index"] or -1) >= 0 else ""),
+        "CPU": _of(f"{cores:.2g}" if cores is not None else None, _cores(asked)),
+        "memory": _of(shown_size(peak) if peak is not None else None, memory and shown_size(memory)),
+    }
+
+
+def _cores(asked: Mapping[str, Any]) -> str | None:
+    count = asked.get("cpu_count")
+    return None if count is None else f"{count:g}"
+
+
+def _of(used: object, asked: object) -> str | None:
+    if asked is None:
+        return None if used is None else str(used)
+    return f"{'-' if used is None else used} of {asked}"
+
+
+def _wide(row: Row) -> Row:
+    return {
+        **_short(row),
         "duration": shown_duration(row["duration_s"]),
-        "backend": where,
+        "backend": f"{row['backend']} ({row['conn_id']})" if row["conn_id"] else row["backend"],
         "dag": row["dag_id"],
         "run": row["run_id"],
-        "task": task,
-        "usage": describe({**usage, "hint": ""}).removeprefix("used ") if usage else None,
         "link": row["link"],
     }
 

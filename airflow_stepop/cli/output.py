@@ -75,25 +75,37 @@ def complain(problems: Iterable[str]) -> bool:
     return bool(found)
 
 
+TABLES = ("table", "plain")  # outputs for people; the others are for programs
+
+
 def print_rows(rows: Sequence[Row], output: str) -> None:
-    if output != "table":
+    """Print rows with the same keys. A key has no space in JSON and YAML; a table shows a space for ``_``.
+
+    ``plain`` prints one line of any length for each row: nothing is cut, so each cell can be copied.
+    """
+    if output not in TABLES:
         print_tree(list(rows), output)
         return
     from airflow.cli.simple_table import AirflowConsole
+    from rich.markup import escape
 
-    AirflowConsole().print_as(
-        data=rows, output="table", mapper=lambda row: {key: _cell(value) for key, value in row.items()}
-    )
+    # In a table, rich would drop "[modal]" of "airflow-stepop[modal]"
+    text = (lambda value: escape(_cell(value))) if output == "table" else _cell
+
+    def shown(row: Row) -> dict[str, str]:
+        return {key.replace("_", " "): text(value) for key, value in row.items()}
+
+    AirflowConsole().print_as(data=rows, output=output, mapper=shown)
 
 
 def _cell(value: object) -> str:
-    from rich.markup import escape
-
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, Mapping):
         value = ", ".join(f"{key}={part}" for key, part in value.items())
     elif isinstance(value, Iterable) and not isinstance(value, str):
         value = ", ".join(map(str, value))
-    return escape("" if value is None else str(value))  # else rich drops "[modal]" of "airflow-stepop[modal]"
+    return "" if value is None else str(value)
 
 
 def print_tree(data: Row | list[Row], output: str) -> None:

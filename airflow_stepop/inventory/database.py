@@ -130,6 +130,16 @@ def task_instances() -> Iterator[tuple[TaskKey, str | None]]:
             yield TaskKey(dag_id, run_id, task_id, map_index), state
 
 
+def dag_ids() -> set[str]:
+    """Return the id of every DAG that Airflow knows, also of those whose file is gone."""
+    from airflow.models.dag import DagModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        return set(session.scalars(select(DagModel.dag_id)))
+
+
 def unfinished_runs() -> set[tuple[str, str]]:
     """Return the (dag_id, run_id) of every DAG run that is not finished."""
     from airflow.models.dagrun import DagRun

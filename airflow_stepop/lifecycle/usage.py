@@ -79,6 +79,12 @@ def describe(usage: StepUsage) -> str:
     return f"used {', '.join(parts)}" + (f"; {advice}" if advice else "")
 
 
+def used_cores(usage: Mapping[str, object]) -> float | None:
+    """Return how many CPU cores the step used on average; ``None`` if that is unknown."""
+    wall_s, cpu_s = _number(usage, "wall_s"), _number(usage, "cpu_s")
+    return cpu_s / wall_s if wall_s and cpu_s is not None else None
+
+
 def hint(usage: StepUsage, is_success: bool) -> str:
     """Return which arguments to change, with values; empty when no change is worth it."""
     wall_s = _number(usage, "wall_s") or 0.0

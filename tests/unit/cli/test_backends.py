@@ -90,8 +90,8 @@ def test_describe_says_which_resources_are_honoured(tmp_path: Path) -> None:
 
     rows = {row["resource"]: row for row in backends.describe_resources(create_hook("local"))}
     assert list(rows) == ["cpu_count", "memory", "gpu_count", "gpu_type", "disk", "shm", "nodes"]
-    assert rows["memory"]["honoured"] == "yes"
-    assert rows["nodes"]["honoured"] == "no"
+    assert rows["memory"]["honoured"] is True
+    assert rows["nodes"]["honoured"] is False
     assert "nodes=2" in rows["nodes"]["note"]
 
 
@@ -213,10 +213,10 @@ def test_list_names_backends_and_connections(airflow_home: Path) -> None:
     printed = airflow(airflow_home, "stepop", "list", "-o", "json", AIRFLOW_CONN_GPU="kubernetes://")
     rows = {row["backend"]: row for row in json.loads(printed)}
     assert list(rows)[:6] == ["local", "kubernetes", "sagemaker", "vertex", "azureml", "modal"]
-    assert rows["local"]["usable"] == "yes"
+    assert rows["local"]["usable"] is True
     assert rows["local"]["connections"] == ["here"]
     assert rows["kubernetes"]["connections"] == ["gpu"]
-    assert all(row["what to do"] for row in rows.values() if row["usable"] == "no")
+    assert all(row["what_to_do"] for row in rows.values() if not row["usable"])
 
 
 NO_DATABASE = "airflow stepop: Airflow's database cannot be read: no such table: .*; .*airflow db migrate"

@@ -40,9 +40,9 @@ def test_a_store_that_cannot_be_written(stepop, store):
     store.touch()
     output = stepop("check", "-o", "json")
     assert output.code == 1
-    assert rows(output)["store"]["ok"] == "NO"
+    assert rows(output)["store"]["ok"] is False
     assert str(store) in rows(output)["store"]["found"]
-    assert rows(output)["store"]["what to do"]
+    assert rows(output)["store"]["what_to_do"]
 
 
 def test_a_store_with_a_wrong_address(stepop, monkeypatch):
@@ -51,7 +51,7 @@ def test_a_store_with_a_wrong_address(stepop, monkeypatch):
     output = stepop("check", "-o", "json")
     assert output.code == 1
     assert "ftp://host/folder" in rows(output)["store"]["found"]
-    assert rows(output)["host"]["ok"] == "yes"
+    assert rows(output)["host"]["ok"] is True
 
 
 def test_settings_that_several_hosts_must_share(stepop, monkeypatch):
@@ -61,7 +61,7 @@ def test_settings_that_several_hosts_must_share(stepop, monkeypatch):
     monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", "")
     output = stepop("check", "-o", "json")
     assert output.code == 1
-    assert [what for what, row in rows(output).items() if row["ok"] == "NO"] == ["signing key", "deployment"]
+    assert [what for what, row in rows(output).items() if row["ok"] is False] == ["signing key", "deployment"]
     monkeypatch.delenv("AIRFLOW__STEPOP__STORE")
     assert stepop("check", "-o", "json").code == 0
 
@@ -121,7 +121,7 @@ def test_an_image_for_a_backend_without_images(stepop):
     output = stepop("check", "local", "--run", "--image", "python:3", "-o", "json")
     assert output.code == 1
     assert "leave image out" in rows(output)["run"]["found"]
-    assert rows(output)["run"]["what to do"]
+    assert rows(output)["run"]["what_to_do"]
     assert "--image needs --run" in stepop("check", "--run", "--image", "python:3").err
     assert "--image needs --run" in stepop("check", "local", "--image", "python:3").err
 
@@ -158,7 +158,7 @@ def test_a_text_of_several_lines_is_printed_below_the_table(stepop, lacking):
     assert output.code == 1
     assert "apply this (all of it is below)" in output.out
     assert output.out.rstrip().endswith("lacking, role, what to do:\n\napply this:\nkind: Role")
-    assert stepop("check", "lacking", "-o", "json").data[0]["what to do"] == "apply this:\nkind: Role"
+    assert stepop("check", "lacking", "-o", "json").data[0]["what_to_do"] == "apply this:\nkind: Role"
 
 
 def trial(home, call, limit_s=60.0):

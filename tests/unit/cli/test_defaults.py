@@ -98,10 +98,10 @@ def test_check_names_a_mistake_with_the_connection(stepop, connect, stepop_key, 
     said = stepop("check", "here", "-o", "json")
     assert said.code == 1
     (row,) = [row for row in said.data if row["what"] == "defaults"]
-    assert row["ok"] == "NO"
+    assert row["ok"] is False
     assert row["found"].startswith("the connection 'here': \"stepop\" in its extra: ")
     assert text in row["found"]
-    assert row["what to do"]
+    assert row["what_to_do"]
 
 
 def test_check_shows_the_defaults_of_steps(stepop, connect):

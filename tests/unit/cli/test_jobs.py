@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -55,11 +56,55 @@ def test_usage_is_shown_where_it_was_collected(stepop, ran, instance):
 
 
 def test_jobs_as_a_table(stepop, ran):
-    """Each job has one line. Brackets in it are not taken for markup."""
-    out = stepop("jobs", "--dag-id", "upkeep").out
-    assert "large" in out
-    assert "succeeded" in out
-    assert " wall" in out
+    """Each job has one line, with its whole name. The lines fit into 100 characters."""
+    data = {row["task_id"]: row for row in stepop("jobs", "--dag-id", "upkeep", "-o", "json").data}
+    for output in ("table", "plain"):
+        head, *lines = stepop("jobs", "--dag-id", "upkeep", "-o", output).out.splitlines()
+        assert head.split() == ["job", "state", "age", "task", "CPU", "memory"]
+        assert max(map(len, [head, *lines])) <= 100
+        cells = [re.split("  +", line) for line in lines]
+        assert [cell[0] for cell in cells] == [data["fails"]["job"], data["large"]["job"]]
+        assert [cell[1] for cell in cells] == ["failed (user_error)", "succeeded"]
+        assert [cell[3] for cell in cells] == ["fails", "large"]
+        assert re.fullmatch(r"[0-9.]+ of 1", cells[1][4])
+        assert re.fullmatch(r"[0-9.]+ MiB of 512 MiB", cells[1][5])
+
+
+def test_jobs_as_a_wide_table(stepop, ran):
+    head, *lines = stepop("jobs", "--dag-id", "upkeep", "--wide").out.splitlines()
+    assert head.split()[6:] == ["duration", "backend", "dag", "run", "link"]
+    assert all(re.search(rf" local +upkeep +{re.escape(ran['run_id'])}", line) for line in lines)
+
+
+def test_jobs_in_a_state(stepop, ran):
+    def tasks(*states):
+        options = [word for state in states for word in ("--state", state)]
+        return [row["task_id"] for row in stepop("jobs", "--dag-id", "upkeep", "-o", "json", *options).data]
+
+    assert tasks("failed") == ["fails"]
+    assert tasks("succeeded") == ["large"]
+    assert tasks("failed", "succeeded") == ["fails", "large"]
+    assert tasks("running") == []
+
+
+def test_jobs_of_a_dag_that_is_not_there(stepop, ran):
+    output = stepop("jobs", "--dag-id", "upkee", "-o", "json")
+    assert (output.code, output.data) == (1, [])
+    assert "there is no DAG 'upkee'; did you mean 'upkeep'?" in output.err
+
+
+def test_a_field_of_a_job_has_its_own_type(stepop, ran):
+    """Programs read the category of the step's own error, numbers as numbers, and keys without spaces."""
+    rows = {row["task_id"]: row for row in stepop("jobs", "--dag-id", "upkeep", "-o", "json").data}
+    assert rows["fails"]["why"] == "user_error"
+    assert rows["large"]["why"] is None
+    assert rows["large"]["map_index"] == -1
+    assert rows["large"]["age_s"] > rows["large"]["duration_s"]
+    assert rows["large"]["asked"] == {"cpu_count": 1, "memory": "512MiB"}
+    for command in (["list"], ["gc"], ["sweep"], ["jobs"]):
+        for row in stepop(*command, "-o", "json").data:
+            assert not [key for key in row if " " in key]
+    assert {row["usable"] for row in stepop("list", "-o", "json").data} == {True, False}
 
 
 def test_jobs_of_another_deployment_are_not_shown(stepop, jobs, instance, monkeypatch):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from airflow.sdk import DAG, task
 
-from airflow_stepop import RemoteStepOperator
+from airflow_stepop import RemoteStepOperator, ResourceSettings
 
 with DAG("upkeep", schedule=None, default_args={"retries": 0}):
 
-    @task.remote_step(keep="always")
+    @task.remote_step(keep="always", resource_settings=ResourceSettings(cpu_count=1, memory="512MiB"))
     def large(size=100_000):
         print("writing", size)
         return b"x" * size
