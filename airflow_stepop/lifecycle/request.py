@@ -29,6 +29,7 @@ from airflow_stepop.payload.callables import context_arguments, dag_module, impo
 from airflow_stepop.payload.code_archive import (
     Project,
     build_archive,
+    bundle_root,
     command_files,
     function_files,
     included_files,
@@ -169,8 +170,9 @@ class StepRequest:
 
     @cached_property
     def project(self) -> Project:
-        bundle = getattr(self.ti, "bundle_instance", None)
-        return Project.of(self.operator.dag.fileloc, bundle.path if bundle is not None else None)
+        dag, bundle = self.operator.dag, getattr(self.ti, "bundle_instance", None)
+        root = bundle.path if bundle is not None else bundle_root(dag.fileloc, dag.relative_fileloc)
+        return Project.of(dag.fileloc, root)
 
     @cached_property
     def _call(self) -> Call:

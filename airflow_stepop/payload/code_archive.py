@@ -22,6 +22,7 @@ import sys
 import sysconfig
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +81,27 @@ class Project:
         """Return the package of a module's file. Relative imports of the module start from this package."""
         root = next((root for root in self.roots if file.is_relative_to(root)), file.parent)
         return ".".join(file.relative_to(root).parent.parts)
+
+
+def bundle_root(dag_file: str, relative_file: str | None) -> Path | None:
+    """Return the folder of the DAG bundle where the task has no bundle: under ``dag.test()``, on the command
+    line (``airflow dags test``) and in a script.
+
+    :param relative_file: path of the DAG file below the bundle, as Airflow found it; ``None``: the DAG file
+        runs as a script. Then the bundle is the configured one that contains the file
+    """
+    file, inner = Path(dag_file), Path(relative_file or "")
+    if inner.parts and not inner.is_absolute() and file.parts[-len(inner.parts) :] == inner.parts:
+        return file.parents[len(inner.parts) - 1]
+    if relative_file:
+        return None
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+
+    roots: list[Path] = []
+    with suppress(Exception):  # another bundle may be out of reach; the file's own folder is a root anyway
+        roots += (Path(bundle.path).resolve() for bundle in DagBundlesManager().get_all_dag_bundles())
+    around = [root for root in roots if file.resolve().is_relative_to(root)]
+    return max(around, key=lambda root: len(root.parts), default=None)
 
 
 def _installed() -> tuple[Path, ...]:

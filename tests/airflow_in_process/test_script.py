@@ -59,6 +59,44 @@ if __name__ == "__main__":
 """
 
 
+SUBFOLDER = """
+from airflow.sdk import dag, task
+from common.names import PREFIX
+from beside import SUFFIX
+
+
+@dag(schedule=None)
+def subfolder():
+    @task
+    def plain():
+        from common.late import middle
+
+        return PREFIX + middle() + SUFFIX
+
+    @task.remote_step
+    def step(wanted):
+        from common.late import middle
+
+        assert wanted == PREFIX + middle() + SUFFIX
+        return wanted
+
+    step(plain())
+
+
+dag = subfolder()
+if __name__ == "__main__":
+    run = dag.test()
+    assert run.state == "success", run.state
+"""
+
+MODULES = {
+    "common/__init__.py": "",
+    "common/names.py": "PREFIX = 'a'",
+    "common/late.py": "from common import names\nmiddle = lambda: 'b' + names.PREFIX",
+    "team/project/beside.py": "SUFFIX = 'c'",
+}
+
+
 def environment(home, dags, **env):
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "STEPOP", "PYTEST"))}
     return {
@@ -85,15 +123,15 @@ def script(tmp_path, database):
     """Start a DAG file as a script in a fresh Airflow home."""
     with ExitStack() as stack:
 
-        def start(text, **env):
-            path = tmp_path / "dags" / "file.py"
-            path.parent.mkdir()
+        def start(text, name="file.py", argv=None, **env):
+            path = tmp_path / "dags" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
             (tmp_path / "home").mkdir()
             shutil.copy(database, tmp_path / "home" / "airflow.db")
-            env = environment(tmp_path / "home", path.parent, **env)
+            env = environment(tmp_path / "home", tmp_path / "dags", **env)
             log = stack.enter_context((tmp_path / "log").open("wb"))
-            argv = [sys.executable, str(path)]
+            argv = [sys.executable, *(argv or [str(path)])]
             return stack.enter_context(started(argv, env=env, stdout=log, stderr=log))
 
         start.log = lambda: (tmp_path / "log").read_text(errors="replace")
@@ -126,3 +164,22 @@ def test_without_the_override_it_is_refused_when_the_file_is_read(script):
     process = script(ELSEWHERE, AIRFLOW_CONN_NO_SUCH_CONNECTION='{"conn_type": "kubernetes"}')
     assert ended(process) != 0
     assert "nodes=4: backend 'kubernetes' runs a step in one pod" in script.log()
+
+
+@pytest.mark.parametrize("way", ["airflow dags test", "airflow dags test with a file", "script"])
+def test_modules_of_the_dags_folder_for_a_dag_in_a_subfolder(script, tmp_path, way):
+    """Modules of the DAGs folder and modules beside the DAG file are found, as in a worker."""
+    for name, text in MODULES.items():
+        (tmp_path / "dags" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "dags" / name).write_text(text)
+    beside, name = tmp_path / "dags" / "team" / "project", "team/project/dag_file.py"
+    command = ["-m", "airflow", "dags", "test", "subfolder"]
+    argv = {
+        "airflow dags test": command,
+        "airflow dags test with a file": [*command, "--dagfile-path", str(tmp_path / "dags" / name)],
+        "script": None,
+    }[way]
+    path = f"{beside}:{tmp_path / 'dags'}" if way == "script" else str(beside)
+    process = script(SUBFOLDER, name, argv, PYTHONPATH=path)
+    assert ended(process) == 0, script.log()
+    assert "state=success" in script.log() or way == "script", script.log()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from airflow_stepop.exceptions import PayloadError
 from airflow_stepop.payload.code_archive import (
     Project,
     build_archive,
+    bundle_root,
     command_files,
     included_files,
     project_modules,
@@ -294,3 +296,28 @@ def test_archive_is_the_same_in_every_process(write):
         (root / "b.py").chmod(0o600)
     assert len(seen) == 1
     assert len(seen.pop().strip()) == len(hashlib.sha256().hexdigest())
+
+
+@pytest.mark.parametrize(
+    ("relative", "expected"),
+    [("team/d.py", ""), ("d.py", "team"), ("other/d.py", None), ("/dags/team/d.py", None)],
+)
+def test_the_bundle_of_a_task_without_one(tmp_path, relative, expected):
+    """The path below the bundle, which Airflow knows of each DAG file, leads to the bundle."""
+    found = bundle_root(str(tmp_path / "team" / "d.py"), relative)
+    assert found == (None if expected is None else tmp_path / expected)
+
+
+def test_the_bundle_of_a_script(tmp_path, monkeypatch):
+    """It is the innermost configured bundle around the file."""
+    bundles = [
+        {"name": name, "classpath": LOCAL_BUNDLE, "kwargs": {"path": str(tmp_path / path)}}
+        for name, path in (("all", "."), ("team", "team"), ("other", "other"))
+    ]
+    monkeypatch.setenv("AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST", json.dumps(bundles))
+    assert bundle_root(str(tmp_path / "team" / "sub" / "d.py"), None) == tmp_path / "team"
+    assert bundle_root(str(tmp_path / "teams" / "d.py"), None) == tmp_path
+    assert bundle_root("/elsewhere/d.py", None) is None
+
+
+LOCAL_BUNDLE = "airflow.dag_processing.bundles.local.LocalDagBundle"
