@@ -13,10 +13,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_stepop.core.stored_json import OBJECT, TEXT, checked_fields, or_nothing
 from airflow_stepop.resources import ResourceSettings
+from airflow_stepop.runner.protocol import LEVEL_MARK
 
 if TYPE_CHECKING:
     from airflow_stepop.failure import Failure
@@ -123,12 +124,44 @@ class JobStatus:
         return ": ".join(text for text in (self.native, self.message) if text)
 
 
+LogLevel = Literal["debug", "info", "warning", "error", "critical"]
+
+
 @dataclass(frozen=True)
 class LogLine:
-    """One line that the step printed, without the line end; ``time`` in seconds since the epoch."""
+    """One line that the step printed, without the line end.
+
+    A hook makes the lines with :meth:`printed`, which finds the level.
+
+    :param time: in seconds since the epoch
+    :param level: the level of a record of Python's ``logging``; of every other line ``info``
+    """
 
     time: float
     text: str
+    level: LogLevel = "info"
+
+    @classmethod
+    def printed(cls, time: float, text: str) -> list[LogLine]:
+        """Return a line of the step's output as one log line, or as two.
+
+        If the step has printed text without a line end before a record of ``logging``, then the text and the
+        record are on the same line. The step can forge a level, and nothing else.
+        """
+        before, mark, record = text.partition(LEVEL_MARK)
+        level = _LEVELS.get(record.partition(":")[0]) if mark else None
+        if level is None:
+            return [cls(time, text)]
+        return [*([cls(time, before)] if before else []), cls(time, record, level)]
+
+
+_LEVELS: dict[str, LogLevel] = {
+    "DEBUG": "debug",
+    "INFO": "info",
+    "WARNING": "warning",
+    "ERROR": "error",
+    "CRITICAL": "critical",
+}
 
 
 # Position in a log. Only the backend reads it; it is stored as JSON. None: from the beginning

@@ -106,7 +106,8 @@ def build_payload(
     manifest["refs"] = [builder.reference(result) for result in call.refs]
     manifest["parts"] = {name: {"sha256": p.sha256, "size": p.size} for name, p in builder.parts.items()}
     data = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
-    features = frozenset(setup.fields()) | ({"command"} if isinstance(call, CommandCall) else set())
+    kind = "command" if isinstance(call, CommandCall) else "function"
+    features = frozenset({*setup.fields(), kind})
     return Payload(data, hashlib.sha256(data).hexdigest(), builder.parts, dict(setup.secrets), features)
 
 

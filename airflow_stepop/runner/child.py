@@ -65,7 +65,9 @@ def run(step: Step) -> Outcome:
             phase("outputs encoded")
         else:
             from .function import run_function
+            from .imports import watch_imports
 
+            watch_imports()
             outcome.update(run_function(step))  # type: ignore[typeddict-item] # mypy asks for all fields
         step.finish_segments()
         outcome["status"] = "success"

@@ -62,6 +62,8 @@ OUTCOME = "outcome.json"
 RECEIPT_PREFIX = "STEPOP-RECEIPT "
 # prefix of each log line that contains a piece of the outcome; see frames.py
 FRAME_PREFIX = "STEPOP-FRAME "
+# before a log line of the step's ``logging``, "WARNING:name: text"; terminals do not show it
+LEVEL_MARK = "\x1f"
 # default of --receipt-limit: longest receipt in bytes, with prefix and line end; the limit of a Kubernetes
 # termination message
 RECEIPT_LIMIT = 4096

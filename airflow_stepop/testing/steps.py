@@ -186,6 +186,29 @@ class StepContract(ContractBase):
         handle, _ = self.run(hook, step(["sh", "-c", r"echo out; echo err >&2; printf 'caf\351\n'"]))
         assert sorted(self.lines(hook, handle)) == sorted(["out", "err", "caf\N{REPLACEMENT CHARACTER}"])
 
+    def test_levels(self, hook: StepHook, step: Callable[..., Step]) -> None:
+        """Each line of a record of Python's logging has the record's level, in the log and in its tail."""
+
+        def log() -> None:
+            import logging
+
+            print("printed", flush=True)
+            print("half a line: ", end="", flush=True)
+            logging.getLogger("a.b").warning("two\nlines")
+            logging.error("last")
+
+        handle, _ = self.run(hook, step(log))
+        expected = [
+            ("info", "printed"),
+            ("info", "half a line: "),
+            ("warning", "WARNING:a.b: two"),
+            ("warning", "WARNING:a.b: lines"),
+            ("error", "ERROR:root: last"),
+        ]
+        chunk = hook.logs({handle: None})[handle]
+        assert [(line.level, line.text) for line in chunk.lines] == expected
+        assert [(line.level, line.text) for line in hook.tail(handle, 4).lines] == expected[1:]
+
     def test_last_lines(self, hook: StepHook, step: Callable[..., Step]) -> None:
         """The end of a log can be read without what is before it, or before a cursor."""
         handle, _ = self.run(hook, step(["sh", "-c", "for i in $(seq 60); do echo line $i; done"]))

@@ -9,6 +9,7 @@ last 200 lines.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
     from airflow_stepop.hooks.base import StepHook
-    from airflow_stepop.job import Cursor, JobHandle
+    from airflow_stepop.job import Cursor, JobHandle, LogLevel
 
 DEFAULT_LIMIT = "16MB"
 LAST_LINES = 200
@@ -66,11 +67,11 @@ class TaskLog:
         return self._left < 0
 
     def write(self, lines: Sequence[LogLine]) -> None:
-        """Write the lines, each with the time at which the step printed the line."""
+        """Write the lines, each with its level and with the time at which the step printed the line."""
         was_full = self.is_full
         for line in lines:
             text = printable(line.text)
-            self._write(text, line.time)
+            self._write(text, line.time, line.level)
             self._left -= len(text) + LINE_COST
         if self.is_full and not was_full:
             self._write(self._full(), lines[-1].time)
@@ -91,13 +92,16 @@ class TaskLog:
             title = f"[stepop] The last {len(lines)} lines of the step:"
             yield [LogLine(lines[0].time, title), *lines]
 
-    def _write(self, text: str, time: float) -> None:
+    def _write(self, text: str, time: float, level: LogLevel = "info") -> None:
+        if level == "debug" and not self._log.isEnabledFor(logging.DEBUG):
+            level = "info"  # the step has chosen to log the line, and Airflow would leave the line out
+        write = getattr(self._log, level)
         try:
             when = datetime.fromtimestamp(time, UTC).isoformat().replace("+00:00", "Z")
         except (ValueError, OverflowError, OSError):  # not a valid time; the line is written without it
-            self._log.info(text, logger=SOURCE)
+            write(text, logger=SOURCE)
         else:
-            self._log.info(text, timestamp=when, logger=SOURCE)
+            write(text, timestamp=when, logger=SOURCE)
 
     def _full(self) -> str:
         place = self.hook.link(self._handle)

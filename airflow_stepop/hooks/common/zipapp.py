@@ -47,6 +47,7 @@ _REBUILDERS = (
 
 # Feature -> modules that are left out unless the step needs the feature:
 #   command                 the step is a command
+#   function                the step is a function
 #   secrets, requirements   the manifest has a field of this name
 #   snapshots               the runner saves checkpoints to pre-signed addresses
 #   frames                  the outcome comes back through the log
@@ -54,6 +55,7 @@ _REBUILDERS = (
 #   network                 the runner uses pre-signed addresses
 OPTIONAL = {
     "command": ("command.py",),
+    "function": ("imports.py", "logs.py"),
     "secrets": ("secrets.py",),
     "requirements": ("requirements.py",),
     "snapshots": ("archive.py", "snapshots.py"),

@@ -136,9 +136,9 @@ def _after(lines: Sequence[Timed], time: str, count: int) -> list[Timed]:
 
 def _shown(lines: Sequence[Timed]) -> list[LogLine]:
     """Return the lines that the step printed, without the parts that carry the outcome."""
-    found = []
+    found: list[LogLine] = []
     for when, text in lines:
         own, framed, _ = text.partition(FRAME_PREFIX)
         if own or not framed:
-            found.append(LogLine(datetime.fromisoformat(when).timestamp(), own))
+            found += LogLine.printed(datetime.fromisoformat(when).timestamp(), own)
     return found

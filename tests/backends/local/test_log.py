@@ -17,6 +17,7 @@ from airflow_stepop.hooks.local.supervisor.log import (
     read_records,
     read_tail,
 )
+from airflow_stepop.job import LogLine
 
 BEGIN = LogPosition()
 
@@ -304,3 +305,26 @@ def test_a_disk_that_is_full_when_the_next_file_is_due(path: str) -> None:
         "[stepop] 1 lines are missing here: the disk was full",
         "kept",
     ]
+
+
+def test_a_record_of_logging_behind_a_progress_bar(path: str, patient: None) -> None:
+    """The bar's last state and the record are one line of the log, and become two, each with its level."""
+    output = written(path, b"\r10%|##", b"\r20%|####", b"\x1fWARNING:root: at 20\n", b"\r30%|######", b"\n")
+    lines = [line for text in output for line in LogLine.printed(0.0, text)]
+    assert [(line.level, line.text) for line in lines] == [
+        ("info", "10%|##"),  # the first state of a bar is shown at once
+        ("info", "20%|####"),
+        ("warning", "WARNING:root: at 20"),
+        ("info", "30%|######"),
+    ]
+
+
+def test_a_record_of_logging_of_a_megabyte(path: str) -> None:
+    """It is cut like every long line, and keeps its level. The last lines of a failure have no mark."""
+    log = LogWriter(path)
+    log.feed(b"\x1fERROR:root: " + b"x" * (1 << 20) + b"\n\x1fINFO:root: next\n")
+    first, second = [line for text in texts(path) for line in LogLine.printed(0.0, text)]
+    assert (first.level, second.level) == ("error", "info")
+    assert first.text.startswith("ERROR:root: xxx")
+    assert "of this line are left out]" in first.text
+    assert [text[:11] for text in log.tail()] == ["ERROR:root:", "INFO:root: "]

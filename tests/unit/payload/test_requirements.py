@@ -69,4 +69,4 @@ def test_the_runner_brings_what_the_step_needs():
     options = {"job": "s-job", "nonce": "n", "split": "no", "is_result_wanted": True}
     setup = Setup(requirements=["a"], secrets={"A": "b"})
     assert build_payload(command, setup=setup, **options).features == {"command", "requirements", "secrets"}
-    assert build_payload(function, **options).features == frozenset()
+    assert build_payload(function, **options).features == {"function"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import partialmethod
 from types import SimpleNamespace
 
 import pytest
@@ -26,13 +27,22 @@ class Log:
         self.lines = []
         self.times = []
         self.sources = []
+        self.levels = []
 
-    def info(self, text, *args, timestamp=None, logger=None):
+    def add(self, level, text, *args, timestamp=None, logger=None):
         self.lines.append(text % args if args else text)
         self.times.append(timestamp)
         self.sources.append(logger)
+        self.levels.append(level)
 
-    warning = info
+    debug = partialmethod(add, "debug")
+    info = partialmethod(add, "info")
+    warning = partialmethod(add, "warning")
+    error = partialmethod(add, "error")
+    critical = partialmethod(add, "critical")
+
+    def isEnabledFor(self, level):  # noqa: N802 - the name that loggers have
+        return level >= logging.INFO
 
 
 @pytest.fixture
@@ -70,6 +80,19 @@ def test_lines_of_the_step_have_a_source_of_their_own(hook, handle, log):
     """So Airflow's log page can show them without the lines of Airflow and the operator in between."""
     TaskLog(log, hook, handle, 10_000).write([LogLine(0.0, "x"), LogLine(float("nan"), "y")])
     assert log.sources == ["step", "step"]
+
+
+def test_lines_keep_their_level(hook, handle, log):
+    """A line that Airflow's own level would leave out is written as INFO: the step has logged the line."""
+    levels = ("debug", "info", "warning", "error", "critical")
+    TaskLog(log, hook, handle, 10_000).write([LogLine(0.0, "x", level) for level in levels])
+    assert log.levels == ["info", "info", "warning", "error", "critical"]
+
+
+def test_debug_lines_of_a_log_that_shows_them(hook, handle, log):
+    log.isEnabledFor = lambda level: True
+    TaskLog(log, hook, handle, 10_000).write([LogLine(0.0, "x", "debug")])
+    assert log.levels == ["debug"]
 
 
 def test_a_short_log_is_complete(hook, handle, log):

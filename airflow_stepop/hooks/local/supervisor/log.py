@@ -31,6 +31,7 @@ PROGRESS_S = 5.0  # time between two copies of a line that overwrites itself (a 
 END_OF_TIME = 253402300800.0  # datetime ends with the year 9999
 TAIL_LINES = 20
 TAIL_LINE_CHARACTERS = 1000
+LEVEL_MARK = b"\x1f"  # of the runner's protocol
 
 _LINE_END = re.compile(rb"\r+\n")
 _OVERWRITTEN = re.compile(rb"^[^\n]*\r(?=[^\r\n])", re.MULTILINE)
@@ -125,7 +126,7 @@ class LogWriter:
 
     def tail(self) -> list[str]:
         """Return the last 20 lines, at most 1000 bytes of each."""
-        lines = self._last.split(b"\n")[-TAIL_LINES - 1 : -1]
+        lines = self._last.replace(LEVEL_MARK, b"").split(b"\n")[-TAIL_LINES - 1 : -1]
         return [line[:TAIL_LINE_CHARACTERS].decode("utf-8", "replace") for line in lines]
 
     def _skip(self, data: bytes) -> bytes:

@@ -128,7 +128,8 @@ class FlockStepHook(StepHook[FlockSettings]):
             if not (log.parent / "exit").exists():
                 data = data[: data.rfind(b"\n") + 1]  # the last line may be incomplete
             if data:
-                lines = [LogLine(time.time(), line.decode(errors="replace")) for line in data.splitlines()]
+                texts = [line.decode(errors="replace") for line in data.splitlines()]
+                lines = [line for text in texts for line in LogLine.printed(time.time(), text)]
                 chunks[handle] = LogChunk(lines, str(int(cursor or 0) + len(data)))
         return chunks
 
