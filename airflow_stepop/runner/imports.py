@@ -63,6 +63,10 @@ class _Watched:
             self.log.install(module)
         elif module.__name__ == "warnings":
             self.log.show_warnings(module)
+        else:
+            from .airflow_reads import refuse_reads
+
+            refuse_reads(module)
 
 
 class _Finder:

@@ -106,6 +106,8 @@ class Step:
             phase("code extracted")
         os.chdir(self.scratch)
         os.environ[protocol.ENV_WORK] = self.scratch
+        # where a step that imports Airflow finds no configuration, and leaves what Airflow writes
+        os.environ.setdefault("AIRFLOW_HOME", os.path.join(self.scratch, ".airflow"))
         os.environ.setdefault(protocol.ENV_JOB, self.manifest["job"])
         os.environ.setdefault(protocol.ENV_NONCE, self.manifest["nonce"])
         if self.manifest.get("checkpoint"):

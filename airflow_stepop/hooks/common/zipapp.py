@@ -55,7 +55,7 @@ _REBUILDERS = (
 #   network                 the runner uses pre-signed addresses
 OPTIONAL = {
     "command": ("command.py",),
-    "function": ("imports.py", "logs.py"),
+    "function": ("airflow_reads.py", "imports.py", "logs.py"),
     "secrets": ("secrets.py",),
     "requirements": ("requirements.py",),
     "snapshots": ("archive.py", "snapshots.py"),
