@@ -87,14 +87,12 @@ def bundle_root(dag_file: str, relative_file: str | None) -> Path | None:
     """Return the folder of the DAG bundle where the task has no bundle: under ``dag.test()``, on the command
     line (``airflow dags test``) and in a script.
 
-    :param relative_file: path of the DAG file below the bundle, as Airflow found it; ``None``: the DAG file
-        runs as a script. Then the bundle is the configured one that contains the file
+    :param relative_file: path of the DAG file below the bundle, if Airflow has read the file in a bundle.
+        Else the bundle is the configured one that contains the file
     """
     file, inner = Path(dag_file), Path(relative_file or "")
     if inner.parts and not inner.is_absolute() and file.parts[-len(inner.parts) :] == inner.parts:
         return file.parents[len(inner.parts) - 1]
-    if relative_file:
-        return None
     from airflow.dag_processing.bundles.manager import DagBundlesManager
 
     roots: list[Path] = []

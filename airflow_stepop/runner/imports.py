@@ -76,7 +76,12 @@ class _Finder:
         self.importing = importing
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        if name.partition(".")[0] not in ("airflow", "logging", "warnings") or name.startswith("logging."):
+        if name.startswith("airflow."):
+            from .airflow_reads import USES
+
+            if name not in USES:
+                return None
+        elif name not in ("airflow", "logging", "warnings"):
             return None
         for finder in sys.meta_path:
             if finder is not self and hasattr(finder, "find_spec"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import subprocess
 import sys
@@ -74,6 +75,16 @@ def test_a_function_by_value(folder):
         logging.getLogger("mine").error("no %s", "luck")
 
     assert both(folder.function(f).run()) == [("error", "ERROR:mine: no luck")]
+
+
+def test_the_logger_of_a_dag_file(folder):
+    """Most DAG files have one as a global. Airflow's prefix of the file's module is not shown."""
+    log = logging.getLogger("unusual_prefix_0123_my_dag")
+
+    def f():
+        log.warning("x")
+
+    assert both(folder.function(f).run()) == [("warning", "WARNING:my_dag: x")]
 
 
 def test_every_line_of_a_record_has_the_level(folder):
