@@ -30,7 +30,7 @@ def test_size(folder):
     folder.function(lambda a: a + 1, 1)
     size = len(runner_zipapp(frozenset()))
     assert size <= 39 * 1024
-    assert len(runner_zipapp(frozenset({"function"}))) <= size + 4 * 1024
+    assert len(runner_zipapp(frozenset({"function"}))) <= size + 5 * 1024
     assert len(runner_zipapp(frozenset({"network"}))) <= size + 6 * 1024
     assert size + len(json.dumps(folder.manifest)) <= 41 * 1024
 
