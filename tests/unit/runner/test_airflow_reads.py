@@ -215,3 +215,73 @@ def test_a_package_named_like_airflow(folder):
     )
     folder.manifest["function"] = {"by": "reference", "module": "helpers", "qualname": "f"}
     assert folder.arguments().run().value() == 1
+
+
+AIRFLOW_2 = {  # as in Airflow 2.10, where these functions ask a database that a step does not have
+    "airflow/__init__.py": "",
+    "airflow/exceptions.py": """
+        class AirflowException(Exception): pass
+        class AirflowNotFoundException(AirflowException): pass
+        class OperationalError(Exception): pass
+    """,
+    "airflow/models/__init__.py": "",
+    "airflow/models/variable.py": """
+        import os
+        class Variable:
+            @classmethod
+            def get(cls, key, default_var=None, deserialize_json=False):
+                found = Variable.get_variable_from_secrets(key=key)
+                return default_var if found is None else found
+            @staticmethod
+            def get_variable_from_secrets(key):
+                return os.environ.get("AIRFLOW_VAR_" + key.upper())
+    """,
+    "airflow/models/connection.py": """
+        from airflow.exceptions import AirflowNotFoundException
+        class Connection:
+            @classmethod
+            def get_connection_from_secrets(cls, conn_id):
+                raise AirflowNotFoundException(f"The conn_id `{conn_id}` isn't defined")
+    """,
+    "airflow/models/xcom.py": """
+        from airflow.exceptions import OperationalError
+        class BaseXCom:
+            @classmethod
+            def get_one(cls, **kwargs):
+                raise OperationalError("no such table: xcom")
+        class XCom(BaseXCom): pass
+    """,
+    "airflow/operators/__init__.py": "",
+    "airflow/operators/python.py": """
+        from airflow.exceptions import AirflowException
+        def get_current_context():
+            raise AirflowException("Current context was requested but no context was found!")
+    """,
+    "helpers.py": """
+        from airflow.models.connection import Connection
+        from airflow.models.variable import Variable
+        from airflow.models.xcom import XCom
+        from airflow.operators.python import get_current_context
+        def f():
+            found = [Variable.get("given")]
+            for read in (
+                lambda: Variable.get("my_key", default_var=1),
+                lambda: Connection.get_connection_from_secrets("my_db"),
+                lambda: XCom.get_one(key="k", task_id="t"),
+                get_current_context,
+            ):
+                try:
+                    found.append(read())
+                except RuntimeError as error:
+                    found.append(str(error))
+            return found
+    """,
+}
+
+
+def test_airflow_2(folder, edge_python):
+    """An image may have Airflow 2, which has the same functions at other places."""
+    folder.code({name: textwrap.dedent(text) for name, text in AIRFLOW_2.items()})
+    folder.manifest["function"] = {"by": "reference", "module": "helpers", "qualname": "f"}
+    done = folder.arguments().run(edge_python, env={**os.environ, "AIRFLOW_VAR_GIVEN": "value"})
+    assert done.value() == ["value", VARIABLE, CONNECTION, XCOM, CONTEXT]
