@@ -1,4 +1,4 @@
-"""Watches the imports of a step's function, to act when the function imports ``logging`` or Airflow.
+"""Watches the imports of a step's function: of ``logging``, of ``warnings`` and of Airflow.
 
 Called by :mod:`.child` before the function is loaded. The runner itself imports none of the watched modules:
 a step that does not import them pays nothing for them.
@@ -62,11 +62,32 @@ class _Watched:
         if module.__name__ == "logging":
             self.log.install(module)
         elif module.__name__ == "warnings":
-            self.log.show_warnings(module)
+            _log_warnings(module)
         else:
             from .airflow_reads import refuse_reads
 
             refuse_reads(module)
+
+
+def _log_warnings(warnings: Any) -> None:
+    """Let the module ``warnings`` show each warning as a record of ``logging``, as Airflow does."""
+    plain = warnings.showwarning
+
+    def show(
+        message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None
+    ) -> None:
+        try:
+            if file is None:
+                import logging
+
+                text = warnings.formatwarning(message, category, filename, lineno, line)
+                logging.getLogger("py.warnings").warning("%s", text)
+                return
+        except Exception:  # noqa: S110 - a warning never fails the step; it is shown as Python shows it
+            pass
+        plain(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = show
 
 
 class _Finder:

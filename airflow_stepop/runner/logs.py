@@ -1,4 +1,4 @@
-"""Writes the records of Python's ``logging``, and warnings, to the step's log with their level.
+"""Writes the records of Python's ``logging`` to the step's log with their level.
 
 **How it works:** When the step imports ``logging``, :meth:`StepLog.install` adds one handler to the root
 logger and sets the root's level to INFO, as Airflow does for a task. The handler writes each line of a record
@@ -89,26 +89,6 @@ class StepLog:
         if not root.handlers:
             root.setLevel(logging.INFO)
         root.addHandler(handler)
-
-    def show_warnings(self, warnings: Any) -> None:
-        """Let the module ``warnings`` show each warning as a record of ``logging``, as Airflow does."""
-        plain = warnings.showwarning
-
-        def show(
-            message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None
-        ) -> None:
-            try:
-                if file is None:
-                    import logging
-
-                    text = warnings.formatwarning(message, category, filename, lineno, line)
-                    logging.getLogger("py.warnings").warning("%s", text)
-                    return
-            except Exception:  # noqa: S110 - a warning never fails the step; it is shown as Python shows it
-                pass
-            plain(message, category, filename, lineno, file, line)
-
-        warnings.showwarning = show
 
     def keep(self, import_airflow: Callable[[], None]) -> None:
         """Import Airflow, which sets up ``logging`` for itself, and restore what was set up before."""
