@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import functools
 import io
+import itertools
 import sys
 import threading
 import tokenize
@@ -54,7 +55,7 @@ _REBUILDERS = (
 #   outcome                 the outcome comes back through the store; this needs no further module
 #   network                 the runner uses pre-signed addresses
 OPTIONAL = {
-    "command": ("command.py",),
+    "command": ("command.py", "readable.py"),
     "function": ("airflow_reads.py", "imports.py", "logs.py"),
     "secrets": ("secrets.py",),
     "requirements": ("requirements.py",),
@@ -188,7 +189,44 @@ def _stripped(source: str, keep_head: bool) -> str:
             lines[text.lineno - 1 : end] = [""] * (end - text.lineno + 1)
             if len(node.body) == 1 and not isinstance(node, ast.Module):
                 lines[text.lineno - 1] = " " * text.col_offset + "pass"
+    return _flattened("\n".join(lines) + "\n")
+
+
+def _flattened(source: str) -> str:
+    """Return the source without the blanks and the ``__future__`` that it does not need: a tenth less."""
+    tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
+    lines = _tight(source.splitlines(), tokens)
+    texts = {  # numbers of lines that begin inside a text
+        row
+        for token in tokens
+        if token.type == tokenize.STRING
+        for row in range(token.start[0] + 1, token.end[0] + 1)
+    }
+    for row, line in enumerate(lines, start=1):
+        rest = line.lstrip(" ")
+        if row not in texts:
+            lines[row - 1] = " " * ((len(line) - len(rest)) // 4) + rest
+        if line == "from __future__ import annotations" and not _has_annotations(source):
+            lines[row - 1] = ""
     return "\n".join(lines) + "\n"
+
+
+def _tight(lines: list[str], tokens: list[tokenize.TokenInfo]) -> list[str]:
+    """Return the lines without the blanks around operators."""
+    for last, token in reversed(list(itertools.pairwise(tokens))):
+        (row, begin), end = last.end, token.start[1]
+        if token.start[0] == row and tokenize.OP in (last.type, token.type):
+            line = lines[row - 1]
+            if line[begin:end].isspace() and line[:begin].strip():
+                lines[row - 1] = line[:begin] + line[end:]
+    return lines
+
+
+def _has_annotations(source: str) -> bool:
+    return any(
+        getattr(node, "annotation", None) or getattr(node, "returns", None)
+        for node in ast.walk(ast.parse(source))
+    )
 
 
 def _without_types(lines: list[str], tree: ast.Module) -> list[str]:
@@ -206,13 +244,16 @@ def _without_types(lines: list[str], tree: ast.Module) -> list[str]:
 
 
 def _types(lines: list[str], tree: ast.Module) -> Iterator[tuple[int, int, int]]:
-    """Yield (line, first column, last column) of each function annotation that is on one line.
+    """Yield (line, first column, last column) of each annotation that is on one line and can be left out.
 
     Lines count from 1, columns from 0 and in bytes, as in :mod:`ast`.
     """
     for node in ast.walk(tree):
         if isinstance(node, ast.arg) and node.annotation and node.annotation.end_lineno == node.lineno:
             begin = node.col_offset + len(node.arg.encode())
+            yield node.lineno, begin, node.annotation.end_col_offset or begin
+        elif isinstance(node, ast.AnnAssign) and node.value and node.annotation.end_lineno == node.lineno:
+            begin = node.target.end_col_offset or 0
             yield node.lineno, begin, node.annotation.end_col_offset or begin
         elif isinstance(node, ast.FunctionDef) and node.returns and lines[node.returns.lineno - 1].isascii():
             line, kind = lines[node.returns.lineno - 1], node.returns
