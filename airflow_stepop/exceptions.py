@@ -12,6 +12,7 @@
     ├── QuotaError                   the service takes no further job now; the same submit may succeed later
     ├── StoreError                   the store cannot be read or written
     ├── IntegrityError               what is stored is not what was written: nothing was loaded
+    ├── ResultNotLoadedError         a result is intact, and this process cannot load it
     ├── OutcomeLostError             the job ended and left no outcome
     ├── StepFailedError              the step ran and failed; carries a Failure
     └── StepInterruptedError         we lost touch with a job that may go on; the next try attaches to it
@@ -70,6 +71,12 @@ class IntegrityError(StepopError):
     """Stored bytes differ from the digest that was recorded for them, or stored JSON from the form in which
     it is written; nothing was loaded from them.
     """
+
+    is_final = True
+
+
+class ResultNotLoadedError(StepopError):
+    """A stored result is intact, and this process cannot load it: most often, a package is missing here."""
 
     is_final = True
 

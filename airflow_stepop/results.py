@@ -16,19 +16,25 @@ import inspect
 import io
 import json
 import pickle
+import zlib
+from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.core.host import host_of
+from airflow_stepop.core.printable import printable
 from airflow_stepop.core.signing_key import signing_key
-from airflow_stepop.core.stored_json import OBJECT, TEXT, checked_fields
+from airflow_stepop.core.stored_json import OBJECT, TEXT, checked_fields, is_kept_by_airflow
 from airflow_stepop.core.units import shown_size
-from airflow_stepop.exceptions import IntegrityError, StepopError
+from airflow_stepop.exceptions import IntegrityError, ResultNotLoadedError, StepopError
 from airflow_stepop.runner.protocol import DATA_CODECS
 
 if TYPE_CHECKING:
     from airflow_stepop.job import Buffer, ObjectRange
     from airflow_stepop.runner.wire import Entry, Segment
+
+ABOUT_CHARS = 200
+REFERENCE_BYTES = 64 << 20  # largest reference that is read, decompressed
 
 # The same code has two names: the first inside the job, the second on Airflow's side
 RUNNER_PACKAGE, HOST_PACKAGE = "stepop_runner", "airflow_stepop.runner"
@@ -43,20 +49,26 @@ class StepResult:
     :param entry: the value entry (see ``runner/protocol.py``): codec, and size and SHA-256 of every segment
     :param base_uri: folder in the store with the segments whose bytes are not inside ``entry``
     :param host: the host that wrote the segments, if ``base_uri`` is a folder of a host
-    :param mac: HMAC-SHA256 over the other three, made by the worker that authenticated the value
+    :param job: name of the job that made the value
+    :param step: id of the task whose step returned the value
+    :param mac: HMAC-SHA256 over the others, made by the worker that authenticated the value
     """
 
     __version__ = 1
 
-    def __init__(self, entry: Entry, base_uri: str, host: str = "", mac: str = "") -> None:
+    def __init__(
+        self, entry: Entry, base_uri: str, host: str = "", mac: str = "", job: str = "", step: str = ""
+    ) -> None:
         self.entry = entry
         self.base_uri = base_uri
         self.host = host
         self.mac = mac
+        self.job = job
+        self.step = step
 
     @classmethod
     def from_json(cls, data: Any) -> StepResult:
-        """Return the reference that :meth:`serialize` wrote.
+        """Return the reference that :meth:`to_json` wrote.
 
         :raises IntegrityError: ``data`` is not a reference, or is damaged
         """
@@ -64,7 +76,8 @@ class StepResult:
         from airflow_stepop.runner.values import check_entry
 
         required = {"entry": OBJECT, "base_uri": TEXT}
-        known = checked_fields(data, "the reference to a result", required, {"host": TEXT, "mac": TEXT})
+        optional = dict.fromkeys(("host", "mac", "job", "step"), TEXT)
+        known = checked_fields(data, "the reference to a result", required, optional)
         try:
             check_entry(known["entry"])
         except EntryError as error:
@@ -72,10 +85,10 @@ class StepResult:
         return cls(**known)
 
     @classmethod
-    def signed(cls, entry: Entry, base_uri: str) -> StepResult:
+    def signed(cls, entry: Entry, base_uri: str, job: str = "", step: str = "") -> StepResult:
         """Return a signed reference. The caller must have authenticated the digest of the value."""
         host = host_of(base_uri) if not is_inline(entry) else ""
-        result = cls(entry, base_uri if not is_inline(entry) else "", host)
+        result = cls(entry, base_uri if not is_inline(entry) else "", host, job=job, step=step)
         result.mac = result._expected_mac()
         return result
 
@@ -87,6 +100,16 @@ class StepResult:
     def size(self) -> int:
         """Size of the encoded value in bytes."""
         return sum(segment["size"] for segment in self.entry["segments"])
+
+    @property
+    def about(self) -> str:
+        """What the value is, for people: ``pandas.DataFrame 2000 x 13, 204 KiB``."""
+        what = printable(self.entry.get("about") or self.codec).replace("\x1b", "")[:ABOUT_CHARS]
+        return f"{what}, {shown_size(self.size)}"
+
+    @property
+    def place(self) -> str:
+        return self.base_uri or "XCom"
 
     @property
     def digest(self) -> str:
@@ -118,8 +141,9 @@ class StepResult:
         except StepopError:
             raise
         except Exception as error:
-            error.add_note(f"while loading {self!r}; is everything that it is made of installed here?")
-            raise
+            from airflow_stepop.core.reading_task import explained
+
+            raise ResultNotLoadedError(explained(error, self.about, self.step)) from error
 
     def verify(self) -> None:
         """Refuse a pickle whose reference was not signed by a worker of this deployment.
@@ -141,17 +165,26 @@ class StepResult:
         return read_ranges(ranges_of(segment, self.base_uri), segment, self.host, codec)
 
     def _expected_mac(self) -> str:
-        message = json.dumps([self.entry, self.base_uri, self.host], sort_keys=True).encode()
-        return hmac.new(signing_key(), message, hashlib.sha256).hexdigest()
+        fields = {name: value for name, value in self.to_json().items() if name != "mac"}
+        return hmac.new(
+            signing_key(), json.dumps(fields, sort_keys=True).encode(), hashlib.sha256
+        ).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form of the step's record."""
+        return {**vars(self), "entry": dict(self.entry)}
 
     def serialize(self) -> dict[str, Any]:
-        return {
-            "about": f"{self.codec}, {shown_size(self.size)}",  # shown first in Airflow's pages
-            "entry": dict(self.entry),
-            "base_uri": self.base_uri,
-            "host": self.host,
-            "mac": self.mac,
-        }
+        """Return the form of XComs and rendered templates, which people read.
+
+        ``airflow stepop gc`` finds a stored result by its ``base_uri``, which ends with the job's name.
+        """
+        shown: dict[str, Any] = {"about": self.about}  # first in Airflow's pages
+        if self.codec == "json" and is_inline(self.entry):
+            shown |= _in_clear(self.entry)
+        shown |= {"step": self.step, "job": self.job, "base_uri": self.base_uri}
+        rest = json.dumps([self.entry, self.host, self.mac], separators=(",", ":")).encode()
+        return {**shown, "reference": b64encode(zlib.compress(rest)).decode()}
 
     @staticmethod
     def deserialize(data: dict[str, Any], version: int) -> Any:
@@ -167,7 +200,7 @@ class StepResult:
                 f"a result of version {version!r} was written by a newer airflow-stepop; upgrade this one"
             )
         try:
-            result = StepResult.from_json(data)
+            result = StepResult.from_json(_opened(data))
         except IntegrityError as error:
             raise IntegrityError(
                 f"{error}. The XCom was changed after the task pushed it; clear that task"
@@ -176,17 +209,22 @@ class StepResult:
             task = get_current_context()["ti"].task
         except RuntimeError:  # no running task (triggerer, callback, API server): never load there
             return result
-        return result if _takes_references(task) else result.load()
+        if _takes_references(task):
+            return result
+        from airflow_stepop.core.reading_task import leave_out_of_rendered_fields
+
+        value = result.load()
+        leave_out_of_rendered_fields(task, result.step, value)
+        return value
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, StepResult) and self.serialize() == other.serialize()
+        return isinstance(other, StepResult) and vars(self) == vars(other)
 
     def __hash__(self) -> int:
         return hash(self.digest)
 
     def __repr__(self) -> str:
-        place = self.base_uri or "inside the XCom"
-        return f"StepResult({self.codec}, {self.size:,} bytes, {place})"
+        return f"StepResult({self.about}, {self.base_uri or 'inside the XCom'})"
 
 
 def _takes_references(task: Any) -> bool:
@@ -204,6 +242,58 @@ def _takes_references(task: Any) -> bool:
 def is_inline(entry: Entry) -> bool:
     """Return whether the entry carries the bytes of all its segments."""
     return all("data" in segment for segment in entry["segments"])
+
+
+def inline_json(entry: Entry) -> Any:
+    """Return the JSON that an entry carries. Objects in it may stand for other values: ``runner/scalars.py``.
+
+    :raises EntryError: the bytes are not JSON
+    """
+    from airflow_stepop.runner.entries import EntryError
+    from airflow_stepop.runner.values import plain_json, read_segments
+
+    data = b"".join(bytes(one) for one in read_segments(entry, lambda segment, codec: b""))
+    try:
+        return plain_json(data)
+    except (ValueError, RecursionError) as error:
+        raise EntryError(f"its bytes are not json data: {type(error).__name__}: {error}") from error
+
+
+def is_plain(entry: Entry) -> bool:
+    """Return whether an entry carries JSON that Airflow can store, and that needs no other types.
+
+    :raises EntryError: the bytes are not JSON
+    """
+    from airflow_stepop.runner.readable import has_types
+
+    if entry["codec"] != "json" or not is_inline(entry):
+        return False
+    found = inline_json(entry)
+    return is_kept_by_airflow(found) and not has_types(found)
+
+
+def _in_clear(entry: Entry) -> dict[str, Any]:
+    """Return a field with the JSON of a value for people; nothing if Airflow would change the JSON."""
+    from airflow_stepop.runner.entries import SegmentError
+    from airflow_stepop.runner.readable import readable
+
+    try:
+        value = readable(inline_json(entry))
+    except (SegmentError, AttributeError, TypeError, ValueError):
+        return {}
+    return {"value": value} if is_kept_by_airflow(value) else {}
+
+
+def _opened(data: Any) -> dict[str, Any]:
+    """Return the fields of an XCom's reference in the form of :meth:`StepResult.from_json`."""
+    what = "the reference to a result"
+    fields = checked_fields(data, what, dict.fromkeys(("base_uri", "job", "step", "reference"), TEXT))
+    try:
+        packed = b64decode(fields.pop("reference"), validate=True)
+        entry, host, mac = json.loads(zlib.decompressobj().decompress(packed, REFERENCE_BYTES))
+    except (ValueError, TypeError, RecursionError, zlib.error) as error:
+        raise IntegrityError(f"{what} has a damaged 'reference': {error}") from error
+    return {**fields, "entry": entry, "host": host, "mac": mac}
 
 
 class _Unpickler(pickle.Unpickler):

@@ -13,6 +13,7 @@ from math import isfinite
 from typing import Any, TypeGuard
 
 from airflow_stepop.exceptions import IntegrityError
+from airflow_stepop.runner.protocol import is_plain_text
 
 FieldType = tuple[str, Callable[[object], bool]]  # its name in an error message, and the check of a value
 
@@ -63,3 +64,22 @@ def checked_fields(
             raise IntegrityError(f"{what} has {name}={reprlib.repr(data[name])}, which is not {kind}")
         found[name] = data[name]
     return found
+
+
+# Airflow's own serialisation marks its objects with these keys
+_RESERVED_KEYS = frozenset({"__classname__", "__id__", "__type"})
+
+
+def is_kept_by_airflow(value: object) -> bool:
+    """Return whether Airflow stores JSON unchanged: its messages and databases cannot hold all JSON."""
+    if isinstance(value, str):
+        return is_plain_text(value)
+    if isinstance(value, float):
+        return isfinite(value)
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    if isinstance(value, Mapping):
+        return not _RESERVED_KEYS & set(value) and all(
+            is_kept_by_airflow(k) and is_kept_by_airflow(v) for k, v in value.items()
+        )
+    return all(map(is_kept_by_airflow, value)) if isinstance(value, (list, tuple)) else True

@@ -382,7 +382,7 @@ class StepRequest:
         return "auto" if is_mapped_over else "no"
 
     def read(self, report: OutcomeReport, job: str, nonce: str) -> CollectedData:
-        return read_outcome(report, job, nonce)
+        return read_outcome(report, job, nonce, self.ti.task_id)
 
 
 def _keys(settings: BackendSettings | Mapping[str, object]) -> Sequence[str]:

@@ -25,7 +25,7 @@ from airflow_stepop.lifecycle.lifecycle import StepLifecycle
 from airflow_stepop.lifecycle.remote_exception import to_exception
 from airflow_stepop.lifecycle.request import StepRequest
 from airflow_stepop.lifecycle.usage import XCOM_KEY, describe
-from airflow_stepop.payload.outcome import to_xcom
+from airflow_stepop.payload.outcome import said, to_xcom
 from airflow_stepop.triggers import PauseTrigger, RemoteStepTrigger
 from airflow_stepop.waiting.backoff import Backoff
 from airflow_stepop.waiting.deadlines import Clock, Deadlines, StopReason
@@ -187,6 +187,8 @@ class WorkerSession:
             value = to_xcom(collected.data["result"])
             self.observer.phase("result handed over")
             self._report_usage(collected.usage)
+            if "nothing" not in collected.data["result"]:
+                self.log.info("returned %s", said(value))
             return value
         failure, next_memory = self._with_advice(failure)
         self._report_usage(collected.usage)

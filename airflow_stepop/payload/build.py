@@ -50,6 +50,8 @@ class PayloadBuilder:
         """Return the entry of an earlier step's result. The step reads the bytes; the worker never does."""
         result.verify()
         entry: Entry = json.loads(json.dumps(result.entry))
+        if result.step:
+            entry["about"] = f"{result.about} of the step {result.step}"
         for segment in entry["segments"]:
             ranges = ranges_of(segment, result.base_uri)
             if ranges:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.core.host import host_of
 from airflow_stepop.core.stored_json import COUNT, LIST, OBJECT, TEXT, TRUTH, checked_fields, or_nothing
+from airflow_stepop.core.units import shown_size
 from airflow_stepop.exceptions import IntegrityError, StepConfigError, StoreError
 from airflow_stepop.failure import Failure
-from airflow_stepop.results import StepResult, is_inline
+from airflow_stepop.results import StepResult, is_plain
 from airflow_stepop.runner import protocol
 from airflow_stepop.runner.entries import SegmentError, UntrustedPickleError
-from airflow_stepop.runner.protocol import is_plain_text
 from airflow_stepop.runner.values import check_entry, decode_entry
 from airflow_stepop.stores.configured import locate
 
@@ -32,11 +32,12 @@ if TYPE_CHECKING:
 RECORD_BYTES = 60_000  # largest collected result inside the step's record
 
 
-def read_outcome(report: OutcomeReport, job: str, nonce: str) -> CollectedData:
+def read_outcome(report: OutcomeReport, job: str, nonce: str, step: str = "") -> CollectedData:
     """Return ``{"result": ..., "usage": ...}`` or ``{"failure": ..., "usage": ...}`` from an outcome.
 
     All of it is JSON. ``usage`` is the usage that the runner measured. Nothing is unpickled.
 
+    :param step: the task's id; a reference to the result holds it for people
     :raises IntegrityError: the outcome's digest is not the one in the receipt, the outcome belongs to another
         job, or it is malformed
     :raises StepConfigError: the result is a pickle, and the backend has no receipt that vouches for the bytes
@@ -58,7 +59,7 @@ def read_outcome(report: OutcomeReport, job: str, nonce: str) -> CollectedData:
         if outcome["status"] != "success":
             found: CollectedData = {"failure": Failure.from_json(outcome.get("failure")).to_json()}
         else:
-            found = {"result": _small(_result_of(outcome, report), report.base_uri, job)}
+            found = {"result": _small(_result_of(outcome, report, step), report.base_uri, job)}
     except SegmentError as error:
         raise IntegrityError(f"a value in it is damaged: {error}") from error
     usage: StepUsage | None = outcome.get("usage")  # its readers check each number
@@ -103,17 +104,17 @@ def outcome_size(report: OutcomeReport) -> int:
         return len(report.data)
 
 
-def _result_of(outcome: Mapping[str, Any], report: OutcomeReport) -> CollectedResult:
+def _result_of(outcome: Mapping[str, Any], report: OutcomeReport, step: str) -> CollectedResult:
     def keep(entry: Entry) -> CollectedValue:
         check_entry(entry)
-        if entry["codec"] == "json" and is_inline(entry) and _is_plain(decode_entry(entry, _no_segment)):
+        if is_plain(entry):
             return {"plain": dict(entry)}
         if report.digest is None and entry["codec"] not in protocol.DATA_CODECS:
             raise StepConfigError(
                 "the step returned a value that only pickle can hold, and this backend reports no trusted "
                 "digest of the outcome; return JSON, bytes, numpy or Arrow data"
             )
-        return {"reference": StepResult.signed(entry, report.base_uri).serialize()}
+        return {"reference": StepResult.signed(entry, report.base_uri, outcome["job"], step).to_json()}
 
     values = outcome.get("outputs") or outcome.get("values")
     if isinstance(values, Mapping):
@@ -184,22 +185,21 @@ def _value_of(collected: object) -> object:
         raise IntegrityError(f"a collected value is damaged: {error}") from error
 
 
-# Airflow's own serialisation marks its objects with these keys
-_RESERVED_KEYS = frozenset({"__classname__", "__id__", "__type"})
-
-
-def _is_plain(value: object) -> bool:
-    """Return whether Airflow stores ``value`` unchanged: its messages and databases cannot hold all JSON."""
-    if isinstance(value, str):
-        return is_plain_text(value)
-    if isinstance(value, int):
-        return -(2**63) <= value < 2**63
-    if isinstance(value, Mapping):
-        return not _RESERVED_KEYS & set(value) and all(
-            _is_plain(k) and _is_plain(v) for k, v in value.items()
-        )
-    return all(map(_is_plain, value)) if isinstance(value, (list, tuple)) else True
-
-
 def _no_segment(segment: Segment, _codec: str) -> Buffer:
     raise IntegrityError(f"a plain value must carry its bytes, and {segment!r} does not")
+
+
+def said(result: object) -> str:
+    """Return what a task returned, and where it is kept, as a line for the task's log.
+
+    :param result: the value from :func:`to_xcom`
+    """
+    from airflow_stepop.runner.about import describe
+
+    if isinstance(result, StepResult):
+        return f"{result.about} -> {result.place}"
+    parts = list(result.values()) if isinstance(result, dict) else result if isinstance(result, list) else []
+    references = [one for one in parts if isinstance(one, StepResult)]
+    places = sorted({one.place for one in references} - {"XCom"}) or ["XCom"]
+    size = f", {shown_size(sum(one.size for one in references))}" if references else ""
+    return f"{describe(result)}{size} -> {places[0]}"

@@ -15,7 +15,7 @@ from typing import TypeGuard
 
 from airflow_stepop.exceptions import PayloadError
 from airflow_stepop.results import StepResult
-from airflow_stepop.runner.pickling import REF, reduce_code
+from airflow_stepop.runner.pickling import REF, reduce_code, reduce_view
 
 
 def dumps(
@@ -42,6 +42,8 @@ def dumps(
             _refuse(obj)
             if isinstance(obj, CodeType):
                 return reduce_code(self, obj)
+            if isinstance(obj, memoryview):
+                return reduce_view(obj)
             return (list, (list(obj),)) if _is_lazy(obj) else super().reducer_override(obj)
 
     buffer = io.BytesIO()

@@ -13,7 +13,7 @@ from .failures import RefusedError, StepError, ended
 from .files import inside
 from .phases import phase
 from .step import FULL, guard_disk
-from .values import check_entry, decode, encode_json, read_segments
+from .values import check_entry, decode, encode_json, plain_json, read_segments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,10 +98,7 @@ def _file_bytes(step: Step, entry: Entry, name: str) -> list[Buffer]:
             "infra", f"The step was not started: the input {name!r} is damaged: {error}"
         ) from None
     if codec == "json":
-        import json
-
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        return [text.encode("utf-8", "surrogatepass")]
+        return [_json_bytes(value, segments[0], name)]
     if codec != "pickle":
         return segments
     if len(segments) == 1:
@@ -114,6 +111,23 @@ def _file_bytes(step: Step, entry: Entry, name: str) -> list[Buffer]:
         summary = f"The input {name!r} cannot be unpickled here: {type(error).__name__}: {error}"
         hint = "use an image that has the packages of the value, or pass bytes, an array or a table"
         raise RefusedError("requirements", summary, hint) from error
+
+
+def _json_bytes(value: object, data: Buffer, name: str) -> bytes:
+    """Return a text itself, or JSON. A value with types that JSON lacks is JSON only in a ``.json`` file."""
+    import json
+
+    if b'{"(' in bytes(data):
+        from .readable import has_types, readable
+
+        plain = plain_json(data)
+        if has_types(plain) and not name.endswith(".json"):
+            import pickle
+
+            return pickle.dumps(value, protocol=4)
+        value = readable(plain)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _run(argv: list[str], folder: str) -> None:
@@ -171,23 +185,50 @@ def _missing(missing: list[str], folder: str, inputs: set[str]) -> StepError:
 
 
 def _collect(step: Step, name: str, path: str) -> Entry:
+    from .about import say
+    from .about import size as shown
+
     if not os.path.isfile(path):
         hint = "name a file; pack a folder with tar"
         raise StepError("user_error", f"The output {name!r} is not a file", hint)
     size = os.path.getsize(path)
     if size > protocol.INLINE_VALUE_BYTES:
+        if name.endswith(".json"):
+            say(_UNPARSED.format(name, f"has {shown(size)}, more than {shown(protocol.INLINE_VALUE_BYTES)}"))
         with guard_disk():
-            return {"codec": "file", "segments": [step.segments.save_file(path)]}
+            return {
+                "codec": "file",
+                "segments": [step.segments.save_file(path)],
+                "about": f"file {name}"[:200],
+            }
     with guard_disk(), open(path, "rb") as stream:
         data = stream.read()
-    encoded = _parsed(data) if name.endswith(".json") else None
-    return step.to_entry(encoded or Encoded("file", [[data]]))
+    encoded = _parsed(name, data) if name.endswith(".json") else None
+    if encoded is None:
+        encoded = Encoded("file", [[data]])
+        encoded.about = f"file {name}"[:200]
+    return step.to_entry(encoded)
 
 
-def _parsed(data: bytes) -> Encoded | None:
+_UNPARSED = "WARNING:stepop: The output {} {}. It is returned as bytes and not as the value of its JSON"
+
+
+def _parsed(name: str, data: bytes) -> Encoded | None:
     import json
 
+    from .about import describe, has_odd, say
+
+    def refuse(number: str) -> None:
+        raise ValueError(f"it contains {number}")
+
     try:
-        return encode_json(json.loads(data))
-    except (ValueError, RecursionError):
+        value = json.loads(data, parse_constant=refuse)
+        encoded = encode_json(value)
+    except (ValueError, RecursionError) as error:
+        say(_UNPARSED.format(name, f"is not valid JSON: {str(error) or 'it is nested too deeply'}"))
         return None
+    if encoded is None or has_odd(encoded):
+        say(_UNPARSED.format(name, "is nested too deeply, or has a number that is too large"))
+        return None
+    encoded.about = describe(value)
+    return encoded

@@ -35,13 +35,17 @@ class UntrustedPickleError(Exception):
 
 
 class Encoded:
-    """An encoded value: the codec, and the buffers of each segment. The buffers are not copied."""
+    """An encoded value: the codec, and the buffers of each segment. The buffers are not copied.
 
-    __slots__ = ("_hashes", "codec", "segments")
+    ``about`` may say for people what the value is.
+    """
+
+    __slots__ = ("_hashes", "about", "codec", "segments")
 
     def __init__(self, codec: str, segments: list[list[Buffer]]) -> None:
         self.codec = codec
         self.segments = segments
+        self.about = ""
         self._hashes: list[BackgroundSha256] = []
 
     @property
@@ -65,7 +69,10 @@ class Encoded:
             else:
                 where = save(buffers, found.hexdigest, found.size)
             segments.append({"sha256": found.hexdigest(), "size": found.size, **where})
-        return {"codec": self.codec, "segments": segments}
+        entry: Entry = {"codec": self.codec, "segments": segments}
+        if self.about:
+            entry["about"] = self.about
+        return entry
 
     def _hashing(self) -> list[BackgroundSha256]:
         """Return the hash of each segment. Large segments may still be hashed in the background."""

@@ -66,7 +66,8 @@ def _call_of(step: Step) -> tuple[Callable[..., Any], list[Any], dict[str, Any]]
         except StepError:
             raise
         except Exception as error:  # unpickling runs foreign code
-            raise _not_loaded(error, what) from error
+            about = entry.get("about") if isinstance(entry, dict) else ""
+            raise _not_loaded(error, f"{what} ({about})" if about else what) from error
 
     # The function is loaded first: it carries the DAG file's classes, which results of earlier steps need
     function = _function(manifest["function"], decode)
@@ -182,13 +183,18 @@ def _kind(value: object) -> str:
 
 
 def _encode_one(value: object, dumps: Dumps, where: str) -> Encoded:
+    from .about import describe, report
+
     try:
-        return encode_value(value, dumps)
+        encoded = encode_value(value, dumps)
     except Exception as error:  # pickling runs foreign code
         what = f"The step returned{' at ' + where if where else ''} a value of type {_kind(value)}"
         failed = StepError("user_error", f"{what} that cannot be pickled: {error}", _instead(value))
         failed.native_reason = type(error).__name__
         raise failed from error
+    encoded.about = describe(value)
+    report(value, encoded, where)
+    return encoded
 
 
 def _instead(value: object) -> str:

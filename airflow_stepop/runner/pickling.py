@@ -48,6 +48,23 @@ def _received_class(module: str, qualname: str) -> Any:
     return None
 
 
+def reduce_view(view: memoryview) -> tuple[Any, ...]:
+    """Reduce a memoryview to its bytes, format and shape; cloudpickle would pickle the bytes alone.
+
+    :raises TypeError: the items of the memoryview have a format that ``memoryview.cast`` does not know
+    """
+    data = view.tobytes() if view.readonly else bytearray(view.tobytes())
+    if view.format == "B" and view.ndim == 1:
+        return memoryview, (data,)
+    import operator
+
+    try:
+        memoryview(data).cast(view.format, view.shape)  # type: ignore[call-overload]
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"cannot pickle a memoryview of format {view.format!r}: {error}") from None
+    return operator.methodcaller("cast", view.format, list(view.shape or ())), (memoryview(data),)
+
+
 def reduce_code(pickler: Any, code: Any) -> Any:
     """Reduce a code object together with its file name, so that tracebacks show the file.
 
@@ -73,6 +90,8 @@ def result_dumps(main_module: str | None) -> Callable[[Any, Callable[[Any], Any]
                     raise TypeError("cannot pickle an open file")
                 if type(obj).__name__ == "code":
                     return reduce_code(self, obj)
+                if type(obj) is memoryview:
+                    return reduce_view(obj)
                 if (
                     isinstance(obj, type)
                     and obj.__module__ == main_module

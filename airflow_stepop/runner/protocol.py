@@ -30,6 +30,7 @@ URLs are long and similar. Pre-signed URLs are secrets.
 A *value entry* (JSON) describes a value, both in the manifest and in the outcome::
 
     {"codec": "json|bytes|bytearray|numpy|arrow|arrow_batch|pickle|file",
+     "about": what the value is, for people; optional,
      "segments": [{"sha256": hex, "size": bytes, "data": base64}
                   | {"sha256": hex, "size": bytes, "name": part}
                   | {"sha256": hex, "size": bytes, "pieces": [{"name": piece, "offset": n, "size": bytes}]}]}

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 1 << 20
 
-# A JSON object whose only key is TAG stands for another value: {TAG: list} is a tuple, and {TAG: object} is a
-# dict whose only key is TAG
+# A JSON object whose only key is in parentheses stands for another value: {TAG: list} is a tuple, and
+# {TAG: object} is a dict whose only key is in parentheses. For the other names see scalars.py
 TAG = "()"
 # deeper values are pickled: JSON encoders and decoders may run out of stack
 JSON_DEPTH = 100
@@ -53,6 +53,8 @@ JSON_INT_BITS = 14000
 # JSON writes a shared list again at each place where it occurs, which can take forever (ten levels of lists
 # that refer ten times to the next list). A value with more repeated items is pickled: a pickle writes it once
 JSON_REPEATS = 1_000_000
+# a value with more items of types that JSON does not have is pickled: to write and read them takes long
+JSON_TAGS = 20_000
 
 # smaller buffers stay inside the pickle; after BUFFER_COUNT segments, only very large buffers get their own
 BUFFER_BYTES = 256 * 1024
@@ -114,12 +116,24 @@ class _NotJson(Exception):  # noqa: N818 - control flow, never seen outside
     """The value, or a value inside it, is not exactly representable as JSON."""
 
 
+_CONTAINERS = (list, tuple, dict, set, frozenset)
+
+
+def is_tag(plain: dict[str, Any]) -> bool:
+    """Return whether a JSON object has a single key, and the key is in parentheses."""
+    if len(plain) != 1:
+        return False
+    (key,) = plain
+    return key[:1] == "(" and key[-1:] == ")"
+
+
 class _Plain:
     """Converts a value to plain JSON types; raises ``_NotJson`` if JSON would not preserve it exactly."""
 
     def __init__(self) -> None:
         self._seen: set[int] = set()
         self._repeats = 0
+        self._tags = 0
 
     def of(self, value: Any, depth: int = 0) -> Any:
         kind = type(value)
@@ -129,16 +143,25 @@ class _Plain:
             return value
         if kind is float and value - value == 0:  # finite
             return value
-        if depth < JSON_DEPTH and kind in (list, tuple, dict) and self._may_repeat(value):
-            depth += 1
-            if kind is list:
-                return [self.of(item, depth) for item in value]
-            if kind is tuple:
-                return {TAG: [self.of(item, depth) for item in value]}
-            if all(type(key) is str for key in value):
-                plain = {key: self.of(item, depth) for key, item in value.items()}
-                return {TAG: plain} if len(plain) == 1 and TAG in plain else plain
+        if depth < JSON_DEPTH and (kind not in _CONTAINERS or self._may_repeat(value)):
+            return self._of_others(value, kind, depth + 1)
         raise _NotJson
+
+    def _of_others(self, value: Any, kind: type, depth: int) -> Any:
+        if kind is list:
+            return [self.of(item, depth) for item in value]
+        if kind is tuple:
+            return {TAG: [self.of(item, depth) for item in value]}
+        if kind is dict and all(type(key) is str for key in value):
+            plain = {key: self.of(item, depth) for key, item in value.items()}
+            return {TAG: plain} if is_tag(plain) else plain
+        from .scalars import tagged
+
+        self._tags += 1
+        found = self._tags <= JSON_TAGS and tagged(value, lambda item: self.of(item, depth), from_plain)
+        if not found:
+            raise _NotJson
+        return found
 
     def _may_repeat(self, value: Any) -> bool:
         if id(value) in self._seen:
@@ -176,6 +199,8 @@ def check_entry(entry: Any) -> None:
     if not isinstance(codec, str) or (codec != "pickle" and codec not in protocol.DATA_CODECS):
         known = ", ".join(sorted(protocol.DATA_CODECS))
         raise EntryError(f"unknown codec {str(codec)[:80]!r}; known are {known} and pickle")
+    if not isinstance(entry.get("about", ""), str):
+        raise EntryError("its description is not a text")
     if codec != "pickle" and len(segments) != 1:
         raise EntryError(f"a value of codec {codec} has one segment and not {len(segments)}")
     for segment in segments:
@@ -294,20 +319,30 @@ def _decode_data(codec: str, data: Buffer) -> Any:
 
 
 def decode_json(data: Buffer) -> Any:
-    value = json.loads(str(data, "utf-8", "surrogatepass"))
-    return _from_plain(value) if b'"()"' in bytes(data) else value
+    value = plain_json(data)
+    return from_plain(value) if b'{"(' in bytes(data) else value
 
 
-def _from_plain(value: Any) -> Any:
+def plain_json(data: Buffer) -> Any:
+    """Return the JSON of a value, in which objects with a single key may stand for other values."""
+    return json.loads(str(data, "utf-8", "surrogatepass"))
+
+
+def from_plain(value: Any) -> Any:
+    """Return the value of its JSON."""
     if type(value) is list:
-        return [_from_plain(item) for item in value]
+        return [from_plain(item) for item in value]
     if type(value) is not dict:
         return value
-    if len(value) == 1 and TAG in value:
-        inner = value[TAG]
+    if is_tag(value):
+        ((tag, inner),) = value.items()
+        if tag != TAG:
+            from .scalars import untagged
+
+            return untagged(tag[1:-1], from_plain(inner))
         if type(inner) is list:
-            return tuple(_from_plain(item) for item in inner)
+            return tuple(from_plain(item) for item in inner)
         if type(inner) is not dict:
             raise ValueError(f"{TAG!r} marks a list or an object")
         value = inner
-    return {key: _from_plain(item) for key, item in value.items()}
+    return {key: from_plain(item) for key, item in value.items()}

@@ -44,6 +44,7 @@ class Entry(TypedDict):
 
     codec: str
     segments: list[Segment]
+    about: NotRequired[str]  # what the value is, for people: pandas.DataFrame 2000 x 13
 
 
 class Function(TypedDict):

@@ -20,7 +20,7 @@ from airflow_stepop.record import STATE_KEY, CallIdentity, StepRecord
 from airflow_stepop.results import StepResult
 from airflow_stepop.waiting.deadlines import StopReason
 from tests.support.damage import bomb_entry, report_of
-from tests.support.documents import EXCEPTION, FAILURE, HANDLE, INLINE, OUTCOME, RECORD, REFERENCE
+from tests.support.documents import EXCEPTION, FAILURE, HANDLE, INLINE, OUTCOME, RECORD, REFERENCE, XCOM
 from tests.support.memory_backend import Log, MemoryHook, MemoryState, Request
 
 pytestmark = [pytest.mark.corpus, pytest.mark.once]
@@ -108,6 +108,11 @@ DOCUMENTS = {
         {"entry": (), "base_uri": ("text",), "host": ("text",), "mac": ("text",)},
         {"host", "mac"},
     ),
+    "xcom": (
+        XCOM,
+        {"base_uri": ("text",), "job": ("text",), "step": ("text",), "reference": ()},
+        set(),
+    ),
     "outcome": (
         OUTCOME,
         {
@@ -137,7 +142,8 @@ READERS = {
     "exception": lambda data: Failure.from_json({**FAILURE, "exception": data}),
     "record": StepRecord.from_json,
     "call": lambda data: StepRecord.from_json({**RECORD, "call": data}),
-    "reference": lambda data: StepResult.deserialize(data, 1),
+    "reference": StepResult.from_json,
+    "xcom": lambda data: StepResult.deserialize(data, 1),
     "outcome": lambda data: read_outcome(report_of(data), "s-job", "n"),
     "result": to_xcom,
     "kept value": lambda data: to_xcom({"value": data}),
@@ -286,7 +292,8 @@ def test_a_pickle_in_the_record_is_not_loaded(document, mark):
 
 @pytest.mark.parametrize("mac", ["", "0" * 64, "é", "\ud800", "x" * 10**6])
 def test_a_pickle_with_a_signature_that_was_made_up_is_not_loaded(mac, mark):
-    result = StepResult.deserialize({**REFERENCE, "entry": bomb_entry(), "mac": mac}, 1)
+    forged = StepResult.from_json({**REFERENCE, "entry": bomb_entry(), "mac": mac})
+    result = StepResult.deserialize(forged.serialize(), 1)
     with pytest.raises(IntegrityError, match="the reference was not signed by this deployment"):
         result.load()
     assert not mark.exists()

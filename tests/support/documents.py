@@ -33,6 +33,7 @@ RECORD = StepRecord(
     submitted_at=2.0,
 ).to_json()
 INLINE = encode_value("é" * 10, None).to_entry(None)
-PICKLED = encode_value({1}, lambda value, keep: b"not unpickled").to_entry(None)
-REFERENCE = StepResult.signed(PICKLED, "").serialize()
+PICKLED = encode_value(object(), lambda value, keep: b"not unpickled").to_entry(None)
+REFERENCE = StepResult.signed(PICKLED, "", "s-job", "train").to_json()
+XCOM = StepResult.signed(PICKLED, "", "s-job", "train").serialize()
 OUTCOME = {**empty_outcome("s-job", "n"), "status": "success", "value": INLINE}

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import sqlite3
+import zlib
 from pathlib import Path
 
 from airflow.sdk import DAG, get_current_context, task
@@ -110,8 +111,17 @@ def edit(producer, change):
     with sqlite3.connect(HOME / "airflow.db") as database:
         ((value,),) = database.execute(f"select value from xcom {where}", (run_id, producer)).fetchall()
         reference = json.loads(value)
-        change(reference["__data__"])
+        reference["__data__"] = edited(reference["__data__"], change)
         database.execute(f"update xcom set value = ? {where}", (json.dumps(reference), run_id, producer))
+
+
+def edited(data, change):
+    """Return the fields of a reference after a change; ``reference`` holds three of them."""
+    entry, host, mac = json.loads(zlib.decompress(base64.b64decode(data["reference"])))
+    fields = {**data, "entry": entry, "host": host, "mac": mac}
+    change(fields)
+    hidden = [fields.pop(name) for name in ("entry", "host", "mac")]
+    return {**fields, "reference": base64.b64encode(zlib.compress(json.dumps(hidden).encode())).decode()}
 
 
 def inline(codec, data):

@@ -7,11 +7,13 @@ more examples.
 
 from __future__ import annotations
 
+import base64
 import copy
 import io
 import json
 import os
 import zipfile
+import zlib
 
 import hypothesis.strategies as st
 import pytest
@@ -31,7 +33,7 @@ from airflow_stepop.runner.hashing import sha256
 from airflow_stepop.runner.parts import Parts, extract
 from airflow_stepop.runner.values import decode_entry
 from tests.support.damage import bomb, bomb_entry, inline, report_of
-from tests.support.documents import FAILURE, HANDLE, OUTCOME, RECORD, REFERENCE
+from tests.support.documents import FAILURE, HANDLE, OUTCOME, RECORD, REFERENCE, XCOM
 
 EXAMPLES = int(os.environ.get("STEPOP_FUZZ_EXAMPLES", "150"))
 fuzzed = settings(
@@ -129,9 +131,31 @@ def test_record(data):
 @fuzzed
 @given(damaged({**REFERENCE, "mac": "0" * 64}))
 def test_reference(data):
-    found = read(lambda given: StepResult.deserialize(given, 1), data)
+    found = read(StepResult.from_json, data)
     if found is not None:
         assert repr(found)
+        read(lambda reference: reference.load(), found)
+
+
+@fuzzed
+@given(damaged(XCOM))
+def test_xcom(data):
+    found = read(lambda given: StepResult.deserialize(given, 1), data)
+    if found is not None:
+        assert StepResult.deserialize(found.serialize(), 1) == found
+        read(lambda reference: reference.load(), found)
+
+
+@fuzzed
+@given(
+    damaged_bytes(base64.b64decode(XCOM["reference"]))
+    | damaged_bytes(zlib.decompress(base64.b64decode(XCOM["reference"]))).map(zlib.compress)
+)
+def test_reference_of_an_xcom(data):
+    found = read(
+        lambda given: StepResult.deserialize({**XCOM, "reference": base64.b64encode(given).decode()}, 1), data
+    )
+    if found is not None:
         read(lambda reference: reference.load(), found)
 
 

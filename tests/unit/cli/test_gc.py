@@ -170,6 +170,53 @@ def test_a_result_anywhere_in_an_xcom_stays(stepop, ran, home):
     assert kinds(stepop("gc", "--yes", "-o", "json")) == {"results": (3, 3, 15)}
 
 
+FORMS = {
+    "a value": lambda ref: ref,
+    "one of several outputs": lambda ref: {"a": 1, "model": ref},
+    "in a mapped list": lambda ref: [1, ref],
+    "deep in a value": lambda ref: {"a": [{"b": (ref,)}]},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("codec", ["pickle", "json", "numpy", "file"])
+def test_results_of_every_form_of_reference_stay(stepop, ran, form, codec):
+    """The address of a result stands in clear in each form of an XCom that refers to it."""
+    from airflow.sdk.serde import serialize
+
+    from airflow_stepop.results import StepResult
+
+    name = "s-gone-task-0123456789ab"
+    file = put(result(name))
+    uri = default_store().uri(str(file.parent.relative_to(default_store().folder)))
+    entry = {
+        "codec": codec,
+        "segments": [{"name": file.name, "sha256": "0" * 64, "size": 5}],
+        "about": "Forest",
+    }
+    value = serialize(FORMS[form](StepResult.signed(entry, uri, name, "task")))
+    assert uri in json.dumps(value)
+    with _xcom(ran, value):
+        assert kinds(stepop("gc", "--yes", "-o", "json")) == {}
+    assert file.exists()
+    assert kinds(stepop("gc", "--yes", "-o", "json")) == {"results": (1, 1, 5)}
+
+
+def test_a_result_in_several_pieces_stays(stepop, ran):
+    from airflow.sdk.serde import serialize
+
+    from airflow_stepop.results import StepResult
+
+    name = "s-gone-task-0123456789ab"
+    file = put(result(name))
+    uri = default_store().uri(str(file.parent.relative_to(default_store().folder)))
+    pieces = [{"name": file.name, "offset": 0, "size": 5}]
+    entry = {"codec": "bytes", "segments": [{"pieces": pieces, "sha256": "0" * 64, "size": 5}]}
+    with _xcom(ran, serialize(StepResult.signed(entry, uri))):
+        assert kinds(stepop("gc", "--yes", "-o", "json")) == {}
+    assert file.exists()
+
+
 # -- XCom backends
 
 

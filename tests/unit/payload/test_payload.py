@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import hashlib
 import json
 import pickle
@@ -10,19 +11,25 @@ from typing import Any
 
 import pytest
 
-from airflow_stepop.exceptions import IntegrityError, PayloadError, StepConfigError, StoreError
+from airflow_stepop.exceptions import (
+    IntegrityError,
+    PayloadError,
+    ResultNotLoadedError,
+    StepConfigError,
+    StoreError,
+)
 from airflow_stepop.failure import Category
 from airflow_stepop.hooks.local import LocalStepHook
 from airflow_stepop.hooks.local.folder import JobFolder
 from airflow_stepop.job import ObjectRange, OutcomeReport, StepSpec
 from airflow_stepop.payload.build import build_payload
 from airflow_stepop.payload.call import CommandCall, FunctionCall, Setup, arguments_key, call_key
-from airflow_stepop.payload.outcome import read_outcome, to_xcom
+from airflow_stepop.payload.outcome import read_outcome, said, to_xcom
 from airflow_stepop.payload.spill import spill
 from airflow_stepop.results import StepResult, loads
 from airflow_stepop.runner.entries import Encoded
 from airflow_stepop.runner.outcome import empty_outcome
-from airflow_stepop.runner.values import encode_value
+from airflow_stepop.runner.values import decode_entry, encode_value
 from airflow_stepop.stores.configured import open_store
 from tests.support.waiting import wait_until
 
@@ -302,7 +309,7 @@ def test_without_an_authenticated_digest_only_data_is_taken():
     found = read_outcome(report(outcome(value=entry_of(b"data")), digest=None), "s-job", "n")
     assert to_xcom(found["result"]).load() == b"data"
     with pytest.raises(StepConfigError, match="only pickle can hold, and this backend reports no trusted"):
-        read_outcome(report(outcome(value=entry_of({1})), digest=None), "s-job", "n")
+        read_outcome(report(outcome(value=entry_of(range(3))), digest=None), "s-job", "n")
 
 
 @pytest.mark.parametrize(
@@ -393,37 +400,150 @@ def test_without_a_store_a_large_result_stays_in_the_record():
 # -- references
 
 
+class Forest:
+    """A value that only a pickle can hold."""
+
+    def __eq__(self, other):
+        return isinstance(other, Forest)
+
+    __hash__ = None
+
+
 def test_a_reference_that_was_changed_is_refused():
-    result = StepResult.signed(entry_of({1}), "")
-    assert result.load() == {1}
+    result = StepResult.signed(entry_of(Forest()), "", "s-job", "train")
+    assert result.load() == Forest()
     for field, value in {
         "base_uri": "file:///x",
         "host": "other",
         "mac": "0",
-        "entry": entry_of({2}),
+        "entry": entry_of({2: Forest()}),
+        "job": "s-other",
+        "step": "other",
     }.items():
-        changed = StepResult.from_json({**result.serialize(), field: value})
+        changed = StepResult.from_json({**result.to_json(), field: value})
         with pytest.raises(IntegrityError, match="was not signed by this deployment"):
             changed.load()
 
 
-def test_a_reference_begins_with_what_a_person_wants_to_know_of_it():
-    """Airflow's pages show its fields: XComs in their order, rendered arguments sorted."""
-    data = StepResult.signed(entry_of({1}), "").serialize()
-    assert next(iter(data)) == min(data) == "about"
-    assert re.fullmatch(r"pickle, \d+ B", data["about"])
+def test_a_reference_in_an_xcom_is_for_people():
+    """The last field is opaque; address and job stay in clear, because ``gc`` finds results by them."""
+    uri = "s3://bucket/results/_/dag/run/train/-1/s-dag-train-0123456789ab"
+    entry = {**entry_of(Forest(), limit=1), "about": "pandas.DataFrame 2000 x 13"}
+    data = StepResult.signed(entry, uri, "s-dag-train-0123456789ab", "train").serialize()
+    opaque = data.pop("reference")
+    assert data == {
+        "about": f"pandas.DataFrame 2000 x 13, {entry['segments'][0]['size']} B",
+        "step": "train",
+        "job": "s-dag-train-0123456789ab",
+        "base_uri": uri,
+    }
+    assert next(iter(data)) == min(data) == "about", "rendered arguments are sorted"
+    assert re.fullmatch("[A-Za-z0-9+/=]+", opaque)
+    assert StepResult.deserialize({**data, "reference": opaque}, 1).entry == entry
 
 
-def test_a_reference_from_before_it_said_what_it_is_about_can_be_read():
-    data = StepResult.signed(entry_of({1}), "").serialize()
-    del data["about"]
-    assert StepResult.deserialize(data, 1).load() == {1}
+def test_a_reference_is_not_longer_than_its_value_in_base64():
+    import random
+
+    entry = entry_of(random.Random(1).randbytes(30_000))
+    assert len(StepResult.signed(entry, "").serialize()["reference"]) < 1.05 * len(
+        entry["segments"][0]["data"]
+    )
+
+
+def test_the_json_of_a_value_stands_beside_its_reference():
+    """A plain value where no type would be lost, else a reference that people can read."""
+    import datetime
+
+    import numpy as np
+
+    value = {"auc": np.float64(0.93), "n": np.int64(3), "on": datetime.date(2024, 2, 29), "tags": {"b", "a"}}
+    found = read_outcome(report(outcome(value=entry_of(value))), "s-job", "n", "train")
+    assert "auc" not in json.dumps(found), "the record has it once"
+    handed = to_xcom(found["result"])
+    assert handed.serialize()["value"] == {"auc": 0.93, "n": 3, "on": "2024-02-29", "tags": ["a", "b"]}
+    assert {name: type(item) for name, item in handed.load().items()} == {
+        "auc": np.float64,
+        "n": np.int64,
+        "on": datetime.date,
+        "tags": set,
+    }
+    plain = read_outcome(report(outcome(value=entry_of({"auc": 0.93, "t": (1,)}))), "s-job", "n")
+    assert to_xcom(plain["result"]) == {"auc": 0.93, "t": (1,)}
+
+
+def test_mapped_lists_are_plain_element_by_element():
+    import numpy as np
+
+    values = [entry_of(one) for one in (0.5, np.float64(0.5), {"a": 1})]
+    handed = to_xcom(read_outcome(report(outcome(split="list", values=values)), "s-job", "n")["result"])
+    assert [handed[0], handed[2]] == [0.5, {"a": 1}]
+    assert handed[1].serialize()["value"] == 0.5
+
+
+@pytest.mark.parametrize(
+    "value", [{1: 2**70}, {1: "a\0b"}, {1: {"__classname__": "os.system"}}, [{"__type": {1}}]]
+)
+def test_json_that_airflow_would_change_does_not_stand_in_clear(value):
+    handed = StepResult.signed(entry_of(value), "")
+    assert "value" not in handed.serialize()
+    assert handed.load() == value
+
+
+def test_what_the_step_says_about_a_value_is_made_printable():
+    entry = {**entry_of(1), "about": "\x1b[31mx\0\ny\ud800" + "z" * 500}
+    about = StepResult.signed(entry, "").serialize()["about"]
+    assert about.isprintable()
+    assert len(about) < 250
+
+
+def test_a_reference_without_a_description_names_its_codec():
+    assert re.fullmatch(r"json, \d+ B", StepResult.signed(entry_of({1}), "").about)
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"value": {"a": 1}}, "dict of 1 -> XCom"),
+        ({"value": 0.5}, "float -> XCom"),
+        ({"value": None}, "NoneType -> XCom"),
+        ({"value": Forest()}, "Forest, {} B -> XCom"),
+        ({"split": "dict", "values": {"a": 1, "m": Forest()}}, "dict of 2, {} B -> XCom"),
+        ({"split": "list", "values": [1, 2]}, "list of 2 -> XCom"),
+    ],
+)
+def test_the_log_says_what_was_returned_and_where_it_is(values, line):
+    def entry(value):
+        about = {"about": type(value).__name__}
+        return {**entry_of(value), **about}
+
+    given = dict(values)
+    if "split" in given:
+        many = given["values"]
+        given["values"] = (
+            {k: entry(v) for k, v in many.items()} if isinstance(many, dict) else list(map(entry, many))
+        )
+    else:
+        given["value"] = entry(given["value"])
+    size = entry(Forest())["segments"][0]["size"]
+    handed = to_xcom(read_outcome(report(outcome(**given)), "s-job", "n")["result"])
+    assert said(handed) == line.format(size)
+
+
+def test_the_log_says_the_address_of_what_was_returned(home):
+    entry = {**entry_of(Forest(), limit=1), "about": "Forest"}
+    uri = f"file://{home}/store/results/_/d/r/t/-1/s-job"
+    handed = to_xcom(read_outcome(report(outcome(value=entry), uri), "s-job", "n")["result"])
+    assert said(handed) == f"Forest, {entry['segments'][0]['size']} B -> {uri}"
+    several = {"split": "dict", "values": {"m": entry, "n": entry_of(1)}}
+    handed = to_xcom(read_outcome(report(outcome(**several), uri), "s-job", "n")["result"])
+    assert said(handed) == f"dict of 2, {entry['segments'][0]['size']} B -> {uri}"
 
 
 def test_a_reference_of_another_deployment_is_refused(monkeypatch):
     from airflow_stepop.core.signing_key import signing_key
 
-    result = StepResult.signed(entry_of({1}), "")
+    result = StepResult.signed(entry_of(Forest()), "")
     monkeypatch.setenv("AIRFLOW__STEPOP__SIGNING_KEY", "another key")
     signing_key.cache_clear()
     try:
@@ -435,7 +555,7 @@ def test_a_reference_of_another_deployment_is_refused(monkeypatch):
 
 def test_a_reference_prints_what_it_is_and_not_its_bytes():
     result = StepResult.signed(entry_of({"secret"}), "")
-    assert repr(result) == f"StepResult(pickle, {result.size} bytes, inside the XCom)"
+    assert repr(result) == f"StepResult(json, {result.size} B, inside the XCom)"
     assert "secret" not in repr(result)
     assert (result == StepResult.signed(entry_of({"secret"}), ""), hash(result)) == (True, hash(result))
 
@@ -469,9 +589,58 @@ def test_a_class_of_the_dag_file_is_found_here_or_comes_along():
     assert load("gone", "Copy").__name__ == "Copy"
 
 
-def test_a_class_that_is_missing_here_is_explained():
+def test_a_module_that_is_missing_here_is_explained():
     data = pickle.dumps(Encoded, protocol=2).replace(b"airflow_stepop.runner", b"no_such_package__xyz")
     entry = Encoded("pickle", [[data]]).to_entry(lambda *_: {"name": ""})
-    with pytest.raises(ModuleNotFoundError) as caught:
+    with pytest.raises(ResultNotLoadedError) as caught:
+        StepResult.signed({**entry, "about": "Forest"}, "", "s-job", "train").load()
+    assert str(caught.value) == (
+        f"A result of the step 'train' (Forest, {len(data)} B) cannot be loaded here: "
+        "ModuleNotFoundError: No module named 'no_such_package__xyz'. "
+        "The module 'no_such_package__xyz' is missing where this task runs: install its package there, "
+        "read the result in a step (@task.remote_step) whose image has it, "
+        "or let the step return numbers, texts, lists and dicts, which need no package"
+    )
+    assert isinstance(caught.value.__cause__, ModuleNotFoundError)
+
+
+def test_a_class_that_another_version_has_is_explained():
+    data = pickle.dumps(Encoded, protocol=2).replace(b"Encoded", b"Forests")
+    entry = Encoded("pickle", [[data]]).to_entry(lambda *_: {"name": ""})
+    with pytest.raises(
+        ResultNotLoadedError, match=r"AttributeError: .*'Forests'.* A package of the value may have"
+    ):
         StepResult.signed(entry, "").load()
-    assert "is everything that it is made of installed here?" in str(caught.value.__notes__)
+
+
+VIEWS = {
+    "bytes": memoryview(b"abc"),
+    "writable": memoryview(bytearray(b"abc")),
+    "empty": memoryview(b""),
+    "numbers": memoryview(array.array("d", [1.0, 2.0])),
+    "two dimensions": memoryview(b"abcdef").cast("B", (2, 3)),
+    "slice": memoryview(b"abcdef")[::2],
+}
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+def test_a_memoryview_stays_one(view):
+    call = function_call(add, {"view": view})
+    (entry,) = json.loads(build(call).manifest)["args"]
+    found = decode_entry(entry, None, loads)["view"]
+    assert type(found) is memoryview
+    assert (found, found.format, found.shape, found.readonly) == (
+        view,
+        view.format,
+        view.shape,
+        view.readonly,
+    )
+
+
+def test_a_memoryview_of_structures_is_refused():
+    import numpy as np
+
+    with pytest.raises(
+        PayloadError, match=r"a \(a memoryview\) cannot be sent to the step: cannot pickle a memoryview of"
+    ):
+        build(function_call(add, memoryview(np.zeros(2, "i4,f8"))))

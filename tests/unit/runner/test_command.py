@@ -166,3 +166,63 @@ def test_what_the_command_prints(folder):
     assert done.stdout == "one\nthree\n"
     assert done.stderr == "two\n"
     assert json.dumps(done.outcome["outputs"]) == "{}"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('{"loss": NaN}', "is not valid JSON: it contains NaN"),
+        ('{"loss": [1, -Infinity]}', "is not valid JSON: it contains -Infinity"),
+        ("{", "is not valid JSON: Expecting property name enclosed in double quotes"),
+        ("", "is not valid JSON: Expecting value"),
+        ("[" * 5000, "is not valid JSON: "),
+        ("[" * 150 + "]" * 150, "is nested too deeply, or has a number that is too large"),
+        ('{"x": 1e999}', "is nested too deeply, or has a number that is too large"),
+        ('"' + "x" * 60_000 + '"', "has 58.6 KiB, more than 48 KiB"),
+    ],
+)
+def test_a_json_output_that_is_not_parsed(folder, content, reason):
+    """It comes back as bytes, and the step's log says why."""
+    folder.command("sh", "-c", "cat text > m.json", inputs={"text": content}, outputs=("m.json",))
+    done = folder.run()
+    assert output(done, "m.json") == content.encode()
+    assert done.outcome["outputs"]["m.json"]["codec"] == "file"
+    (line,) = [line for line in done.stderr.splitlines() if "m.json" in line]
+    assert line.startswith(f"WARNING:stepop: The output m.json {reason}")
+    assert line.endswith("It is returned as bytes and not as the value of its JSON")
+
+
+def test_outputs_that_are_as_expected_are_not_warned_about(folder):
+    folder.command(
+        "sh", "-c", "echo '{\"a\": 1}' > m.json; echo NaN > log.txt", outputs=("m.json", "log.txt")
+    )
+    done = folder.run()
+    assert output(done, "m.json") == {"a": 1}
+    assert "WARNING" not in done.stderr
+    assert [done.outcome["outputs"][name]["about"] for name in ("m.json", "log.txt")] == [
+        "dict of 1",
+        "file log.txt",
+    ]
+
+
+def test_values_with_types_as_inputs(folder):
+    """A ``.json`` file holds JSON that people can read; any other file a pickle, as for other objects."""
+    import datetime
+    import decimal
+
+    value = {
+        "lr": decimal.Decimal("0.1"),
+        "on": datetime.date(2024, 1, 2),
+        1: {2},
+        "bad": float("nan"),
+        "t": (1,),
+    }
+    script = """
+import json, pickle
+value = pickle.load(open("v", "rb"))
+with open("out", "w") as stream:
+    print(open("v.json").read(), type(value["lr"]).__name__, value["t"], value[1], file=stream)
+"""
+    folder.command(sys.executable, "-c", script, inputs={"v": value, "v.json": value}, outputs=("out",))
+    text = '{"lr": "0.1", "on": "2024-01-02", "1": [2], "bad": "nan", "t": [1]}'
+    assert output(folder.run()) == f"{text} Decimal (1,) {{2}}\n".encode()

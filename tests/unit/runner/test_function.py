@@ -67,12 +67,12 @@ def test_by_reference(folder, any_python):
 
 def test_result_object_on_every_python(folder, any_python):
     """An object that only a pickle can hold comes back from every Python."""
-    source = "def f():\n    import datetime\n    return {datetime.date(2024, 1, 2): 1j}\n"
+    source = "def f():\n    import datetime\n    return {datetime.date(2024, 1, 2): range(3)}\n"
     import datetime
 
     done = folder.reference(source, "f").run(any_python)
     assert done.outcome["value"]["codec"] == "pickle"
-    assert done.value(loads) == {datetime.date(2024, 1, 2): 1j}
+    assert done.value(loads) == {datetime.date(2024, 1, 2): range(3)}
     with pytest.raises(UntrustedPickleError):
         done.value()
 
@@ -357,3 +357,85 @@ def test_argument_that_cannot_be_loaded(folder):
     done = folder.run()
     assert done.failure["summary"].startswith("Loading argument 'model' failed here: ModuleNotFoundError")
     assert done.failure["category"] == "requirements"
+
+
+# -- what is said about a result -----------------------------------------------------------------------------
+
+MODEL = """
+class Forest:
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("expression", "lines"),
+    [
+        ("{'auc': 0.5, 'model': Forest()}", ["stepop: ['model'] is helpers.Forest: pickled, "]),
+        (
+            "{'a': [1, {'m': Forest()}], 'b': range(3)}",
+            ["stepop: ['a'][1]['m'] is helpers.Forest, ['b'] is range: p"],
+        ),
+        ("Forest()", ["stepop: the result is helpers.Forest: pickled, "]),
+        ("{Forest(): 1}", ["stepop: the result, a key is helpers.Forest: pickled, "]),
+        (
+            "set(range(20_000))",
+            ["stepop: the result is set of 20000, too deep or too large for JSON: pickled, "],
+        ),
+        (
+            "[range(2)] * 9",
+            ["stepop: [0] is range, [1] is range, [2] is range, [3] is range, [4] is range and 4 more: p"],
+        ),
+        (
+            "{'loss': float('nan'), 'x': [1, float('-inf')]}",
+            ["WARNING:stepop: ['loss'] is nan, ['x'][1] is -inf: JSON has no such number. The next"],
+        ),
+        (
+            "{'loss': float('inf'), 'model': Forest()}",
+            [
+                "stepop: ['model'] is helpers.Forest: pickled, ",
+                "WARNING:stepop: ['loss'] is inf: JSON has no such",
+            ],
+        ),
+        ("{'a': 1, 'text': '{\"(float)\": 1}', 'at': __import__('datetime').date(2024, 1, 2)}", []),
+    ],
+)
+def test_the_log_says_what_json_cannot_hold(folder, edge_python, expression, lines):
+    """By its place in the result. NaN is data, and a warning names it."""
+    done = folder.reference(f"{MODEL}\ndef f():\n    return {expression}\n", "f").run(edge_python)
+    assert done.outcome["status"] == "success"
+    found = [line for line in done.stderr.splitlines() if "stepop" in line]
+    assert len(found) == len(lines), done.stderr
+    for line, wanted in zip(found, lines, strict=True):
+        assert line.startswith(wanted)
+
+
+def test_split_results_are_named_by_their_key(folder):
+    source = f"{MODEL}\ndef f():\n    return {{'a': 1, 'b': [Forest()], 'c': float('nan')}}\n"
+    done = folder.reference(source, "f").set(split="dict").run()
+    assert "stepop: ['b'][0] is helpers.Forest: pickled, " in done.stderr
+    assert "WARNING:stepop: ['c'] is nan: " in done.stderr
+
+
+def test_a_thousand_pickled_values_do_not_fill_the_log(folder):
+    done = folder.reference("def f():\n    return [range(2)] * 1000\n", "f").set(split="list").run()
+    lines = [line for line in done.stderr.splitlines() if line.startswith("stepop: ")]
+    assert len(lines) == 21
+    assert lines[-1] == "stepop: more values were pickled, or are not finite; they are not listed"
+
+
+@pytest.mark.parametrize(
+    ("expression", "about"),
+    [
+        ("1", "int"),
+        ("{'a': 1}", "dict of 1"),
+        ("b'x' * 60_000", "bytes"),
+        ("__import__('numpy').zeros((20, 3))", "numpy.ndarray 20 x 3"),
+        ("__import__('pandas').DataFrame({'a': [1, 2], 'b': [3, 4]})", "pandas.DataFrame 2 x 2"),
+        ("__import__('pyarrow').table({'a': [1, 2]})", "pyarrow.Table 2 x 1"),
+        ("Forest()", "helpers.Forest"),
+        ("__import__('email.message').message.Message()", "Message"),
+    ],
+)
+def test_a_result_says_what_it_is(folder, expression, about):
+    done = folder.reference(f"{MODEL}\ndef f():\n    return {expression}\n", "f").run()
+    assert done.outcome["value"]["about"] == about

@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import base64
+import datetime
+import decimal
+import enum
 import hashlib
+import http
 import io
 import math
 import os
+import pathlib
 import pickle
 import random
+import re
+import signal
 import subprocess
 import sys
 import threading
+import typing
+import uuid
+import zoneinfo
 from functools import partial
 
 import hypothesis.strategies as st
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 
 from airflow_stepop.runner import hashing, protocol
 from airflow_stepop.runner.entries import Encoded, EntryError, SegmentError, UntrustedPickleError
-from airflow_stepop.runner.values import decode_entry, encode_data, encode_value, read_checked
+from airflow_stepop.runner.readable import readable
+from airflow_stepop.runner.values import decode_entry, encode_data, encode_value, plain_json, read_checked
 from tests.support.memory import at_most
 
 
@@ -62,7 +74,7 @@ def same(a, b):
     return a == b
 
 
-keys = st.text(max_size=3) | st.sampled_from(["()", "(())"])
+keys = st.text(max_size=3) | st.sampled_from(["()", "(())", "(set)", "(dict)", "(datetime.date)"])
 plain = st.recursive(
     st.none()
     | st.booleans()
@@ -97,6 +109,19 @@ class Text(str):
     """A subclass is not the type itself."""
 
 
+class Answer(enum.Enum):
+    """An enum that is not in the standard library."""
+
+    YES = 1
+
+
+class Pair(typing.NamedTuple):
+    """A tuple that is more than its items."""
+
+    a: int
+    b: int
+
+
 cyclic: list = []
 cyclic.append(cyclic)
 deep: list = []
@@ -107,18 +132,29 @@ for _ in range(150):
 @pytest.mark.parametrize(
     "value",
     [
-        float("inf"),
-        {1: 2},
-        {"a": {2}},
         Text("a"),
-        [np.float64(1)],
+        {Text("a"): 1},
         10**5000,
-        {None: 1},
         cyclic,
         deep,
         np.array([None]),
+        [np.array([1.5])],
+        {"a": b"x"},
+        set(range(20_000)),
+        [1.5j] * 30_000,
+        bytearray,
+        pd.Timestamp("2024-01-01"),
+        datetime.datetime(2024, 1, 1, tzinfo=datetime.timezone(datetime.timedelta(0), "Zulu")),
+        datetime.datetime(2024, 1, 1, tzinfo=zoneinfo.ZoneInfo.no_cache("Europe/Berlin")),
+        datetime.datetime(2024, 1, 1, fold=1),
+        decimal.Decimal("sNaN"),
+        np.zeros(1, "i4,f8")[0],
+        np.longdouble(1),
+        re.I | re.M,
+        Answer.YES,
+        Pair(1, 2),
     ],
-    ids=range(10),
+    ids=range(21),
 )
 def test_everything_else_is_a_pickle(value):
     """What no data codec holds exactly is pickled, and not read back without trust."""
@@ -127,6 +163,133 @@ def test_everything_else_is_a_pickle(value):
     codec, back = there_and_back(value, loads=loads)
     assert codec == "pickle"
     assert type(back) is type(value)
+
+
+BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
+TYPED = [
+    (np.float64(0.93), '{"(numpy.float64)":0.93}', 0.93),
+    (np.float32(0.5), '{"(numpy.float32)":0.5}', 0.5),
+    (np.float16(-0.0), '{"(numpy.float16)":-0.0}', -0.0),
+    (np.int8(-3), '{"(numpy.int8)":-3}', -3),
+    (np.uint64(2**64 - 1), '{"(numpy.uint64)":18446744073709551615}', 2**64 - 1),
+    (np.bool_(True), '{"(numpy.bool)":true}', True),
+    (np.complex64(1 + 2j), '{"(numpy.complex64)":[1.0,2.0]}', [1.0, 2.0]),
+    (np.str_("é"), '{"(numpy.str_)":"é"}', "é"),
+    (np.bytes_(b"a"), '{"(numpy.bytes_)":"a"}', "a"),
+    (np.datetime64("2024-01-01T12", "ns"), None, "2024-01-01T12:00:00.000000000"),
+    (np.datetime64("NaT"), '{"(numpy.datetime64)":"NaT"}', "NaT"),
+    (np.timedelta64(5, "s"), '{"(numpy.timedelta64[s])":5}', 5),
+    (datetime.date(2024, 2, 29), '{"(datetime.date)":"2024-02-29"}', "2024-02-29"),
+    (datetime.time(1, 2, 3, 4), None, "01:02:03.000004"),
+    (datetime.datetime(2024, 2, 29, 12, tzinfo=datetime.UTC), None, "2024-02-29T12:00:00+00:00"),
+    (datetime.datetime(2024, 10, 27, 2, 30, tzinfo=BERLIN), None, "2024-10-27T02:30:00+02:00[Europe/Berlin]"),
+    (
+        datetime.datetime(2024, 10, 27, 2, 30, tzinfo=BERLIN, fold=1),
+        None,
+        "2024-10-27T02:30:00+01:00[Europe/Berlin]",
+    ),
+    (datetime.timedelta(1, 2), None, {"days": 1, "seconds": 2, "microseconds": 0}),
+    (decimal.Decimal("0.10"), '{"(decimal.Decimal)":"0.10"}', "0.10"),
+    (uuid.UUID(int=7), None, "00000000-0000-0000-0000-000000000007"),
+    (pathlib.Path("/a/b"), '{"(pathlib.PosixPath)":"/a/b"}', "/a/b"),
+    (pathlib.PureWindowsPath("c:/x"), None, "c:\\x"),
+    (http.HTTPStatus.OK, '{"(enum)":"http.HTTPStatus.OK"}', "http.HTTPStatus.OK"),
+    (signal.SIGTERM, '{"(enum)":"signal.Signals.SIGTERM"}', "signal.Signals.SIGTERM"),
+    ({3, 1, 2}, '{"(set)":[1,2,3]}', [1, 2, 3]),
+    (frozenset({(1,)}), '{"(frozenset)":[{"()":[1]}]}', [[1]]),
+    ({1: "a", None: "b"}, '{"(dict)":[[1,"a"],[null,"b"]]}', {"1": "a", "null": "b"}),
+    ({1: "a", "1": "b"}, None, [[1, "a"], ["1", "b"]]),
+    ({"(set)": [1]}, '{"()":{"(set)":[1]}}', {"(set)": [1]}),
+    (float("-inf"), '{"(float)":"-inf"}', "-inf"),
+    (1 + 2j, '{"(complex)":[1.0,2.0]}', [1.0, 2.0]),
+]
+
+
+@pytest.mark.parametrize(("value", "text", "shown"), TYPED, ids=[str(value) for value, _, _ in TYPED])
+def test_values_of_known_types_are_data(value, text, shown):
+    """Alone and inside a dict: they come back equal with their type, and people can read what is written."""
+    data = encode_data({"x": [value]}).segments[0][0]
+    assert text is None or data.decode() == f'{{"x":[{text}]}}'
+    assert readable(plain_json(data)) == {"x": [shown]}
+    for one, wanted in ((value, value), ({"x": [value]}, {"x": [value]})):
+        codec, back = there_and_back(one)
+        assert codec == "json"
+        assert repr(back) == repr(wanted)
+        assert back == wanted or "nat" in repr(value).lower()
+
+
+@pytest.mark.parametrize(
+    "value", [float("nan"), np.float64("nan"), np.float32(0) / np.float32(1) * np.float32("nan")]
+)
+def test_nan_is_data(value):
+    codec, back = there_and_back([value])
+    assert codec == "json"
+    assert type(back[0]) is type(value)
+    assert back[0] != back[0]
+
+
+def test_without_numpy_its_scalars_are_plain_numbers():
+    data = encode_data({"auc": np.float64(0.5), "n": np.int64(3), "ok": np.bool_(True)}).segments[0][0]
+    code = f"""
+import sys
+sys.modules["numpy"] = None
+from airflow_stepop.runner.values import decode_json
+value = decode_json({bytes(data)!r})
+print(value, [type(one).__name__ for one in value.values()])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "{'auc': 0.5, 'n': 3, 'ok': True} ['float', 'int', 'bool']\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"(os.system)": "true"}',
+        '{"(enum)": "antigravity.x.y"}',
+        '{"(enum)": "http.client.HTTPConnection"}',
+        '{"(enum)": "http.HTTPStatus.NOPE"}',
+        '{"(numpy.object)": 1}',
+        '{"(numpy.O)": 1}',
+        '{"(numpy.i4,i4)": 1}',
+        '{"(datetime.timezone)": "x"}',
+        '{"(datetime.timedelta)": 3}',
+        '{"(pathlib.Path)": "x"}',
+        '{"(set)": [[]]}',
+        '{"(dict)": [1]}',
+        '{"(complex)": 3}',
+        '{"()": 3}',
+    ],
+)
+def test_a_type_that_is_not_known_is_refused(text):
+    """Nothing is imported or called that is not named in the module."""
+    data = text.replace(": ", ":", 1).encode()
+    segment = {
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "size": len(data),
+        "data": base64.b64encode(data).decode(),
+    }
+    with pytest.raises(EntryError, match="its bytes are not json data"):
+        decode_entry({"codec": "json", "segments": [segment]}, None)
+    assert "antigravity" not in sys.modules
+
+
+def test_a_set_is_written_alike_in_every_process():
+    """A digest of arguments does not depend on the order of a set."""
+    code = """
+from airflow_stepop.runner.values import encode_data
+print(encode_data({"x": {"a", "b", "c", ("d", "e")}}).segments[0][0].decode())
+"""
+    texts = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            env={"PYTHONHASHSEED": str(seed)},
+            cwd=os.getcwd(),
+        ).stdout
+        for seed in range(3)
+    }
+    assert texts == {'{"x":{"(set)":["a","b","c",{"()":["d","e"]}]}}\n'}
 
 
 @pytest.mark.parametrize("value", [b"", b"ab", bytearray(b"ab"), bytes(100_000), bytearray(100_000)])
@@ -172,8 +335,8 @@ def test_numpy(array, limit):
 
 @pytest.mark.parametrize(
     "array",
-    [np.array([object()]), np.ma.array([1]), np.zeros(2, [("a", "i4")]), np.float64(1), np.recarray(1, "i4")],
-    ids=["objects", "masked", "records", "scalar", "recarray"],
+    [np.array([object()]), np.ma.array([1]), np.zeros(2, [("a", "i4")]), np.recarray(1, "i4")],
+    ids=["objects", "masked", "records", "recarray"],
 )
 def test_numpy_relatives_are_pickled(array):
     """Only plain arrays are data."""
@@ -218,7 +381,7 @@ def test_arrow():
 
 def test_large_buffers_of_a_pickle():
     """Large buffers are segments of their own, small ones stay in the pickle; all come back writable."""
-    value = {"big": np.ones(100_000), "small": np.ones(10), 1: "no json"}
+    value = {"big": np.ones(100_000), "small": np.ones(10), 1: "x"}
     encoded = encode_value(value, dumps)
     assert len(encoded.segments) == 2
     _, back = there_and_back(value, 0, loads)

@@ -1,0 +1,137 @@
+"""Says for people what a value is, and which parts of a result had to be pickled.
+
+Used where results are encoded. The lines go to the step's log. :func:`describe` is also called by the host.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from .values import encode_json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .entries import Encoded
+
+LONGEST = 200  # characters of a description
+PLACES = 5  # places that a line names
+SEEN = 100_000  # values inside a result that are looked at
+REPORTS = 20  # values of a result that are reported one by one
+CONTAINERS = (list, tuple, dict, set, frozenset)
+
+_reports = 0
+
+
+def describe(value: Any) -> str:
+    """Return the type of a value with its shape or length, such as ``pandas.DataFrame 2000 x 13``."""
+    kind = type(value)
+    name = type_name(kind)
+    try:
+        shape = () if kind in CONTAINERS else getattr(value, "shape", ())
+        if kind in CONTAINERS:
+            name += f" of {len(value)}"
+        elif isinstance(shape, tuple) and shape and all(isinstance(count, int) for count in shape):
+            name += " " + " x ".join(map(str, shape))
+    except Exception:  # noqa: S110 - a shape may be the user's own code
+        pass
+    return name[:LONGEST]
+
+
+def type_name(kind: type, is_full: bool = False) -> str:
+    """Return the name of a type as its users write it: ``dict``, ``pandas.DataFrame``, ``Forest``.
+
+    :param is_full: with its module, if the type is not in the top module of its package
+    """
+    module, name = str(kind.__module__), kind.__qualname__
+    if module in ("builtins", "__main__") or module.startswith(
+        "unusual_prefix_"
+    ):  # Airflow's name of a DAG file
+        return name
+    top = module.partition(".")[0]
+    if vars(sys.modules.get(top, sys)).get(name) is kind:
+        return f"{top}.{name}"
+    return f"{module}.{name}" if is_full else name
+
+
+def report(value: object, encoded: Encoded, where: str) -> None:
+    """Write to the step's log what JSON could not hold: parts that were pickled, and NaN or infinity.
+
+    :param where: the place of ``value`` in the result, such as ``['model']``
+    """
+    global _reports  # noqa: PLW0603 - a list of a thousand models shall not fill the log
+    is_pickled = encoded.codec == "pickle"
+    if not is_pickled and not has_odd(encoded):
+        return
+    _reports += 1
+    if _reports > REPORTS:
+        if _reports == REPORTS + 1:
+            say("stepop: more values were pickled, or are not finite; they are not listed")
+        return
+    pickled, odd = _places(value, where)
+    if is_pickled:
+        shown = (
+            _line(pickled) or f"{where or 'the result'} is {describe(value)}, too deep or too large for JSON"
+        )
+        say(f"stepop: {shown}: pickled, {size(encoded.size)}")
+    if odd:
+        # in the form of Python's logging
+        say(f"WARNING:stepop: {_line(odd)}: JSON has no such number. The next task gets it as it is")
+
+
+def has_odd(encoded: Encoded) -> bool:
+    """Return whether NaN or infinity is in a value that is written as JSON."""
+    return encoded.codec == "json" and b'{"(float)"' in encoded.segments[0][0]
+
+
+def _places(value: Any, where: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Return place and type of what only a pickle can hold, and place and text of NaN and infinity."""
+    pickled, odd = [], []
+    stack = [(where, value)]
+    seen: set[int] = set()
+    while stack and len(seen) < SEEN:
+        place, one = stack.pop()
+        kind = type(one)
+        if kind in CONTAINERS:
+            if id(one) in seen:
+                continue
+            seen.add(id(one))
+            if len(one) > SEEN:
+                continue
+            items = list(one.items() if kind is dict else enumerate(one))
+            is_set = kind is set or kind is frozenset
+            stack += [(place if is_set else f"{place}[{key!r:.80}]", item) for key, item in reversed(items)]
+            if kind is dict:
+                stack += [(f"{place or 'the result'}, a key", key) for key in one if type(key) is not str]
+            continue
+        encoded = encode_json(one)
+        if encoded is None:
+            pickled.append((place, type_name(kind, is_full=True)))
+        elif kind is not str and has_odd(encoded):
+            odd.append((place, str(one)))
+    return pickled, odd
+
+
+def _line(found: list[tuple[str, str]]) -> str:
+    shown = ", ".join(f"{place or 'the result'} is {what}" for place, what in found[:PLACES])
+    return shown + (f" and {len(found) - PLACES} more" if len(found) > PLACES else "")
+
+
+def size(count: float) -> str:
+    """Return a number of bytes for people."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.3g} TiB"
+
+
+def say(line: str) -> None:
+    """Write a line to the step's log, which the step may have closed."""
+    text = line.encode("ascii", "backslashreplace").decode()
+    try:
+        sys.stderr.write("".join(c if c.isprintable() else repr(c)[1:-1] for c in text) + "\n")
+        sys.stderr.flush()
+    except (AttributeError, OSError, ValueError):
+        pass
