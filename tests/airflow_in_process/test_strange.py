@@ -42,9 +42,13 @@ def test_a_message_of_100_megabytes_is_cut(run):
 def test_a_class_that_is_not_here_is_named(run):
     run.assert_state("of_a_module_that_is_only_there")
     error = run.error("reads")
-    assert error["type"] == "ModuleNotFoundError"
-    assert "No module named 'only_there'" in error["traceback"]
-    assert "is everything that it is made of installed here?" in error["traceback"]
+    assert error["type"] == "ResultNotLoadedError"
+    assert "a result of the step 'of_a_module_that_is_only_there'" in error["text"]
+    assert (
+        "ModuleNotFoundError: No module named 'only_there'. The module 'only_there' is missing"
+        in error["text"]
+    )
+    assert error["cause"]["type"] == "ModuleNotFoundError"
 
 
 def test_a_step_that_is_mapped_over_nothing_is_skipped(run):

@@ -45,7 +45,8 @@ def returned():
         }
         assert found["auc"] == 0.93
 
-    check_metrics(metrics())
+    measured = metrics()
+    check_metrics(measured)
 
     @task.remote_step
     def typed():
@@ -160,7 +161,7 @@ def returned():
 
     frame()
     check_views(views(memoryview(b"abc")))
-    show("{{ ti.xcom_pull('metrics')['auc'] }}")
+    measured >> show("{{ ti.xcom_pull('metrics')['auc'] }}")
 
 
 returned()
