@@ -90,7 +90,9 @@ def _places(value: Any, where: str) -> tuple[list[tuple[str, str]], list[tuple[s
     pickled, odd = [], []
     stack = [(where, value)]
     seen: set[int] = set()
-    while stack and len(seen) < SEEN:
+    for _ in range(SEEN):
+        if not stack:
+            break
         place, one = stack.pop()
         kind = type(one)
         if kind in CONTAINERS:

@@ -439,3 +439,33 @@ def test_a_thousand_pickled_values_do_not_fill_the_log(folder):
 def test_a_result_says_what_it_is(folder, expression, about):
     done = folder.reference(f"{MODEL}\ndef f():\n    return {expression}\n", "f").run()
     assert done.outcome["value"]["about"] == about
+
+
+def test_known_types_on_every_python(folder, any_python):
+    """Every Python writes and reads them alike."""
+    import datetime
+    import decimal
+    import pathlib
+    import signal
+    import uuid
+
+    value = {
+        "on": datetime.datetime(2024, 2, 29, 12, 0, 0, 5, tzinfo=datetime.UTC),
+        "day": datetime.date(2024, 2, 29),
+        "for": datetime.timedelta(1, 2, 3),
+        "price": decimal.Decimal("0.10"),
+        "id": uuid.UUID(int=7),
+        "path": pathlib.Path("/a"),
+        "signal": signal.SIGTERM,
+        "tags": frozenset({("a", 1)}),
+        1: float("-inf"),
+    }
+    folder.reference(
+        "def f(value):\n    return [value, {k: type(v).__name__ for k, v in value.items()}]\n", "f"
+    )
+    done = folder.set(args=[folder.entry(value)]).run(any_python)
+    back, kinds = done.value()
+    assert back == value
+    assert {k: type(v).__name__ for k, v in value.items()} == kinds
+    assert {k: type(v) for k, v in back.items()} == {k: type(v) for k, v in value.items()}
+    assert done.outcome["value"]["codec"] == "json"
