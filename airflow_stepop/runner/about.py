@@ -11,6 +11,7 @@ from .values import encode_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from .entries import Encoded
@@ -27,14 +28,15 @@ _reports = 0
 def describe(value: Any) -> str:
     """Return the type of a value with its shape or length, such as ``pandas.DataFrame 2000 x 13``."""
     kind = type(value)
-    name = type_name(kind)
+    name = ""
     try:
+        name = type_name(kind)
         shape = () if kind in CONTAINERS else getattr(value, "shape", ())
         if kind in CONTAINERS:
             name += f" of {len(value)}"
         elif isinstance(shape, tuple) and shape and all(isinstance(count, int) for count in shape):
             name += " " + " x ".join(map(str, shape))
-    except Exception:  # noqa: S110 - a shape may be the user's own code
+    except Exception:  # noqa: S110 - a shape and a module's name may be the user's own code
         pass
     return name[:LONGEST]
 
@@ -69,7 +71,10 @@ def report(value: object, encoded: Encoded, where: str) -> None:
         if _reports == REPORTS + 1:
             say("stepop: more values were pickled, or are not finite; they are not listed")
         return
-    pickled, odd = _places(value, where)
+    try:
+        pickled, odd = _places(value, where)
+    except Exception:  # the repr of a key is the user's own code
+        pickled, odd = [], []
     if is_pickled:
         shown = (
             _line(pickled) or f"{where or 'the result'} is {describe(value)}, too deep or too large for JSON"
@@ -88,31 +93,33 @@ def has_odd(encoded: Encoded) -> bool:
 def _places(value: Any, where: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Return place and type of what only a pickle can hold, and place and text of NaN and infinity."""
     pickled, odd = [], []
+    for place, one in _parts(value, where):
+        encoded = encode_json(one)
+        if encoded is None:
+            pickled.append((place, type_name(type(one), is_full=True)))
+        elif type(one) is not str and has_odd(encoded):
+            odd.append((place, str(one)))
+    return pickled, odd
+
+
+def _parts(value: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """Yield the first values inside lists, dicts and the like, each with its place."""
     stack = [(where, value)]
     seen: set[int] = set()
     for _ in range(SEEN):
         if not stack:
-            break
+            return
         place, one = stack.pop()
         kind = type(one)
-        if kind in CONTAINERS:
-            if id(one) in seen:
-                continue
+        if kind not in CONTAINERS:
+            yield place, one
+        elif len(one) <= SEEN and id(one) not in seen:
             seen.add(id(one))
-            if len(one) > SEEN:
-                continue
-            items = list(one.items() if kind is dict else enumerate(one))
             is_set = kind is set or kind is frozenset
+            items = list(one.items() if kind is dict else enumerate(one))
             stack += [(place if is_set else f"{place}[{key!r:.80}]", item) for key, item in reversed(items)]
             if kind is dict:
                 stack += [(f"{place or 'the result'}, a key", key) for key in one if type(key) is not str]
-            continue
-        encoded = encode_json(one)
-        if encoded is None:
-            pickled.append((place, type_name(kind, is_full=True)))
-        elif kind is not str and has_odd(encoded):
-            odd.append((place, str(one)))
-    return pickled, odd
 
 
 def _line(found: list[tuple[str, str]]) -> str:

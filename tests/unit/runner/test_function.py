@@ -409,6 +409,33 @@ def test_the_log_says_what_json_cannot_hold(folder, edge_python, expression, lin
         assert line.startswith(wanted)
 
 
+def test_a_result_whose_description_fails_arrives(folder):
+    """What is said about a result never costs the result."""
+    source = """
+import sys
+
+class Odd:
+    __module__ = "gone.x"
+
+    def __repr__(self):
+        raise ValueError
+
+    def __reduce__(self):
+        return int, (3,)
+
+    @property
+    def shape(self):
+        raise ValueError
+
+def f():
+    sys.modules["gone"] = None
+    return {Odd(): Odd()}
+"""
+    done = folder.reference(source, "f").run()
+    assert done.value(loads) == {3: 3}
+    assert "pickled, " in done.stderr
+
+
 def test_split_results_are_named_by_their_key(folder):
     source = f"{MODEL}\ndef f():\n    return {{'a': 1, 'b': [Forest()], 'c': float('nan')}}\n"
     done = folder.reference(source, "f").set(split="dict").run()
