@@ -269,7 +269,10 @@ def is_plain(entry: Entry) -> bool:
     if entry["codec"] != "json" or not is_inline(entry):
         return False
     found = inline_json(entry)
-    return is_kept_by_airflow(found) and not has_types(found)
+    try:
+        return is_kept_by_airflow(found) and not has_types(found)
+    except RecursionError:
+        return False
 
 
 def _in_clear(entry: Entry) -> dict[str, Any]:
@@ -279,9 +282,9 @@ def _in_clear(entry: Entry) -> dict[str, Any]:
 
     try:
         value = readable(inline_json(entry))
-    except (SegmentError, AttributeError, TypeError, ValueError):
+        return {"value": value} if is_kept_by_airflow(value) else {}
+    except (SegmentError, AttributeError, RecursionError, TypeError, ValueError):
         return {}
-    return {"value": value} if is_kept_by_airflow(value) else {}
 
 
 def _opened(data: Any) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from airflow_stepop.runner.entries import SegmentError, UntrustedPickleError
 from airflow_stepop.runner.failures import StepError
 from airflow_stepop.runner.hashing import sha256
 from airflow_stepop.runner.parts import Parts, extract
-from airflow_stepop.runner.values import decode_entry
+from airflow_stepop.runner.values import decode_entry, encode_value
 from tests.support.damage import bomb, bomb_entry, inline, report_of
 from tests.support.documents import FAILURE, HANDLE, OUTCOME, RECORD, REFERENCE, XCOM
 
@@ -135,6 +135,73 @@ def test_reference(data):
     if found is not None:
         assert repr(found)
         read(lambda reference: reference.load(), found)
+
+
+NAMES = st.sampled_from(
+    [
+        *(
+            "()",
+            "(float)",
+            "(complex)",
+            "(dict)",
+            "(set)",
+            "(frozenset)",
+            "(enum)",
+            "(os.system)",
+            "(builtins.eval)",
+        ),
+        *(
+            "(datetime.date)",
+            "(datetime.time)",
+            "(datetime.datetime)",
+            "(datetime.timedelta)",
+            "(datetime.timezone)",
+        ),
+        *(
+            "(decimal.Decimal)",
+            "(uuid.UUID)",
+            "(pathlib.PosixPath)",
+            "(pathlib.Path)",
+            "(numpy.float64)",
+            "(numpy.O)",
+        ),
+        *(
+            "(numpy.str_)",
+            "(numpy.bytes_)",
+            "(numpy.datetime64[ns])",
+            "(numpy.S99)",
+            "(numpy.i4,i4)",
+            "(numpy.)",
+        ),
+    ]
+)
+TEXTS = st.sampled_from(
+    [
+        *("nan", "1e9999", "NaT", "2024-02-29", "2024-02-29T12:00:00[Europe/Berlin]", "12:00[../../x]"),
+        *("http.HTTPStatus.OK", "re.sys.path", "uuid.os.x", "inspect.modulesbyfile.x"),
+    ]
+)
+TYPED = st.recursive(
+    SCALARS | TEXTS,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(NAMES, inner, min_size=1, max_size=1)
+        | st.dictionaries(st.sampled_from(["days", "weeks", "x"]), inner, max_size=2)
+    ),
+    max_leaves=6,
+)
+
+
+@fuzzed
+@given(TYPED)
+def test_json_with_types(plain):
+    """Any JSON with names of types is read or refused. Each value that is read can be written again."""
+    data = json.dumps(plain, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    entry = inline("json", data)
+    read(lambda one: StepResult(one, "").serialize(), entry)
+    value = read(lambda one: decode_entry(one, lambda *_: b""), entry, SegmentError, ImportError)
+    if value is not None:
+        encode_value(value, lambda *_: b"")
 
 
 @fuzzed

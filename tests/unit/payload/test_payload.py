@@ -7,6 +7,7 @@ import hashlib
 import json
 import pickle
 import re
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -488,6 +489,15 @@ def test_json_that_airflow_would_change_does_not_stand_in_clear(value):
     handed = StepResult.signed(entry_of(value), "")
     assert "value" not in handed.serialize()
     assert handed.load() == value
+
+
+@pytest.mark.parametrize("depth", [200, 400, 900, 20_000])
+def test_json_that_is_nested_too_deeply_does_not_end_the_worker(depth):
+    data = b'{"x":' * depth + b"1" + b"}" * depth
+    entry = Encoded("json", [[data]]).to_entry(lambda *_: {"name": ""})
+    with suppress(IntegrityError):  # Python's own reader has a limit, too
+        handed = to_xcom(read_outcome(report(outcome(value=entry)), "s-job", "n")["result"])
+        assert not isinstance(handed, StepResult) or handed.serialize()["about"]
 
 
 def test_what_the_step_says_about_a_value_is_made_printable():
