@@ -196,6 +196,8 @@ def said(result: object) -> str:
     """
     from airflow_stepop.runner.about import describe
 
+    if result is None:
+        return "None"
     if isinstance(result, StepResult):
         return f"{result.about} -> {result.place}"
     parts = list(result.values()) if isinstance(result, dict) else result if isinstance(result, list) else []

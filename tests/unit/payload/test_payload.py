@@ -516,7 +516,7 @@ def test_a_reference_without_a_description_names_its_codec():
     [
         ({"value": {"a": 1}}, "dict of 1 -> XCom"),
         ({"value": 0.5}, "float -> XCom"),
-        ({"value": None}, "NoneType -> XCom"),
+        ({"value": None}, "None"),
         ({"value": Forest()}, "Forest, {} B -> XCom"),
         ({"split": "dict", "values": {"a": 1, "m": Forest()}}, "dict of 2, {} B -> XCom"),
         ({"split": "list", "values": [1, 2]}, "list of 2 -> XCom"),
