@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 
+from .protocol import LEVEL_MARK
 from .values import encode_json
 
 TYPE_CHECKING = False
@@ -81,8 +82,7 @@ def report(value: object, encoded: Encoded, where: str) -> None:
         )
         say(f"stepop: {shown}: pickled, {size(encoded.size)}")
     if odd:
-        # in the form of Python's logging
-        say(f"WARNING:stepop: {_line(odd)}: JSON has no such number. The next task gets it as it is")
+        warn(f"{_line(odd)}: JSON has no such number. The next task gets it as it is")
 
 
 def has_odd(encoded: Encoded) -> bool:
@@ -136,11 +136,16 @@ def size(count: float) -> str:
     return f"{count:.3g} TiB"
 
 
-def say(line: str) -> None:
+def warn(text: str) -> None:
+    """Write a warning to the step's log, in the form of Python's logging."""
+    say(f"WARNING:stepop: {text}", LEVEL_MARK)
+
+
+def say(line: str, mark: str = "") -> None:
     """Write a line to the step's log, which the step may have closed."""
     text = line.encode("ascii", "backslashreplace").decode()
     try:
-        sys.stderr.write("".join(c if c.isprintable() else repr(c)[1:-1] for c in text) + "\n")
+        sys.stderr.write(mark + "".join(c if c.isprintable() else repr(c)[1:-1] for c in text) + "\n")
         sys.stderr.flush()
     except (AttributeError, OSError, ValueError):
         pass

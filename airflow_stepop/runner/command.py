@@ -185,8 +185,8 @@ def _missing(missing: list[str], folder: str, inputs: set[str]) -> StepError:
 
 
 def _collect(step: Step, name: str, path: str) -> Entry:
-    from .about import say
     from .about import size as shown
+    from .about import warn
 
     if not os.path.isfile(path):
         hint = "name a file; pack a folder with tar"
@@ -194,7 +194,7 @@ def _collect(step: Step, name: str, path: str) -> Entry:
     size = os.path.getsize(path)
     if size > protocol.INLINE_VALUE_BYTES:
         if name.endswith(".json"):
-            say(_UNPARSED.format(name, f"has {shown(size)}, more than {shown(protocol.INLINE_VALUE_BYTES)}"))
+            warn(_UNPARSED.format(name, f"has {shown(size)}, more than {shown(protocol.INLINE_VALUE_BYTES)}"))
         with guard_disk():
             return {
                 "codec": "file",
@@ -210,13 +210,13 @@ def _collect(step: Step, name: str, path: str) -> Entry:
     return step.to_entry(encoded)
 
 
-_UNPARSED = "WARNING:stepop: The output {} {}. It is returned as bytes and not as the value of its JSON"
+_UNPARSED = "The output {} {}. It is returned as bytes and not as the value of its JSON"
 
 
 def _parsed(name: str, data: bytes) -> Encoded | None:
     import json
 
-    from .about import describe, has_odd, say
+    from .about import describe, has_odd, warn
 
     def refuse(number: str) -> None:
         raise ValueError(f"it contains {number}")
@@ -225,10 +225,10 @@ def _parsed(name: str, data: bytes) -> Encoded | None:
         value = json.loads(data, parse_constant=refuse)
         encoded = encode_json(value)
     except (ValueError, RecursionError) as error:
-        say(_UNPARSED.format(name, f"is not valid JSON: {str(error) or 'it is nested too deeply'}"))
+        warn(_UNPARSED.format(name, f"is not valid JSON: {str(error) or 'it is nested too deeply'}"))
         return None
     if encoded is None or has_odd(encoded):
-        say(_UNPARSED.format(name, "is nested too deeply, or has a number that is too large"))
+        warn(_UNPARSED.format(name, "is nested too deeply, or has a number that is too large"))
         return None
     encoded.about = describe(value)
     return encoded

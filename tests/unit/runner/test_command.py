@@ -188,7 +188,7 @@ def test_a_json_output_that_is_not_parsed(folder, content, reason):
     assert output(done, "m.json") == content.encode()
     assert done.outcome["outputs"]["m.json"]["codec"] == "file"
     (line,) = [line for line in done.stderr.splitlines() if "m.json" in line]
-    assert line.startswith(f"WARNING:stepop: The output m.json {reason}")
+    assert line.startswith(f"\x1fWARNING:stepop: The output m.json {reason}")
     assert line.endswith("It is returned as bytes and not as the value of its JSON")
 
 

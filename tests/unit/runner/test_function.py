@@ -387,13 +387,13 @@ class Forest:
         ),
         (
             "{'loss': float('nan'), 'x': [1, float('-inf')]}",
-            ["WARNING:stepop: ['loss'] is nan, ['x'][1] is -inf: JSON has no such number. The next"],
+            ["\x1fWARNING:stepop: ['loss'] is nan, ['x'][1] is -inf: JSON has no such number. The next"],
         ),
         (
             "{'loss': float('inf'), 'model': Forest()}",
             [
                 "stepop: ['model'] is helpers.Forest: pickled, ",
-                "WARNING:stepop: ['loss'] is inf: JSON has no such",
+                "\x1fWARNING:stepop: ['loss'] is inf: JSON has no such",
             ],
         ),
         ("{'a': 1, 'text': '{\"(float)\": 1}', 'at': __import__('datetime').date(2024, 1, 2)}", []),
@@ -440,7 +440,7 @@ def test_split_results_are_named_by_their_key(folder):
     source = f"{MODEL}\ndef f():\n    return {{'a': 1, 'b': [Forest()], 'c': float('nan')}}\n"
     done = folder.reference(source, "f").set(split="dict").run()
     assert "stepop: ['b'][0] is helpers.Forest: pickled, " in done.stderr
-    assert "WARNING:stepop: ['c'] is nan: " in done.stderr
+    assert "\x1fWARNING:stepop: ['c'] is nan: " in done.stderr
 
 
 def test_a_thousand_pickled_values_do_not_fill_the_log(folder):
