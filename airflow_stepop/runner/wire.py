@@ -107,7 +107,8 @@ class Raised(TypedDict):
     message: str
     traceback: list[str]
     mro: list[str]
-    args: list[object] | None
+    args: list[list[str]] | None  # [codec, text] of each
+    attributes: dict[str, list[str]]
     cause: Raised | None
     context: Raised | None
     notes: list[str]
