@@ -20,7 +20,7 @@ from airflow_stepop.core.units import seconds
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.hooks.settings import BackendSettings
 from airflow_stepop.job import OutcomeReport, Payload, StepSpec
-from airflow_stepop.lifecycle.options import StepOptions, defaults_for, find_connection
+from airflow_stepop.lifecycle.options import StepOptions, defaults_for, find_connection, thread_grace_s
 from airflow_stepop.lifecycle.rendered_names import render_names
 from airflow_stepop.oom import MoreMemory, check_on_oom, parse_on_oom
 from airflow_stepop.payload.build import build_payload
@@ -40,7 +40,8 @@ from airflow_stepop.payload.secrets import render_secrets
 from airflow_stepop.payload.spill import copy_to_bucket, spill
 from airflow_stepop.registry import create_hook, hook_class
 from airflow_stepop.resources import ResourceSettings
-from airflow_stepop.runner.protocol import ENV_DEBUG
+from airflow_stepop.runner.leftovers import GRACE_S
+from airflow_stepop.runner.protocol import ENV_DEBUG, ENV_THREAD_GRACE
 from airflow_stepop.stores.paths import checkpoint_path, result_path
 from airflow_stepop.waiting.observer import Observer, trace_environment
 from airflow_stepop.waiting.task_log import configured_limit
@@ -319,6 +320,8 @@ class StepRequest:
         own_env = trace_environment(getattr(self.ti, "context_carrier", None))
         if self.is_debugged:
             own_env[ENV_DEBUG] = "1"
+        if (grace_s := thread_grace_s()) != GRACE_S:
+            own_env[ENV_THREAD_GRACE] = f"{grace_s:g}"
         return {**own_env, **self.options.env}
 
     @cached_property
