@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -186,10 +187,12 @@ class StepRequest:
                 workdir=operator.workdir,
             )
         function = plain_function(operator.python_callable)
+        found = context_arguments(function, operator, self.context)
         return FunctionCall(
             function=function,
             args=tuple(operator.op_args or ()),
-            kwargs={**context_arguments(function, operator, self.context), **dict(operator.op_kwargs or {})},
+            kwargs={**found, **dict(operator.op_kwargs or {})},
+            moments=[name for name, value in found.items() if isinstance(value, datetime)],
             main_module=dag_module(self.project, function),
             reference=import_reference(function, self.project),
         )

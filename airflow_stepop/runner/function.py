@@ -79,6 +79,10 @@ def _call_of(step: Step) -> tuple[Callable[..., Any], list[Any], dict[str, Any]]
         for index, entry in enumerate(manifest["args"])
     ]
     kwargs = {name: decode(entry, f"argument {name!r}") for name, entry in manifest["kwargs"].items()}
+    if "moments" in manifest:
+        from .moments import moment
+
+        kwargs.update((name, moment(kwargs[name])) for name in manifest["moments"])
     return function, args, kwargs
 
 
@@ -149,7 +153,7 @@ def _split_of(mode: str, result: Any) -> str | None:
         if type(result) is list:
             return "list"
         return "dict" if type(result) is dict and all(map(_is_key, result)) else None
-    if mode == "dict":
+    if mode == "dict" and result is not None:  # as Airflow does: without a result there is nothing to split
         from collections.abc import Mapping
 
         hint = "return a dict with str keys, or drop multiple_outputs"
@@ -168,7 +172,7 @@ def _split_of(mode: str, result: Any) -> str | None:
         return "dict"
     if mode == "list" and type(result) is not list:
         raise StepError("user_error", f"The step must return a list, but returned {_kind(result)}")
-    return None if mode == "no" else mode
+    return None if mode == "no" or result is None else mode
 
 
 def _is_key(key: object) -> bool:

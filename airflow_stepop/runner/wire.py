@@ -88,6 +88,7 @@ class Manifest(TypedDict, total=False):
     args: list[Entry]
     argument_names: list[str]
     kwargs: dict[str, Entry]
+    moments: list[str]  # the kwargs that are times of Airflow's context; left out if there are none
 
 
 class Returned(TypedDict, total=False):
