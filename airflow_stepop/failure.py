@@ -72,8 +72,7 @@ class Failure:
     def describe(self, where: str = "", *, with_frames: bool = True) -> str:
         """Return what happened, where, why, what to do, and the last log lines.
 
-        :param with_frames: show tracebacks; without them, only their last lines are shown if the step has
-            printed them into its log
+        :param with_frames: show tracebacks; otherwise only the last line of a traceback that is in the log
         """
         lines = [self.summary]
         if where:
@@ -88,7 +87,7 @@ class Failure:
             lines.append(f"  what to do: {self.hint}")
         exception = self.exception or {}
         traceback = [line.rstrip() for text in exception.get("traceback", ()) for line in text.splitlines()]
-        if traceback and (with_frames or not self.log_tail):
+        if traceback and (with_frames or not self._is_logged(traceback, str(exception.get("message", "")))):
             lines.append("  traceback in the step:")
             lines += [f"    {line}" for line in traceback]
             last = _without(self.log_tail, traceback, str(exception.get("message", "")))
@@ -98,6 +97,14 @@ class Failure:
             lines.append("  last lines of the step:")
             lines += [f"    {line}" for line in last]
         return "\n".join(printable(part) for line in lines for part in line.split("\n"))
+
+    def _is_logged(self, traceback: Sequence[str], message: str) -> bool:
+        """Return whether the step's log shows the traceback: the step may have closed its log before."""
+        lines = message.splitlines()
+        return any(
+            line.strip() == traceback[-1].strip() or bool(lines and lines[-1] and line.endswith(lines[-1]))
+            for line in self.log_tail
+        )
 
     def to_json(self) -> wire.Failure:
         # type checkers do not see into asdict

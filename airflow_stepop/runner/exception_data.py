@@ -195,10 +195,12 @@ def _bounded(lines: list[str]) -> list[str]:
 
 
 def print_exception(data: Raised) -> None:
-    """Print the exception to the step's log, as Python prints it."""
-    import sys
-
-    sys.stderr.write("\n".join(_log_lines(data)) + "\n")
+    """Print the exception to the step's log as Python prints it, even if the step replaced ``sys.stderr``."""
+    try:
+        with open(2, "w", errors="backslashreplace", closefd=False) as stream:
+            stream.write("\n".join(_log_lines(data)) + "\n")
+    except OSError:  # the step has closed its log
+        pass
 
 
 def _log_lines(data: Raised) -> list[str]:

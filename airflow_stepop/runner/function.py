@@ -36,12 +36,21 @@ def run_function(step: Step) -> Returned:
     if type(result).__name__ == "coroutine":
         import asyncio
 
-        result = asyncio.run(result)
+        result = asyncio.run(_without_executor(result))
     step.leave_if_forked()
     phase("step ran")
     encoded = {} if step.manifest["discard_result"] else _encode_result(step, result)
     phase("result encoded")
     return encoded
+
+
+async def _without_executor(coroutine: Any) -> Any:
+    import asyncio
+
+    try:
+        return await coroutine
+    finally:  # asyncio.run() would wait for the threads of run_in_executor() without a limit; leave() waits
+        asyncio.get_running_loop()._default_executor = None  # type: ignore[attr-defined]
 
 
 # -- decoding ------------------------------------------------------------------------------------------------

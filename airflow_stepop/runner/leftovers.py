@@ -27,13 +27,11 @@ def wait_for_threads(grace: str) -> None:
     helper.start()
     helper.join(SHORT_S)
     if helper.is_alive():
-        left = [f"thread {one.name!r}" for one in _threads()] + [
-            f"process {one.name!r}" for one in _children()
-        ]
+        left = [f"thread {one.name!r}" for one in _threads()]
+        left += [f"process {one.name!r}" for one in _children()]
+        names = ", ".join(left[:5]) or "thread pool"  # the threads of a pool are daemons in Python 3.8
         limit_s = float(grace or GRACE_S)
-        report(
-            f"the step has ended; waiting up to {limit_s:g} s (thread_grace) for its {', '.join(left[:5])}"
-        )
+        report(f"the step has ended; waiting up to {limit_s:g} s (thread_grace) for its {names}")
         helper.join(limit_s)
     if not helper.is_alive():
         threading._shutdown()  # type: ignore[attr-defined]

@@ -96,7 +96,9 @@ def test_the_last_lines_may_begin_within_a_traceback():
     assert str(StepFailedError(failure)).splitlines()[2:] == ["  last lines of the step:", "    E: x"]
 
 
-def test_the_error_of_a_task_has_the_frames_if_there_is_no_log():
-    exception = {"traceback": ['  File "a.py", line 1, in f', "    f()"], "message": "x"}
-    failure = Failure(Category.USER_ERROR, "x", exception=exception)
+@pytest.mark.parametrize("tail", [(), ("printed before",)])
+def test_the_error_of_a_task_has_the_frames_that_are_not_in_the_log(tail):
+    """The log could not be read, or the step had closed its standard error."""
+    exception = {"traceback": ['  File "a.py", line 1, in f', "    f()"], "message": "why"}
+    failure = Failure(Category.USER_ERROR, "x", exception=exception, log_tail=tail)
     assert '      File "a.py", line 1, in f' in str(StepFailedError(failure)).splitlines()

@@ -60,6 +60,13 @@ def test_exception_of_a_pickled_function(folder):
     assert traceback[0].endswith(f'test_exception_data.py", line {f.__code__.co_firstlineno + 1}, in f')
 
 
+@pytest.mark.parametrize("stream", ["io.StringIO()", "None", "open('/dev/null', 'w')"])
+def test_the_log_has_an_exception_wherever_the_step_prints(folder, edge_python, stream):
+    body = f"sys.stderr = sys.stdout = {stream}\n    raise ValueError('x \\udcff')"
+    done = folder.reference(f"import io, sys\ndef f():\n    {body}\n", "f").run(edge_python)
+    assert done.stderr.splitlines()[-1] == "ValueError: x \\udcff"
+
+
 def test_a_returned_function_has_its_file(folder):
     """Tracebacks name it where the result is used, too."""
     done = folder.reference("def f(): return lambda: 1\n", "f").run()

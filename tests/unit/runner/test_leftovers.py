@@ -60,6 +60,23 @@ def test_a_step_ends_though_its_threads_do_not(folder, edge_python, left):
     assert last == "stepop: thread_grace is over; stopping what still runs"
 
 
+def test_a_coroutine_ends_though_its_executor_does_not(folder, edge_python):
+    source = """
+import asyncio, threading
+async def f():
+    asyncio.get_running_loop().run_in_executor(None, threading.Event().wait)
+    await asyncio.get_running_loop().run_in_executor(None, abs, -1)
+    return "the value"
+"""
+    done = folder.reference(source, "f").run(
+        edge_python, env={**os.environ, protocol.ENV_THREAD_GRACE: "0.1"}
+    )
+    assert done.value() == "the value"
+    assert done.stderr.startswith(
+        "stepop: the step has ended; waiting up to 0.1 s (thread_grace) for its thread"
+    )
+
+
 def test_a_failed_step_ends_as_well(folder):
     folder.reference(SOURCE.format(body=LEFT["thread"][0], end="raise ValueError('x')"), "f")
     done = folder.run(env={**os.environ, protocol.ENV_THREAD_GRACE: "0"})
