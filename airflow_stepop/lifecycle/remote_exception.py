@@ -10,6 +10,7 @@ from base64 import b64decode
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from types import MemberDescriptorType
 from typing import Any
 
 from airflow_stepop.failure import Category, Failure, StepFailedError
@@ -24,7 +25,7 @@ INSTALL = (
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: not set for classes that are part of the interpreter
 _LONGEST_LINE = 100_000
 # What builtin classes keep outside of __dict__, and show safely whatever is in there
-_FIELDS: dict[type[Exception], tuple[str, ...]] = {
+_FIELDS: dict[type, tuple[str, ...]] = {
     OSError: ("errno", "strerror", "filename", "filename2"),
     ImportError: ("name", "path"),
     NameError: ("name",),
@@ -87,7 +88,9 @@ def _rebuild(remote: Mapping[str, Any]) -> Exception | None:
 
 
 def _made(cls: type[Exception], remote: Mapping[str, Any]) -> Exception:
-    base: Any = next(kind for kind in cls.__mro__ if not kind.__flags__ & _HEAP_TYPE)
+    base: Any = cls
+    while base.__flags__ & _HEAP_TYPE:
+        base = base.__base__
     message = str(remote.get("message", ""))
     args = _decoded_args(remote.get("args"), message)
     attributes = _decoded_attributes(remote.get("attributes"))
@@ -103,14 +106,7 @@ def _made(cls: type[Exception], remote: Mapping[str, Any]) -> Exception:
         base.__init__(error, *args)
     own = object.__getattribute__(error, "__dict__")
     for name, value in attributes.items():
-        field = next(
-            (
-                vars(kind)[name]
-                for kind, names in _FIELDS.items()
-                if name in names and isinstance(error, kind)
-            ),
-            None,
-        )
+        field = _field(cls, name)
         if field is not None:
             field.__set__(error, value)
         elif not _is_defined(cls, name):
@@ -135,6 +131,17 @@ def _with_text(cls: type[Exception], message: str) -> type[Exception]:
 def _unknown(remote: Mapping[str, Any]) -> Exception:
     """Return a stand-in for a member of a group whose class cannot be imported here."""
     return StepFailedError(Failure(Category.USER_ERROR, f"{remote.get('qualname')}: {remote.get('message')}"))
+
+
+def _field(cls: type, name: str) -> Any:
+    """Return the descriptor of a slot or of a builtin class's field; ``None`` for a name of ``__dict__``."""
+    for kind in cls.__mro__:
+        if name in vars(kind):
+            is_known = name in _FIELDS.get(kind, ()) or "__slots__" in vars(kind)
+            return (
+                vars(kind)[name] if is_known and isinstance(vars(kind)[name], MemberDescriptorType) else None
+            )
+    return None
 
 
 def _is_defined(cls: type, name: str) -> bool:

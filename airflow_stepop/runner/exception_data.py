@@ -126,19 +126,21 @@ def _encoded_args(error: BaseException) -> list[Any] | None:
 def _encoded_attributes(error: BaseException) -> dict[str, Any]:
     """Return [codec, text] of each attribute that a data codec holds.
 
-    These are the attributes that the step's code has set, and the fields of builtin classes, such as
-    ``filename`` of an ``OSError``.
+    These are the attributes that the step's code has set, also in slots, and the fields of builtin classes,
+    such as ``filename`` of an ``OSError``.
     """
     found: dict[str, Any] = {}
     left = DATA_CHARS
     values = error.__dict__.copy()
     for base in type(error).__mro__:
-        if base.__module__ == "builtins":
-            values.update(
-                (name, field.__get__(error))
-                for name, field in vars(base).items()
-                if type(field).__name__ == "member_descriptor" and field.__get__(error) is not None
-            )
+        for name, field in vars(base).items():
+            if type(field).__name__ == "member_descriptor":
+                try:
+                    values[name] = field.__get__(error)
+                except AttributeError:  # a slot without a value
+                    continue
+                if values[name] is None:  # a field without a value
+                    del values[name]
     for name, value in values.items():
         pair = _encoded(value)
         size = len(str(pair))

@@ -77,6 +77,17 @@ class Frozen(Exception):  # noqa: N818
     text: str = "default"
 
 
+class Slotted(Exception):  # noqa: N818
+    __slots__ = ("code", "unset", "where")
+
+    def __init__(self, code, where):
+        self.code = code
+        self.where = where
+
+    def __str__(self):
+        return f"{self.code} at {self.where}"
+
+
 class Group(ExceptionGroup):
     pass
 
@@ -173,6 +184,22 @@ def test_names_that_the_class_defines_keep_their_meaning():
 def test_a_frozen_dataclass():
     found = raised_again(Frozen(7, "why"))
     assert (type(found), found.code, found.text) == (Frozen, 7, "why")
+
+
+class Both(KeyError, AttributeError):  # noqa: N818
+    def __new__(cls, *args):
+        calls.append("__new__")
+        return super().__new__(cls, *args)
+
+
+def test_a_class_with_several_builtin_bases():
+    found = raised_again(Both("a", 1))
+    assert (type(found), found.args) == (Both, ("a", 1))
+
+
+def test_attributes_in_slots():
+    found = raised_again(Slotted(7, b"here"))
+    assert (type(found), found.code, found.where, hasattr(found, "unset")) == (Slotted, 7, b"here", False)
 
 
 def test_a_subclass_of_a_builtin_class_with_fields():
