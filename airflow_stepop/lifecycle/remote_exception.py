@@ -79,7 +79,9 @@ def _rebuild(remote: Mapping[str, Any]) -> Exception | None:
     message = str(remote.get("message", ""))
     try:
         error = _made(cls, remote)
-        if _shown(error) != message:  # an argument could not travel, or __str__ needs what could not
+        # An argument could not travel, or __str__ needs what could not. Or the class refuses to be changed,
+        # as a frozen dataclass does: Python sets __traceback__ when an exception leaves a context manager
+        if _shown(error) != message or _is_guarded(cls):
             error = _made(_with_text(cls, message), remote)
         traceback.format_exception_only(error)  # Airflow does this, and must not fail there
     except Exception:  # noqa: BLE001, RUF100 - a user's class may raise anything, and the data may be anything
@@ -116,16 +118,21 @@ def _made(cls: type[Exception], remote: Mapping[str, Any]) -> Exception:
 
 
 def _with_text(cls: type[Exception], message: str) -> type[Exception]:
-    """Return a subclass, of the same name, whose text is ``message``.
+    """Return a subclass, of the same name, whose text is ``message`` and whose attributes can be set.
 
     :raises TypeError: to make a subclass would run code of the class
     """
     if type(cls) is not type or any("__init_subclass__" in vars(kind) for kind in cls.__mro__[:-1]):
         raise TypeError("the class decides about its subclasses")
-    names = {name: vars(cls).get(name) for name in ("__module__", "__qualname__", "__doc__")}
+    names = {"__module__": cls.__module__, "__doc__": cls.__doc__, "__setattr__": BaseException.__setattr__}
     return type(
         cls.__name__, (cls,), {**names, "__qualname__": cls.__qualname__, "__str__": lambda _: message}
     )
+
+
+def _is_guarded(cls: type) -> bool:
+    """Return whether the class, or one that it derives from, decides what may be set."""
+    return any(kind.__flags__ & _HEAP_TYPE and "__setattr__" in vars(kind) for kind in cls.__mro__)
 
 
 def _unknown(remote: Mapping[str, Any]) -> Exception:

@@ -49,6 +49,12 @@ def test_a_callback_sees_the_whole_exception(run, task, found):
     assert {name: seen.get(name) for name in found} == found
 
 
+def test_an_exception_that_refuses_to_be_changed_is_the_step_s_own_error(run):
+    """Otherwise the error of the refusal would count as one of the worker, and the step would run again."""
+    error = run.error("frozen")
+    assert (error["type"], error["text"], run.tries("frozen")) == ("FrozenError", "7", 1)
+
+
 @pytest.mark.parametrize(
     ("task", "code", "text"),
     [("exits_true", 1, "The step called sys.exit(True)"), ("exits_not_ok", 0, "The step called sys.exit()")],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -22,6 +23,13 @@ class ApiError(Exception):
         super().__init__(message)
         self.status = status
         self.body = body
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenError(Exception):
+    """Refuses to be changed: Python cannot set its traceback."""
+
+    code: int
 
 
 def deep(number):
@@ -77,6 +85,10 @@ with DAG("raises", schedule=None, default_args={"on_failure_callback": seen}):
         raise HereError("only in the step")
 
     @task.remote_step
+    def frozen():
+        raise FrozenError(7)
+
+    @task.remote_step
     def exits_true():
         print("one try", flush=True)
         sys.exit(True)
@@ -95,6 +107,17 @@ with DAG("raises", schedule=None, default_args={"on_failure_callback": seen}):
         sys.stdout.close()
         return "closed"
 
-    steps = (missing_file, bad_text, bad_syntax, own, own_deferred, chained, local, exits_true, exits_not_ok)
+    steps = (
+        missing_file,
+        bad_text,
+        bad_syntax,
+        own,
+        own_deferred,
+        chained,
+        local,
+        exits_true,
+        exits_not_ok,
+        frozen,
+    )
     for step in (*steps, leaves_a_thread, closes_stdout):
         step()

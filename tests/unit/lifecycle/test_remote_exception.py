@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -163,7 +164,9 @@ def test_a_builtin_exception_has_its_fields(name):
 
 def test_attributes_beside_args_come_back_and_no_code_of_the_class_runs():
     found = raised_again(ApiError("unavailable", status=503, body=b"\x00"))
-    assert type(found) is ApiError
+    assert isinstance(found, ApiError)
+    found.later = 1  # not by the __setattr__ of the class
+    assert calls == []
     assert (found.status, found.body, found.args, found.retries) == (503, b"\x00", ("unavailable",), None)
     assert not hasattr(found, "client")
 
@@ -183,7 +186,15 @@ def test_names_that_the_class_defines_keep_their_meaning():
 
 def test_a_frozen_dataclass():
     found = raised_again(Frozen(7, "why"))
-    assert (type(found), found.code, found.text) == (Frozen, 7, "why")
+    assert (type(found).__qualname__, found.code, found.text) == ("Frozen", 7, "why")
+    assert isinstance(found, Frozen)
+
+    @contextlib.contextmanager
+    def sets_the_traceback():
+        yield
+
+    with pytest.raises(Frozen), sets_the_traceback():
+        raise found
 
 
 class Both(KeyError, AttributeError):  # noqa: N818
