@@ -5,6 +5,7 @@ Plain, frozen, JSON-able data, as in ``job``: a backend says it, the record keep
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -68,8 +69,11 @@ class Failure:
     log_tail: tuple[str, ...] = ()
     exception: Mapping[str, Any] | None = None  # the remote exception as data; see runner/exception_data.py
 
-    def describe(self, where: str = "") -> str:
-        """Return what happened, where, why, what to do, and the last log lines."""
+    def describe(self, where: str = "", *, with_frames: bool = True) -> str:
+        """Return what happened, where, why, what to do, and the last log lines.
+
+        :param with_frames: show tracebacks; otherwise only the last line of a traceback that is in the log
+        """
         lines = [self.summary]
         if where:
             lines.append(f"  where: {where}")
@@ -83,13 +87,24 @@ class Failure:
             lines.append(f"  what to do: {self.hint}")
         exception = self.exception or {}
         traceback = [line.rstrip() for text in exception.get("traceback", ()) for line in text.splitlines()]
-        if traceback:
+        if traceback and (with_frames or not self._is_logged(traceback, str(exception.get("message", "")))):
             lines.append("  traceback in the step:")
             lines += [f"    {line}" for line in traceback]
-        if last := _without(self.log_tail, traceback, str(exception.get("message", ""))):
+            last = _without(self.log_tail, traceback, str(exception.get("message", "")))
+        else:
+            last = list(self.log_tail) if with_frames else _without_frames(self.log_tail)
+        if last:
             lines.append("  last lines of the step:")
             lines += [f"    {line}" for line in last]
         return "\n".join(printable(part) for line in lines for part in line.split("\n"))
+
+    def _is_logged(self, traceback: Sequence[str], message: str) -> bool:
+        """Return whether the step's log shows the traceback: the step may have closed its log before."""
+        lines = message.splitlines()
+        return any(
+            line.strip() == traceback[-1].strip() or bool(lines and lines[-1] and line.endswith(lines[-1]))
+            for line in self.log_tail
+        )
 
     def to_json(self) -> wire.Failure:
         # type checkers do not see into asdict
@@ -117,13 +132,24 @@ class Failure:
 
 def _without(lines: Sequence[str], traceback: Sequence[str], message: str) -> list[str]:
     """Return the lines that a reader of the traceback has not seen: Python prints one when a step raises."""
-    if not traceback:
-        return list(lines)
     seen = {line.strip() for line in traceback} | {"Traceback (most recent call last):"}
     last = message.splitlines()[0] if message else ""
     return [line for line in lines if line.strip() not in seen and not (last and line.endswith(f": {last}"))]
 
 
+def _without_frames(lines: Sequence[str]) -> list[str]:
+    """Return the lines without the frames of the tracebacks that Python has printed among them."""
+    kept, is_frame = [], False
+    for line in lines:
+        text = _GROUP.sub("", line)  # the tracebacks in an exception group are indented
+        is_frame = bool(_FRAME.match(text)) or (is_frame and text.startswith("  "))
+        if not is_frame:
+            kept.append(line)
+    return kept
+
+
+_GROUP = re.compile(r"^ +[|+] ?")
+_FRAME = re.compile(r'(?:  )?(?:Exception Group )?Traceback \(most recent call last\):|  File ".*", line \d+')
 _WHOLE_OR_NOTHING = ("a whole number or nothing", lambda value: value is None or type(value) is int)
 _FAILURE_FIELDS = {
     "native_reason": TEXT,
@@ -140,6 +166,8 @@ _EXCEPTION_FIELDS = {
     "traceback": TEXTS,
     "mro": TEXTS,
     "args": or_nothing(LIST),
+    "attributes": or_nothing(OBJECT),
+    "exceptions": or_nothing(LIST),
 }
 
 
@@ -155,7 +183,7 @@ class StepFailedError(StepopError):
         self.failure = failure
         self.where = where
         self.next_memory = next_memory
-        super().__init__(failure.describe(where))
+        super().__init__(failure.describe(where, with_frames=False))  # the log has them already
 
     def __reduce__(self) -> tuple[type[StepFailedError], tuple[Failure, str, str | None]]:
         return type(self), (self.failure, self.where, self.next_memory)

@@ -5,7 +5,7 @@ DAG files import this module, so it imports little. ``lifecycle/worker.py`` has 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -162,22 +162,31 @@ class RemoteStepOperator(BaseOperator):
     # -- where Airflow calls in
 
     def execute(self, context: Context) -> Any:
-        return self._open(context).begin()
+        return self._run(self._open(context).begin)
 
     def resume(self, context: Context, event: Mapping[str, Any] | None = None) -> Any:
         """Called when the trigger has fired. The event says why; the record says which job."""
-        return self._open(context).resume(event or {})
+        return self._run(self._open(context).resume, event or {})
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """A trigger that crashed or timed out leaves the job running: the record leads to it."""
         if next_method != "__fail__":
             return super().resume_execution(next_method, next_kwargs, context)
-        return self._open(context).recover(next_kwargs or {})
+        return self._run(self._open(context).recover, next_kwargs or {})
 
     def on_kill(self) -> None:
         """Called in a signal handler, with five seconds to live."""
         if self._session is not None:
             self._session.on_kill()
+
+    def _run(self, enter: Callable[..., Any], *args: Any) -> Any:
+        """Call an entry point of the session. Raise a failure of the step without the session's frames."""
+        try:
+            return enter(*args)
+        except Exception as error:
+            if self._session is None or error is not self._session.error:
+                raise
+            raise BaseException.with_traceback(error, None)  # noqa: B904 - its cause is set
 
     def _open(self, context: Context) -> WorkerSession:
         from airflow_stepop.lifecycle.worker import WorkerSession

@@ -88,6 +88,13 @@ def _options() -> dict[str, dict[str, Any]]:
             "False",
             kind="boolean",
         ),
+        "thread_grace": _option(
+            "How many seconds a step may go on after its function has ended, because threads that are no "
+            "daemons still run. The step's log names these threads. After that time the step ends, with the "
+            "value that the function returned.",
+            "10",
+            kind="float",
+        ),
         "deployment": _option(
             "Name of this Airflow deployment in the labels of its jobs and in the paths of its results. "
             "Deployments that share an account or a store need different names, so that no deployment takes "

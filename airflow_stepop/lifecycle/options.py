@@ -19,11 +19,12 @@ from airflow.sdk.configuration import conf
 
 from airflow_stepop.connections.defaults import KEY, ConnectionDefaults, read_defaults
 from airflow_stepop.core.naming import did_you_mean
-from airflow_stepop.core.units import seconds
+from airflow_stepop.core.units import LONGEST_S, seconds
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.hooks.settings import BackendSettings, in_snake_case, parse_settings
 from airflow_stepop.registry import hook_class
 from airflow_stepop.resources import ResourceSettings
+from airflow_stepop.runner.leftovers import GRACE_S
 from airflow_stepop.stores.configured import configured_store
 
 if TYPE_CHECKING:
@@ -330,3 +331,18 @@ def _keys(settings: BackendSettings | Mapping[str, object] | None) -> set[str]:
     if settings is None:
         return set()
     return set(settings if isinstance(settings, Mapping) else settings.model_fields_set)
+
+
+def thread_grace_s() -> float:
+    """Return ``[stepop] thread_grace``: how long threads may go on after a step's function has ended.
+
+    :raises StepConfigError: the configured value is not a number of seconds
+    """
+    text = str(conf.get("stepop", "thread_grace", fallback="") or GRACE_S)
+    try:
+        found_s = float(text)
+    except ValueError:
+        found_s = -1.0
+    if not 0 <= found_s <= LONGEST_S:
+        raise StepConfigError(f"[stepop] thread_grace must be seconds, 0 or more, and this is {text!r}")
+    return found_s

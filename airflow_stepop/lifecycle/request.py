@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from airflow_stepop.core.units import seconds
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.hooks.settings import BackendSettings
 from airflow_stepop.job import OutcomeReport, Payload, StepSpec
-from airflow_stepop.lifecycle.options import StepOptions, defaults_for, find_connection
+from airflow_stepop.lifecycle.options import StepOptions, defaults_for, find_connection, thread_grace_s
 from airflow_stepop.lifecycle.rendered_names import render_names
 from airflow_stepop.oom import MoreMemory, check_on_oom, parse_on_oom
 from airflow_stepop.payload.build import build_payload
@@ -40,7 +41,8 @@ from airflow_stepop.payload.secrets import render_secrets
 from airflow_stepop.payload.spill import copy_to_bucket, spill
 from airflow_stepop.registry import create_hook, hook_class
 from airflow_stepop.resources import ResourceSettings
-from airflow_stepop.runner.protocol import ENV_DEBUG
+from airflow_stepop.runner.leftovers import GRACE_S
+from airflow_stepop.runner.protocol import ENV_DEBUG, ENV_THREAD_GRACE
 from airflow_stepop.stores.paths import checkpoint_path, result_path
 from airflow_stepop.waiting.observer import Observer, trace_environment
 from airflow_stepop.waiting.task_log import configured_limit
@@ -185,10 +187,12 @@ class StepRequest:
                 workdir=operator.workdir,
             )
         function = plain_function(operator.python_callable)
+        found = context_arguments(function, operator, self.context)
         return FunctionCall(
             function=function,
             args=tuple(operator.op_args or ()),
-            kwargs={**context_arguments(function, operator, self.context), **dict(operator.op_kwargs or {})},
+            kwargs={**found, **dict(operator.op_kwargs or {})},
+            moments=[name for name, value in found.items() if isinstance(value, datetime)],
             main_module=dag_module(self.project, function),
             reference=import_reference(function, self.project),
         )
@@ -319,6 +323,8 @@ class StepRequest:
         own_env = trace_environment(getattr(self.ti, "context_carrier", None))
         if self.is_debugged:
             own_env[ENV_DEBUG] = "1"
+        if (grace_s := thread_grace_s()) != GRACE_S:
+            own_env[ENV_THREAD_GRACE] = f"{grace_s:g}"
         return {**own_env, **self.options.env}
 
     @cached_property

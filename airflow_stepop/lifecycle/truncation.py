@@ -60,6 +60,7 @@ def _shortened(failure: Failure, lines: int, characters: int) -> Failure:
         traceback=_last(exception.get("traceback", ()), lines, characters),
         mro=list(exception.get("mro", ()))[:20],
         args=None,
+        attributes={},
         notes=[],
     )
     return replace(

@@ -15,11 +15,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk.configuration import conf
-from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferred
+from airflow.sdk.exceptions import AirflowSkipException, AirflowTaskTimeout, TaskDeferred
 
 from airflow_stepop.core.units import LONGEST_S
 from airflow_stepop.exceptions import StepConfigError, StepInterruptedError, is_final
-from airflow_stepop.failure import Category, Failure, StepFailedError
+from airflow_stepop.failure import Category, Failure
 from airflow_stepop.lifecycle.collecting import Collected
 from airflow_stepop.lifecycle.lifecycle import StepLifecycle
 from airflow_stepop.lifecycle.remote_exception import to_exception
@@ -73,6 +73,7 @@ class WorkerSession:
         )
         self._begun = context["ti"].start_date
         self._has_retry = bool(context["ti"].try_number <= context["ti"].max_tries)
+        self.error: Exception | None = None  # raised for the step's failure
         self._native_state = ""  # the service's own name of the job's state
         self._is_ended = False  # by the user; a submit in progress then cancels its own job
         self._is_in_doubt = False  # told to end, and Airflow did not answer why
@@ -194,11 +195,12 @@ class WorkerSession:
         self._report_usage(collected.usage)
         handle = self.lifecycle.record.handle if self.lifecycle.record else None
         where = f"{handle} {self.operator.job_url or ''}".strip() if handle else ""
-        error = to_exception(failure, where, next_memory)
-        if isinstance(error.__cause__, StepFailedError):
-            # For the cause, Airflow shows this process's frames, which say nothing about the step
-            self.log.error("%s", error.__cause__)
-        raise error
+        self.error = to_exception(failure, where, next_memory)
+        if not isinstance(self.error, AirflowSkipException):
+            self.log.error("%s", self.error.__cause__ or self.error)
+            # Next Airflow logs the error with the frames of this process. Its log page shows a group folded
+            self.log.info("::group::The frames of the worker, which say nothing about the step")
+        raise self.error
 
     def _with_advice(self, failure: Failure) -> tuple[Failure, str | None]:
         """Return the failure with the hint of ``on_oom``, and the memory that the next try asks for."""

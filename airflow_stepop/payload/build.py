@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from airflow_stepop.exceptions import PayloadError
 from airflow_stepop.job import Part, Payload
-from airflow_stepop.payload.call import Call, CommandCall, FunctionCall, Setup
+from airflow_stepop.payload.call import Call, FunctionCall, Setup
 from airflow_stepop.payload.pickling import dumps
 from airflow_stepop.results import StepResult
 from airflow_stepop.runner import protocol
@@ -108,8 +108,7 @@ def build_payload(
     manifest["refs"] = [builder.reference(result) for result in call.refs]
     manifest["parts"] = {name: {"sha256": p.sha256, "size": p.size} for name, p in builder.parts.items()}
     data = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
-    kind = "command" if isinstance(call, CommandCall) else "function"
-    features = frozenset({*setup.fields(), kind})
+    features = frozenset(setup.fields()) | ({"command", "function", "moments"} & set(manifest))
     return Payload(data, hashlib.sha256(data).hexdigest(), builder.parts, dict(setup.secrets), features)
 
 
@@ -124,6 +123,8 @@ def _function_fields(call: FunctionCall, builder: PayloadBuilder) -> Manifest:
         "argument_names": names,
         "kwargs": kwargs,
     }
+    if call.moments:
+        fields["moments"] = sorted(call.moments)
     if call.reference is not None:
         module, qualname = call.reference
         return fields | {"function": {"by": "reference", "module": module, "qualname": qualname}}

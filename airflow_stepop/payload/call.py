@@ -57,12 +57,14 @@ class FunctionCall(_Call):
 
     :param main_module: name of the DAG file's module; its functions and classes are pickled by value
     :param reference: (module, qualified name) of a function that the step can import; ``None``: by value
+    :param moments: names of the keyword arguments that are times of Airflow's context
     """
 
     function: Callable[..., object]
     args: Sequence[object]
     kwargs: Mapping[str, object]
     reference: tuple[str, str] | None
+    moments: Sequence[str] = ()
 
     def arguments(self) -> dict[str, object]:
         return dict(zip(self.argument_names(), self.args, strict=True)) | dict(self.kwargs)

@@ -95,6 +95,10 @@ def portable(name: str, value: Any) -> object:
 
     :raises PayloadError: the value exists only inside Airflow, such as ``ti``
     """
+    if hasattr(
+        type(value), "__wrapped__"
+    ):  # looked up now: a lazy value is not None, but it may stand for None
+        value = value.__wrapped__
     if isinstance(value, datetime):
         return datetime.fromisoformat(value.isoformat())
     if name == "params" and hasattr(value, "dump"):

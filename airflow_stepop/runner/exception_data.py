@@ -5,6 +5,8 @@ The worker shows the data, or raises the exception again.
 
 from __future__ import annotations
 
+import binascii
+
 from .failures import SUMMARY_CHARS, StepError, cut
 
 TYPE_CHECKING = False
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 TRACEBACK_LINES = 200
 TRACEBACK_CHARS = 64 * 1024
 MESSAGE_CHARS = 16 * 1024
-ARGS_CHARS = 8 * 1024
+DATA_CHARS = 8 * 1024  # of the arguments, and of the attributes
 CHAIN_DEPTH = 8
 GROUP_SIZE = 8
 EXCEPTIONS = 64  # total, because nested groups multiply
@@ -37,7 +39,7 @@ def failure_of(error: BaseException) -> Failure:
         "user_error", f"The step raised {name}: {message}" if message else f"The step raised {name}"
     )
     if isinstance(error, SystemExit):
-        failed = _exited(error.code)
+        failed = _exited(error)
     elif isinstance(error, KeyboardInterrupt):
         failed = StepError("cancelled", "The step was interrupted", native_reason="KeyboardInterrupt")
     failed.summary = cut(failed.summary, SUMMARY_CHARS)
@@ -46,13 +48,24 @@ def failure_of(error: BaseException) -> Failure:
     return failed.to_json()
 
 
-def _exited(code: object) -> StepError:
-    if code is None or code == 0:
+def _exited(error: SystemExit) -> StepError:
+    code, status = exit_status(error)
+    if not status:
         hint = "return from the function instead of calling sys.exit()"
         return StepError("user_error", "The step called sys.exit() and returned nothing", hint, exit_code=0)
-    if isinstance(code, int):
-        return StepError("user_error", f"The step called sys.exit({code})", exit_code=code)
-    return StepError("user_error", f"The step called sys.exit: {_text(code)}", exit_code=1)
+    said = f"({_text(code)})" if isinstance(code, int) else f": {_text(code)}"
+    return StepError("user_error", f"The step called sys.exit{said}", exit_code=status)
+
+
+def exit_status(error: SystemExit) -> tuple[object, int]:
+    """Return the argument of ``sys.exit()``, and the exit code that Python itself would give the process.
+
+    Python takes an integer (also a bool) modulo 256. For anything else it prints a text, and the code is 1.
+    """
+    code = error.code
+    if not isinstance(code, int):
+        return code, int(code is not None)
+    return code, int(code) & 255 if abs(int(code)) < 2**63 else 255
 
 
 def describe(error: BaseException, depth: int = CHAIN_DEPTH, seen: set[int] | None = None) -> Raised:
@@ -78,7 +91,8 @@ def describe(error: BaseException, depth: int = CHAIN_DEPTH, seen: set[int] | No
         "message": cut(_text(error), MESSAGE_CHARS),
         "traceback": traceback_lines(error.__traceback__),
         "mro": [f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__],
-        "args": _plain_args(error),
+        "args": _encoded_args(error),
+        "attributes": _encoded_attributes(error),
         "cause": chained(error.__cause__),
         "context": None if error.__cause__ or error.__suppress_context__ else chained(error.__context__),
         "notes": [cut(_text(n), MESSAGE_CHARS) for n in notes[:NOTES]] if isinstance(notes, list) else [],
@@ -100,13 +114,58 @@ def _text(value: object) -> str:
         return f"<{type(value).__name__}, whose __str__ raises {type(error).__name__}>"
 
 
-def _plain_args(error: BaseException) -> list[Any] | None:
-    import json
+def _encoded_args(error: BaseException) -> list[Any] | None:
+    """Return [codec, text] of each argument; ``None`` if there is one that no data codec holds."""
+    try:
+        found = [_encoded(value) for value in error.args]
+    except Exception:  # a subclass may define args
+        return None
+    return found if None not in found and len(str(found)) <= DATA_CHARS else None
+
+
+def _encoded_attributes(error: BaseException) -> dict[str, Any]:
+    """Return [codec, text] of each attribute that a data codec holds.
+
+    These are the attributes that the step's code has set, also in slots, and the fields of builtin classes,
+    such as ``filename`` of an ``OSError``.
+    """
+    found: dict[str, Any] = {}
+    left = DATA_CHARS
+    values = error.__dict__.copy()
+    for base in type(error).__mro__:
+        for name, field in vars(base).items():
+            if type(field).__name__ == "member_descriptor":
+                try:
+                    values[name] = field.__get__(error)
+                except AttributeError:  # a slot without a value
+                    continue
+                if values[name] is None:  # a field without a value
+                    del values[name]
+    for name, value in values.items():
+        pair = _encoded(value)
+        size = len(str(pair))
+        if pair and size < left and name[:2] != "__":
+            found[name] = pair
+            left -= size
+    return found
+
+
+def _encoded(value: Any) -> list[str] | None:
+    from .values import encode_data
 
     try:
-        text = json.dumps(list(error.args), allow_nan=False)
-        return json.loads(text) if len(text) <= ARGS_CHARS else None
-    except Exception:  # the arguments may be any objects
+        encoded = encode_data(value)
+        for kind in (int, float, str, bytes):
+            if encoded is None and isinstance(value, kind):  # of a subclass, such as an enum
+                made: Any = kind
+                encoded = encode_data(made.__getnewargs__(value)[0])
+        if encoded is None or encoded.size > DATA_CHARS:
+            return None
+        data = b"".join(encoded.segments[0])
+        if encoded.codec == "json":  # readable, and the secrets in it can be masked
+            return ["json", data.decode("utf-8", "surrogatepass")]
+        return [encoded.codec, binascii.b2a_base64(data, newline=False).decode()]
+    except Exception:  # the value may be any object
         return None
 
 
@@ -138,10 +197,12 @@ def _bounded(lines: list[str]) -> list[str]:
 
 
 def print_exception(data: Raised) -> None:
-    """Print the exception to the step's log, as Python prints it."""
-    import sys
-
-    sys.stderr.write("\n".join(_log_lines(data)) + "\n")
+    """Print the exception to the step's log as Python prints it, even if the step replaced ``sys.stderr``."""
+    try:
+        with open(2, "w", errors="backslashreplace", closefd=False) as stream:
+            stream.write("\n".join(_log_lines(data)) + "\n")
+    except OSError:  # the step has closed its log
+        pass
 
 
 def _log_lines(data: Raised) -> list[str]:
@@ -152,7 +213,10 @@ def _log_lines(data: Raised) -> list[str]:
     elif data["context"]:
         between = "During handling of the above exception, another exception occurred:"
         lines += [*_log_lines(data["context"]), "", between, ""]
-    name = data["qualname"] if data["module"] == "builtins" else f"{data['module']}.{data['qualname']}"
+    module = data["module"]
+    if module.startswith("unusual_prefix_"):  # so Airflow names the module of a DAG file
+        module = module.split("_", 3)[-1]
+    name = data["qualname"] if module == "builtins" else f"{module}.{data['qualname']}"
     lines += ["Traceback (most recent call last):", *data["traceback"]] if data["traceback"] else []
     lines += [f"{name}: {data['message']}" if data["message"] else name, *data["notes"]]
     for member in data["exceptions"]:

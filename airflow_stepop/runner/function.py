@@ -36,12 +36,21 @@ def run_function(step: Step) -> Returned:
     if type(result).__name__ == "coroutine":
         import asyncio
 
-        result = asyncio.run(result)
+        result = asyncio.run(_without_executor(result))
     step.leave_if_forked()
     phase("step ran")
     encoded = {} if step.manifest["discard_result"] else _encode_result(step, result)
     phase("result encoded")
     return encoded
+
+
+async def _without_executor(coroutine: Any) -> Any:
+    import asyncio
+
+    try:
+        return await coroutine
+    finally:  # asyncio.run() would wait for the threads of run_in_executor() without a limit; leave() waits
+        asyncio.get_running_loop()._default_executor = None  # type: ignore[attr-defined]
 
 
 # -- decoding ------------------------------------------------------------------------------------------------
@@ -80,6 +89,10 @@ def _call_of(step: Step) -> tuple[Callable[..., Any], list[Any], dict[str, Any]]
         for index, entry in enumerate(manifest["args"])
     ]
     kwargs = {name: decode(entry, f"argument {name!r}") for name, entry in manifest["kwargs"].items()}
+    if "moments" in manifest:
+        from .moments import moment
+
+        kwargs.update((name, moment(kwargs[name])) for name in manifest["moments"])
     return function, args, kwargs
 
 
@@ -150,7 +163,7 @@ def _split_of(mode: str, result: Any) -> str | None:
         if type(result) is list:
             return "list"
         return "dict" if type(result) is dict and all(map(_is_key, result)) else None
-    if mode == "dict":
+    if mode == "dict" and result is not None:  # as Airflow does: without a result there is nothing to split
         from collections.abc import Mapping
 
         hint = "return a dict with str keys, or drop multiple_outputs"
@@ -169,7 +182,7 @@ def _split_of(mode: str, result: Any) -> str | None:
         return "dict"
     if mode == "list" and type(result) is not list:
         raise StepError("user_error", f"The step must return a list, but returned {_kind(result)}")
-    return None if mode == "no" else mode
+    return None if mode == "no" or result is None else mode
 
 
 def _is_key(key: object) -> bool:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .wire import Manifest, Outcome, Usage
 
 _FORWARDED = (signal.SIGTERM, signal.SIGINT)
+_THREAD_GRACE = os.environ.get(protocol.ENV_THREAD_GRACE, "")  # read before the step can change it
 
 
 def main(argv: list[str]) -> int:
@@ -86,19 +87,26 @@ def main(argv: list[str]) -> int:
 
 
 def leave(code: int) -> None:
-    """End the process: join threads, run exit handlers, flush the streams, exit.
+    """End the process: wait for threads, run exit handlers, flush the streams, exit.
 
     The teardown of Python's modules is left out: it takes milliseconds, and native libraries may crash in it.
     """
-    threading = sys.modules.get("threading")
     try:
-        if threading is not None:
+        threading = sys.modules.get("threading")
+        if "multiprocessing.process" in sys.modules or (threading and threading.active_count() > 1):
+            from .leftovers import wait_for_threads
+
+            wait_for_threads(_THREAD_GRACE)
+        elif threading:
             threading._shutdown()  # multiprocessing does the same
         atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
     except BaseException as error:  # an exit handler of the step may fail; the outcome is already written
         quietly(os.write, 2, f"stepop: at exit: {type(error).__name__}\n".encode())
+    for stream in (sys.stdout, sys.stderr):
+        try:  # noqa: SIM105 - contextlib is an import more
+            stream.flush()
+        except BaseException:  # noqa: S110 - the step may have closed it, or put any object there
+            pass
     os._exit(code)
 
 

@@ -75,6 +75,7 @@ ENV_NONCE = "STEPOP_NONCE"  # random id of this job, not a secret; leftover proc
 ENV_CACHE = "STEPOP_CACHE"  # folder for installed requirements; set by the image or by env=
 ENV_CHECKPOINT = "STEPOP_CHECKPOINT_DIR"  # the step's checkpoint folder; ``--checkpoint DIR`` or CHECKPOINT
 ENV_DEBUG = "STEPOP_DEBUG"  # not empty and not 0: the runner logs every phase with its time
+ENV_THREAD_GRACE = "STEPOP_THREAD_GRACE"  # seconds that threads may go on after the step's function has ended
 ENV_WORK = "STEPOP_WORK"  # the step's scratch folder: code, inputs, current directory
 
 NOWHERE = "-"  # ``--segments -``: there is no folder for segments; every value must fit into the outcome

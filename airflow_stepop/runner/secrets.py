@@ -27,7 +27,7 @@ CHUNK_BYTES = 1 << 16
 DRAIN_CHUNKS = 64  # most chunks read after the step has ended, while a leftover process still prints
 
 # fields of a failure whose text may come from the step, and fields that contain further failures
-_TEXTS = frozenset({"summary", "hint", "message", "traceback", "notes", "args", "log_tail"})
+_TEXTS = frozenset({"summary", "hint", "message", "traceback", "notes", "args", "attributes", "log_tail"})
 _NESTED = frozenset({"exception", "cause", "context"})
 
 

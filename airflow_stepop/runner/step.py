@@ -85,13 +85,14 @@ class Step:
         """End this process if the step's code forked it: only the original child may write the outcome."""
         if os.getpid() == self._pid:
             return
-        if isinstance(error, SystemExit):
-            os._exit(error.code if isinstance(error.code, int) else int(error.code is not None))
-        if error is not None:
-            from .exception_data import describe, print_exception
+        if error is None:
+            os._exit(0)
+        from .exception_data import describe, exit_status, print_exception
 
+        code, status = exit_status(error) if isinstance(error, SystemExit) else (error, 1)
+        if code is not None and not isinstance(code, int):  # Python ends without a word after a number
             print_exception(describe(error))
-        os._exit(0 if error is None else 1)
+        os._exit(status)
 
     def prepare(self) -> None:
         """Unpack the code, change to the scratch folder, restore the checkpoint, install the requirements.

@@ -89,6 +89,7 @@ class Manifest(TypedDict, total=False):
     args: list[Entry]
     argument_names: list[str]
     kwargs: dict[str, Entry]
+    moments: list[str]  # the kwargs that are times of Airflow's context; left out if there are none
 
 
 class Returned(TypedDict, total=False):
@@ -108,7 +109,8 @@ class Raised(TypedDict):
     message: str
     traceback: list[str]
     mro: list[str]
-    args: list[object] | None
+    args: list[list[str]] | None  # [codec, text] of each
+    attributes: dict[str, list[str]]
     cause: Raised | None
     context: Raised | None
     notes: list[str]

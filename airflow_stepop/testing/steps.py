@@ -149,7 +149,10 @@ class StepContract(ContractBase):
         handle, status = self.run(hook, one)
         assert status.state is JobState.FAILED
         failure = self.result(hook, one, handle)["failure"]
-        assert failure["exception"]["args"] == ["cannot log in with ***", {"token": "***"}]
+        assert failure["exception"]["args"] == [
+            ["json", '"cannot log in with ***"'],
+            ["json", '{"token":"***"}'],
+        ]
         assert value not in json.dumps(failure) + "\n".join(self.lines(hook, handle))
 
     # -- logs

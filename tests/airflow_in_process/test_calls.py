@@ -48,6 +48,34 @@ def test_context_values_come_as_plain_data(run):
     assert ts_nodash.startswith(ds.replace("-", ""))
 
 
+def test_times_of_the_context_are_what_they_are_in_an_ordinary_task(run):
+    run.assert_state("times_of_a_step")
+    found = run.value("times_of_a_step")
+    assert found == run.value("times_of_a_task")
+    assert found[0] == "pendulum.datetime.DateTime UTC"
+
+
+def test_a_time_of_the_context_may_be_returned(run):
+    run.assert_state("takes_a_time")
+    assert run.value("takes_a_time") is True
+
+
+def test_lazy_values_of_the_context_are_none_in_a_first_run(run):
+    run.assert_state("first_run")
+    assert run.value("first_run") == [None] * 4
+
+
+@pytest.mark.parametrize("task", ["promises_a_dict", "promises_a_mapping", "says_multiple_outputs"])
+def test_no_result_is_no_wrong_result(run, task):
+    run.assert_state(task)
+    assert "return_value" not in run.xcoms.get(task, {})
+
+
+def test_a_promised_dict_is_split(run):
+    assert run.value("keeps_its_promise") == {"a": 1}
+    assert run.xcoms["keeps_its_promise"]["a"] == 1
+
+
 def test_included_files_are_there(run):
     run.assert_state("included")
     assert set(run.value("included")) >= {"calls_data", "calls_sql"}

@@ -49,6 +49,7 @@ _REBUILDERS = (
 # Feature -> modules that are left out unless the step needs the feature:
 #   command                 the step is a command
 #   function                the step is a function
+#   moments                 the step asks for times of Airflow's context
 #   secrets, requirements   the manifest has a field of this name
 #   snapshots               the runner saves checkpoints to pre-signed addresses
 #   frames                  the outcome comes back through the log
@@ -57,6 +58,7 @@ _REBUILDERS = (
 OPTIONAL = {
     "command": ("command.py", "readable.py"),
     "function": ("airflow_reads.py", "imports.py", "logs.py"),
+    "moments": ("moments.py",),
     "secrets": ("secrets.py",),
     "requirements": ("requirements.py",),
     "snapshots": ("archive.py", "snapshots.py"),

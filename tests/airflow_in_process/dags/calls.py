@@ -7,6 +7,7 @@ import functools
 import os
 import socket
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,14 +91,68 @@ with DAG("calls", schedule=None, default_args={"retries": 0}, params={"depth": 4
 
     @task.remote_step
     def portable_context(ds, params, run_id, logical_date, ts_nodash, given="default"):
-        import datetime
-
-        assert type(logical_date) is datetime.datetime
-        assert logical_date.tzinfo is not None
         assert logical_date.date().isoformat() == ds
         return [ds, params, run_id, ts_nodash, given]
 
     portable_context()
+
+    def times(logical_date, data_interval_start, data_interval_end, partition_date):
+        """Say what the times of the context are: as text, since an ordinary task shall say the same."""
+        found = [logical_date, data_interval_start, data_interval_end, partition_date]
+        names = [
+            f"{type(one).__module__}.{type(one).__name__} {getattr(one, 'timezone_name', '')}"
+            for one in found
+        ]
+        return [*names, logical_date.add(days=1).to_iso8601_string(), (logical_date - logical_date).in_days()]
+
+    task.remote_step(times, task_id="times_of_a_step")()
+    task(times, task_id="times_of_a_task")()
+
+    @task.remote_step
+    def first_run(
+        prev_start_date_success,
+        prev_end_date_success,
+        prev_data_interval_start_success,
+        prev_data_interval_end_success,
+        prev_given=1,
+    ):
+        return [
+            prev_start_date_success,
+            prev_end_date_success,
+            prev_data_interval_start_success,
+            prev_data_interval_end_success,
+        ]
+
+    first_run()
+
+    @task.remote_step
+    def returns_a_time(logical_date):
+        return logical_date
+
+    @task
+    def takes_a_time(value, logical_date=None):
+        return value == logical_date
+
+    takes_a_time(returns_a_time())
+
+    @task.remote_step
+    def promises_a_dict() -> dict[str, int]:
+        return None
+
+    @task.remote_step
+    def promises_a_mapping() -> Mapping[str, float]:
+        return None
+
+    @task.remote_step(multiple_outputs=True)
+    def says_multiple_outputs():
+        return None
+
+    @task.remote_step
+    def keeps_its_promise() -> dict[str, int]:
+        return {"a": 1}
+
+    for promise in (promises_a_dict, promises_a_mapping, says_multiple_outputs, keeps_its_promise):
+        promise()
 
     @task.remote_step
     def folder():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import pickle
+import subprocess
 import sys
 
 import pytest
@@ -37,7 +39,7 @@ def f(): inner()
         "builtins.BaseException",
         "builtins.object",
     ]
-    assert exception["args"] == ["no", 3]
+    assert exception["args"] == [["json", '"no"'], ["json", "3"]]
     lines = [line for line in exception["traceback"] if not set(line.strip()) <= {"^", "~"}]
     assert lines[0].endswith('helpers.py", line 4, in f')
     assert lines[1] == "    def f(): inner()"
@@ -56,6 +58,13 @@ def test_exception_of_a_pickled_function(folder):
 
     traceback = folder.function(f).run().failure["exception"]["traceback"]
     assert traceback[0].endswith(f'test_exception_data.py", line {f.__code__.co_firstlineno + 1}, in f')
+
+
+@pytest.mark.parametrize("stream", ["io.StringIO()", "None", "open('/dev/null', 'w')"])
+def test_the_log_has_an_exception_wherever_the_step_prints(folder, edge_python, stream):
+    body = f"sys.stderr = sys.stdout = {stream}\n    raise ValueError('x \\udcff')"
+    done = folder.reference(f"import io, sys\ndef f():\n    {body}\n", "f").run(edge_python)
+    assert done.stderr.splitlines()[-1] == "ValueError: x \\udcff"
 
 
 def test_a_returned_function_has_its_file(folder):
@@ -170,6 +179,49 @@ def test_bounds():
     assert "raise ValueError" in "".join(data["traceback"][-3:])
     assert len(json.dumps(data)) < 200_000
     assert len(failure_of(ValueError("y" * 10**6))["summary"]) == 500
+
+
+class Exit(enum.IntEnum):
+    OK = 0
+    BAD = 7
+
+
+CODES = {
+    "nothing": (SystemExit(), 0, "sys.exit() and returned nothing"),
+    "0": (SystemExit(0), 0, "sys.exit() and returned nothing"),
+    "false": (SystemExit(False), 0, "sys.exit() and returned nothing"),
+    "true": (SystemExit(True), 1, "sys.exit(True)"),
+    "negative": (SystemExit(-1), 255, "sys.exit(-1)"),
+    "256": (SystemExit(256), 0, "sys.exit() and returned nothing"),
+    "300": (SystemExit(300), 44, "sys.exit(300)"),
+    "huge": (SystemExit(2**70), 255, f"sys.exit({2**70})"),
+    "enum": (SystemExit(Exit.BAD), 7, "sys.exit(7)"),
+    "enum of 0": (SystemExit(Exit.OK), 0, "sys.exit() and returned nothing"),
+    "float": (SystemExit(2.5), 1, "sys.exit: 2.5"),
+    "nan": (SystemExit(float("nan")), 1, "sys.exit: nan"),
+    "text": (SystemExit("why"), 1, "sys.exit: why"),
+    "empty text": (SystemExit(""), 1, "sys.exit: "),
+    "tuple": (SystemExit(3, 4), 1, "sys.exit: (3, 4)"),
+    "tuple of one": (SystemExit(*(3,)), 3, "sys.exit(3)"),
+    "list": (SystemExit([]), 1, "sys.exit: []"),
+    "bytes": (SystemExit(b"x"), 1, "sys.exit: b'x'"),
+    "exception": (SystemExit(ValueError("why")), 1, "sys.exit: why"),
+    "rude": (SystemExit(Rude()), 1, "sys.exit: <Rude, whose __str__ raises RuntimeError>"),
+}
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_exit_codes_are_those_of_python(name):
+    """Whatever the code is, the outcome is well-formed: a damaged one would run the step again."""
+    error, status, text = CODES[name]
+    failure = json.loads(json.dumps(failure_of(error)))
+    assert failure["summary"] == f"The step called {text}"
+    found = Failure.from_json(failure)
+    assert (found.category, found.exit_code) == ("user_error", status)
+    same = SystemExit("x") if name == "rude" else error  # the class of the text does not matter to Python
+    code = f"import pickle, sys; sys.path[:0] = {sys.path!r}; raise pickle.loads(sys.stdin.buffer.read())"
+    done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(same), capture_output=True)
+    assert done.returncode == status, done.stderr
 
 
 def test_interrupt():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import itertools
 import json
 import os
@@ -250,6 +251,14 @@ def f(kind):
         raise KeyError(value)
     if kind == "cause":
         raise Own("outer") from ValueError(value, {value: [value]})
+    if kind == "attributes":
+        error = Own("x")
+        error.plain, error.deep, error.data = value, {value: (value,)}, b"<" + value.encode() + b">"
+        raise error
+    if kind == "bytes":
+        raise Own(b"ab" + value.encode(), b"abc" + value.encode(), b"abcd" + value.encode())
+    if kind == "file":
+        open("/no/" + value)
     if kind == "pickle":
         class Held:
             def __reduce__(self):
@@ -259,7 +268,9 @@ def f(kind):
 """
 
 
-@pytest.mark.parametrize("kind", ["exit", "long", "longer", "repr", "cause", "pickle", "traceback"])
+@pytest.mark.parametrize(
+    "kind", ["exit", "long", "longer", "repr", "cause", "attributes", "bytes", "file", "pickle", "traceback"]
+)
 def test_an_exception_does_not_tell_them(folder, edge_python, kind):
     value = "very-secret-value"
     done = give(folder.reference(RAISES, "f", kind), A=value).run(edge_python)
@@ -267,6 +278,11 @@ def test_an_exception_does_not_tell_them(folder, edge_python, kind):
     told += base64.b64decode(done.receipt["outcome"]).decode() if "outcome" in done.receipt else ""
     assert "***" in done.failure["summary"] + json.dumps(done.failure)
     assert "very-s" not in told
+    exception = done.failure["exception"] or {}
+    pairs = [*(exception.get("args") or ()), *exception.get("attributes", {}).values()]
+    pieces = [piece for codec, text in pairs if codec == "bytes" for piece in text.split("***")]
+    for piece in (piece[offset:] for piece in pieces for offset in range(4)):
+        assert b"very-s" not in binascii.a2b_base64(piece[: len(piece) // 4 * 4])
 
 
 def test_words_of_our_own_stay(folder):
