@@ -33,6 +33,13 @@ if __name__ == "__main__":
     leave(main(sys.argv[1:]))
 """
 
+# Appended to cloudpickle: it pickles what the step has of a DAG file by value, for the step's code, too
+REGISTER = f"""
+import sys
+if "{PACKAGE}.dag_module" in sys.modules:
+    cloudpickle._PICKLE_BY_VALUE_MODULES.update(sys.modules["{PACKAGE}.dag_module"].modules)
+"""
+
 # For _rebuilders. If a name is missing here, the runner imports cloudpickle itself
 _REBUILDERS = (
     "_builtin_type",
@@ -48,6 +55,7 @@ _REBUILDERS = (
 # Feature -> modules that are left out unless the step needs the feature:
 #   command                 the step is a command
 #   function                the step is a function
+#   dag_module              a part of the DAG file is sent, or an earlier step's result may need one
 #   secrets, requirements   the manifest has a field of this name
 #   snapshots               the runner saves checkpoints to pre-signed addresses
 #   frames                  the outcome comes back through the log
@@ -56,6 +64,7 @@ _REBUILDERS = (
 OPTIONAL = {
     "command": ("command.py",),
     "function": ("airflow_reads.py", "imports.py", "logs.py"),
+    "dag_module": ("by_value.py", "code_names.py", "dag_module.py", "enums.py"),
     "secrets": ("secrets.py",),
     "requirements": ("requirements.py",),
     "snapshots": ("archive.py", "snapshots.py"),
@@ -132,6 +141,7 @@ def _build(features: frozenset[str]) -> bytes:
     for path in cloudpickle.glob("*.py"):
         # keep_head: the module docstring of cloudpickle holds its licence
         members[f"cloudpickle/{path.name}"] = _stripped(path.read_text("utf-8"), keep_head=True)
+    members["cloudpickle/__init__.py"] += REGISTER
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for name, source in sorted(members.items()):
