@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import dataclasses
 import functools
 import io
@@ -39,6 +40,7 @@ class ByValue:
     _namespace: dict[str, Any] | None = None
     _names: dict[str, Any] | None = None
     _globals: Any = None
+    _ids: dict[int, str] | None = None
 
     def use_module(self, name: str, namespace: dict[str, Any], names: dict[str, Any] | None) -> object:
         """Pickle functions of a DAG file so that they share the globals of its module in the step.
@@ -66,6 +68,9 @@ class ByValue:
         known = _REDUCERS.get(type(obj))
         if known is not None:
             return known(self, obj, first)
+        own = self._own_reduce(obj) if self._namespace is not None else None
+        if own is not None:
+            return own
         reduced = super().reducer_override(obj)  # type: ignore[misc]
         is_class = isinstance(obj, type) and isinstance(reduced, tuple) and len(reduced) == 6
         return self._class_reduce(obj, first, reduced) if is_class else reduced
@@ -78,6 +83,22 @@ class ByValue:
         found = self._namespace.get(first)
         found = dag_module.inside(found, inner) if inner else found
         return first if found is obj else ""
+
+    def _own_reduce(self, obj: Any) -> Any:
+        """Reduce an object that is a global of the DAG file and that code may compare with ``is``."""
+        kind: Any = type(obj)
+        namespace = self._namespace or {}
+        if kind is not object and kind.__module__ != self._module:
+            return None
+        if self._ids is None:
+            self._ids = {id(value): name for name, value in namespace.items()}
+        name = self._ids.get(id(obj))
+        if name is not None and self._names is not None:
+            self._names[name] = obj
+            return dag_module.attribute, (self._module, name)
+        if name is not None and kind.__reduce__ is not object.__reduce__ and obj.__reduce__() == name:
+            return copyreg.__newobj__, (kind,), vars(obj) or None  # type: ignore[attr-defined]
+        return None
 
     # -- classes
 
@@ -128,7 +149,10 @@ class ByValue:
         imports: dict[str, tuple[str, str]] = {}
         for name in sorted(texts.intersection(here)):
             value = here[name]
-            where = code_names.reference(value)
+            try:
+                where = code_names.reference(value)
+            except Exception:  # noqa: S112 - any object may be a global
+                continue
             if type(value) in _PLAIN:
                 names[name] = value
             elif where is None or where[0] == module:
@@ -199,7 +223,12 @@ def _is_alias(value: Any, module: str) -> bool:
 
 
 class ByNameAndValue(ByValue):
-    """The pickler's base in the step: a class or function of the DAG file is pickled by name, with a copy."""
+    """The pickler's base in the step: a class or function of the DAG file is pickled by name, with a copy.
+
+    A class of the DAG file exists twice: in Airflow's process, and as the copy that came with the function. A
+    result is an instance of the copy. The process that loads the result prefers its own class of that name:
+    so ``isinstance`` works there. If there is none, the copy is unpickled.
+    """
 
     named_module: str | None = None
 

@@ -67,7 +67,8 @@ def words(values: Iterable[Any]) -> set[str]:
         if isinstance(text, str):
             found.update(_WORD.findall(text))
         else:
-            found |= words(getattr(value, "__args__", None) or ())
+            parts = getattr(value, "__args__", None)
+            found |= words(parts) if isinstance(parts, tuple) else set()
     return found
 
 

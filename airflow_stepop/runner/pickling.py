@@ -1,11 +1,6 @@
-"""Pickles results and unpickles arguments in the child process. Called by :mod:`.function`.
+"""Unpickles the function and the arguments in the child process. Called by :mod:`.function`.
 
-**Results.** A class that the DAG file defines exists twice: in Airflow's process, and as the copy that was
-pickled with the function. A result is an instance of the copy. Its pickle therefore contains the name of the
-class and the copy itself. On loading, the class of that name in the loading process is preferred, so that
-``isinstance`` works downstream. If there is none, the copy is unpickled. The same holds for functions.
-
-**Arguments.** An argument may contain a reference to an earlier step's result; see :func:`argument_loads`.
+An argument may contain a reference to an earlier step's result; see :func:`argument_loads`.
 
 In a pickle, the name of this module is ``stepop_runner.pickling``. The unpickler of the worker reads
 ``stepop_runner.`` as ``airflow_stepop.runner.``.

@@ -327,3 +327,98 @@ def test_messages_show_the_dag_file_as_people_know_it(dag, tmp_path):
         done = run_step(tmp_path / "c", module, module.g)
     assert "my_dag.B" in done.failure["summary"]
     assert "unusual_prefix_" not in done.failure["summary"] + done.stderr
+
+
+SENTINELS = """
+import abc, collections, functools, multiprocessing, pickle, typing
+
+UNSET = object()
+
+class Missing:
+    def __reduce__(self):
+        return "MISSING"
+
+MISSING = Missing()
+
+class Nothing:
+    pass
+
+NOTHING = Nothing()
+T = typing.TypeVar("T")
+Pair = collections.namedtuple("Pair", "x y")
+
+class Typed(typing.TypedDict):
+    x: int
+
+class Box(typing.Generic[T]):
+    __slots__ = ("x",)
+    def __init__(self, x):
+        self.x = x
+
+class Base(abc.ABC):
+    names = []
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        Base.names.append(cls.__name__)
+    @abc.abstractmethod
+    def f(self): ...
+
+class Child(Base):
+    def __init__(self):
+        super().__init__()
+    def f(self):
+        return self.__class__ is __class__ is Child
+
+class Problem(Exception):
+    def __init__(self, code, *, detail):
+        super().__init__(code)
+        self.detail = detail
+    def __reduce__(self):
+        return functools.partial(Problem, detail=self.detail), self.args
+
+def logged(function):
+    @functools.wraps(function)
+    def wrapper(*args):
+        return function(*args)
+    return wrapper
+
+@logged
+def twice(x):
+    return 2 * x
+
+class Method:
+    def __init__(self, by):
+        self.by = by
+    def times(self, x):
+        return self.by * x
+
+def singletons(a=UNSET, b=MISSING, c=NOTHING):
+    again = pickle.loads(pickle.dumps(MISSING))
+    return [a is UNSET, b is MISSING is again, c is NOTHING]
+
+def kinds():
+    values = [Pair(1, 2), Box(3), Child(), Problem(5, detail="d"), Typed(x=1)]
+    pair, box, child, problem, typed = pickle.loads(pickle.dumps(values))
+    return [pair == Pair(1, 2), type(box) is Box, child.f(), problem.detail, typed, Base.names]
+
+def tasks(method):
+    context = multiprocessing.get_context(method)
+    work = [twice, Method(3).times, functools.partial(Method.times, Method(4)), Pair._make]
+    with context.Pool(1, initializer=twice, initargs=(1,)) as pool:
+        return [pool.apply(one, (2,) if one != Pair._make else ((1, 2),)) for one in work]
+"""
+
+
+def test_globals_that_are_compared_by_identity(dag, tmp_path):
+    with dag(SENTINELS) as module:
+        values = module.UNSET, module.MISSING, module.NOTHING
+        assert run_step(tmp_path / "a", module, module.singletons, *values).value() == [True] * 3
+        assert run_step(tmp_path / "b", module, module.singletons).value() == [True] * 3
+
+
+def test_classes_of_every_kind(dag, tmp_path):
+    with dag(SENTINELS) as module:
+        *found, names = run_step(tmp_path / "a", module, module.kinds).value()
+        assert found == [True, True, True, "d", {"x": 1}]
+        assert set(names) == {"Child"}
+        assert run_step(tmp_path / "b", module, module.tasks, "spawn").value(loads) == [4, 6, 8, (1, 2)]
