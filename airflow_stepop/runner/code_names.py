@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-_READERS = frozenset({"globals", "vars", "eval", "exec", "query"})  # functions that look for a name in a text
 _WORD = re.compile(r"[^\W\d]\w*")
+_QUOTED = re.compile(r"@([^\W\d]\w*)")  # a variable in DataFrame.query() of pandas
 
 
 def nested(code: CodeType) -> Iterator[CodeType]:
@@ -46,8 +46,13 @@ def words_of_code(code: CodeType) -> set[str]:
     """Return the words of the texts in ``code`` that may name globals."""
     texts: list[str] = []
     for inner in nested(code):
-        if _READERS.intersection(inner.co_names):
-            texts += [constant for constant in inner.co_consts if isinstance(constant, str)]
+        constants = [constant for constant in inner.co_consts if isinstance(constant, str)]
+        if "eval" in inner.co_names or "exec" in inner.co_names:
+            texts += constants
+        if "globals" in inner.co_names:
+            texts += filter(str.isidentifier, constants)
+        if "query" in inner.co_names:
+            texts += [name for constant in constants for name in _QUOTED.findall(constant)]
         before: Any = None
         for instruction in dis.get_instructions(inner):
             value = instruction.argval

@@ -11,7 +11,8 @@ from tests.support.dag_file import loaded, run_step
 
 NAMES = """
 from __future__ import annotations
-import concurrent.futures, dataclasses, decimal, email.mime.text, functools, importlib.metadata, threading
+import concurrent.futures, dataclasses, decimal, email.mime.text, functools, importlib.metadata, sys
+import threading
 import typing
 import xml.dom.minidom as dom, xml.etree.ElementTree
 import no_such_package
@@ -95,6 +96,17 @@ def model():
 def by_text():
     return [eval("LIMIT + SCALE"), globals()["helper"].__name__, eval("Leaf(LIMIT).x")]
 
+class Frame:
+    def query(self, text):
+        return {"x": sys._getframe(1).f_globals[text.partition("@")[2]]}
+
+def by_query():
+    return Frame().query("scale > @SCALE")
+
+def texts_are_no_names():
+    found = sorted(name for name in globals() if name.isupper())
+    return [globals()["helper"].__name__, found, "LIMIT x", "@SCALE"]
+
 def harmless(a: Missing, b: no_such_package.C, c: Context, d: Service, e: "LOCK") -> Other:
     return a + LIMIT
 
@@ -165,6 +177,8 @@ RESULTS = {
     "hints_of_a_global": [True, True, 1],
     "model": "2.5",
     "by_text": [8, "helper", 5],
+    "by_query": {"x": 3},
+    "texts_are_no_names": ["helper", [], "LIMIT x", "@SCALE"],
     "cached": [6765, 21, 8, 6, 6, 5, 8, "leaf", "any", "int", "any"],
 }
 

@@ -292,3 +292,26 @@ def test_results_come_back_to_another_worker(dag, dag_path, tmp_path):
         DAG.replace("    x: int\n    def double", "    x: int\n    VERSION = 2\n    def double")
     )
     assert load_elsewhere(done, dag_path) == [12, 7, 9, 1, True, True, True, 2]
+
+
+HELPERS = """
+import multiprocessing
+
+def texts(items):
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.map(str, items)
+"""
+
+
+def test_a_function_of_another_module_gets_the_classes_of_its_arguments(dag, dag_path, tmp_path):
+    """The function is imported in the step; the DAG file's module brings the classes alone."""
+    helpers = dag_path.with_name("my_helpers.py")
+    helpers.write_text(HELPERS)
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as members:
+        members.writestr("my_helpers.py", HELPERS)
+    with loaded(helpers, "my_helpers") as module:
+        done = run_step(tmp_path / "a", dag, module.texts, [dag.Item(1)], archive=archive.getvalue())
+        assert done.value() == ["Item(x=1)"]
+        done = run_step(tmp_path / "b", dag, module.texts, [1], archive=archive.getvalue())
+        assert done.value() == ["1"]
