@@ -260,10 +260,14 @@ import base64, json, sys
 from pathlib import Path
 from airflow_stepop.results import loads
 from tests.support.dag_file import loaded
-import contextlib
+from contextlib import nullcontext
+from types import SimpleNamespace
+from airflow.sdk.execution_time.context import set_current_context
 data = base64.b64decode(sys.argv[1])
-with loaded(Path(sys.argv[2])) if len(sys.argv) > 2 else contextlib.nullcontext() as dag:
-    item, inner, square, color, kind = loads(data, [])
+with loaded(Path(sys.argv[2])) if len(sys.argv) > 2 else nullcontext() as dag:
+    task = SimpleNamespace(python_callable=getattr(dag, "use", None))
+    with set_current_context({"ti": SimpleNamespace(task=task)}) if dag else nullcontext():
+        item, inner, square, color, kind = loads(data, [])
     print(json.dumps([
         item.double().x, inner.x, square(3), color.value, type(item) is kind, type(inner) is kind.Inner,
         dag is not None and kind is dag.Item, getattr(kind, "VERSION", 1),
@@ -287,7 +291,7 @@ def test_results_come_back_to_another_worker(dag, dag_path, tmp_path):
     other = tmp_path / "other" / "my_dag.py"
     other.parent.mkdir()
     other.write_text(DAG)
-    assert load_elsewhere(done, other) == [12, 7, 9, 1, True, True, False, 1]
+    assert load_elsewhere(done, other) == [12, 7, 9, 1, True, True, True, 1]
     dag_path.write_text(
         DAG.replace("    x: int\n    def double", "    x: int\n    VERSION = 2\n    def double")
     )
