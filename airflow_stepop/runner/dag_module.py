@@ -195,7 +195,7 @@ def _received_class(module: str, qualname: str) -> Any:
     # class: another process pickled the earlier step's function, so the class has another tracker id
     cloudpickle = sys.modules.get("cloudpickle.cloudpickle")
     for kind in list(getattr(cloudpickle, "_DYNAMIC_CLASS_TRACKER_BY_CLASS", ())):
-        if (kind.__module__, kind.__qualname__) == (module, qualname):
+        if (kind.__module__, getattr(kind, "__qualname__", "")) == (module, qualname):  # a TypeVar has none
             return kind
     return None
 
