@@ -311,30 +311,36 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _dag_class(module: str, qualname: str, by_value: bytes) -> Any:
-    """Return the class that the running task's function sees under this name.
+    """Return the class or function that the running task's function sees under this name.
 
     ``airflow dags test`` imports the DAG file twice. The class in ``sys.modules`` is then not the class that
     the task uses, and ``isinstance`` would fail.
     """
-    from airflow_stepop.runner.pickling import dag_class
+    from airflow_stepop.runner.dag_module import find, is_code
 
     name, *inner = qualname.split(".")
     found = _globals_of_task(module).get(name)
     for name in inner:
         found = getattr(found, name, None)
-    return found if isinstance(found, type) else dag_class(module, qualname, by_value)
+    return found if is_code(found) else find(module, qualname, by_value, lambda data: loads(data, []))
 
 
 def _globals_of_task(module: str) -> Mapping[str, Any]:
-    """Return the globals of the running task's function, if the function was defined in ``module``."""
+    """Return the globals of the running task's function, if the function was defined in ``module``.
+
+    On another worker the DAG file may have another path, and then Airflow gives its module another name.
+    """
     from airflow.sdk import get_current_context
+
+    from airflow_stepop.runner.failures import plain
 
     try:
         task = get_current_context()["ti"].task
     except RuntimeError:
         return {}
     function = inspect.unwrap(getattr(task, "python_callable", None) or _globals_of_task)
-    return getattr(function, "__globals__", {}) if function.__module__ == module else {}
+    is_same = plain(function.__module__) == plain(module)
+    return getattr(function, "__globals__", {}) if is_same else {}
 
 
 def loads(data: Any, buffers: list[Any]) -> Any:

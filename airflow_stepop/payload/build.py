@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING
 
 from airflow_stepop.exceptions import PayloadError
 from airflow_stepop.job import Part, Payload
-from airflow_stepop.payload.call import Call, FunctionCall, Setup
-from airflow_stepop.payload.pickling import dumps
+from airflow_stepop.payload.call import Call, CommandCall, FunctionCall, Setup
+from airflow_stepop.payload.pickling import dump_code
 from airflow_stepop.results import StepResult
 from airflow_stepop.runner import protocol
 from airflow_stepop.runner.entries import Encoded
+from airflow_stepop.runner.failures import plain
 from airflow_stepop.stores.configured import locate
 from airflow_stepop.stores.pieces import ranges_of
 
 if TYPE_CHECKING:
     from airflow_stepop.job import Buffer
-    from airflow_stepop.runner.wire import Entry, Location, Manifest
+    from airflow_stepop.runner.wire import Entry, Function, Location, Manifest
 
 
 @dataclass
@@ -108,8 +109,17 @@ def build_payload(
     manifest["refs"] = [builder.reference(result) for result in call.refs]
     manifest["parts"] = {name: {"sha256": p.sha256, "size": p.size} for name, p in builder.parts.items()}
     data = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
-    features = frozenset(setup.fields()) | ({"command", "function", "moments"} & set(manifest))
+    features = frozenset(setup.fields()) | _features(call, manifest)
     return Payload(data, hashlib.sha256(data).hexdigest(), builder.parts, dict(setup.secrets), features)
+
+
+def _features(call: Call, manifest: Manifest) -> set[str]:
+    found = {"command", "function", "moments"} & set(manifest)
+    if isinstance(call, CommandCall):
+        return found
+    has_results = any(isinstance(value, StepResult) for value in call.arguments().values())
+    is_needed = "entry" in manifest["function"] or bool(call.refs) or has_results
+    return {*found, "dag_module"} if is_needed else found
 
 
 def _function_fields(call: FunctionCall, builder: PayloadBuilder) -> Manifest:
@@ -127,17 +137,24 @@ def _function_fields(call: FunctionCall, builder: PayloadBuilder) -> Manifest:
         fields["moments"] = sorted(call.moments)
     if call.reference is not None:
         module, qualname = call.reference
-        return fields | {"function": {"by": "reference", "module": module, "qualname": qualname}}
+        function: Function = {"by": "reference", "module": module, "qualname": qualname}
+        if call.dag_globals is not None and call.dag_globals.needed:
+            function["entry"] = _code(None, call, builder)
+    else:
+        function = {"by": "value", "entry": _code(call.function, call, builder)}
+    if "entry" in function:
+        fields["python"] = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    return fields | {"function": function}
+
+
+def _code(function: Callable[..., object] | None, call: FunctionCall, builder: PayloadBuilder) -> Entry:
     try:
-        pickled = dumps(call.function, None, call.main_module, call.refs)
+        pickled = dump_code(function, call.main_module, call.refs, call.dag_globals)
     except Exception as error:
+        what = f"the function {call.function.__qualname__}" if function else "the code of the arguments"
         raise PayloadError(
-            f"the function {call.function.__qualname__} cannot be sent: {error}. "
+            f"{what} cannot be sent: {plain(str(error))}. "
             "Something that it refers to (a global or an outer variable) cannot be pickled; "
             "create it inside the function, or pass it as an argument"
         ) from error
-    entry = builder.entry(Encoded("pickle", [[pickled]]))
-    return fields | {
-        "python": f"{sys.version_info[0]}.{sys.version_info[1]}",
-        "function": {"by": "value", "entry": entry},
-    }
+    return builder.entry(Encoded("pickle", [[pickled]]))

@@ -10,14 +10,16 @@ import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from airflow_stepop.exceptions import PayloadError
 from airflow_stepop.payload.code_key import code_key, digest
-from airflow_stepop.payload.pickling import advice, as_list, dumps
+from airflow_stepop.payload.pickling import DagGlobals, advice, as_list, dumps
 from airflow_stepop.results import StepResult
 from airflow_stepop.runner import protocol
 from airflow_stepop.runner.entries import Encoded
+from airflow_stepop.runner.failures import plain
 from airflow_stepop.runner.values import encode_value
 
 if TYPE_CHECKING:
@@ -32,6 +34,11 @@ class _Call:
     refs: list[StepResult] = field(default_factory=list)
     _encoded: dict[str, Encoded] = field(default_factory=dict)
 
+    @property
+    def dag_globals(self) -> DagGlobals | None:
+        """What the step gets of the DAG file; ``None``: the values bring their own code."""
+        return None
+
     def encode(self, name: str, value: object) -> Encoded:
         """Encode one argument. Earlier steps' results inside it are appended to ``refs`` and not loaded.
 
@@ -43,11 +50,13 @@ class _Call:
 
     def _encode(self, name: str, value: object) -> Encoded:
         try:
-            return encode_value(value, lambda obj, keep: dumps(obj, keep, self.main_module, self.refs))
+            return encode_value(
+                value, lambda obj, keep: dumps(obj, keep, self.main_module, self.refs, self.dag_globals)
+            )
         except Exception as error:
             kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
             raise PayloadError(
-                f"{name} (a {kind}) cannot be sent to the step: {error}. {advice(value)}"
+                plain(f"{name} (a {kind}) cannot be sent to the step: {error}. {advice(value)}")
             ) from error
 
 
@@ -65,6 +74,10 @@ class FunctionCall(_Call):
     kwargs: Mapping[str, object]
     reference: tuple[str, str] | None
     moments: Sequence[str] = ()
+
+    @cached_property
+    def dag_globals(self) -> DagGlobals | None:
+        return DagGlobals.of(self.main_module, self.function)
 
     def arguments(self) -> dict[str, object]:
         return dict(zip(self.argument_names(), self.args, strict=True)) | dict(self.kwargs)

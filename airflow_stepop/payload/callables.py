@@ -14,6 +14,7 @@ from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 
 from airflow_stepop.exceptions import PayloadError
 from airflow_stepop.payload.code_archive import Project, module_file
+from airflow_stepop.runner.failures import PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -44,7 +45,7 @@ def import_reference(function: Any, project: Project) -> tuple[str, str] | None:
     if not module or "<" in qualname or module == "__main__":
         return None
     file = module_file(module)
-    if file is None or file == project.dag_file or module.startswith("unusual_prefix_"):
+    if file is None or file == project.dag_file or module.startswith(PREFIX):
         return None
     if project.contains(file) and not list(project.find(module)):
         return None
@@ -59,12 +60,14 @@ def dag_module(project: Project, function: object) -> str:
     name = getattr(function, "__module__", "") or ""
     if name and module_file(name) == project.dag_file:
         return name
-    for loaded in list(sys.modules):
-        if (loaded.startswith("unusual_prefix_") or loaded == "__main__") and module_file(
-            loaded
-        ) == project.dag_file:
-            return loaded
-    return name
+    named = [known for known in list(sys.modules) if _may_be(known, project)]
+    loaded = [known for known in named if module_file(known) == project.dag_file]
+    by_airflow = [known for known in loaded if known.startswith(PREFIX) or known == "__main__"]
+    return [*by_airflow, *loaded, name][0]
+
+
+def _may_be(module: str, project: Project) -> bool:
+    return module == "__main__" or module.endswith(project.dag_file.stem)  # to look at each file takes long
 
 
 def context_arguments(

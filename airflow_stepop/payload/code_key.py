@@ -14,8 +14,12 @@ import copyreg
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
+from enum import Enum
+from functools import cached_property, lru_cache
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
+
+from airflow_stepop.runner.code_names import words, words_of_code
 
 _DEPTH = 100  # deepest nesting of values
 _COUNT = 200_000  # values in all; later ones do not count
@@ -114,10 +118,16 @@ class _Walk:
                 yield from self.of(cell.cell_contents, depth)
             except ValueError:  # the cell is filled later, as for a recursive inner function
                 yield "empty cell"
-        for name in sorted(set(_global_names(function.__code__))):
+        in_texts = words_of_code(function.__code__) | words(function.__annotations__.values())
+        named = {name for name in in_texts if self._is_own(function.__globals__.get(name))}
+        for name in sorted({*_global_names(function.__code__), *named}):
             if name in function.__globals__:
                 yield name
                 yield from self.of(function.__globals__[name], depth)
+
+    def _is_own(self, value: object) -> bool:
+        """Return whether the step gets ``value`` though a text alone names it."""
+        return getattr(value, "__module__", None) in self.modules or isinstance(value, (str, int, float))
 
     def _class(self, cls: type, depth: int) -> Iterator[str]:
         yield cls.__qualname__
@@ -137,6 +147,13 @@ class _Walk:
     def _property(self, value: property, depth: int) -> Iterator[str]:
         yield from self._sequence((value.fget, value.fset, value.fdel), depth)
 
+    def _cached(self, value: Any, depth: int) -> Iterator[str]:
+        yield repr(value.cache_parameters())
+        yield from self.of(value.__wrapped__, depth)
+
+    def _cached_property(self, value: cached_property[Any], depth: int) -> Iterator[str]:
+        yield from self.of(value.func, depth)
+
     def _object(self, value: object, depth: int) -> Iterator[str]:
         """Any other object counts by what its ``__reduce_ex__`` returns; if that fails, by its class."""
         yield from self.of(type(value), depth)
@@ -147,6 +164,8 @@ class _Walk:
             reduced = reduce(value) if reduce is not None else value.__reduce_ex__(4)
         except Exception:  # noqa: BLE001, RUF100 - a user's object may raise any exception
             return
+        if isinstance(value, Enum):  # what __init__ and __new__ have set
+            yield from self._mapping({k: v for k, v in vars(value).items() if not k.startswith("_")}, depth)
         if isinstance(reduced, str):
             yield reduced
             return
@@ -173,4 +192,6 @@ _WALKS: Mapping[type, Callable[[_Walk, Any, int], Iterator[str]]] = {
     staticmethod: _Walk._wrapper,
     classmethod: _Walk._wrapper,
     property: _Walk._property,
+    type(lru_cache(repr)): _Walk._cached,
+    cached_property: _Walk._cached_property,
 }

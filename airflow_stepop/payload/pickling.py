@@ -10,25 +10,75 @@ import io
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from types import CodeType
-from typing import TypeGuard
+from dataclasses import dataclass, field
+from typing import Any, TypeGuard
 
 from airflow_stepop.exceptions import PayloadError
 from airflow_stepop.results import StepResult
-from airflow_stepop.runner.pickling import REF, reduce_code, reduce_view
+from airflow_stepop.runner.by_value import ByValue, WithNames
+from airflow_stepop.runner.pickling import REF, reduce_view
+
+
+@dataclass
+class DagGlobals:
+    """The globals of the DAG file, and those of them that the arguments of a call need in the step.
+
+    The pickle of the function brings all of them. So a class is the same class in all arguments and in the
+    function.
+    """
+
+    module: str
+    values: dict[str, Any]
+    needed: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, module: str, function: object) -> DagGlobals | None:
+        """Return the globals of the module that ``function`` belongs to; ``None``: the module is not loaded.
+
+        ``airflow dags test`` imports the DAG file twice: the function's own globals are the right ones.
+        """
+        own = getattr(function, "__globals__", {})
+        if module and own.get("__name__") != module:
+            own = getattr(sys.modules.get(module), "__dict__", {})
+        return cls(module, own) if module and own else None
 
 
 def dumps(
-    value: object, keep: Callable[[object], object] | None, main_module: str, refs: list[StepResult]
+    value: object,
+    keep: Callable[[object], object] | None,
+    main_module: str,
+    refs: list[StepResult],
+    dag_globals: DagGlobals | None = None,
 ) -> bytes:
     """Pickle with cloudpickle. Earlier steps' results inside ``value`` are appended to ``refs``.
 
     :param keep: takes the out-of-band buffers (PEP 574); ``None``: all bytes are in the pickle
+    :param dag_globals: collects what ``value`` needs of the DAG file, for :func:`dump_code`; ``None``: the
+        pickle holds all of it
     :raises Exception: ``value`` cannot be pickled
     """
+    needed = dag_globals.needed if dag_globals is not None else None
+    return _dumps(value, keep, main_module, refs, dag_globals, needed)
+
+
+def dump_code(
+    function: object, main_module: str, refs: list[StepResult], dag_globals: DagGlobals | None
+) -> bytes:
+    """Pickle a function by value, together with what the call's arguments need of the DAG file."""
+    return _dumps(function, None, main_module, refs, dag_globals, None)
+
+
+def _dumps(
+    value: object,
+    keep: Callable[[object], object] | None,
+    main_module: str,
+    refs: list[StepResult],
+    dag_globals: DagGlobals | None,
+    names: dict[str, Any] | None,
+) -> bytes:
     import cloudpickle
 
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    class Pickler(ByValue, cloudpickle.Pickler):  # type: ignore[misc]
         """Adds a persistent id for each result."""
 
         def persistent_id(self, obj: object) -> object:
@@ -40,15 +90,18 @@ def dumps(
 
         def reducer_override(self, obj: object) -> object:
             _refuse(obj)
-            if isinstance(obj, CodeType):
-                return reduce_code(self, obj)
             if isinstance(obj, memoryview):
                 return reduce_view(obj)
             return (list, (list(obj),)) if _is_lazy(obj) else super().reducer_override(obj)
 
     buffer = io.BytesIO()
     with _by_value(main_module):
-        Pickler(buffer, protocol=5, buffer_callback=keep).dump(value)
+        pickler = Pickler(buffer, protocol=5, buffer_callback=keep)
+        if dag_globals is not None:
+            namespace = pickler.use_module(dag_globals.module, dag_globals.values, names)
+            if names is None and dag_globals.needed:
+                value = WithNames(namespace, dag_globals.needed, value)
+        pickler.dump(value)
     return buffer.getvalue()
 
 

@@ -11,7 +11,7 @@ import os
 import sys
 
 from . import protocol
-from .failures import RefusedError, StepError
+from .failures import RefusedError, StepError, plain
 from .outcome import empty_outcome, write_outcome
 from .phases import phase
 from .step import FULL
@@ -89,7 +89,9 @@ def _show(failure: Failure) -> None:
     from .exception_data import print_exception
 
     if failure["exception"]:
-        print_exception(failure["exception"])
+        import json
+
+        print_exception(json.loads(plain(json.dumps(failure["exception"]))))
     if not failure["exception"] or not failure["summary"].startswith("The step raised"):
         sys.stderr.write(f"stepop: {failure['summary']}\n")
 

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from .wire import Failure, Raised
 
 SUMMARY_CHARS = 500
+PREFIX = "unusual_prefix_"  # Airflow names the module of a DAG file PREFIX, a hash, "_" and the file's name
 
 
 class StepError(Exception):
@@ -33,7 +34,7 @@ class StepError(Exception):
         return {
             **({"log_tail": self.log_tail} if self.log_tail else {}),
             "category": self.category,
-            "summary": cut(self.summary, 4 * SUMMARY_CHARS),
+            "summary": cut(plain(self.summary), 4 * SUMMARY_CHARS),
             "native_reason": self.native_reason,
             "exit_code": self.exit_code,
             "hint": cut(self.hint, 4 * SUMMARY_CHARS),
@@ -77,3 +78,12 @@ def signal_name(signum: int) -> str:
 
 def cut(text: str, chars: int) -> str:
     return text if len(text) <= chars else text[: chars - 1] + "…"
+
+
+def plain(text: str) -> str:
+    """Return the text with the modules of DAG files as people know them: by the file's name."""
+    first, *others = text.split(PREFIX)
+    for other in others:
+        code, mark, name = other.partition("_")
+        first += name if mark and code.isalnum() else PREFIX + other
+    return first

@@ -37,6 +37,11 @@ def make_scratch(out: str) -> str:
     raise StepError("infra", f"No folder is writable for the step's scratch files: {problem}")
 
 
+def modules_folder(scratch: str) -> str:
+    """Return the folder of :func:`.dag_module.share`: beside the scratch folder, which the step may list."""
+    return scratch + "-modules"
+
+
 def remove_tree(path: str) -> None:
     """Remove a folder and its contents. Entries that cannot be removed stay; no error is raised."""
     quietly(os.chmod, path, 0o700)

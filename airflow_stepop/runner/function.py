@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from .entries import Dumps
+    from .entries import Dumps, Loads
     from .step import Step
     from .wire import Entry, Function, Returned
 
@@ -69,7 +69,7 @@ def _call_of(step: Step) -> tuple[Callable[..., Any], list[Any], dict[str, Any]]
 
     loads = argument_loads(ref)
 
-    def decode(entry: Entry, what: str) -> Any:
+    def decode(entry: Entry, what: str, loads: Loads = loads) -> Any:
         try:
             return decode_entry(entry, step.read_segment, loads)
         except StepError:
@@ -79,7 +79,8 @@ def _call_of(step: Step) -> tuple[Callable[..., Any], list[Any], dict[str, Any]]
             raise _not_loaded(error, f"{what} ({about})" if about else what) from error
 
     # The function is loaded first: it carries the DAG file's classes, which results of earlier steps need
-    function = _function(manifest["function"], decode)
+    load_code = _shared(step, loads)
+    function = _function(manifest["function"], lambda entry, what: decode(entry, what, load_code))
     phase("function loaded")
     names = manifest.get("argument_names") or []
     args = [
@@ -96,9 +97,24 @@ def _call_of(step: Step) -> tuple[Callable[..., Any], list[Any], dict[str, Any]]
     return function, args, kwargs
 
 
+def _shared(step: Step, loads: Loads) -> Loads:
+    """Return ``loads`` for the code of the DAG file, which child processes of the step need, too."""
+
+    def load_code(data: Any, buffers: list[Any]) -> Any:
+        found = loads(data, buffers)
+        dag_module = sys.modules.get(f"{__package__}.dag_module")
+        if dag_module is not None:
+            dag_module.share(step.modules, data)
+        return found
+
+    return load_code
+
+
 def _function(spec: Function, decode: Callable[[Entry, str], Any]) -> Any:
     if spec["by"] == "value":
         return decode(spec["entry"], "the function")
+    if "entry" in spec:
+        decode(spec["entry"], "what the arguments need of the DAG file")
     module, qualname = spec["module"], spec["qualname"]
     try:
         __import__(module)
@@ -142,9 +158,7 @@ def _not_loaded(error: Exception, what: str) -> StepError:
 
 
 def _encode_result(step: Step, result: Any) -> Returned:
-    from .pickling import result_dumps
-
-    dumps = result_dumps(step.manifest["main_module"])
+    dumps = _result_dumps(step.manifest["main_module"])
 
     def encode(value: object, where: str = "") -> Entry:
         return step.to_entry(_encode_one(value, dumps, where))
@@ -156,6 +170,42 @@ def _encode_result(step: Step, result: Any) -> Returned:
     if split == "list":
         return {"split": split, "values": [encode(value, f"[{index}]") for index, value in enumerate(result)]}
     return {"value": encode(result)}
+
+
+def _result_dumps(main_module: str | None) -> Dumps:
+    """Return the ``dumps`` of results; ``main_module`` is the module name of the DAG file."""
+
+    def dumps(value: Any, buffer_callback: Callable[[Any], object]) -> bytes:
+        import io
+
+        import cloudpickle
+
+        from .pickling import reduce_code, reduce_view
+
+        try:
+            from .by_value import ByNameAndValue as Base
+        except ImportError:  # the step has nothing of the DAG file
+            Base = object  # type: ignore[misc, assignment]  # noqa: N806 - a class
+
+        class ResultPickler(Base, cloudpickle.Pickler):  # type: ignore[misc]
+            """Pickles classes and functions of the DAG file by name and by value."""
+
+            named_module = main_module
+
+            def reducer_override(self, obj: Any) -> Any:
+                if isinstance(obj, io.TextIOWrapper):  # cloudpickle would pickle all of its contents
+                    raise TypeError("cannot pickle an open file")
+                if type(obj).__name__ == "code":
+                    return reduce_code(self, obj)
+                if type(obj) is memoryview:
+                    return reduce_view(obj)
+                return super().reducer_override(obj)
+
+        stream = io.BytesIO()
+        ResultPickler(stream, protocol=5, buffer_callback=buffer_callback).dump(value)
+        return stream.getvalue()
+
+    return dumps
 
 
 def _split_of(mode: str, result: Any) -> str | None:

@@ -24,7 +24,7 @@ from . import protocol
 from .alarm import Alarm, TimeLimit
 from .drain import wait_until_read
 from .failures import StepError, ended
-from .files import make_scratch, quietly, remove_tree
+from .files import make_scratch, modules_folder, quietly, remove_tree
 from .manifest import read_manifest
 from .meter import Meter
 from .phases import phase
@@ -179,6 +179,7 @@ class _Helpers:
         if self.snapshots is not None:
             self.snapshots.finish(is_wanted=code != protocol.EXIT_OK)
         remove_tree(self.scratch)
+        remove_tree(modules_folder(self.scratch))
 
 
 # -- fork and wait -------------------------------------------------------------------------------------------

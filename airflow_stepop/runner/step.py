@@ -11,6 +11,7 @@ from functools import cached_property
 
 from . import protocol
 from .failures import RefusedError, StepError
+from .files import modules_folder
 from .phases import phase
 
 TYPE_CHECKING = False
@@ -47,6 +48,7 @@ class Step:
     ) -> None:
         self.manifest = manifest
         self.scratch = scratch
+        self.modules = modules_folder(scratch)
         self.out = folders["out"]
         self.folders = folders
         self.secrets = secrets

@@ -48,7 +48,10 @@ class Entry(TypedDict):
 
 
 class Function(TypedDict):
-    """The function of a step: ``module`` and ``qualname`` of a function by reference, else its ``entry``."""
+    """The function of a step: ``module`` and ``qualname`` of a function by reference, else its ``entry``.
+
+    A function by reference may have an ``entry``, too: what the arguments need of the DAG file.
+    """
 
     by: Literal["reference", "value"]
     module: NotRequired[str]

@@ -34,6 +34,13 @@ if __name__ == "__main__":
     leave(main(sys.argv[1:]))
 """
 
+# Appended to cloudpickle: it pickles what the step has of a DAG file by value, for the step's code, too
+REGISTER = f"""
+import sys
+if "{PACKAGE}.dag_module" in sys.modules:
+    cloudpickle._PICKLE_BY_VALUE_MODULES.update(sys.modules["{PACKAGE}.dag_module"].modules)
+"""
+
 # For _rebuilders. If a name is missing here, the runner imports cloudpickle itself
 _REBUILDERS = (
     "_builtin_type",
@@ -48,8 +55,9 @@ _REBUILDERS = (
 
 # Feature -> modules that are left out unless the step needs the feature:
 #   command                 the step is a command
-#   function                the step is a function
+#   function                the step is a function; with it comes cloudpickle
 #   moments                 the step asks for times of Airflow's context
+#   dag_module              a part of the DAG file is sent, or an earlier step's result may need one
 #   secrets, requirements   the manifest has a field of this name
 #   snapshots               the runner saves checkpoints to pre-signed addresses
 #   frames                  the outcome comes back through the log
@@ -57,8 +65,9 @@ _REBUILDERS = (
 #   network                 the runner uses pre-signed addresses
 OPTIONAL = {
     "command": ("command.py", "readable.py"),
-    "function": ("airflow_reads.py", "imports.py", "logs.py"),
+    "function": ("function.py", "pickling.py", "airflow_reads.py", "imports.py", "logs.py"),
     "moments": ("moments.py",),
+    "dag_module": ("by_value.py", "code_names.py", "dag_module.py", "enums.py"),
     "secrets": ("secrets.py",),
     "requirements": ("requirements.py",),
     "snapshots": ("archive.py", "snapshots.py"),
@@ -130,11 +139,8 @@ def _build(features: frozenset[str]) -> bytes:
         members[f"{PACKAGE}/{path.name}"] = _stripped(
             path.read_text("utf-8"), keep_head=path.name == "main.py"
         )
-    cloudpickle = _cloudpickle_folder()
-    members[f"{PACKAGE}/rebuild.py"] = _rebuilders((cloudpickle / "cloudpickle.py").read_text("utf-8"))
-    for path in cloudpickle.glob("*.py"):
-        # keep_head: the module docstring of cloudpickle holds its licence
-        members[f"cloudpickle/{path.name}"] = _stripped(path.read_text("utf-8"), keep_head=True)
+    if "function" in features:
+        members |= _cloudpickle_members()
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for name, source in sorted(members.items()):
@@ -147,6 +153,16 @@ def _build(features: frozenset[str]) -> bytes:
 
 def _runner_folder() -> Path:
     return Path(__file__).parents[2] / "runner"
+
+
+def _cloudpickle_members() -> dict[str, str]:
+    cloudpickle = _cloudpickle_folder()
+    members = {f"{PACKAGE}/rebuild.py": _rebuilders((cloudpickle / "cloudpickle.py").read_text("utf-8"))}
+    for path in cloudpickle.glob("*.py"):
+        # keep_head: the module docstring of cloudpickle holds its licence
+        members[f"cloudpickle/{path.name}"] = _stripped(path.read_text("utf-8"), keep_head=True)
+    members["cloudpickle/__init__.py"] += REGISTER
+    return members
 
 
 def _cloudpickle_folder() -> Path:

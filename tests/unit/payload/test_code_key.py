@@ -206,3 +206,47 @@ def test_what_cannot_be_taken_apart_counts_by_its_type(value):
     module.value = value
     exec("def step(): return value", vars(module))
     assert code_key(module.step) == code_key(module.step)
+
+
+HIDDEN = """
+from __future__ import annotations
+import enum, functools
+LIMIT = 5
+class Leaf:
+    x: int = 1
+class Color(enum.Enum):
+    def __new__(cls, value, label):
+        made = object.__new__(cls)
+        made._value_, made.label = value, label
+        return made
+    RED = 1, "red"
+@functools.cache
+def cached(x):
+    return x + 1
+class Lazy:
+    @functools.cached_property
+    def value(self):
+        return 2
+def step(a):
+    class Inner:
+        leaf: Leaf
+        limit = LIMIT
+    return Color.RED.label, cached(a), Lazy().value, Inner
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("x: int = 1", "x: int = 3"),
+        ('"red"', '"crimson"'),
+        ("x + 1", "x + 3"),
+        ("functools.cache\n", "functools.lru_cache(3)\n"),
+        ("return 2", "return 3"),
+        ("LIMIT = 5", "LIMIT = 3"),
+    ],
+)
+def test_key_counts_what_cached_functions_enums_and_annotations_refer_to(old, new):
+    assert old in HIDDEN
+    assert key_of(HIDDEN) == key_of(HIDDEN)
+    assert key_of(HIDDEN) != key_of(HIDDEN.replace(old, new))
