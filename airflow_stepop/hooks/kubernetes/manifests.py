@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_stepop.exceptions import StepConfigError, UnsupportedError
 from airflow_stepop.hooks.common.labels import LabelRules
 from airflow_stepop.hooks.common.runner_command import runner_argv, step_env
-from airflow_stepop.hooks.kubernetes.objects import STEP, Json, merged
+from airflow_stepop.hooks.kubernetes.objects import STEP, Json, merged, normal
 from airflow_stepop.hooks.kubernetes.resources import (
     node_terms,
     quantity,
@@ -181,7 +181,6 @@ def _container(spec: StepSpec, settings: KubernetesSettings, template: Json) -> 
     ]
     if spec.resources.shm is not None:
         mounts.append({"name": "stepop-shm", "mountPath": "/dev/shm"})  # noqa: S108 - a path in the step's container
-    given = normal_env(settings)
     argv = runner_argv(
         settings.python, spec, inputs=INPUT, outputs=OUTPUT,
         digest=f"$({ENV_DIGEST})",  # the kubelet replaces it with the value
@@ -194,14 +193,7 @@ def _container(spec: StepSpec, settings: KubernetesSettings, template: Json) -> 
         "image": spec.image or step_of(template).get("image") or default_image(),
         "command": argv[:COMMAND_WORDS],
         "args": argv[COMMAND_WORDS:],
-        "env": [
-            *given,
-            *({"name": name, "value": _literal(value)} for name, value in step_env(spec).items()),
-            {
-                "name": ENV_DIGEST,
-                "valueFrom": {"fieldRef": {"fieldPath": f"metadata.annotations['{DIGEST}']"}},
-            },
-        ],
+        "env": _env(spec, settings),
         **({"resources": needs} if needs else {}),
         "terminationMessagePath": RECEIPT,
         "volumeMounts": [*(fields.get("volumeMounts") or []), *mounts],
@@ -225,12 +217,17 @@ def is_bucket(uri: str) -> bool:
     return bool(uri) and folder_of(uri) is None
 
 
-def normal_env(settings: KubernetesSettings) -> list[Json]:
-    """Return the user's environment variables, in the API's spelling."""
-    from airflow_stepop.hooks.kubernetes.objects import normal
+def _env(spec: StepSpec, settings: KubernetesSettings) -> list[Json]:
+    """Return the variables of the setting ``env``, the task's ``env`` and the runner; the last one wins.
 
-    found: list[Json] = normal(settings.env or [], "[EnvVar]", "env")
-    return found
+    A name is in the list once, so that it replaces a template's variable with the same name.
+    """
+    given: list[Json] = normal(settings.env or [], "[EnvVar]", "settings, env")
+    task = [{"name": name, "value": _literal(value)} for name, value in step_env(spec).items()]
+    digest = {"fieldRef": {"fieldPath": f"metadata.annotations['{DIGEST}']"}}
+    later = {*(one["name"] for one in task), ENV_DIGEST}
+    kept = [one for one in given if one.get("name") not in later]
+    return [*kept, *task, {"name": ENV_DIGEST, "valueFrom": digest}]
 
 
 def _literal(value: str) -> str:

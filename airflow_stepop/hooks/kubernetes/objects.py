@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
@@ -36,6 +36,17 @@ MERGE_KEYS = {
     "volumeMounts": "mountPath",
     "volumeDevices": "devicePath",
 }
+# field with an object -> fields of the object that exclude each other: a value of one replaces the other. See
+# "patchStrategy" retainKeys and the unions in the same reference
+_HANDLERS = frozenset({"exec", "grpc", "httpGet", "sleep", "tcpSocket"})
+EITHER_OR = {
+    "env": frozenset({"value", "valueFrom"}),
+    "volumeMounts": frozenset({"subPath", "subPathExpr"}),
+    "resourceClaims": frozenset({"resourceClaimName", "resourceClaimTemplateName"}),
+    **dict.fromkeys(("livenessProbe", "readinessProbe", "startupProbe", "postStart", "preStop"), _HANDLERS),
+}
+# objects with one choice in them, which are replaced as a whole
+CHOICES = frozenset({"valueFrom", "seccompProfile", "appArmorProfile"})
 
 
 @cache
@@ -107,14 +118,15 @@ def _without_nothing(value: object) -> object:
 def merged(under: object, over: object, field: str = "") -> Any:
     """Merge ``over`` into ``under`` like a strategic merge patch, and return the result.
 
-    Mappings are merged by key. Lists in :data:`MERGE_KEYS` are merged entry by entry. Any other value of
-    ``over`` replaces the one of ``under``.
+    Mappings are merged by key; of the fields that exclude each other, only that of ``over`` stays. Lists in
+    :data:`MERGE_KEYS` are merged entry by entry. Any other value of ``over`` replaces the one of ``under``.
 
     :param field: name of the field that has the two values
     :raises StepConfigError: an entry of a merged list has no merge key
     """
-    if isinstance(under, Mapping) and isinstance(over, Mapping):
-        both = {**under, **over}
+    if isinstance(under, Mapping) and isinstance(over, Mapping) and field not in CHOICES:
+        replaced = _replaced(over, field)
+        both = {**{name: value for name, value in under.items() if name not in replaced}, **over}
         return {
             name: merged(under[name], over[name], name) if name in under and name in over else both[name]
             for name in both
@@ -125,6 +137,29 @@ def merged(under: object, over: object, field: str = "") -> Any:
     for entry in [*under, *over]:
         if key not in entry:
             raise StepConfigError(f"{field} of pod_template or settings: an entry has no {key!r}: {entry}")
-    named = {entry[key]: entry for entry in over}
-    first = [merged(entry, named.pop(entry[key], {})) for entry in under]
-    return [*first, *named.values()]
+    return _merged_entries(under, over, key, field)
+
+
+def _replaced(over: Mapping[str, object], field: str) -> Set[str]:
+    """Return the fields that ``over`` excludes from the object that it is merged into."""
+    group: Set[str] = EITHER_OR.get(field, frozenset())
+    if field == "volumes":  # every field but the name is a kind of volume
+        group = schema()["Volume"].keys() - {"name"}
+    given = {name for name in group & over.keys() if over[name] is not None}
+    return group - given if given else frozenset()
+
+
+def _merged_entries(under: list[Json], over: list[Json], key: str, field: str) -> list[Json]:
+    """Merge two lists by the entries' ``key``. Entries with a key that is not unique replace the others."""
+    found = []
+    done = set()
+    for entry in under:
+        same = [one for one in under if one[key] == entry[key]]
+        instead = [one for one in over if one[key] == entry[key]]
+        if not instead:
+            found.append(entry)
+        elif entry[key] not in done:
+            done.add(entry[key])
+            is_pair = len(same) == len(instead) == 1
+            found += [merged(entry, instead[0], field)] if is_pair else instead
+    return [*found, *(one for one in over if one[key] not in done)]
