@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -66,21 +67,21 @@ def quantity(size: str) -> str:
 
 
 _SUFFIXES = {
-    **{unit: 1000.0**power for power, unit in enumerate(("", "k", "M", "G", "T", "P", "E"))},
-    **{f"{unit}i": 1024.0**power for power, unit in enumerate("KMGTPE", start=1)},
-    **{unit: 1000.0**-power for power, unit in enumerate("mun", start=1)},
+    **{unit: Fraction(1000) ** power for power, unit in enumerate(("", "k", "M", "G", "T", "P", "E"))},
+    **{f"{unit}i": Fraction(1024) ** power for power, unit in enumerate("KMGTPE", start=1)},
+    **{unit: Fraction(1000) ** -power for power, unit in enumerate("mun", start=1)},
 }
 
 
-def amount_of(text: object) -> float:
-    """Return a quantity as a number: ``500m`` is 0.5, ``1Ki`` is 1024, ``1e3`` is 1000.
+def amount_of(text: object) -> Fraction:
+    """Return a quantity as an exact number: ``500m`` is 1/2, ``1Ki`` is 1024, ``1e3`` is 1000.
 
     :raises ValueError: the text is no quantity
     """
-    parts = re.fullmatch(r"([+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)([A-Za-z]*)", str(text))
+    parts = re.fullmatch(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,2})?)([A-Za-z]*)", str(text))
     if parts is None or parts[2] not in _SUFFIXES:
         raise ValueError(f"{text!r} is no quantity")
-    return float(parts[1]) * _SUFFIXES[parts[2]]
+    return Fraction(parts[1]) * _SUFFIXES[parts[2]]
 
 
 def requirements(wanted: ResourceSettings, settings: KubernetesSettings) -> Json:
@@ -110,8 +111,14 @@ def requirements(wanted: ResourceSettings, settings: KubernetesSettings) -> Json
 
 
 def _agreed(amounts: Json, given: Json, side: str) -> Json:
-    for name in amounts.keys() & given.keys():
-        if str(given[name]) != amounts[name]:
+    for name in sorted(amounts.keys() & given.keys()):
+        try:
+            is_equal = amount_of(given[name]) == amount_of(amounts[name])
+        except ValueError as error:
+            raise StepConfigError(
+                f"settings, resources.{side}: {name}: {error} of Kubernetes, such as {amounts[name]!r}"
+            ) from None
+        if not is_equal:
             raise StepConfigError(
                 f"settings, resources.{side}: {name}={given[name]!r} contradicts resource_settings, which "
                 f"give {amounts[name]!r}; set one of them"

@@ -187,16 +187,17 @@ class KubernetesSettings(BackendSettings):
         :raises StepConfigError: the template cannot be read, is no pod, or sets a field of the task
         """
         given = _loaded(self.pod_template)
-        known = {"apiVersion", "kind", "metadata", "spec", "template"}
-        if "spec" not in given and not set(given) <= known:
+        if "spec" not in given and not set(given) <= _POD_KEYS:
             given = {"spec": given}
-        if unknown := set(given) - known:
-            raise StepConfigError(f"pod_template has no {min(unknown)!r} (valid: {', '.join(sorted(known))})")
-        given = given.get("template", given)  # the input is a PodTemplate object
+        _check_keys(given)
+        if given.get("template") is not None:  # the input is a PodTemplate object
+            given = as_json(given["template"])
+            _check_keys(given)
         spec = normal(given.get("spec") or {}, "PodSpec", "pod_template.spec")
         metadata = normal(given.get("metadata") or {}, "ObjectMeta", "pod_template.metadata")
         _check_template(metadata, spec)
-        return {"metadata": metadata, "spec": spec}
+        own = {name: value for name, value in metadata.items() if name not in _OF_THE_SERVER}
+        return {"metadata": own, "spec": spec}
 
     def _fields(self, table: Mapping[str, str], kind: str) -> Json:
         given = {field: getattr(self, name) for name, field in table.items()}
@@ -206,6 +207,26 @@ class KubernetesSettings(BackendSettings):
             for field, value in given.items()
             if value is not None
         }
+
+
+# keys at the top of a Pod, PodTemplateSpec or PodTemplate, as in YAML and in the official client
+_POD_KEYS = frozenset({"apiVersion", "api_version", "kind", "metadata", "spec", "status", "template"})
+# metadata that the API server gives to an object. ``kubectl get -o yaml`` shows it
+_OF_THE_SERVER = frozenset(
+    {"creationTimestamp", "generation", "managedFields", "resourceVersion", "selfLink", "uid"}
+)
+
+
+def _check_keys(given: object) -> None:
+    """Refuse a pod with an unknown key at the top. ``status`` is allowed: kubectl writes it into each pod.
+
+    :raises StepConfigError: ``given`` is no mapping, or has another key
+    """
+    if not isinstance(given, Mapping):
+        raise StepConfigError(f"pod_template is no pod: {json.dumps(given, default=str)[:80]}")
+    if unknown := set(given) - _POD_KEYS:
+        valid = ", ".join(sorted(_POD_KEYS - {"api_version"}))
+        raise StepConfigError(f"pod_template has no {min(map(str, unknown))!r} (valid: {valid})")
 
 
 def step_of(spec: Json) -> Json:

@@ -114,6 +114,46 @@ def test_own_requests_are_added_and_must_not_contradict_the_resources():
         container(resources={"memory": "2GiB"}, settings={"resources": {"limits": {"memory": "1Gi"}}})
 
 
+@pytest.mark.parametrize(
+    ("resources", "amounts"),
+    [
+        ({"cpu_count": 0.1}, {"cpu": 0.1}),
+        ({"cpu_count": 0.1}, {"cpu": "100m"}),
+        ({"cpu_count": 0.3}, {"cpu": "300000u"}),
+        ({"cpu_count": 2}, {"cpu": "2000m"}),
+        ({"cpu_count": 2}, {"cpu": 2.0}),
+        ({"cpu_count": 1.5}, {"cpu": ".15e1"}),
+        ({"memory": "1GiB"}, {"memory": "1024Mi"}),
+        ({"memory": "1GiB"}, {"memory": 1073741824}),
+        ({"memory": "2GB"}, {"memory": "2e9"}),
+        ({"memory": "1.5GiB"}, {"memory": "1536Mi"}),
+        ({"disk": "1000GB"}, {"ephemeral-storage": "1T"}),
+        ({"gpu_count": 1}, {"nvidia.com/gpu": 1}),
+    ],
+)
+@pytest.mark.parametrize("side", ["requests", "limits"])
+def test_equal_amounts_are_no_contradiction(resources, amounts, side):
+    needs = container(resources=resources, settings={"resources": {side: amounts}})["resources"]
+    assert needs[side] == amounts
+    assert set(needs) == {"requests", "limits"}
+
+
+@pytest.mark.parametrize(
+    ("resources", "amounts", "text"),
+    [
+        ({"memory": "1GB"}, {"memory": "1Gi"}, "memory='1Gi' contradicts resource_settings, which give '1G'"),
+        ({"cpu_count": 0.1}, {"cpu": "101m"}, "cpu='101m' contradicts .* '100m'"),
+        ({"memory": "1GB"}, {"memory": "1GB"}, "memory: '1GB' is no quantity of Kubernetes, such as '1G'"),
+        ({"cpu_count": 1}, {"cpu": ""}, "cpu: '' is no quantity of Kubernetes, such as '1'"),
+        ({"cpu_count": 1}, {"cpu": "1e999"}, "cpu: '1e999' is no quantity"),
+        ({"cpu_count": 1}, {"cpu": None}, "cpu: None is no quantity"),
+    ],
+)
+def test_other_amounts_are_one(resources, amounts, text):
+    with pytest.raises(StepConfigError, match=text):
+        container(resources=resources, settings={"resources": {"limits": amounts}})
+
+
 def test_the_cluster_expands_nothing_in_the_values_of_variables():
     env = {one["name"]: one.get("value") for one in container(env={"A": "$(B)", "B": "$$ $x"})["env"]}
     assert env["A"] == "$$(B)"
@@ -284,6 +324,88 @@ def test_objects_of_the_official_client_are_taken_as_they_are():
     spec = pod(settings={"volumes": [volume], "volume_mounts": [mount]})
     assert spec["volumes"][0] == {"name": "data", "hostPath": {"path": "/data"}}
     assert spec["containers"][0]["volumeMounts"][0] == {"name": "data", "mountPath": "/data"}
+
+
+def client_pod():
+    """Return a whole pod of the official client, as tutorials write it."""
+    client = pytest.importorskip("kubernetes.client")
+    step = client.V1Container(name="step", image="ours:1", env=[client.V1EnvVar(name="A", value="1")])
+    spec = client.V1PodSpec(containers=[step], host_ipc=True)
+    metadata = client.V1ObjectMeta(name="x", labels={"team": "a"})
+    return client, metadata, spec
+
+
+def test_a_whole_pod_of_the_official_client_is_a_template():
+    client, metadata, spec = client_pod()
+    pods = [
+        client.V1Pod(api_version="v1", kind="Pod", metadata=metadata, spec=spec),
+        client.V1Pod(metadata=metadata, spec=spec, status=client.V1PodStatus(phase="Pending")),
+        client.V1PodTemplateSpec(metadata=metadata, spec=spec),
+        client.V1PodTemplate(
+            api_version="v1", kind="PodTemplate", template=client.V1PodTemplateSpec(metadata, spec)
+        ),
+        {"template": client.V1PodTemplateSpec(metadata, spec)},
+        {"metadata": metadata, "spec": spec},
+    ]
+    for one in pods:
+        made = job(image=None, settings={"pod_template": one})["spec"]["template"]
+        assert made["metadata"]["labels"]["team"] == "a"
+        assert made["spec"]["hostIPC"] is True
+        assert made["spec"]["containers"][0]["image"] == "ours:1"
+
+
+# what kubectl 1.34 prints for: kubectl run step --image=ours:1 --restart=Never --dry-run=client -o yaml
+KUBECTL_RUN = """\
+apiVersion: v1
+kind: Pod
+metadata:
+  labels:
+    run: step
+  name: step
+spec:
+  containers:
+  - image: ours:1
+    name: step
+    resources: {}
+  dnsPolicy: ClusterFirst
+  restartPolicy: Never
+status: {}
+"""
+# what the cluster adds to it, in: kubectl get pod step -o yaml
+OF_THE_CLUSTER = """
+  creationTimestamp: 2026-01-01T00:00:00Z
+  generation: 1
+  managedFields: [{manager: kubectl-run, operation: Update, fieldsV1: {"f:spec": {}}}]
+  resourceVersion: "1"
+  uid: 2b6a
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        KUBECTL_RUN,
+        KUBECTL_RUN.replace("metadata:", "metadata:\n  creationTimestamp: null"),
+        KUBECTL_RUN.replace("metadata:", f"metadata:{OF_THE_CLUSTER.rstrip()}").replace(
+            "status: {}", "status: {phase: Running, podIP: 10.0.0.1}"
+        ),
+    ],
+    ids=["run", "older", "get"],
+)
+def test_what_kubectl_prints_is_a_template(text):
+    made = job(image=None, settings={"pod_template": text})["spec"]["template"]
+    assert made["spec"]["containers"][0]["image"] == "ours:1"
+    assert set(made["metadata"]) == {"labels", "name", "annotations"}
+    assert "status" not in made
+    json.dumps(made)
+
+
+def test_an_unknown_key_is_still_named():
+    *_, spec = client_pod()
+    with pytest.raises(StepConfigError, match=r"pod_template has no 'replicas' \(valid: apiVersion, kind,"):
+        job(settings={"pod_template": {"spec": spec, "replicas": 3}})
+    with pytest.raises(StepConfigError, match="pod_template is no pod: 5"):
+        job(settings={"pod_template": {"template": 5}})
 
 
 @pytest.mark.parametrize(
