@@ -26,7 +26,7 @@ from airflow_stepop.hooks.kubernetes.resources import (
 )
 from airflow_stepop.hooks.kubernetes.settings import KubernetesSettings, step_of
 from airflow_stepop.runner.drain import LINGER_S
-from airflow_stepop.runner.protocol import RECEIPT_LIMIT
+from airflow_stepop.runner.protocol import ENV_JOB, ENV_NONCE, RECEIPT_LIMIT
 from airflow_stepop.stores.folder import folder_of
 
 if TYPE_CHECKING:
@@ -60,6 +60,11 @@ START_S = 7 * 86400
 # moment when the kubelet accepts the pod
 START_IN_POD_S = 3600
 LONGEST_DEADLINE_S = 2**31 - 1  # of a pod: the API has 32 bits
+INPUT_VOLUME, OUTPUT_VOLUME, SHM_VOLUME = "stepop-in", "stepop-out", "stepop-shm"
+# labels, variables, volumes and paths that a task must not use; names with PREFIX/ belong to them, too
+OWN_NAMES = frozenset(
+    {*MANAGED, ENV_DIGEST, ENV_JOB, ENV_NONCE, INPUT, OUTPUT, INPUT_VOLUME, OUTPUT_VOLUME, SHM_VOLUME}
+)
 GRACE_S = 30  # between SIGTERM and SIGKILL
 
 # the syntax of a label's value: https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/
@@ -95,6 +100,8 @@ def job_manifest(spec: StepSpec, settings: KubernetesSettings) -> Json:
             f"active_deadline_seconds={settings.active_deadline_seconds} contradicts timeout={timeout_s}; "
             "set one of them"
         )
+    template = settings.template()
+    _check_names(spec, settings, template)
     metadata = {
         "name": spec.name,
         "labels": {**settings.labels, **job_labels(spec.labels)},
@@ -106,7 +113,6 @@ def job_manifest(spec: StepSpec, settings: KubernetesSettings) -> Json:
         },
     }
     waiting_s = math.ceil(spec.start_timeout_s) if spec.start_timeout_s is not None else START_S
-    template = settings.template()
     pod = merged(template["spec"], _pod(spec, settings, template["spec"]))
     grace_s = pod["terminationGracePeriodSeconds"]
     start_s = START_IN_POD_S if spec.start_timeout_s is None else waiting_s
@@ -138,6 +144,39 @@ def job_manifest(spec: StepSpec, settings: KubernetesSettings) -> Json:
     }
 
 
+def _check_names(spec: StepSpec, settings: KubernetesSettings, template: Json) -> None:
+    """Refuse names that this backend uses itself, as it would overwrite the user's value.
+
+    :raises StepConfigError: a label, annotation, variable, volume or mount has such a name
+    """
+    step, metadata = step_of(template["spec"]), template["metadata"]
+    for where, names in {
+        "settings, labels": settings.labels,
+        "settings, annotations": settings.annotations,
+        "pod_template, labels": metadata.get("labels") or {},
+        "pod_template, annotations": metadata.get("annotations") or {},
+        "env": spec.env,
+        "settings, env": _names(normal_env(settings), "name"),
+        "pod_template, env": _names(step.get("env"), "name"),
+        "settings, volumes": _names(settings.pod_fields().get("volumes"), "name"),
+        "pod_template, volumes": _names(template["spec"].get("volumes"), "name"),
+        "settings, volume_mounts": _names(settings.container_fields().get("volumeMounts"), "mountPath"),
+        "pod_template, volumeMounts": _names(step.get("volumeMounts"), "mountPath"),
+    }.items():
+        if taken := [name for name in names if name in OWN_NAMES or name.startswith(f"{PREFIX}/")]:
+            raise StepConfigError(f"{where}: {taken[0]!r} is set by airflow-stepop itself; use another name")
+    label = settings.labels.get(QUEUE)
+    if label is not None and settings.queue_name not in (None, label):
+        raise StepConfigError(
+            f"settings, labels: {QUEUE}={label!r} contradicts queue_name={settings.queue_name!r}; "
+            "set one of them"
+        )
+
+
+def _names(entries: Sequence[Json] | None, key: str) -> list[str]:
+    return [str(entry.get(key)).rstrip("/") for entry in entries or ()]
+
+
 def _pod(spec: StepSpec, settings: KubernetesSettings, template: Json) -> Json:
     fields = settings.pod_fields()
     account = fields.get("serviceAccountName", template.get("serviceAccountName"))
@@ -148,12 +187,12 @@ def _pod(spec: StepSpec, settings: KubernetesSettings, template: Json) -> Json:
         "enableServiceLinks": False,
     }
     volumes: list[Json] = [
-        {"name": "stepop-in", "secret": {"secretName": spec.name, "defaultMode": 0o444}},
-        {"name": "stepop-out", "emptyDir": {}},
+        {"name": INPUT_VOLUME, "secret": {"secretName": spec.name, "defaultMode": 0o444}},
+        {"name": OUTPUT_VOLUME, "emptyDir": {}},
     ]
     if spec.resources.shm is not None:
         limit = quantity(spec.resources.shm)
-        volumes.append({"name": "stepop-shm", "emptyDir": {"medium": "Memory", "sizeLimit": limit}})
+        volumes.append({"name": SHM_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": limit}})
     terms = node_terms(spec.resources, settings)
     affinity = with_terms(merged(template.get("affinity") or {}, fields.get("affinity") or {}), terms)
     tolerated = [
@@ -176,11 +215,11 @@ def _pod(spec: StepSpec, settings: KubernetesSettings, template: Json) -> Json:
 def _container(spec: StepSpec, settings: KubernetesSettings, template: Json) -> Json:
     fields = settings.container_fields()
     mounts: list[Json] = [
-        {"name": "stepop-in", "mountPath": INPUT, "readOnly": True},
-        {"name": "stepop-out", "mountPath": OUTPUT},
+        {"name": INPUT_VOLUME, "mountPath": INPUT, "readOnly": True},
+        {"name": OUTPUT_VOLUME, "mountPath": OUTPUT},
     ]
     if spec.resources.shm is not None:
-        mounts.append({"name": "stepop-shm", "mountPath": "/dev/shm"})  # noqa: S108 - a path in the step's container
+        mounts.append({"name": SHM_VOLUME, "mountPath": "/dev/shm"})  # noqa: S108 - a path in the step's container
     argv = runner_argv(
         settings.python, spec, inputs=INPUT, outputs=OUTPUT,
         digest=f"$({ENV_DIGEST})",  # the kubelet replaces it with the value
@@ -222,12 +261,18 @@ def _env(spec: StepSpec, settings: KubernetesSettings) -> list[Json]:
 
     A name is in the list once, so that it replaces a template's variable with the same name.
     """
-    given: list[Json] = normal(settings.env or [], "[EnvVar]", "settings, env")
+    given = normal_env(settings)
     task = [{"name": name, "value": _literal(value)} for name, value in step_env(spec).items()]
     digest = {"fieldRef": {"fieldPath": f"metadata.annotations['{DIGEST}']"}}
     later = {*(one["name"] for one in task), ENV_DIGEST}
     kept = [one for one in given if one.get("name") not in later]
     return [*kept, *task, {"name": ENV_DIGEST, "valueFrom": digest}]
+
+
+def normal_env(settings: KubernetesSettings) -> list[Json]:
+    """Return the variables of the setting ``env``, in the API's spelling."""
+    found: list[Json] = normal(settings.env or [], "[EnvVar]", "settings, env")
+    return found
 
 
 def _literal(value: str) -> str:
