@@ -59,7 +59,7 @@ async def _connection(conn_id: str) -> Connection:
 async def _write(task_log: TaskLog, lines: Sequence[LogLine]) -> None:
     """Write the lines, and let other triggers run in between: a thousand may share this event loop."""
     for first in range(0, len(lines), LINES_AT_ONCE):
-        task_log.write(lines[first : first + LINES_AT_ONCE])
+        task_log.write(lines[first : first + LINES_AT_ONCE], has_more=first + LINES_AT_ONCE < len(lines))
         await asyncio.sleep(0)
 
 

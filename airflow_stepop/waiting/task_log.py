@@ -60,20 +60,25 @@ class TaskLog:
         self._handle = handle
         self._limit = limit
         self._left = limit
+        self._has_note = False
 
     @property
     def is_full(self) -> bool:
         """Whether the step has used up its share of the task log."""
         return self._left < 0
 
-    def write(self, lines: Sequence[LogLine]) -> None:
-        """Write the lines, each with its level and with the time at which the step printed the line."""
-        was_full = self.is_full
+    def write(self, lines: Sequence[LogLine], has_more: bool = False) -> None:
+        """Write the lines, each with its level and with the time at which the step printed the line.
+
+        :param has_more: more lines of the same read follow at once. The note that the log is full comes after
+            them, since it says that no line follows
+        """
         for line in lines:
             text = printable(line.text)
             self._write(text, line.time, line.level)
             self._left -= len(text) + LINE_COST
-        if self.is_full and not was_full:
+        if self.is_full and not self._has_note and not has_more:
+            self._has_note = True
             self._write(self._full(), lines[-1].time)
 
     def rest(self, cursor: Cursor) -> Iterator[Sequence[LogLine]]:

@@ -201,6 +201,21 @@ def test_a_trigger_stops_reading_when_the_log_is_full(hook, handle, log):
     assert len(read) < 20
 
 
+@pytest.mark.parametrize("chunk", [49, 1000])
+@pytest.mark.parametrize("room", [1, 175])
+def test_the_note_that_the_log_is_full_comes_after_the_last_line_before_it(hook, handle, log, chunk, room):
+    """A trigger writes the lines of one read in parts; the log becomes full in any of these parts."""
+    hook.chunk = chunk
+    hook.lines["job"] = [f"line {n}" for n in range(20_000)]
+    hook.end("job", JobState.SUCCEEDED)
+    hook.tail = hook.tail_of_service
+    run_trigger(handle, log, room * LINE_COST)
+    (full,) = [at for at, line in enumerate(log.lines) if "log_limit" in line]
+    assert log.lines[:full] == [f"line {n}" for n in range(full)]
+    assert log.lines[full + 1] == f"[stepop] The last {LAST_LINES} lines of the step:"
+    assert log.lines[full + 2 :] == [f"line {n}" for n in range(20_000 - LAST_LINES, 20_000)]
+
+
 def test_writing_a_long_log_does_not_hold_up_the_other_triggers(hook, handle):
     """Each line costs Airflow some time, so a chunk of thousands must be written in portions."""
 
