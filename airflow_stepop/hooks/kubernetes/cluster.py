@@ -17,6 +17,7 @@ from urllib.parse import quote, urlsplit
 
 from airflow_stepop.hooks.common.api_errors import ApiError, Trouble, or_none
 from airflow_stepop.hooks.common.messages import without_names
+from airflow_stepop.hooks.kubernetes.quotas import beyond_quota
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
@@ -239,7 +240,15 @@ QUOTAS = {
     "exceeded quota": "its quota is used up",
     "status unknown for quota": "its quota is not counted yet",
 }
-_KINDS = {400: Trouble.INVALID, 403: Trouble.DENIED, 404: Trouble.NOT_FOUND, 422: Trouble.INVALID}
+_KINDS = {
+    400: Trouble.INVALID,
+    403: Trouble.DENIED,
+    404: Trouble.NOT_FOUND,
+    413: Trouble.INVALID,
+    422: Trouble.INVALID,
+}
+# parts of an answer 500 to an object that is too large to be stored: the same answer to each retry
+TOO_LARGE = ("request is too large", "message larger than max")
 
 
 def api_error(error: Exception) -> ApiError:
@@ -253,6 +262,10 @@ def api_error(error: Exception) -> ApiError:
     kind = _KINDS.get(status, Trouble.OTHER)
     if status in (0, 408, 409, 429) or status >= 500:
         kind = Trouble.CONFLICT if status == 409 and _is_there(error) else Trouble.TRANSIENT
+    if status == 500 and any(text in without_names(message) for text in TOO_LARGE):
+        kind = Trouble.INVALID
+    if status == 403 and (beyond := beyond_quota(message)):
+        return ApiError(Trouble.INVALID, f"it asks for more than its quota: {beyond}. {message}", str(status))
     for text, state in QUOTAS.items():
         if status == 403 and text in without_names(message):
             kind, message = Trouble.QUOTA, f"{state}: {message}"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from airflow_stepop.hooks.kubernetes.cluster import Cluster
+    from airflow_stepop.hooks.kubernetes.objects import Json
 
 log = logging.getLogger(__name__)
 
@@ -61,14 +62,28 @@ class WarningEvents:
                 log.info("The events of namespace %s cannot be read: %s", self._cluster.namespace, error)
         return self._found
 
+    def now(self, name: str) -> Sequence[WarningEvent]:
+        """Return the events of one object, read now. An error is only logged: there are none then."""
+        try:
+            return self._read([name]).get(name, ())
+        except Exception as error:  # noqa: BLE001, RUF100 - a status needs no events
+            log.info("The events of namespace %s cannot be read: %s", self._cluster.namespace, error)
+            return ()
+
     def _read(self, names: Collection[str]) -> Mapping[str, Sequence[WarningEvent]]:
         selectors = ["type=Warning"]
         if len(names) <= FEW:
             selectors = [f"type=Warning,involvedObject.name={name}" for name in names]
         found: dict[str, list[WarningEvent]] = defaultdict(list)
         for selector in selectors:
-            for event in self._cluster.list("events", fieldSelector=selector):
+            for event in sorted(self._cluster.list("events", fieldSelector=selector), key=_seen_at):
                 count = int((event.get("series") or {}).get("count") or event.get("count") or 1)
                 one = WarningEvent(event.get("reason", ""), event.get("message", ""), count)
                 found[event["involvedObject"].get("name", "")].append(one)
         return found
+
+
+def _seen_at(event: Json) -> str:
+    """Return when an event last occurred; events of one server sort by it."""
+    last = (event.get("series") or {}).get("lastObservedTime") or event.get("lastTimestamp")
+    return str(last or event.get("eventTime") or event["metadata"].get("creationTimestamp") or "")

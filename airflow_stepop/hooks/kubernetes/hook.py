@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from airflow_stepop.connections.extra import extra_of
 from airflow_stepop.core.stored_json import TEXT
+from airflow_stepop.core.units import shown_size
 from airflow_stepop.exceptions import OutcomeLostError, StepConfigError
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.hooks.base import StepHook
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
 
 SECRET_BYTES = 1 << 20  # of all values together: https://kubernetes.io/docs/concepts/configuration/secret/
 OWN_BYTES = 160 << 10  # of these, reserved for the runner with all its features and for signed addresses
+LARGE_BYTES = 1 << 20  # etcd's limit of an object is 1.5 MiB by default
 ELSEWHERE = "; the step's settings name this namespace: the Role in the documentation is needed there, too"
 
 
@@ -118,20 +120,20 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
         payload = replace(payload, features=payload.features | {way_back})
         cluster = self._cluster_of(spec)
         self._job_url(self._handle(spec.name, cluster, settings.kubernetes_context))
-        with explained(self.api_error, self._submit_errors(cluster)):
+        with explained(self.api_error, self._submit_errors(cluster, body)):
             job = cluster.create("jobs", body) or _existing(cluster.get("jobs", spec.name), spec)
             if not _is_released(job):
                 self._release(cluster, job, payload, spec, settings)
         return self._handle(spec.name, cluster, settings.kubernetes_context)
 
-    def _submit_errors(self, cluster: Cluster) -> Mapping[Trouble, str]:
+    def _submit_errors(self, cluster: Cluster, body: Mapping[str, object]) -> Mapping[Trouble, str]:
         place = f"namespace {cluster.namespace!r}"
         elsewhere = "" if cluster.namespace == self.cluster().namespace else ELSEWHERE
         return {
             Trouble.QUOTA: place,
             Trouble.DENIED: f"{place} does not let Airflow do this (see airflow stepop check{elsewhere})",
             Trouble.NOT_FOUND: f"{cluster.host} has no {place}",
-            Trouble.INVALID: "the cluster refused the job",
+            Trouble.INVALID: f"the cluster refused the job{_size_note(body)}",
         }
 
     def _release(
@@ -371,6 +373,14 @@ def _ending_annotations(status: JobStatus) -> dict[str, str]:
         return {SUCCEEDED: "true"}
     failure = status.failure or Failure(Category.USER_ERROR, "The step failed: see the task's log")
     return {FAILURE: json.dumps(failure.to_json())}
+
+
+def _size_note(body: Mapping[str, object]) -> str:
+    """Return a note about a large Job. The API server's own message about its size can be misleading."""
+    size = len(json.dumps(body).encode())
+    if size < LARGE_BYTES:
+        return ""
+    return f", which has {shown_size(size)}, while a cluster stores at most 1.5 MiB; shorten env"
 
 
 def _is_of(job: Json, secret: Json) -> bool:

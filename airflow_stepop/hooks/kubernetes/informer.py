@@ -32,6 +32,7 @@ WATCH_S = 45  # the server ends a watch after this time, and the reader opens th
 SILENCE_S = WATCH_S + 15.0  # a connection that was silent for this long counts as dead
 IDLE_S = 90.0  # the reader stops when no caller has read for this long
 _ANNOTATIONS = (CANCELLED, FAILURE, OUTCOME_IN_LOG, SUCCEEDED)
+_CONTAINERS = ("initContainers", "containers")
 _JOB_STATUS = ("active", "terminating", "conditions", "failed", "succeeded", "uncountedTerminatedPods")
 
 
@@ -201,10 +202,16 @@ def slim_pod(pod: Json) -> Json:
     """Return only the fields of a pod that the status of its Job needs."""
     status = pod.get("status", {})
     kept = ("phase", "reason", "message", "conditions", "containerStatuses", "initContainerStatuses")
+    spec = pod.get("spec", {})
     return {
         "metadata": _slim_metadata(pod),
+        "spec": {name: [_slim_container(one) for one in spec.get(name) or ()] for name in _CONTAINERS},
         "status": {name: status[name] for name in kept if name in status},
     }
+
+
+def _slim_container(container: Json) -> Json:
+    return {name: container[name] for name in ("name", "image", "restartPolicy") if name in container}
 
 
 def _slim_metadata(found: Json) -> Json:

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from airflow_stepop.hooks.kubernetes import startup_failures
+from airflow_stepop.hooks.kubernetes import exec_errors, startup_failures
 from airflow_stepop.hooks.kubernetes import status as job_status
 from airflow_stepop.hooks.kubernetes.events import FEW, WarningEvent, WarningEvents
 from airflow_stepop.hooks.kubernetes.informer import JobInformer
 from airflow_stepop.hooks.kubernetes.manifests import JOB_NAME, MANAGED
-from airflow_stepop.hooks.kubernetes.pods import newest
+from airflow_stepop.hooks.kubernetes.pod_log import PodLog
+from airflow_stepop.hooks.kubernetes.pods import looping_sidecar, newest, run_of
 from airflow_stepop.job import JobState, JobStatus
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from airflow_stepop.hooks.kubernetes.cluster import Cluster
     from airflow_stepop.hooks.kubernetes.objects import Json
 
+LAST_LINES = 10  # of a sidecar's log, in a failure
 NAMES = 200  # job names in one label selector: the URL of a request has a limit
 
 
@@ -71,8 +73,8 @@ class JobStates:
         self._blocked |= blocked.keys()
         events = self._warning_events.of(set(blocked.values())) if blocked else {}
         for name, of in blocked.items():
-            found[name] = _with_events(found[name], events.get(of, ()))
-        return found
+            found[name] = self._explained(found[name], events.get(of, ()))
+        return {name: self._with_exec_error(name, view) for name, view in found.items()}
 
     def pod_of(self, name: str) -> Json | None:
         """Return the newest pod of a job."""
@@ -90,7 +92,31 @@ class JobStates:
     def status_now(self, name: str) -> JobStatus:
         """Return the status of a job, read from the API server now and not from a watch."""
         jobs, pods = self._consistent(*self._read([name]))
-        return job_status.status_of(jobs.get(name), pods.get(name, ()))
+        view = _view(jobs.get(name), pods.get(name, ()))
+        if (of := _blocked_by(view)) is not None:
+            view = _with_events(view, self._warning_events.now(of))
+        return self._with_exec_error(name, view).status
+
+    def _explained(self, view: JobView, events: Sequence[WarningEvent]) -> JobView:
+        """Add what warning events say. The failure of a sidecar gets the last lines of its log."""
+        view = _with_events(view, events)
+        pod = newest(view.pods)
+        if view.failure is None or looping_sidecar(pod) is None:
+            return view
+        lines = PodLog(self._cluster, pod).last_texts(LAST_LINES)
+        return replace(view, failure=replace(view.failure, log_tail=tuple(lines)))
+
+    def _with_exec_error(self, name: str, view: JobView) -> JobView:
+        """Add the failure of a pod whose process could not be executed. Only its log says so."""
+        pod = newest(view.pods)
+        if view.status.failure is not None or not exec_errors.may_be_one(pod):
+            return view
+        lines = PodLog(self._cluster, pod).last_texts(2)
+        if not exec_errors.is_one(lines):
+            return view
+        job = self._cluster.get("jobs", name)
+        failure = exec_errors.failure_of(lines[0], job or {}, run_of(pod).get("exitCode"))
+        return replace(view, status=replace(view.status, failure=failure))
 
     def _consistent(
         self, jobs: Mapping[str, Json], pods: Mapping[str, Sequence[Json]]

@@ -13,6 +13,7 @@ from airflow_stepop.hooks.kubernetes.objects import STEP, Json
 
 # reasons of a container that could not be started; the kubelet then gives 1970 as its start
 NEVER_BEGUN = ("StartError", "ContainerCannotRun")
+RESTARTS = 2  # a sidecar that ends again after so many restarts will not keep running
 
 
 def newest(pods: Sequence[Json]) -> Json | None:
@@ -39,10 +40,52 @@ def broken_container(pod: Json | None) -> str | None:
     """Return the name of the init container that kept the step from starting."""
     if pod is None or run_of(pod):
         return None
+    sidecars = sidecars_of(pod)
     for one in pod.get("status", {}).get("initContainerStatuses") or ():
-        if ((one.get("state") or {}).get("terminated") or {}).get("exitCode"):
+        is_broken = ((one.get("state") or {}).get("terminated") or {}).get("exitCode")
+        if is_broken and one["name"] not in sidecars:
             return str(one["name"])
     return None
+
+
+def sidecars_of(pod: Json) -> set[str]:
+    """Return the names of the sidecars, which the kubelet starts again when they end."""
+    containers = pod.get("spec", {}).get("initContainers") or ()
+    return {one["name"] for one in containers if one.get("restartPolicy") == "Always"}
+
+
+def looping_sidecar(pod: Json | None) -> Json | None:
+    """Return the status of a sidecar that ends again and again and so keeps the step from starting.
+
+    Between two starts, a kubelet from version 1.34 on shows the state ``terminated`` in a pod with
+    ``restartPolicy: Never``. Before, the state was ``waiting`` with the reason CrashLoopBackOff.
+    """
+    if pod is None or run_of(pod):
+        return None
+    sidecars = sidecars_of(pod)
+    for one in pod.get("status", {}).get("initContainerStatuses") or ():
+        is_down = "terminated" in (one.get("state") or {})
+        if one["name"] in sidecars and is_down and int(one.get("restartCount") or 0) >= RESTARTS:
+            found: Json = one
+            return found
+    return None
+
+
+def logged_containers(pod: Json) -> list[str]:
+    """Return the containers whose logs belong to the step, in the order in which they began.
+
+    These are the init containers without the sidecars, and then the step's container or the sidecar that
+    keeps it from starting.
+    """
+    sidecars = sidecars_of(pod)
+    found = [
+        str(one["name"])
+        for one in pod.get("status", {}).get("initContainerStatuses") or ()
+        if one["name"] not in sidecars and {"running", "terminated"} & (one.get("state") or {}).keys()
+    ]
+    sidecar = looping_sidecar(pod)
+    last = [STEP] if has_begun(pod) else [str(sidecar["name"])] if sidecar is not None else []
+    return [*found, *last]
 
 
 def receipt_of(pods: Sequence[Json]) -> Receipt | None:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.hooks.common.messages import without_names
 from airflow_stepop.hooks.kubernetes.objects import STEP, Json
-from airflow_stepop.hooks.kubernetes.pods import containers_of
+from airflow_stepop.hooks.kubernetes.pods import condition_of, containers_of, looping_sidecar
+from airflow_stepop.hooks.kubernetes.quotas import beyond_quota, without_usage
 
 if TYPE_CHECKING:
     from airflow_stepop.hooks.kubernetes.events import WarningEvent
@@ -64,8 +65,12 @@ TRIES = 3  # a pull or a start that failed this often for a transient reason fai
 PULLS = ("ErrImagePull", "ImagePullBackOff")
 RETRIED_BY_KUBELET = (*PULLS, "ImageInspectError", "CreateContainerError")
 MOUNT_TRIES = 3  # a mount that failed this often fails the step; the missing object may appear before
+# The scheduler's message about a missing object
+UNSCHEDULED = re.compile(r'(?:persistentvolumeclaim|resourceclaim)\S* "[^"]*" not found')
 # The message about a missing object. A missing CSI driver does not match: the driver may still register
 MISSING = re.compile(r'(secret|configmap|persistentvolumeclaim)s? "[^"]*" not found')
+# The name of a pod, with the five characters that the Job controller draws for each try
+_POD = re.compile(r'(^pods? "[^"]+)-[bcdfghjklmnpqrstvwxz2456789]{5}"', re.IGNORECASE)
 # Names that the API server writes without quotes
 UNQUOTED = re.compile(r"(?:quota: |PriorityClass with name |service account )([^\s,;:]+)")
 
@@ -74,13 +79,19 @@ def refusal(events: Sequence[WarningEvent]) -> tuple[Failure | None, str, str]:
     """Return why the cluster will never create a pod for a job, and the last reason and message.
 
     The failure is ``None`` while a pod may still be created. Reason and message are empty without a refusal.
+    The message stays the same at each new try of the Job controller, unless the reason changes.
     """
     refusals = [one for one in events if one.reason == "FailedCreate"]
     if not refusals:
         return None, "", ""
     final = [one for one in refusals if _is_final(one.message)]
     message = (final or refusals)[-1].message
-    message = message.partition("Error creating: ")[2] or message
+    message = _POD.sub(r'\1"', message.partition("Error creating: ")[2] or message)
+    if beyond := beyond_quota(message):
+        summary = f"The step asks for more than its namespace may ever have: {beyond}. {message}"
+        hint = "ask for less in resource_settings, or have the quota raised"
+        return Failure(Category.BAD_CONFIG, summary, "FailedCreate", None, hint), "FailedCreate", message
+    message = without_usage(message)
     if sum(one.count for one in final) < REFUSALS:
         return None, "FailedCreate", message
     category = Category.BAD_CONFIG if "not found" in _unnamed(message) else Category.DENIED
@@ -105,7 +116,15 @@ def _unnamed(message: str) -> str:
 def is_blocked(pod: Json) -> bool:
     """Return whether a container of the pod waits for a reason that warning events may explain."""
     reasons = {_waiting(one).get("reason") for _, one in containers_of(pod)}
+    if UNSCHEDULED.search(_unscheduled(pod)):
+        return True
     return bool({"ContainerCreating", "PodInitializing", *WAITING} & reasons)
+
+
+def _unscheduled(pod: Json) -> str:
+    """Return the scheduler's message about a pod without a node."""
+    placed = condition_of(pod, "PodScheduled")
+    return str(placed.get("message") or "") if placed.get("status") == "False" else ""
 
 
 def _waiting(container: Json) -> Json:
@@ -121,6 +140,14 @@ def mount_error(events: Sequence[WarningEvent]) -> tuple[str, str]:
 
 def startup_failure(pod: Json, events: Sequence[WarningEvent]) -> Failure | None:
     """Return why a waiting pod can never start; ``None`` while the pod may still start."""
+    message = _unscheduled(pod)
+    if UNSCHEDULED.search(message):
+        return Failure(
+            Category.BAD_CONFIG, f"The step needs an object that does not exist: {message}", "Unschedulable",
+            None, "create it in the namespace of the step, or correct volumes, or pod_template",
+        )  # fmt: skip
+    if (sidecar := looping_sidecar(pod)) is not None:
+        return _looping(sidecar)
     for name, container in containers_of(pod):
         waiting = _waiting(container)
         reason, message = waiting.get("reason", ""), waiting.get("message", "")
@@ -132,6 +159,16 @@ def startup_failure(pod: Json, events: Sequence[WarningEvent]) -> Failure | None
         what = f"container {name!r} cannot be started" if name != STEP else "The step cannot be started"
         return Failure(category, f"{what}: {reason}: {message}".rstrip(": "), reason, None, hint)
     return _missing_volume(events)
+
+
+def _looping(sidecar: Json) -> Failure:
+    run, ends = sidecar["state"]["terminated"], int(sidecar["restartCount"]) + 1
+    summary = f"Sidecar {sidecar['name']!r} ended {ends} times before the step could begin"
+    message = str(run.get("message") or "").strip()
+    return Failure(
+        Category.BAD_CONFIG, f"{summary}: {message}" if message else summary, str(run.get("reason") or ""),
+        run.get("exitCode"), "a sidecar must keep running: see its last lines of output",
+    )  # fmt: skip
 
 
 def _registries(pod: Json) -> set[str]:

@@ -1,0 +1,45 @@
+"""Reads the API server's message about an object that a quota refuses.
+
+https://github.com/kubernetes/kubernetes/tree/v1.34.0/staging/src/k8s.io/apiserver/pkg/admission/plugin/resourcequota
+"""
+
+from __future__ import annotations
+
+import re
+
+from airflow_stepop.hooks.kubernetes.resources import amount_of
+
+_EXCEEDED = re.compile(r"exceeded quota: (\S+), requested: (\S+), used: (\S+), limited: (\S+)")
+_USED = re.compile(r"(exceeded quota: \S+, requested: \S+), used: \S+,")
+
+
+def beyond_quota(message: str) -> str:
+    """Return which amounts are larger than the whole quota; empty when other jobs only have to end first."""
+    found = _EXCEEDED.search(message)
+    if found is None:
+        return ""
+    quota, requested, _, limited = found.groups()
+    limits = _amounts(limited)
+    beyond = [
+        f"{amount} {what} of {limits[what]}"
+        for what, amount in _amounts(requested).items()
+        if what in limits and _is_more(amount, limits[what])
+    ]
+    return f"{', '.join(beyond)} in quota {quota}" if beyond else ""
+
+
+def without_usage(message: str) -> str:
+    """Return the message without the current use of a quota, which changes with every other pod."""
+    return _USED.sub(r"\1,", message)
+
+
+def _amounts(listed: str) -> dict[str, str]:
+    pairs = (one.partition("=") for one in listed.rstrip(".").split(","))
+    return {what: amount for what, _, amount in pairs}
+
+
+def _is_more(amount: str, limit: str) -> bool:
+    try:
+        return amount_of(amount) > amount_of(limit)
+    except ValueError:
+        return False
