@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import ClassVar
+from pathlib import Path
+from typing import ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -25,6 +26,13 @@ class BackendSettings(BaseModel):
     """Names of the options that say where a job runs, such as a namespace. The worker saves these options in
     the record before the submit, so that :meth:`StepHook.lookup` can find the job after a crash.
     """
+
+    def beside(self, folder: Path) -> Self:
+        """Return the settings with each relative path of a file resolved against ``folder``.
+
+        The worker calls this method with the folder of the DAG file. A backend with such paths overrides it.
+        """
+        return self
 
 
 def parse_settings(model: type[BackendSettings], settings: object, backend: str) -> BackendSettings:

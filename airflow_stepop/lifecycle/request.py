@@ -353,7 +353,7 @@ class StepRequest:
     @cached_property
     def _settings(self) -> BackendSettings:
         if not self.is_overridden:
-            return self.options.settings(self.backend)
+            return self.options.settings(self.backend).beside(self.project.dag_file.parent)
         self._warn_of_override()
         return hook_class(self.backend).settings_model()
 

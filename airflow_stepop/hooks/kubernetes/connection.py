@@ -8,6 +8,7 @@ the client's module, so that two connections in one process would share one conf
 
 from __future__ import annotations
 
+import os
 import socket
 from difflib import get_close_matches
 from functools import partial
@@ -41,7 +42,8 @@ def connect(connection: Connection | None, context: str | None, namespace: str |
 
     :param connection: ``None``: use the account of Airflow's own pod, else the default kubeconfig
     :param context: context of the kubeconfig; ``None``: the connection's
-    :param namespace: ``None``: the connection's, else that of Airflow's own pod, else ``default``
+    :param namespace: ``None``: the connection's, else that of the kubeconfig's context, or of Airflow's own
+        pod if its account is used, else ``default``
     :raises StepConfigError: the connection has a wrong field, or no valid configuration of a cluster
     """
     from kubernetes.config import ConfigException
@@ -58,16 +60,37 @@ def connect(connection: Connection | None, context: str | None, namespace: str |
             if connection is not None
             else "the default configuration (there is no connection kubernetes_default)"
         )
+        missing = " or ".join(map(repr, _missing_files(fields)))
+        why = f"there is no file {missing}" if missing else str(error)
         if context is not None:
             named = f"kubernetes_context={context!r} with {named}"
         raise StepConfigError(
-            f"{named} leads to no Kubernetes cluster: {error}. Give the connection a kubeconfig "
+            f"{named} leads to no Kubernetes cluster: {why}. Give the connection a kubeconfig "
             "(kube_config: its text; kube_config_path: where it is), or in_cluster where Airflow runs in the "
             "cluster"
         ) from error
-    return Cluster(
-        client, namespace or _field(fields, "namespace") or _own_namespace() or "default", new_client
-    )
+    own = namespace or _field(fields, "namespace")
+    own = own or _context_namespace(fields, context or _field(fields, "cluster_context"))
+    return Cluster(client, own or "default", new_client)
+
+
+def _missing_files(fields: Mapping[str, object]) -> list[str]:
+    """Return the kubeconfig files that were named and do not exist; empty if one exists or none is needed."""
+    if _field(fields, "in_cluster") or _field(fields, "kube_config"):
+        return []
+    paths = kubeconfig_paths(_field(fields, "kube_config_path"))
+    return [] if any(os.path.isfile(path) for path in paths) else paths
+
+
+def kubeconfig_paths(given: str | None) -> list[str]:
+    """Return the files of a kubeconfig, as the official client finds them.
+
+    :param given: several paths may be joined with a colon; ``None``: ``KUBECONFIG``, else ``~/.kube/config``
+    """
+    from kubernetes.config import kube_config
+
+    paths = str(given or kube_config.KUBE_CONFIG_DEFAULT_LOCATION).split(os.pathsep)
+    return [os.path.expanduser(path) for path in paths if path]
 
 
 def _check_spelling(fields: Mapping[str, object], connection: Connection | None) -> None:
@@ -134,6 +157,38 @@ def _field(fields: Mapping[str, object], name: str) -> Any:
 
 def _is_true(value: object) -> bool:
     return value is True or (isinstance(value, str) and value.strip().lower() == "true")
+
+
+def _context_namespace(fields: Mapping[str, Any], context: str | None) -> str:
+    """Return the namespace of the kubeconfig's context, as kubectl does, or that of Airflow's own pod."""
+    import yaml
+    from kubernetes import config
+
+    given = _field(fields, "kube_config")
+    if _field(fields, "in_cluster"):
+        return _own_namespace()
+    if given is None:
+        path = _field(fields, "kube_config_path")
+        if path is None and _is_in_cluster():
+            return _own_namespace()
+        contexts, active = config.list_kube_config_contexts(path)
+    else:
+        loaded = yaml.safe_load(given) if isinstance(given, str) else given
+        contexts = loaded.get("contexts") or ()
+        active = next((one for one in contexts if one["name"] == loaded.get("current-context")), {})
+    chosen = next((one for one in contexts if one["name"] == context), active) if context else active
+    return str((chosen.get("context") or {}).get("namespace") or "")
+
+
+def _is_in_cluster() -> bool:
+    """Return whether :func:`_load` uses the account of Airflow's own pod."""
+    from kubernetes import client, config
+
+    try:
+        config.load_incluster_config(client_configuration=client.Configuration())
+    except config.ConfigException:
+        return False
+    return True
 
 
 def _own_namespace() -> str:

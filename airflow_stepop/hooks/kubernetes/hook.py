@@ -113,8 +113,8 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
         body, settings = self.render(spec), self.settings_of(spec)
         if not settings.outcome_in_log and not is_bucket(spec.result_uri):
             raise StepConfigError(
-                "outcome_in_log=False needs a bucket in [stepop] store: without one, results above 1 kB have "
-                "no way back"
+                "outcome_in_log=False needs a bucket in [stepop] store: without one, results above 1 KiB "
+                "have no way back"
             )
         way_back = "frames" if settings.outcome_in_log else "outcome"
         payload = replace(payload, features=payload.features | {way_back})

@@ -72,10 +72,14 @@ LABEL_RULES = LabelRules("A-Za-z0-9._-", length=63)
 
 
 def job_labels(labels: Mapping[str, str]) -> dict[str, str]:
-    """Return the labels of a step's Job, encoded for the API."""
+    """Return the labels of a step's Job, encoded for the API.
+
+    A task that is not mapped has no label for its map index: -1 is no valid value of a label.
+    """
+    shown = {name: value for name, value in labels.items() if (name, value) != ("map_index", "-1")}
     return {
         **MANAGED,
-        **{f"{PREFIX}/{name.replace('_', '-')}": LABEL_RULES.encode(value) for name, value in labels.items()},
+        **{f"{PREFIX}/{name.replace('_', '-')}": LABEL_RULES.encode(value) for name, value in shown.items()},
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, field_validator
 
@@ -60,8 +60,8 @@ GPU_LABELS = (
 class KubernetesSettings(BackendSettings):
     """Options of the ``kubernetes`` backend. Keys inside objects may be written as in YAML or in snake case.
 
-    :param namespace: where the job runs; by default the connection's, else that of Airflow's own pod, else
-        ``default``
+    :param namespace: where the job runs; by default the connection's, else that of the kubeconfig's context
+        or of Airflow's own pod, else ``default``
     :param kubernetes_context: context of the kubeconfig; by default the connection's
     :param service_account_name: account of the pod; its token is mounted only when this is set
     :param image_pull_policy: ``Always``, ``IfNotPresent`` or ``Never``
@@ -101,9 +101,10 @@ class KubernetesSettings(BackendSettings):
     :param active_deadline_seconds: longest run time of the step in seconds; the same as ``timeout``
     :param ttl_seconds_after_finished: seconds after which the cluster removes a finished job
     :param pod_template: a pod with which the rendered pod is merged: a mapping, YAML, or the path of a YAML
-        file. Its container ``step`` is the step's. Fields that the task decides must be left out
+        file, relative to the DAG file's folder. Its container ``step`` is the step's. Fields that the task
+        decides must be left out
     :param python: interpreter in the image
-    :param outcome_in_log: an outcome above 1 kB comes back through the pod's log, masked for other readers;
+    :param outcome_in_log: an outcome above 1 KiB comes back through the pod's log, masked for other readers;
         ``False``: through the store, which must be a bucket
     """
 
@@ -155,6 +156,13 @@ class KubernetesSettings(BackendSettings):
     @classmethod
     def _named(cls, secrets: list[Any] | None) -> list[Any] | None:
         return [{"name": one} if isinstance(one, str) else one for one in secrets] if secrets else secrets
+
+    def beside(self, folder: Path) -> Self:
+        """Return the settings with a relative ``pod_template`` resolved against the DAG file's folder."""
+        given = self.pod_template
+        if not isinstance(given, str | Path) or not _is_path(str(given)):
+            return self
+        return self.model_copy(update={"pod_template": str(folder / given)})
 
     def pod_fields(self) -> Json:
         """Return the user's fields of the pod spec, in the API's spelling.
@@ -270,6 +278,11 @@ def _check_template(metadata: Json, spec: Json) -> None:
         )
 
 
+def _is_path(text: str) -> bool:
+    """Return whether a ``pod_template`` is the path of a file, and not YAML or JSON."""
+    return "\n" not in text and not text.lstrip().startswith("{")
+
+
 def _loaded(template: object) -> Json:
     if template is None:
         return {}
@@ -279,12 +292,13 @@ def _loaded(template: object) -> Json:
 
         text = str(template)
         try:
-            if "\n" not in text and not text.lstrip().startswith("{"):
+            if _is_path(text):
                 text = Path(text).read_text()
             template = yaml.safe_load(text)
         except (OSError, yaml.YAMLError) as error:
             raise StepConfigError(
-                f"pod_template is neither YAML of several lines nor the path of a file: {error}"
+                f"pod_template is neither YAML of several lines nor the path of a file: {error}. A path is "
+                "relative to the DAG file's folder"
             ) from None
     if not isinstance(template, Mapping):
         raise StepConfigError(f"pod_template is no pod: {json.dumps(template, default=str)[:80]}")

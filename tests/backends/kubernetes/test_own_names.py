@@ -9,6 +9,7 @@ from airflow_stepop.hooks.kubernetes.manifests import job_manifest
 from airflow_stepop.hooks.kubernetes.settings import KubernetesSettings
 from airflow_stepop.hooks.settings import parse_settings
 from airflow_stepop.job import StepSpec
+from tests.support.cluster import PAGE
 
 
 def job(settings, env=None):
@@ -70,3 +71,39 @@ def test_a_queue_has_one_name():
     with pytest.raises(StepConfigError, match=r"queue-name='a' contradicts queue_name='b'; set one of them"):
         job({"labels": {queue: "a"}, "queue_name": "b"})
     assert job({"labels": {queue: "a"}, "queue_name": "a"})["metadata"]["labels"][queue] == "a"
+
+
+# -- what the page says
+
+
+def test_the_page_binds_its_role():
+    import re
+
+    import yaml
+
+    blocks = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    found = {
+        one["kind"]: one for one in map(yaml.safe_load, blocks) if isinstance(one, dict) and "kind" in one
+    }
+    role, binding = found["Role"], found["RoleBinding"]
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert binding["apiVersion"] == role["apiVersion"]
+
+
+def test_an_outcome_of_one_kib_fits_into_the_termination_message():
+    """The page, the setting and the error have this number."""
+    from airflow_stepop.runner.receipt import _receipt
+
+    for others in (0, 1):
+        inits = [{"name": f"i{number}", "image": "x"} for number in range(others)]
+        args = job({"init_containers": inits})["spec"]["template"]["spec"]["containers"][0]["args"]
+        assert len(_receipt(bytes(1024), "")) <= int(args[args.index("--receipt-limit") + 1])
+    assert "| up to 1 KiB |" in PAGE.read_text()
+    assert "above 1 KiB" in (KubernetesSettings.__doc__ or "")
+
+
+@pytest.mark.parametrize(("index", "expected"), [("-1", None), ("0", "0"), ("12", "12")])
+def test_a_task_that_is_not_mapped_has_no_label_for_its_map_index(index, expected):
+    spec = StepSpec(name="s-1", nonce="n", labels={"dag_id": "d", "map_index": index}, digest="d")
+    labels = job_manifest(spec, KubernetesSettings())["metadata"]["labels"]
+    assert labels.get("airflow-stepop/map-index") == expected
