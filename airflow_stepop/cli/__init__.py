@@ -82,6 +82,12 @@ def _arguments() -> dict[str, tuple[Any, ...]]:
         Arg(("--run",), help="Also run a step that does nothing, and delete its job", action="store_true"),
         Arg(("--image",), help="Container image of the step of --run (default: the backend's)"),
         Arg(
+            ("--resources",),
+            help='Resources of the step of --run, as JSON: {"cpu_count": 1, "memory": "1GiB"}',
+        ),
+        Arg(("--settings",), help="Settings of the backend for this check and the step of --run, as JSON"),
+        Arg(("--namespace",), help="Namespace to check and to run the step in, on Kubernetes"),
+        Arg(
             ("--limit",), help="Time limit of this step in seconds (default: 300)", type=float, default=300.0
         ),
     )

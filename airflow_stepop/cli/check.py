@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from secrets import token_hex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.cli.defaults import check_target_defaults, options_of, spec_fields
 from airflow_stepop.cli.output import TABLES, Row, command, complain, print_rows
@@ -13,6 +14,7 @@ from airflow_stepop.core.units import LONGEST_S
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.inventory.targets import Complain, Target, deployment, target_of, usable_targets
 from airflow_stepop.job import Finding
+from airflow_stepop.lifecycle.options import NoTask, as_resources
 from airflow_stepop.registry import describe_backends
 
 if TYPE_CHECKING:
@@ -35,17 +37,53 @@ def check_command(args: Namespace) -> None:
         raise StepConfigError(
             f"--limit is a number of seconds above 0 and below 100 years, not {args.limit:g}"
         )
-    found = [(str(target), finding) for target in targets for finding in check_target(target)]
+    task = _task_of(args, targets)
+    found = [(str(target), finding) for target in targets for finding in check_target(target, task)]
     if args.run:
         broken = {where for where, finding in found if not finding.is_ok}
         for target in targets:
-            ran = [NOT_RUN] if str(target) in broken else run_step(target, args)
+            ran = [NOT_RUN] if str(target) in broken else run_step(target, args, task)
             found += [(str(target), finding) for finding in ran]
     if not args.conn_id:
         found += [("configuration", finding) for finding in check_configuration(targets)]
     _print([_row(where, finding) for where, finding in found], args.output)
     if complain(problems) or not all(finding.is_ok for _, finding in found):
         raise SystemExit(1)
+
+
+def _task_of(args: Namespace, targets: list[Target]) -> NoTask:
+    """Return what the command line says in place of a task.
+
+    :raises StepConfigError: an option is wrong, or needs another one that is missing
+    """
+    given = {name: getattr(args, name) for name in ("resources", "settings", "namespace")}
+    options = ", ".join(f"--{name}" for name, value in given.items() if value)
+    if not options:
+        return NoTask()
+    if not args.conn_id:
+        raise StepConfigError(f"{options} needs the name of a connection or backend")
+    if args.resources and not args.run:
+        raise StepConfigError("--resources needs --run")
+    settings = _json_of(args.settings, "--settings")
+    if args.namespace:
+        (target,) = targets
+        if "namespace" not in target.hook.settings_model.model_fields:
+            raise StepConfigError(f"backend {target.backend!r} has no namespaces: leave --namespace out")
+        if settings.get("namespace") not in (None, args.namespace):
+            raise StepConfigError("--namespace contradicts the namespace in --settings")
+        settings["namespace"] = args.namespace
+    resources = _json_of(args.resources, "--resources")
+    return NoTask(settings=settings, resource_settings=as_resources(resources))
+
+
+def _json_of(text: str | None, option: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text or "{}")
+    except ValueError as error:
+        raise StepConfigError(f"{option} is no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise StepConfigError(f'{option} must be an object, such as {{"name": "value"}}, not {text}')
+    return found
 
 
 def _targets(name: str | None, complain: Complain) -> list[Target]:
@@ -94,23 +132,37 @@ def _row(where: str, finding: Finding) -> Row:
     }
 
 
-def check_target(target: Target) -> Iterator[Finding]:
-    """Yield the findings of the backend. An error during the check becomes a finding."""
+def check_target(target: Target, task: NoTask | None = None) -> Iterator[Finding]:
+    """Yield the findings of the backend. An error during the check becomes a finding.
+
+    :param task: what the command line gives; the backend checks the place that its settings name
+    """
     try:
-        yield from target.hook.check()
+        yield from _backend_findings(target, task)
         yield from check_target_defaults(target)
     except Exception as error:  # noqa: BLE001, RUF100 - whatever an SDK raises
         message = f"the check itself failed: {error or type(error).__name__}"
         yield Finding(False, "check", message, "see the traceback with --verbose, and check the connection")
 
 
-def run_step(target: Target, args: Namespace) -> list[Finding]:
+def _backend_findings(target: Target, task: NoTask | None) -> Iterable[Finding]:
+    """Return the backend's findings for the settings of the command line and of the connection's defaults."""
+    try:
+        settings = options_of(target, task).settings(target.backend)
+    except StepConfigError as error:
+        if task is not None and task.settings:
+            return [Finding(False, "settings", str(error), "correct --settings, or the connection")]
+        return target.hook.check()  # the findings about the defaults name the mistake
+    return target.hook.check_for(settings)
+
+
+def run_step(target: Target, args: Namespace, task: NoTask | None = None) -> list[Finding]:
     """Run a minimal step, and return findings about it."""
     from airflow_stepop.cli.smoke_test import SUBJECT, run_smoke_test
 
     print(f"airflow stepop: running a step on {target}, for {args.limit:g} s at most", file=sys.stderr)
     try:
-        hook, given = target.hook, spec_fields(target.backend, options_of(target))
+        hook, given = target.hook, spec_fields(target.backend, options_of(target, task))
     except Exception as error:  # noqa: BLE001, RUF100 - whatever an SDK raises
         return [Finding(False, SUBJECT, str(error) or type(error).__name__, "see the other findings")]
     return run_smoke_test(hook, deployment(), args.image, args.limit, given)

@@ -27,13 +27,14 @@ HIDDEN = "(not shown)"
 CONNECTION = "the connection"
 
 
-def options_of(target: Target) -> StepOptions:
+def options_of(target: Target, task: NoTask | None = None) -> StepOptions:
     """Return what a step runs with that names nothing but this connection.
 
+    :param task: what the command line gives instead of a task
     :raises StepConfigError: the connection has a mistake
     """
     return StepOptions(
-        NoTask(), check_defaults(find_connection(target.conn_id, target.backend), target.backend)
+        task or NoTask(), check_defaults(find_connection(target.conn_id, target.backend), target.backend)
     )
 
 

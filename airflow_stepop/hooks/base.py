@@ -351,6 +351,13 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
     def check(self) -> Iterable[Finding]:
         """Return findings: what works, what is missing, and how to correct it."""
 
+    def check_for(self, settings: BackendSettings) -> Iterable[Finding]:
+        """Return the findings for steps with these settings. By default, the settings make no difference.
+
+        A backend overrides this method if its settings say where a job runs, for example in which namespace.
+        """
+        return self.check()
+
     def api_error(self, error: Exception) -> ApiError:
         """Classify an exception of the service's SDK. This method sends no request.
 

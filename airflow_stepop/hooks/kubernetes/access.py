@@ -184,6 +184,8 @@ def _quotas(cluster: Cluster) -> Iterator[Finding]:
         yield _unseen("quotas")
     for quota in quotas or ():
         yield quota_finding(quota)
+    if quotas and (demand := demands(quotas, _list(cluster, "limitranges") or ())):
+        yield Finding(True, "quotas", demand)
 
 
 def _limit_ranges(cluster: Cluster) -> Iterator[Finding]:
@@ -215,7 +217,7 @@ def _unseen(what: str) -> Finding:
 def quota_finding(quota: Json) -> Finding:
     """Return how much of a quota is used; not ok when a resource that steps take is used up."""
     name, status = quota["metadata"]["name"], quota.get("status") or {}
-    hard = status.get("hard") or (quota.get("spec") or {}).get("hard") or {}
+    hard = _hard(quota)
     used = status.get("used") or {}
     amounts = [f"{used.get(what, '0')} of {limit} {what}" for what, limit in sorted(hard.items())]
     scopes = _scopes(quota)
@@ -230,6 +232,52 @@ def quota_finding(quota: Json) -> Finding:
         f"{message}. Used up: {', '.join(empty)}",
         "wait for other pods to end, delete kept jobs (airflow stepop jobs), or have the quota raised",
     )
+
+
+def demands(quotas: Sequence[Json], ranges: Sequence[Json]) -> str:
+    """Return what the quotas demand of every step; empty if a step need not ask for anything.
+
+    With a quota of cpu or memory, the API server refuses a container that does not ask for it, unless a limit
+    range has a default. https://kubernetes.io/docs/concepts/policy/resource-quotas/
+    """
+    given = {what for one in ranges for what in _defaults(one)}
+    hard = {what: quota for quota in quotas if _NOT_OURS not in _scopes(quota) for what in _hard(quota)}
+    wanted: dict[str, str] = {}
+    for what, quota in hard.items():
+        side, _, bare = what.rpartition(".")
+        if (
+            bare in _ARGUMENTS
+            and side in ("", "requests", "limits")
+            and f"{side or 'requests'}.{bare}" not in given
+        ):
+            wanted.setdefault(bare, quota["metadata"]["name"])
+    if not wanted:
+        return ""
+    names = " and ".join(sorted(wanted))
+    arguments = " and ".join(_ARGUMENTS[bare] for bare in sorted(wanted))
+    listed = ", ".join(map(repr, sorted(set(wanted.values()))))
+    return (
+        f"{listed} demands {names} of every step: set {arguments} in resource_settings, of each task or in "
+        "the connection. Sidecars and init containers need them, too"
+    )
+
+
+_ARGUMENTS = {"cpu": "cpu_count", "memory": "memory"}  # resource -> argument of a task that asks for it
+
+
+def _defaults(limits: Json) -> Iterator[str]:
+    """Yield the amounts that a LimitRange gives to a container without them, such as ``requests.cpu``."""
+    for one in limits.get("spec", {}).get("limits") or ():
+        if one.get("type") == "Container":
+            default = one.get("default") or {}
+            yield from (f"limits.{what}" for what in default)
+            yield from (f"requests.{what}" for what in {**default, **(one.get("defaultRequest") or {})})
+
+
+def _hard(quota: Json) -> Json:
+    status: Json = quota.get("status") or {}
+    found: Json = status.get("hard") or (quota.get("spec") or {}).get("hard") or {}
+    return found
 
 
 def used_up(hard: Mapping[str, str], used: Mapping[str, str]) -> list[str]:

@@ -13,11 +13,10 @@ import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from airflow_stepop.connections.extra import extra_of
 from airflow_stepop.core.stored_json import TEXT
-from airflow_stepop.core.units import shown_size
 from airflow_stepop.exceptions import OutcomeLostError, StepConfigError
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.hooks.base import StepHook
@@ -45,6 +44,7 @@ from airflow_stepop.hooks.kubernetes.manifests import (
     job_manifest,
     release,
     secret_manifest,
+    size_note,
 )
 from airflow_stepop.hooks.kubernetes.outcome import preserved_annotations, preserved_receipt, read_outcome
 from airflow_stepop.hooks.kubernetes.pod_log import PodLog
@@ -66,10 +66,10 @@ from airflow_stepop.runner.protocol import FRAMES, OUTCOME
 
 if TYPE_CHECKING:
     from airflow_stepop.hooks.kubernetes.objects import Json
+    from airflow_stepop.hooks.settings import BackendSettings
 
 SECRET_BYTES = 1 << 20  # of all values together: https://kubernetes.io/docs/concepts/configuration/secret/
 OWN_BYTES = 160 << 10  # of these, reserved for the runner with all its features and for signed addresses
-LARGE_BYTES = 1 << 20  # etcd's limit of an object is 1.5 MiB by default
 ELSEWHERE = "; the step's settings name this namespace: the Role in the documentation is needed there, too"
 
 
@@ -133,7 +133,7 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
             Trouble.QUOTA: place,
             Trouble.DENIED: f"{place} does not let Airflow do this (see airflow stepop check{elsewhere})",
             Trouble.NOT_FOUND: f"{cluster.host} has no {place}",
-            Trouble.INVALID: f"the cluster refused the job{_size_note(body)}",
+            Trouble.INVALID: f"the cluster refused the job{size_note(body)}",
         }
 
     def _release(
@@ -322,8 +322,12 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
         return console.job_url(self.connection, handle) if self.connection is not None else None
 
     def check(self) -> Iterable[Finding]:
+        return self.check_for(KubernetesSettings())
+
+    def check_for(self, settings: BackendSettings) -> Iterable[Finding]:
+        settings = cast(KubernetesSettings, settings)
         try:
-            cluster = self.cluster()
+            cluster = self.cluster(settings.kubernetes_context, settings.namespace)
         except StepConfigError as error:
             return [Finding(False, "connection", str(error), "correct the connection")]
         reach = "check the connection, and that this host reaches the cluster"
@@ -338,7 +342,11 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
                     True,
                 ),
                 *access_checks(cluster),
-                Check("console", lambda: self._check_console(cluster), "correct console_url, or remove it"),
+                Check(
+                    "console",
+                    lambda: self._check_console(cluster, settings),
+                    "correct console_url, or remove it",
+                ),
             ],
         )
 
@@ -346,8 +354,10 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
         version = cluster.request("GET", "/version")
         yield Finding(True, "cluster", f"{cluster.host} answers: {version.get('gitVersion')}")
 
-    def _check_console(self, cluster: Cluster) -> Iterator[Finding]:
-        known = extra_of(self.connection).get("cluster_context") if self.connection is not None else None
+    def _check_console(self, cluster: Cluster, settings: KubernetesSettings) -> Iterator[Finding]:
+        known = settings.kubernetes_context
+        if known is None and self.connection is not None:
+            known = extra_of(self.connection).get("cluster_context")
         url = self._job_url(self._handle("JOB", cluster, known or "CONTEXT"))
         if url is not None:
             needed = "" if known or "CONTEXT" not in url else "; every step must set kubernetes_context"
@@ -373,14 +383,6 @@ def _ending_annotations(status: JobStatus) -> dict[str, str]:
         return {SUCCEEDED: "true"}
     failure = status.failure or Failure(Category.USER_ERROR, "The step failed: see the task's log")
     return {FAILURE: json.dumps(failure.to_json())}
-
-
-def _size_note(body: Mapping[str, object]) -> str:
-    """Return a note about a large Job. The API server's own message about its size can be misleading."""
-    size = len(json.dumps(body).encode())
-    if size < LARGE_BYTES:
-        return ""
-    return f", which has {shown_size(size)}, while a cluster stores at most 1.5 MiB; shorten env"
 
 
 def _is_of(job: Json, secret: Json) -> bool:

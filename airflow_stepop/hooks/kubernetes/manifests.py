@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from airflow_stepop.core.units import shown_size
 from airflow_stepop.exceptions import StepConfigError, UnsupportedError
 from airflow_stepop.hooks.common.labels import LabelRules
 from airflow_stepop.hooks.common.runner_command import runner_argv, step_env
@@ -65,6 +66,7 @@ INPUT_VOLUME, OUTPUT_VOLUME, SHM_VOLUME = "stepop-in", "stepop-out", "stepop-shm
 OWN_NAMES = frozenset(
     {*MANAGED, ENV_DIGEST, ENV_JOB, ENV_NONCE, INPUT, OUTPUT, INPUT_VOLUME, OUTPUT_VOLUME, SHM_VOLUME}
 )
+LARGE_BYTES = 1 << 20  # a Job above this size gets a note: etcd's limit of an object is 1.5 MiB by default
 GRACE_S = 30  # between SIGTERM and SIGKILL
 
 # the syntax of a label's value: https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/
@@ -253,6 +255,14 @@ def _receipt_limit(pod: Json) -> int:
     """
     containers = len(pod["containers"]) + len(pod.get("initContainers") or ()) + INJECTED
     return min(RECEIPT_LIMIT, MESSAGES_BYTES // containers)
+
+
+def size_note(body: Mapping[str, object]) -> str:
+    """Return a note about a large Job. The API server's own message about its size can be misleading."""
+    size = len(json.dumps(body).encode())
+    if size < LARGE_BYTES:
+        return ""
+    return f", which has {shown_size(size)}, while a cluster stores at most 1.5 MiB; shorten env"
 
 
 def is_bucket(uri: str) -> bool:

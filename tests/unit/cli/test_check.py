@@ -126,6 +126,35 @@ def test_an_image_for_a_backend_without_images(stepop):
     assert "--image needs --run" in stepop("check", "local", "--image", "python:3").err
 
 
+def test_resources_and_settings_of_the_step(stepop):
+    """The step of ``--run`` gets them as a task gives them. A mistake is named."""
+    settings = '{"log_limit": "1MiB"}'
+    output = stepop(
+        "check", "local", "--run", "--resources", '{"cpu_count": 1}', "--settings", settings, "-o", "json"
+    )
+    assert output.code == 0, output.out
+    wrong = stepop("check", "local", "--run", "--settings", '{"log_limi": 1}', "-o", "json")
+    assert wrong.code == 1
+    assert "did you mean 'log_limit'?" in rows(wrong)["settings"]["found"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--settings", "{}x", "local"], "--settings is no JSON"),
+        (["--settings", "[1]", "local"], "--settings must be an object"),
+        (["--run", "--resources", '{"cpu": 1}', "local"], "cpu"),
+        (["--resources", '{"cpu_count": 1}', "local"], "--resources needs --run"),
+        (["--run", "--settings", '{"a": 1}'], "--settings needs the name of a connection or backend"),
+        (["--namespace", "x", "local"], "backend 'local' has no namespaces: leave --namespace out"),
+    ],
+)
+def test_options_of_the_step_that_cannot_be_used(stepop, arguments, message):
+    output = stepop("check", *arguments)
+    assert output.code == 1
+    assert message in output.err
+
+
 @pytest.fixture
 def lacking(tmp_path, monkeypatch):
     """Install a backend under the name ``lacking``; one of its checks finds that something is missing."""
