@@ -79,6 +79,8 @@ class StepLifecycle:
         self.jobs = JobClient(request, self.api_retries, log)
         self._collector = Collector(request, self.jobs, self.api_retries, self.observer, log)
         self.record: StepRecord | None = None
+        self.is_continued = False  # an earlier try may have submitted the job of a record without a handle
+        self.has_begun_submit = False  # this try may have submitted a job
         self.has_found_end = False  # whether the job had already ended when this try attached to it
 
     # -- beginning
@@ -136,6 +138,7 @@ class StepLifecycle:
         hook = self.jobs.hook(record)
         size = shown_size(payload.inline_bytes)
         self.log.info("Submitting %s to %s (%s)", record.name, record.backend, size)
+        self.has_begun_submit = True
         handle = self.api_retries.submit(hook, spec, payload, record.started_at)
         if self.was_killed():  # during the submit, when on_kill had no handle to cancel
             hook.cancel(handle)
@@ -150,6 +153,7 @@ class StepLifecycle:
 
         An earlier try died after it had saved the record. Its submit may have succeeded or not.
         """
+        self.is_continued = True
         handle = self._lookup(record)
         if handle is None:
             return self._submit(record)

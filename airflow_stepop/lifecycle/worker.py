@@ -346,14 +346,22 @@ class WorkerSession:
                 if record.handle is None:
                     what = "the job may not exist yet; the next try looks for it, and submits it if not"
                 raise StepInterruptedError(f"lost touch with {record.name}: {error}; {what}") from error
-            self._cancel_quietly()
+            self._cancel_quietly(error)
             raise
 
-    def _cancel_quietly(self) -> None:
+    def _cancel_quietly(self, first: Exception) -> None:
+        """Cancel the job of a task that fails with ``first``; only log an error.
+
+        Nothing is said if no job can run: the try failed before the submit, or the submit was refused.
+        """
         try:
             self.lifecycle.cancel()
         except Exception as error:  # noqa: BLE001, RUF100 - the caller raises the first error
-            self.log.warning("The job, if there is one, could not be cancelled: %s", error)
+            life, record = self.lifecycle, self.lifecycle.record
+            if record is not None and record.handle is not None:
+                self.log.warning("The job could not be cancelled: %s", error)
+            elif life.is_continued or (life.has_begun_submit and not is_final(first)):
+                self.log.warning("The job, if there is one, could not be cancelled: %s", error)
 
     def _settle_doubt(self) -> None:
         """Finish the work of ``on_kill``: its signal may have interrupted a call to Airflow or an import."""

@@ -47,6 +47,8 @@ CONTAINER_FIELDS = {
     "image_pull_policy": "imagePullPolicy",
     "volume_mounts": "volumeMounts",
 }
+# A finished job must outlast the wait for a worker, a busy scheduler, and restarts of Airflow
+SHORTEST_TTL_S = 3600
 # node labels that name the GPU: GKE, Karpenter, EKS, NVIDIA's GPU operator, AKS
 GPU_LABELS = (
     "cloud.google.com/gke-accelerator",
@@ -99,7 +101,8 @@ class KubernetesSettings(BackendSettings):
     :param termination_grace_period_seconds: seconds between SIGTERM and SIGKILL, by default 30; at least 1,
         because with 0 a cluster forgets a pod before the pod has ended
     :param active_deadline_seconds: longest run time of the step in seconds; the same as ``timeout``
-    :param ttl_seconds_after_finished: seconds after which the cluster removes a finished job
+    :param ttl_seconds_after_finished: seconds after which the cluster removes a finished job; at least
+        3600, because a worker must read the result before
     :param pod_template: a pod with which the rendered pod is merged: a mapping, YAML, or the path of a YAML
         file, relative to the DAG file's folder. Its container ``step`` is the step's. Fields that the task
         decides must be left out
@@ -147,10 +150,21 @@ class KubernetesSettings(BackendSettings):
     dns_config: Any = None
     termination_grace_period_seconds: int | None = Field(default=None, ge=1)
     active_deadline_seconds: int | None = Field(default=None, ge=1)
-    ttl_seconds_after_finished: int = Field(default=86400, ge=0)
+    ttl_seconds_after_finished: int = 86400
     pod_template: Any = None
     python: str = "python3"
     outcome_in_log: bool = True
+
+    @field_validator("ttl_seconds_after_finished")
+    @classmethod
+    def _long_enough(cls, ttl_s: int) -> int:
+        if ttl_s < SHORTEST_TTL_S:
+            raise ValueError(
+                f"{ttl_s} is too short: the cluster could remove a finished job before a worker has read its "
+                f"result, and the step would run again. Use {SHORTEST_TTL_S} or more, or leave it out; a job "
+                "that has succeeded is removed at once anyway, unless the task has keep='always'"
+            )
+        return ttl_s
 
     @field_validator("image_pull_secrets")
     @classmethod

@@ -234,7 +234,7 @@ def test_a_quota_that_is_used_up_is_reported(admin, kubernetes_namespace, sees_l
         assert re.search(r"\d of 5 pods", quota.message)
         (limit,) = about("limit ranges")
         assert limit.is_ok
-        assert "is limited to memory 256Mi" in limit.message
+        assert "the default limit of a step is memory 256Mi" in limit.message
         assert "at most memory 1Gi" in limit.message
         (seen,) = about("namespace")
         assert seen.is_ok

@@ -107,3 +107,15 @@ def test_a_task_that_is_not_mapped_has_no_label_for_its_map_index(index, expecte
     spec = StepSpec(name="s-1", nonce="n", labels={"dag_id": "d", "map_index": index}, digest="d")
     labels = job_manifest(spec, KubernetesSettings())["metadata"]["labels"]
     assert labels.get("airflow-stepop/map-index") == expected
+
+
+@pytest.mark.parametrize("ttl_s", [0, 1, 60, 3599, -1])
+def test_a_job_that_would_be_removed_before_its_result_is_read_is_refused(ttl_s):
+    with pytest.raises(
+        StepConfigError, match=rf"ttl_seconds_after_finished: .*{ttl_s} is too short: .* Use 3600"
+    ):
+        job({"ttl_seconds_after_finished": ttl_s})
+    with pytest.raises(StepConfigError, match="is too short"):
+        job({"ttlSecondsAfterFinished": ttl_s})
+    assert job({"ttl_seconds_after_finished": 3600})["spec"]["ttlSecondsAfterFinished"] == 3600
+    assert job({})["spec"]["ttlSecondsAfterFinished"] == 86400
