@@ -14,7 +14,11 @@ _USED = re.compile(r"(exceeded quota: \S+, requested: \S+), used: \S+,")
 
 
 def beyond_quota(message: str) -> str:
-    """Return which amounts are larger than the whole quota; empty when other jobs only have to end first."""
+    """Return which amounts are larger than the whole quota; empty when the object may fit later.
+
+    A quota of zero pods or Jobs is no amount that a step could ask less of: an administrator has closed the
+    namespace, and may open it again.
+    """
     found = _EXCEEDED.search(message)
     if found is None:
         return ""
@@ -23,7 +27,7 @@ def beyond_quota(message: str) -> str:
     beyond = [
         f"{amount} {what} of {limits[what]}"
         for what, amount in _amounts(requested).items()
-        if what in limits and _is_more(amount, limits[what])
+        if what in limits and not _is_count(what) and _is_more(amount, limits[what])
     ]
     return f"{', '.join(beyond)} in quota {quota}" if beyond else ""
 
@@ -36,6 +40,10 @@ def without_usage(message: str) -> str:
 def _amounts(listed: str) -> dict[str, str]:
     pairs = (one.partition("=") for one in listed.rstrip(".").split(","))
     return {what: amount for what, _, amount in pairs}
+
+
+def _is_count(what: str) -> bool:
+    return what in ("pods", "secrets") or what.startswith("count/")
 
 
 def _is_more(amount: str, limit: str) -> bool:

@@ -154,6 +154,8 @@ def test_a_quota_that_can_never_fit_fails_at_once(requested, limited, beyond):
     [
         ("requests.cpu=2", "requests.cpu=1", "requests.cpu=2"),
         ("pods=1", "pods=5", "pods=5"),
+        ("pods=1", "pods=0", "pods=0"),  # closed for now
+        ("count/jobs.batch=1", "count/jobs.batch=0", "count/jobs.batch=0"),
         ("memory=1024Mi", "memory=1Gi", "memory=1Gi"),
         ("cpu=1,memory=1Gi", "cpu=4", "cpu=4"),
         ("odd=x", "odd=y", "odd=z"),

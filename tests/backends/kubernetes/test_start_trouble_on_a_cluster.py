@@ -102,15 +102,6 @@ def test_a_start_timeout_has_the_cluster_s_words_about_a_quota(hook, submitted, 
         admin.delete_namespaced_resource_quota("small", kubernetes_namespace)
 
 
-def test_a_quota_of_jobs_that_has_no_room_for_one_is_refused_at_once(submitted, admin, kubernetes_namespace):
-    quota(admin, kubernetes_namespace, **{"count/jobs_batch": "0"})
-    try:
-        with pytest.raises(StepConfigError, match=r"1 count/jobs\.batch of 0 in quota small"):
-            submitted(["true"])
-    finally:
-        admin.delete_namespaced_resource_quota("small", kubernetes_namespace)
-
-
 def test_a_start_timeout_has_the_node_s_words_about_a_volume_driver(hook, submitted):
     volume = {"name": "data", "csi": {"driver": "no-such-driver.example.com"}}
     mount = {"name": "data", "mount_path": "/data"}
