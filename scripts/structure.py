@@ -59,8 +59,8 @@ def import_cost_ms() -> float:
 
 
 def smallest_runner_bytes() -> int:
-    """Return the size of the zipapp of a step that needs no optional feature."""
-    program = "from {} import runner_zipapp; print(len(runner_zipapp(frozenset({{"command"}}))))"
+    """Return the size of the zipapp of the smallest step, which is a command."""
+    program = "from {} import runner_zipapp; print(len(runner_zipapp(frozenset(['command']))))"
     new = (PACKAGE / "hooks" / "common" / "zipapp.py").exists()
     module = "airflow_stepop.hooks.common.zipapp" if new else "airflow_stepop.zipapp"
     done = subprocess.run(
