@@ -33,7 +33,7 @@ def test_functions_bring_what_they_refer_to(run):
         ("by_reference", 6),
         ("by_reference_in_a_package", ["twig", "twig"]),
         ("functions_as_arguments", [6, 2, 3.0]),
-        ("environment", ["4", "42", []]),
+        ("environment", ["4", "42", {"AIRFLOW_HOME": True}]),  # a folder that is the step's own
     ],
 )
 def test_every_kind_of_call(run, task, value):

@@ -167,7 +167,11 @@ with DAG("calls", schedule=None, default_args={"retries": 0}, params={"depth": 4
         return [
             os.environ["ANSWER"],
             os.environ["NUMBER"],
-            [n for n in os.environ if n.startswith("AIRFLOW")],
+            {
+                n: os.environ[n] == os.environ["STEPOP_WORK"] + "/.airflow"
+                for n in os.environ
+                if n[:7] == "AIRFLOW"
+            },
         ]
 
     environment()
