@@ -24,7 +24,7 @@ PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
 PROGRAMS = sorted([*EXAMPLES.glob("*.py"), DOCS / "snippets" / "pipeline.py"])
 DAG_FILES = [path for path in PROGRAMS if "@dag" in path.read_text()]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)", re.DOTALL)
-SNIPPET = re.compile(r'--8<-- "([^"]+)"')
+COPY = re.compile(r"^<!-- (\S+\.\w+) -->\n```\w+\n(.*?)```$", re.DOTALL | re.MULTILINE)
 
 
 def load(path: Path) -> ModuleType:
@@ -44,7 +44,7 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_has_a_target(page: Path) -> None:
-    """Every relative link, every included file and every linked heading exists."""
+    """Every relative link and every linked heading exists."""
     text = page.read_text()
     outside_code = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     for link in LINK.findall(outside_code):
@@ -54,8 +54,15 @@ def test_every_link_has_a_target(page: Path) -> None:
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
-    for name in SNIPPET.findall(text):
-        assert (ROOT / name).is_file(), name
+
+
+def test_every_example_in_a_page_is_the_file_itself() -> None:
+    """A page has the code itself rather than an include, so that it can be read on GitHub, too."""
+    copies = [(page, *found) for page in PAGES for found in COPY.findall(page.read_text())]
+    assert len(copies) == 5
+    for page, name, code in copies:
+        assert (ROOT / name).read_text() == code, f"copy {name} into {page.relative_to(ROOT)}"
+    assert not [page for page in PAGES if re.search(r"^--8<--|^!!! ", page.read_text(), re.MULTILINE)]
 
 
 @pytest.mark.parametrize("name", ["quickstart.md", "index.md"])
