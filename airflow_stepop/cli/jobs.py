@@ -152,7 +152,7 @@ def _short(row: Row) -> Row:
         "job": row["job"],
         "state": f"{row['state']} ({why})" if why else row["state"],
         "age": shown_duration(row["age_s"]),
-        "task": row["task_id"] + (f"[{row['map_index']}]" if (row["map_index"] or -1) >= 0 else ""),
+        "task": row["task_id"] + ("" if row["map_index"] in (None, -1) else f"[{row['map_index']}]"),
         "CPU": _of(f"{cores:.2g}" if cores is not None else None, _cores(asked)),
         "memory": _of(shown_size(peak) if peak is not None else None, memory and shown_size(memory)),
     }

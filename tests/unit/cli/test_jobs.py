@@ -70,6 +70,14 @@ def test_jobs_as_a_table(stepop, ran):
         assert re.fullmatch(r"[0-9.]+ MiB of 512 MiB", cells[1][5])
 
 
+@pytest.mark.parametrize(("index", "shown"), [(0, "t[0]"), (3, "t[3]"), (-1, "t"), (None, "t")])
+def test_the_map_index_is_shown(index, shown):
+    from airflow_stepop.cli.jobs import _short
+
+    row = dict.fromkeys(("job", "native_state", "why", "usage", "age_s")) | {"state": "running", "asked": {}}
+    assert _short({**row, "task_id": "t", "map_index": index})["task"] == shown
+
+
 def test_jobs_as_a_wide_table(stepop, ran):
     head, *lines = stepop("jobs", "--dag-id", "upkeep", "--wide").out.splitlines()
     assert head.split()[6:] == ["duration", "backend", "dag", "run", "link"]
