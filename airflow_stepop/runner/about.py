@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 
+from .failures import PREFIX
 from .protocol import LEVEL_MARK
 from .values import encode_json
 
@@ -48,9 +49,7 @@ def type_name(kind: type, is_full: bool = False) -> str:
     :param is_full: with its module, if the type is not in the top module of its package
     """
     module, name = str(kind.__module__), kind.__qualname__
-    if module in ("builtins", "__main__") or module.startswith(
-        "unusual_prefix_"
-    ):  # Airflow's name of a DAG file
+    if module in ("builtins", "__main__") or module.startswith(PREFIX):
         return name
     top = module.partition(".")[0]
     if vars(sys.modules.get(top, sys)).get(name) is kind:

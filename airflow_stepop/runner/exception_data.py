@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import binascii
 
-from .failures import SUMMARY_CHARS, StepError, cut
+from .failures import SUMMARY_CHARS, StepError, cut, plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -213,9 +213,7 @@ def _log_lines(data: Raised) -> list[str]:
     elif data["context"]:
         between = "During handling of the above exception, another exception occurred:"
         lines += [*_log_lines(data["context"]), "", between, ""]
-    module = data["module"]
-    if module.startswith("unusual_prefix_"):  # so Airflow names the module of a DAG file
-        module = module.split("_", 3)[-1]
+    module = plain(data["module"])
     name = data["qualname"] if module == "builtins" else f"{module}.{data['qualname']}"
     lines += ["Traceback (most recent call last):", *data["traceback"]] if data["traceback"] else []
     lines += [f"{name}: {data['message']}" if data["message"] else name, *data["notes"]]

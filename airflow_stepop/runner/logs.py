@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import sys
 
+from .failures import plain
 from .protocol import LEVEL_MARK
 
 TYPE_CHECKING = False
@@ -145,9 +146,7 @@ def _lines(record: Any, text: str) -> str:
     level = "DEBUG"
     for least, name in ((20, "INFO"), (30, "WARNING"), (40, "ERROR"), (50, "CRITICAL")):
         level = name if record.levelno >= least else level
-    # Airflow's name for the module of a DAG file: unusual_prefix_<digest>_<name of the file>
-    is_dag_file = record.name.startswith("unusual_prefix_")
-    begin = f"{level}:{record.name.split('_', 3)[-1] if is_dag_file else record.name}: "
+    begin = f"{level}:{plain(record.name)}: "
     # of a line that overwrites itself, the last state is kept
     lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.rstrip("\r\n").split("\n")]
     return "".join(f"{LEVEL_MARK}{(begin + line).replace(LEVEL_MARK, '')}\n" for line in lines)

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING
 
 from airflow_stepop.core.host import airflow_folder
 from airflow_stepop.core.signing_key import signing_key
-from airflow_stepop.hooks.common.signing import Signer, bucket_of
+from airflow_stepop.hooks.common.signing import Signer, in_bucket
 from airflow_stepop.hooks.common.zipapp import runner_zipapp
 from airflow_stepop.runner.protocol import CHECKPOINT, LOCATIONS, MANIFEST, OUTCOME, RUNNER, SECRETS, UPLOADS
 from airflow_stepop.stores.bucket import MIB
-from airflow_stepop.stores.configured import locate
 from airflow_stepop.stores.folder import THIS_HOST, folder_of, path_in_job
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ def _locations(payload: Payload, signer: Signer) -> Locations:
 def _uploads(spec: StepSpec, signer: Signer) -> Uploads:
     names = [f"{index:02}.bin" for index in range(PIECES)]
     urls = signer.writable(spec.result_uri, names)
-    bucket = bucket_of(spec.result_uri)
+    bucket, _ = in_bucket(spec.result_uri)
     return {
         "urls": dict(zip(names, urls, strict=True)),
         "headers": dict(bucket.put_headers()),
@@ -106,12 +105,11 @@ def _checkpoint(spec: StepSpec, signer: Signer) -> Checkpoint:
     service may start a job twice, and then the newest snapshot of the earlier jobs.
     """
     own = f"{spec.checkpoint_uri}/{spec.name}.tar"
-    store, folder = locate(spec.checkpoint_uri)
+    bucket, folder = in_bucket(spec.checkpoint_uri)
     (put,) = signer.writable(spec.checkpoint_uri, [f"{spec.name}.tar"])
-    found = max(store.objects(folder), key=lambda one: (one.modified_at, one.path), default=None)
-    uris = list(dict.fromkeys([own, *([store.uri(found.path)] if found else [])]))
+    found = max(bucket.objects(folder), key=lambda one: (one.modified_at, one.path), default=None)
+    uris = list(dict.fromkeys([own, *([bucket.uri(found.path)] if found else [])]))
     urls = signer.readable(uris)
-    bucket = bucket_of(spec.checkpoint_uri)
     return {
         "get": [{"url": urls[uri], "uri": uri} for uri in uris],
         "put": put,

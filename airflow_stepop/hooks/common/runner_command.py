@@ -56,7 +56,7 @@ def _folders(spec: StepSpec, mounts: Mapping[str, str]) -> dict[str, str | None]
     """
     segments = path_in_job(spec.result_uri, mounts)
     has_no_bucket = not spec.result_uri or folder_of(spec.result_uri) is not None
-    if segments is None and has_no_bucket and mounts is not THIS_HOST:
+    if segments is None and has_no_bucket and mounts != THIS_HOST:
         segments = NOWHERE
     return {"segments": segments, "checkpoint": path_in_job(spec.checkpoint_uri, mounts)}
 

@@ -48,7 +48,7 @@ class Signer:
         :raises StepConfigError: the store is a folder, or the step may need the addresses longer than a
             signature can be valid
         """
-        store, folder = bucket_of(folder_uri), locate(folder_uri)[1]
+        store, folder = in_bucket(folder_uri)
         self.is_used = True
         return store.sign("PUT", [f"{folder}/{name}" for name in names], self.until(store))
 
@@ -60,11 +60,12 @@ class Signer:
         found: dict[str, str] = {}
         wanted: dict[BucketStore, dict[str, str]] = {}
         for uri in uris:
-            _, path = locate(uri)
             if (local := path_in_job(uri, self.mounts)) is not None:
+                locate(uri)  # refuses what is outside of the configured stores
                 found[uri] = local
             else:
-                wanted.setdefault(bucket_of(uri), {})[uri] = path
+                store, path = in_bucket(uri)
+                wanted.setdefault(store, {})[uri] = path
         for store, paths in wanted.items():
             self.is_used = True
             urls = store.sign("GET", list(paths.values()), self.until(store))
@@ -110,15 +111,15 @@ class Signer:
         return min(needed + allowance_s, end, now + SIGNATURE_MAX_S)
 
 
-def bucket_of(uri: str) -> BucketStore:
-    """Return the bucket that contains ``uri``.
+def in_bucket(uri: str) -> tuple[BucketStore, str]:
+    """Return the bucket that contains ``uri``, and the path in the bucket.
 
     :raises StepConfigError: the store is a folder
     """
-    store, _ = locate(uri)
+    store, path = locate(uri)
     if not isinstance(store, BucketStore):
         raise StepConfigError(f"{store} is not a bucket, so addresses in it cannot be signed")
-    return store
+    return store, path
 
 
 def _length(seconds: float) -> str:

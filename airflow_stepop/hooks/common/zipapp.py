@@ -1,7 +1,7 @@
 """Builds ``step.pyz``, the program that runs in the job: a zipapp of the runner and cloudpickle.
 
 :func:`.input_files.input_files` calls :func:`runner_zipapp`. The build is reproducible: the same sources give
-    the same bytes in every process.
+the same bytes in every process.
 """
 
 from __future__ import annotations
