@@ -1,0 +1,277 @@
+"""Builds the CreateTrainingJob request of a step. ``hook.py`` sends it.
+
+The functions are pure: they send no request. The constants name the paths, channels and variables that the
+other modules of this backend read.
+
+Source: https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateTrainingJob.html
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from airflow_stepop.connections.aws_clients import partition_of
+from airflow_stepop.exceptions import StepConfigError, UnsupportedError
+from airflow_stepop.hooks.common.runner_command import runner_argv, step_env
+from airflow_stepop.hooks.sagemaker.images import resolve_image
+from airflow_stepop.hooks.sagemaker.limits import stopping_condition
+from airflow_stepop.hooks.sagemaker.machines import is_accelerated, resource_config
+from airflow_stepop.hooks.sagemaker.overrides import with_overrides
+
+if TYPE_CHECKING:
+    from airflow_stepop.hooks.sagemaker.settings import SageMakerSettings
+    from airflow_stepop.job import StepSpec
+
+Json = dict[str, Any]
+
+# https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html
+CHANNEL, PARTS_CHANNEL = "stepop", "stepop-parts"
+INPUTS = "/opt/ml/input/data"
+INPUT, PARTS = f"{INPUTS}/{CHANNEL}", f"{INPUTS}/{PARTS_CHANNEL}"
+OUTPUT_FOLDER = "stepop"  # below /opt/ml/model, so that the step's own files there stay apart
+OUTPUT = f"/opt/ml/model/{OUTPUT_FOLDER}"
+FAILURE_FILE = "/opt/ml/output/failure"
+CHECKPOINTS = "/opt/ml/checkpoints"
+STARTED = f"{CHECKPOINTS}/stepop-started"  # the marker of the start-once guard
+GRACE_S = 110  # of the 120 s between SIGTERM and SIGKILL; the runner writes its receipt in the rest
+RECEIPT_LIMIT = 400  # of a line with the digest alone: the outcome itself does not go into the log
+
+ENV_ABOUT = "STEPOP_ABOUT"  # variables STEPOP_ABOUT_0, ...: JSON that finds the job's data again
+ENV_VALUE, ENV_ENTRIES = 512, 100  # longest value, most variables
+TAG_KEY = "stepop:{}"
+TAG_VALUE = 256
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where the job's data lie, as the service and as Airflow name them.
+
+    :param native_results: ``s3://bucket/key`` of the job's results; ends with the job's name
+    :param native_inputs: of the staged input
+    :param native_checkpoints: of the folder that the service copies ``/opt/ml/checkpoints`` to; empty: the job
+        has none
+    :param results: URI in the store of the job's results
+    :param inputs: URI in the store of the staged input
+    :param parts_manifest: ``s3://bucket/key`` of the list of large parts; empty: there are none
+    """
+
+    native_results: str
+    native_inputs: str
+    native_checkpoints: str
+    results: str
+    inputs: str
+    parts_manifest: str = ""
+
+
+@dataclass(frozen=True)
+class Secret:
+    """What only a submit knows: none of it is in the request that ``render`` shows.
+
+    :param digest: SHA-256 of the manifest that lies in the staged input
+    :param runner_digest: SHA-256 of ``step.pyz`` there
+    :param seal: key of the sealed files, in hex; empty: no file is sealed
+    """
+
+    digest: str
+    runner_digest: str
+    seal: str = ""
+
+
+def training_job(
+    spec: StepSpec,
+    settings: SageMakerSettings,
+    place: Location,
+    submit: Secret,
+    *,
+    region: str,
+    account: str,
+) -> Json:
+    """Return the request.
+
+    :param account: number of the account, for a role that is given by its name
+    :raises UnsupportedError: a resource that a training job cannot have
+    :raises StepConfigError: a setting contradicts another argument, or is missing
+    """
+    resources = resource_config(settings, spec.resources)
+    request: Json = {
+        "TrainingJobName": spec.name,
+        "RoleArn": role_arn(settings.role, region, account),
+        "AlgorithmSpecification": _algorithm(spec, settings, place, submit, region, resources),
+        "InputDataConfig": _channels(settings, place),
+        "OutputDataConfig": {
+            "S3OutputPath": place.native_results.rpartition("/")[0],
+            "CompressionType": "NONE",
+            **_given(KmsKeyId=settings.output_kms_key),
+        },
+        "ResourceConfig": resources,
+        "StoppingCondition": stopping_condition(
+            settings,
+            spec.timeout_s,
+            start_timeout_s=spec.start_timeout_s,
+            is_accelerated=is_accelerated(resources),
+        ),
+        "Environment": _environment(spec, settings, place),
+        "Tags": _tags(spec.labels, settings.tags),
+        **_options(settings, place),
+    }
+    return with_overrides(request, settings.overrides)
+
+
+def role_arn(role: str | None, region: str, account: str) -> str:
+    """Return the ARN of the job's role.
+
+    :param role: an ARN, or the name or path of a role in ``account``
+    :raises StepConfigError: there is none
+    """
+    if not role:
+        raise StepConfigError(
+            "a training job needs a role, with which it reads its input and writes its result: set "
+            "settings={'role': 'arn:aws:iam::...:role/...'}, or \"stepop\": {\"settings\": {\"role\": ...}} in "
+            "the extra of the connection. The role_arn of the connection itself is Airflow's, and is not the "
+            "job's"
+        )
+    return role if role.startswith("arn:") else f"arn:{partition_of(region)}:iam::{account}:role/{role.lstrip('/')}"
+
+
+def _algorithm(
+    spec: StepSpec, settings: SageMakerSettings, place: Location, submit: Secret, region: str, resources: Json
+) -> Json:
+    image = resolve_image(spec.image, region, is_accelerated(resources))
+    first, *rest = _command(spec, settings, place, submit)
+    return {
+        "TrainingImage": image,
+        "TrainingInputMode": settings.input_mode,
+        "ContainerEntrypoint": [first],
+        "ContainerArguments": rest,
+        **_given(MetricDefinitions=_metrics(settings)),
+    }
+
+
+def _command(spec: StepSpec, settings: SageMakerSettings, place: Location, submit: Secret) -> list[str]:
+    is_restarted = bool(place.native_checkpoints)
+    return runner_argv(
+        settings.python,
+        spec,
+        inputs=INPUT,
+        outputs=OUTPUT,
+        digest=submit.digest,
+        runner_digest=submit.runner_digest,
+        receipt="-",
+        receipt_limit=RECEIPT_LIMIT,
+        failure=FAILURE_FILE,
+        mounted=1,
+        segments=OUTPUT,
+        seal=submit.seal or None,
+        started=STARTED if is_restarted else None,
+        job_id=spec.name if is_restarted else None,
+        timeout=spec.timeout_s,
+        grace=GRACE_S,
+    )
+
+
+def _channels(settings: SageMakerSettings, place: Location) -> list[Json]:
+    own = [_channel(CHANNEL, place.native_inputs.rstrip("/") + "/", "S3Prefix", "File")]
+    if place.parts_manifest:
+        own.append(_channel(PARTS_CHANNEL, place.parts_manifest, "ManifestFile", "File"))
+    given = settings.input_data_s3_uri
+    return [*own, *(_channel(name, uri, "S3Prefix", settings.input_mode) for name, uri in given.items())]
+
+
+def _channel(name: str, uri: str, kind: str, mode: str) -> Json:
+    source = {"S3DataType": kind, "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"}
+    return {"ChannelName": name, "DataSource": {"S3DataSource": source}, "InputMode": mode}
+
+
+def _environment(spec: StepSpec, settings: SageMakerSettings, place: Location) -> dict[str, str]:
+    """Return the variables of the container.
+
+    DescribeTrainingJob shows them, so no secret is among them. They also hold what finds the job's data again.
+    """
+    given = {**settings.environment, **step_env(spec)}
+    about = {"labels": dict(spec.labels), "results": place.results, "inputs": place.inputs}
+    text = json.dumps(about, separators=(",", ":"), sort_keys=True)
+    pieces = [text[begin : begin + ENV_VALUE] for begin in range(0, len(text), ENV_VALUE)]
+    found = {**given, **{f"{ENV_ABOUT}_{index}": piece for index, piece in enumerate(pieces)}}
+    for name, value in given.items():
+        if len(value) > ENV_VALUE:
+            raise UnsupportedError(
+                f"env: {name} has {len(value)} characters, and a training job's variables have at most "
+                f"{ENV_VALUE}; pass it as an argument of the step, or by secrets="
+            )
+        if not re.fullmatch("[a-zA-Z_][a-zA-Z0-9_]*", name):
+            raise UnsupportedError(f"env: {name!r} is no name that a training job's variable may have")
+    if len(found) > ENV_ENTRIES:
+        raise UnsupportedError(
+            f"env: a training job has at most {ENV_ENTRIES} variables, and this step has {len(found)}, "
+            f"{len(pieces) + 2} of airflow-stepop; pass some by secrets="
+        )
+    return found
+
+
+def about(environment: Mapping[str, str]) -> Json | None:
+    """Return what :func:`_environment` has put into a job's variables; ``None`` if that is not there."""
+    pieces = []
+    while (piece := environment.get(f"{ENV_ABOUT}_{len(pieces)}")) is not None:
+        pieces.append(piece)
+    try:
+        found = json.loads("".join(pieces))
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("labels"), dict) else None
+
+
+def _tags(labels: Mapping[str, str], given: Mapping[str, str]) -> list[Json]:
+    """Return the labels as tags, for people and for cost reports; a value is cut to what a tag can hold."""
+    own = {
+        TAG_KEY.format(name.replace("_", "-")): _tag_value(value)
+        for name, value in labels.items()
+        if value and (name, value) != ("map_index", "-1")
+    }
+    found = {**own, **given}
+    return [{"Key": key, "Value": value} for key, value in found.items()]
+
+
+def _tag_value(value: str) -> str:
+    """Tags take letters, spaces, numbers and ``_.:/=+-@`` of any language."""
+    return re.sub(r"[^\w\s.:/=+\-@]", "_", value)[:TAG_VALUE]
+
+
+def _options(settings: SageMakerSettings, place: Location) -> Json:
+    """Return the fields that are left out where they are not asked for."""
+    found: Json = {}
+    if settings.use_spot_instances:
+        found["EnableManagedSpotTraining"] = True
+    if place.native_checkpoints:
+        found["CheckpointConfig"] = {"S3Uri": place.native_checkpoints, "LocalPath": CHECKPOINTS}
+    if settings.subnets:
+        found["VpcConfig"] = {"Subnets": list(settings.subnets), "SecurityGroupIds": list(settings.security_group_ids or ())}
+    if settings.enable_network_isolation:
+        found["EnableNetworkIsolation"] = True
+    if settings.encrypt_inter_container_traffic:
+        found["EnableInterContainerTrafficEncryption"] = True
+    if settings.max_retry_attempts:
+        found["RetryStrategy"] = {"MaximumRetryAttempts": settings.max_retry_attempts}
+    if settings.enable_remote_debug:
+        found["RemoteDebugConfig"] = {"EnableRemoteDebug": True}
+    if settings.experiment_name:
+        found["ExperimentConfig"] = {"ExperimentName": settings.experiment_name}
+    return found
+
+
+def is_restartable(settings: SageMakerSettings) -> bool:
+    """Return whether the service may start the job's container again by itself."""
+    return bool(settings.use_spot_instances or settings.max_retry_attempts)
+
+
+def _metrics(settings: SageMakerSettings) -> Sequence[Json] | None:
+    if not settings.metric_definitions:
+        return None
+    return [{"Name": name, "Regex": pattern} for name, pattern in settings.metric_definitions.items()]
+
+
+def _given(**fields: Any) -> Json:
+    return {name: value for name, value in fields.items() if value is not None}

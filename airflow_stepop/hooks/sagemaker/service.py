@@ -1,0 +1,204 @@
+"""Requests to the SageMaker API of one region, and the meaning of its errors. Called by the hook.
+
+Sources: https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateTrainingJob.html and the pages of
+the other operations beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow_stepop.hooks.common.api_errors import ApiError, Trouble, or_none
+from airflow_stepop.hooks.sagemaker.model import refused_values
+
+if TYPE_CHECKING:
+    from airflow_stepop.connections.aws_clients import AwsClients
+
+Json = dict[str, Any]
+
+PAGE = 100  # jobs in a page of a list, the most that the service gives
+NAME_PART = "s-"  # every job's name begins with it: see core/naming.py
+DELETED_TAG = "stepop-deleted"  # tag of a job whose step was collected: the record stays, see delete()
+
+# https://docs.aws.amazon.com/sagemaker/latest/APIReference/CommonErrors.html
+_TROUBLES = {
+    "ResourceInUse": Trouble.CONFLICT,
+    "ResourceLimitExceeded": Trouble.QUOTA,
+    "LimitExceededException": Trouble.QUOTA,
+    "ResourceNotFound": Trouble.NOT_FOUND,
+    "ResourceNotFoundException": Trouble.NOT_FOUND,
+    "NoSuchEntity": Trouble.NOT_FOUND,
+    "ThrottlingException": Trouble.TRANSIENT,
+    "Throttling": Trouble.TRANSIENT,
+    "RequestLimitExceeded": Trouble.TRANSIENT,
+    "TooManyRequestsException": Trouble.TRANSIENT,
+    "InternalFailure": Trouble.TRANSIENT,
+    "InternalServerError": Trouble.TRANSIENT,
+    "InternalServerException": Trouble.TRANSIENT,
+    "ServiceUnavailable": Trouble.TRANSIENT,
+    "ServiceUnavailableException": Trouble.TRANSIENT,
+    "RequestTimeout": Trouble.TRANSIENT,
+    "RequestExpired": Trouble.TRANSIENT,  # the clocks differ, or the request was on its way for long
+    "AccessDenied": Trouble.DENIED,
+    "AccessDeniedException": Trouble.DENIED,
+    "NotAuthorized": Trouble.DENIED,
+    "UnrecognizedClientException": Trouble.DENIED,
+    "InvalidClientTokenId": Trouble.DENIED,
+    "InvalidSignatureException": Trouble.DENIED,
+    "SignatureDoesNotMatch": Trouble.DENIED,
+    "MissingAuthenticationToken": Trouble.DENIED,
+    "OptInRequired": Trouble.DENIED,
+    "ExpiredTokenException": Trouble.DENIED,
+    "ExpiredToken": Trouble.DENIED,
+    "ValidationException": Trouble.INVALID,
+    "ValidationError": Trouble.INVALID,
+    "SerializationException": Trouble.INVALID,
+    "InvalidParameterException": Trouble.INVALID,
+}
+THROTTLED = frozenset({"ThrottlingException", "Throttling", "RequestLimitExceeded", "TooManyRequestsException"})
+# Texts of a ValidationException for a job that does not exist: SageMaker has no error code for it
+_UNKNOWN_JOB = ("Requested resource not found", "Could not find")
+# Beginning of the ValidationException for the stop of a job that has ended
+_IS_OVER = "The request was rejected because the training job is in status"
+
+
+def api_error(error: Exception) -> ApiError:
+    """Classify an error of botocore: see :class:`ApiError`."""
+    answer = getattr(error, "response", None)
+    if isinstance(answer, Mapping):
+        return _answered(answer)
+    module, name = type(error).__module__, type(error).__name__
+    if module.startswith("botocore.") or module.startswith(("urllib3.", "http.client")):
+        kind = _WITHOUT_ANSWER.get(name, Trouble.OTHER)
+        return ApiError(kind, str(error), name)
+    if isinstance(error, (ConnectionError, TimeoutError)):
+        return ApiError(Trouble.TRANSIENT, str(error) or name, name)
+    return ApiError(Trouble.OTHER, str(error))
+
+
+# Errors of botocore without an answer of the service
+_WITHOUT_ANSWER = {
+    "ConnectTimeoutError": Trouble.TRANSIENT,
+    "ConnectionClosedError": Trouble.TRANSIENT,
+    "ConnectionError": Trouble.TRANSIENT,
+    "EndpointConnectionError": Trouble.TRANSIENT,
+    "HTTPClientError": Trouble.TRANSIENT,
+    "IncompleteReadError": Trouble.TRANSIENT,
+    "ProxyConnectionError": Trouble.TRANSIENT,
+    "ReadTimeoutError": Trouble.TRANSIENT,
+    "ResponseStreamingError": Trouble.TRANSIENT,
+    "CredentialRetrievalError": Trouble.TRANSIENT,  # the token service or the machine's metadata is away
+    "MetadataRetrievalError": Trouble.TRANSIENT,
+    "NoCredentialsError": Trouble.DENIED,
+    "PartialCredentialsError": Trouble.DENIED,
+    "TokenRetrievalError": Trouble.DENIED,
+    "ParamValidationError": Trouble.INVALID,
+    "InvalidEndpointDiscoveryConfigurationError": Trouble.INVALID,
+}
+
+
+def _answered(answer: Mapping[str, Any]) -> ApiError:
+    found = answer.get("Error") or {}
+    code, message = str(found.get("Code", "")), str(found.get("Message", ""))
+    http_status = (answer.get("ResponseMetadata") or {}).get("HTTPStatusCode") or 0
+    kind = _TROUBLES.get(code, Trouble.OTHER)
+    if kind is Trouble.INVALID and message.startswith(_UNKNOWN_JOB):
+        kind = Trouble.NOT_FOUND
+    elif kind is Trouble.OTHER and http_status >= 500:
+        kind = Trouble.TRANSIENT
+    elif kind is Trouble.OTHER and http_status == 403:
+        kind = Trouble.DENIED
+    return ApiError(kind, message or code, code)
+
+
+class TrainingJobs:
+    """The training jobs of one account and region.
+
+    :param clients: of the connection and the region
+    """
+
+    def __init__(self, clients: AwsClients) -> None:
+        self.clients = clients
+
+    @property
+    def _client(self) -> Any:
+        return self.clients.client("sagemaker")
+
+    def create(self, request: Json) -> str:
+        """Create a job and return its ARN. The request is sent once: see :func:`create_once`.
+
+        :raises ClientError: the answer of the service
+        """
+        client = self.clients.client("sagemaker", is_sent_once=True)
+        refused_values(client.meta.service_model.operation_model("CreateTrainingJob").input_shape, request)
+        return str(client.create_training_job(**request)["TrainingJobArn"])
+
+    def describe(self, name: str) -> Json | None:
+        """Return the record of a job; ``None`` if the service has no job of this name."""
+        return or_none(
+            api_error, lambda: dict(self._client.describe_training_job(TrainingJobName=name)), Trouble.NOT_FOUND
+        )
+
+    def changed_since(self, since: float | None) -> Iterator[Json]:
+        """Yield the summaries of all jobs of this package that changed after ``since``, newest first.
+
+        A summary has the state of a job, and not the reason of a failure. ``StatusEquals`` is not used: the
+        service applies it to a page that it has read, so that pages come back short.
+
+        :param since: seconds since the epoch, by the clock of the service; ``None``: from the beginning
+        """
+        after = {} if since is None else {"LastModifiedTimeAfter": datetime.fromtimestamp(since, UTC)}
+        yield from self._pages(NAME_PART, after)
+
+    def created_since(self, since: float, name_part: str = NAME_PART) -> Iterator[Json]:
+        """Yield the summaries of the jobs whose name contains ``name_part``, newest first.
+
+        :param since: seconds since the epoch
+        """
+        yield from self._pages(name_part, {"CreationTimeAfter": datetime.fromtimestamp(since, UTC)})
+
+    def _pages(self, name_part: str, filters: Json) -> Iterator[Json]:
+        # An explicit order: the service's pages contradict each other about the default
+        asked: Json = {"SortBy": "CreationTime", "SortOrder": "Descending", "MaxResults": PAGE}
+        token: Json = {}
+        while True:
+            answer = self._client.list_training_jobs(NameContains=name_part, **asked, **filters, **token)
+            yield from answer["TrainingJobSummaries"]
+            if not answer.get("NextToken"):
+                return
+            token = {"NextToken": answer["NextToken"]}
+
+    def stop(self, name: str) -> None:
+        """Ask the service to stop a job. A job that has ended or does not exist is no error."""
+        try:
+            self._client.stop_training_job(TrainingJobName=name)
+        except Exception as error:
+            found = api_error(error)
+            if found.kind is not Trouble.NOT_FOUND and not found.message.startswith(_IS_OVER):
+                raise
+
+    def tags(self, arn: str) -> dict[str, str]:
+        """Return the tags of a job."""
+        found: dict[str, str] = {}
+        token: Json = {}
+        while True:
+            answer = self._client.list_tags(ResourceArn=arn, **token)
+            found |= {tag["Key"]: tag["Value"] for tag in answer["Tags"]}
+            if not answer.get("NextToken"):
+                return found
+            token = {"NextToken": answer["NextToken"]}
+
+    def mark_as_deleted(self, arn: str) -> None:
+        """Mark a job as deleted, with a tag.
+
+        The record itself stays, and its name stays taken. A freed name could let a delayed create of a worker
+        that died start the step again.
+        """
+        self._client.add_tags(ResourceArn=arn, Tags=[{"Key": DELETED_TAG, "Value": "true"}])
+
+    def is_deleted(self, arn: str) -> bool:
+        """Return whether :meth:`mark_as_deleted` was called; ``False`` if the tags must not be read."""
+        tags = or_none(api_error, lambda: self.tags(arn), Trouble.DENIED, Trouble.NOT_FOUND)
+        return tags is not None and DELETED_TAG in tags

@@ -1,0 +1,83 @@
+"""Derives the status of a step from the records of its training job. Called by the hook."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from airflow_stepop.failure import Failure
+from airflow_stepop.hooks.sagemaker.failures import failure_of
+from airflow_stepop.hooks.sagemaker.outcome import receipt_in, text_behind_receipt
+from airflow_stepop.hooks.sagemaker.states import STATES, state_of
+from airflow_stepop.job import JobState, JobStatus
+
+Json = dict[str, Any]
+
+INTERRUPTED = "Interrupted"
+
+
+def status_of(job: Mapping[str, Any]) -> JobStatus:
+    """Return the status of a job.
+
+    :param job: a summary of a list, or the whole record. A terminal job needs the whole record, which has the
+        reason of a failure
+    """
+    state = state_of(job)
+    native = str(job.get("SecondaryStatus") or job["TrainingJobStatus"])
+    waits_since = _seconds(job.get("LastModifiedTime")) if native == INTERRUPTED else None
+    return JobStatus(
+        state,
+        failure=_failure(job, state),
+        native=native,
+        message=_message(job) if not state.is_terminal else "",
+        started_at=_seconds(job.get("TrainingStartTime")) if state is not JobState.PENDING else None,
+        finished_at=_seconds(job.get("TrainingEndTime")) if state.is_terminal else None,
+        waits_since=waits_since,
+        usage=usage_of(job) if state.is_terminal else {},
+    )
+
+
+def _failure(job: Mapping[str, Any], state: JobState) -> Failure | None:
+    """Return why the service ended the job; ``None``: the outcome of the step says why."""
+    if state in (JobState.PENDING, JobState.RUNNING, JobState.SUCCEEDED):
+        return None
+    reason = str(job.get("FailureReason", ""))
+    if receipt_in(reason) is not None:
+        return None
+    return failure_of(job, text_behind_receipt(reason))
+
+
+def _message(job: Mapping[str, Any]) -> str:
+    transitions = job.get("SecondaryStatusTransitions") or []
+    return str(transitions[-1].get("StatusMessage", "")) if transitions else ""
+
+
+def attempts(job: Mapping[str, Any]) -> int:
+    """Return how often the service has started the job's container: 1, and one more per interruption."""
+    transitions = job.get("SecondaryStatusTransitions") or []
+    return 1 + sum(one.get("Status") in (INTERRUPTED, "Restarting") for one in transitions)
+
+
+def usage_of(job: Mapping[str, Any]) -> Json:
+    """Return what the job used and costs: ``wall_s``, ``billable_s``, ``instance_type``, ``instance_count``.
+
+    With InstancePreferences, the selected type is billed.
+    """
+    resources = job.get("ResourceConfig") or {}
+    found: Json = {
+        "wall_s": job.get("TrainingTimeInSeconds"),
+        "billable_s": job.get("BillableTimeInSeconds"),
+        "instance_type": job.get("SelectedInstanceType") or resources.get("InstanceType"),
+        "instance_count": job.get("SelectedInstanceCount") or resources.get("InstanceCount"),
+        "warm_pool_s": (job.get("WarmPoolStatus") or {}).get("ResourceRetainedBillableTimeInSeconds"),
+        "attempts": attempts(job) if attempts(job) > 1 else None,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _seconds(when: object) -> float | None:
+    return when.timestamp() if isinstance(when, datetime) else None
+
+
+__all__ = ["STATES", "attempts", "status_of", "usage_of"]
