@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from airflow_stepop.hooks.common.checks import Check, run_checks
     from airflow_stepop.hooks.common.input_files import input_files
     from airflow_stepop.hooks.common.labels import LabelRules, matches
+    from airflow_stepop.hooks.common.machines import Machine, Machines
     from airflow_stepop.hooks.common.receipts import Receipt, find_receipt, parse_receipt, report
     from airflow_stepop.hooks.common.runner_command import runner_argv, step_env
     from airflow_stepop.hooks.common.state_table import StateTable
@@ -58,6 +59,8 @@ if TYPE_CHECKING:
 _LAZY = {
     "Check": "airflow_stepop.hooks.common.checks",
     "LabelRules": "airflow_stepop.hooks.common.labels",
+    "Machine": "airflow_stepop.hooks.common.machines",
+    "Machines": "airflow_stepop.hooks.common.machines",
     "Receipt": "airflow_stepop.hooks.common.receipts",
     "StateTable": "airflow_stepop.hooks.common.state_table",
     "THIS_HOST": "airflow_stepop.stores.folder",
@@ -81,6 +84,8 @@ __all__ = [
     "BackendSettings",
     "Check",
     "LabelRules",
+    "Machine",
+    "Machines",
     "Receipt",
     "StateTable",
     "StepHook",
