@@ -47,8 +47,8 @@ class Builtin:
 
     @property
     def is_released(self) -> bool:
-        """Whether this release contains the hook: the package of a planned backend does not exist yet."""
-        return find_spec(self.path.rpartition(".")[0]) is not None
+        """Whether this release contains the hook. A planned backend has no module for its hook yet."""
+        return _is_installed(self.path.partition(":")[0])
 
 
 BUILTINS = {

@@ -35,8 +35,10 @@ if TYPE_CHECKING:
     from airflow_stepop.core.stored_json import FieldType
     from airflow_stepop.hooks.common.api_errors import explained, or_none
     from airflow_stepop.hooks.common.checks import Check, run_checks
+    from airflow_stepop.hooks.common.failure_rules import Rule, failure_by
     from airflow_stepop.hooks.common.input_files import input_files
     from airflow_stepop.hooks.common.labels import LabelRules, matches
+    from airflow_stepop.hooks.common.machines import Machine, Machines
     from airflow_stepop.hooks.common.receipts import Receipt, find_receipt, parse_receipt, report
     from airflow_stepop.hooks.common.runner_command import runner_argv, step_env
     from airflow_stepop.hooks.common.state_table import StateTable
@@ -58,10 +60,14 @@ if TYPE_CHECKING:
 _LAZY = {
     "Check": "airflow_stepop.hooks.common.checks",
     "LabelRules": "airflow_stepop.hooks.common.labels",
+    "Machine": "airflow_stepop.hooks.common.machines",
+    "Machines": "airflow_stepop.hooks.common.machines",
     "Receipt": "airflow_stepop.hooks.common.receipts",
+    "Rule": "airflow_stepop.hooks.common.failure_rules",
     "StateTable": "airflow_stepop.hooks.common.state_table",
     "THIS_HOST": "airflow_stepop.stores.folder",
     "explained": "airflow_stepop.hooks.common.api_errors",
+    "failure_by": "airflow_stepop.hooks.common.failure_rules",
     "find_receipt": "airflow_stepop.hooks.common.receipts",
     "folder_of": "airflow_stepop.stores.folder",
     "input_files": "airflow_stepop.hooks.common.input_files",
@@ -81,11 +87,15 @@ __all__ = [
     "BackendSettings",
     "Check",
     "LabelRules",
+    "Machine",
+    "Machines",
     "Receipt",
+    "Rule",
     "StateTable",
     "StepHook",
     "Trouble",
     "explained",
+    "failure_by",
     "find_receipt",
     "folder_of",
     "input_files",

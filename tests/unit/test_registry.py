@@ -87,3 +87,10 @@ def test_importing_the_registry_is_cheap() -> None:
         check=True,
     )
     assert "importlib.metadata" not in set(loaded.stdout.split()) - set(bare.stdout.split())
+
+
+def test_settings_alone_make_no_backend() -> None:
+    """A backend is released when its hook is there, whatever else its folder has."""
+    assert not registry.Builtin("airflow_stepop.hooks.sagemaker.no_hook:SomeStepHook").is_released
+    assert not registry.Builtin("airflow_stepop.hooks.no_backend.hook:SomeStepHook").is_released
+    assert registry.Builtin("airflow_stepop.hooks.local.hook:LocalStepHook").is_released
