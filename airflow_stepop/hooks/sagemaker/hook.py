@@ -36,7 +36,9 @@ from airflow_stepop.hooks.common.submission import create_once
 from airflow_stepop.hooks.sagemaker import request as requests
 from airflow_stepop.hooks.sagemaker.checks import Subject, checks
 from airflow_stepop.hooks.sagemaker.job_logs import JobLogs
-from airflow_stepop.hooks.sagemaker.outcome import Output, receipt_in
+from airflow_stepop.hooks.sagemaker.machines import Choice, choose
+from airflow_stepop.hooks.sagemaker.outcome import Output
+from airflow_stepop.hooks.sagemaker.failures import receipt_in
 from airflow_stepop.hooks.sagemaker.service import NAME_PART, TrainingJobs, api_error
 from airflow_stepop.hooks.sagemaker.settings import SageMakerSettings
 from airflow_stepop.hooks.sagemaker.states import STATES
@@ -110,24 +112,29 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
         place = self._place(spec, has_parts=False)
         secret = requests.Secret(spec.digest, _AT_SUBMIT)
         region = self._in(settings.region_name).region
-        return requests.training_job(spec, settings, place, secret, region=region, account=_UNKNOWN_ACCOUNT)
+        choice = choose(settings, spec.resources)
+        return requests.training_job(
+            spec, settings, place, secret, choice, region=region, account=_UNKNOWN_ACCOUNT
+        )
 
     def submit(self, spec: StepSpec, payload: Payload) -> JobHandle:
         settings = self.settings_of(spec)
         clients = self._in(settings.region_name)
         self.render(spec)  # raises what no submit can cure before anything is written
+        choice = choose(settings, spec.resources, _input_bytes(payload))
+        self._log_choice(choice)
         jobs, store = TrainingJobs(clients), _bucket(spec.result_uri)
         mounts = _mounts(spec, payload, store)
         place = self._place(spec, has_parts=bool(mounts))
         staged, seal = self._stage(spec, payload, store, mounts, place)
-        own = hashlib.sha256(payload.manifest).hexdigest()
-        digest = payload.digest if staged.digest == own else staged.digest
+        place = replace(place, native_inputs=_native(store, store.path_of(staged.uri) or ""))
         account = clients.account if not str(settings.role).startswith("arn:") else ""
         body = requests.training_job(
             spec,
             settings,
             place,
-            requests.Secret(digest, staged.runner_digest, seal),
+            requests.Secret(payload.digest, staged.runner_digest, seal),
+            choice,
             region=clients.region,
             account=account,
         )
@@ -138,6 +145,12 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
                 classify=self.api_error,
             )
         return self._handle(arn, spec.name, {"results": place.results, "inputs": place.inputs})
+
+    def _log_choice(self, choice: Choice) -> None:
+        if choice.message:
+            self.log.info("SageMaker: %s", choice.message)
+        for warning in choice.warnings:
+            self.log.warning("SageMaker: %s", warning)
 
     def _stage(
         self,
@@ -457,6 +470,11 @@ def _bucket(uri: str) -> BucketStore:
             '"store" in the "stepop" of the connection\'s extra, to s3://bucket/prefix'
         )
     return store
+
+
+def _input_bytes(payload: Payload) -> int:
+    """Return how many bytes of the step's input the job finds on its disk."""
+    return sum(part.size for part in payload.parts.values())
 
 
 def _results(spec: StepSpec) -> tuple[BucketStore, str]:

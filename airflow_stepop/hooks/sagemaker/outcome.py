@@ -8,13 +8,11 @@ Source: https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training
 
 from __future__ import annotations
 
-import json
 import tarfile
 import tempfile
 from typing import TYPE_CHECKING, BinaryIO
 
 from airflow_stepop.exceptions import OutcomeLostError
-from airflow_stepop.hooks.common.receipts import Receipt, parse_receipt
 from airflow_stepop.hooks.sagemaker.request import OUTPUT_FOLDER
 from airflow_stepop.runner.protocol import OUTCOME
 from airflow_stepop.stores.base import PathRange
@@ -27,33 +25,6 @@ if TYPE_CHECKING:
 ARCHIVE = "model.tar.gz"
 UNPACKED_BYTES = 4 << 30  # of the step's files in model.tar.gz
 UNPACKED_FILES = 10_000
-# In front of the text of the failure file: see samples of the service in the tests
-_PREFIXES = ("AlgorithmError: ", "ClientError: ")
-
-
-def receipt_in(failure_reason: str) -> Receipt | None:
-    """Return the receipt that the runner wrote at the front of ``/opt/ml/output/failure``.
-
-    :param failure_reason: ``FailureReason`` of DescribeTrainingJob: a prefix, the file, the exit code
-    """
-    for prefix in _PREFIXES:
-        failure_reason = failure_reason.removeprefix(prefix)
-    try:
-        data, end = json.JSONDecoder().raw_decode(failure_reason)
-    except ValueError:
-        return None
-    return parse_receipt(failure_reason[:end]) if isinstance(data, dict) else None
-
-
-def text_behind_receipt(failure_reason: str) -> str:
-    """Return a failure reason without the receipt, for people."""
-    head = next((one for one in _PREFIXES if failure_reason.startswith(one)), "")
-    rest = failure_reason.removeprefix(head)
-    try:
-        _, end = json.JSONDecoder().raw_decode(rest)
-    except ValueError:
-        return failure_reason
-    return head + rest[end:].strip()
 
 
 class Output:

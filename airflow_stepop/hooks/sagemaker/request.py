@@ -19,7 +19,7 @@ from airflow_stepop.exceptions import StepConfigError, UnsupportedError
 from airflow_stepop.hooks.common.runner_command import runner_argv, step_env
 from airflow_stepop.hooks.sagemaker.images import resolve_image
 from airflow_stepop.hooks.sagemaker.limits import stopping_condition
-from airflow_stepop.hooks.sagemaker.machines import is_accelerated, resource_config
+from airflow_stepop.hooks.sagemaker.machines import Choice
 from airflow_stepop.hooks.sagemaker.overrides import with_overrides
 
 if TYPE_CHECKING:
@@ -86,33 +86,34 @@ def training_job(
     settings: SageMakerSettings,
     place: Location,
     submit: Secret,
+    choice: Choice,
     *,
     region: str,
     account: str,
 ) -> Json:
     """Return the request.
 
+    :param choice: the machine of the job
     :param account: number of the account, for a role that is given by its name
-    :raises UnsupportedError: a resource that a training job cannot have
+    :raises UnsupportedError: a variable that a training job cannot have
     :raises StepConfigError: a setting contradicts another argument, or is missing
     """
-    resources = resource_config(settings, spec.resources)
     request: Json = {
         "TrainingJobName": spec.name,
         "RoleArn": role_arn(settings.role, region, account),
-        "AlgorithmSpecification": _algorithm(spec, settings, place, submit, region, resources),
+        "AlgorithmSpecification": _algorithm(spec, settings, place, submit, region, choice),
         "InputDataConfig": _channels(settings, place),
         "OutputDataConfig": {
             "S3OutputPath": place.native_results.rpartition("/")[0],
             "CompressionType": "NONE",
             **_given(KmsKeyId=settings.output_kms_key),
         },
-        "ResourceConfig": resources,
+        "ResourceConfig": _resources(settings, choice),
         "StoppingCondition": stopping_condition(
             settings,
             spec.timeout_s,
             start_timeout_s=spec.start_timeout_s,
-            is_accelerated=is_accelerated(resources),
+            is_accelerated=choice.is_accelerated,
         ),
         "Environment": _environment(spec, settings, place),
         "Tags": _tags(spec.labels, settings.tags),
@@ -138,9 +139,9 @@ def role_arn(role: str | None, region: str, account: str) -> str:
 
 
 def _algorithm(
-    spec: StepSpec, settings: SageMakerSettings, place: Location, submit: Secret, region: str, resources: Json
+    spec: StepSpec, settings: SageMakerSettings, place: Location, submit: Secret, region: str, choice: Choice
 ) -> Json:
-    image = resolve_image(spec.image, region, is_accelerated(resources))
+    image = resolve_image(spec.image, region, choice.is_accelerated)
     first, *rest = _command(spec, settings, place, submit)
     return {
         "TrainingImage": image,
@@ -171,6 +172,24 @@ def _command(spec: StepSpec, settings: SageMakerSettings, place: Location, submi
         timeout=spec.timeout_s,
         grace=GRACE_S,
     )
+
+
+def _resources(settings: SageMakerSettings, choice: Choice) -> Json:
+    first, *others = choice.instance_types
+    if others:  # the first of them that has capacity; excludes InstanceType and InstanceCount
+        named = [{"InstanceType": name, "InstanceCount": 1} for name in choice.instance_types]
+        machine: Json = {"InstancePreferences": named}
+    else:
+        machine = {"InstanceType": first, "InstanceCount": 1}
+    return {
+        **machine,
+        "VolumeSizeInGB": choice.volume_gb,
+        **_given(
+            VolumeKmsKeyId=settings.volume_kms_key,
+            KeepAlivePeriodInSeconds=settings.keep_alive_period_in_seconds,
+            TrainingPlanArn=settings.training_plan_arn,
+        ),
+    }
 
 
 def _channels(settings: SageMakerSettings, place: Location) -> list[Json]:

@@ -6,15 +6,11 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from airflow_stepop.failure import Failure
 from airflow_stepop.hooks.sagemaker.failures import failure_of
-from airflow_stepop.hooks.sagemaker.outcome import receipt_in, text_behind_receipt
-from airflow_stepop.hooks.sagemaker.states import STATES, state_of
+from airflow_stepop.hooks.sagemaker.states import WAITS_AGAIN, job_state
 from airflow_stepop.job import JobState, JobStatus
 
 Json = dict[str, Any]
-
-INTERRUPTED = "Interrupted"
 
 
 def status_of(job: Mapping[str, Any]) -> JobStatus:
@@ -23,12 +19,13 @@ def status_of(job: Mapping[str, Any]) -> JobStatus:
     :param job: a summary of a list, or the whole record. A terminal job needs the whole record, which has the
         reason of a failure
     """
-    state = state_of(job)
-    native = str(job.get("SecondaryStatus") or job["TrainingJobStatus"])
-    waits_since = _seconds(job.get("LastModifiedTime")) if native == INTERRUPTED else None
+    status, secondary = str(job["TrainingJobStatus"]), str(job.get("SecondaryStatus") or "")
+    state = job_state(status, secondary)
+    native = secondary or status
+    waits_since = _seconds(job.get("LastModifiedTime")) if native in WAITS_AGAIN else None
     return JobStatus(
         state,
-        failure=_failure(job, state),
+        failure=failure_of(job) if state.is_terminal else None,
         native=native,
         message=_message(job) if not state.is_terminal else "",
         started_at=_seconds(job.get("TrainingStartTime")) if state is not JobState.PENDING else None,
@@ -36,16 +33,6 @@ def status_of(job: Mapping[str, Any]) -> JobStatus:
         waits_since=waits_since,
         usage=usage_of(job) if state.is_terminal else {},
     )
-
-
-def _failure(job: Mapping[str, Any], state: JobState) -> Failure | None:
-    """Return why the service ended the job; ``None``: the outcome of the step says why."""
-    if state in (JobState.PENDING, JobState.RUNNING, JobState.SUCCEEDED):
-        return None
-    reason = str(job.get("FailureReason", ""))
-    if receipt_in(reason) is not None:
-        return None
-    return failure_of(job, text_behind_receipt(reason))
 
 
 def _message(job: Mapping[str, Any]) -> str:
@@ -56,7 +43,7 @@ def _message(job: Mapping[str, Any]) -> str:
 def attempts(job: Mapping[str, Any]) -> int:
     """Return how often the service has started the job's container: 1, and one more per interruption."""
     transitions = job.get("SecondaryStatusTransitions") or []
-    return 1 + sum(one.get("Status") in (INTERRUPTED, "Restarting") for one in transitions)
+    return 1 + sum(one.get("Status") in WAITS_AGAIN for one in transitions)
 
 
 def usage_of(job: Mapping[str, Any]) -> Json:
@@ -79,5 +66,3 @@ def usage_of(job: Mapping[str, Any]) -> Json:
 def _seconds(when: object) -> float | None:
     return when.timestamp() if isinstance(when, datetime) else None
 
-
-__all__ = ["STATES", "attempts", "status_of", "usage_of"]
