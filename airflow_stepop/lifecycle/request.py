@@ -382,10 +382,14 @@ class StepRequest:
         """Return how the step's result is split into XComs (see :func:`build_payload`)."""
         if self.operator.command is None and self.operator.multiple_outputs:
             return "dict"
-        if int(self.labels["map_index"]) >= 0:
-            return "no"  # tasks downstream map over the instances, and not over the result of one instance
-        is_mapped_over = next(iter(self.operator.iter_mapped_dependants()), None) is not None
-        return "auto" if is_mapped_over else "no"
+        return "auto" if self.mapped_over else "no"
+
+    @cached_property
+    def mapped_over(self) -> list[str]:
+        """The ids of the tasks and task groups that are mapped over this step's result."""
+        if int(self.labels["map_index"]) >= 0 or not self.operator.do_xcom_push:
+            return []  # tasks downstream map over the instances, and not over the result of one instance
+        return sorted(str(one.node_id) for one in self.operator.iter_mapped_dependants())
 
     def read(self, report: OutcomeReport, job: str, nonce: str) -> CollectedData:
         return read_outcome(report, job, nonce, self.ti.task_id)

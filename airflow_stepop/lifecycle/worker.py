@@ -21,6 +21,7 @@ from airflow_stepop.core.units import LONGEST_S
 from airflow_stepop.exceptions import StepConfigError, StepInterruptedError, is_final
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.lifecycle.collecting import Collected
+from airflow_stepop.lifecycle.failures import unmappable
 from airflow_stepop.lifecycle.lifecycle import StepLifecycle
 from airflow_stepop.lifecycle.remote_exception import to_exception
 from airflow_stepop.lifecycle.request import StepRequest
@@ -183,9 +184,11 @@ class WorkerSession:
         return self._go_on(again) if again is not None else self._to_xcom(collected)
 
     def _to_xcom(self, collected: Collected) -> object:
-        failure = collected.failure
+        failure, value = collected.failure, None
         if failure is None:
             value = to_xcom(collected.data["result"])
+            failure = unmappable(value, self.request.mapped_over)
+        if failure is None:
             self.observer.phase("result handed over")
             self._report_usage(collected.usage)
             if "nothing" not in collected.data["result"]:
