@@ -151,10 +151,20 @@ def _code(function: Callable[..., object] | None, call: FunctionCall, builder: P
     try:
         pickled = dump_code(function, call.main_module, call.refs, call.dag_globals)
     except Exception as error:
-        what = f"the function {call.function.__qualname__}" if function else "the code of the arguments"
-        raise PayloadError(
-            f"{what} cannot be sent: {plain(str(error))}. "
-            "Something that it refers to (a global or an outer variable) cannot be pickled; "
-            "create it inside the function, or pass it as an argument"
-        ) from error
+        raise _not_sent(error, function, call) from error
     return builder.entry(Encoded("pickle", [[pickled]]))
+
+
+def _not_sent(error: Exception, function: Callable[..., object] | None, call: FunctionCall) -> PayloadError:
+    what = f"the function {call.function.__qualname__}" if function else "the code of the arguments"
+    what = plain(f"{what} cannot be sent: {error}")
+    own = {getattr(function, "__name__", "the function"): function} if function else {}
+    needed = call.dag_globals.needed if call.dag_globals is not None else {}
+    for roots in ({**call.arguments(), **own}, needed):
+        found = call.find_unpicklable(roots, list(roots.values()), is_code=True)
+        if found is not None:
+            return PayloadError(f"{what}: {found.path}. {found.advice}")
+    return PayloadError(
+        f"{what}. Something that it refers to (a global or an outer variable) cannot be pickled; "
+        "create it inside the function, or pass it as an argument"
+    )

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from airflow_stepop.exceptions import PayloadError
+from airflow_stepop.runner.failures import PREFIX
 from airflow_stepop.runner.protocol import CODE_BYTES
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date that a zip can hold; a fixed date keeps the bytes the same
@@ -110,6 +111,14 @@ def _installed() -> tuple[Path, ...]:
     }
     standard = Path(sysconfig.get_paths()["stdlib"]).resolve()
     return (*inside, standard)
+
+
+def is_installed(module: str) -> bool:
+    """Return whether a module is of Python or of an installed package, and not of the DAG's own code."""
+    file = module_file(module)
+    if file is None:
+        return module != "__main__" and not module.startswith(PREFIX)
+    return any(file.is_relative_to(folder) for folder in _installed())
 
 
 def _imports(source: bytes, package: str) -> Iterator[str]:
