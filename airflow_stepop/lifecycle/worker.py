@@ -23,6 +23,7 @@ from airflow_stepop.failure import Category, Failure
 from airflow_stepop.lifecycle.collecting import Collected
 from airflow_stepop.lifecycle.failures import unmappable
 from airflow_stepop.lifecycle.lifecycle import StepLifecycle
+from airflow_stepop.lifecycle.missing_files import with_include
 from airflow_stepop.lifecycle.remote_exception import to_exception
 from airflow_stepop.lifecycle.request import StepRequest
 from airflow_stepop.lifecycle.usage import XCOM_KEY, describe
@@ -206,7 +207,8 @@ class WorkerSession:
         raise self.error
 
     def _with_advice(self, failure: Failure) -> tuple[Failure, str | None]:
-        """Return the failure with the hint of ``on_oom``, and the memory that the next try asks for."""
+        """Return the failure with a hint of this side, and the memory that the next try asks for."""
+        failure = with_include(failure, self.request.project, self.operator.include or ())
         on_oom, record = self.request.on_oom, self.lifecycle.record
         if on_oom is None or record is None or failure.category is not Category.OOM:
             return failure, None
