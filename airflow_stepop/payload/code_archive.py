@@ -262,6 +262,19 @@ def _modules_of_script(script: Path, folder: Path) -> dict[str, Path]:
     return {(folder / name).as_posix(): file for name, file in siblings.items()}
 
 
+def step_files(
+    project: Project, include: Sequence[str], *, module: str | None = None, argv: Sequence[str] | None = None
+) -> dict[str, Path]:
+    """Return (path in the archive -> file) of all files that are shipped with a step.
+
+    :param include: the patterns of the task
+    :param module: of a function: the name of its module
+    :param argv: of a command: its words
+    """
+    found = function_files(project, module or "") if argv is None else command_files(project, argv)
+    return found | included_files(project, include)
+
+
 def build_archive(files: dict[str, Path]) -> bytes | None:
     """Return the zip of ``files``; ``None`` when there are no files. The same contents give the same bytes.
 
