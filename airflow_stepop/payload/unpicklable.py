@@ -25,7 +25,8 @@ from airflow_stepop.runner.about import type_name
 from airflow_stepop.runner.code_names import class_body_names, nested
 from airflow_stepop.runner.failures import plain
 
-SEEN = 200_000  # objects that are noted
+SEEN = 1_000_000  # objects that are noted
+LATEST = 50  # parts of an object that are followed: the one that failed is in the part that was visited last
 TRIALS = 20  # objects that are pickled alone, if the one that failed is not found from the outside
 LABELS = 8  # of a way that is longer, the middle is left out
 LABEL_CHARS = 60
@@ -61,18 +62,23 @@ class Visited:
     """The objects that a pickler came to, in order."""
 
     def __init__(self) -> None:
-        self.by_id: dict[int, object] = {}  # also keeps them alive, so that each id stays the object's own
+        # id -> (number, object). The object is kept alive, so that the id stays its own
+        self.by_id: dict[int, tuple[int, object]] = {}
         self.last: deque[object] = deque(maxlen=1000)
 
     def add(self, value: object) -> None:
         if type(value) in _ATOMS:
             return
         self.last.append(value)
-        if len(self.by_id) < SEEN:
-            self.by_id[id(value)] = value
+        if len(self.by_id) < SEEN and id(value) not in self.by_id:
+            self.by_id[id(value)] = len(self.by_id), value
 
-    def has(self, value: object) -> bool:
-        return id(value) in self.by_id or len(self.by_id) >= SEEN
+    def number(self, value: object) -> int | None:
+        """Return when the pickler came to an object first; ``None``: never. Above ``SEEN`` nobody counts."""
+        if type(value) in _ATOMS:
+            return None
+        number, _ = self.by_id.get(id(value), (SEEN if len(self.by_id) >= SEEN else None, None))
+        return number
 
 
 Trace = Callable[[object], Visited | None]  # pickles a value; returns None if that works
@@ -137,13 +143,22 @@ def _ways(roots: Mapping[str, object], visited: Visited) -> dict[int, _Way]:
     ways = {id(way.end): way for way in reversed(todo)}
     while todo:
         way = todo.popleft()
-        for label, child in _parts(way.end):
-            if id(child) not in ways and type(child) not in _ATOMS and visited.has(child):
+        for label, child in _latest(way.end, visited):
+            if id(child) not in ways:
                 ways[id(child)] = way.to(label, child)
                 todo.append(ways[id(child)])
         if len(ways) > SEEN:
             break
     return ways
+
+
+def _latest(value: object, visited: Visited) -> list[tuple[str, object]]:
+    """Return those parts of ``value`` that the pickler came to last."""
+    numbered = ((visited.number(part[1]), part) for part in _parts(value))
+    known = [(number, part) for number, part in numbered if number is not None]
+    if len(known) > LATEST:
+        known = sorted(known, key=lambda one: one[0])[-LATEST:]
+    return [part for _, part in known]
 
 
 # -- what an object refers to --------------------------------------------------------------------------------

@@ -360,6 +360,11 @@ def test_a_large_value_has_its_way_too():
     assert re.search(r": data\[100\]\['deep'\]\[0\] \.\.\. \[0\]\[0\]\[0\] \(_thread\.lock\)", text)
 
 
+def test_the_last_of_many_objects():
+    value = [{"number": number, "items": [number]} for number in range(100_000)] + [{"lock": LOCK}]
+    assert ": data[100000]['lock'] (_thread.lock). " in message(takes, value)
+
+
 def test_recursion_that_is_too_deep_has_no_way():
     value = []
     for _ in range(100_000):
