@@ -1,4 +1,4 @@
-"""File helpers of the runner: the scratch folder, paths inside a folder, atomic writes."""
+"""File helpers of the runner: the scratch folder, the input folder, paths inside a folder, atomic writes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from .failures import RefusedError, StepError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
     from .hashing import Buffer
 
+
+# ``--mounted 1``: the output folder is a bucket that the service mounts. Such a folder may have no rename and
+# no links, so files are written under their final names
+is_mounted = False
 
 # The step may set another umask. Without the first one, the host could not read the files of the runner
 _UMASK = os.umask(0o077)
@@ -70,6 +74,48 @@ def report(text: str) -> None:
     quietly(os.write, 2, f"stepop: {text}\n".encode())
 
 
+def read_input(options: Mapping[str, str], name: str) -> bytes:
+    """Return the bytes of a file of the input folder, which may be sealed.
+
+    :param options: those of the runner
+    :raises FileNotFoundError: there is no such file
+    :raises OSError: the file cannot be read
+    :raises StepError: the sealed file was changed
+    """
+    if "seal" in options:
+        from .sealing import read_sealed
+
+        return read_sealed(options, name)
+    with open(os.path.join(options["in"], name), "rb") as stream:
+        return stream.read()
+
+
+def read_table(options: Mapping[str, str], name: str) -> dict[str, Any] | None:
+    """Return the JSON object in a file of the input folder; ``None`` if there is no file.
+
+    :raises OSError: the file cannot be read
+    :raises ValueError: the file is not a JSON object
+    :raises StepError: as :func:`read_input`
+    """
+    import json
+
+    try:
+        data = read_input(options, name)
+    except FileNotFoundError:
+        return None
+    try:
+        if data[:2] == b"\x1f\x8b":  # compressed with gzip
+            import zlib
+
+            data = zlib.decompress(data, 31)
+        found = json.loads(data)
+    except Exception:  # zlib.error, ValueError, RecursionError
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{name} is not a JSON object")  # noqa: TRY004 - of a file, not of an argument
+    return found
+
+
 def inside(folder: str, name: str, what: str) -> str:
     """Return ``folder/name``.
 
@@ -86,10 +132,12 @@ def inside(folder: str, name: str, what: str) -> str:
 def write_atomic(path: str, buffers: Iterable[Buffer], is_synced: bool = False) -> None:
     """Write a file atomically: a reader sees the whole file or none. A missing folder is made.
 
+    In a mounted folder, a killed runner leaves a torn file, so a reader must know the SHA-256.
+
     :param is_synced: call ``fsync`` before the rename, so that the file survives a crash of the host
     :raises OSError: the file cannot be written
     """
-    part = f"{path}.part-{os.getpid()}"
+    part = path if is_mounted else f"{path}.part-{os.getpid()}"
     os.umask(_UMASK)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     try:
@@ -100,7 +148,8 @@ def write_atomic(path: str, buffers: Iterable[Buffer], is_synced: bool = False) 
                     view = view[stream.write(view) :]
             if is_synced:
                 _sync(stream.fileno())
-        os.replace(part, path)
+        if not is_mounted:
+            os.replace(part, path)
     except BaseException:
         quietly(os.unlink, part)
         raise

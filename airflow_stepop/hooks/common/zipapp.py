@@ -21,6 +21,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from secrets import token_hex
 
+from airflow_stepop.hooks.common.bootstrap import PROLOGUE
+
 PACKAGE = "stepop_runner"  # name of airflow_stepop.runner inside the zipapp
 
 MAIN = f"""\
@@ -62,6 +64,10 @@ _REBUILDERS = (
 #   snapshots               the runner saves checkpoints to pre-signed addresses
 #   frames                  the outcome comes back through the log
 #   outcome                 the outcome comes back through the store; this needs no further module
+#   failure                 the service takes the reason of a failure from a file: --failure
+#   mounted                 the output folder is a mounted bucket: --mounted 1; with it comes "failure"
+#   once                    the step must not start twice: --started
+#   sealed                  files of the input folder are encrypted: --seal
 #   network                 the runner uses pre-signed addresses
 OPTIONAL = {
     "command": ("command.py", "readable.py"),
@@ -73,6 +79,10 @@ OPTIONAL = {
     "snapshots": ("archive.py", "snapshots.py"),
     "frames": ("frames.py",),
     "outcome": (),
+    "failure": ("reason.py",),
+    "mounted": ("mounted.py", "reason.py"),
+    "once": ("once.py",),
+    "sealed": ("sealing.py",),
     "network": ("remote_parts.py", "threads.py", "uploads.py", "urls.py"),
 }
 
@@ -123,7 +133,7 @@ def _keep(path: Path, data: bytes) -> None:
 
 def _version(features: frozenset[str]) -> str:
     """Return a key for the cache, which changes whenever a build would give other bytes."""
-    found = sha256(repr((sorted(features), sys.version_info)).encode())
+    found = sha256(repr((sorted(features), sys.version_info, PROLOGUE)).encode())
     for path in sorted([Path(__file__), *_runner_folder().glob("*.py"), *_cloudpickle_folder().glob("*.py")]):
         about = path.stat()
         found.update(f"{path}\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
@@ -132,7 +142,8 @@ def _version(features: frozenset[str]) -> str:
 
 def _build(features: frozenset[str]) -> bytes:
     members = {"__main__.py": MAIN}
-    left_out = {TYPES} | {file for name, files in OPTIONAL.items() if name not in features for file in files}
+    needed = {file for name in features for file in OPTIONAL[name]}
+    left_out = {TYPES, *(file for files in OPTIONAL.values() for file in files)} - needed
     for path in _runner_folder().glob("*.py"):
         if path.name in left_out:
             continue
@@ -141,7 +152,8 @@ def _build(features: frozenset[str]) -> bytes:
         )
     if "function" in features:
         members |= _cloudpickle_members()
-    stream = io.BytesIO()
+    stream = io.BytesIO(_stripped(PROLOGUE, keep_head=False).encode())
+    stream.seek(0, io.SEEK_END)
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for name, source in sorted(members.items()):
             info = zipfile.ZipInfo(name, _EPOCH)
