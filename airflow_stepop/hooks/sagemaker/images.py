@@ -203,8 +203,8 @@ def _elsewhere(image: str, region: str) -> str:
     return (
         f"image={image!r} {where}, and SageMaker pulls from Amazon ECR{guess}. Copy it there (docker tag, "
         f"docker push) and write image='{own}/{image.rpartition('/')[2]}'; or create a pull-through cache "
-        f"rule in ECR and write image='{own}/PREFIX/{cached}'; or, for a private registry that a VPC reaches, set "
-        "settings.subnets, settings.security_group_ids and overrides={'AlgorithmSpecification': "
+        f"rule in ECR and write image='{own}/PREFIX/{cached}'; or, for a private registry that a VPC "
+        "reaches, set settings.subnets, settings.security_group_ids and overrides={'AlgorithmSpecification': "
         "{'TrainingImageConfig': {'TrainingRepositoryAccessMode': 'Vpc'}}}. Images of AWS have short names: "
         f"{', '.join(catalogue())}"
     )
