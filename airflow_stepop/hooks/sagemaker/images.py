@@ -81,8 +81,8 @@ def catalogue() -> Mapping[str, tuple[_Row, ...]]:
 def resolve_image(
     image: str | None,
     region: str,
-    *,
     has_gpu: bool,
+    *,
     conn_id: str | None = None,
     is_private: bool = False,
     python: str = f"{sys.version_info[0]}.{sys.version_info[1]}",
