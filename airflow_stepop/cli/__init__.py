@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 DOCS = {
     "list": "Show the backends, and the connections that reach them",
     "describe": "Show a backend's settings, resources and limits, or the defaults of a connection",
-    "render": "Print the request that a task would send to its backend; send nothing",
+    "render": "Print what a task would send: its payload, and the request to its backend; send nothing",
     "check": "Check that backends, connections and stores work; exit with 1 if one does not",
     "jobs": "Show the jobs of this deployment: state, duration, usage, link",
     "logs": "Print the log of a job",
@@ -65,8 +65,8 @@ def _arguments() -> dict[str, tuple[Any, ...]]:
     table = Arg(
         ("-o", "--output"), help="Format of the output (default: table)", choices=formats, default="table"
     )
-    tree = Arg(
-        ("-o", "--output"), help="Format of the output (default: yaml)", choices=formats[2:], default="yaml"
+    any_form = Arg(
+        ("-o", "--output"), help="Format of the output (default: yaml)", choices=formats, default="yaml"
     )
     number = Arg(
         ("--map-index",), help="Which instance of a mapped task (default: the first)", type=int, default=0
@@ -134,7 +134,7 @@ def _arguments() -> dict[str, tuple[Any, ...]]:
     return {
         "list": (table, verbose),
         "describe": (backend, fit, table, verbose),
-        "render": (*ids, number, file, tree, verbose),
+        "render": (*ids, number, file, any_form, verbose),
         "check": (conn, *trial, table, verbose),
         "jobs": (*runs, also, table, verbose),
         "logs": (job, follow, also, verbose),

@@ -1,35 +1,43 @@
-"""The command ``airflow stepop render``: print the request of a task, without a DAG run and a database."""
+"""The command ``airflow stepop render``: print what a task would send, without a DAG run and a database."""
 
 from __future__ import annotations
 
 import math
+import os
+import sys
 from collections.abc import Iterator, Mapping, Sized
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow_stepop.cli.output import Row, command, print_tree
+from airflow_stepop.cli.output import TABLES, Row, command, complain, print_rows, print_tree
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
+    from airflow_stepop.lifecycle.request import StepRequest
     from airflow_stepop.operators import RemoteStepOperator
 
-PLACEHOLDER = "0" * 64  # used as the digest of the payload and of the arguments, which are never built
+PLACEHOLDER = "0" * 64  # used as the digest of the payload and of the arguments, which are new for every job
 
 
 @command
 def render_command(args: Namespace) -> None:
-    """Print the request that a task would send, in the format of its backend's service."""
+    """Print the payload that a task would send, and the request in the format of its backend's service."""
     from airflow.sdk.exceptions import AirflowNotFoundException
 
     from airflow_stepop.exceptions import StepConfigError
 
-    task = find_task(args.dag_id, args.task_id, args.dagfile_path)
+    task, problems = find_task(args.dag_id, args.task_id, args.dagfile_path), []  # type: Any, list[str]
     try:
-        request = render_request(task, args.map_index)
+        described = render_task(task, args.map_index, problems)
     except AirflowNotFoundException as error:
         raise StepConfigError(f"{error}; the request depends on the defaults of this connection") from error
-    print_tree(request, args.output)
+    if args.output in TABLES:
+        _print_tables(described, args.output)
+    else:
+        print_tree(described, args.output)
+    if complain(f"the step cannot be sent: {problem}" for problem in problems):
+        raise SystemExit(1)
 
 
 def find_task(dag_id: str, task_id: str, path: str | None = None) -> Any:
@@ -66,6 +74,8 @@ def _dag_bags(path: str | None) -> Iterator[Any]:
     from airflow.dag_processing.dagbag import BundleDagBag, DagBag
 
     if path is not None:
+        folder = os.path.dirname(os.path.abspath(path)) if os.path.isfile(path) else os.path.abspath(path)
+        sys.path += [folder] if folder not in sys.path else []  # as Airflow does with a bundle
         yield DagBag(path)
         return
     for bundle in DagBundlesManager().get_all_dag_bundles():
@@ -73,22 +83,80 @@ def _dag_bags(path: str | None) -> Iterator[Any]:
         yield BundleDagBag(dag_folder=bundle.path, bundle_path=bundle.path, bundle_name=bundle.name)
 
 
-def render_request(task: Any, map_index: int = 0) -> Row:
-    """Return the request that ``task`` would send, as its backend renders it.
+def render_task(task: Any, map_index: int, problems: list[str]) -> Row:
+    """Return the ``payload`` that ``task`` would send, and the ``request`` as its backend renders it.
 
-    No payload is built and nothing is sent.
+    Nothing is stored and nothing is sent.
+
+    :param problems: gets the reasons why the payload could not be sent
     """
+    from airflow_stepop.cli.rendered_payload import describe_payload
+
+    request = _request_of(task, map_index)
+    rendered = _render(request)
+    return {"payload": describe_payload(request, problems), "request": rendered}
+
+
+def render_request(task: Any, map_index: int = 0) -> Row:
+    """Return the request that ``task`` would send, as its backend renders it."""
+    return _render(_request_of(task, map_index))
+
+
+def _request_of(task: Any, map_index: int) -> StepRequest:
     from airflow_stepop.lifecycle.request import StepRequest
 
     context = _context(task, map_index)
     operator = _unmapped(task, context) if task.is_mapped else task.prepare_for_execution()
     context["task"] = context["ti"].task = operator
     _render_fields(operator, context)
-    request = StepRequest(operator, context)
+    return StepRequest(operator, context)
+
+
+def _render(request: StepRequest) -> Row:
     spec = request.spec(f"s-{'0' * 12}", "0" * 16, request.labels, PLACEHOLDER)
-    if operator.checkpoint:
+    if request.operator.checkpoint:
         spec = replace(spec, checkpoint_uri=request.checkpoint_uri(request.labels, PLACEHOLDER))
     return request.own_hook.render(spec)
+
+
+# -- tables --------------------------------------------------------------------------------------------------
+
+
+def _print_tables(described: Row, output: str) -> None:
+    payload = described["payload"]
+    for name in ("function", "command", "workdir"):
+        if payload.get(name):
+            given = payload[name]
+            fields = given if isinstance(given, Mapping) else {name: given}
+            _print_table(name.capitalize(), [{"field": key, "value": fields[key]} for key in fields], output)
+    for name in ("arguments", "inputs", "files"):
+        if payload.get(name):
+            _print_table(name.capitalize(), payload[name], output)
+    lists = ("outputs", "requirements", "env", "secrets")
+    names = [{"what": name, "name": one} for name in lists for one in payload.get(name, ())]
+    if names:
+        _print_table("Also sent", names, output)
+    rows = [{"field": field, "value": value} for field, value in _flat(described["request"])]
+    _print_table("Request", rows, output)
+
+
+def _print_table(title: str, rows: list[Row], output: str) -> None:
+    print(title)
+    print_rows(rows, output)
+    print()
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (path, value) of all that a request contains."""
+    pairs: Any = value.items() if isinstance(value, Mapping) else ()
+    if isinstance(value, list):
+        pairs = ((f"[{index}]", one) for index, one in enumerate(value))
+    is_empty = True
+    for key, one in pairs:
+        is_empty = False
+        yield from _flat(one, f"{name}{key}" if str(key).startswith("[") or not name else f"{name}.{key}")
+    if is_empty:
+        yield name, value
 
 
 class _NoRun:
@@ -135,10 +203,11 @@ def _unmapped(task: Any, context: Any) -> RemoteStepOperator:
     """Return one instance of a mapped task.
 
     If an expanded argument of the *function* needs another task's output, all expanded arguments of the
-    function are ``None``. The request does not contain them.
+    function are a :class:`Later`.
 
     :raises StepConfigError: the task has no such instance, or another argument needs another task's output
     """
+    from airflow_stepop.cli.rendered_payload import Later
     from airflow_stepop.exceptions import StepConfigError
 
     count, wanted = _instances(task._get_specified_expand_input().value), context["ti"].map_index
@@ -150,7 +219,7 @@ def _unmapped(task: Any, context: Any) -> RemoteStepOperator:
     except StepConfigError:
         if expanded is None or not isinstance(expanded.value, Mapping):
             raise
-        values = {"op_kwargs": dict.fromkeys(expanded.value)}
+        values = {"op_kwargs": dict.fromkeys(expanded.value, Later())}
     operator: RemoteStepOperator = task.unmap(values)
     return operator
 

@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING
 
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.job import JobState, JobStatus
+from airflow_stepop.results import StepResult
+from airflow_stepop.runner.about import describe
 from airflow_stepop.waiting.deadlines import StopReason
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, QuotaError
 
 _DEADLINES = {
@@ -79,3 +83,34 @@ def as_the_service_saw_it(failure: Failure, status: JobStatus) -> Failure:
     The service knows why a step was killed (memory, preemption). The step itself saw only a signal.
     """
     return replace(status.failure, exception=failure.exception) if status.failure is not None else failure
+
+
+_AS_LIST = {
+    "numpy.ndarray": "return list(array) for its rows, or array.tolist() for plain numbers",
+    "pandas.DataFrame": 'return frame.to_dict("records") for its rows',
+    "pandas.Series": "return series.tolist()",
+    "pyarrow.Table": "return table.to_pylist() for its rows",
+    "dict": "give the dict keys that are text",
+    "set": "return sorted(...) of it",
+    "frozenset": "return sorted(...) of it",
+}
+
+
+def unmappable(value: object, mapped: Sequence[str]) -> Failure | None:
+    """Return the failure of a step over whose result Airflow cannot map tasks; ``None``: it can.
+
+    Airflow itself would name the class of the reference that stands for the result.
+
+    :param value: the value that the task would return to Airflow
+    :param mapped: ids of the tasks that are mapped over the result
+    """
+    if isinstance(value, (list, dict)) or not mapped:
+        return None
+    about = value.about if isinstance(value, StepResult) else "None" if value is None else describe(value)
+    kind = about.partition(" ")[0].rstrip(",")
+    return Failure(
+        Category.USER_ERROR,
+        f"the step returned {about}. Airflow maps tasks over a list or a dict only, and {', '.join(mapped)} "
+        f"{'are' if len(mapped) > 1 else 'is'} mapped over this result",
+        hint=f"{_AS_LIST.get(kind, 'return a list or a dict')}: each item becomes one task instance",
+    )

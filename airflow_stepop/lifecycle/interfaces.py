@@ -15,6 +15,7 @@ from airflow_stepop.job import OutcomeReport, Payload, StepSpec
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG, Context
+    from airflow.sdk.definitions._internal.node import DAGNode
     from airflow.sdk.types import Logger
     from airflow.triggers.base import BaseTrigger
 
@@ -39,7 +40,7 @@ class Task(TaskArguments, Protocol):
     @property
     def dag(self) -> DAG: ...
 
-    def iter_mapped_dependants(self) -> Iterator[object]: ...
+    def iter_mapped_dependants(self) -> Iterator[DAGNode]: ...
 
     def render_template(self, content: object, context: Context) -> object: ...
 

@@ -95,7 +95,7 @@ def _made(cls: type[Exception], remote: Mapping[str, Any]) -> Exception:
         base = base.__base__
     message = str(remote.get("message", ""))
     args = _decoded_args(remote.get("args"), message)
-    attributes = _decoded_attributes(remote.get("attributes"))
+    attributes = decoded_attributes(remote.get("attributes"))
     error: Exception
     if issubclass(cls, ExceptionGroup):
         members = [_rebuild(one) or _unknown(one) for one in remote.get("exceptions") or ()]
@@ -191,7 +191,7 @@ def _decoded_args(pairs: Any, message: str) -> tuple[Any, ...]:
         return (message,)
 
 
-def _decoded_attributes(pairs: Any) -> dict[str, Any]:
+def decoded_attributes(pairs: Any) -> dict[str, Any]:
     found = {}
     for name, pair in (pairs or {}).items():
         with suppress(Exception):  # as above

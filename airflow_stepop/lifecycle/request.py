@@ -5,7 +5,7 @@ Each part of the request is computed when it is first needed: a resumed task nee
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
@@ -27,14 +27,7 @@ from airflow_stepop.oom import MoreMemory, check_on_oom, parse_on_oom
 from airflow_stepop.payload.build import build_payload
 from airflow_stepop.payload.call import Call, CommandCall, FunctionCall, Setup, arguments_key, call_key
 from airflow_stepop.payload.callables import context_arguments, dag_module, import_reference, plain_function
-from airflow_stepop.payload.code_archive import (
-    Project,
-    build_archive,
-    bundle_root,
-    command_files,
-    function_files,
-    included_files,
-)
+from airflow_stepop.payload.code_archive import Project, build_archive, bundle_root, step_files
 from airflow_stepop.payload.outcome import read_outcome
 from airflow_stepop.payload.requirements import read_requirements
 from airflow_stepop.payload.secrets import render_secrets
@@ -48,6 +41,8 @@ from airflow_stepop.waiting.observer import Observer, trace_environment
 from airflow_stepop.waiting.task_log import configured_limit
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from airflow.sdk import Connection, Context
 
     from airflow_stepop.core.documents import CollectedData
@@ -198,13 +193,16 @@ class StepRequest:
         )
 
     @cached_property
+    def files(self) -> dict[str, Path]:
+        """The files that are shipped: path in the code archive -> file."""
+        operator, include = self.operator, self.operator.include or ()
+        if operator.command is not None:
+            return step_files(self.project, include, argv=[str(word) for word in operator.command])
+        return step_files(self.project, include, module=plain_function(operator.python_callable).__module__)
+
+    @cached_property
     def _archive(self) -> bytes | None:
-        if isinstance(self._call, FunctionCall):
-            files = function_files(self.project, getattr(self._call.function, "__module__", None) or "")
-        else:
-            files = command_files(self.project, self._call.argv)
-        files |= included_files(self.project, self.operator.include or ())
-        return build_archive(files)
+        return build_archive(self.files)
 
     @property
     def poll_interval_s(self) -> float:
@@ -360,7 +358,9 @@ class StepRequest:
     def _warn_of_override(self) -> None:
         operator, unused = self.operator, []
         if operator.settings:
-            unused.append(f"its settings are not used ({', '.join(_keys(operator.settings))})")
+            given = operator.settings
+            names = sorted(given if isinstance(given, Mapping) else given.model_fields_set)
+            unused.append(f"its settings are not used ({', '.join(names)})")
         if operator.conn_id is not None:
             unused.append(f"its connection {operator.conn_id!r} and the defaults in it are not used")
         if unused:
@@ -382,14 +382,14 @@ class StepRequest:
         """Return how the step's result is split into XComs (see :func:`build_payload`)."""
         if self.operator.command is None and self.operator.multiple_outputs:
             return "dict"
-        if int(self.labels["map_index"]) >= 0:
-            return "no"  # tasks downstream map over the instances, and not over the result of one instance
-        is_mapped_over = next(iter(self.operator.iter_mapped_dependants()), None) is not None
-        return "auto" if is_mapped_over else "no"
+        return "auto" if self.mapped_over else "no"
+
+    @cached_property
+    def mapped_over(self) -> list[str]:
+        """The ids of the tasks and task groups that are mapped over this step's result."""
+        if int(self.labels["map_index"]) >= 0 or not self.operator.do_xcom_push:
+            return []  # tasks downstream map over the instances, and not over the result of one instance
+        return sorted(str(one.node_id) for one in self.operator.iter_mapped_dependants())
 
     def read(self, report: OutcomeReport, job: str, nonce: str) -> CollectedData:
         return read_outcome(report, job, nonce, self.ti.task_id)
-
-
-def _keys(settings: BackendSettings | Mapping[str, object]) -> Sequence[str]:
-    return sorted(settings if isinstance(settings, Mapping) else settings.model_fields_set)

@@ -21,7 +21,9 @@ from airflow_stepop.core.units import LONGEST_S
 from airflow_stepop.exceptions import StepConfigError, StepInterruptedError, is_final
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.lifecycle.collecting import Collected
+from airflow_stepop.lifecycle.failures import unmappable
 from airflow_stepop.lifecycle.lifecycle import StepLifecycle
+from airflow_stepop.lifecycle.missing_files import with_include
 from airflow_stepop.lifecycle.remote_exception import to_exception
 from airflow_stepop.lifecycle.request import StepRequest
 from airflow_stepop.lifecycle.usage import XCOM_KEY, describe
@@ -183,9 +185,11 @@ class WorkerSession:
         return self._go_on(again) if again is not None else self._to_xcom(collected)
 
     def _to_xcom(self, collected: Collected) -> object:
-        failure = collected.failure
+        failure, value = collected.failure, None
         if failure is None:
             value = to_xcom(collected.data["result"])
+            failure = unmappable(value, self.request.mapped_over)
+        if failure is None:
             self.observer.phase("result handed over")
             self._report_usage(collected.usage)
             if "nothing" not in collected.data["result"]:
@@ -203,7 +207,8 @@ class WorkerSession:
         raise self.error
 
     def _with_advice(self, failure: Failure) -> tuple[Failure, str | None]:
-        """Return the failure with the hint of ``on_oom``, and the memory that the next try asks for."""
+        """Return the failure with a hint of this side, and the memory that the next try asks for."""
+        failure = with_include(failure, self.request.project, self.operator.include or ())
         on_oom, record = self.request.on_oom, self.lifecycle.record
         if on_oom is None or record is None or failure.category is not Category.OOM:
             return failure, None

@@ -139,22 +139,37 @@ def _function_fields(call: FunctionCall, builder: PayloadBuilder) -> Manifest:
         module, qualname = call.reference
         function: Function = {"by": "reference", "module": module, "qualname": qualname}
         if call.dag_globals is not None and call.dag_globals.needed:
-            function["entry"] = _code(None, call, builder)
+            function["entry"] = code_entry(None, call, builder)
     else:
-        function = {"by": "value", "entry": _code(call.function, call, builder)}
+        function = {"by": "value", "entry": code_entry(call.function, call, builder)}
     if "entry" in function:
         fields["python"] = f"{sys.version_info[0]}.{sys.version_info[1]}"
     return fields | {"function": function}
 
 
-def _code(function: Callable[..., object] | None, call: FunctionCall, builder: PayloadBuilder) -> Entry:
+def code_entry(function: Callable[..., object] | None, call: FunctionCall, builder: PayloadBuilder) -> Entry:
+    """Return the entry of a function by value; of ``None``: of what the arguments need of the DAG file.
+
+    :raises PayloadError: the code cannot be pickled; the message names what cannot, and the way to it
+    """
     try:
         pickled = dump_code(function, call.main_module, call.refs, call.dag_globals)
     except Exception as error:
-        what = f"the function {call.function.__qualname__}" if function else "the code of the arguments"
-        raise PayloadError(
-            f"{what} cannot be sent: {plain(str(error))}. "
-            "Something that it refers to (a global or an outer variable) cannot be pickled; "
-            "create it inside the function, or pass it as an argument"
-        ) from error
+        raise _not_sent(error, function, call) from error
     return builder.entry(Encoded("pickle", [[pickled]]))
+
+
+def _not_sent(error: Exception, function: Callable[..., object] | None, call: FunctionCall) -> PayloadError:
+    what = f"the function {call.function.__qualname__}" if function else "the code of the arguments"
+    what = plain(f"{what} cannot be sent: {error}")
+    own = {getattr(function, "__name__", "the function"): function} if function else {}
+    needed = call.dag_globals.needed if call.dag_globals is not None else {}
+    arguments = {name: one for name, one in call.arguments().items() if name not in own}
+    for roots in ({**own, **arguments}, needed):
+        found = call.find_unpicklable(roots, list(roots.values()), is_code=True)
+        if found is not None:
+            return PayloadError(f"{what}: {found.path}. {found.advice}")
+    return PayloadError(
+        f"{what}. Something that it refers to (a global or an outer variable) cannot be pickled; "
+        "create it inside the function, or pass it as an argument"
+    )

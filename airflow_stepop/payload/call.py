@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from airflow_stepop.exceptions import PayloadError
 from airflow_stepop.payload.code_key import code_key, digest
-from airflow_stepop.payload.pickling import DagGlobals, advice, as_list, dumps
+from airflow_stepop.payload.pickling import DagGlobals, advice, as_list, can_pickle, dumps
+from airflow_stepop.payload.unpicklable import Unpicklable, Visited, find_unpicklable
 from airflow_stepop.results import StepResult
 from airflow_stepop.runner import protocol
 from airflow_stepop.runner.entries import Encoded
@@ -55,9 +56,23 @@ class _Call:
             )
         except Exception as error:
             kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
-            raise PayloadError(
-                plain(f"{name} (a {kind}) cannot be sent to the step: {error}. {advice(value)}")
-            ) from error
+            found = self.find_unpicklable({name: value}, value)
+            why = f"{error}. {advice(value)}"
+            if found is not None and found.path != f"{name} ({kind})":
+                why = f"{error}: {found.path}. {found.advice}"
+            raise PayloadError(plain(f"{name} (a {kind}) cannot be sent to the step: {why}")) from error
+
+    def find_unpicklable(
+        self, roots: Mapping[str, object], value: object, *, is_code: bool = False
+    ) -> Unpicklable | None:
+        """Return what cannot be pickled inside ``value``, with the way to it from one of the roots."""
+
+        def trace(one: object) -> Visited | None:
+            visited = Visited()
+            works = can_pickle(one, visited.add, self.main_module, self.dag_globals, is_code)
+            return None if works else visited
+
+        return find_unpicklable(roots, trace, value)
 
 
 @dataclass(frozen=True, kw_only=True)

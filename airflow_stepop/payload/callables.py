@@ -77,20 +77,24 @@ def context_arguments(
 
     :raises PayloadError: a value exists only inside Airflow, such as ``ti``
     """
+    return {name: portable(name, context.get(name)) for name in context_names(function, operator)}
+
+
+def context_names(function: Callable[..., object], operator: CallArguments) -> list[str]:
+    """Return the parameters that get a value of Airflow's context."""
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
-        return {}
+        return []
     by_position = [name for name, p in parameters.items() if p.kind <= p.POSITIONAL_OR_KEYWORD]
     given = set(operator.op_kwargs or {}) | set(by_position[: len(operator.op_args or ())])
-    wanted = [
+    return [
         name
         for name, p in parameters.items()
         if name in KNOWN_CONTEXT_KEYS
         and name not in given
         and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
     ]
-    return {name: portable(name, context.get(name)) for name in wanted}
 
 
 def portable(name: str, value: Any) -> object:

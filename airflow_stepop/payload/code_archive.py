@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from airflow_stepop.exceptions import PayloadError
+from airflow_stepop.runner.failures import PREFIX
 from airflow_stepop.runner.protocol import CODE_BYTES
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date that a zip can hold; a fixed date keeps the bytes the same
@@ -110,6 +111,14 @@ def _installed() -> tuple[Path, ...]:
     }
     standard = Path(sysconfig.get_paths()["stdlib"]).resolve()
     return (*inside, standard)
+
+
+def is_installed(module: str) -> bool:
+    """Return whether a module is of Python or of an installed package, and not of the DAG's own code."""
+    file = module_file(module)
+    if file is None:
+        return module != "__main__" and not module.startswith(PREFIX)
+    return any(file.is_relative_to(folder) for folder in _installed())
 
 
 def _imports(source: bytes, package: str) -> Iterator[str]:
@@ -251,6 +260,19 @@ def _modules_of_script(script: Path, folder: Path) -> dict[str, Path]:
         return {}
     siblings = project_modules(Project(script, (script.parent,)), [script])
     return {(folder / name).as_posix(): file for name, file in siblings.items()}
+
+
+def step_files(
+    project: Project, include: Sequence[str], *, module: str | None = None, argv: Sequence[str] | None = None
+) -> dict[str, Path]:
+    """Return (path in the archive -> file) of all files that are shipped with a step.
+
+    :param include: the patterns of the task
+    :param module: of a function: the name of its module
+    :param argv: of a command: its words
+    """
+    found = function_files(project, module or "") if argv is None else command_files(project, argv)
+    return found | included_files(project, include)
 
 
 def build_archive(files: dict[str, Path]) -> bytes | None:

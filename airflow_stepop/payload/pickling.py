@@ -10,7 +10,7 @@ import io
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
 
 from airflow_stepop.exceptions import PayloadError
@@ -57,31 +57,55 @@ def dumps(
         pickle holds all of it
     :raises Exception: ``value`` cannot be pickled
     """
+    buffer = io.BytesIO()
     needed = dag_globals.needed if dag_globals is not None else None
-    return _dumps(value, keep, main_module, refs, dag_globals, needed)
+    _dump(value, _pickler(buffer, keep, refs), main_module, dag_globals, needed)
+    return buffer.getvalue()
 
 
 def dump_code(
     function: object, main_module: str, refs: list[StepResult], dag_globals: DagGlobals | None
 ) -> bytes:
     """Pickle a function by value, together with what the call's arguments need of the DAG file."""
-    return _dumps(function, None, main_module, refs, dag_globals, None)
+    buffer = io.BytesIO()
+    _dump(function, _pickler(buffer, None, refs), main_module, dag_globals, None)
+    return buffer.getvalue()
 
 
-def _dumps(
+def can_pickle(
     value: object,
-    keep: Callable[[object], object] | None,
+    visit: Callable[[object], None],
     main_module: str,
-    refs: list[StepResult],
     dag_globals: DagGlobals | None,
-    names: dict[str, Any] | None,
-) -> bytes:
+    is_code: bool,
+) -> bool:
+    """Pickle as :func:`dumps` or :func:`dump_code` do, for the sake of ``visit``; return whether it works.
+
+    :param visit: called with each object, before the pickler looks at it
+    """
+    if dag_globals is not None:  # nothing of this shall stay
+        dag_globals = replace(dag_globals, needed={})
+    names = dag_globals.needed if dag_globals is not None and not is_code else None
+    pickler = _pickler(io.BytesIO(), lambda _: None, [])
+    pickler.visit = visit
+    try:
+        _dump(value, pickler, main_module, dag_globals, names)
+    except Exception:  # pickling runs foreign code
+        return False
+    return True
+
+
+def _pickler(buffer: io.BytesIO, keep: Callable[[object], object] | None, refs: list[StepResult]) -> Any:
     import cloudpickle
 
     class Pickler(ByValue, cloudpickle.Pickler):  # type: ignore[misc]
         """Adds a persistent id for each result."""
 
+        visit: Callable[[object], None] | None = None  # of this pickler, and not of those that it makes
+
         def persistent_id(self, obj: object) -> object:
+            if self.visit is not None:
+                self.visit(obj)
             if not isinstance(obj, StepResult):
                 return None
             if obj not in refs:
@@ -94,15 +118,22 @@ def _dumps(
                 return reduce_view(obj)
             return (list, (list(obj),)) if _is_lazy(obj) else super().reducer_override(obj)
 
-    buffer = io.BytesIO()
+    return Pickler(buffer, protocol=5, buffer_callback=keep)
+
+
+def _dump(
+    value: object,
+    pickler: Any,
+    main_module: str,
+    dag_globals: DagGlobals | None,
+    names: dict[str, Any] | None,
+) -> None:
     with _by_value(main_module):
-        pickler = Pickler(buffer, protocol=5, buffer_callback=keep)
         if dag_globals is not None:
             namespace = pickler.use_module(dag_globals.module, dag_globals.values, names)
             if names is None and dag_globals.needed:
                 value = WithNames(namespace, dag_globals.needed, value)
         pickler.dump(value)
-    return buffer.getvalue()
 
 
 @contextmanager

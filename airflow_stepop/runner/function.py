@@ -210,9 +210,9 @@ def _result_dumps(main_module: str | None) -> Dumps:
 
 def _split_of(mode: str, result: Any) -> str | None:
     if mode == "auto":
-        if type(result) is list:
+        if isinstance(result, (list, tuple)):
             return "list"
-        return "dict" if type(result) is dict and all(map(_is_key, result)) else None
+        return "dict" if isinstance(result, dict) and all(map(_is_key, result)) else None
     if mode == "dict" and result is not None:  # as Airflow does: without a result there is nothing to split
         from collections.abc import Mapping
 

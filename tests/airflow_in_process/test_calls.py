@@ -100,7 +100,7 @@ def test_included_files_are_there(run):
             "refers_to_a_lock",
             "the function refers_to_a_lock cannot be sent: cannot pickle '_thread.lock' object",
         ),
-        ("refers_to_a_lock", "Something that it refers to (a global or an outer variable) cannot be pickled"),
+        ("refers_to_a_lock", ": refers_to_a_lock -> lock (_thread.lock). Create it inside the step"),
         ("wants_ti", "'ti' exists only inside Airflow and cannot be sent to a step"),
         ("wants_dag_run", "'dag_run' exists only inside Airflow"),
         ("wants_task", "'task' exists only inside Airflow"),

@@ -242,7 +242,9 @@ def test_a_command_that_needs_the_database_says_so(tmp_path: Path) -> None:
 def test_render_as_a_user_calls_it(airflow_home: Path, dag_file: Path) -> None:
     """The real command prints one JSON document and nothing else."""
     printed = airflow(airflow_home, "stepop", "render", "shapes", "step", "-f", str(dag_file), "-o", "json")
-    assert json.loads(printed)["labels"]["task_id"] == "step"
+    document = json.loads(printed)
+    assert document["request"]["labels"]["task_id"] == "step"
+    assert document["payload"]["function"]["name"] == "step"
 
 
 def test_render_without_the_connection_of_the_task(airflow_home: Path, dag_file: Path) -> None:

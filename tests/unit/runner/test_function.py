@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -161,16 +162,24 @@ def test_multiple_outputs_of_something_else(folder, result, message):
 
 @pytest.mark.parametrize(
     ("result", "split"),
-    [([1, "a"], "list"), ({"a": 1}, "dict"), ((1, 2), None), ({1: 2}, None), ("ab", None)],
+    [
+        ([1, "a"], "list"),
+        ((1, 2), "list"),
+        ({"a": 1}, "dict"),
+        (OrderedDict(a=1), "dict"),
+        ({1: 2}, None),
+        ({1, 2}, None),
+        ("ab", None),
+    ],
 )
 def test_split_for_mapped_tasks(folder, result, split):
-    """A list is split by element, a dict by key, anything else stays whole."""
+    """A list or tuple is split by element, a dict by key, anything else stays whole."""
     done = folder.function(lambda: result).set(split="auto").run()
     assert done.outcome["split"] == split
     if split is None:
         assert done.value(loads) == result
     elif split == "list":
-        assert [done.decode(entry) for entry in done.outcome["values"]] == result
+        assert [done.decode(entry) for entry in done.outcome["values"]] == list(result)
     else:
         assert {key: done.decode(entry) for key, entry in done.outcome["values"].items()} == result
 

@@ -1,0 +1,1 @@
+"""Imported by a name that no import statement has."""
