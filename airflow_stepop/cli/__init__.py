@@ -77,6 +77,10 @@ def _arguments() -> dict[str, tuple[Any, ...]]:
         Arg(("task_id",), help="The id of a remote step in this DAG"),
     )
     backend = Arg(("backend",), help="The name of a backend (airflow stepop list), or the id of a connection")
+    fit = Arg(
+        ("--fit",),
+        help="Show only the machine types with these resources: cpu=4,memory=16GB,gpu=1,gpu_type=A100",
+    )
     conn = Arg(("conn_id",), help="Check only this connection or this backend", nargs="?")
     trial = (
         Arg(("--run",), help="Also run a step that does nothing, and delete its job", action="store_true"),
@@ -129,7 +133,7 @@ def _arguments() -> dict[str, tuple[Any, ...]]:
     )
     return {
         "list": (table, verbose),
-        "describe": (backend, table, verbose),
+        "describe": (backend, fit, table, verbose),
         "render": (*ids, number, file, any_form, verbose),
         "check": (conn, *trial, table, verbose),
         "jobs": (*runs, also, table, verbose),

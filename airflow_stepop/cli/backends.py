@@ -47,9 +47,17 @@ def list_command(args: Namespace) -> None:
 
 @command
 def describe_command(args: Namespace) -> None:
-    """Print the options of one backend. For a connection, print its defaults for them too."""
+    """Print the options of one backend. For a connection, print its defaults for them too.
+
+    With ``--fit``, print only the machine types that fit.
+    """
     target = _target(args.backend)
     hook = target.hook
+    if args.fit is not None:
+        from airflow_stepop.cli.fit import fitting_machines, parse_fit
+
+        print_rows(list(fitting_machines(hook, parse_fit(args.fit))), args.output)
+        return
     described: Row = {
         **_defaults(target),
         "backend": hook.backend,

@@ -99,7 +99,10 @@ def _render(hook: StepHook, options: StepOptions) -> None:
         fields = spec_fields(hook.backend, options)
     except StepConfigError:
         return  # the connection is right as far as it goes: a task has to add what is missing
-    fields |= {"timeout_s": options.timeout_s, "start_timeout_s": options.start_timeout_s}
+    fields |= {
+        "timeout_s": options.timeout_with(fields["settings"]),
+        "start_timeout_s": options.start_timeout_s,
+    }
     spec = StepSpec(name="s-sample", nonce="sample", digest=PLACEHOLDER, labels={}, **fields)
     try:
         hook.render(spec)

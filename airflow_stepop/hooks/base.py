@@ -368,6 +368,13 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
         """
         return self.check()
 
+    def machines(self) -> Machines | None:
+        """Return the service's machine types; ``None`` for a service whose jobs name no machine type.
+
+        ``airflow stepop describe BACKEND --fit`` shows those that fit a step. This method sends no request.
+        """
+        return None
+
     def api_error(self, error: Exception) -> ApiError:
         """Classify an exception of the service's SDK. This method sends no request.
 

@@ -27,6 +27,20 @@ class BackendSettings(BaseModel):
     the record before the submit, so that :meth:`StepHook.lookup` can find the job after a crash.
     """
 
+    timeout_field: ClassVar[str] = ""
+    """Name of the option that is the service's own name for the task's ``timeout``; empty if there is none.
+    Where the task has no ``timeout``, the option gives it. Where both are given, they must be equal: the
+    hook's ``render`` checks that.
+    """
+
+    def timeout_or(self, default_s: float) -> float:
+        """Return the timeout of a step for which nobody has set ``timeout``, in seconds.
+
+        :param default_s: the configured default
+        """
+        named = getattr(self, self.timeout_field) if self.timeout_field else None
+        return float(named) if named is not None else default_s
+
     def beside(self, folder: Path) -> Self:
         """Return the settings with each relative path of a file resolved against ``folder``.
 

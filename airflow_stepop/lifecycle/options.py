@@ -10,6 +10,7 @@ default.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -112,6 +113,29 @@ class StepOptions:
         configured = conf.getfloat("stepop", "timeout", fallback=86400.0)
         return seconds(self._task.timeout, "timeout") or self.defaults.timeout or float(configured)
 
+    def timeout_with(self, settings: BackendSettings) -> float:
+        """Return the longest run time in seconds. A backend may have a setting that is another name for it.
+
+        The first value that is given counts, in this order: the task's ``timeout``, the setting of the task,
+        the connection's ``timeout``, the setting of the connection, the configured default.
+
+        :param settings: the result of :meth:`settings`
+        """
+        named = getattr(settings, settings.timeout_field) if settings.timeout_field else None
+        if (
+            named is not None
+            and self._task.timeout is None
+            and settings.timeout_field in self._own_settings()
+        ):
+            return float(named)
+        if self._task.timeout is not None or self.defaults.timeout is not None:
+            return self.timeout_s
+        return settings.timeout_or(self.timeout_s)
+
+    def _own_settings(self) -> set[str]:
+        """Return the names of the settings that the task itself gives."""
+        return {re.sub(r"(?<!^)(?=[A-Z])", "_", key).lower() for key in _keys(self._task.settings)}
+
     @property
     def start_timeout_s(self) -> float | None:
         return seconds(self._task.start_timeout, "start_timeout") or self.defaults.start_timeout
@@ -177,6 +201,8 @@ class StepOptions:
         if not self.defaults.settings:
             return parse_settings(model, own, backend)
         base = known_settings(self.defaults, backend)
+        if self._task.timeout is not None:
+            base.pop(model.timeout_field, None)  # the task's timeout replaces it, as it replaces "timeout"
         if isinstance(own, model):
             given = {name: getattr(own, name) for name in own.model_fields_set}
         elif own is None or isinstance(own, Mapping):

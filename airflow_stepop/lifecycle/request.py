@@ -220,7 +220,7 @@ class StepRequest:
 
     @cached_property
     def timeout_s(self) -> float:
-        return self.options.timeout_s
+        return self.options.timeout_with(self._settings)
 
     @cached_property
     def resources(self) -> ResourceSettings:

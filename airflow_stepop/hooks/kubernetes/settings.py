@@ -112,6 +112,7 @@ class KubernetesSettings(BackendSettings):
     """
 
     location_fields: ClassVar[tuple[str, ...]] = ("namespace", "kubernetes_context")
+    timeout_field: ClassVar[str] = "active_deadline_seconds"
 
     namespace: str | None = None
     kubernetes_context: str | None = None

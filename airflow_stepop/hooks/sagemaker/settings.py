@@ -151,6 +151,7 @@ class SageMakerSettings(BackendSettings):
     """
 
     location_fields: ClassVar[tuple[str, ...]] = ("region_name",)
+    timeout_field: ClassVar[str] = "max_runtime_in_seconds"
 
     role: str | None = None
     region_name: Region | None = None
@@ -185,6 +186,15 @@ class SageMakerSettings(BackendSettings):
         """
         named = self.instance_type or []
         return (named,) if isinstance(named, str) else tuple(named)
+
+    def timeout_or(self, default_s: float) -> float:
+        """Return the timeout of a step for which nobody has set ``timeout``: a Spot job that names its wait
+        runs no longer than this wait.
+        """
+        found_s = super().timeout_or(default_s)
+        if self.max_runtime_in_seconds is None and self.max_wait_time_in_seconds is not None:
+            found_s = min(found_s, float(self.max_wait_time_in_seconds))
+        return found_s
 
     @field_validator("role")
     @classmethod

@@ -232,6 +232,28 @@ def test_the_settings_import_no_sdk() -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "expected_s"),
+    [
+        ({}, 86400.0),
+        ({"max_runtime_in_seconds": 60}, 60.0),
+        ({"use_spot_instances": True}, 86400.0),
+        ({"use_spot_instances": True, "max_wait_time_in_seconds": 3600}, 3600.0),
+        ({"use_spot_instances": True, "max_wait_time_in_seconds": 200000}, 86400.0),
+        (
+            {"use_spot_instances": True, "max_wait_time_in_seconds": 3600, "max_runtime_in_seconds": 60},
+            60.0,
+        ),
+    ],
+)
+def test_the_timeout_of_a_step_that_sets_none(given: dict[str, Any], expected_s: float) -> None:
+    """What the worker waits for is what the service gets."""
+    settings = parsed(**given)
+    assert settings.timeout_or(86400.0) == expected_s
+    limits = stopping_condition(settings, settings.timeout_or(86400.0))
+    assert limits == stopping_condition(settings, 86400.0, has_timeout=False)
+
+
+@pytest.mark.parametrize(
     ("given", "timeout_s", "has_timeout", "expected"),
     [
         ({}, 86400.0, False, {"MaxRuntimeInSeconds": 86400}),

@@ -160,14 +160,14 @@ def test_errors_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(
         SystemExit, match=r"^airflow stepop: there is no backend 'locl'; did you mean 'local'\?"
     ):
-        backends.describe_command(Namespace(backend="locl", output="table", verbose=False))
+        backends.describe_command(Namespace(backend="locl", output="table", verbose=False, fit=None))
 
 
 def test_describe_as_a_table_and_as_data(capsys: pytest.CaptureFixture[str]) -> None:
     """The table is for people, the other formats are for programs."""
-    backends.describe_command(Namespace(backend="local", output="table", verbose=False))
+    backends.describe_command(Namespace(backend="local", output="table", verbose=False, fit=None))
     assert "grace_period_s" in capsys.readouterr().out
-    backends.describe_command(Namespace(backend="local", output="json", verbose=False))
+    backends.describe_command(Namespace(backend="local", output="json", verbose=False, fit=None))
     described = json.loads(capsys.readouterr().out)
     assert described["backend"] == "local"
     assert {"setting", "type", "default", "description"} == set(described["settings"][0])

@@ -163,6 +163,33 @@ def test_wrong_settings_are_named_with_where_they_come_from(given, task, text):
 # -- the store
 
 
+@pytest.mark.parametrize(
+    ("given", "task", "expected_s"),
+    [
+        ({}, {}, 86400.0),
+        ({}, {"settings": {"active_deadline_seconds": 60}}, 60.0),
+        ({}, {"settings": {"activeDeadlineSeconds": 60}}, 60.0),
+        ({}, {"settings": KubernetesSettings(active_deadline_seconds=60)}, 60.0),
+        ({"timeout": 30}, {"settings": {"active_deadline_seconds": 60}}, 60.0),
+        ({"settings": {"active_deadline_seconds": 60}}, {}, 60.0),
+        ({"settings": {"active_deadline_seconds": 60}}, {"timeout": timedelta(seconds=30)}, 30.0),
+        ({"timeout": 30}, {}, 30.0),
+        ({"timeout": 30}, {"settings": {"namespace": "n"}}, 30.0),
+        # these disagree, and the backend refuses the request
+        ({}, {"timeout": 30, "settings": {"active_deadline_seconds": 60}}, 30.0),
+        ({"timeout": 30, "settings": {"active_deadline_seconds": 60}}, {}, 30.0),
+    ],
+)
+def test_a_setting_may_be_another_name_for_the_timeout(given, task, expected_s):
+    """Whoever is nearer to the task wins; the deadline of the wait follows."""
+    found = options(given, **task)
+    settings = found.settings("kubernetes")
+    assert found.timeout_with(settings) == expected_s
+    is_task_timeout = task.get("timeout") is not None and "settings" not in task
+    named = settings.active_deadline_seconds
+    assert named is None if is_task_timeout else named in (None, 60)
+
+
 def test_a_store_must_be_configured(tmp_path, monkeypatch):
     monkeypatch.setenv("AIRFLOW__STEPOP__STORE", f"file://{tmp_path}/main")
     monkeypatch.setenv("AIRFLOW__STEPOP__EXTRA_STORES", f"file://{tmp_path}/more")
