@@ -1,4 +1,17 @@
-"""Starts the emulator of SageMaker and the log service beside it, and speaks to its control interface."""
+"""Starts the emulator of SageMaker and the log service beside it, and speaks to its control interface.
+
+    with log_service() as logs_url, sagemaker(s3_server, logs_url, list_lag_s=0.5) as service:
+        service.do("plan", job="train-*", pending=True, hold=["Pending"])  # they wait for capacity ...
+        service.wait_for(name, "Pending")
+        service.do("release", job="train-*", phase="Pending")              # ... until now
+        service.do("fault", kind="throttle", operation="List*", seconds=3)
+        assert service.log(name) == ["a line"]
+
+``service.client("sagemaker", key="SOMEONE")`` is real boto3; ``service.connection()`` an Airflow
+connection. All services but S3 are behind the emulator's address. Orders are in
+``tests/emulators/sagemaker/control.py``, what can be set in ``settings.py`` and faults in ``faults.py``
+beside it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +21,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -20,6 +34,13 @@ from tests.support.s3 import S3Server
 from tests.support.waiting import wait_until
 
 Json = dict[str, Any]
+# moto's server, which ends with the process that started it: when its standard input ends
+MOTO = """
+import os, sys, threading
+threading.Thread(target=lambda: (os.read(0, 1), os._exit(0)), daemon=True).start()
+from moto.server import main
+main(sys.argv[1:])
+"""
 
 
 @dataclass
@@ -36,13 +57,13 @@ class SageMaker:
     _clients: Json = field(default_factory=dict)
 
     def client(self, service: str, *, key: str = "tests", region: str = "us-east-1") -> Any:
-        """Return a real boto3 client without retries: of the emulator, of the log service, or of S3."""
+        """Return a real boto3 client without retries. All services but S3 are behind the emulator."""
         import boto3
         from botocore.config import Config
 
         name = f"{service} {key} {region}"
         if name not in self._clients:
-            endpoint = {"logs": self.logs_url, "s3": self.s3.endpoint}.get(service, self.url)
+            endpoint = self.s3.endpoint if service == "s3" else self.url
             own = (self.s3.key, self.s3.secret) if service == "s3" else (key, "secret")
             self._clients[name] = boto3.client(
                 service,
@@ -78,9 +99,9 @@ class SageMaker:
 
     def connection(self, **extra: Any) -> str:
         """Return an Airflow connection whose services lead here, as the value of an environment variable."""
-        here = ("sagemaker", "sts", "iam", "ecr", "service-quotas")
+        here = ("sagemaker", "sts", "iam", "ecr", "service-quotas", "logs", "secretsmanager")
         endpoints = {name: {"endpoint_url": self.url} for name in here}
-        endpoints |= {"logs": {"endpoint_url": self.logs_url}, "s3": {"endpoint_url": self.s3.endpoint}}
+        endpoints["s3"] = {"endpoint_url": self.s3.endpoint}
         own = {"region_name": "us-east-1", "service_config": endpoints}
         fields = {"conn_type": "aws", "login": self.s3.key, "password": self.s3.secret}
         return json.dumps({**fields, "extra": {**own, **extra}})
@@ -114,9 +135,9 @@ def log_service() -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-c", MOTO, "-H", "127.0.0.1", "-p", str(port)]
     null = subprocess.DEVNULL
-    with subprocess.Popen(command, stdin=null, stdout=null, stderr=null) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=null, stderr=null) as process:
         try:
             wait_until(lambda: _answers(port), "moto's server to listen", explain=process.poll)
             yield url
@@ -141,9 +162,13 @@ def sagemaker(s3: S3Server, logs_url: str, **settings: Any) -> Iterator[SageMake
     command = [sys.executable, "-m", "tests.emulators.sagemaker_api", "--with-parent", "--logs", logs_url]
     command += ["--s3", s3.endpoint, "--s3-key", s3.key, "--s3-secret", s3.secret]
     command += ["--settings", json.dumps(settings)]
-    with subprocess.Popen(
-        command, cwd=ROOT, env=_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    pipe = subprocess.PIPE
+    with (
+        tempfile.TemporaryDirectory(prefix="sagemaker-", ignore_cleanup_errors=True) as work,
+        subprocess.Popen(
+            [*command, "--work", work], cwd=ROOT, env=_environment(), stdin=pipe, stdout=pipe, text=True
+        ) as process,
+    ):
         assert process.stdout
         line = process.stdout.readline()
         assert line.startswith("ready "), f"the emulator did not start: {line!r}, see its standard error"

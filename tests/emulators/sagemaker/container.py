@@ -1,45 +1,35 @@
 """Runs the entrypoint of a job on this host, in namespaces of its own, where /opt/ml is the job's.
 
-``unshare`` makes a user, mount, pid and UTS namespace (and a network namespace for EnableNetworkIsolation),
-so no privilege is needed and every process of the job ends with its entrypoint, and with the emulator. An
-image is a Python interpreter of this host, which is ``python3`` and ``python`` on the job's PATH.
+``inside.py`` makes a user, mount, pid and UTS namespace (and a network namespace for
+EnableNetworkIsolation), so no privilege is needed, and every process of the job ends with its entrypoint
+and with the emulator. An image is a Python interpreter of this host, which is ``python3`` and ``python`` on
+the job's PATH.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 INSIDE = Path(__file__).with_name("inside.py")
-NAMESPACES = [
-    "--user",
-    "--map-root-user",
-    "--mount",
-    "--uts",
-    "--pid",
-    "--fork",
-    "--kill-child",
-    "--mount-proc",
-]
+PYTHON = [sys.executable, "-I", "-S", str(INSIDE)]
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @functools.cache
 def unavailable() -> str:
     """Return why this host cannot make the namespaces; an empty text where it can."""
-    unshare = shutil.which("unshare")
-    if not unshare:
-        return "the program unshare (util-linux) is not there"
-    tried = subprocess.run([unshare, *NAMESPACES, "true"], capture_output=True, text=True, check=False)
+    tried = subprocess.run([*PYTHON, "probe"], capture_output=True, text=True, check=False)
     if tried.returncode:
-        return f"unshare may not make namespaces here: {tried.stderr.strip()}"
+        return tried.stderr.strip() or f"the trial ended with exit code {tried.returncode}"
     return "" if Path("/opt").is_dir() else "/opt does not exist here"
 
 
@@ -74,6 +64,7 @@ class Container:
             (binaries / name).write_text(f'#!/bin/sh\nexec {spec.python} "$@"\n')
             (binaries / name).chmod(0o755)
         env = {"PATH": f"/opt/image/bin:{PATH}", "HOME": "/root", "LANG": "C.UTF-8", **spec.env}
+        shared = [(path, path) for path in spec.shared if spec.private_tmp and path.startswith("/tmp/")]
         written = spec.folder / "spec.json"
         written.write_text(
             json.dumps(
@@ -83,17 +74,13 @@ class Container:
                     "ml": str(spec.ml),
                     "opt": str(spec.folder / "opt"),
                     "tmp": str(spec.folder / "tmp") if spec.private_tmp else "",
-                    "shared": [path for path in spec.shared if path.startswith("/tmp/")],
-                    "mounts": spec.mounts,
+                    "mounts": [*spec.mounts, *shared],
                     "hostname": spec.hostname,
                 }
             )
         )
-        python = [sys.executable, "-I", "-S", str(INSIDE)]
-        network = [] if spec.network else ["--net"]
-        unshare = [str(shutil.which("unshare")), *NAMESPACES, *network, "--", *python, "enter", str(written)]
         self._process = subprocess.Popen(
-            [*python, "launch", "-", *unshare],
+            [*PYTHON, "run", str(written), "host" if spec.network else "none"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -115,20 +102,16 @@ class Container:
 
     def signal(self, number: int) -> None:
         """Send a signal to the entrypoint alone, as ``docker stop`` does."""
-        if (pid := self.pid) is not None:
-            try:
+        while (pid := self.pid) is None and self._process.poll() is None:
+            time.sleep(0.005)  # it is just being made, or has just ended
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
-            except ProcessLookupError:
-                return
 
     def kill(self) -> None:
         """End everything that runs in the container, and wait for it."""
         self.signal(signal.SIGKILL)
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._process.wait()
 
     def exit_code(self) -> int | None:
         """Return the exit code as docker has it (128 + the signal), or None while the container runs."""

@@ -44,6 +44,7 @@ class Control:
     def settings(self, **changes: Any) -> None:
         """Change settings of the service; ``rates="real"`` are the documented rates."""
         change(self._world.settings, changes)
+        self._wake("*")
 
     def plan(self, job: str, **changes: Any) -> None:
         """Say what happens to the jobs of a pattern: to those that are there, and to later ones."""
@@ -61,6 +62,8 @@ class Control:
 
     def interrupt(self, job: str) -> None:
         """Spot takes the instances of the jobs, now or as soon as they train."""
+        if not all(one.is_spot for one in self._jobs(job)):
+            raise ValueError(f"{job}: only a job with EnableManagedSpotTraining can be interrupted")
         self._mark(job, "interrupted", True)
 
     def vanish(self, job: str) -> None:

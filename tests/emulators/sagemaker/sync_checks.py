@@ -7,6 +7,7 @@ each input prefix, the output bucket may be written, and the account's quota has
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from tests.emulators.sagemaker.errors import (
@@ -17,6 +18,7 @@ from tests.emulators.sagemaker.errors import (
     QUOTA,
     ApiError,
     invalid,
+    not_emulated,
 )
 from tests.emulators.sagemaker.iam import Role
 from tests.emulators.sagemaker.images import Image
@@ -57,6 +59,9 @@ class SyncChecks:
     def _check_image(self, algorithm: Json) -> None:
         name = algorithm["TrainingImage"]
         image = Image.parse(name)
+        config = algorithm.get("TrainingImageConfig", {})
+        if config.get("TrainingRepositoryAccessMode") == "Vpc":
+            raise not_emulated("images of a registry in a VPC")
         if image is None:
             # A host before the first slash is another registry; Docker Hub names have none
             elsewhere = "." in name.partition("/")[0] and "/" in name
@@ -72,6 +77,7 @@ class SyncChecks:
         if self._world.s3 is None:
             return
         bucket, prefix = split_url(url)
+        prefix = re.sub("/+", "/", prefix)  # a server that keeps objects in files has no others
         told = {"url": url, "role": self._role.arn, "bucket": bucket, "region": self._region}
         try:
             found = next(self._world.s3.of(self._role).keys(bucket, prefix), None)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.emulators.sagemaker.cloudwatch import LogStream
-from tests.emulators.sagemaker.container import Container, Spec
+from tests.emulators.sagemaker.container import Container, Spec, unavailable
 from tests.emulators.sagemaker.errors import OUT_OF_MEMORY
 from tests.emulators.sagemaker.iam import Role
 from tests.emulators.sagemaker.images import Image
@@ -21,6 +21,7 @@ from tests.emulators.sagemaker.jobs import LONGEST_REASON, Job
 from tests.emulators.sagemaker.storage import (
     CheckpointSync,
     DeniedError,
+    RoleS3,
     TransferError,
     download_channel,
     upload_folder,
@@ -50,9 +51,8 @@ class Attempt:
 
     def __init__(self, world: World, job: Job, folder: Path) -> None:
         self._world, self._job = world, job
-        arn = job.request["RoleArn"]
-        self._role = world.iam.roles.get(arn) or Role(arn, trusts=(), policies=())
-        self._s3 = world.s3.of(self._role) if world.s3 else None
+        self._role = Role(job.request["RoleArn"], trusts=(), policies=())
+        self._s3: RoleS3 | None = None
         self._spec = Spec(
             folder=folder,
             argv=command(job),
@@ -65,11 +65,13 @@ class Attempt:
         self._container: Container | None = None
         self._log: LogStream | None = None
         self._sync: CheckpointSync | None = None
-        self._simulated_end: float | None = None
+        self._simulated_since: float | None = None
         self.started = False
 
     def download(self) -> str:
         """Make /opt/ml with the input channels. Return a FailureReason, or an empty text."""
+        self._role = self._world.iam.roles.get(self._role.arn, self._role)
+        self._s3 = self._world.s3.of(self._role) if self._world.s3 else None
         if "sagemaker.amazonaws.com" not in self._role.trusts:
             return NO_TRUST
         ml = self._spec.ml
@@ -136,6 +138,10 @@ class Attempt:
         """Return a FailureReason if the tag of the image is not there."""
         name = self._job.request["AlgorithmSpecification"]["TrainingImage"]
         image = Image.parse(name)
+        if self._job.plan.run and unavailable():
+            return f"EmulatorError: containers cannot run here: {unavailable()}"
+        if self._job.plan.run and self._job.instance_count > 1:
+            return "EmulatorError: a job runs on one instance here"
         return "" if image and image.has_tag(self._world.repositories) else NO_TAG.format(image=name)
 
     def start(self) -> None:
@@ -143,7 +149,7 @@ class Attempt:
         self.started = True
         job = self._job
         if not job.plan.run:
-            self._simulated_end = time.monotonic() + job.plan.train_s
+            self._simulated_since = time.monotonic()
             return
         self._spec.env |= self._environment()
         self._container = Container(self._spec)
@@ -168,25 +174,29 @@ class Attempt:
         }
 
     def exit_code(self) -> int | None:
-        if self._simulated_end is not None:
-            return self._job.plan.exit_code if time.monotonic() >= self._simulated_end else None
+        if self._simulated_since is not None:
+            plan = self._job.plan
+            return plan.exit_code if time.monotonic() >= self._simulated_since + plan.train_s else None
         assert self._container
         self._job.pid = self._job.pid or self._container.pid
         return self._container.exit_code()
 
     def terminate(self) -> None:
         """SIGTERM, and SIGKILL after the time that stands for 120 s."""
+        self._ask_to_end()
+        self.end_container(upload=True)
+
+    def _ask_to_end(self) -> None:
         if self._container:
             self._container.signal(signal.SIGTERM)
             until = time.monotonic() + self._job.settings.kill_after_s
             while self._container.exit_code() is None and time.monotonic() < until:
                 time.sleep(0.02)
-        self.end_container(upload=True)
 
     def reclaim(self) -> None:
         """Spot takes the instance: nothing is saved that was not copied before."""
-        if self._container and self._job.settings.spot_sigterm:
-            self._container.signal(signal.SIGTERM)
+        if self._job.settings.spot_sigterm and not self._job.vanished:
+            self._ask_to_end()
         self.end_container(upload=False)
 
     def end_container(self, *, upload: bool) -> None:
