@@ -63,6 +63,7 @@ _REBUILDERS = (
 #   secrets, requirements   the manifest has a field of this name
 #   snapshots               the runner saves checkpoints to pre-signed addresses
 #   frames                  the outcome comes back through the log
+#   sealed                  secret files lie sealed in the input folder
 #   outcome                 the outcome comes back through the store; this needs no further module
 #   failure                 the service takes the reason of a failure from a file: --failure
 #   mounted                 the output folder is a mounted bucket: --mounted 1; with it comes "failure"
@@ -78,6 +79,7 @@ OPTIONAL = {
     "requirements": ("requirements.py",),
     "snapshots": ("archive.py", "snapshots.py"),
     "frames": ("frames.py",),
+    "sealed": ("sealing.py",),
     "outcome": (),
     "failure": ("reason.py",),
     "mounted": ("mounted.py", "reason.py"),
