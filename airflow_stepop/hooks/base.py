@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
 
     from airflow_stepop.core.stored_json import FieldType
+    from airflow_stepop.hooks.common.machines import Machines
     from airflow_stepop.hooks.common.pieces import *  # noqa: F403 - for callers of this module; pieces.__all__
     from airflow_stepop.hooks.common.state_table import StateTable
     from airflow_stepop.job import (

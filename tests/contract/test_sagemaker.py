@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import ClassVar
 
 import pytest
-from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
 
 from airflow_stepop.hooks.sagemaker.hook import SageMakerStepHook
 from airflow_stepop.resources import ResourceSettings
@@ -22,9 +21,18 @@ from tests.support.sagemaker import SageMaker, log_service, sagemaker
 CONNECTION = "AIRFLOW_CONN_AWS_DEFAULT"
 
 
-def answer(code: str, status: int = 400) -> ClientError:
+def answer(code: str, status: int = 400) -> Exception:
+    from botocore.exceptions import ClientError
+
     error = {"Error": {"Code": code, "Message": "again"}, "ResponseMetadata": {"HTTPStatusCode": status}}
-    return ClientError(error, "DescribeTrainingJob")  # type: ignore[arg-type]
+    return ClientError(error, "DescribeTrainingJob")
+
+
+def no_answer(name: str) -> Exception:
+    from botocore import exceptions
+
+    found: Exception = getattr(exceptions, name)(endpoint_url="https://sagemaker", error="cut")
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +55,9 @@ class TestSageMaker(HookContract):
     crash = ("sh", "-c", "kill -9 $PPID")
     transient_errors: ClassVar = (
         ConnectionResetError("cut"),
-        EndpointConnectionError(endpoint_url="https://sagemaker"),
-        ReadTimeoutError(endpoint_url="https://sagemaker"),
+        no_answer("EndpointConnectionError"),
+        no_answer("ReadTimeoutError"),
+        no_answer("ConnectionClosedError"),
         *(answer(code) for code in ("ThrottlingException", "RequestLimitExceeded")),
         *(answer(code, 500) for code in ("InternalFailure", "ServiceUnavailable", "NeverHeardOf")),
     )
@@ -82,10 +91,6 @@ class TestSageMaker(HookContract):
         yield store
         store.delete_folder("")
 
-    @pytest.fixture
-    def step(self, step, service: SageMaker):  # type: ignore[no-untyped-def, override]
-        return step
-
     spec_options: ClassVar = {
         "image": "123456789012.dkr.ecr.us-east-1.amazonaws.com/steps:1",
         "settings": {"role": "arn:aws:iam::123456789012:role/stepop-job"},
@@ -98,8 +103,8 @@ class TestSageMaker(HookContract):
 
 @contextmanager
 def no_room(service: SageMaker) -> Iterator[None]:
-    service.do("quota", instance_type="ml.m5.large", limit=0)
+    service.do("settings", quotas={"ml.m5.large": 0})
     try:
         yield
     finally:
-        service.do("quota", instance_type="ml.m5.large", limit=None)
+        service.do("settings", quotas={})

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 # addresses are signed; an unused address costs 60 bytes of the job's input.
 PIECES = 64
 LEAST_PIECE_BYTES = 8 * MIB
+SNAPSHOT = ".tar"  # end of the name of a snapshot
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ def input_files(
     *,
     has_output_folder: bool = False,
     may_restart: bool = False,
+    checkpoint_folder: str | None = None,
 ) -> dict[str, InputFile]:
     """Return all files of the runner's input folder: file name -> :class:`InputFile`.
 
@@ -74,6 +76,8 @@ def input_files(
     :param may_restart: the service may start the job again by itself, for example after a preemption. The
         job then reads its input again, so the addresses to read last until the step's deadline, too. Without
         ``has_output_folder`` they always do
+    :param checkpoint_folder: folder in the job that the service copies to the store, for the checkpoint. Then
+        no address is signed for the checkpoint, and ``mounts`` must have the :func:`newest_snapshot`
     :raises StepConfigError: the step may need its signed addresses for longer than a signature is valid
     """
     files = {
@@ -90,7 +94,7 @@ def input_files(
         files[UPLOADS] = _to_json(uploads, is_secret=True)
     features = set(payload.features)
     if _is_signed(spec.checkpoint_uri, mounts):
-        files[CHECKPOINT] = _to_json(_checkpoint(spec, signer), is_secret=True)
+        files[CHECKPOINT] = _to_json(_checkpoint(spec, signer, checkpoint_folder), is_secret=True)
         features.add("snapshots")
     if payload.secrets:
         files[SECRETS] = InputFile([payload.secrets_file], is_secret=True)
@@ -128,20 +132,33 @@ def _uploads(spec: StepSpec, signer: Signer) -> Uploads:
     }
 
 
-def _checkpoint(spec: StepSpec, signer: Signer) -> Checkpoint:
-    """Return the address to which the runner saves snapshots, and the addresses from which it restores one.
+def newest_snapshot(spec: StepSpec) -> str | None:
+    """Return the URI of the newest snapshot that the task's earlier jobs have saved; ``None``: there is none."""
+    bucket, folder = in_bucket(spec.checkpoint_uri)
+    snapshots = (one for one in bucket.objects(folder) if one.path.endswith(SNAPSHOT))
+    found = max(snapshots, key=lambda one: (one.modified_at, one.path), default=None)
+    return bucket.uri(found.path) if found is not None else None
+
+
+def _checkpoint(spec: StepSpec, signer: Signer, own_folder: str | None) -> Checkpoint:
+    """Return the place where the runner saves snapshots, and the places from which it restores one.
 
     Each job saves under its own name. The runner first tries to restore the job's own snapshot, because a
     service may start a job twice, and then the newest snapshot of the earlier jobs.
+
+    :param own_folder: see ``checkpoint_folder`` of :func:`input_files`
     """
-    own = f"{spec.checkpoint_uri}/{spec.name}.tar"
+    name = f"{spec.name}{SNAPSHOT}"
     bucket, folder = in_bucket(spec.checkpoint_uri)
-    (put,) = signer.writable(spec.checkpoint_uri, [f"{spec.name}.tar"])
-    found = max(bucket.objects(folder), key=lambda one: (one.modified_at, one.path), default=None)
-    uris = list(dict.fromkeys([own, *([bucket.uri(found.path)] if found else [])]))
-    urls = signer.readable(uris)
+    own, earlier = f"{spec.checkpoint_uri}/{name}", newest_snapshot(spec)
+    if own_folder is not None:
+        put = f"{own_folder}/{name}"
+        urls = {own: put, **(signer.readable([earlier]) if earlier else {})}
+    else:
+        (put,) = signer.writable(spec.checkpoint_uri, [name])
+        urls = signer.readable([own, *([earlier] if earlier else [])])
     return {
-        "get": [{"url": urls[uri], "uri": uri} for uri in uris],
+        "get": [{"url": url, "uri": uri} for uri, url in urls.items()],
         "put": put,
         "headers": dict(bucket.put_headers()),
         "key": hmac.new(signing_key(), f"checkpoint\n{folder}".encode(), "sha256").hexdigest(),

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
         split_lines,
         visible,
     )
-    from airflow_stepop.hooks.common.rate_limit import RateLimit
     from airflow_stepop.hooks.common.machines import Machine, Machines
+    from airflow_stepop.hooks.common.rate_limit import RateLimit
     from airflow_stepop.hooks.common.receipts import Receipt, find_receipt, parse_receipt, report
     from airflow_stepop.hooks.common.runner_command import runner_argv, step_env
     from airflow_stepop.hooks.common.sealing import seal_key
@@ -81,10 +81,10 @@ __all__ = [
     "LabelRules",
     "Listing",
     "LogEvent",
-    "OffsetCursor",
-    "RateLimit",
     "Machine",
     "Machines",
+    "OffsetCursor",
+    "RateLimit",
     "Receipt",
     "Rule",
     "Staged",

@@ -84,7 +84,6 @@ OPTIONAL = {
     "failure": ("reason.py",),
     "mounted": ("mounted.py", "reason.py"),
     "once": ("once.py",),
-    "sealed": ("sealing.py",),
     "network": ("remote_parts.py", "threads.py", "uploads.py", "urls.py"),
 }
 

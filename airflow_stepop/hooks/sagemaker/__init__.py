@@ -10,11 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from airflow_stepop.hooks.sagemaker.hook import SageMakerStepHook
     from airflow_stepop.hooks.sagemaker.settings import SageMakerSettings
 
-__all__ = ["SageMakerSettings"]
+__all__ = ["SageMakerSettings", "SageMakerStepHook"]
 
-_MODULES = {"SageMakerSettings": "settings"}
+_MODULES = {"SageMakerSettings": "settings", "SageMakerStepHook": "hook"}
 
 
 if not TYPE_CHECKING:

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from airflow_stepop.stores.bucket import BucketStore
 
 SERVICE = "sagemaker.amazonaws.com"
-_ECR = re.compile(r"(\d{12})\.dkr\.ecr\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?/([^:@]+)(?::([^@]+))?(?:@(.+))?")
+_ECR = re.compile(
+    r"(\d{12})\.dkr\.ecr\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?/([^:@]+)(?::([^@]+))?(?:@(.+))?"
+)
 NO_JOB = f"{NAME_PART}check-000000000000"  # a name that no job has
 
 
@@ -80,7 +82,9 @@ def _identity(subject: Subject) -> Iterator[Finding]:
 
 def _jobs(subject: Subject) -> Iterator[Finding]:
     client = subject.clients.client("sagemaker")
-    client.list_training_jobs(MaxResults=1, NameContains=NAME_PART, SortBy="CreationTime", SortOrder="Descending")
+    client.list_training_jobs(
+        MaxResults=1, NameContains=NAME_PART, SortBy="CreationTime", SortOrder="Descending"
+    )
     try:
         client.describe_training_job(TrainingJobName=NO_JOB)
     except Exception as error:
@@ -141,7 +145,11 @@ def _as_list(value: object) -> list[Any]:
 
 
 def _pass(clients: AwsClients, arn: str) -> Iterator[Finding]:
-    context = {"ContextKeyName": "iam:PassedToService", "ContextKeyType": "string", "ContextKeyValues": [SERVICE]}
+    context = {
+        "ContextKeyName": "iam:PassedToService",
+        "ContextKeyType": "string",
+        "ContextKeyValues": [SERVICE],
+    }
     try:
         answer = clients.client("iam").simulate_principal_policy(
             PolicySourceArn=_principal(clients.identity["Arn"]),
@@ -189,14 +197,16 @@ def _store(subject: Subject) -> Iterable[Finding]:
     there = {"EU": "eu-west-1"}.get(there, there)
     if there == region:
         return [Finding(True, "store", f"{store} is in {region}, where the jobs run")]
-    text = f"{store} is in {there}, and the jobs run in {region}: SageMaker reads buckets of its own region only"
+    text = (
+        f"{store} is in {there}, and the jobs run in {region}: SageMaker reads buckets of its own region only"
+    )
     return [Finding(False, "store", text, f"name a bucket in {region}, or set region_name to {there}")]
 
 
 def _image(subject: Subject) -> Iterable[Finding]:
     if not subject.image:
         return [Finding(True, "image", "each task names its own")]
-    uri = resolve_image(subject.image, subject.clients.region, False)
+    uri = resolve_image(subject.image, subject.clients.region, False).uri
     match = _ECR.fullmatch(uri)
     if match is None:
         return [Finding(True, "image", f"{uri} is not in ECR, and is not looked at")]
@@ -242,7 +252,9 @@ def _quota(subject: Subject) -> Iterator[Finding]:
         elif value >= 1:
             yield Finding(True, "quota", f"{wanted}: {value:g}")
         else:
-            yield Finding(False, "quota", f"{wanted}: 0, so every job is refused", f"ask for {wanted} in Service Quotas")
+            yield Finding(
+                False, "quota", f"{wanted}: 0, so every job is refused", f"ask for {wanted} in Service Quotas"
+            )
     if not subject.settings.instance_types:
         yield Finding(True, "quota", "not looked at: no instance_type is named; try check --settings")
 
@@ -250,8 +262,10 @@ def _quota(subject: Subject) -> Iterator[Finding]:
 def _quota_of(clients: AwsClients, name: str) -> float | None:
     """Return the value of a quota; ``None`` if the caller must not read quotas, or there is none of this name."""
     try:
-        for page in clients.client("service-quotas").get_paginator("list_service_quotas").paginate(
-            ServiceCode="sagemaker"
+        for page in (
+            clients.client("service-quotas")
+            .get_paginator("list_service_quotas")
+            .paginate(ServiceCode="sagemaker")
         ):
             for quota in page["Quotas"]:
                 if quota["QuotaName"] == name:

@@ -9,7 +9,6 @@ output; the receipt that proves it as a line of the log, or at the front of the 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,27 +18,35 @@ from typing import TYPE_CHECKING, Any, cast
 
 from airflow_stepop.connections.aws_clients import AwsClients
 from airflow_stepop.connections.defaults import ConnectionDefaults, read_defaults
-from airflow_stepop.core.stored_json import TEXT
+from airflow_stepop.core.stored_json import NUMBER, TEXT
 from airflow_stepop.exceptions import OutcomeLostError, StepConfigError
 from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.hooks.common.api_errors import ApiError, Trouble, explained
 from airflow_stepop.hooks.common.checks import run_checks
-from airflow_stepop.hooks.common.input_files import input_files, newest_snapshot
+from airflow_stepop.hooks.common.input_files import input_files
 from airflow_stepop.hooks.common.labels import matches
 from airflow_stepop.hooks.common.listing import Listing
-from airflow_stepop.hooks.common.log_cursors import visible
+from airflow_stepop.hooks.common.log_cursors import LogEvent, visible
 from airflow_stepop.hooks.common.rate_limit import RateLimit
 from airflow_stepop.hooks.common.receipts import Receipt, find_receipt, report
 from airflow_stepop.hooks.common.sealing import seal_key
-from airflow_stepop.hooks.common.staging import Staged, stage
+from airflow_stepop.hooks.common.staging import stage, unstage
 from airflow_stepop.hooks.common.submission import create_once
 from airflow_stepop.hooks.sagemaker import request as requests
 from airflow_stepop.hooks.sagemaker.checks import Subject, checks
-from airflow_stepop.hooks.sagemaker.job_logs import JobLogs
-from airflow_stepop.hooks.sagemaker.machines import Choice, choose
-from airflow_stepop.hooks.sagemaker.outcome import Output
 from airflow_stepop.hooks.sagemaker.failures import receipt_in
-from airflow_stepop.hooks.sagemaker.service import NAME_PART, TrainingJobs, api_error
+from airflow_stepop.hooks.sagemaker.job_logs import JobLogs
+from airflow_stepop.hooks.sagemaker.machines import Choice, choose, machines
+from airflow_stepop.hooks.sagemaker.outcome import Output
+from airflow_stepop.hooks.sagemaker.places import (
+    CHECKPOINTS,
+    Places,
+    is_s3,
+    parts_of,
+    places_of,
+    write_parts_manifest,
+)
+from airflow_stepop.hooks.sagemaker.service import NAME_PART, TrainingJobs, api_error, submit_error
 from airflow_stepop.hooks.sagemaker.settings import SageMakerSettings
 from airflow_stepop.hooks.sagemaker.states import STATES
 from airflow_stepop.hooks.sagemaker.status import status_of
@@ -56,20 +63,18 @@ from airflow_stepop.job import (
     Payload,
     StepSpec,
 )
-from airflow_stepop.stores.bucket import BucketStore
+from airflow_stepop.runner.protocol import ENV_NONCE
 from airflow_stepop.stores.configured import configured_store, locate
-from airflow_stepop.stores.paths import JOBS, RESULTS
 
 if TYPE_CHECKING:
+    from airflow_stepop.hooks.common.machines import Machines
     from airflow_stepop.hooks.settings import BackendSettings
 
 KEPT_S = 31 * 86400.0  # jobs older than this are not found: a job lasts at most 30 days
 JOB_NAME = re.compile(rf"{NAME_PART}([a-z0-9-]+-)?[0-9a-f]{{12}}")  # see core/naming.py
 CREATES_PER_S = 1.0  # the service's default limit for CreateTrainingJob, of the account and region
 OUTCOME_BYTES = 64 << 20  # of outcome.json
-LOOK_S = 1800.0  # a job that no list has shown for so long is asked for by its name
-_UNKNOWN_ACCOUNT = "<account of the connection>"
-_AT_SUBMIT = "<known at submit>"
+CLOCKS_S = 600.0  # how much the clocks of this host and of the service may differ
 
 
 class SageMakerStepHook(StepHook[SageMakerSettings]):
@@ -105,95 +110,69 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
         clients = self._in(None)
         return f"{clients.account}/{clients.region}"
 
+    def machines(self) -> Machines:
+        return machines()
+
     # -- submit
 
     def render(self, spec: StepSpec) -> dict[str, Any]:
         settings = self.settings_of(spec)
-        place = self._place(spec, has_parts=False)
-        secret = requests.Secret(spec.digest, _AT_SUBMIT)
-        region = self._in(settings.region_name).region
-        choice = choose(settings, spec.resources)
-        return requests.training_job(
-            spec, settings, place, secret, choice, region=region, account=_UNKNOWN_ACCOUNT
-        )
+        places = places_of(spec, requests.may_restart(settings))
+        submitted = requests.Submitted(spec.digest, f"{places.native(places.folder)}/<digest of the input>")
+        region, choice = self._in(settings.region_name).region, choose(settings, spec.resources)
+        return requests.training_job(spec, settings, places, submitted, choice, region)
 
     def submit(self, spec: StepSpec, payload: Payload) -> JobHandle:
+        self.render(spec)  # raises what no submit can cure, before anything is written
         settings = self.settings_of(spec)
-        clients = self._in(settings.region_name)
-        self.render(spec)  # raises what no submit can cure before anything is written
-        choice = choose(settings, spec.resources, _input_bytes(payload))
-        self._log_choice(choice)
-        jobs, store = TrainingJobs(clients), _bucket(spec.result_uri)
-        mounts = _mounts(spec, payload, store)
-        place = self._place(spec, has_parts=bool(mounts))
-        staged, seal = self._stage(spec, payload, store, mounts, place)
-        place = replace(place, native_inputs=_native(store, store.path_of(staged.uri) or ""))
-        account = clients.account if not str(settings.role).startswith("arn:") else ""
-        body = requests.training_job(
-            spec,
-            settings,
-            place,
-            requests.Secret(payload.digest, staged.runner_digest, seal),
-            choice,
-            region=clients.region,
-            account=account,
-        )
-        with explained(self.api_error, self._submit_errors(clients)):
+        clients, choice = self._in(settings.region_name), choose(settings, spec.resources, _size(payload))
+        places = places_of(spec, requests.may_restart(settings))
+        self._log_choice(spec, settings, clients.region, choice)
+        submitted = self._stage(spec, payload, places)
+        if not str(settings.role).startswith("arn:"):
+            submitted = replace(submitted, account=clients.account)
+        body = requests.training_job(spec, settings, places, submitted, choice, clients.region)
+        jobs, submitted_at = TrainingJobs(clients), time.time()
+        with explained(submit_error, self._submit_errors(clients)):
             arn = create_once(
-                find=lambda: self._own_arn(jobs, spec),
-                create=lambda: self._create(jobs, clients, body),
+                find=lambda: _arn_of(_own(jobs.describe(spec.name), spec)),
+                create=lambda: self._create(jobs, body),
                 classify=self.api_error,
             )
-        return self._handle(arn, spec.name, {"results": place.results, "inputs": place.inputs})
+        return self._handle(arn, spec.name, places.result_uri, places.folder_uri, submitted_at)
 
-    def _log_choice(self, choice: Choice) -> None:
-        if choice.message:
-            self.log.info("SageMaker: %s", choice.message)
+    def _log_choice(self, spec: StepSpec, settings: SageMakerSettings, region: str, choice: Choice) -> None:
+        image = requests.image_of(spec, settings, region, choice)
+        for text in filter(None, (choice.message, image.message)):
+            self.log.info("SageMaker: %s", text)
         for warning in choice.warnings:
             self.log.warning("SageMaker: %s", warning)
 
-    def _stage(
-        self,
-        spec: StepSpec,
-        payload: Payload,
-        store: BucketStore,
-        mounts: Mapping[str, str],
-        place: requests.Location,
-    ) -> tuple[Staged, str]:
-        """Write the job's input into the store; return what lies there, and the key of the sealed files."""
-        features = {"mounted", "sealed"} if payload.secrets else {"mounted"}
-        if place.native_checkpoints:
-            features.add("once")
-        payload = replace(payload, features=payload.features | features)
-        checkpoints = requests.CHECKPOINTS if spec.checkpoint_uri else None
-        files = input_files(payload, spec, mounts, has_output_folder=True, checkpoint_folder=checkpoints)
-        is_sealed = any(file.is_secret for file in files.values())
-        key = seal_key(spec.nonce) if is_sealed else None
-        folder = store.path_of(place.inputs) or ""
-        if mounts:
-            store.put(f"{folder}-parts.manifest", _parts_manifest(mounts, store))
-        return stage(store, folder, files, key), key.hex() if key else ""
-
-    def _place(self, spec: StepSpec, *, has_parts: bool) -> requests.Location:
-        store, results = _results(spec)
-        inputs = _jobs_folder(results)
-        is_restarted = requests.is_restartable(self.settings_of(spec)) or bool(spec.checkpoint_uri)
-        if spec.checkpoint_uri:
-            kept = f"{_bucket(spec.checkpoint_uri).path_of(spec.checkpoint_uri)}/{spec.name}/"
-        else:
-            kept = f"{inputs}/attempts/"
-        return requests.Location(
-            native_results=_native(store, results),
-            native_inputs=_native(store, f"{inputs}/in"),
-            native_checkpoints=_native(store, kept) if is_restarted else "",
-            results=store.uri(results),
-            inputs=store.uri(f"{inputs}/in"),
-            parts_manifest=_native(store, f"{inputs}/in-parts.manifest") if has_parts else "",
+    def _stage(self, spec: StepSpec, payload: Payload, places: Places) -> requests.Submitted:
+        """Write the job's input into the bucket."""
+        features = {"mounted", "sealed", *(["once"] if places.checkpoints else [])}
+        parts, key = parts_of(spec, payload, places), seal_key(spec.nonce)
+        files = input_files(
+            replace(payload, features=payload.features | features),
+            spec,
+            parts,
+            has_output_folder=True,
+            may_restart=bool(places.checkpoints),
+            checkpoint_folder=CHECKPOINTS,
+        )
+        staged = stage(places.store, places.folder, files, key)
+        return requests.Submitted(
+            payload.digest,
+            places.native(places.store.path_of(staged.uri) or ""),
+            write_parts_manifest(parts, places),
+            staged.runner_digest,
+            key.hex(),
         )
 
-    def _create(self, jobs: TrainingJobs, clients: AwsClients, body: requests.Json) -> str:
-        """Create the job. Where the caller must not set tags, create it without them."""
-        limit = RateLimit(f"sagemaker-{clients.account}-{clients.region}", CREATES_PER_S)
+    def _create(self, jobs: TrainingJobs, body: requests.Json) -> str:
+        """Create the job; if the caller must not set tags, without them."""
+        # The name of the limit needs no account: keys of two accounts on one host only wait a little longer
+        limit = RateLimit(f"sagemaker-create-{jobs.clients.region}", CREATES_PER_S)
         limit.wait()
         try:
             return jobs.create(body)
@@ -202,28 +181,12 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
             if found.kind is not Trouble.DENIED or "sagemaker:AddTags" not in found.message:
                 raise
             self.log.warning(
-                "The job has no tags, because the caller must not set them (%s). Allow sagemaker:AddTags on "
-                "training-job/* to have the labels of a step in cost reports",
+                "The job has no tags, because the caller must not set them (%s). Allow sagemaker:AddTags to have "
+                "the labels of a step in cost reports",
                 found.message,
             )
         limit.wait()
         return jobs.create({name: value for name, value in body.items() if name != "Tags"})
-
-    def _own_arn(self, jobs: TrainingJobs, spec: StepSpec) -> str | None:
-        """Return the ARN of the job named ``spec.name``; ``None``: there is none.
-
-        :raises StepConfigError: a job of this name belongs to somebody else
-        """
-        job = jobs.describe(spec.name)
-        if job is None:
-            return None
-        environment = job.get("Environment") or {}
-        if environment.get("STEPOP_NONCE") != spec.nonce:
-            raise StepConfigError(
-                f"a training job {spec.name} exists already, and it is not of this step: it has another nonce. "
-                "Clear the task to submit under another name"
-            )
-        return str(job["TrainingJobArn"])
 
     def _submit_errors(self, clients: AwsClients) -> Mapping[Trouble, str]:
         place = f"SageMaker in {clients.region}"
@@ -236,18 +199,27 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
 
     def lookup(self, spec: StepSpec) -> JobHandle | None:
         jobs = self._jobs(self.settings_of(spec).region_name)
-        arn = self._own_arn(jobs, spec)
-        if arn is None or jobs.is_deleted(arn):
+        job = _own(jobs.describe(spec.name), spec)
+        if job is None or jobs.is_deleted(str(job["TrainingJobArn"])):
             return None
-        return self._handle(arn, spec.name, self._about(jobs, spec.name))
+        return self._handle_of(job)
 
-    def _about(self, jobs: TrainingJobs, name: str) -> dict[str, str]:
-        found = requests.about((jobs.describe(name) or {}).get("Environment") or {}) or {}
-        return {key: str(found.get(key, "")) for key in ("results", "inputs")}
+    def _handle_of(self, job: requests.Json, about: requests.Json | None = None) -> JobHandle:
+        """Return the handle of a job.
 
-    def _handle(self, arn: str, name: str, detail: Mapping[str, str]) -> JobHandle:
+        :param job: a whole record, or a summary with ``about``
+        """
+        known = about or requests.about(job.get("Environment") or {}) or {}
+        results, inputs = (str(known.get(key, "")) for key in ("results", "inputs"))
+        created_at = job["CreationTime"].timestamp()
+        return self._handle(
+            str(job["TrainingJobArn"]), str(job["TrainingJobName"]), results, inputs, created_at
+        )
+
+    def _handle(self, arn: str, name: str, results: str, inputs: str, submitted_at: float) -> JobHandle:
         _, _, _, region, account, _ = arn.split(":", 5)
-        return JobHandle(self.backend, self.used_conn_id, f"{account}/{region}", name, name, dict(detail))
+        detail = {"results": results, "inputs": inputs, "submitted_at": submitted_at}
+        return JobHandle(self.backend, self.used_conn_id, f"{account}/{region}", name, name, detail)
 
     # -- status
 
@@ -257,10 +229,14 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
         for handle in handles:
             by_region.setdefault(_region(handle), []).append(handle)
         for region, some in by_region.items():
-            views = self._listing(region).looks([handle.name for handle in some])
+            submits = [self._detail(handle)["submitted_at"] for handle in some]
+            views = self._listing(region).looks([handle.name for handle in some], min(submits) - CLOCKS_S)
             for handle in some:
                 found[handle] = self._status(handle, views[handle.name])
         return found
+
+    def _detail(self, handle: JobHandle) -> dict[str, Any]:
+        return self.handle_detail(handle, {"results": TEXT, "inputs": TEXT, "submitted_at": NUMBER})
 
     def fresh_status(self, handle: JobHandle) -> JobStatus:
         job = self._jobs(_region(handle)).describe(handle.name)
@@ -271,7 +247,9 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
             self._check_account(handle)
             return JobStatus(JobState.GONE)
         status = status_of(job)
-        if status.state.is_terminal and self._is_deleted(handle, job):
+        if not status.state.is_terminal:
+            self._seen_running.add(handle.name)
+        elif self._is_deleted(handle, job):
             return JobStatus(JobState.GONE, native="deleted")
         return status
 
@@ -296,7 +274,7 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
         if region not in self._listings:
             jobs = self._jobs(region)
             self._listings[region] = Listing(
-                partial(_changes, jobs), jobs.describe, is_over=lambda job: status_of(job).state.is_terminal
+                partial(_changes, jobs), jobs.describe, is_over=_is_over, changed_at=_changed_at
             )
         return self._listings[region]
 
@@ -307,7 +285,6 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
     # -- outcome
 
     def outcome(self, handle: JobHandle) -> OutcomeReport:
-        detail = self.handle_detail(handle, {"results": TEXT, "inputs": TEXT})
         jobs = self._jobs(_region(handle))
         job = jobs.describe(handle.name)
         if job is None:
@@ -318,10 +295,10 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
         if status.state is JobState.FAILED and status.failure is not None and not _has_run(job):
             raise OutcomeLostError(f"{handle} left no outcome: its container did not run")
         receipt = receipt_in(str(job.get("FailureReason", ""))) or self._receipt_in_log(handle)
-        output = Output(detail["results"])
+        output = Output(self._detail(handle)["results"])
         base_uri = output.base_uri()
         if base_uri is None:
-            raise OutcomeLostError(f"{handle} left no outcome below {detail['results']}/output")
+            raise OutcomeLostError(f"{handle} left no outcome below {output.result_uri}/output")
         return report(handle, receipt, base_uri, lambda _: output.read(base_uri, OUTCOME_BYTES))
 
     def _receipt_in_log(self, handle: JobHandle) -> Receipt | None:
@@ -368,11 +345,8 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
         self._jobs(_region(handle)).stop(handle.name)
 
     def delete(self, handle: JobHandle) -> None:
-        detail = self.handle_detail(handle, {"results": TEXT, "inputs": TEXT})
-        store = _bucket(detail["results"])
-        folder = store.path_of(detail["inputs"])
-        if folder:
-            store.delete_folder(folder.rpartition("/")[0])
+        store, folder = locate(self._detail(handle)["inputs"])
+        unstage(store, folder)
         jobs = self._jobs(_region(handle))
         job = jobs.describe(handle.name)
         if job is None:
@@ -398,8 +372,8 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
             arn = str(summary["TrainingJobArn"])
             if is_over and jobs.is_deleted(arn):
                 continue
-            detail = {key: str(known.get(key, "")) for key in ("results", "inputs")}
-            yield FoundJob(self._handle(arn, name, detail), known["labels"], summary["CreationTime"].timestamp())
+            handle = self._handle_of(summary, known)
+            yield FoundJob(handle, known["labels"], summary["CreationTime"].timestamp())
 
     def _labels_of(self, jobs: TrainingJobs, name: str) -> requests.Json | None:
         """Return what the job says about itself; the first look at a name sends a request."""
@@ -431,7 +405,7 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
             self._in(settings.region_name),
             settings,
             defaults.image,
-            store if isinstance(store, BucketStore) and store.url.startswith("s3://") else None,
+            store if is_s3(store) else None,
         )
         return run_checks(self.api_error, checks(subject))
 
@@ -439,8 +413,8 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
 RECEIPT_LINES = 50  # last lines that are searched for the receipt
 
 
-def _lines(events: Sequence[Any]) -> list[LogLine]:
-    return [line for event in events for line in visible(event.time_ms / 1000, event.text)]
+def _lines(events: Sequence[LogEvent]) -> list[LogLine]:
+    return visible((event.time_ms / 1000, event.text) for event in events)
 
 
 def _region(handle: JobHandle) -> str:
@@ -455,68 +429,34 @@ def _has_run(job: Mapping[str, Any]) -> bool:
 
 def _changes(jobs: TrainingJobs, since: float | None) -> Iterator[tuple[str, requests.Json, float]]:
     for summary in jobs.changed_since(since):
-        yield str(summary["TrainingJobName"]), summary, summary["LastModifiedTime"].timestamp()
+        yield str(summary["TrainingJobName"]), summary, _changed_at(summary)
 
 
-def _bucket(uri: str) -> BucketStore:
-    """Return the bucket that a step's data lie in.
+def _changed_at(job: requests.Json) -> float:
+    return float(job["LastModifiedTime"].timestamp())
 
-    :raises StepConfigError: the store is no bucket in S3, which SageMaker reads and writes itself
+
+def _is_over(job: requests.Json) -> bool:
+    return status_of(job).state.is_terminal
+
+
+def _own(job: requests.Json | None, spec: StepSpec) -> requests.Json | None:
+    """Return the job if it is that of the step.
+
+    :raises StepConfigError: a job of this name belongs to somebody else
     """
-    store, _ = locate(uri)
-    if not isinstance(store, BucketStore) or not store.url.startswith("s3://"):
+    if job is not None and (job.get("Environment") or {}).get(ENV_NONCE) != spec.nonce:
         raise StepConfigError(
-            f"backend 'sagemaker' needs a store in S3, and this step's store is {store}: set [stepop] store, or "
-            '"store" in the "stepop" of the connection\'s extra, to s3://bucket/prefix'
+            f"a training job {spec.name} exists already, and it is not of this step: it has another nonce. "
+            "Clear the task to submit under another name"
         )
-    return store
+    return job
 
 
-def _input_bytes(payload: Payload) -> int:
+def _arn_of(job: requests.Json | None) -> str | None:
+    return str(job["TrainingJobArn"]) if job is not None else None
+
+
+def _size(payload: Payload) -> int:
     """Return how many bytes of the step's input the job finds on its disk."""
     return sum(part.size for part in payload.parts.values())
-
-
-def _results(spec: StepSpec) -> tuple[BucketStore, str]:
-    """Return the bucket and the folder below which the service writes ``output``; it ends with the job's name."""
-    store = _bucket(spec.result_uri)
-    path = store.path_of(spec.result_uri) or ""
-    return store, path if path.endswith(f"/{spec.name}") else f"{path}/{spec.name}"
-
-
-def _native(store: BucketStore, path: str) -> str:
-    """Return the address of an object as AWS names it, without ``//`` in its key, which SageMaker refuses."""
-    key = re.sub("/+", "/", f"{store.prefix}/{path}").strip("/")
-    return f"s3://{store.bucket}/{key}" + ("/" if path.endswith("/") else "")
-
-
-def _jobs_folder(results: str) -> str:
-    """Return the folder for a job's own input: beside that of its results, below another top folder."""
-    top, _, rest = results.partition("/")
-    return f"{JOBS}/{rest}" if top == RESULTS else f"{JOBS}/{results}"
-
-
-def _mounts(spec: StepSpec, payload: Payload, store: BucketStore) -> dict[str, str]:
-    """Return the objects that the service copies into the job: URI -> path in the job.
-
-    Large parts of the payload and the newest checkpoint are among them, if they lie in the step's own bucket.
-    """
-    uris = {one.uri for part in payload.parts.values() for one in part.ranges}
-    snapshot = newest_snapshot(spec) if spec.checkpoint_uri else None
-    if snapshot is not None:
-        uris.add(snapshot)
-    found = {}
-    for uri in sorted(uris):
-        path = store.path_of(uri)
-        if path is not None:
-            found[uri] = f"{requests.PARTS}/{path}"
-    return found
-
-
-def _parts_manifest(mounts: Mapping[str, str], store: BucketStore) -> bytes:
-    """Return the list of the objects in the channel for large parts.
-
-    Source: https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_S3DataSource.html
-    """
-    paths = [store.path_of(uri) or "" for uri in mounts]
-    return json.dumps([{"prefix": _native(store, "") .rstrip("/") + "/"}, *paths]).encode()

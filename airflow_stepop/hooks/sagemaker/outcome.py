@@ -13,7 +13,7 @@ import tempfile
 from typing import TYPE_CHECKING, BinaryIO
 
 from airflow_stepop.exceptions import OutcomeLostError
-from airflow_stepop.hooks.sagemaker.request import OUTPUT_FOLDER
+from airflow_stepop.hooks.sagemaker.places import OUTPUT_FOLDER
 from airflow_stepop.runner.protocol import OUTCOME
 from airflow_stepop.stores.base import PathRange
 from airflow_stepop.stores.bucket import CHUNK_BYTES
@@ -59,7 +59,9 @@ class Output:
         path = self.store.path_of(f"{base_uri}/{OUTCOME}") or ""
         size = self.store.size_of(path)
         if size > limit:
-            raise OutcomeLostError(f"{self.store.uri(path)} has {size} bytes, more than the {limit} of an outcome")
+            raise OutcomeLostError(
+                f"{self.store.uri(path)} has {size} bytes, more than the {limit} of an outcome"
+            )
         return bytes(self.store.read(path, size))
 
     def model_uri(self) -> str | None:
@@ -98,7 +100,7 @@ class Output:
 def _download(store: Store, path: str, stream: BinaryIO) -> None:
     size = store.size_of(path)
     for begin in range(0, size, CHUNK_BYTES):
-        chunk = bytearray(min(_CHUNK, size - begin))
+        chunk = bytearray(min(CHUNK_BYTES, size - begin))
         for _ in store.fill([PathRange(path, len(chunk), begin)], memoryview(chunk)):
             pass
         stream.write(chunk)

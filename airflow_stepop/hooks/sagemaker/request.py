@@ -17,10 +17,19 @@ from typing import TYPE_CHECKING, Any
 from airflow_stepop.connections.aws_clients import partition_of
 from airflow_stepop.exceptions import StepConfigError, UnsupportedError
 from airflow_stepop.hooks.common.runner_command import runner_argv, step_env
-from airflow_stepop.hooks.sagemaker.images import resolve_image
+from airflow_stepop.hooks.sagemaker.images import Image, resolve_image
 from airflow_stepop.hooks.sagemaker.limits import stopping_condition
 from airflow_stepop.hooks.sagemaker.machines import Choice
 from airflow_stepop.hooks.sagemaker.overrides import with_overrides
+from airflow_stepop.hooks.sagemaker.places import (
+    CHANNEL,
+    CHECKPOINTS,
+    FAILURE_FILE,
+    INPUT,
+    OUTPUT,
+    PARTS_CHANNEL,
+    Places,
+)
 
 if TYPE_CHECKING:
     from airflow_stepop.hooks.sagemaker.settings import SageMakerSettings
@@ -28,14 +37,6 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-# https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html
-CHANNEL, PARTS_CHANNEL = "stepop", "stepop-parts"
-INPUTS = "/opt/ml/input/data"
-INPUT, PARTS = f"{INPUTS}/{CHANNEL}", f"{INPUTS}/{PARTS_CHANNEL}"
-OUTPUT_FOLDER = "stepop"  # below /opt/ml/model, so that the step's own files there stay apart
-OUTPUT = f"/opt/ml/model/{OUTPUT_FOLDER}"
-FAILURE_FILE = "/opt/ml/output/failure"
-CHECKPOINTS = "/opt/ml/checkpoints"
 STARTED = f"{CHECKPOINTS}/stepop-started"  # the marker of the start-once guard
 GRACE_S = 110  # of the 120 s between SIGTERM and SIGKILL; the runner writes its receipt in the rest
 RECEIPT_LIMIT = 400  # of a line with the digest alone: the outcome itself does not go into the log
@@ -47,64 +48,46 @@ TAG_VALUE = 256
 
 
 @dataclass(frozen=True)
-class Location:
-    """Where the job's data lie, as the service and as Airflow name them.
+class Submitted:
+    """What only a submit knows. ``render`` shows the defaults instead.
 
-    :param native_results: ``s3://bucket/key`` of the job's results; ends with the job's name
-    :param native_inputs: of the staged input
-    :param native_checkpoints: of the folder that the service copies ``/opt/ml/checkpoints`` to; empty: the job
-        has none
-    :param results: URI in the store of the job's results
-    :param inputs: URI in the store of the staged input
-    :param parts_manifest: ``s3://bucket/key`` of the list of large parts; empty: there are none
-    """
-
-    native_results: str
-    native_inputs: str
-    native_checkpoints: str
-    results: str
-    inputs: str
-    parts_manifest: str = ""
-
-
-@dataclass(frozen=True)
-class Secret:
-    """What only a submit knows: none of it is in the request that ``render`` shows.
-
-    :param digest: SHA-256 of the manifest that lies in the staged input
-    :param runner_digest: SHA-256 of ``step.pyz`` there
-    :param seal: key of the sealed files, in hex; empty: no file is sealed
+    :param digest: SHA-256 of the manifest
+    :param input_address: address in S3 of the staged input
+    :param parts_manifest: address in S3 of the list of large parts; empty: there are none
+    :param runner_digest: SHA-256 of ``step.pyz``
+    :param seal: key of the sealed files, in hex
+    :param account: number of the account, for a role that is given by its name
     """
 
     digest: str
-    runner_digest: str
-    seal: str = ""
+    input_address: str
+    parts_manifest: str = ""
+    runner_digest: str = "<digest of step.pyz>"
+    seal: str = "<key of the sealed files>"
+    account: str = "<account>"
 
 
 def training_job(
     spec: StepSpec,
     settings: SageMakerSettings,
-    place: Location,
-    submit: Secret,
+    places: Places,
+    submitted: Submitted,
     choice: Choice,
-    *,
     region: str,
-    account: str,
 ) -> Json:
     """Return the request.
 
     :param choice: the machine of the job
-    :param account: number of the account, for a role that is given by its name
     :raises UnsupportedError: a variable that a training job cannot have
     :raises StepConfigError: a setting contradicts another argument, or is missing
     """
     request: Json = {
         "TrainingJobName": spec.name,
-        "RoleArn": role_arn(settings.role, region, account),
-        "AlgorithmSpecification": _algorithm(spec, settings, place, submit, region, choice),
-        "InputDataConfig": _channels(settings, place),
+        "RoleArn": role_arn(settings.role, region, submitted.account),
+        "AlgorithmSpecification": _algorithm(spec, settings, places, submitted, region, choice),
+        "InputDataConfig": _channels(settings, submitted),
         "OutputDataConfig": {
-            "S3OutputPath": place.native_results.rpartition("/")[0],
+            "S3OutputPath": places.native(places.results).rpartition("/")[0],
             "CompressionType": "NONE",
             **_given(KmsKeyId=settings.output_kms_key),
         },
@@ -115,9 +98,9 @@ def training_job(
             start_timeout_s=spec.start_timeout_s,
             is_accelerated=choice.is_accelerated,
         ),
-        "Environment": _environment(spec, settings, place),
+        "Environment": _environment(spec, settings, places),
         "Tags": _tags(spec.labels, settings.tags),
-        **_options(settings, place),
+        **_options(settings, places),
     }
     return with_overrides(request, settings.overrides)
 
@@ -131,20 +114,29 @@ def role_arn(role: str | None, region: str, account: str) -> str:
     if not role:
         raise StepConfigError(
             "a training job needs a role, with which it reads its input and writes its result: set "
-            "settings={'role': 'arn:aws:iam::...:role/...'}, or \"stepop\": {\"settings\": {\"role\": ...}} in "
+            'settings={\'role\': \'arn:aws:iam::...:role/...\'}, or "stepop": {"settings": {"role": ...}} in '
             "the extra of the connection. The role_arn of the connection itself is Airflow's, and is not the "
             "job's"
         )
-    return role if role.startswith("arn:") else f"arn:{partition_of(region)}:iam::{account}:role/{role.lstrip('/')}"
+    return (
+        role
+        if role.startswith("arn:")
+        else f"arn:{partition_of(region)}:iam::{account}:role/{role.lstrip('/')}"
+    )
 
 
 def _algorithm(
-    spec: StepSpec, settings: SageMakerSettings, place: Location, submit: Secret, region: str, choice: Choice
+    spec: StepSpec,
+    settings: SageMakerSettings,
+    places: Places,
+    submitted: Submitted,
+    region: str,
+    choice: Choice,
 ) -> Json:
-    image = resolve_image(spec.image, region, choice.is_accelerated)
-    first, *rest = _command(spec, settings, place, submit)
+    image = image_of(spec, settings, region, choice)
+    first, *rest = _command(spec, settings, places, submitted)
     return {
-        "TrainingImage": image,
+        "TrainingImage": image.uri,
         "TrainingInputMode": settings.input_mode,
         "ContainerEntrypoint": [first],
         "ContainerArguments": rest,
@@ -152,23 +144,32 @@ def _algorithm(
     }
 
 
-def _command(spec: StepSpec, settings: SageMakerSettings, place: Location, submit: Secret) -> list[str]:
-    is_restarted = bool(place.native_checkpoints)
+def image_of(spec: StepSpec, settings: SageMakerSettings, region: str, choice: Choice) -> Image:
+    """Return the step's image.
+
+    :raises StepConfigError: there is none, or SageMaker cannot pull it
+    """
+    algorithm = settings.overrides.get("AlgorithmSpecification") or {}
+    is_private = "TrainingImageConfig" in algorithm
+    return resolve_image(spec.image, region, choice.is_accelerated, is_private=is_private)
+
+
+def _command(spec: StepSpec, settings: SageMakerSettings, places: Places, submitted: Submitted) -> list[str]:
+    is_guarded = bool(places.checkpoints)
     return runner_argv(
         settings.python,
         spec,
         inputs=INPUT,
         outputs=OUTPUT,
-        digest=submit.digest,
-        runner_digest=submit.runner_digest,
+        digest=submitted.digest,
+        runner_digest=submitted.runner_digest,
         receipt="-",
         receipt_limit=RECEIPT_LIMIT,
         failure=FAILURE_FILE,
         mounted=1,
-        segments=OUTPUT,
-        seal=submit.seal or None,
-        started=STARTED if is_restarted else None,
-        job_id=spec.name if is_restarted else None,
+        seal=submitted.seal,
+        started=STARTED if is_guarded else None,
+        job_id="env:TRAINING_JOB_NAME" if is_guarded else None,
         timeout=spec.timeout_s,
         grace=GRACE_S,
     )
@@ -192,10 +193,10 @@ def _resources(settings: SageMakerSettings, choice: Choice) -> Json:
     }
 
 
-def _channels(settings: SageMakerSettings, place: Location) -> list[Json]:
-    own = [_channel(CHANNEL, place.native_inputs.rstrip("/") + "/", "S3Prefix", "File")]
-    if place.parts_manifest:
-        own.append(_channel(PARTS_CHANNEL, place.parts_manifest, "ManifestFile", "File"))
+def _channels(settings: SageMakerSettings, submitted: Submitted) -> list[Json]:
+    own = [_channel(CHANNEL, f"{submitted.input_address}/", "S3Prefix", "File")]
+    if submitted.parts_manifest:
+        own.append(_channel(PARTS_CHANNEL, submitted.parts_manifest, "ManifestFile", "File"))
     given = settings.input_data_s3_uri
     return [*own, *(_channel(name, uri, "S3Prefix", settings.input_mode) for name, uri in given.items())]
 
@@ -205,13 +206,13 @@ def _channel(name: str, uri: str, kind: str, mode: str) -> Json:
     return {"ChannelName": name, "DataSource": {"S3DataSource": source}, "InputMode": mode}
 
 
-def _environment(spec: StepSpec, settings: SageMakerSettings, place: Location) -> dict[str, str]:
+def _environment(spec: StepSpec, settings: SageMakerSettings, places: Places) -> dict[str, str]:
     """Return the variables of the container.
 
     DescribeTrainingJob shows them, so no secret is among them. They also hold what finds the job's data again.
     """
     given = {**settings.environment, **step_env(spec)}
-    about = {"labels": dict(spec.labels), "results": place.results, "inputs": place.inputs}
+    about = {"labels": dict(spec.labels), "results": places.result_uri, "inputs": places.folder_uri}
     text = json.dumps(about, separators=(",", ":"), sort_keys=True)
     pieces = [text[begin : begin + ENV_VALUE] for begin in range(0, len(text), ENV_VALUE)]
     found = {**given, **{f"{ENV_ABOUT}_{index}": piece for index, piece in enumerate(pieces)}}
@@ -233,7 +234,7 @@ def _environment(spec: StepSpec, settings: SageMakerSettings, place: Location) -
 
 def about(environment: Mapping[str, str]) -> Json | None:
     """Return what :func:`_environment` has put into a job's variables; ``None`` if that is not there."""
-    pieces = []
+    pieces: list[str] = []
     while (piece := environment.get(f"{ENV_ABOUT}_{len(pieces)}")) is not None:
         pieces.append(piece)
     try:
@@ -259,15 +260,19 @@ def _tag_value(value: str) -> str:
     return re.sub(r"[^\w\s.:/=+\-@]", "_", value)[:TAG_VALUE]
 
 
-def _options(settings: SageMakerSettings, place: Location) -> Json:
+def _options(settings: SageMakerSettings, places: Places) -> Json:
     """Return the fields that are left out where they are not asked for."""
     found: Json = {}
     if settings.use_spot_instances:
         found["EnableManagedSpotTraining"] = True
-    if place.native_checkpoints:
-        found["CheckpointConfig"] = {"S3Uri": place.native_checkpoints, "LocalPath": CHECKPOINTS}
+    if places.checkpoints:
+        address = f"{places.native(places.checkpoints)}/"
+        found["CheckpointConfig"] = {"S3Uri": address, "LocalPath": CHECKPOINTS}
     if settings.subnets:
-        found["VpcConfig"] = {"Subnets": list(settings.subnets), "SecurityGroupIds": list(settings.security_group_ids or ())}
+        found["VpcConfig"] = {
+            "Subnets": list(settings.subnets),
+            "SecurityGroupIds": list(settings.security_group_ids or ()),
+        }
     if settings.enable_network_isolation:
         found["EnableNetworkIsolation"] = True
     if settings.encrypt_inter_container_traffic:
@@ -281,7 +286,7 @@ def _options(settings: SageMakerSettings, place: Location) -> Json:
     return found
 
 
-def is_restartable(settings: SageMakerSettings) -> bool:
+def may_restart(settings: SageMakerSettings) -> bool:
     """Return whether the service may start the job's container again by itself."""
     return bool(settings.use_spot_instances or settings.max_retry_attempts)
 

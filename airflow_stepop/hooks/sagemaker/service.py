@@ -7,6 +7,7 @@ the other operations beside it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,9 @@ _TROUBLES = {
     "SerializationException": Trouble.INVALID,
     "InvalidParameterException": Trouble.INVALID,
 }
-THROTTLED = frozenset({"ThrottlingException", "Throttling", "RequestLimitExceeded", "TooManyRequestsException"})
+THROTTLED = frozenset(
+    {"ThrottlingException", "Throttling", "RequestLimitExceeded", "TooManyRequestsException"}
+)
 # Texts of a ValidationException for a job that does not exist: SageMaker has no error code for it
 _UNKNOWN_JOB = ("Requested resource not found", "Could not find")
 # Beginning of the ValidationException for the stop of a job that has ended
@@ -76,6 +79,12 @@ def api_error(error: Exception) -> ApiError:
     if isinstance(error, (ConnectionError, TimeoutError)):
         return ApiError(Trouble.TRANSIENT, str(error) or name, name)
     return ApiError(Trouble.OTHER, str(error))
+
+
+def submit_error(error: Exception) -> ApiError:
+    """Classify an error of a submit: the limit of requests per second is a quota, which is waited for."""
+    found = api_error(error)
+    return replace(found, kind=Trouble.QUOTA) if found.code in THROTTLED else found
 
 
 # Errors of botocore without an answer of the service
@@ -138,7 +147,9 @@ class TrainingJobs:
     def describe(self, name: str) -> Json | None:
         """Return the record of a job; ``None`` if the service has no job of this name."""
         return or_none(
-            api_error, lambda: dict(self._client.describe_training_job(TrainingJobName=name)), Trouble.NOT_FOUND
+            api_error,
+            lambda: dict(self._client.describe_training_job(TrainingJobName=name)),
+            Trouble.NOT_FOUND,
         )
 
     def changed_since(self, since: float | None) -> Iterator[Json]:

@@ -65,4 +65,3 @@ def usage_of(job: Mapping[str, Any]) -> Json:
 
 def _seconds(when: object) -> float | None:
     return when.timestamp() if isinstance(when, datetime) else None
-

@@ -1,0 +1,128 @@
+"""Where a job's data lie: in Airflow's store, in S3, and in the job. Called by the hook and by ``request.py``.
+
+::
+
+    jobs/.../<job>/<digest>/   staged input, the channel `stepop`: see hooks/common/staging.py
+    jobs/.../<job>/<digest>.manifest   list of large parts, the channel `stepop-parts`
+    jobs/.../<job>/attempts/   /opt/ml/checkpoints of a job that the service may start again
+    checkpoints/.../<job>/     /opt/ml/checkpoints of a step with checkpoints
+    results/.../<job>/output/  /opt/ml/model, which the service copies at the end
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeGuard
+
+from airflow_stepop.exceptions import StepConfigError
+from airflow_stepop.hooks.common.input_files import newest_snapshot
+from airflow_stepop.stores.bucket import BucketStore
+from airflow_stepop.stores.configured import locate
+from airflow_stepop.stores.paths import JOBS, RESULTS
+
+if TYPE_CHECKING:
+    from airflow_stepop.job import Payload, StepSpec
+
+# https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html
+CHANNEL, PARTS_CHANNEL = "stepop", "stepop-parts"
+INPUTS = "/opt/ml/input/data"
+INPUT, PARTS = f"{INPUTS}/{CHANNEL}", f"{INPUTS}/{PARTS_CHANNEL}"
+OUTPUT_FOLDER = "stepop"  # below /opt/ml/model, so that the step's own files there stay apart
+OUTPUT = f"/opt/ml/model/{OUTPUT_FOLDER}"
+FAILURE_FILE = "/opt/ml/output/failure"
+CHECKPOINTS = "/opt/ml/checkpoints"
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the data of one job lie. Addresses of S3 are ``s3://bucket/key``, without a connection.
+
+    :param store: the bucket of the step
+    :param results: path in the store below which the service writes ``output``; ends with the job's name
+    :param folder: path in the store of the job's own input
+    :param checkpoints: path in the store that the service copies ``/opt/ml/checkpoints`` to; empty: the job is
+        never started twice and has no checkpoints
+    """
+
+    store: BucketStore
+    results: str
+    folder: str
+    checkpoints: str = ""
+
+    @property
+    def result_uri(self) -> str:
+        return self.store.uri(self.results)
+
+    @property
+    def folder_uri(self) -> str:
+        return self.store.uri(self.folder)
+
+    def native(self, path: str) -> str:
+        """Return the address of a path in S3, without ``//`` in its key, which SageMaker refuses."""
+        key = re.sub("/+", "/", f"{self.store.prefix}/{path}").strip("/")
+        return f"s3://{self.store.bucket}/{key}"
+
+
+def places_of(spec: StepSpec, may_restart: bool) -> Places:
+    """Return where the data of a step's job lie.
+
+    :param may_restart: the service may start the job again by itself
+    :raises StepConfigError: the step's store is no bucket in S3
+    """
+    store = bucket_of(spec.result_uri)
+    path = store.path_of(spec.result_uri) or ""
+    results = path if path.endswith(f"/{spec.name}") else f"{path}/{spec.name}"
+    top, _, rest = results.partition("/")
+    folder = f"{JOBS}/{rest if top == RESULTS else results}"
+    checkpoints = f"{folder}/attempts" if may_restart else ""
+    if spec.checkpoint_uri:
+        checkpoints = f"{bucket_of(spec.checkpoint_uri).path_of(spec.checkpoint_uri)}/{spec.name}"
+    return Places(store, results, folder, checkpoints)
+
+
+def bucket_of(uri: str) -> BucketStore:
+    """Return the bucket that ``uri`` points into.
+
+    :raises StepConfigError: it is no bucket in S3, which SageMaker reads and writes itself
+    """
+    store, _ = locate(uri)
+    if not is_s3(store):
+        raise StepConfigError(
+            f"backend 'sagemaker' needs a store in S3, and the store of this step is {store}: set [stepop] "
+            'store, or "store" below "stepop" in the extra of the connection, to s3://bucket/prefix'
+        )
+    return store
+
+
+def is_s3(store: object) -> TypeGuard[BucketStore]:
+    return isinstance(store, BucketStore) and store.url.startswith("s3://")
+
+
+def parts_of(spec: StepSpec, payload: Payload, places: Places) -> dict[str, str]:
+    """Return the objects that the service copies into the job: URI -> path in the job.
+
+    Large parts of the payload and the newest checkpoint are among them, if they lie in the step's own bucket.
+    The job reads the others by signed addresses.
+    """
+    uris = {one.uri for part in payload.parts.values() for one in part.ranges}
+    snapshot = newest_snapshot(spec) if spec.checkpoint_uri else None
+    paths = {uri: places.store.path_of(uri) for uri in sorted({*uris, *([snapshot] if snapshot else [])})}
+    return {uri: f"{PARTS}/{path}" for uri, path in paths.items() if path is not None}
+
+
+def write_parts_manifest(parts: Mapping[str, str], places: Places) -> str:
+    """Write the list of the objects for the channel ``stepop-parts``; return its address in S3.
+
+    Source: https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_S3DataSource.html
+    """
+    if not parts:
+        return ""
+    paths = [path.removeprefix(f"{PARTS}/") for path in parts.values()]
+    data = json.dumps([{"prefix": f"{places.native('')}/"}, *paths]).encode()
+    path = f"{places.folder}/{hashlib.sha256(data).hexdigest()[:32]}.manifest"
+    places.store.put_new(path, data)
+    return places.native(path)
