@@ -57,6 +57,14 @@ class Choice:
         """Whether one of the types has GPUs or other accelerators."""
         return any(is_accelerated(name) for name in self.instance_types)
 
+    @property
+    def has_gpu(self) -> bool:
+        """Whether one of the types has GPUs: an image for GPUs does not run on other accelerators."""
+        return any(
+            is_accelerated(name) and not re.match(r"ml\.(?:trn|inf)[0-9]", name)
+            for name in self.instance_types
+        )
+
 
 @cache
 def machines() -> Machines:

@@ -166,3 +166,10 @@ def test_what_no_machine_has_is_refused(wants: dict[str, Any], text: str) -> Non
 )
 def test_machines_with_accelerators(name: str, expected: bool) -> None:
     assert is_accelerated(name) is expected
+
+
+def test_an_image_for_gpus_is_for_gpus_only() -> None:
+    assert chosen(instance_type="ml.g5.xlarge").has_gpu
+    assert chosen(instance_type=["ml.m5.xlarge", "ml.p9.48xlarge"]).has_gpu
+    assert not chosen(instance_type="ml.trn1.2xlarge").has_gpu
+    assert not chosen().has_gpu
