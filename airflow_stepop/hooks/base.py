@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from airflow_stepop.core.stored_json import FieldType
     from airflow_stepop.hooks.common.api_errors import explained, or_none
     from airflow_stepop.hooks.common.checks import Check, run_checks
-    from airflow_stepop.hooks.common.input_files import input_files
+    from airflow_stepop.hooks.common.input_files import InputFile, input_files
     from airflow_stepop.hooks.common.labels import LabelRules, matches
     from airflow_stepop.hooks.common.receipts import Receipt, find_receipt, parse_receipt, report
     from airflow_stepop.hooks.common.runner_command import runner_argv, step_env
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 # Imported on first use: a trigger loads this module and needs few of these names
 _LAZY = {
     "Check": "airflow_stepop.hooks.common.checks",
+    "InputFile": "airflow_stepop.hooks.common.input_files",
     "LabelRules": "airflow_stepop.hooks.common.labels",
     "Receipt": "airflow_stepop.hooks.common.receipts",
     "StateTable": "airflow_stepop.hooks.common.state_table",
@@ -80,6 +81,7 @@ __all__ = [
     "ApiError",
     "BackendSettings",
     "Check",
+    "InputFile",
     "LabelRules",
     "Receipt",
     "StateTable",

@@ -10,7 +10,8 @@ from __future__ import annotations
 import gzip
 import hmac
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from airflow_stepop.core.host import airflow_folder
@@ -22,8 +23,6 @@ from airflow_stepop.stores.bucket import MIB
 from airflow_stepop.stores.folder import THIS_HOST, folder_of, path_in_job
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from airflow_stepop.job import Buffer, ObjectRange, Payload, StepSpec
     from airflow_stepop.runner.wire import Checkpoint, Locations, Ranges, Uploads
 
@@ -33,10 +32,33 @@ PIECES = 64
 LEAST_PIECE_BYTES = 8 * MIB
 
 
+@dataclass(frozen=True)
+class InputFile:
+    """One file of the runner's input folder.
+
+    :param buffers: the file's bytes, in pieces
+    :param is_secret: only the step may read the file: it holds secrets of the user, or signed addresses. In a
+        bucket, such a file must be sealed (see :mod:`.staging`)
+    """
+
+    buffers: Sequence[Buffer]
+    is_secret: bool = False
+
+    @property
+    def data(self) -> bytes:
+        """The bytes in one piece."""
+        return b"".join(self.buffers)
+
+
 def input_files(
-    payload: Payload, spec: StepSpec, mounts: Mapping[str, str] = THIS_HOST
-) -> dict[str, Sequence[Buffer]]:
-    """Return all files of the runner's input folder: file name -> the file's bytes, as a sequence of buffers.
+    payload: Payload,
+    spec: StepSpec,
+    mounts: Mapping[str, str] = THIS_HOST,
+    *,
+    has_output_folder: bool = False,
+    may_restart: bool = False,
+) -> dict[str, InputFile]:
+    """Return all files of the runner's input folder: file name -> :class:`InputFile`.
 
     ``secrets.json`` and ``checkpoint.json`` are secret. If the store is a bucket, ``locations.json`` and
     ``uploads.json`` are secret too, because they hold signed addresses. Put secret files where only the step
@@ -46,27 +68,35 @@ def input_files(
     :param mounts: what the job sees as files, such as ``{"gs://": "/gcs/"}`` (see
         :func:`~airflow_stepop.stores.folder.path_in_job`). No address is signed for it. By default the job
         sees the folders of this host
-    :raises StepConfigError: the step may run longer than a signature is valid
+    :param has_output_folder: the service brings the job's output folder back. Then there is no
+        ``uploads.json``. The signed addresses to read last for ``start_timeout`` (or a day) and an hour
+        after the submit, however long the step runs
+    :param may_restart: the service may start the job again by itself, for example after a preemption. The
+        job then reads its input again, so the addresses to read last until the step's deadline, too. Without
+        ``has_output_folder`` they always do
+    :raises StepConfigError: the step may need its signed addresses for longer than a signature is valid
     """
-    files = {name: part.buffers for name, part in payload.parts.items() if part.buffers is not None}
-    signer = Signer(spec, mounts)
+    files = {
+        name: InputFile(part.buffers) for name, part in payload.parts.items() if part.buffers is not None
+    }
+    signer = Signer(spec, mounts, reads_once=has_output_folder and not may_restart)
     locations = _locations(payload, signer)
     if locations:
-        files[LOCATIONS] = [_to_json(locations, signer.is_used)]
-    if _is_signed(spec.result_uri, mounts):
+        files[LOCATIONS] = _to_json(locations, signer.is_used)
+    if _is_signed(spec.result_uri, mounts) and not has_output_folder:
         uploads = _uploads(spec, signer)
         if "outcome" in payload.features:
             (uploads["outcome"],) = signer.writable(spec.result_uri, [OUTCOME])
-        files[UPLOADS] = [_to_json(uploads, is_secret=True)]
+        files[UPLOADS] = _to_json(uploads, is_secret=True)
     features = set(payload.features)
     if _is_signed(spec.checkpoint_uri, mounts):
-        files[CHECKPOINT] = [_to_json(_checkpoint(spec, signer), is_secret=True)]
+        files[CHECKPOINT] = _to_json(_checkpoint(spec, signer), is_secret=True)
         features.add("snapshots")
     if payload.secrets:
-        files[SECRETS] = [payload.secrets_file]
+        files[SECRETS] = InputFile([payload.secrets_file], is_secret=True)
     needed = frozenset(features | ({"network"} if signer.is_used else set()))
     runner = runner_zipapp(needed, airflow_folder("runner"))
-    return {**files, MANIFEST: [payload.manifest], RUNNER: [runner]}
+    return {**files, MANIFEST: InputFile([payload.manifest]), RUNNER: InputFile([runner])}
 
 
 def _is_signed(uri: str, mounts: Mapping[str, str]) -> bool:
@@ -119,6 +149,6 @@ def _checkpoint(spec: StepSpec, signer: Signer) -> Checkpoint:
     }
 
 
-def _to_json(table: Mapping[str, object], is_secret: bool) -> bytes:
+def _to_json(table: Mapping[str, object], is_secret: bool) -> InputFile:
     data = json.dumps(table, separators=(",", ":")).encode()
-    return gzip.compress(data, mtime=0) if is_secret else data
+    return InputFile([gzip.compress(data, mtime=0) if is_secret else data], is_secret)

@@ -32,15 +32,21 @@ log = logging.getLogger(__name__)
 class Signer:
     """Signs addresses for one step. A signature is valid for as long as the step may need the address.
 
+    An address to write is needed until the step's deadline. An address to read is needed until the step
+    starts, if the job reads its input only once.
+
     :param mounts: see :func:`~airflow_stepop.stores.folder.path_in_job`
+    :param reads_once: the job reads its input at its start and never again. ``False`` for a service that may
+        start the job again, in another machine
     :ivar is_used: whether this signer has signed any address
     """
 
-    def __init__(self, spec: StepSpec, mounts: Mapping[str, str]) -> None:
+    def __init__(self, spec: StepSpec, mounts: Mapping[str, str], *, reads_once: bool = False) -> None:
         self.spec = spec
         self.mounts = mounts
+        self.reads_once = reads_once
         self.is_used = False
-        self._until: dict[str, float] = {}
+        self._until: dict[tuple[str, float], float] = {}
 
     def writable(self, folder_uri: str, names: Sequence[str]) -> Sequence[str]:
         """Return one signed address per name, to which the runner can write an object of that name.
@@ -50,7 +56,9 @@ class Signer:
         """
         store, folder = in_bucket(folder_uri)
         self.is_used = True
-        return store.sign("PUT", [f"{folder}/{name}" for name in names], self.until(store))
+        return store.sign(
+            "PUT", [f"{folder}/{name}" for name in names], self._end(store, self.spec.timeout_s)
+        )
 
     def readable(self, uris: Sequence[str]) -> dict[str, str]:
         """Return for each URI an address that the runner can read: a path, or a signed address in a bucket.
@@ -66,44 +74,53 @@ class Signer:
             else:
                 store, path = in_bucket(uri)
                 wanted.setdefault(store, {})[uri] = path
+        run_s = 0.0 if self.reads_once else self.spec.timeout_s
         for store, paths in wanted.items():
             self.is_used = True
-            urls = store.sign("GET", list(paths.values()), self.until(store))
+            urls = store.sign("GET", list(paths.values()), self._end(store, run_s))
             found.update(zip(paths, urls, strict=True))
         return found
 
-    def until(self, store: BucketStore) -> float:
+    def _end(self, store: BucketStore, run_s: float) -> float:
         """Return when the signatures for ``store`` expire, in seconds since the epoch.
 
+        :param run_s: for how many seconds after its start the step may need the addresses
         :raises StepConfigError: the step may need the addresses longer than a signature can be valid
         """
-        if store.url not in self._until:
-            self._until[store.url] = self._find_end(store)
-        return self._until[store.url]
+        key = store.url, run_s
+        if key not in self._until:
+            self._until[key] = self._find_end(store, run_s)
+        return self._until[key]
 
-    def _find_end(self, store: BucketStore) -> float:
+    def _find_end(self, store: BucketStore, run_s: float) -> float:
         spec, now = self.spec, time.time()
         start_s = spec.start_timeout_s or 0.0
-        limits = f"timeout {_length(spec.timeout_s)}, start_timeout {_length(start_s)}, and an hour"
-        needed = now + spec.timeout_s + start_s + MARGIN_S
-        longest_s = SIGNATURE_MAX_S - start_s - MARGIN_S
+        timeout = f"timeout {_length(run_s)}, " if run_s else ""
+        limits = f"{timeout}start_timeout {_length(start_s)}, and an hour"
+        needed = now + run_s + start_s + MARGIN_S
         if needed > now + SIGNATURE_MAX_S:
+            option, other_s = ("timeout", start_s) if run_s else ("start_timeout", 0.0)
             raise StepConfigError(
                 f"this step may need its addresses in {store} for more than 7 days ({limits}), but a "
-                f"signature is valid for at most 7 days. Lower timeout to {_length(longest_s)}"
+                "signature is valid for at most 7 days. "
+                f"Lower {option} to {_length(SIGNATURE_MAX_S - other_s - MARGIN_S)}"
             )
         end = store.signature_end(needed)
         if end is None:
             log.warning(
                 "The credentials of %s are a session token with an unknown expiry time. If the token expires "
-                "before the step ends, the step cannot write its result",
+                "before the step %s",
                 store,
+                "ends, the step cannot write its result"
+                if run_s
+                else "starts, the step cannot read its input",
             )
             end = math.inf
         if end < needed:
             raise StepConfigError(
                 f"the credentials of {store} expire at {_time(end)}, and so do the addresses signed with "
-                f"them; this step may need its addresses until {_time(needed)} ({limits}). Lower timeout, "
+                f"them; this step may need its addresses until {_time(needed)} ({limits}). "
+                f"Lower {'timeout' if run_s else 'start_timeout'}, "
                 "give the connection keys that do not expire, or set a longer DurationSeconds in its "
                 "assume_role_kwargs"
             )

@@ -22,7 +22,7 @@ from airflow_stepop.failure import Category, Failure
 from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.hooks.common.api_errors import ApiError, Trouble, explained
 from airflow_stepop.hooks.common.checks import Check, run_checks
-from airflow_stepop.hooks.common.input_files import input_files
+from airflow_stepop.hooks.common.input_files import InputFile, input_files
 from airflow_stepop.hooks.common.labels import matches
 from airflow_stepop.hooks.common.receipts import Receipt, report
 from airflow_stepop.hooks.kubernetes import console
@@ -140,9 +140,9 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
         self, cluster: Cluster, job: Json, payload: Payload, spec: StepSpec, settings: KubernetesSettings
     ) -> None:
         """Create the Secret with the input, unless an earlier call did, and let the Job start."""
-        files = dict(input_files(payload, spec))
+        files = input_files(payload, spec)
         if settings.outcome_in_log:
-            files[FRAMES] = [secrets.token_bytes(32)]
+            files[FRAMES] = InputFile([secrets.token_bytes(32)], is_secret=True)
         secret = secret_manifest(job, payload.digest, files)
         digest = payload.digest
         if cluster.create("secrets", secret) is None:

@@ -31,7 +31,8 @@ from airflow_stepop.runner.protocol import ENV_JOB, ENV_NONCE, RECEIPT_LIMIT
 from airflow_stepop.stores.folder import folder_of
 
 if TYPE_CHECKING:
-    from airflow_stepop.job import Buffer, StepSpec
+    from airflow_stepop.hooks.common.input_files import InputFile
+    from airflow_stepop.job import StepSpec
 
 PREFIX = "airflow-stepop"
 MANAGED = {"app.kubernetes.io/managed-by": PREFIX}
@@ -297,12 +298,12 @@ def _literal(value: str) -> str:
     return value.replace("$(", "$$(")
 
 
-def secret_manifest(job: Mapping[str, Any], digest: str, files: Mapping[str, Sequence[Buffer]]) -> Json:
+def secret_manifest(job: Mapping[str, Any], digest: str, files: Mapping[str, InputFile]) -> Json:
     """Return the Secret with the step's input.
 
     The Job owns the Secret, so that the cluster removes both together.
 
-    :param files: file name -> content, in pieces
+    :param files: files of the runner's input folder, by name
     """
     metadata = job["metadata"]
     owner = {"apiVersion": "batch/v1", "kind": "Job", "name": metadata["name"], "uid": metadata["uid"]}
@@ -317,7 +318,7 @@ def secret_manifest(job: Mapping[str, Any], digest: str, files: Mapping[str, Seq
         },
         "immutable": True,
         "type": "Opaque",
-        "data": {name: base64.b64encode(b"".join(buffers)).decode() for name, buffers in files.items()},
+        "data": {name: base64.b64encode(file.data).decode() for name, file in files.items()},
     }
 
 

@@ -37,6 +37,7 @@ from airflow_stepop.job import LogChunk, LogLine
 from airflow_stepop.runner.protocol import ENV_JOB
 
 if TYPE_CHECKING:
+    from airflow_stepop.hooks.common.input_files import InputFile
     from airflow_stepop.hooks.local.supervisor.documents import Request, State
     from airflow_stepop.job import Buffer, Cursor
 
@@ -88,14 +89,14 @@ class JobFolder:
             if _NAME.fullmatch(path.name):
                 yield cls(path)
 
-    def create(self, request: Mapping[str, object], inputs: Mapping[str, Sequence[Buffer]]) -> None:
+    def create(self, request: Mapping[str, object], inputs: Mapping[str, InputFile]) -> None:
         """Create the folder with all of its files, atomically. An existing folder stays unchanged.
 
         The first call wins. A later call may bring other bytes, because a pickle can differ between
         processes, and those would not match the files of the first call.
 
         :param request: content of ``request.json``
-        :param inputs: files of the runner's input folder: name -> buffers
+        :param inputs: files of the runner's input folder, by name
         """
         if self.path.exists():
             return
@@ -107,8 +108,8 @@ class JobFolder:
         try:
             (draft / files.INPUT).mkdir()
             (draft / files.OUTPUT).mkdir()
-            for name, buffers in inputs.items():
-                _write_private(draft / files.INPUT / name, buffers)
+            for name, file in inputs.items():
+                _write_private(draft / files.INPUT / name, file.buffers)
             (draft / files.LOCK).touch()
             with contextlib.suppress(OSError):  # some network file systems have no named pipes
                 os.mkfifo(draft / files.WAKE, 0o600)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from airflow_stepop.exceptions import StepConfigError, UnsupportedError
+from airflow_stepop.hooks.common.input_files import InputFile
 from airflow_stepop.hooks.kubernetes.manifests import (
     LABEL_RULES,
     default_image,
@@ -431,7 +432,7 @@ def test_different_texts_have_different_labels():
 
 def test_the_input_is_in_an_immutable_secret_of_the_job():
     made = {"metadata": {"name": "s-1", "uid": "u", "labels": {}}}
-    secret = secret_manifest(made, "d1", {"secrets.json": [b"to", b"ken"]})
+    secret = secret_manifest(made, "d1", {"secrets.json": InputFile([b"to", b"ken"], is_secret=True)})
     assert secret["data"] == {"secrets.json": "dG9rZW4="}
     assert secret["metadata"]["ownerReferences"][0]["uid"] == "u"
     assert secret["immutable"] is True

@@ -229,7 +229,7 @@ def test_the_snapshot_of_another_task_is_refused(tries):
 def test_addresses_and_key_are_in_a_private_file_only(tries):
     spec, payload = tries.spec(f"{FIND}; true")
     files = input_files(payload, spec)
-    table = json.loads(gzip.decompress(files[protocol.CHECKPOINT][0]))
+    table = json.loads(gzip.decompress(files[protocol.CHECKPOINT].data))
     secrets = [table["key"], table["put"].partition("?")[2], table["get"][0]["url"].partition("?")[2]]
     handle = tries.hook.submit(spec, payload)
     failure, log = tries.end(handle)

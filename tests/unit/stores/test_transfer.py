@@ -15,7 +15,7 @@ import pytest
 from airflow_stepop.exceptions import IntegrityError, StepConfigError, WrongHostError
 from airflow_stepop.hooks.common import input_files as input_files_module
 from airflow_stepop.hooks.common import signing
-from airflow_stepop.hooks.common.input_files import input_files
+from airflow_stepop.hooks.common.input_files import InputFile, input_files
 from airflow_stepop.job import ObjectRange, Part, Payload, StepSpec
 from airflow_stepop.payload.build import build_payload
 from airflow_stepop.payload.call import CommandCall
@@ -48,7 +48,7 @@ def flipped(data):
 
 
 def table(files, name):
-    return json.loads(gzip.decompress(b"".join(files[name])))
+    return json.loads(gzip.decompress(files[name].data))
 
 
 @pytest.fixture
@@ -197,8 +197,8 @@ def test_a_damaged_argument_is_refused(steps, bucket, damage, words):
 def test_strange_ranges_are_refused(steps, bucket, ranges):
     """Any process that may write to the job's input can change the ranges."""
     spec, payload = steps.prepare(bucket, length, random.Random(15).randbytes(MIB))
-    files = dict(input_files(payload, spec))
-    files[LOCATIONS] = [json.dumps({name: ranges for name in payload.parts}).encode()]
+    files = input_files(payload, spec)
+    files[LOCATIONS] = InputFile([json.dumps({name: ranges for name in payload.parts}).encode()])
     steps.place(spec, files)
     steps.finish(spec, payload)
     assert "The step was not started: part" in steps.failure["summary"]
@@ -207,8 +207,10 @@ def test_strange_ranges_are_refused(steps, bucket, ranges):
 def test_an_address_for_a_step_that_expects_none(steps, folder):
     """Such a step's runner has no code for addresses."""
     spec, payload = steps.prepare(folder, length, random.Random(16).randbytes(MIB))
-    files = dict(input_files(payload, spec))
-    files[LOCATIONS] = [json.dumps({name: "http://127.0.0.1:1/x" for name in payload.parts}).encode()]
+    files = input_files(payload, spec)
+    files[LOCATIONS] = InputFile(
+        [json.dumps({name: "http://127.0.0.1:1/x" for name in payload.parts}).encode()]
+    )
     steps.place(spec, files)
     steps.finish(spec, payload)
     assert "is not a path" in steps.failure["summary"]
@@ -293,7 +295,7 @@ def test_addresses_are_in_their_two_files_and_nowhere_else(steps, bucket):
     files = input_files(payload, spec)
     assert all("X-Amz-Signature=" in url for url in table(files, UPLOADS)["urls"].values())
     assert "X-Amz-Signature=" in json.dumps(table(files, LOCATIONS))
-    assert len(b"".join(files[UPLOADS])) < 5_000
+    assert len(files[UPLOADS].data) < 5_000
     result = steps.finish(spec, payload)
     handle = steps.hook.lookup(spec)
     outcome = steps.hook.outcome(handle)

@@ -80,10 +80,10 @@ class FlockStepHook(StepHook[FlockSettings]):
         job, request = self.root / spec.name, self.render(spec)
         draft = self.root / f".{spec.name}-{os.urandom(4).hex()}"
         (draft / "out").mkdir(parents=True)
-        files = {**input_files(payload, spec), "request.json": [json.dumps(request).encode()]}
-        for name, buffers in files.items():
-            (draft / name).touch(0o600)  # some hold secrets
-            (draft / name).write_bytes(b"".join(buffers))
+        (draft / "request.json").write_text(json.dumps(request))
+        for name, file in input_files(payload, spec).items():
+            (draft / name).touch(0o600 if file.is_secret else 0o644)
+            (draft / name).write_bytes(file.data)
         try:
             draft.rename(job)  # atomic: the folder appears with all its files
         except OSError:
