@@ -17,7 +17,6 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast
 
 from airflow.sdk import BaseHook
@@ -25,6 +24,7 @@ from typing_extensions import TypeVar
 
 from airflow_stepop.core.stored_json import checked_fields
 from airflow_stepop.exceptions import WrongHostError
+from airflow_stepop.hooks.common import pieces
 from airflow_stepop.hooks.common.api_errors import ApiError, Trouble
 from airflow_stepop.hooks.settings import BackendSettings, parse_settings
 from airflow_stepop.job import LogChunk
@@ -33,14 +33,8 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
 
     from airflow_stepop.core.stored_json import FieldType
-    from airflow_stepop.hooks.common.api_errors import explained, or_none
-    from airflow_stepop.hooks.common.checks import Check, run_checks
-    from airflow_stepop.hooks.common.input_files import InputFile, input_files
-    from airflow_stepop.hooks.common.labels import LabelRules, matches
-    from airflow_stepop.hooks.common.receipts import Receipt, find_receipt, parse_receipt, report
-    from airflow_stepop.hooks.common.runner_command import runner_argv, step_env
+    from airflow_stepop.hooks.common.pieces import *  # noqa: F403 - for callers of this module; pieces.__all__
     from airflow_stepop.hooks.common.state_table import StateTable
-    from airflow_stepop.hooks.common.zipapp import runner_zipapp
     from airflow_stepop.job import (
         Cursor,
         Finding,
@@ -52,54 +46,9 @@ if TYPE_CHECKING:
         Payload,
         StepSpec,
     )
-    from airflow_stepop.stores.folder import THIS_HOST, folder_of
 
-# Imported on first use: a trigger loads this module and needs few of these names
-_LAZY = {
-    "Check": "airflow_stepop.hooks.common.checks",
-    "InputFile": "airflow_stepop.hooks.common.input_files",
-    "LabelRules": "airflow_stepop.hooks.common.labels",
-    "Receipt": "airflow_stepop.hooks.common.receipts",
-    "StateTable": "airflow_stepop.hooks.common.state_table",
-    "THIS_HOST": "airflow_stepop.stores.folder",
-    "explained": "airflow_stepop.hooks.common.api_errors",
-    "find_receipt": "airflow_stepop.hooks.common.receipts",
-    "folder_of": "airflow_stepop.stores.folder",
-    "input_files": "airflow_stepop.hooks.common.input_files",
-    "matches": "airflow_stepop.hooks.common.labels",
-    "or_none": "airflow_stepop.hooks.common.api_errors",
-    "parse_receipt": "airflow_stepop.hooks.common.receipts",
-    "report": "airflow_stepop.hooks.common.receipts",
-    "run_checks": "airflow_stepop.hooks.common.checks",
-    "runner_argv": "airflow_stepop.hooks.common.runner_command",
-    "runner_zipapp": "airflow_stepop.hooks.common.zipapp",
-    "step_env": "airflow_stepop.hooks.common.runner_command",
-}
-
-__all__ = [
-    "THIS_HOST",
-    "ApiError",
-    "BackendSettings",
-    "Check",
-    "InputFile",
-    "LabelRules",
-    "Receipt",
-    "StateTable",
-    "StepHook",
-    "Trouble",
-    "explained",
-    "find_receipt",
-    "folder_of",
-    "input_files",
-    "matches",
-    "or_none",
-    "parse_receipt",
-    "report",
-    "run_checks",
-    "runner_argv",
-    "runner_zipapp",
-    "step_env",
-]
+__all__ = ["ApiError", "BackendSettings", "StepHook", "Trouble"]
+__all__ += pieces.__all__
 
 S_co = TypeVar("S_co", bound=BackendSettings, default=BackendSettings, covariant=True)
 
@@ -395,6 +344,6 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        if name not in _LAZY:
+        if name not in pieces.__all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(_LAZY[name]), name)
+        return getattr(pieces, name)

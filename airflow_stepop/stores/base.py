@@ -47,7 +47,7 @@ class Store(ABC):
     """One object store or folder; ``configured.open_store`` makes one from an address.
 
     Writes are atomic: an object exists completely or not at all. Writes are create-only: an object never
-    changes. The only exception is :meth:`put`, which repairs a damaged object.
+    changes. The only exception is :meth:`put`.
 
     :param url: the address, without a trailing slash
     """
@@ -88,7 +88,8 @@ class Store(ABC):
     def put(self, path: str, *buffers: Buffer) -> None:
         """Write the joined buffers as one object, and replace the object if it exists.
 
-        Only for damaged objects. Meanwhile a reader gets either the old or the new object, never a mixture.
+        Only for damaged objects, and for addresses that expire. Meanwhile a reader gets either the old or the
+        new object, never a mixture.
 
         :raises StoreError: the store cannot be written
         """
@@ -98,6 +99,13 @@ class Store(ABC):
         """Read the ranges one after another into ``view``; yield each filled part of ``view``, in order.
 
         :raises StoreError: an object is gone, cannot be read, or does not have the requested bytes
+        """
+
+    @abstractmethod
+    def delete(self, path: str) -> None:
+        """Delete one object. An object that does not exist is no error.
+
+        :raises StoreError: the object cannot be deleted
         """
 
     @abstractmethod

@@ -13,6 +13,7 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -255,6 +256,17 @@ class BucketStore(Store):
         part[:] = data
 
     # -- the rest
+
+    def delete(self, path: str) -> None:
+        import obstore
+
+        client = self.client
+
+        def delete() -> None:
+            with suppress(FileNotFoundError):
+                _again(lambda: obstore.delete(client, path))
+
+        self._call("emptied", path, delete)
 
     def delete_folder(self, path: str) -> None:
         import obstore

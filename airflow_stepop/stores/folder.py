@@ -97,6 +97,12 @@ class FolderStore(Store):
             except (OSError, ValueError) as error:
                 raise self._explain("read", path, error) from error
 
+    def delete(self, path: str) -> None:
+        try:
+            (self.folder / path).unlink(missing_ok=True)
+        except (OSError, ValueError) as error:
+            raise self._explain("deleted from", path, error) from error
+
     def delete_folder(self, path: str) -> None:
         import shutil
 

@@ -5,6 +5,8 @@
     parts/<week>/<sha256>    arguments and code that are too large for a request, named by their content
     results/<deployment>/<dag>/<run>/<task>/<map>/<job>/<segment>
                              results; they are kept when the job is deleted
+    jobs/<deployment>/<dag>/<run>/<task>/<map>/<job>/...
+                             input of a job on a service that reads a bucket; it goes with the job
     checkpoints/<deployment>/<dag>/<run>/<task>/<map>/<digest of the arguments>/...
                              checkpoints that a step saved for its next try
 
@@ -19,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow_stepop.core.naming import slug
 
-PARTS, RESULTS, CHECKPOINTS = "parts", "results", "checkpoints"
+PARTS, RESULTS, CHECKPOINTS, JOBS = "parts", "results", "checkpoints", "jobs"
 WEEK = timedelta(days=7)
 _MONDAY = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -38,6 +40,11 @@ def part_path(sha256: str, at: float) -> str:
 def result_path(labels: Mapping[str, str], job_name: str) -> str:
     """Return the folder for the results of one job: readable names, made unique by the job's name."""
     return f"{_task_path(RESULTS, labels)}/{job_name}"
+
+
+def job_path(labels: Mapping[str, str], job_name: str) -> str:
+    """Return the folder for the staged input of one job: see ``hooks/common/staging.py``."""
+    return f"{_task_path(JOBS, labels)}/{job_name}"
 
 
 def checkpoint_path(labels: Mapping[str, str]) -> str:

@@ -61,6 +61,7 @@ _REBUILDERS = (
 #   secrets, requirements   the manifest has a field of this name
 #   snapshots               the runner saves checkpoints to pre-signed addresses
 #   frames                  the outcome comes back through the log
+#   sealed                  secret files lie sealed in the input folder
 #   outcome                 the outcome comes back through the store; this needs no further module
 #   network                 the runner uses pre-signed addresses
 OPTIONAL = {
@@ -72,6 +73,7 @@ OPTIONAL = {
     "requirements": ("requirements.py",),
     "snapshots": ("archive.py", "snapshots.py"),
     "frames": ("frames.py",),
+    "sealed": ("sealing.py",),
     "outcome": (),
     "network": ("remote_parts.py", "threads.py", "uploads.py", "urls.py"),
 }

@@ -1,0 +1,22 @@
+"""The key that seals a job's secret files in a bucket. A hook's ``submit`` calls :func:`seal_key`.
+
+The key travels in the job's request and the sealed files lie in the bucket: either alone reveals nothing.
+``runner/sealing.py`` has the format of a sealed file.
+"""
+
+from __future__ import annotations
+
+import hmac
+
+from airflow_stepop.core.signing_key import signing_key
+
+
+def seal_key(nonce: str) -> bytes:
+    """Return the key for the sealed files of one job (32 bytes).
+
+    The key is the same in every process of this deployment. So a later try can seal the files of a job again
+    that an earlier try has submitted.
+
+    :param nonce: the nonce of the job, ``StepSpec.nonce``
+    """
+    return hmac.new(signing_key(), f"seal{nonce}".encode(), "sha256").digest()
