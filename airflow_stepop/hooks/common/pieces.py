@@ -13,11 +13,21 @@ if TYPE_CHECKING:
     from airflow_stepop.hooks.common.checks import Check, run_checks
     from airflow_stepop.hooks.common.input_files import InputFile, input_files
     from airflow_stepop.hooks.common.labels import LabelRules, matches
+    from airflow_stepop.hooks.common.listing import Listing
+    from airflow_stepop.hooks.common.log_cursors import (
+        LogEvent,
+        OffsetCursor,
+        TimeCursor,
+        split_lines,
+        visible,
+    )
+    from airflow_stepop.hooks.common.rate_limit import RateLimit
     from airflow_stepop.hooks.common.receipts import Receipt, find_receipt, parse_receipt, report
     from airflow_stepop.hooks.common.runner_command import runner_argv, step_env
     from airflow_stepop.hooks.common.sealing import seal_key
     from airflow_stepop.hooks.common.staging import Staged, remove_sealed, stage, unstage
     from airflow_stepop.hooks.common.state_table import StateTable
+    from airflow_stepop.hooks.common.submission import create_once
     from airflow_stepop.hooks.common.zipapp import runner_zipapp
     from airflow_stepop.stores.folder import THIS_HOST, folder_of
     from airflow_stepop.stores.paths import job_path
@@ -27,10 +37,16 @@ _LAZY = {  # name -> its module
     "Check": f"{_HERE}.checks",
     "InputFile": f"{_HERE}.input_files",
     "LabelRules": f"{_HERE}.labels",
+    "Listing": f"{_HERE}.listing",
+    "LogEvent": f"{_HERE}.log_cursors",
+    "OffsetCursor": f"{_HERE}.log_cursors",
+    "RateLimit": f"{_HERE}.rate_limit",
     "Receipt": f"{_HERE}.receipts",
     "Staged": f"{_HERE}.staging",
     "StateTable": f"{_HERE}.state_table",
     "THIS_HOST": "airflow_stepop.stores.folder",
+    "TimeCursor": f"{_HERE}.log_cursors",
+    "create_once": f"{_HERE}.submission",
     "explained": f"{_HERE}.api_errors",
     "find_receipt": f"{_HERE}.receipts",
     "folder_of": "airflow_stepop.stores.folder",
@@ -45,9 +61,11 @@ _LAZY = {  # name -> its module
     "runner_argv": f"{_HERE}.runner_command",
     "runner_zipapp": f"{_HERE}.zipapp",
     "seal_key": f"{_HERE}.sealing",
+    "split_lines": f"{_HERE}.log_cursors",
     "stage": f"{_HERE}.staging",
     "step_env": f"{_HERE}.runner_command",
     "unstage": f"{_HERE}.staging",
+    "visible": f"{_HERE}.log_cursors",
 }
 
 __all__ = [
@@ -55,9 +73,15 @@ __all__ = [
     "Check",
     "InputFile",
     "LabelRules",
+    "Listing",
+    "LogEvent",
+    "OffsetCursor",
+    "RateLimit",
     "Receipt",
     "Staged",
     "StateTable",
+    "TimeCursor",
+    "create_once",
     "explained",
     "find_receipt",
     "folder_of",
@@ -72,9 +96,11 @@ __all__ = [
     "runner_argv",
     "runner_zipapp",
     "seal_key",
+    "split_lines",
     "stage",
     "step_env",
     "unstage",
+    "visible",
 ]
 
 if not TYPE_CHECKING:

@@ -69,13 +69,16 @@ def parse_receipt(text: str) -> Receipt | None:
 def find_receipt(texts: Iterable[str], prefix: str = RECEIPT_PREFIX) -> Receipt | None:
     """Return the last receipt in ``texts``, or ``None`` if there is no receipt.
 
+    In a log, a receipt may follow text on the same line, which the step has printed without a line end.
+
     :param texts: log lines or messages, oldest first
     :param prefix: text in front of a receipt. The runner writes the default prefix into logs only
     """
     found = None
     for text in texts:
-        if text.startswith(prefix):
-            found = parse_receipt(text[len(prefix) :]) or found
+        _, mark, receipt = text.rpartition(prefix) if prefix else ("", "", text)
+        if mark == prefix:
+            found = parse_receipt(receipt) or found
     return found
 
 

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from airflow_stepop.hooks.common.log_cursors import split_lines, visible
 from airflow_stepop.hooks.kubernetes.cluster import Cluster, status_of
 from airflow_stepop.hooks.kubernetes.objects import STEP, Json
 from airflow_stepop.hooks.kubernetes.pods import has_ended, logged_containers
 from airflow_stepop.job import LogChunk, LogLine
-from airflow_stepop.runner.protocol import FRAME_PREFIX
 
 if TYPE_CHECKING:
     from airflow_stepop.job import Cursor
@@ -146,10 +146,7 @@ FRAMES = 64  # limit of log lines that carry an outcome
 
 
 def _timed(data: bytes | None, is_whole: bool = True) -> list[Timed]:
-    lines = (data or b"").split(b"\n")
-    if not is_whole:
-        lines.pop()  # an incomplete last line: a later read returns the whole line
-    parted = (line.decode("utf-8", "replace").partition(" ") for line in lines)
+    parted = (line.partition(" ") for line in split_lines(data or b"", is_whole=is_whole))
     # A line without a time stamp is a message of the kubelet, such as: the container is gone
     return [(_utc(when), text) for when, space, text in parted if space and _TIME.match(when)]
 
@@ -170,10 +167,4 @@ def _after(lines: Sequence[Timed], time: str, count: int) -> list[Timed]:
 
 
 def _shown(lines: Sequence[Timed]) -> list[LogLine]:
-    """Return the lines that the step printed, without the parts that carry the outcome."""
-    found: list[LogLine] = []
-    for when, text in lines:
-        own, framed, _ = text.partition(FRAME_PREFIX)
-        if own or not framed:
-            found += LogLine.printed(datetime.fromisoformat(when).timestamp(), own)
-    return found
+    return visible((datetime.fromisoformat(when).timestamp(), text) for when, text in lines)

@@ -28,12 +28,13 @@ from typing import TYPE_CHECKING, Any, cast
 from airflow_stepop.core.stored_json import COUNT, NUMBER, OBJECT, TEXT, FieldType, checked_fields, or_nothing
 from airflow_stepop.exceptions import IntegrityError, StepInterruptedError
 from airflow_stepop.failure import Failure
+from airflow_stepop.hooks.common.log_cursors import visible
 from airflow_stepop.hooks.common.receipts import RECEIPT_FIELDS
 from airflow_stepop.hooks.local.supervisor import main as supervisor
 from airflow_stepop.hooks.local.supervisor import state as files
-from airflow_stepop.hooks.local.supervisor.log import LogPosition, Records, read_records, read_tail
+from airflow_stepop.hooks.local.supervisor.log import LogPosition, read_records, read_tail
 from airflow_stepop.hooks.local.supervisor.systems import LINUX, OWN, System, find_system
-from airflow_stepop.job import LogChunk, LogLine
+from airflow_stepop.job import LogChunk
 from airflow_stepop.runner.protocol import ENV_JOB
 
 if TYPE_CHECKING:
@@ -307,16 +308,12 @@ class JobFolder:
     def read_log(self, cursor: Cursor, max_bytes: int) -> LogChunk | None:
         """Return the log lines after ``cursor``, or ``None`` if there are no new lines."""
         records, after = read_records(str(self.path / files.LOG), LogPosition.parse(cursor), max_bytes)
-        return LogChunk(_lines(records), str(after)) if records else None
+        return LogChunk(visible(records), str(after)) if records else None
 
     def read_tail(self, count: int, since: Cursor) -> LogChunk:
         """Return the last ``count`` log lines after the cursor ``since``."""
         records, after = read_tail(str(self.path / files.LOG), count, LogPosition.parse(since))
-        return LogChunk(_lines(records)[-count:], str(after))
-
-
-def _lines(records: Records) -> list[LogLine]:
-    return [line for record in records for line in LogLine.printed(*record)]
+        return LogChunk(visible(records)[-count:], str(after))
 
 
 def _write_private(path: Path, buffers: Sequence[Buffer]) -> None:

@@ -18,6 +18,7 @@ from airflow_stepop.failure import Category, Failure
 from airflow_stepop.hooks.base import (
     THIS_HOST,
     BackendSettings,
+    OffsetCursor,
     StepHook,
     input_files,
     matches,
@@ -25,8 +26,9 @@ from airflow_stepop.hooks.base import (
     report,
     runner_argv,
     step_env,
+    visible,
 )
-from airflow_stepop.job import Finding, FoundJob, JobHandle, JobState, JobStatus, LogChunk, LogLine
+from airflow_stepop.job import Finding, FoundJob, JobHandle, JobState, JobStatus, LogChunk
 from airflow_stepop.runner import protocol
 
 START = 'setsid flock lock sh -c "$0" sh "$@" > /dev/null 2>&1 &'
@@ -123,14 +125,12 @@ class FlockStepHook(StepHook[FlockSettings]):
     def logs(self, cursors):
         chunks = {}
         for handle, cursor in cursors.items():
-            log = self.root / handle.id / "log"
-            data = log.read_bytes()[int(cursor or 0) :] if log.exists() else b""
-            if not (log.parent / "exit").exists():
-                data = data[: data.rfind(b"\n") + 1]  # the last line may be incomplete
-            if data:
-                texts = [line.decode(errors="replace") for line in data.splitlines()]
-                lines = [line for text in texts for line in LogLine.printed(time.time(), text)]
-                chunks[handle] = LogChunk(lines, str(int(cursor or 0) + len(data)))
+            log, begin = self.root / handle.id / "log", OffsetCursor.parse(cursor)
+            is_over = (log.parent / "exit").exists()
+            data = log.read_bytes()[begin.offset :] if log.exists() else b""
+            texts, end = begin.after(data, is_over=is_over)
+            if texts:
+                chunks[handle] = LogChunk(visible((time.time(), text) for text in texts), str(end))
         return chunks
 
     def outcome(self, handle):
