@@ -10,7 +10,7 @@ frozen and independent of any vendor. This module does no I/O.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
@@ -89,6 +89,24 @@ class FoundJob:
     handle: JobHandle
     labels: Mapping[str, str] = field(compare=False)
     created_at: float = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """The staged input of one job, outside of the stores.
+
+    :param path: the path that ``stores.paths.job_path`` has returned for the job
+    :param count: number of its files
+    :param size: their total size in bytes
+    :param modified_at: time of the last write, in seconds since the epoch
+    :param delete: deletes the folder; a folder that is gone is no error
+    """
+
+    path: str
+    count: int
+    size: int
+    modified_at: float
+    delete: Callable[[], None] = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)

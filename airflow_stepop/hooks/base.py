@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         FoundJob,
         JobHandle,
         JobStatus,
+        Leftover,
         LogLine,
         OutcomeReport,
         Payload,
@@ -289,6 +290,14 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
     @abstractmethod
     def delete(self, handle: JobHandle) -> None:
         """Remove everything that a terminal job leaves behind at the service. Idempotent."""
+
+    def leftovers(self) -> Iterable[Leftover]:
+        """Return the staged input of jobs that lies outside of the stores, for example in a volume.
+
+        ``airflow stepop gc`` deletes what no job needs any more. The inherited method returns nothing: that
+        is right for a backend that stages into a store, or leaves nothing behind.
+        """
+        return ()
 
     @abstractmethod
     def find(self, labels: Mapping[str, str]) -> Iterable[FoundJob]:

@@ -8,6 +8,10 @@ again.
 - *Results* are in one folder per job. A folder is kept while it is younger than the retention, while its DAG
   run is unfinished, and while an XCom or a record names its job. A record gets the reference before the XCom
   does, so records are read first.
+- *Staged input* (``jobs/...``, and :meth:`StepHook.leftovers` of a backend without a store) is in one folder
+  per job. A job's ``delete`` removes it. What is left is kept while it is younger than the retention and than
+  the longest job, while its DAG run is unfinished, and while a record names its job whose outcome was not
+  collected.
 - *Parts* (arguments and code) are in one folder per week (decision 0004). A week is kept until every job that
   could have been submitted in this week has ended.
 - *Checkpoints* are in one folder per task instance. A folder is kept while it is younger than the retention,
@@ -40,11 +44,18 @@ from airflow_stepop.inventory.database import (
     task_instances,
     unfinished_runs,
 )
-from airflow_stepop.inventory.targets import Complain, Job, Target, deployment, find_jobs
+from airflow_stepop.inventory.targets import (
+    Complain,
+    Job,
+    Target,
+    deployment,
+    find_jobs,
+    usable_targets,
+)
 from airflow_stepop.inventory.xcoms import xcom_texts
 from airflow_stepop.maintenance.orphans import DAY_S, Action, find_orphans
 from airflow_stepop.stores.configured import configured_stores
-from airflow_stepop.stores.paths import CHECKPOINTS, PARTS, RESULTS, WEEK, of_deployment
+from airflow_stepop.stores.paths import CHECKPOINTS, JOBS, PARTS, RESULTS, WEEK, of_deployment
 from airflow_stepop.waiting.deadlines import OVERDUE_FACTOR, OVERDUE_S
 
 if TYPE_CHECKING:
@@ -53,7 +64,11 @@ if TYPE_CHECKING:
 JOB_NAME = re.compile(r"s-[a-z0-9-]+")
 CLOCKS_S = DAY_S  # largest allowed difference between the clocks of workers, stores and this host
 MIN_JOB_AGE_S = 600.0
-DEPTH = {RESULTS: 7, CHECKPOINTS: 6}  # number of path components of a folder that is deleted as a whole
+DEPTH = {
+    RESULTS: 7,
+    CHECKPOINTS: 6,
+    JOBS: 7,
+}  # number of path components of a folder that is deleted as a whole
 
 
 class Kind(StrEnum):
@@ -62,6 +77,7 @@ class Kind(StrEnum):
     RESULTS = "results"
     PARTS = "parts"
     CHECKPOINTS = "checkpoints"
+    STAGED = "staged input"
     JOBS = "jobs of this host"
 
 
@@ -88,17 +104,21 @@ class Garbage:
 
 @dataclass
 class Folder:
-    """The totals of one folder, summed up from a listing of its store."""
+    """The totals of one folder, summed up from a listing of its store, or of a backend.
 
-    store: Store
+    :param place: the address of the store, or the backend with its connection
+    :param remove: deletes the folder
+    """
+
+    place: str
     path: str
+    remove: Callable[[], None]
     count: int = 0
     size: int = 0
     newest_at: float = 0.0
 
     def as_garbage(self, kind: Kind) -> Garbage:
-        delete = partial(self.store.delete_folder, self.path)
-        return Garbage(kind, self.store.url, self.path, self.count, self.size, self.newest_at, delete)
+        return Garbage(kind, self.place, self.path, self.count, self.size, self.newest_at, self.remove)
 
 
 @dataclass
@@ -106,6 +126,7 @@ class Marks:
     """The references that protect data from deletion.
 
     :param names: names of jobs that a record or an XCom refers to
+    :param uncollected: names of jobs that a record refers to whose outcome was not collected
     :param runs: (dag, run) of unfinished runs, as path components
     :param tasks: (dag, run, task, map index) of unfinished task instances, as path components
     :param begun_at: when the oldest uncollected step of an unfinished task instance began, seconds since the
@@ -113,6 +134,7 @@ class Marks:
     """
 
     names: set[str] = field(default_factory=set)
+    uncollected: set[str] = field(default_factory=set)
     runs: set[tuple[str, ...]] = field(default_factory=set)
     tasks: set[tuple[str, ...]] = field(default_factory=set)
     begun_at: float = float("inf")
@@ -126,17 +148,21 @@ def find_garbage(*, now: float, retention_s: float, complain: Complain) -> list[
     :param complain: called with a message for each store that fails; the other stores are still searched
     :raises StepopError: a record or an XCom cannot be read, so nothing may be deleted
     """
-    folders: dict[str, list[Folder]] = {RESULTS: [], PARTS: [], CHECKPOINTS: []}
+    folders: dict[str, list[Folder]] = {RESULTS: [], PARTS: [], CHECKPOINTS: [], JOBS: []}
     for store in configured_stores():
         try:
             for top in folders:
                 folders[top] += list_folders(store, top)
         except StepopError as error:
             complain(str(error))
+    folders[JOBS] += list_leftovers(complain)
     old = [folder for folder in folders[RESULTS] if now - folder.newest_at >= retention_s]
-    marks = find_marks(old)
+    longest_s = max(retention_s, longest_job_s())
+    staged = [folder for folder in folders[JOBS] if now - folder.newest_at >= longest_s]
+    marks = find_marks(old, staged)
     garbage = [folder.as_garbage(Kind.RESULTS) for folder in old if not _is_marked(folder, marks)]
-    week_end = min(now - max(retention_s, longest_job_s()), marks.begun_at) - CLOCKS_S
+    garbage += [folder.as_garbage(Kind.STAGED) for folder in staged if not _is_awaited(folder, marks)]
+    week_end = min(now - longest_s, marks.begun_at) - CLOCKS_S
     garbage += [
         folder.as_garbage(Kind.PARTS) for folder in folders[PARTS] if _end_of_week(folder.path) <= week_end
     ]
@@ -161,20 +187,37 @@ def list_folders(store: Store, top: str) -> Iterator[Folder]:
         if len(pieces) <= depth:
             continue
         path = "/".join(pieces[:depth])
-        folder = folders.setdefault(path, Folder(store, path))
+        folder = folders.setdefault(path, Folder(store.url, path, partial(store.delete_folder, path)))
         folder.count += 1
         folder.size += found.size
         folder.newest_at = max(folder.newest_at, found.modified_at)
     yield from folders.values()
 
 
-def find_marks(candidates: list[Folder]) -> Marks:
-    """Return the references that protect some of ``candidates``. List the candidates before this call.
+def list_leftovers(complain: Complain) -> Iterator[Folder]:
+    """Yield the staged input that backends keep outside of the stores: that of this deployment.
+
+    :param complain: called with a message for each connection that fails
+    """
+    for target in usable_targets(complain):
+        try:
+            found = list(target.hook.leftovers())
+        except Exception as error:  # noqa: BLE001, RUF100 - whatever an SDK raises
+            complain(f"the staged input at {target} cannot be listed: {error or type(error).__name__}")
+            continue
+        top = f"{of_deployment(JOBS, deployment())}/"
+        for one in found:
+            if one.path.startswith(top) and len(one.path.split("/")) == DEPTH[JOBS]:
+                yield Folder(str(target), one.path, one.delete, one.count, one.size, one.modified_at)
+
+
+def find_marks(results: list[Folder], staged: list[Folder]) -> Marks:
+    """Return the references that protect some of the folders. List the folders before this call.
 
     The order of reading matters: first the state of a task instance, then its record, then the XComs. A task
     writes its record before its XCom, so no reference is missed.
     """
-    wanted = {_pieces(folder.path)[:4] for folder in candidates}
+    wanted = {_pieces(folder.path)[:4] for folder in [*results, *staged]}
     marks = Marks()
     for key, state in task_instances():
         pieces, is_live = _pieces_of(key), not is_finished(state)
@@ -183,8 +226,8 @@ def find_marks(candidates: list[Folder]) -> Marks:
         if is_live or pieces in wanted:
             _mark_record(key, is_live, marks)
     marks.runs = {(_slug(dag_id), _slug(run_id)) for dag_id, run_id in unfinished_runs()}
-    if candidates:
-        names = {_name(folder) for folder in candidates}
+    if results:
+        names = {_name(folder) for folder in results}
         for text in xcom_texts():
             marks.names |= names.intersection(JOB_NAME.findall(text))
     return marks
@@ -194,7 +237,10 @@ def _mark_record(key: TaskKey, is_live: bool, marks: Marks) -> None:
     record = raw_record(key)
     if record is None:
         return
-    marks.names.update(JOB_NAME.findall(json.dumps(record)))
+    names = JOB_NAME.findall(json.dumps(record))
+    marks.names.update(names)
+    if not (isinstance(record, dict) and record.get("collected")):
+        marks.uncollected.update(names)
     if not is_live:
         return
     try:
@@ -206,6 +252,11 @@ def _mark_record(key: TaskKey, is_live: bool, marks: Marks) -> None:
 
 def _is_marked(folder: Folder, marks: Marks) -> bool:
     return _name(folder) in marks.names or _pieces(folder.path)[:2] in marks.runs
+
+
+def _is_awaited(folder: Folder, marks: Marks) -> bool:
+    """Return whether the job of a folder with staged input may still run, or may be started."""
+    return _name(folder) in marks.uncollected or _pieces(folder.path)[:2] in marks.runs
 
 
 def _name(folder: Folder) -> str:
@@ -296,7 +347,7 @@ def _remove_empty_folders(store: Store, now: float) -> None:
     parts = urlsplit(store.url)
     if parts.scheme != "file":
         return
-    for top in (RESULTS, CHECKPOINTS):
+    for top in (RESULTS, CHECKPOINTS, JOBS):
         root = Path(unquote(parts.path)) / of_deployment(top, deployment())
         for parent, _, _ in os.walk(root, topdown=False):
             depth = len(Path(parent).relative_to(root).parts)

@@ -10,11 +10,15 @@ import threading
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from airflow_stepop.exceptions import StoreError
+from airflow_stepop.hooks.local import LocalStepHook
+from airflow_stepop.job import Leftover
 from airflow_stepop.maintenance import garbage
 from airflow_stepop.maintenance.garbage import Kind, find_garbage
 from airflow_stepop.maintenance.orphans import DAY_S
@@ -22,7 +26,8 @@ from airflow_stepop.payload.build import build_payload
 from airflow_stepop.payload.call import CommandCall
 from airflow_stepop.payload.spill import spill
 from airflow_stepop.stores.configured import default_store
-from airflow_stepop.stores.paths import checkpoint_path, part_path, result_path
+from airflow_stepop.stores.paths import checkpoint_path, job_path, part_path, result_path
+from tests.support.third_party import install_backend
 
 pytestmark = [pytest.mark.timeout(900)]
 
@@ -352,6 +357,114 @@ def test_a_submit_during_gc(ran, monkeypatch):
     assert len(set(submitted)) == 1
     assert submitted[0].read_bytes() == data
     assert not (default_store().folder / part_path(sha256, week("2026-10-01"))).exists()
+
+
+# -- staged input
+
+
+def staged(name="s-gone-task-0123456789ab", *, age_days=100.0, **given):
+    """Stage a file of a job as ``hooks/common/staging.py`` does."""
+    return put(f"{job_path(labels(**given), name)}/0123456789abcdef/step.pyz", age_days=age_days)
+
+
+def test_staged_input_that_no_job_needs_goes(stepop):
+    """Old folders are counted, and deleted as a whole, only with --yes. Young ones stay."""
+    old, young = staged(), staged("s-gone-task-ba9876543210", age_days=29)
+    beside = put(
+        old.relative_to(default_store().folder).as_posix().replace("step.pyz", "secrets.json.sealed")
+    )
+    other = staged(deployment="other")
+    assert kinds(stepop("gc", "-o", "json")) == {"staged input": (1, 2, 10)}
+    assert kinds(stepop("gc", "--yes", "-o", "json")) == {"staged input": (1, 2, 10)}
+    assert [file.exists() for file in (old, beside, young, other)] == [False, False, True, True]
+
+
+def test_staged_input_of_a_job_that_waits_or_runs_stays(stepop, instance):
+    """Its outcome was not collected: the job may wait for its quota, be queued, or run."""
+    one = instance("quiet", "deferred")
+    record = one.new_record()
+    file = staged(record.name, dag_id="upkeep", run_id=one.run_id, task_id="quiet")
+    for state in ("deferred", "running", "up_for_retry", "failed"):
+        one.set_state(state)
+        one.set_record(record.to_json())
+        assert kinds(stepop("gc", "--yes", "-o", "json")) == {}
+    one.set_record({"of a newer version": record.name})
+    assert kinds(stepop("gc", "--yes", "-o", "json")) == {}, (
+        "a record that is not understood keeps everything"
+    )
+    assert file.exists()
+    one.set_record({**record.to_json(), "collected": {"result": {"value": f"x/{record.name}"}}})
+    assert kinds(stepop("gc", "--yes", "-o", "json")) == {"staged input": (1, 1, 5)}
+
+
+def test_staged_input_of_a_result_that_is_still_referred_to_goes(stepop, ran):
+    """The result is elsewhere."""
+    file = staged()
+    with _xcom(ran, f"results/x/{file.parent.parent.name}"):
+        assert kinds(stepop("gc", "--yes", "-o", "json")) == {"staged input": (1, 1, 5)}
+
+
+def test_staged_input_of_an_unfinished_run_stays(stepop, ran):
+    file = staged(dag_id="upkeep", run_id=ran["run_id"], task_id="quiet")
+    _set_run_state(ran, "running")
+    try:
+        assert kinds(stepop("gc", "--yes", "-o", "json")) == {}
+    finally:
+        _set_run_state(ran, ran["state"])
+    assert file.exists()
+
+
+def test_staged_input_stays_as_long_as_a_job_may_run(ran):
+    """A job without a record runs for as long as [stepop] timeout allows."""
+    name = staged(age_days=1.0).parent.parent.name
+
+    def names(now):
+        found = find_garbage(now=now, retention_s=60.0, complain=pytest.fail)
+        return [one.name.rpartition("/")[2] for one in found if one.kind is Kind.STAGED]
+
+    assert names(time.time()) == []
+    assert names(time.time() + DAY_S) == [name]
+
+
+class VolumeHook(LocalStepHook):
+    """Keeps the staged input of jobs in a volume of its own."""
+
+    backend = "volume"
+    volume: ClassVar[dict[str, float]] = {}  # path -> time of the last write
+    error: ClassVar[Exception | None] = None
+
+    def leftovers(self):
+        if self.error:
+            raise self.error
+        for path, at in list(self.volume.items()):
+            yield Leftover(path, 3, 30, at, partial(self.volume.pop, path, None))
+
+
+def test_staged_input_outside_of_the_stores(stepop, instance, tmp_path, monkeypatch):
+    install_backend(monkeypatch, tmp_path / "site", "volume", f"{VolumeHook.__module__}:VolumeHook")
+    monkeypatch.setenv("AIRFLOW__STEPOP__DEFAULT_BACKEND", "volume")
+    one = instance("quiet", "deferred")
+    record = one.new_record()
+    one.set_record(record.to_json())
+    old = time.time() - 100 * DAY_S
+    kept = {
+        job_path(labels(), "s-young"): time.time(),
+        job_path(labels("upkeep", one.run_id, "quiet"), record.name): old,
+        job_path(labels(deployment="other"), "s-other"): old,
+        "jobs/_/something/else": old,
+    }
+    gone = job_path(labels(), "s-gone-task-0123456789ab")
+    monkeypatch.setattr(VolumeHook, "volume", {**kept, gone: old})
+    (line,) = stepop("gc", "--each", "-o", "json").data
+    assert (line["kind"], line["where"], line["name"], line["bytes"]) == ("staged input", "volume", gone, 30)
+    assert kinds(stepop("gc", "--yes", "-o", "json")) == {"staged input": (1, 3, 30)}
+    assert VolumeHook.volume == kept
+    monkeypatch.setattr(VolumeHook, "error", ConnectionError("the volume is away"))
+    file = staged()
+    output = stepop("gc", "--yes", "-o", "json")
+    assert (output.code, kinds(output)) == (1, {"staged input": (1, 1, 5)})
+    assert "the staged input at volume cannot be listed: the volume is away" in output.err
+    assert not file.exists()
 
 
 # -- checkpoints, jobs, and leftovers
