@@ -183,13 +183,16 @@ class JobContract(ContractBase):
         hook.cancel(self.unknown(handle))
 
     def test_delete(self, hook: StepHook, step: Callable[..., Step]) -> None:
-        """A deleted job is gone with its outcome, and is not found; deleting it again is no error."""
+        """A deleted job is gone with its outcome and its input, and is not found; deleting it again is no
+        error.
+        """
         one = step(["true"])
         handle, _ = self.run(hook, one)
         hook.delete(handle)
         hook.delete(handle)
         assert hook.status([handle])[handle].state is JobState.GONE
         assert self.found(hook, nonce=one.spec.nonce) == set()
+        assert [left.path for left in hook.leftovers() if left.path.endswith(f"/{handle.name}")] == []
         with pytest.raises(OutcomeLostError):
             hook.outcome(handle)
 

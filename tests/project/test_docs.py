@@ -145,7 +145,7 @@ def test_every_verb_is_explained() -> None:
 
     page = (DOCS / "backends" / "writing.md").read_text()
     promises = page.partition("## The promises")[2].partition("\n## ")[0]
-    inherited = {"api_error", "changed_jobs", "fresh_status", "link", "preserve_outcome", "tail"}
+    inherited = {"api_error", "changed_jobs", "fresh_status", "leftovers", "link", "preserve_outcome", "tail"}
     assert (
         set(re.findall(r"^\| `(\w+)\(", promises, re.MULTILINE)) == StepHook.__abstractmethods__ | inherited
     )

@@ -13,6 +13,7 @@ from airflow_stepop.hooks.base import InputFile, job_path, remove_sealed, seal_k
 from airflow_stepop.runner.sealing import sealed, unsealed
 from airflow_stepop.stores.configured import open_store
 from airflow_stepop.stores.folder import FolderStore
+from tests.support.line import Line
 from tests.support.waiting import PATIENCE_S
 
 LABELS = {"deployment": "prod", "dag_id": "d", "run_id": "r", "task_id": "t", "map_index": "-1"}
@@ -143,6 +144,35 @@ def test_a_lost_answer_of_a_write(service, lost):
     service.is_answer_lost = lambda path: path.endswith(lost)
     check(service, stage(service, JOB, given, KEY), given)
     assert service.written.count(lost) == 1
+
+
+class LosingLine(Line):
+    """A line to a server. The first answer to a request that writes ``name`` gets lost."""
+
+    def __init__(self, url, name):
+        self.name = name.encode()
+        self.is_armed = False
+        self.lost = 0
+        super().__init__(url)
+
+    def _send(self, target, data):
+        if data.startswith(b"PUT ") and self.name in data.partition(b"\r\n")[0]:
+            self.is_armed = not self.lost
+        elif self.is_armed and data.startswith(b"HTTP/1.1 200"):
+            self.is_armed, self.lost = False, self.lost + 1
+            raise ConnectionResetError
+        super()._send(target, data)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "step.pyz", sha256(b"code").hexdigest()])
+def test_a_lost_answer_of_a_real_server(s3_server, connect, name):
+    """The store's client sends the create-only request again, and the server says that the object exists."""
+    line = LosingLine(s3_server.endpoint, name)
+    store, given = connect({"endpoint_url": line.url}), files()
+    check(store, stage(store, JOB, given, KEY), given)
+    assert line.lost == 1
+    store.delete_folder("")
+    line.cut()
 
 
 @pytest.mark.parametrize("at", range(5))
