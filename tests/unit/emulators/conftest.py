@@ -14,7 +14,7 @@ from tests.support.sagemaker import SageMaker, log_service, sagemaker
 from tests.unit.emulators.requests import Jobs
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def emulator(s3_server: S3Server) -> Iterator[SageMaker]:
     with log_service() as logs_url, sagemaker(s3_server, logs_url) as service:
         yield service

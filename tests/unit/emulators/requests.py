@@ -9,6 +9,15 @@ from typing import Any
 from tests.support.sagemaker import Json, SageMaker
 
 
+def refusal(client: Any, operation: str, **arguments: Any) -> tuple[str, str]:
+    """Return code and message of the error that a call meets; ``("200", "")`` if it meets none."""
+    try:
+        getattr(client, operation)(**arguments)
+    except client.exceptions.ClientError as error:
+        return error.response["Error"]["Code"], error.response["Error"]["Message"]
+    return "200", ""
+
+
 @dataclass
 class Jobs:
     """Jobs of one test: their requests, their scripts and their objects."""
@@ -69,6 +78,10 @@ class Jobs:
         request = self.request(**changes)
         self.client.create_training_job(**request)
         return str(request["TrainingJobName"])
+
+    def refused(self, **changes: Any) -> tuple[str, str]:
+        """Return code and message of the error that a new job meets."""
+        return refusal(self.client, "create_training_job", **self.request(**changes))
 
     def create_script(self, script: str, **changes: Any) -> str:
         """Create a job that runs a script from an input channel."""
