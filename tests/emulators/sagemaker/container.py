@@ -1,8 +1,9 @@
 """Runs the entrypoint of a job on this host, in namespaces of its own, where /opt/ml is the job's.
 
-``unshare`` makes a user, mount, pid and UTS namespace (and a network namespace for EnableNetworkIsolation),
-so no privilege is needed and every process of the job ends with its entrypoint, and with the emulator. An
-image is a Python interpreter of this host, which is ``python3`` and ``python`` on the job's PATH.
+``inside.py`` makes a user, mount, pid and UTS namespace (and a network namespace for
+EnableNetworkIsolation), so no privilege is needed, and every process of the job ends with its entrypoint
+and with the emulator. An image is a Python interpreter of this host, which is ``python3`` and ``python`` on
+the job's PATH.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,28 +18,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 INSIDE = Path(__file__).with_name("inside.py")
-NAMESPACES = [
-    "--user",
-    "--map-root-user",
-    "--mount",
-    "--uts",
-    "--pid",
-    "--fork",
-    "--kill-child",
-    "--mount-proc",
-]
+PYTHON = [sys.executable, "-I", "-S", str(INSIDE)]
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @functools.cache
 def unavailable() -> str:
     """Return why this host cannot make the namespaces; an empty text where it can."""
-    unshare = shutil.which("unshare")
-    if not unshare:
-        return "the program unshare (util-linux) is not there"
-    tried = subprocess.run([unshare, *NAMESPACES, "true"], capture_output=True, text=True, check=False)
+    tried = subprocess.run([*PYTHON, "probe"], capture_output=True, text=True, check=False)
     if tried.returncode:
-        return f"unshare may not make namespaces here: {tried.stderr.strip()}"
+        return tried.stderr.strip() or f"the trial ended with exit code {tried.returncode}"
     return "" if Path("/opt").is_dir() else "/opt does not exist here"
 
 
@@ -89,11 +77,8 @@ class Container:
                 }
             )
         )
-        python = [sys.executable, "-I", "-S", str(INSIDE)]
-        network = [] if spec.network else ["--net"]
-        unshare = [str(shutil.which("unshare")), *NAMESPACES, *network, "--", *python, "enter", str(written)]
         self._process = subprocess.Popen(
-            [*python, "launch", "-", *unshare],
+            [*PYTHON, "run", str(written), "host" if spec.network else "none"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

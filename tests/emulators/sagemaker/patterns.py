@@ -16,18 +16,23 @@ POSIX = {"Alnum": "a-zA-Z0-9", "Alpha": "a-zA-Z", "Digit": "0-9", "Upper": "A-Z"
 
 
 @cache
-def _category(name: str) -> str:
-    r"""Return the characters of ``\p{NAME}`` as the inside of a character class."""
-    if name in POSIX:
-        return POSIX[name]
-    found: list[list[int]] = []
+def _categories() -> dict[str, str]:
+    r"""Return the characters of each general category (``L``, ``N``, ...) as the inside of a class."""
+    found: dict[str, list[list[int]]] = {}
     for code in range(sys.maxunicode + 1):
-        if unicodedata.category(chr(code)).startswith(name):
-            if found and found[-1][1] == code - 1:
-                found[-1][1] = code
-            else:
-                found.append([code, code])
-    return "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in found)
+        ranges = found.setdefault(unicodedata.category(chr(code))[0], [])
+        if ranges and ranges[-1][1] == code - 1:
+            ranges[-1][1] = code
+        else:
+            ranges.append([code, code])
+    return {
+        name: "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in ranges)
+        for name, ranges in found.items()
+    }
+
+
+def _category(name: str) -> str:
+    return POSIX.get(name) or _categories()[name]
 
 
 @cache

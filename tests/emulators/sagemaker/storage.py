@@ -131,6 +131,8 @@ def download_channel(s3: RoleS3, channel: Json, folder: Path) -> None:
 def _objects(s3: RoleS3, source: Json) -> Iterator[tuple[str, str, str]]:
     """Yield bucket, key and local name of each object of a channel."""
     bucket, prefix = split_url(source["S3Uri"])
+    if "//" in prefix:
+        raise TransferError(TWO_SLASHES.format(url=source["S3Uri"]))
     if source["S3DataType"] == "S3Prefix":
         for key in s3.keys(bucket, prefix):
             if not key.endswith("/"):

@@ -7,6 +7,7 @@ each input prefix, the output bucket may be written, and the account's quota has
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from tests.emulators.sagemaker.errors import (
@@ -72,6 +73,7 @@ class SyncChecks:
         if self._world.s3 is None:
             return
         bucket, prefix = split_url(url)
+        prefix = re.sub("/+", "/", prefix)  # a server that keeps objects in files has no others
         told = {"url": url, "role": self._role.arn, "bucket": bucket, "region": self._region}
         try:
             found = next(self._world.s3.of(self._role).keys(bucket, prefix), None)

@@ -21,6 +21,7 @@ from tests.emulators.sagemaker.jobs import LONGEST_REASON, Job
 from tests.emulators.sagemaker.storage import (
     CheckpointSync,
     DeniedError,
+    RoleS3,
     TransferError,
     download_channel,
     upload_folder,
@@ -50,9 +51,8 @@ class Attempt:
 
     def __init__(self, world: World, job: Job, folder: Path) -> None:
         self._world, self._job = world, job
-        arn = job.request["RoleArn"]
-        self._role = world.iam.roles.get(arn) or Role(arn, trusts=(), policies=())
-        self._s3 = world.s3.of(self._role) if world.s3 else None
+        self._role = Role(job.request["RoleArn"], trusts=(), policies=())
+        self._s3: RoleS3 | None = None
         self._spec = Spec(
             folder=folder,
             argv=command(job),
@@ -70,6 +70,8 @@ class Attempt:
 
     def download(self) -> str:
         """Make /opt/ml with the input channels. Return a FailureReason, or an empty text."""
+        self._role = self._world.iam.roles.get(self._role.arn, self._role)
+        self._s3 = self._world.s3.of(self._role) if self._world.s3 else None
         if "sagemaker.amazonaws.com" not in self._role.trusts:
             return NO_TRUST
         ml = self._spec.ml
