@@ -36,13 +36,13 @@ class SageMaker:
     _clients: Json = field(default_factory=dict)
 
     def client(self, service: str, *, key: str = "tests", region: str = "us-east-1") -> Any:
-        """Return a real boto3 client without retries: of the emulator, of the log service, or of S3."""
+        """Return a real boto3 client without retries. All services but S3 are behind the emulator."""
         import boto3
         from botocore.config import Config
 
         name = f"{service} {key} {region}"
         if name not in self._clients:
-            endpoint = {"logs": self.logs_url, "s3": self.s3.endpoint}.get(service, self.url)
+            endpoint = self.s3.endpoint if service == "s3" else self.url
             own = (self.s3.key, self.s3.secret) if service == "s3" else (key, "secret")
             self._clients[name] = boto3.client(
                 service,
@@ -78,9 +78,9 @@ class SageMaker:
 
     def connection(self, **extra: Any) -> str:
         """Return an Airflow connection whose services lead here, as the value of an environment variable."""
-        here = ("sagemaker", "sts", "iam", "ecr", "service-quotas")
+        here = ("sagemaker", "sts", "iam", "ecr", "service-quotas", "logs", "secretsmanager")
         endpoints = {name: {"endpoint_url": self.url} for name in here}
-        endpoints |= {"logs": {"endpoint_url": self.logs_url}, "s3": {"endpoint_url": self.s3.endpoint}}
+        endpoints["s3"] = {"endpoint_url": self.s3.endpoint}
         own = {"region_name": "us-east-1", "service_config": endpoints}
         fields = {"conn_type": "aws", "login": self.s3.key, "password": self.s3.secret}
         return json.dumps({**fields, "extra": {**own, **extra}})

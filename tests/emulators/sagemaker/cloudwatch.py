@@ -25,7 +25,7 @@ class CloudWatch:
     """The log service of the account, in each region."""
 
     def __init__(self, endpoint: str) -> None:
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._clients: dict[str, Any] = {}
         self._lock = threading.Lock()
 
@@ -37,7 +37,7 @@ class CloudWatch:
             if region not in self._clients:
                 client = boto3.client(
                     "logs",
-                    endpoint_url=self._endpoint,
+                    endpoint_url=self.endpoint,
                     region_name=region,
                     aws_access_key_id="service",
                     aws_secret_access_key="service",
@@ -89,7 +89,8 @@ class LogStream:
         """Wait for the last line, and unless lines are to come late, for its arrival."""
         self._reader.join()
         self._ended.set()
-        if not self._job.settings.late_logs_s:
+        settings = self._job.settings
+        if not settings.late_logs_s and not settings.late_logs_hold:
             self._sender.join()
 
     def _read(self) -> None:
@@ -103,9 +104,11 @@ class LogStream:
     def _send(self) -> None:
         over = False
         while not over:
-            over = self._ended.wait(self._job.settings.log_batch_s)
-            if over and self._job.settings.late_logs_s:
-                time.sleep(self._job.settings.late_logs_s)
+            settings = self._job.settings
+            over = self._ended.wait(settings.log_batch_s)
+            time.sleep(settings.late_logs_s)
+            while settings.late_logs_hold and not self._job.vanished:
+                time.sleep(0.02)
             with self._lock:
                 batch, self._lines = self._lines, []
             for first in range(0, len(batch), MOST_EVENTS):

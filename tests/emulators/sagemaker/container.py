@@ -8,12 +8,14 @@ the job's PATH.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,6 +64,7 @@ class Container:
             (binaries / name).write_text(f'#!/bin/sh\nexec {spec.python} "$@"\n')
             (binaries / name).chmod(0o755)
         env = {"PATH": f"/opt/image/bin:{PATH}", "HOME": "/root", "LANG": "C.UTF-8", **spec.env}
+        shared = [(path, path) for path in spec.shared if spec.private_tmp and path.startswith("/tmp/")]
         written = spec.folder / "spec.json"
         written.write_text(
             json.dumps(
@@ -71,8 +74,7 @@ class Container:
                     "ml": str(spec.ml),
                     "opt": str(spec.folder / "opt"),
                     "tmp": str(spec.folder / "tmp") if spec.private_tmp else "",
-                    "shared": [path for path in spec.shared if path.startswith("/tmp/")],
-                    "mounts": spec.mounts,
+                    "mounts": [*spec.mounts, *shared],
                     "hostname": spec.hostname,
                 }
             )
@@ -100,20 +102,16 @@ class Container:
 
     def signal(self, number: int) -> None:
         """Send a signal to the entrypoint alone, as ``docker stop`` does."""
-        if (pid := self.pid) is not None:
-            try:
+        while (pid := self.pid) is None and self._process.poll() is None:
+            time.sleep(0.005)  # it is just being made, or has just ended
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
-            except ProcessLookupError:
-                return
 
     def kill(self) -> None:
         """End everything that runs in the container, and wait for it."""
         self.signal(signal.SIGKILL)
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._process.wait()
 
     def exit_code(self) -> int | None:
         """Return the exit code as docker has it (128 + the signal), or None while the container runs."""

@@ -122,6 +122,14 @@ def _channels(request: Json) -> Iterator[str]:
             raise not_emulated("this S3DataType")
 
 
+def _checkpoints(request: Json) -> Iterator[str]:
+    path = request.get("CheckpointConfig", {}).get("LocalPath", "/opt/ml/checkpoints")
+    if path.startswith(("/opt/ml/input", "/opt/ml/model", "/opt/ml/output")):
+        yield f"The checkpoint path {path} lies in a reserved folder."  # inferred
+    if not path.startswith(("/opt/", "/tmp/")):
+        raise not_emulated("checkpoints outside /opt and /tmp")
+
+
 def _urls(request: Json) -> Iterator[str]:
     urls = {"OutputDataConfig.S3OutputPath": request["OutputDataConfig"]["S3OutputPath"]}
     if "CheckpointConfig" in request:
@@ -151,5 +159,6 @@ RULES: list[Callable[[Json], Iterator[str]]] = [
     _volume,
     _warm_pool,
     _channels,
+    _checkpoints,
     _urls,
 ]

@@ -44,6 +44,7 @@ class Control:
     def settings(self, **changes: Any) -> None:
         """Change settings of the service; ``rates="real"`` are the documented rates."""
         change(self._world.settings, changes)
+        self._wake("*")
 
     def plan(self, job: str, **changes: Any) -> None:
         """Say what happens to the jobs of a pattern: to those that are there, and to later ones."""

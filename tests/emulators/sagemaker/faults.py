@@ -27,7 +27,7 @@ class Fault:
     """Requests of an operation (a pattern) fail, ``count`` times or for some seconds; without both, for ever.
 
     ``after``: the request is carried out before it fails. Kind ``lost``: the connection ends without an
-    answer.
+    answer. Kind ``slow``: the answer comes ``delay_s`` late.
     """
 
     kind: str = "internal"
@@ -35,14 +35,15 @@ class Fault:
     count: int | None = None
     seconds: float | None = None
     after: bool = False
+    delay_s: float = 0.0  # of the kind "slow": the answer comes so late, and is otherwise as it is
     code: str = ""  # another error than that of the kind
     message: str = ""
     status: int = 0
     since: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        if self.kind != "lost" and self.kind not in KINDS:
-            raise ValueError(f"no kind of fault: {self.kind}; there are lost, {', '.join(KINDS)}")
+        if self.kind not in ("lost", "slow") and self.kind not in KINDS:
+            raise ValueError(f"no kind of fault: {self.kind}; there are lost, slow, {', '.join(KINDS)}")
 
     def strikes(self, operation: str) -> bool:
         over = self.seconds is not None and time.monotonic() > self.since + self.seconds
@@ -81,7 +82,9 @@ class Faults:
         """Raise the error of the first fault that hits the request."""
         with self._lock:
             hit = next((one for one in self._faults if one.after == after and one.strikes(operation)), None)
-        if hit:
+        if hit and hit.kind == "slow":
+            time.sleep(hit.delay_s)
+        elif hit:
             raise hit.error()
 
     def limit(self, operation: str, rates: dict[str, list[float]]) -> None:

@@ -60,15 +60,14 @@ def enter(spec):
     opt, tmp = spec["opt"], spec["tmp"]
     os.makedirs(os.path.join(opt, "ml"))
     bind(spec["ml"], os.path.join(opt, "ml"))
+    folders = {"/opt": opt, "/tmp": tmp}
+    for source, target in spec["mounts"]:  # below /opt or /tmp: nothing else of the host is touched
+        top = target[:4]
+        inner = os.path.join(folders[top] or top, os.path.relpath(target, top))
+        os.makedirs(inner, exist_ok=True)
+        bind(source, inner)
     lay_over("/opt", opt, False)
-    for source, target in spec["mounts"]:
-        os.makedirs(target, exist_ok=True)
-        bind(source, target)
     if tmp:
-        for shared in spec["shared"]:
-            inner = os.path.join(tmp, os.path.relpath(shared, "/tmp"))
-            os.makedirs(inner, exist_ok=True)
-            bind(shared, inner)
         lay_over("/tmp", tmp, True)
     check(libc.sethostname(spec["hostname"].encode(), len(spec["hostname"])), "sethostname")
     os.chdir("/")

@@ -24,7 +24,7 @@ RUNTIME = ("MaxRuntimeExceeded", "Training job runtime exceeded MaxRuntimeInSeco
 WAIT = ("MaxWaitTimeExceeded", "Training job wait time exceeded MaxWaitTimeInSeconds provided")
 INTERRUPTED = "Training job interrupted"  # inferred
 RESTARTING = "Restarting the training job"  # inferred
-TICK_S = 0.5  # the longest time without a look at what nobody notifies
+TICK_S = 60.0  # whoever changes something notifies; this is for what was forgotten
 
 
 class StoppedError(Exception):
@@ -170,7 +170,10 @@ class Lifecycle:
                     raise ReclaimedError
                 self._look()
                 with job.changed:
-                    job.changed.wait(min(0.03 if job.plan.run else TICK_S, left - trained))
+                    if job.plan.run:
+                        job.changed.wait(0.03)
+                    else:
+                        job.changed.wait(min(self._left(), left - trained, reclaim - trained))
             return code
         finally:
             self._trained_before += time.monotonic() - started
@@ -186,7 +189,7 @@ class Lifecycle:
             if left <= 0 and not held:
                 return
             with job.changed:
-                job.changed.wait(TICK_S if held else min(left, TICK_S))
+                job.changed.wait(self._left() if held else min(left, self._left()))
 
     def _is_released(self, phase: str) -> bool:
         names = list(self._world.released)
@@ -209,6 +212,14 @@ class Lifecycle:
         pending = waits.get("MaxPendingTimeInSeconds", float("inf")) * job.settings.second_s
         if job.secondary == "Pending" and waited >= pending:
             raise FailedError(NO_CAPACITY)  # inferred
+
+    def _left(self) -> float:
+        """Return how long the job may sleep before a time of its request is over."""
+        waits, waited = self._job.request["StoppingCondition"], time.monotonic() - self._created
+        ends = [waits[name] for name in ("MaxWaitTimeInSeconds", "MaxPendingTimeInSeconds") if name in waits]
+        left = [end * self._job.settings.second_s - waited for end in ends]
+        simulated = [self._job.plan.train_s] if not self._job.plan.run else []
+        return max(0.01, min([TICK_S, *simulated, *(one for one in left if one > 0)]))
 
     def _stop(self, attempt: Attempt, secondary: str, message: str) -> None:
         """SIGTERM, a while, SIGKILL; outputs are uploaded; the end is ``Stopped``."""

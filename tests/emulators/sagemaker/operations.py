@@ -38,10 +38,12 @@ class Operations:
     def _arn(self, call: Call, name: str) -> str:
         return f"arn:aws:sagemaker:{call.region}:{self._world.settings.account}:training-job/{name}"
 
-    def _require(self, call: Call, operation: str, **context: Any) -> Job:
+    def _require(self, call: Call, operation: str) -> Job:
         """Check the permission for one job, and return the job."""
         name = call.body["TrainingJobName"]
-        require(call.caller, f"sagemaker:{operation}", self._arn(call, name), context)
+        known = self._world.jobs.get((call.region, name))
+        tags = {f"aws:ResourceTag/{key}": value for key, value in known.tags.items()} if known else {}
+        require(call.caller, f"sagemaker:{operation}", self._arn(call, name), tags)
         return self._world.job(call.region, name)
 
     def create_training_job(self, call: Call) -> Json:

@@ -13,8 +13,9 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from tests.emulators.sagemaker.control import Control
-from tests.emulators.sagemaker.errors import ApiError
+from tests.emulators.sagemaker.errors import ApiError, not_emulated
 from tests.emulators.sagemaker.faults import LostAnswerError
+from tests.emulators.sagemaker.forwarding import LOGS, Answer, forwarded, log_answer
 from tests.emulators.sagemaker.iam import credential
 from tests.emulators.sagemaker.model import has_operation, service
 from tests.emulators.sagemaker.operations import Call, Operations
@@ -101,16 +102,29 @@ class Handler(BaseHTTPRequestHandler):
 
     def _json(self, body: bytes) -> None:
         prefix, _, operation = self.headers["X-Amz-Target"].partition(".")
-        name, answers = self.server.targets.get(prefix, ("sagemaker", None))
+        name, answers = self.server.targets.get(prefix, ("", None))
         try:
-            result = self._carried_out(name, answers, operation, body)
+            if prefix == LOGS:
+                result: Any = log_answer(self.server.world, operation, self.headers, body)
+            elif not answers and prefix != "SageMaker":
+                result = forwarded(self.server.world, self.headers, body)
+            else:
+                result = self._carried_out(name or "sagemaker", answers, operation, body)
         except LostAnswerError:
             self._hang_up(operation)
         except ApiError as error:
             self.server.world.faults.count(operation, error.code)
-            modelled = error.code in service(name).shape_names
+            modelled = bool(name) and error.code in service(name).shape_names
             told = {"__type": error.code, "Message" if modelled else "message": error.message}
             self._answer(error.status, json.dumps(told), JSON_TYPE)
+        else:
+            self._tell(operation, result)
+
+    def _tell(self, operation: str, result: Any) -> None:
+        """Answer with a result: nothing, JSON, or what came from a server behind."""
+        if isinstance(result, Answer):
+            self.server.world.faults.count(operation, str(result.status))
+            self._answer(result.status, result.body, result.content_type)
         else:
             self.server.world.faults.count(operation, "200")
             self._answer(200, "" if result is None else json.dumps(result), JSON_TYPE)
@@ -119,8 +133,10 @@ class Handler(BaseHTTPRequestHandler):
         """Check a request in the order of the service's layers, and carry it out."""
         world = self.server.world
         method = getattr(answers, snake(operation), None) if operation[:1].isupper() else None
-        if method is None or not has_operation(name, operation):
+        if not has_operation(name, operation):
             raise ApiError("UnknownOperationException", "")
+        if method is None:
+            raise not_emulated(operation)
         world.faults.strike(operation, after=False)
         caller = world.iam.caller(self.headers.get("Authorization"))
         self._check_date()
@@ -163,7 +179,7 @@ class Handler(BaseHTTPRequestHandler):
         action = form.get("Action", "")
         world = self.server.world
         try:
-            result = self._queried(action, form)
+            result = self._queried(action, form, body)
         except LostAnswerError:
             self._hang_up(action)
         except ApiError as error:
@@ -176,16 +192,19 @@ class Handler(BaseHTTPRequestHandler):
             }
             self._answer(status, f'<ErrorResponse xmlns="{IAM_XML}">{xml(told)}</ErrorResponse>', "text/xml")
         else:
+            if isinstance(result, Answer):
+                self._tell(action, result)
+                return
             world.faults.count(action, "200")
             inner = {f"{action}Result": result, "ResponseMetadata": {"RequestId": uuid.uuid4()}}
             text = f'<{action}Response xmlns="{IAM_XML}">{xml(inner)}</{action}Response>'
             self._answer(200, text, "text/xml")
 
-    def _queried(self, action: str, form: dict[str, str]) -> Any:
+    def _queried(self, action: str, form: dict[str, str], body: bytes) -> Any:
         world = self.server.world
         method = getattr(self.server.query, snake(action), None) if action[:1].isupper() else None
         if method is None:
-            raise ApiError("InvalidAction", f"Could not find operation {action}")
+            return forwarded(world, self.headers, body)
         world.faults.strike(action, after=False)
         caller = world.iam.caller(self.headers.get("Authorization"))
         return method(Call(caller, credential(self.headers["Authorization"])[2], form))

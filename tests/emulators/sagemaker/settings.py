@@ -8,12 +8,16 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-# The documented rates (CreateTrainingJob 1/s, ListTrainingJobs 2/s, not adjustable) and one that pollers meet
+# Documented: CreateTrainingJob, ListTrainingJobs, FilterLogEvents, DescribeLogStreams.
+# The others are what pollers meet, and the bursts are guesses
 REAL_RATES = {
     "CreateTrainingJob": [1.0, 5.0],
     "ListTrainingJobs": [2.0, 2.0],
     "DescribeTrainingJob": [10.0, 20.0],
     "StopTrainingJob": [1.0, 5.0],
+    "GetLogEvents": [25.0, 25.0],
+    "FilterLogEvents": [5.0, 5.0],
+    "DescribeLogStreams": [25.0, 25.0],
 }
 
 
@@ -30,7 +34,8 @@ class Settings:
     list_lag_s: float = 0.0  # how old the answers of ListTrainingJobs are
     late_objects_s: float = 0.0  # objects of a Failed job come that long after the status
     late_objects_hold: bool = False  # ... or not before this is False again
-    late_logs_s: float = 0.0  # the last batch of log lines comes that long after it was printed
+    late_logs_s: float = 0.0  # log lines come that long after they were printed
+    late_logs_hold: bool = False  # ... or not before this is False again
     log_batch_s: float = 0.1
     checkpoint_sync_s: float = 0.1
     layout: str = "plain"  # of CompressionType NONE: plain, tar, or mixed (model plain, output.tar.gz)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.emulators.sagemaker.cloudwatch import LogStream
-from tests.emulators.sagemaker.container import Container, Spec
+from tests.emulators.sagemaker.container import Container, Spec, unavailable
 from tests.emulators.sagemaker.errors import OUT_OF_MEMORY
 from tests.emulators.sagemaker.iam import Role
 from tests.emulators.sagemaker.images import Image
@@ -138,6 +138,8 @@ class Attempt:
         """Return a FailureReason if the tag of the image is not there."""
         name = self._job.request["AlgorithmSpecification"]["TrainingImage"]
         image = Image.parse(name)
+        if self._job.plan.run and unavailable():
+            return f"EmulatorError: containers cannot run here: {unavailable()}"
         return "" if image and image.has_tag(self._world.repositories) else NO_TAG.format(image=name)
 
     def start(self) -> None:
@@ -178,17 +180,20 @@ class Attempt:
 
     def terminate(self) -> None:
         """SIGTERM, and SIGKILL after the time that stands for 120 s."""
+        self._ask_to_end()
+        self.end_container(upload=True)
+
+    def _ask_to_end(self) -> None:
         if self._container:
             self._container.signal(signal.SIGTERM)
             until = time.monotonic() + self._job.settings.kill_after_s
             while self._container.exit_code() is None and time.monotonic() < until:
                 time.sleep(0.02)
-        self.end_container(upload=True)
 
     def reclaim(self) -> None:
         """Spot takes the instance: nothing is saved that was not copied before."""
-        if self._container and self._job.settings.spot_sigterm:
-            self._container.signal(signal.SIGTERM)
+        if self._job.settings.spot_sigterm and not self._job.vanished:
+            self._ask_to_end()
         self.end_container(upload=False)
 
     def end_container(self, *, upload: bool) -> None:

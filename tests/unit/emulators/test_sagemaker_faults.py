@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -154,3 +155,18 @@ def test_a_reset_ends_every_job(jobs):
     jobs.create()
     jobs.service.do("reset")
     assert jobs.service.report() == {"jobs": {}, "answers": {}}
+
+
+def test_a_slow_answer(service):
+    """The request is carried out, and its answer comes late."""
+    service.do("fault", kind="slow", delay_s=0.2, after=True, operation="ListTrainingJobs", count=1)
+    began = time.monotonic()
+    assert code_of(service.client("sagemaker")) == "200"
+    assert time.monotonic() - began >= 0.2
+
+
+def test_the_rates_of_the_logs(service):
+    service.do("settings", rates={"FilterLogEvents": [0.001, 1]})
+    logs = service.client("logs")
+    codes = [code_of(logs, "filter_log_events", logGroupName="none") for _ in range(2)]
+    assert codes == ["ResourceNotFoundException", "ThrottlingException"]

@@ -268,3 +268,32 @@ def test_quotas_can_be_asked_for(someone):
     assert found["ml.m5.large for training job usage"]["Value"] == 3
     code = found["ml.m5.large for spot training job usage"]["QuotaCode"]
     assert quotas.get_service_quota(ServiceCode="sagemaker", QuotaCode=code)["Quota"]["Value"] == 0
+
+
+def test_logs_are_read_with_a_permission_of_their_own(someone):
+    logs = someone.service.client("logs", key="SOMEONE")
+    query = {"logGroupName": someone.service.group, "logStreamNamePrefix": "x"}
+    someone.may(allow("sagemaker:*"))
+    text = denied(logs, "describe_log_streams", **query)
+    group = "arn:aws:logs:us-east-1:123456789012:log-group:/aws/sagemaker/TrainingJobs"
+    assert f"logs:DescribeLogStreams on resource: {group}:log-stream: because no identity" in text
+    someone.may(allow(["logs:DescribeLogStreams", "logs:FilterLogEvents"], f"{group}:*"))
+    assert refusal(logs, "describe_log_streams", **query)[0] in ("200", "ResourceNotFoundException")
+    assert "logs:GetLogEvents on" in denied(
+        logs, "get_log_events", logGroupName=someone.service.group, logStreamName="x"
+    )
+
+
+def test_a_role_can_be_assumed_in_the_server_behind(service):
+    sts = service.client("sts")
+    answer = sts.assume_role(RoleArn=service.role, RoleSessionName="tests")
+    assert answer["Credentials"]["AccessKeyId"].startswith("ASIA")
+
+
+def test_a_tag_can_be_a_condition(someone):
+    condition = {"StringEquals": {"aws:ResourceTag/team": "blue"}}
+    someone.may(CREATES, PASSES, allow("sagemaker:AddTags"))
+    names = [someone.create(Tags=[{"Key": "team", "Value": team}]) for team in ("blue", "red")]
+    someone.may(allow("sagemaker:DescribeTrainingJob", Condition=condition))
+    assert someone.client.describe_training_job(TrainingJobName=names[0])
+    assert names[1] in denied(someone.client, "describe_training_job", TrainingJobName=names[1])

@@ -11,7 +11,7 @@ import tarfile
 import pytest
 
 from tests.support.processes import is_alive, wait_gone
-from tests.support.sagemaker import log_service, sagemaker
+from tests.support.sagemaker import sagemaker
 from tests.support.waiting import wait_until
 from tests.unit.emulators.requests import refusal
 
@@ -305,14 +305,76 @@ def test_a_job_that_somebody_deleted_ends_and_is_unknown(running):
     wait_gone([pid], "the container")
 
 
-def test_containers_end_with_the_emulator(running, s3_server):
-    """Whatever kills the emulator, no process of a job is left."""
-    with log_service() as logs, sagemaker(s3_server, logs) as own:
+@pytest.mark.parametrize("ending", ["killed", "alone"])
+def test_containers_end_with_the_emulator(running, ending):
+    """Whatever ends the emulator, no process of a job is left. It ends with the process that started it."""
+    shared = running.service
+    with sagemaker(shared.s3, shared.logs_url) as own:
         running.service = own
         name = running.create_script(
             "import subprocess, sys\nprint('running', flush=True)\nsubprocess.run(['sleep', '1000'])"
         )
         wait_for_line(own, name, "running")
         pid = own.report()["jobs"][name]["pid"]
-        own.process.kill()
-        wait_gone([pid], "the container")
+        if ending == "killed":
+            own.process.kill()
+        else:
+            own.process.stdin.close()
+        wait_gone([pid, own.process.pid] if ending == "killed" else [pid], "the container")
+
+
+def test_the_container_gets_credentials_of_the_role(running):
+    script = """
+import json, os, urllib.request
+with urllib.request.urlopen(os.environ["AWS_CONTAINER_CREDENTIALS_FULL_URI"]) as answer:
+    print(json.load(answer)["AccessKeyId"], flush=True)
+"""
+    name = running.create_script(script)
+    running.service.wait_for(name, "Completed", "Failed")
+    assert running.service.log(name) == [running.service.s3.key]
+
+
+def test_the_last_lines_may_come_after_the_end(running):
+    running.service.do("settings", late_logs_hold=True)
+    name = running.create_script("print('late')")
+    running.service.wait_for(name, "Completed")
+    assert running.service.log(name) == []
+    running.service.do("settings", late_logs_hold=False)
+    wait_for_line(running.service, name, "late")
+
+
+def test_a_folder_for_checkpoints_elsewhere(running):
+    """LocalPath may lie outside /opt/ml."""
+    running.put("saved/deep/step", "3")
+    name = running.create_script(
+        "print(open('/tmp/checkpoints/deep/step').read()); open('/tmp/checkpoints/new', 'w').write('4')",
+        CheckpointConfig={"S3Uri": f"{running.url}/saved", "LocalPath": "/tmp/checkpoints"},
+    )
+    running.service.wait_for(name, "Completed", "Failed")
+    assert running.service.log(name) == ["3"]
+    assert running.objects("saved/") == {"deep/step": b"3", "new": b"4"}
+
+
+def test_a_folder_of_the_host_can_be_shared(running, tmp_path):
+    """Everything else below /tmp is the job's own."""
+    running.service.do("settings", shared=[str(tmp_path)])
+    name = running.create_script(f"open({str(tmp_path / 'seen')!r}, 'w').write('x')")
+    running.service.wait_for(name, "Completed", "Failed")
+    assert (tmp_path / "seen").read_text() == "x"
+
+
+def test_a_reclaim_may_send_sigterm(running):
+    """Whether the real service does so is not known."""
+    running.service.do("settings", spot_sigterm=True, kill_after_s=200.0)
+    script = ENDS_ON_SIGTERM.replace("/opt/ml/model/last", "/opt/ml/checkpoints/last")
+    first = "import os, sys\nif os.path.exists('/opt/ml/checkpoints/last'): sys.exit(0)\n"
+    name = running.create_script(
+        first + script.replace("    sys.exit(0)", "    import time; time.sleep(1); sys.exit(0)"),
+        EnableManagedSpotTraining=True,
+        StoppingCondition={"MaxRuntimeInSeconds": 3600, "MaxWaitTimeInSeconds": 7200},
+        CheckpointConfig={"S3Uri": f"{running.url}/saved"},
+    )
+    wait_for_line(running.service, name, "running")
+    running.service.do("interrupt", job=name)
+    described = running.service.wait_for(name, "Completed", "Failed")
+    assert "Interrupted" in statuses(described)

@@ -250,12 +250,17 @@ def test_all_failures_are_told_together(jobs):
         ("DescribeTrainingJob", {"TrainingJobName": "nobody"}, "ValidationException"),
         ("StopTrainingJob", {"TrainingJobName": "nobody"}, "ValidationException"),
         ("CreateEverything", {}, "UnknownOperationException"),
-        ("CreateHubContent", {}, "UnknownOperationException"),
     ],
 )
 def test_other_bad_requests(service, operation, body, code):
     status, answer, _ = raw(service, operation, body)
     assert (status, json.loads(answer)["__type"]) == (400, code)
+
+
+def test_what_is_not_emulated_cannot_be_taken_for_the_service(service):
+    for operation in ("Search", "CreateProcessingJob"):
+        status, answer, _ = raw(service, operation, {})
+        assert (status, json.loads(answer)["__type"]) == (501, "NotEmulated")
 
 
 CPU = {"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 30}
