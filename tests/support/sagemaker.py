@@ -20,6 +20,13 @@ from tests.support.s3 import S3Server
 from tests.support.waiting import wait_until
 
 Json = dict[str, Any]
+# moto's server, which ends with the process that started it: when its standard input ends
+MOTO = """
+import os, sys, threading
+threading.Thread(target=lambda: (os.read(0, 1), os._exit(0)), daemon=True).start()
+from moto.server import main
+main(sys.argv[1:])
+"""
 
 
 @dataclass
@@ -114,9 +121,9 @@ def log_service() -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-c", MOTO, "-H", "127.0.0.1", "-p", str(port)]
     null = subprocess.DEVNULL
-    with subprocess.Popen(command, stdin=null, stdout=null, stderr=null) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=null, stderr=null) as process:
         try:
             wait_until(lambda: _answers(port), "moto's server to listen", explain=process.poll)
             yield url

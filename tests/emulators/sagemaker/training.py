@@ -65,7 +65,7 @@ class Attempt:
         self._container: Container | None = None
         self._log: LogStream | None = None
         self._sync: CheckpointSync | None = None
-        self._simulated_end: float | None = None
+        self._simulated_since: float | None = None
         self.started = False
 
     def download(self) -> str:
@@ -147,7 +147,7 @@ class Attempt:
         self.started = True
         job = self._job
         if not job.plan.run:
-            self._simulated_end = time.monotonic() + job.plan.train_s
+            self._simulated_since = time.monotonic()
             return
         self._spec.env |= self._environment()
         self._container = Container(self._spec)
@@ -172,8 +172,9 @@ class Attempt:
         }
 
     def exit_code(self) -> int | None:
-        if self._simulated_end is not None:
-            return self._job.plan.exit_code if time.monotonic() >= self._simulated_end else None
+        if self._simulated_since is not None:
+            plan = self._job.plan
+            return plan.exit_code if time.monotonic() >= self._simulated_since + plan.train_s else None
         assert self._container
         self._job.pid = self._job.pid or self._container.pid
         return self._container.exit_code()
