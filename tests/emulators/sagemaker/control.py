@@ -62,6 +62,8 @@ class Control:
 
     def interrupt(self, job: str) -> None:
         """Spot takes the instances of the jobs, now or as soon as they train."""
+        if not all(one.is_spot for one in self._jobs(job)):
+            raise ValueError(f"{job}: only a job with EnableManagedSpotTraining can be interrupted")
         self._mark(job, "interrupted", True)
 
     def vanish(self, job: str) -> None:

@@ -261,5 +261,7 @@ class Lifecycle:
         if uploads and late and attempt:
             until = time.monotonic() + job.settings.late_objects_s
             while time.monotonic() < until or job.settings.late_objects_hold:
+                if job.vanished:
+                    raise VanishedError
                 time.sleep(0.02)
             attempt.upload()

@@ -18,6 +18,7 @@ from tests.emulators.sagemaker.errors import (
     QUOTA,
     ApiError,
     invalid,
+    not_emulated,
 )
 from tests.emulators.sagemaker.iam import Role
 from tests.emulators.sagemaker.images import Image
@@ -58,6 +59,9 @@ class SyncChecks:
     def _check_image(self, algorithm: Json) -> None:
         name = algorithm["TrainingImage"]
         image = Image.parse(name)
+        config = algorithm.get("TrainingImageConfig", {})
+        if config.get("TrainingRepositoryAccessMode") == "Vpc":
+            raise not_emulated("images of a registry in a VPC")
         if image is None:
             # A host before the first slash is another registry; Docker Hub names have none
             elsewhere = "." in name.partition("/")[0] and "/" in name
