@@ -15,7 +15,9 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import threading
+from pathlib import Path
 
 from tests.emulators.sagemaker.cloudwatch import CloudWatch
 from tests.emulators.sagemaker.server import Server
@@ -34,6 +36,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--logs", help="the address of a CloudWatch Logs server; without it lines are dropped"
     )
+    parser.add_argument("--work", help="a folder for the files of the jobs; without it, a temporary one")
     parser.add_argument("--python", default=sys.executable, help="the interpreter that runs every image")
     parser.add_argument("--settings", default="{}", help="JSON with fields of Settings")
     parser.add_argument("--with-parent", action="store_true", help="end when standard input ends")
@@ -54,6 +57,7 @@ def main() -> None:
         s3=S3(options.s3, options.s3_key, options.s3_secret) if options.s3 else None,
         logs=CloudWatch(options.logs) if options.logs else None,
         python=options.python,
+        folder=Path(options.work or tempfile.mkdtemp(prefix="sagemaker-")),
     )
     server = Server(world, options.host, options.port)
     over = threading.Event()

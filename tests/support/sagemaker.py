@@ -1,4 +1,17 @@
-"""Starts the emulator of SageMaker and the log service beside it, and speaks to its control interface."""
+"""Starts the emulator of SageMaker and the log service beside it, and speaks to its control interface.
+
+    with log_service() as logs_url, sagemaker(s3_server, logs_url, list_lag_s=0.5) as service:
+        service.do("plan", job="train-*", pending=True, hold=["Pending"])  # they wait for capacity ...
+        service.wait_for(name, "Pending")
+        service.do("release", job="train-*", phase="Pending")              # ... until now
+        service.do("fault", kind="throttle", operation="List*", seconds=3)
+        assert service.log(name) == ["a line"]
+
+``service.client("sagemaker", key="SOMEONE")`` is real boto3; ``service.connection()`` an Airflow
+connection. All services but S3 are behind the emulator's address. Orders are in
+``tests/emulators/sagemaker/control.py``, what can be set in ``settings.py`` and faults in ``faults.py``
+beside it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +21,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -148,9 +162,13 @@ def sagemaker(s3: S3Server, logs_url: str, **settings: Any) -> Iterator[SageMake
     command = [sys.executable, "-m", "tests.emulators.sagemaker_api", "--with-parent", "--logs", logs_url]
     command += ["--s3", s3.endpoint, "--s3-key", s3.key, "--s3-secret", s3.secret]
     command += ["--settings", json.dumps(settings)]
-    with subprocess.Popen(
-        command, cwd=ROOT, env=_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    pipe = subprocess.PIPE
+    with (
+        tempfile.TemporaryDirectory(prefix="sagemaker-", ignore_cleanup_errors=True) as work,
+        subprocess.Popen(
+            [*command, "--work", work], cwd=ROOT, env=_environment(), stdin=pipe, stdout=pipe, text=True
+        ) as process,
+    ):
         assert process.stdout
         line = process.stdout.readline()
         assert line.startswith("ready "), f"the emulator did not start: {line!r}, see its standard error"

@@ -71,7 +71,6 @@ class Lifecycle:
             except ReclaimedError:
                 attempt.reclaim()
                 self._job.move("Interrupted", INTERRUPTED)
-                self._pause_or_end("Interrupted", attempt)
             except StoppedError as end:
                 self._stop(attempt, *end.args)
                 return
@@ -85,13 +84,6 @@ class Lifecycle:
             finally:
                 attempt.reclaim()
                 shutil.rmtree(folder, ignore_errors=True)
-
-    def _pause_or_end(self, phase: str, attempt: Attempt) -> None:
-        """Wait in a phase outside an attempt; an end there is that of the next attempt's first look."""
-        try:
-            self._pause(phase)
-        except StoppedError:
-            return
 
     def _restarts(self, reason: str) -> bool:
         """RetryStrategy: the service retries an InternalServerError, and nothing else."""
@@ -130,6 +122,7 @@ class Lifecycle:
     def _find_instances(self) -> None:
         job = self._job
         if job.attempts:
+            self._pause(job.secondary)  # Interrupted or Restarting
             job.move("Starting", "Starting the training job")
         self._pause("Starting")
         job.say("Launching requested ML instances")

@@ -140,6 +140,8 @@ class Attempt:
         image = Image.parse(name)
         if self._job.plan.run and unavailable():
             return f"EmulatorError: containers cannot run here: {unavailable()}"
+        if self._job.plan.run and self._job.instance_count > 1:
+            return "EmulatorError: a job runs on one instance here"
         return "" if image and image.has_tag(self._world.repositories) else NO_TAG.format(image=name)
 
     def start(self) -> None:

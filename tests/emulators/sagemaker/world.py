@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import shutil
-import tempfile
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from tests.emulators.sagemaker.storage import S3
 class World:
     """The state that all requests and all jobs share."""
 
+    folder: Path  # for the files of the jobs; removed at the end
     settings: Settings = field(default_factory=Settings)
     s3: S3 | None = None
     logs: CloudWatch | None = None
@@ -35,7 +35,6 @@ class World:
     jobs: dict[tuple[str, str], Job] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
     address: str = ""
-    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="sagemaker-")))
     released: set[tuple[str, str]] = field(default_factory=set)  # (pattern of jobs, phase)
     numbers: itertools.count[int] = field(default_factory=itertools.count)
 

@@ -130,6 +130,27 @@ def test_billing_of_spot_and_of_a_warm_pool(jobs):
     jobs.client.delete_training_job(TrainingJobName=name)
 
 
+@pytest.mark.parametrize("phase", ["Pending", "Interrupted"])
+def test_stop_works_in_every_phase_of_waiting(jobs, phase):
+    jobs.service.do("plan", job="*", run=False, pending=phase == "Pending", hold=[phase], train_s=1000.0)
+    spot = {"MaxRuntimeInSeconds": 3600, "MaxWaitTimeInSeconds": 7200}
+    name = jobs.create(EnableManagedSpotTraining=True, StoppingCondition=spot)
+    if phase == "Interrupted":
+        jobs.service.wait_for(name, "Training")
+        jobs.service.do("interrupt", job=name)
+    jobs.service.wait_for(name, phase)
+    jobs.client.stop_training_job(TrainingJobName=name)
+    described = jobs.service.wait_for(name, "Stopped")
+    assert ("TrainingStartTime" in described) == (phase == "Interrupted")
+
+
+def test_only_spot_is_interrupted(jobs):
+    jobs.service.do("plan", job="*", run=False, hold=["Training"])
+    name = jobs.create()
+    with pytest.raises(AssertionError, match="only a job with EnableManagedSpotTraining"):
+        jobs.service.do("interrupt", job=name)
+
+
 def test_a_job_that_the_service_fails(jobs):
     jobs.service.do("plan", job="*", run=False, hold=["Downloading"])
     name = jobs.create()
