@@ -98,6 +98,7 @@ class LogStream:
         for line in self._output:
             text = line.rstrip(b"\r\n").decode("utf-8", "replace")
             at = int(self._job.now() * 1000)
+            self._job.note_metrics(text, at / 1000)
             # An event has at least one character, so that an empty line is none
             parts = [text[first : first + LONGEST_EVENT] for first in range(0, len(text), LONGEST_EVENT)]
             with self._lock:

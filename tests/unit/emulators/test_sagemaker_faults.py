@@ -138,6 +138,29 @@ def test_billing_of_spot_and_of_a_warm_pool(jobs):
     jobs.client.delete_training_job(TrainingJobName=name)
 
 
+def test_a_warm_pool_goes_on_to_the_next_job_that_fits(jobs):
+    """The same role, image, machine and volume; the earlier job tells who has it now."""
+    jobs.service.do("plan", job="*", run=False)
+    machine = {"InstanceType": "ml.m5.large", "InstanceCount": 1, "KeepAlivePeriodInSeconds": 3600}
+    names = []
+    for size in (30, 31, 30):
+        names.append(jobs.create(ResourceConfig={**machine, "VolumeSizeInGB": size}))
+        jobs.service.wait_for(names[-1], "Completed")
+    pools = [jobs.client.describe_training_job(TrainingJobName=name)["WarmPoolStatus"] for name in names]
+    assert [pool["Status"] for pool in pools] == ["Reused", "Available", "Available"]
+    assert pools[0]["ReusedByJob"] == names[2]
+
+
+def test_a_second_stop_may_be_refused(jobs):
+    jobs.service.do("plan", job="*", run=False, hold=["Starting", "Stop"])
+    name = jobs.create()
+    for _ in range(2):
+        jobs.client.stop_training_job(TrainingJobName=name)
+    jobs.service.do("settings", refuse_second_stop=True)
+    text = "The request was rejected because the training job is in status Stopping."
+    assert refusal(jobs.client, "stop_training_job", TrainingJobName=name)[1] == text
+
+
 @pytest.mark.parametrize("phase", ["Pending", "Interrupted"])
 def test_stop_works_in_every_phase_of_waiting(jobs, phase):
     jobs.service.do("plan", job="*", run=False, pending=phase == "Pending", hold=[phase], train_s=1000.0)

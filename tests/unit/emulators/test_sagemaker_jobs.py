@@ -401,3 +401,19 @@ def test_long_lines_are_divided_and_empty_ones_left_out(running):
     name = running.create_script("print('é' * 150_000); print(); print('end')")
     running.service.wait_for(name, "Completed", "Failed")
     assert [len(line) for line in running.service.log(name)] == [60_000, 60_000, 30_000, 3]
+
+
+def test_metrics_are_read_from_the_log(running):
+    """The last value of each pattern of MetricDefinitions."""
+    running.put("code/main.py", "for loss in (3, 2.5): print(f'loss={loss};')")
+    name = running.create(
+        InputDataConfig=[running.channel("code", "code/")],
+        AlgorithmSpecification={
+            "TrainingImage": running.service.image,
+            "TrainingInputMode": "File",
+            "ContainerEntrypoint": ["python3", "/opt/ml/input/data/code/main.py"],
+            "MetricDefinitions": [{"Name": "loss", "Regex": "loss=(.*?);"}],
+        },
+    )
+    (metric,) = running.service.wait_for(name, "Completed", "Failed")["FinalMetricDataList"]
+    assert (metric["MetricName"], metric["Value"]) == ("loss", 2.5)
