@@ -11,14 +11,15 @@ import contextlib
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import IO, Any
 
 from tests.emulators.sagemaker.iam import Role
 from tests.emulators.sagemaker.jobs import Job
 
 GROUP = "/aws/sagemaker/TrainingJobs"
-LONGEST_EVENT = 200_000
-MOST_EVENTS = 5_000
+LONGEST_EVENT = 60_000  # characters: below 256 KiB whatever they are
+MOST_EVENTS, MOST_BYTES = 5_000, 900_000  # of one call: below the limits of the service
 
 
 class CloudWatch:
@@ -96,9 +97,12 @@ class LogStream:
     def _read(self) -> None:
         for line in self._output:
             text = line.rstrip(b"\r\n").decode("utf-8", "replace")
-            if text:  # an event has at least one character
-                with self._lock:
-                    self._lines.append((int(self._job.now() * 1000), text[:LONGEST_EVENT]))
+            at = int(self._job.now() * 1000)
+            self._job.note_metrics(text, at / 1000)
+            # An event has at least one character, so that an empty line is none
+            parts = [text[first : first + LONGEST_EVENT] for first in range(0, len(text), LONGEST_EVENT)]
+            with self._lock:
+                self._lines += [(at, part) for part in parts]
         self._output.close()
 
     def _send(self) -> None:
@@ -111,8 +115,8 @@ class LogStream:
                 time.sleep(0.02)
             with self._lock:
                 batch, self._lines = self._lines, []
-            for first in range(0, len(batch), MOST_EVENTS):
-                self._put(batch[first : first + MOST_EVENTS])
+            for part in batches(batch):
+                self._put(part)
 
     def _put(self, batch: list[tuple[int, str]]) -> None:
         if not self._client:
@@ -122,6 +126,21 @@ class LogStream:
             self._client.put_log_events(logGroupName=GROUP, logStreamName=self.name, logEvents=events)
         except Exception as error:
             print(f"{self.name}: {len(batch)} log lines are lost: {error!r}", file=sys.stderr)
+
+
+def batches(lines: list[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+    """Divide lines into what one call may have."""
+    part: list[tuple[int, str]] = []
+    size = 0
+    for line in lines:
+        length = len(line[1].encode()) + 26
+        if part and (len(part) >= MOST_EVENTS or size + length > MOST_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(line)
+        size += length
+    if part:
+        yield part
 
 
 def new_stream_name(job: Job) -> str:

@@ -23,7 +23,7 @@ WAIT_TOO_SHORT = (
 LONGEST_RUNTIME_S = 28 * 86_400
 DEFAULT_RUNTIME_S = 86_400
 # Families with local NVMe storage: VolumeKmsKeyId is refused, and VolumeSizeInGB need not be given
-NVME = re.compile(r"ml\.(p4d|p4de|p5\w*|p6\S*|g4dn|g5|g6e?|g7e|trn\w+|r5d)\.")
+NVME = re.compile(r"ml\.(p3dn|p4d|p4de|p5\w*|p6\S*|g4dn|g5|g6e?|g7e|trn\w+|r5d)\.")
 
 
 def check(request: Json) -> None:

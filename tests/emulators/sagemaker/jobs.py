@@ -8,8 +8,10 @@ end.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
+import re
 import threading
 import time
 from typing import Any
@@ -47,6 +49,9 @@ class Job:
         self.transitions: list[Json] = []
         self.history: list[tuple[float, Json]] = []
         self.stop_asked = self.vanished = self.interrupted = False
+        self.metrics: dict[str, Json] = {}
+        self.reused_at: float | None = None
+        self.reused_by: str | None = None  # the job that took the warm pool over
         self.failing = ""  # a FailureReason of the service, from now on
         self.move("Starting", "Starting the training job")
 
@@ -143,7 +148,18 @@ class Job:
                 answer["ResourceConfig"]["SelectedInstanceCount"] = self.instance_count
             if pool := self.warm_pool():
                 answer["WarmPoolStatus"] = pool
+            if self.metrics:
+                answer["FinalMetricDataList"] = list(self.metrics.values())
             return rounded(answer)
+
+    def note_metrics(self, line: str, at: float) -> None:
+        """Keep the last value of each metric that a line of the log has: the first group of its pattern."""
+        for metric in self.request["AlgorithmSpecification"].get("MetricDefinitions", []):
+            with contextlib.suppress(ValueError, IndexError, re.error):
+                if found := re.search(metric["Regex"], line):
+                    value = float(found.group(1))
+                    name = metric["Name"]
+                    self.metrics[name] = {"MetricName": name, "Value": value, "Timestamp": at}
 
     def _times(self) -> Json:
         times: Json = {}
@@ -207,10 +223,32 @@ class Job:
             return {"Status": "InUse"}
         if self.status != "Completed" or self.ended is None:
             return {"Status": "Terminated", "ResourceRetainedBillableTimeInSeconds": 0}
-        kept = min(self.now() - self.ended, keep)
+        kept = min((self.reused_at or self.now()) - self.ended, keep)
         seconds = int(kept / self.settings.second_s)
-        state = "Available" if kept < keep else "Terminated"
-        return {"Status": state, "ResourceRetainedBillableTimeInSeconds": seconds}
+        pool = {"Status": "Terminated", "ResourceRetainedBillableTimeInSeconds": seconds}
+        if self.reused_by:
+            return {**pool, "Status": "Reused", "ReusedByJob": self.reused_by}
+        return {**pool, "Status": "Available"} if kept < keep else pool
+
+    def fits_pool_of(self, other: Job) -> bool:
+        """Return whether the job may take over the warm pool of another one that has ended."""
+        if (other.warm_pool() or {}).get("Status") != "Available":
+            return False
+        mine, theirs = (
+            [
+                one.request["RoleArn"],
+                one.request["AlgorithmSpecification"]["TrainingImage"],
+                {
+                    key: value
+                    for key, value in one.request["ResourceConfig"].items()
+                    if "KeepAlive" not in key
+                },
+                one.request.get("VpcConfig"),
+                one.request["EnableNetworkIsolation"],
+            ]
+            for one in (self, other)
+        )
+        return mine == theirs
 
 
 def with_defaults(request: Json) -> Json:

@@ -126,6 +126,7 @@ class Lifecycle:
             job.move("Starting", "Starting the training job")
         self._pause("Starting")
         job.say("Launching requested ML instances")
+        self._world.take_warm_pool(job)
         if job.plan.pending:
             job.move("Pending", "Training job waiting for capacity")
             self._pause("Pending")

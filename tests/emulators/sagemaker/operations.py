@@ -76,7 +76,7 @@ class Operations:
         """200 and an empty body. A job that has ended is refused; one that is stopping is not."""
         job = self._require(call, "StopTrainingJob")
         with job.changed:
-            if job.is_terminal:
+            if job.is_terminal or (job.stop_asked and job.settings.refuse_second_stop):
                 text = "The request was rejected because the training job is in status"
                 raise invalid(f"{text} {job.status}.")
             if not job.stop_asked:

@@ -39,6 +39,7 @@ class Settings:
     log_batch_s: float = 0.1
     checkpoint_sync_s: float = 0.1
     layout: str = "plain"  # of CompressionType NONE: plain, tar, or mixed (model plain, output.tar.gz)
+    refuse_second_stop: bool = False  # StopTrainingJob of a job that is Stopping: what AWS does is not known
     oom_text: bool = False  # exit code 137 becomes the text for too little memory
     bad_entrypoint: str = "exit code"  # or "oci": how an executable that is not there is told
     tag_missing: str = "failed"  # or "sync": a missing tag of an image (2025 and 2020)

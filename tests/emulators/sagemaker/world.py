@@ -76,6 +76,15 @@ class World:
             self.refuse_taken_name(job.region, job.name)
             self.jobs[(job.region, job.name)] = job
 
+    def take_warm_pool(self, job: Job) -> None:
+        """Let a job that keeps a warm pool begin in that of an earlier one, if one fits."""
+        if not job.warm_pool():
+            return
+        with self.lock:
+            fitting = next((one for one in self.all_jobs() if job.fits_pool_of(one)), None)
+            if fitting:
+                fitting.reused_at, fitting.reused_by = fitting.now(), job.name
+
     def refuse_taken_name(self, region: str, name: str) -> None:
         with self.lock:
             taken = self.jobs.get((region, name))

@@ -363,18 +363,57 @@ def test_a_folder_of_the_host_can_be_shared(running, tmp_path):
     assert (tmp_path / "seen").read_text() == "x"
 
 
-def test_a_reclaim_may_send_sigterm(running):
-    """Whether the real service does so is not known."""
-    running.service.do("settings", spot_sigterm=True, kill_after_s=200.0)
-    script = ENDS_ON_SIGTERM.replace("/opt/ml/model/last", "/opt/ml/checkpoints/last")
-    first = "import os, sys\nif os.path.exists('/opt/ml/checkpoints/last'): sys.exit(0)\n"
+GOES_ON = """
+import os, pathlib, signal, sys, time
+saved = pathlib.Path("/opt/ml/checkpoints/last")
+if saved.exists():
+    sys.exit(0)
+def end(*_):
+    saved.write_text("words")
+    while not os.path.exists(FREE):
+        time.sleep(0.01)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+print("running", flush=True)
+while True:
+    time.sleep(0.05)
+"""
+
+
+def test_a_reclaim_may_send_sigterm(running, tmp_path):
+    """Whether the real service does so is not known. What is written then is still copied."""
+    running.service.do("settings", spot_sigterm=True, kill_after_s=200.0, shared=[str(tmp_path)])
     name = running.create_script(
-        first + script.replace("    sys.exit(0)", "    import time; time.sleep(1); sys.exit(0)"),
+        f"FREE = {str(tmp_path / 'free')!r}\n{GOES_ON}",
         EnableManagedSpotTraining=True,
         StoppingCondition={"MaxRuntimeInSeconds": 3600, "MaxWaitTimeInSeconds": 7200},
         CheckpointConfig={"S3Uri": f"{running.url}/saved"},
     )
     wait_for_line(running.service, name, "running")
     running.service.do("interrupt", job=name)
-    described = running.service.wait_for(name, "Completed", "Failed")
-    assert "Interrupted" in statuses(described)
+    wait_until(lambda: running.objects("saved/"), "the copy", holds=lambda seen: seen.get("last") == b"words")
+    (tmp_path / "free").touch()
+    assert "Interrupted" in statuses(running.service.wait_for(name, "Completed", "Failed"))
+
+
+def test_long_lines_are_divided_and_empty_ones_left_out(running):
+    """An event of the log service has one character at least and 256 KiB at most."""
+    name = running.create_script("print('é' * 150_000); print(); print('end')")
+    running.service.wait_for(name, "Completed", "Failed")
+    assert [len(line) for line in running.service.log(name)] == [60_000, 60_000, 30_000, 3]
+
+
+def test_metrics_are_read_from_the_log(running):
+    """The last value of each pattern of MetricDefinitions."""
+    running.put("code/main.py", "for loss in (3, 2.5): print(f'loss={loss};')")
+    name = running.create(
+        InputDataConfig=[running.channel("code", "code/")],
+        AlgorithmSpecification={
+            "TrainingImage": running.service.image,
+            "TrainingInputMode": "File",
+            "ContainerEntrypoint": ["python3", "/opt/ml/input/data/code/main.py"],
+            "MetricDefinitions": [{"Name": "loss", "Regex": "loss=(.*?);"}],
+        },
+    )
+    (metric,) = running.service.wait_for(name, "Completed", "Failed")["FinalMetricDataList"]
+    assert (metric["MetricName"], metric["Value"]) == ("loss", 2.5)

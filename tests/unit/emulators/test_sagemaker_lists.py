@@ -72,16 +72,17 @@ def test_times_select(jobs, many):
 
 def test_a_job_comes_back_after_its_end(jobs):
     """LastModifiedTime moves once more, so that an incremental list has the job again."""
-    jobs.service.do("settings", touch_after_end_s=0.5)
+    jobs.service.do("settings", touch_after_end_s=1000.0)
     jobs.service.do("plan", job="*", run=False)
     name = jobs.create()
     ended = jobs.service.wait_for(name, "Completed")
+    jobs.service.do("settings", touch_after_end_s=0.05)
     wait_until(
         lambda: jobs.client.list_training_jobs(NameContains=name)["TrainingJobSummaries"][0][
             "LastModifiedTime"
         ],
         "the summary to move",
-        holds=lambda at: at > ended["TrainingEndTime"],
+        holds=lambda at: at > ended["LastModifiedTime"],
     )
 
 

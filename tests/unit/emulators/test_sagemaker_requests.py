@@ -120,6 +120,7 @@ def test_a_job_that_has_not_begun_is_described_as_recorded(jobs, as_recorded):
 def test_a_failed_job_is_described_and_listed_as_recorded(jobs):
     """An end has its times, and LastModifiedTime moves once more after it."""
     jobs.service.do("plan", job="*", run=False, exit_code=1)
+    jobs.service.do("settings", touch_after_end_s=1000.0)
     jobs.put("data/x", "1")
     request = {"InputDataConfig": [jobs.channel("train", "data")], "HyperParameters": {"k": "1"}}
     parameters = {"feature_dim": "784", "mini_batch_size": "500", "k": "10"}
@@ -128,6 +129,7 @@ def test_a_failed_job_is_described_and_listed_as_recorded(jobs):
     _, body, _ = raw(jobs.service, "DescribeTrainingJob", {"TrainingJobName": name})
     described = json.loads(body)
     assert covers(kind(described), kind(recorded("describe_failed"))) == []
+    jobs.service.do("settings", touch_after_end_s=0.05)
     wait_until(
         lambda: jobs.client.describe_training_job(TrainingJobName=name)["LastModifiedTime"],
         "LastModifiedTime to move",
