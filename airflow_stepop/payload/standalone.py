@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from airflow_stepop.core.naming import job_name
 from airflow_stepop.job import Payload, StepSpec
 from airflow_stepop.payload.build import build_payload
 from airflow_stepop.payload.call import Call, CommandCall, FunctionCall, Setup
@@ -39,7 +40,7 @@ def make_step(call: Call | Sequence[str] | Callable[[], Any], **options: Any) ->
     given = {name: options.pop(name) for name in ("secrets", "requirements") if name in options}
     setup = Setup(**given, checkpoint="checkpoint_uri" in options)
     nonce = secrets.token_hex(16)
-    name = options.pop("name", f"s-contract-{nonce[:12]}")
+    name = options.pop("name", job_name("contract", "step", nonce))
     if callable(call):
         call = FunctionCall(function=call, args=(), kwargs={}, reference=None)
     elif not isinstance(call, (CommandCall, FunctionCall)):

@@ -52,7 +52,8 @@ class TestSageMaker(HookContract):
         "nodes": ResourceSettings(nodes=2),
         "shm": ResourceSettings(shm="1GB"),
     }
-    crash = ("sh", "-c", "kill -9 $PPID")
+    # No process of a container can kill its process 1. It can forbid process 1 to write files
+    crash = ("python3", "-c", "import resource; resource.prlimit(1, resource.RLIMIT_FSIZE, (0, 0))")
     transient_errors: ClassVar = (
         ConnectionResetError("cut"),
         no_answer("EndpointConnectionError"),

@@ -143,7 +143,7 @@ def _version(features: frozenset[str]) -> str:
 
 def _build(features: frozenset[str]) -> bytes:
     members = {"__main__.py": MAIN}
-    needed = {file for name in features for file in OPTIONAL[name]}
+    needed = {file for name in features for file in OPTIONAL.get(name, ())}
     left_out = {TYPES, *(file for files in OPTIONAL.values() for file in files)} - needed
     for path in _runner_folder().glob("*.py"):
         if path.name in left_out:

@@ -16,7 +16,6 @@ _STATUS = {
     "Failed": JobState.FAILED,
     "Stopping": JobState.RUNNING,
     "Stopped": JobState.CANCELLED,  # or it ran out of time: the secondary status says so
-    "Deleting": JobState.GONE,
 }
 # Within InProgress. The service no longer sends LaunchingMLInstances, PreparingTrainingStack and
 # DownloadingTrainingImage; old records have them
@@ -48,6 +47,8 @@ def job_state(status: str, secondary: str = "") -> JobState:
         ``Starting``: the job is not over
     :param secondary: ``SecondaryStatus``; empty if it is not known
     """
+    if status == "Deleting":  # by DeleteTrainingJob, which takes only jobs that have ended
+        return JobState.GONE
     state = STATES.of(status)
     if status == "Stopped" and secondary in _END:
         return _END[secondary]
