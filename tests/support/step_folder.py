@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from airflow_stepop.hooks.common.bootstrap import BOOTSTRAP
 from airflow_stepop.hooks.common.zipapp import runner_zipapp
 from airflow_stepop.payload import pickling
 from airflow_stepop.runner import protocol
@@ -156,7 +157,9 @@ class StepFolder:
         (self.path / "in" / protocol.MANIFEST).write_bytes(data)
         return hashlib.sha256(data).hexdigest()
 
-    def argv(self, python: str = sys.executable, **options: str) -> list[str]:
+    def argv(
+        self, python: str = sys.executable, *, runner_digest: str | None = None, **options: str
+    ) -> list[str]:
         """Return the command line of the runner. ``options`` replace or add some of its options."""
         named = {
             "in": str(self.path / "in"),
@@ -166,7 +169,14 @@ class StepFolder:
             **options,
         }
         flags = [word for name, value in named.items() for word in (f"--{name.replace('_', '-')}", value)]
-        return [*python.split(" "), "-u", str(self.path / "in" / protocol.RUNNER), "run", *flags]
+        program = [str(self.path / "in" / protocol.RUNNER)]
+        if runner_digest is not None:
+            program = ["-c", BOOTSTRAP, *program, runner_digest]
+        return [*python.split(" "), "-u", *program, "run", *flags]
+
+    def runner_digest(self) -> str:
+        """Return the SHA-256 of the runner in the folder."""
+        return hashlib.sha256((self.path / "in" / protocol.RUNNER).read_bytes()).hexdigest()
 
     def run(
         self, python: str = sys.executable, *, env: Mapping[str, str] | None = None, **options: str

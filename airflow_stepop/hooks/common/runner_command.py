@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from airflow_stepop.hooks.common.bootstrap import BOOTSTRAP
 from airflow_stepop.runner.protocol import ENV_JOB, ENV_NONCE, NOWHERE, RUNNER
 from airflow_stepop.stores.folder import NO_MOUNTS, THIS_HOST, folder_of, path_in_job
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from airflow_stepop.job import StepSpec
 
 
-def runner_argv(
+def runner_argv(  # noqa: PLR0913 - each is a word of the command
     python: str,
     spec: StepSpec,
     *,
@@ -25,6 +26,7 @@ def runner_argv(
     outputs: str,
     digest: str | None = None,
     mounts: Mapping[str, str] = NO_MOUNTS,
+    runner_digest: str | None = None,
     **options: str | float | None,
 ) -> list[str]:
     """Return the command as a list of arguments.
@@ -36,10 +38,16 @@ def runner_argv(
         expands
     :param mounts: what the job can read and write as files: see
         :func:`~airflow_stepop.stores.folder.path_in_job`
+    :param runner_digest: SHA-256 of ``step.pyz`` in hexadecimal digits, for a service that reads ``step.pyz``
+        from a bucket. The command then runs exactly these bytes, or ends with exit code 64 (see
+        :mod:`.bootstrap`). ``None``: whoever can write to the input folder can change the runner
     :param options: further options of the runner, such as ``receipt="/dev/termination-log"``, ``timeout``,
         ``grace`` (both in seconds); an option that is ``None`` is left out
     """
-    words = [python, "-u", f"{inputs}/{RUNNER}", "run", "--in", inputs, "--out", outputs]
+    program = [f"{inputs}/{RUNNER}"]
+    if runner_digest is not None:
+        program = ["-c", BOOTSTRAP, *program, runner_digest]
+    words = [python, "-u", *program, "run", "--in", inputs, "--out", outputs]
     words += ["--digest", digest if digest is not None else spec.digest]
     found = {**options, **_folders(spec, mounts)}
     for name, value in found.items():

@@ -21,6 +21,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from secrets import token_hex
 
+from airflow_stepop.hooks.common.bootstrap import PROLOGUE
+
 PACKAGE = "stepop_runner"  # name of airflow_stepop.runner inside the zipapp
 
 MAIN = f"""\
@@ -123,7 +125,7 @@ def _keep(path: Path, data: bytes) -> None:
 
 def _version(features: frozenset[str]) -> str:
     """Return a key for the cache, which changes whenever a build would give other bytes."""
-    found = sha256(repr((sorted(features), sys.version_info)).encode())
+    found = sha256(repr((sorted(features), sys.version_info, PROLOGUE)).encode())
     for path in sorted([Path(__file__), *_runner_folder().glob("*.py"), *_cloudpickle_folder().glob("*.py")]):
         about = path.stat()
         found.update(f"{path}\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
@@ -141,7 +143,8 @@ def _build(features: frozenset[str]) -> bytes:
         )
     if "function" in features:
         members |= _cloudpickle_members()
-    stream = io.BytesIO()
+    stream = io.BytesIO(PROLOGUE.encode())
+    stream.seek(0, io.SEEK_END)
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for name, source in sorted(members.items()):
             info = zipfile.ZipInfo(name, _EPOCH)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from airflow_stepop.hooks.common.bootstrap import BOOTSTRAP
 from airflow_stepop.hooks.common.runner_command import runner_argv, step_env
 from airflow_stepop.job import StepSpec
 from airflow_stepop.runner.main import _options
@@ -29,6 +30,12 @@ def test_the_runner_understands_every_option():
     assert options["receipt-limit"] == "262144"
     assert (options["timeout"], options["linger"]) == ("2419200", "0.2")
     assert "--grace" not in words
+
+
+def test_the_runner_s_own_digest_comes_before_everything():
+    words = argv(spec(), runner_digest="e" * 64)
+    assert words[:7] == ["python3", "-u", "-c", BOOTSTRAP, "in/step.pyz", "e" * 64, "run"]
+    assert words[6:] == argv(spec())[3:]
 
 
 def test_the_service_may_insert_the_digest():
