@@ -1,4 +1,4 @@
-"""File helpers of the runner: the scratch folder, paths inside a folder, atomic writes."""
+"""File helpers of the runner: the scratch folder, the input folder, paths inside a folder, atomic writes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .failures import RefusedError, StepError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
     from .hashing import Buffer
@@ -68,6 +68,48 @@ def quietly(call: Any, *args: Any) -> None:
 def report(text: str) -> None:
     """Write a line of the runner to descriptor 2, because the step may have replaced ``sys.stderr``."""
     quietly(os.write, 2, f"stepop: {text}\n".encode())
+
+
+def read_input(options: Mapping[str, str], name: str) -> bytes:
+    """Return the bytes of a file of the input folder, which may be sealed.
+
+    :param options: those of the runner
+    :raises FileNotFoundError: there is no such file
+    :raises OSError: the file cannot be read
+    :raises StepError: the sealed file was changed
+    """
+    if "seal" in options:
+        from .sealing import read_sealed
+
+        return read_sealed(options, name)
+    with open(os.path.join(options["in"], name), "rb") as stream:
+        return stream.read()
+
+
+def read_table(options: Mapping[str, str], name: str) -> dict[str, Any] | None:
+    """Return the JSON object in a file of the input folder; ``None`` if there is no file.
+
+    :raises OSError: the file cannot be read
+    :raises ValueError: the file is not a JSON object
+    :raises StepError: as :func:`read_input`
+    """
+    import json
+
+    try:
+        data = read_input(options, name)
+    except FileNotFoundError:
+        return None
+    try:
+        if data[:2] == b"\x1f\x8b":  # compressed with gzip
+            import zlib
+
+            data = zlib.decompress(data, 31)
+        found = json.loads(data)
+    except Exception:  # zlib.error, ValueError, RecursionError
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{name} is not a JSON object")  # noqa: TRY004 - of a file, not of an argument
+    return found
 
 
 def inside(folder: str, name: str, what: str) -> str:

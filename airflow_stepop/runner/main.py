@@ -2,7 +2,7 @@
 
 ``python3 -u step.pyz run --in DIR --out DIR --digest SHA256 --receipt (FILE | fd:N | -)
 [--receipt-limit BYTES] [--segments DIR] [--checkpoint DIR] [--timeout SECONDS] [--grace SECONDS]
-[--linger SECONDS]``
+[--linger SECONDS] [--seal HEX]``
 
 1. The parent checks the manifest and forks. The child (:mod:`.child`) runs the step.
 2. The parent waits for the child. Meanwhile it measures usage, applies the time limit and saves checkpoints.
@@ -113,7 +113,7 @@ def leave(code: int) -> None:
 def _options(argv: list[str]) -> dict[str, str]:
     required = {"in", "out", "digest", "receipt"}
     numbers = {"receipt-limit": str(protocol.RECEIPT_LIMIT), "timeout": "0", "grace": "0", "linger": "0"}
-    known = {*required, *numbers, "segments", "checkpoint"}
+    known = {*required, *numbers, "segments", "checkpoint", "seal"}
     if argv[:1] != ["run"] or len(argv) % 2 == 0:
         raise ValueError("expected 'run' and options with values")
     options = dict(numbers)
@@ -127,13 +127,19 @@ def _options(argv: list[str]) -> dict[str, str]:
     options.setdefault("segments", options["out"])
     for name in {"in", "out", "segments", "checkpoint"} & set(options):  # the step may change its folder
         options[name] = os.path.abspath(options[name]) if options[name] != protocol.NOWHERE else ""
+    if options["receipt"] != "-" and options["receipt"][:3] != "fd:":
+        options["receipt"] = os.path.abspath(options["receipt"])
+    _check(options)
+    return options
+
+
+def _check(options: dict[str, str]) -> None:
     int(options["receipt-limit"])
     list(map(float, (options["timeout"], options["grace"], options["linger"])))
-    if options["receipt"].startswith("fd:"):
+    if options["receipt"][:3] == "fd:":
         int(options["receipt"][3:])
-    elif options["receipt"] != "-":
-        options["receipt"] = os.path.abspath(options["receipt"])
-    return options
+    if len(bytes.fromhex(options.get("seal", "00" * 32))) != 32:
+        raise ValueError("--seal must have 64 hexadecimal digits")
 
 
 # -- before the fork -----------------------------------------------------------------------------------------
@@ -153,13 +159,14 @@ class _Helpers:
         if manifest.get("secrets"):
             from .secrets import Secrets
 
-            self.secrets = Secrets(options["in"], manifest["secrets"])
+            self.secrets = Secrets(options, manifest["secrets"])
         self.scratch = make_scratch(options["out"])
-        if manifest.get("checkpoint") and os.path.exists(os.path.join(options["in"], protocol.CHECKPOINT)):
+        table = protocol.CHECKPOINT + (protocol.SEALED if "seal" in options else "")
+        if manifest.get("checkpoint") and os.path.exists(os.path.join(options["in"], table)):
             from .snapshots import Snapshots
 
             try:
-                self.snapshots = Snapshots.take(options["in"], self.scratch)
+                self.snapshots = Snapshots.take(options, self.scratch)
             except StepError:
                 remove_tree(self.scratch)
                 raise

@@ -7,11 +7,12 @@ import os
 from . import protocol
 from .entries import SegmentError
 from .failures import RefusedError
-from .files import inside
+from .files import inside, read_table
 from .values import read_checked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from .hashing import Buffer
@@ -19,10 +20,16 @@ if TYPE_CHECKING:
 
 
 class Parts:
-    """Reads parts from the location in ``locations.json``, or else from the input folder."""
+    """Reads parts from the location in ``locations.json``, or else from the input folder.
 
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
+    In the input folder, a part has its name; or its SHA-256, where several submits write into one folder.
+
+    :param options: those of the runner
+    """
+
+    def __init__(self, options: Mapping[str, str]) -> None:
+        self.options = options
+        self.folder = options["in"]
         self._locations: Locations | None = None
 
     def read(self, segment: Segment, codec: str = "") -> Buffer:
@@ -33,7 +40,7 @@ class Parts:
         """
         name = segment["name"]
         try:
-            location = self._location(name)
+            location = self._location(segment)
             if isinstance(location, str) and not _is_url(location):
                 return _read_file(os.path.join(self.folder, location), segment, codec)
             from .remote_parts import read_ranges
@@ -50,12 +57,14 @@ class Parts:
                 "infra", f"The step was not started: part {name} cannot be read: {error}"
             ) from None
 
-    def _location(self, name: str) -> str | Ranges:
+    def _location(self, segment: Segment) -> str | Ranges:
         if self._locations is None:
-            self._locations = read_table(os.path.join(self.folder, protocol.LOCATIONS)) or {}
-        location = self._locations.get(name)
+            self._locations = read_table(self.options, protocol.LOCATIONS) or {}
+        location = self._locations.get(segment["name"])
         if location is None:
-            return inside(".", name, "part")
+            path, by_digest = (inside(".", segment[key], "part") for key in ("name", "sha256"))
+            has_name = os.path.exists(os.path.join(self.folder, path))
+            return path if has_name or not os.path.exists(os.path.join(self.folder, by_digest)) else by_digest
         return location if isinstance(location, list) else str(location)
 
 
@@ -75,33 +84,6 @@ def _read_file(path: str, segment: Segment, codec: str) -> Buffer:
 
 def _is_url(location: str) -> bool:
     return location.startswith(("http://", "https://"))
-
-
-def read_table(path: str) -> dict[str, Any] | None:
-    """Return the JSON object in a file, which may be compressed with gzip; ``None`` when there is no file.
-
-    :raises ValueError: the file is not a JSON object
-    """
-    import json
-
-    try:
-        with open(path, "rb") as stream:
-            data = stream.read()
-    except FileNotFoundError:
-        return None
-    try:
-        if data[:2] == b"\x1f\x8b":
-            import zlib
-
-            data = zlib.decompress(data, 31)
-        found = json.loads(data)
-    except Exception:  # zlib.error, ValueError, RecursionError
-        found = None
-    if not isinstance(found, dict):
-        raise ValueError(  # noqa: TRY004 - of a file, not of an argument
-            f"{os.path.basename(path)} is not a JSON object of names and locations"
-        )
-    return found
 
 
 def extract(archive: Buffer, folder: str) -> None:

@@ -17,7 +17,10 @@ Input folder::
                      "headers": {...}, "key": hex, "most_bytes": n}
     secrets.json     name -> value of each secret that the manifest names; removed before the step starts
     frames.key       32 bytes; present if the runner must print an outcome that does not fit into the receipt
-    <part>           the parts that the manifest names, each with its SHA-256 and size
+    <part>           the parts that the manifest names, each with its SHA-256 and size. The file has the name
+                     or the SHA-256 of the part
+    <name>.sealed    an encrypted file, if the command line has ``--seal KEY``. The runner then reads no plain
+                     file but step.pyz, manifest.json, locations.json and the parts, which need no trust
 
 Output folder::
 
@@ -54,6 +57,7 @@ CHECKPOINT = "checkpoint.json"
 SECRETS = "secrets.json"
 FRAMES = "frames.key"
 CODE = "code.zip"
+SEALED = ".sealed"  # ending of the name of an encrypted file; see sealing.py
 
 # files of the output folder
 OUTCOME = "outcome.json"

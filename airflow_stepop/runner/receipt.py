@@ -11,7 +11,8 @@ import os
 import sys
 
 from . import protocol
-from .files import quietly
+from .failures import StepError
+from .files import quietly, read_input, read_table
 from .hashing import sha256
 from .phases import phase
 
@@ -41,7 +42,7 @@ def finish(options: dict[str, str], found: tuple[bytes, bool], code: int | None 
         line = _receipt(json.dumps(outcome).encode(), prefix)
     if len(line) > limit:
         line = _receipt(data, prefix, is_inline=False)
-        _send_outcome(options["in"], data)
+        _send_outcome(options, data)
     try:
         _write_receipt(options["receipt"], line)
     except OSError as error:
@@ -51,33 +52,30 @@ def finish(options: dict[str, str], found: tuple[bytes, bool], code: int | None 
     return code
 
 
-def _send_outcome(folder: str, data: bytes) -> None:
+def _send_outcome(options: dict[str, str], data: bytes) -> None:
     """Send an outcome that does not fit into the receipt: as lines of the log, or to the store.
 
     Does nothing if the input folder has neither a key for the log nor an address in the store. The backend
     then reads ``outcome.json`` itself.
     """
     try:
-        with open(os.path.join(folder, protocol.FRAMES), "rb") as stream:
-            key = stream.read()
-    except OSError:
-        _store_outcome(folder, data)
+        key = read_input(options, protocol.FRAMES)
+    except (OSError, StepError):
+        _store_outcome(options, data)
         return
     from .frames import write
 
     quietly(write, data, key)
 
 
-def _store_outcome(folder: str, data: bytes) -> None:
-    from .parts import read_table
-
+def _store_outcome(options: dict[str, str], data: bytes) -> None:
     try:
-        uploads = read_table(os.path.join(folder, protocol.UPLOADS)) or {}
+        uploads = read_table(options, protocol.UPLOADS) or {}
         if "outcome" in uploads:
             from .urls import put
 
             put(uploads["outcome"], lambda: iter((data,)), len(data), uploads["headers"])
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, StepError) as error:
         sys.stderr.write(f"stepop: the outcome cannot be written to the store: {error}\n")
 
 

@@ -14,11 +14,11 @@ import os
 
 from . import protocol
 from .failures import RefusedError
-from .files import quietly
+from .files import quietly, read_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
 MASK = b"***"
@@ -34,12 +34,14 @@ _NESTED = frozenset({"exception", "cause", "context"})
 class Secrets:
     """The secrets of one step, in both processes of the runner."""
 
-    def __init__(self, folder: str, names: Iterable[str]) -> None:
+    def __init__(self, options: Mapping[str, str], names: Iterable[str]) -> None:
         """Read the values and remove their file from the input folder.
 
+        :param options: those of the runner
         :raises RefusedError: the value of one of ``names`` is missing
+        :raises StepError: the sealed file was changed
         """
-        self.values = _take(os.path.join(folder, protocol.SECRETS), sorted(names))
+        self.values = _take(options, sorted(names))
         self.redactor = Redactor(self.values.values())
         self._pump = Pump(self.redactor)
 
@@ -71,15 +73,12 @@ class Secrets:
         return cleaned
 
 
-def _take(path: str, names: list[str]) -> dict[str, str]:
-    import json
-
+def _take(options: Mapping[str, str], names: list[str]) -> dict[str, str]:
     try:
-        with open(path, "rb") as stream:
-            found = json.load(stream)
+        found = read_table(options, protocol.SECRETS) or {}
     except (OSError, ValueError):
         found = {}
-    quietly(os.unlink, path)  # a mounted file cannot be removed
+    quietly(os.unlink, os.path.join(options["in"], protocol.SECRETS))  # a mounted file cannot be removed
     missing = [name for name in names if not isinstance(found.get(name), str)]
     if missing:
         raise RefusedError(

@@ -19,15 +19,15 @@ import time
 from . import protocol
 from .archive import ForgedError, TooLargeError, chunks, fingerprint, pack, unpack, verify
 from .failures import RefusedError
-from .files import quietly, remove_tree, report
-from .parts import read_table
+from .files import quietly, read_table, remove_tree, report
 from .phases import phase
 from .threads import Progress, mib
 from .urls import RETRY_LIMIT_S, fetch, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+    from typing import Any
 
     from .hashing import Buffer
     from .wire import Checkpoint
@@ -56,18 +56,20 @@ class Snapshots:
         self.key = bytes.fromhex(table["key"])
 
     @classmethod
-    def take(cls, inputs: str, scratch: str) -> Snapshots:
+    def take(cls, options: Mapping[str, str], scratch: str) -> Snapshots:
         """Read the URLs and the key, and remove their file from the input folder.
 
         :raises RefusedError: ``checkpoint.json`` cannot be read
         """
-        path = os.path.join(inputs, protocol.CHECKPOINT)
         try:
-            found = cls(read_table(path) or {}, f"{scratch}-checkpoint")  # type: ignore[arg-type] # the backend wrote it
+            table: Any = read_table(options, protocol.CHECKPOINT) or {}  # the backend wrote it
+            found = cls(table, f"{scratch}-checkpoint")
         except (OSError, ValueError, TypeError, KeyError) as error:
             text = f"The step was not started: {protocol.CHECKPOINT} is damaged: {error}"
             raise RefusedError("infra", text, "clear the task to write it again") from None
-        quietly(os.unlink, path)  # a mounted file cannot be removed
+        quietly(
+            os.unlink, os.path.join(options["in"], protocol.CHECKPOINT)
+        )  # a mounted file cannot be removed
         return found
 
     # -- in the child

@@ -11,12 +11,13 @@ from functools import cached_property
 
 from . import protocol
 from .failures import RefusedError, StepError
-from .files import modules_folder
+from .files import modules_folder, read_table
 from .phases import phase
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from .entries import Encoded
     from .hashing import Buffer
@@ -62,17 +63,15 @@ class Step:
     def parts(self) -> Parts:
         from .parts import Parts
 
-        return Parts(self.folders["in"])
+        return Parts(self.folders)
 
     @cached_property
     def segments(self) -> Segments | Uploads:
-        from .parts import read_table
-
-        table = read_table(os.path.join(self.folders["in"], protocol.UPLOADS))
+        table: Any = read_table(self.folders, protocol.UPLOADS)  # the backend wrote it
         if table is not None:
             from .uploads import Uploads
 
-            return Uploads(table)  # type: ignore[arg-type] # the backend wrote it
+            return Uploads(table)
         if not self.folders["segments"]:
             raise StepError(
                 "bad_config",

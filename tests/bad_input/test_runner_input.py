@@ -207,7 +207,7 @@ def test_archive(folder, case, tmp_path):
 
 LOCATIONS = {
     "nothing": (b"", "part code.zip cannot be read"),
-    "a list": (b"[]", "locations.json is not a JSON object of names and locations"),
+    "a list": (b"[]", "locations.json is not a JSON object"),
     "deeper than any stack": (b"[" * 100_000, "locations.json is not a JSON object"),
     "not UTF-8": (b"\xff", "part code.zip cannot be read"),
     "a number": (b'{"code.zip": 1}', "part code.zip cannot be read"),

@@ -64,6 +64,7 @@ _REBUILDERS = (
 #   snapshots               the runner saves checkpoints to pre-signed addresses
 #   frames                  the outcome comes back through the log
 #   outcome                 the outcome comes back through the store; this needs no further module
+#   sealed                  files of the input folder are encrypted: --seal
 #   network                 the runner uses pre-signed addresses
 OPTIONAL = {
     "command": ("command.py", "readable.py"),
@@ -75,6 +76,7 @@ OPTIONAL = {
     "snapshots": ("archive.py", "snapshots.py"),
     "frames": ("frames.py",),
     "outcome": (),
+    "sealed": ("sealing.py",),
     "network": ("remote_parts.py", "threads.py", "uploads.py", "urls.py"),
 }
 
@@ -143,7 +145,7 @@ def _build(features: frozenset[str]) -> bytes:
         )
     if "function" in features:
         members |= _cloudpickle_members()
-    stream = io.BytesIO(PROLOGUE.encode())
+    stream = io.BytesIO(_stripped(PROLOGUE, keep_head=False).encode())
     stream.seek(0, io.SEEK_END)
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for name, source in sorted(members.items()):

@@ -304,7 +304,7 @@ def test_locations(tmp_path, data, is_whole, more):
     (tmp_path / protocol.LOCATIONS).write_bytes(text if is_whole else more.draw(damaged_bytes(text)))
     segment = {"sha256": "0" * 64, "size": 3, "name": "code.zip"}
     with pytest.raises(StepError):
-        Parts(str(tmp_path)).read(segment)
+        Parts({"in": str(tmp_path)}).read(segment)
 
 
 def _archive():
