@@ -10,7 +10,7 @@ import faulthandler
 import os
 import sys
 
-from . import protocol
+from . import files, protocol
 from .failures import RefusedError, StepError, plain
 from .outcome import empty_outcome, write_outcome
 from .phases import phase
@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from .wire import Failure, Outcome
 
 
-def child_main(step: Step, meter: Meter, last_resort: Callable[[Outcome], None]) -> int:
+def child_main(step: Step, meter: Meter, send: Callable[[bytes], None]) -> int:
     """Run the step, write its outcome, return the exit code.
 
-    :param last_resort: sends a small outcome to the parent; called when the output folder cannot be written
+    :param send: sends a few bytes to the parent: a small outcome if the output folder cannot be written, and
+        the SHA-256 of the outcome if the output folder is mounted
     """
     if _is_open(2):
         faulthandler.enable()  # after a crash of native code, the log shows the Python traceback
@@ -37,20 +38,30 @@ def child_main(step: Step, meter: Meter, last_resort: Callable[[Outcome], None])
     _restore_streams()
     outcome["usage"] = meter.usage()
     try:
-        write_outcome(step.out, outcome)
+        _write(step.out, outcome, send)
         phase("outcome written")
     except OSError as error:
         step.discard_segments()
         outcome = _small(outcome, error)
         try:
-            write_outcome(step.out, outcome)
+            _write(step.out, outcome, send)
         except OSError:
-            last_resort(outcome)
+            import json
+
+            send(json.dumps(outcome).encode())
     if failure:
         _show(failure)
     if step.is_refused:
         return protocol.EXIT_REFUSED
     return protocol.EXIT_STEP_FAILED if outcome["failure"] else protocol.EXIT_OK
+
+
+def _write(out: str, outcome: Outcome, send: Callable[[bytes], None]) -> None:
+    data = write_outcome(out, outcome)
+    if files.is_mounted:
+        from .mounted import to_message
+
+        send(to_message(data))
 
 
 def run(step: Step) -> Outcome:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from .hashing import Buffer
 
 
+# ``--mounted 1``: the output folder is a bucket that the service mounts. Such a folder may have no rename and
+# no links, so files are written under their final names
+is_mounted = False
+
 # The step may set another umask. Without the first one, the host could not read the files of the runner
 _UMASK = os.umask(0o077)
 os.umask(_UMASK)
@@ -128,10 +132,12 @@ def inside(folder: str, name: str, what: str) -> str:
 def write_atomic(path: str, buffers: Iterable[Buffer], is_synced: bool = False) -> None:
     """Write a file atomically: a reader sees the whole file or none. A missing folder is made.
 
+    In a mounted folder, a killed runner leaves a torn file, so a reader must know the SHA-256.
+
     :param is_synced: call ``fsync`` before the rename, so that the file survives a crash of the host
     :raises OSError: the file cannot be written
     """
-    part = f"{path}.part-{os.getpid()}"
+    part = path if is_mounted else f"{path}.part-{os.getpid()}"
     os.umask(_UMASK)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     try:
@@ -142,7 +148,8 @@ def write_atomic(path: str, buffers: Iterable[Buffer], is_synced: bool = False) 
                     view = view[stream.write(view) :]
             if is_synced:
                 _sync(stream.fileno())
-        os.replace(part, path)
+        if not is_mounted:
+            os.replace(part, path)
     except BaseException:
         quietly(os.unlink, part)
         raise

@@ -2,15 +2,16 @@
 
 ``python3 -u step.pyz run --in DIR --out DIR --digest SHA256 --receipt (FILE | fd:N | -)
 [--receipt-limit BYTES] [--segments DIR] [--checkpoint DIR] [--timeout SECONDS] [--grace SECONDS]
-[--linger SECONDS] [--seal HEX]``
-
-1. The parent checks the manifest and forks. The child (:mod:`.child`) runs the step.
-2. The parent waits for the child. Meanwhile it measures usage, applies the time limit and saves checkpoints.
-3. The parent writes the receipt, also when the child was killed.
-
-The parent imports little and runs no user code, so the step cannot break it. The parent may be process 1 of a
-container.
+[--linger SECONDS] [--seal HEX] [--mounted (0 | 1)] [--failure FILE]
+[--started (DIR | started.json) --job-id (TEXT | env:NAME) [--restarts (0 | 1)]]``
 """
+
+# 1. The parent checks the manifest and forks. The child (:mod:`.child`) runs the step.
+# 2. The parent waits for the child. Meanwhile it measures usage, applies the time limit, saves checkpoints.
+# 3. The parent writes the receipt, also when the child was killed.
+#
+# The parent imports little and runs no user code, so the step cannot break it. The parent may be process 1 of
+# a container. The message about a wrong option shows the docstring.
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ import os
 import signal
 import sys
 
-from . import protocol
+from . import files, protocol
 from .alarm import Alarm, TimeLimit
 from .drain import wait_until_read
 from .failures import StepError, ended
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from .wire import Manifest, Outcome, Usage
 
 _FORWARDED = (signal.SIGTERM, signal.SIGINT)
+_FOLDERS = {"in", "out", "segments", "checkpoint", "failure"}  # the last one is a file
+_OPTIONAL = {*_FOLDERS, "seal", "started", "job-id", "restarts", "mounted"}
 _THREAD_GRACE = os.environ.get(protocol.ENV_THREAD_GRACE, "")  # read before the step can change it
 
 
@@ -52,11 +55,18 @@ def main(argv: list[str]) -> int:
     except ValueError as error:
         sys.stderr.write(f"stepop: {error}\nusage: {' '.join((__doc__ or '``').split('``')[1].split())}\n")
         return protocol.EXIT_REFUSED
+    if "started" in options:
+        from .once import refusal
+
+        code = refusal(options)
+        if code is not None:
+            return code
     meter = Meter()
     # Signals stay blocked until there is a child to forward them to: the parent must always write a receipt
     signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored by the caller, it would discard the exit status
     identity = os.environ.get(protocol.ENV_JOB, ""), os.environ.get(protocol.ENV_NONCE, "")
+    files.is_mounted = options.get("mounted") == "1"
     try:
         # remove the outcome of an earlier attempt in the same folder
         quietly(os.unlink, os.path.join(options["out"], protocol.OUTCOME))
@@ -67,7 +77,10 @@ def main(argv: list[str]) -> int:
         for name in (protocol.SECRETS, protocol.CHECKPOINT):
             quietly(os.unlink, os.path.join(options["in"], name))
         return finish(options, _own_outcome(options, identity, error, {}), protocol.EXIT_REFUSED)
+    return _run(options, manifest, helpers, meter)
 
+
+def _run(options: dict[str, str], manifest: Manifest, helpers: _Helpers, meter: Meter) -> int:
     receiver, sender = os.pipe()
     pid = _fork()
     if pid == 0:
@@ -76,10 +89,14 @@ def main(argv: list[str]) -> int:
         return _child(options, manifest, helpers, sender, meter)
     os.close(sender)
     status, rusage, forwarded, limit = _wait(pid, meter, helpers, options)
-    found = _outcome(options, manifest["nonce"], receiver)
+    found, why = None, _death(status, forwarded)
+    try:
+        found = _outcome(options, manifest["nonce"], receiver)
+    except StepError as error:
+        why = error
     if found is None or (limit.is_over and json.loads(found[0])["status"] != "success"):
-        why = limit.error() if limit.is_over else _death(status, forwarded)
-        found = _own_outcome(options, identity, why, meter.usage(rusage))
+        why = limit.error() if limit.is_over else why
+        found = _own_outcome(options, (manifest["job"], manifest["nonce"]), why, meter.usage(rusage))
     code = finish(options, found, os.WEXITSTATUS(status) if os.WIFEXITED(status) else None)
     helpers.finish(code)  # last: a checkpoint may take long, and the backend may kill the runner meanwhile
     wait_until_read(float(options["linger"]))
@@ -113,7 +130,7 @@ def leave(code: int) -> None:
 def _options(argv: list[str]) -> dict[str, str]:
     required = {"in", "out", "digest", "receipt"}
     numbers = {"receipt-limit": str(protocol.RECEIPT_LIMIT), "timeout": "0", "grace": "0", "linger": "0"}
-    known = {*required, *numbers, "segments", "checkpoint", "seal"}
+    known = {*required, *numbers, *_OPTIONAL}
     if argv[:1] != ["run"] or len(argv) % 2 == 0:
         raise ValueError("expected 'run' and options with values")
     options = dict(numbers)
@@ -125,21 +142,15 @@ def _options(argv: list[str]) -> dict[str, str]:
     if missing:
         raise ValueError(f"missing --{', --'.join(sorted(missing))}")
     options.setdefault("segments", options["out"])
-    for name in {"in", "out", "segments", "checkpoint"} & set(options):  # the step may change its folder
+    for name in _FOLDERS & set(options):  # the step may change its folder
         options[name] = os.path.abspath(options[name]) if options[name] != protocol.NOWHERE else ""
-    if options["receipt"] != "-" and options["receipt"][:3] != "fd:":
-        options["receipt"] = os.path.abspath(options["receipt"])
-    _check(options)
-    return options
-
-
-def _check(options: dict[str, str]) -> None:
     int(options["receipt-limit"])
     list(map(float, (options["timeout"], options["grace"], options["linger"])))
-    if options["receipt"][:3] == "fd:":
+    if options["receipt"].startswith("fd:"):
         int(options["receipt"][3:])
-    if len(bytes.fromhex(options.get("seal", "00" * 32))) != 32:
-        raise ValueError("--seal must have 64 hexadecimal digits")
+    elif options["receipt"] != "-":
+        options["receipt"] = os.path.abspath(options["receipt"])
+    return options
 
 
 # -- before the fork -----------------------------------------------------------------------------------------
@@ -277,9 +288,9 @@ def _child(
     if options["receipt"].startswith("fd:"):
         os.close(int(options["receipt"][3:]))  # the step must not be able to write a receipt
 
-    def last_resort(outcome: Outcome) -> None:
+    def send(data: bytes) -> None:
         quietly(os.set_blocking, sender, False)
-        quietly(os.write, sender, json.dumps(outcome).encode())
+        quietly(os.write, sender, data)
 
     sys.argv[1:] = []  # options of the runner, not of the step
     if helpers.secrets is not None:
@@ -288,7 +299,7 @@ def _child(
     from .step import Step
 
     step = Step(manifest, options, helpers.scratch, helpers.secrets, helpers.snapshots)
-    return child_main(step, meter, last_resort)
+    return child_main(step, meter, send)
 
 
 def _death(status: int, forwarded: list[int]) -> StepError:
@@ -310,19 +321,30 @@ def _death(status: int, forwarded: list[int]) -> StepError:
 def _outcome(options: dict[str, str], nonce: str, receiver: int) -> tuple[bytes, bool] | None:
     """Return the child's outcome, and whether it is in the output folder; ``None`` when there is no outcome.
 
-    :param receiver: the reading end of the pipe for a child that cannot write to the output folder
+    :param receiver: the reading end of the pipe. A child that cannot write to the output folder sends its
+        outcome; a child whose output folder is mounted sends the SHA-256
+    :raises StepError: the outcome in the mounted folder is not the one that the child has written
     """
+    found = [b"", b""]
     os.set_blocking(receiver, False)
-    for is_written in (True, False):
+    for index in (0, 1):
         try:
-            if is_written:
-                with open(os.path.join(options["out"], protocol.OUTCOME), "rb") as stream:
-                    data = stream.read()
+            if index:
+                found[1] = os.read(receiver, 1 << 16)
             else:
-                data = os.read(receiver, 1 << 16)
+                with open(os.path.join(options["out"], protocol.OUTCOME), "rb") as stream:
+                    found[0] = stream.read()
+        except OSError:
+            continue
+    if files.is_mounted:
+        from .mounted import checked
+
+        found[0] = checked(*found)
+    for data in found:
+        try:
             if json.loads(data)["nonce"] == nonce:
-                return data, is_written
-        except (OSError, ValueError, KeyError, TypeError):
+                return data, data is found[0]
+        except (ValueError, KeyError, TypeError):
             continue  # there is no outcome, or it belongs to another job
     return None
 

@@ -56,11 +56,14 @@ UPLOADS = "uploads.json"
 CHECKPOINT = "checkpoint.json"
 SECRETS = "secrets.json"
 FRAMES = "frames.key"
+STARTED_TABLE = "started.json"
 CODE = "code.zip"
 SEALED = ".sealed"  # ending of the name of an encrypted file; see sealing.py
 
 # files of the output folder
 OUTCOME = "outcome.json"
+
+STARTED = "started"  # marker of the start-once guard: JSON with the service's own id of the job; see once.py
 
 # prefix of the receipt when it is a line of the log (``--receipt -``); a reader must search the whole line,
 # because the step may have printed text without a line end
@@ -77,6 +80,9 @@ RECEIPT_LIMIT = 4096
 ENV_JOB = "STEPOP_JOB"  # the job's name
 ENV_NONCE = "STEPOP_NONCE"  # random id of this job, not a secret; leftover processes are found by it
 ENV_CACHE = "STEPOP_CACHE"  # folder for installed requirements; set by the image or by env=
+ENV_ATTEMPT = (
+    "STEPOP_ATTEMPT"  # number of this start of the job, from 1 on, where the runner or the backend counts
+)
 ENV_CHECKPOINT = "STEPOP_CHECKPOINT_DIR"  # the step's checkpoint folder; ``--checkpoint DIR`` or CHECKPOINT
 ENV_DEBUG = "STEPOP_DEBUG"  # not empty and not 0: the runner logs every phase with its time
 ENV_THREAD_GRACE = "STEPOP_THREAD_GRACE"  # seconds that threads may go on after the step's function has ended
@@ -90,6 +96,7 @@ EXIT_STEP_FAILED = 1  # the step failed and the outcome says how
 EXIT_REFUSED = (
     64  # the runner refused to start the step (protocol, digest, Python version); the outcome has the reason
 )
+EXIT_DUPLICATE = 65  # another job of the service runs the step: this one ran nothing; see once.py
 EXIT_NO_OUTCOME = 74  # outcome.json or the receipt could not be written; a receipt may contain the outcome
 
 # outcome.json contains values up to this size (encoded); a larger value becomes a segment

@@ -35,6 +35,11 @@ def finish(options: dict[str, str], found: tuple[bytes, bool], code: int | None 
         int(options["receipt-limit"]),
         protocol.RECEIPT_PREFIX if options["receipt"] == "-" else "",
     )
+    if "failure" in options and outcome["failure"]:
+        from .reason import write_reason
+
+        own = _receipt(data, "", is_inline=False).decode() if is_written else ""
+        write_reason(options["failure"], outcome["failure"], own)
     line = _receipt(data, prefix)
     if len(line) > limit and not is_written:  # only the receipt can carry the outcome, so shorten it
         failure = outcome["failure"]

@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SALT_BYTES, MAC_BYTES = 16, 32
+KEY_BYTES, SALT_BYTES, MAC_BYTES = 32, 16, 32
 
 
 def sealed(data: bytes, key: bytes, name: str) -> bytes:
@@ -78,4 +78,6 @@ def _masked(data: bytes, key: bytes, name: str, salt: bytes) -> bytes:
 
 
 def _mac(body: bytes, key: bytes, name: str) -> bytes:
+    if len(key) != KEY_BYTES:
+        raise ValueError(f"the key of sealed files must have {KEY_BYTES} bytes, and this one has {len(key)}")
     return hmac.new(key, name.encode() + b"\0" + body, "sha256").digest()

@@ -19,7 +19,7 @@ from .values import CHUNK_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any
 
     from .hashing import Buffer
@@ -128,6 +128,36 @@ def replace(
     :raises OSError: the object cannot be written
     """
     _with_retries(url, lambda: _put(url, body(), size, headers), retry_limit_s)
+
+
+def put_once(
+    url: str, data: bytes, headers: Mapping[str, str], exists: Sequence[int], retry_limit_s: float
+) -> None:
+    """Create a small object. An object that exists already stays, and is no error.
+
+    :param headers: with the one that makes the request create-only
+    :param exists: the HTTP statuses that say that the object exists
+    :raises OSError: the object cannot be written
+    """
+
+    def once() -> None:
+        try:
+            _put(url, (data,), len(data), headers)
+        except urllib.error.HTTPError as error:
+            if error.code not in exists:
+                raise
+            error.close()
+
+    _with_retries(url, once, retry_limit_s)
+
+
+def read(url: str, retry_limit_s: float) -> bytes | None:
+    """Return a small object; ``None`` if there is no object.
+
+    :raises OSError: the object cannot be read
+    """
+    found = _with_retries(url, partial(_piece, url, 0, ""), retry_limit_s)
+    return found[0] if found is not None else None
 
 
 def _get(url: str, offset: int, view: memoryview, whole: str, size: int = 0) -> None:

@@ -167,6 +167,15 @@ class Uploads(TypedDict):
     outcome: NotRequired[str]
 
 
+class Started(TypedDict):
+    """``started.json``: where the marker of the start-once guard is; see ``once.py``."""
+
+    put: str
+    get: str
+    headers: NotRequired[dict[str, str]]
+    create_only: NotRequired[dict[str, str]]
+
+
 class Snapshot(TypedDict):
     """One place where a checkpoint may be."""
 

@@ -64,6 +64,9 @@ _REBUILDERS = (
 #   snapshots               the runner saves checkpoints to pre-signed addresses
 #   frames                  the outcome comes back through the log
 #   outcome                 the outcome comes back through the store; this needs no further module
+#   failure                 the service takes the reason of a failure from a file: --failure
+#   mounted                 the output folder is a mounted bucket: --mounted 1
+#   once                    the step must not start twice: --started
 #   sealed                  files of the input folder are encrypted: --seal
 #   network                 the runner uses pre-signed addresses
 OPTIONAL = {
@@ -76,6 +79,9 @@ OPTIONAL = {
     "snapshots": ("archive.py", "snapshots.py"),
     "frames": ("frames.py",),
     "outcome": (),
+    "failure": ("reason.py",),
+    "mounted": ("mounted.py",),
+    "once": ("once.py",),
     "sealed": ("sealing.py",),
     "network": ("remote_parts.py", "threads.py", "uploads.py", "urls.py"),
 }

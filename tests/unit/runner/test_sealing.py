@@ -148,9 +148,15 @@ def test_uploads_that_were_tampered_with(folder):
 
 @pytest.mark.parametrize("seal", ["", "00", "x" * 64])
 def test_a_key_of_another_form_is_refused(folder, seal):
-    done = folder.command("true").run(seal=seal)
+    put(folder, NAME, secrets(TOKEN="v4lue"))
+    done = folder.set(secrets=["TOKEN"]).command("true").run(seal=seal)
     assert done.code == protocol.EXIT_REFUSED
-    assert "usage" in done.stderr
+    assert done.failure["category"] == "infra"
+
+
+def test_a_key_of_another_length_seals_nothing():
+    with pytest.raises(ValueError, match="must have 32 bytes, and this one has 5"):
+        sealed(b"value", b"short", NAME)
 
 
 # -- parts by content
