@@ -14,7 +14,11 @@ Input folder::
     checkpoint.json  where the runner keeps the checkpoint if the job cannot reach the store's folder;
                      optional; removed before the step starts:
                      {"get": [{"url": pre-signed URL, "uri": its name}], "put": pre-signed URL,
-                     "headers": {...}, "key": hex, "most_bytes": n}
+                     "headers": {...}, "key": hex, "most_bytes": n}. Instead of a URL, the absolute path of a
+                     file in a folder that the service copies to a bucket, and brings back at a restart
+    started.json     where the marker of the start-once guard is, if it is not in a folder; optional:
+                     {"put": pre-signed URL, "get": pre-signed URL, "headers": {...},
+                     "create_only": {...}, by default {"If-None-Match": "*"}}
     secrets.json     name -> value of each secret that the manifest names; removed before the step starts
     frames.key       32 bytes; present if the runner must print an outcome that does not fit into the receipt
     <part>           the parts that the manifest names, each with its SHA-256 and size. The file has the name
@@ -27,8 +31,8 @@ Output folder::
     outcome.json     the result or the failure; its SHA-256 is in the receipt
     <segment>        bytes of values that are too large for outcome.json
 
-``locations.json``, ``uploads.json`` and ``checkpoint.json`` may be compressed with gzip, because pre-signed
-URLs are long and similar. Pre-signed URLs are secrets.
+``locations.json``, ``uploads.json``, ``checkpoint.json`` and ``started.json`` may be compressed with gzip,
+because pre-signed URLs are long and similar. Pre-signed URLs are secrets.
 
 A *value entry* (JSON) describes a value, both in the manifest and in the outcome::
 
@@ -42,6 +46,17 @@ The *receipt* is one line of JSON. Write access to the step's storage is not eno
 
     {"protocol": 1, "digest": sha256 of outcome.json, "size": bytes,
      "outcome": base64 of outcome.json, if it fits}
+
+The *marker* of the start-once guard (:mod:`.once`) is an object or a file named ``started``::
+
+    {"job": the service's own id of the job that runs the step, "nonce": STEPOP_NONCE,
+     "attempt": number of starts of this job; a file has always 1, and the files started.2, started.3,
+     ... beside it count the further starts,
+     "run": random id of one start}
+
+The *failure file* (``--failure FILE``) of a step that failed has the receipt without the outcome on its first
+line, and ``category: summary`` on the second, at most 900 characters in all. If there is no ``outcome.json``,
+it has ``category: summary`` only.
 """
 
 from __future__ import annotations

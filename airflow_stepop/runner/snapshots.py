@@ -1,10 +1,14 @@
-"""Saves the checkpoint folder as snapshots at pre-signed URLs, for jobs that cannot reach the store's folder.
+"""Saves the checkpoint folder as snapshots, for jobs that cannot reach the store's folder.
+
+A snapshot is an object behind a pre-signed URL; or it is a file with an absolute path, in a folder that the
+service copies to a bucket and brings back to a restarted job, such as ``/opt/ml/checkpoints`` of SageMaker.
 
 1. The child restores the last snapshot before the step begins.
 2. While the step runs, a thread of the parent saves the folder after each change.
 3. When the step has ended without success, the parent saves the folder once more.
 
-A store replaces an object atomically. So a runner that is killed during an upload leaves the snapshot before.
+Both are replaced atomically: a store does so with an object, and a file is written beside and renamed. So a
+runner that is killed during a save leaves the snapshot before.
 
 Imported only by steps that have ``checkpoint.json``. Used by :mod:`.main` and :mod:`.step`.
 """
@@ -12,6 +16,7 @@ Imported only by steps that have ``checkpoint.json``. Used by :mod:`.main` and :
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import threading
 import time
@@ -19,10 +24,8 @@ import time
 from . import protocol
 from .archive import ForgedError, TooLargeError, chunks, fingerprint, pack, unpack, verify
 from .failures import RefusedError
-from .files import quietly, read_table, remove_tree, report
+from .files import quietly, read_table, remove_tree, report, write_atomic
 from .phases import phase
-from .threads import Progress, mib
-from .urls import RETRY_LIMIT_S, fetch, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,6 +42,7 @@ QUIET_S, RESTLESS_S = 0.5, 5.0
 # The pause between two snapshots is ten times the duration of the last one, within these limits
 PAUSE_FACTOR, LEAST_PAUSE_S, LONGEST_PAUSE_S = 10, 5.0, 60.0
 LAST_TRIES = 5
+LAST_SAVE_S = 240.0  # transient errors of the last save are retried for so many seconds
 FAREWELL_S = 2.0  # longest wait of a step that has succeeded, for a snapshot under way to be given up
 
 
@@ -85,7 +89,7 @@ class Snapshots:
         try:
             os.mkdir(draft, 0o700)
             for source in self.table["get"]:
-                if fetch(source["url"], archive):
+                if _bring(source["url"], archive):
                     self._unpack(archive, draft, source["uri"])
                     break
             quietly(os.unlink, archive)
@@ -111,7 +115,7 @@ class Snapshots:
                 "the object was changed, or it was saved with another [stepop] signing_key (or [core] "
                 "fernet_key): set that key again, or delete the object to start without a checkpoint",
             ) from None
-        report(f"checkpoint restored: {_count(count)}, {mib(size)}")
+        report(f"checkpoint restored: {_count(count)}, {_mib(size)}")
 
     # -- in the parent
 
@@ -127,12 +131,12 @@ class Snapshots:
     def finish(self, is_wanted: bool) -> None:
         """Save the folder for the last time if ``is_wanted``; then remove it."""
         self._saver.finish(is_wanted)
+        quietly(os.unlink, self._saver.archive)  # of a save that was killed or given up
         quietly(os.unlink, self.folder + ".state")
         for name in (self.folder, self.folder + ".new"):
             if os.path.exists(name):
                 remove_tree(name)
-        for ending in (".got", ".tar"):
-            quietly(os.unlink, self.folder + ending)
+        quietly(os.unlink, self.folder + ".got")
 
 
 class _Saver(threading.Thread):
@@ -143,6 +147,9 @@ class _Saver(threading.Thread):
         self.table = snapshots.table
         self.folder = snapshots.folder
         self.key = snapshots.key
+        put = snapshots.table.get("put", "")
+        # A file of the same file system can be renamed into its place
+        self.archive = put + ".part" if os.path.isabs(put) else self.folder + ".tar"
         self._over = threading.Event()
         self._is_wanted = True
         self._saved = ""  # fingerprint of the last snapshot, or of a folder that is too large to be saved
@@ -188,14 +195,14 @@ class _Saver(threading.Thread):
 
     def _save(self, found: str, retry_limit_s: float = 0.0) -> bool | None:
         """Write a snapshot; return whether it was written. ``None``: the folder changed during the save."""
-        began, archive = time.monotonic(), self.folder + ".tar"
+        began, archive = time.monotonic(), self.archive
         try:
             packed = self._pack(found, archive)
             if packed is not None:
                 self._put(archive, *packed, retry_limit_s)
         except TooLargeError:
             self._saved = found  # do not try again until the folder changes
-            self._say(f"it has more than the {mib(self.table['most_bytes'])} that can be kept")
+            self._say(f"it has more than the {_mib(self.table['most_bytes'])} that can be kept")
             return False
         except Exception as error:  # a failed snapshot must not end the thread
             self._say(str(error) if isinstance(error, OSError) else repr(error))
@@ -210,7 +217,7 @@ class _Saver(threading.Thread):
         if self._trouble:
             report("the checkpoint is saved again")
         self._saved, self._changed_at, self._trouble = found, 0.0, ""
-        phase(f"checkpoint saved: {mib(packed[0])} in {took_s:.1f} s")
+        phase(f"checkpoint saved: {_mib(packed[0])} in {took_s:.1f} s")
         return True
 
     def _pack(self, found: str, archive: str) -> tuple[int, str] | None:
@@ -218,6 +225,7 @@ class _Saver(threading.Thread):
         problem: OSError | None = None
         packed = None
         try:
+            os.makedirs(os.path.dirname(archive), exist_ok=True)
             packed = pack(self.folder, archive, self.key, self.table["most_bytes"], self._leave_out)
         except OSError as error:  # perhaps the step has removed or shortened a file
             problem = error
@@ -234,6 +242,15 @@ class _Saver(threading.Thread):
         return packed
 
     def _put(self, archive: str, size: int, md5: str, retry_limit_s: float) -> None:
+        if os.path.isabs(self.table["put"]):
+            if not self._is_wanted:
+                raise OSError("it is not wanted any more")
+            _sync(archive)
+            os.replace(archive, self.table["put"])
+            return
+        from .threads import Progress
+        from .urls import replace
+
         progress = Progress("saving the checkpoint", size, report if self._over.is_set() else phase)
 
         def body() -> Iterator[Buffer]:
@@ -253,9 +270,9 @@ class _Saver(threading.Thread):
             found = self._scan()
             if found is None:
                 return
-            is_saved = self._save(found[0], RETRY_LIMIT_S)
+            is_saved = self._save(found[0], LAST_SAVE_S)
             if is_saved:
-                report(f"checkpoint saved for the next try: {mib(found[1])}")
+                report(f"checkpoint saved for the next try: {_mib(found[1])}")
             if is_saved is not None:
                 return
             time.sleep(SCAN_S)
@@ -273,5 +290,35 @@ class _Saver(threading.Thread):
         self._left_out.add(name)
 
 
+def _bring(place: str, path: str) -> bool:
+    """Copy a snapshot into the file ``path``; return whether the snapshot exists.
+
+    A file is copied, too: it may lie in a mounted bucket and change between the check and the unpacking.
+
+    :param place: pre-signed URL or absolute path
+    :raises OSError: the snapshot cannot be read
+    """
+    if not os.path.isabs(place):
+        from .urls import fetch
+
+        return fetch(place, path)
+    try:
+        source = chunks(place)
+        first = next(source, b"")
+    except FileNotFoundError:
+        return False
+    write_atomic(path, itertools.chain((first,), source))
+    return True
+
+
+def _sync(path: str) -> None:
+    with open(path, "rb") as stream:
+        quietly(os.fsync, stream.fileno())
+
+
 def _count(count: int) -> str:
     return f"{count} file{'s' if count != 1 else ''}"
+
+
+def _mib(count: int) -> str:
+    return f"{count / (1 << 20):,.1f} MiB"  # threads.mib, for jobs that have no network

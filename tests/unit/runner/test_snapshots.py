@@ -15,6 +15,7 @@ import time
 
 import pytest
 
+from airflow_stepop.hooks.common.zipapp import runner_zipapp
 from airflow_stepop.runner import protocol
 from airflow_stepop.runner.archive import ForgedError, TooLargeError, fingerprint, pack, unpack, verify
 from airflow_stepop.stores.configured import open_store
@@ -266,3 +267,93 @@ def test_every_change_is_seen(tmp_path):
     (folder / "a").unlink()
     assert changed()
     assert not changed()
+
+
+# -- in a folder that the service copies to a bucket and brings back
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """Return the folder."""
+    return tmp_path / "opt" / "ml" / "checkpoints"
+
+
+@pytest.fixture
+def file_steps(new_folder, copied, tmp_path):
+    """Return a maker of steps that keep their checkpoint in the folder. The snapshot of an earlier job comes
+    in the folder ``earlier``, which is read only.
+    """
+
+    def make(*words: str, key: bytes = KEY):
+        table = {
+            "get": [
+                {"url": str(copied / "own.tar"), "uri": "s3://b/own.tar"},
+                {"url": str(tmp_path / "earlier" / "other.tar"), "uri": "s3://b/other.tar"},
+            ],
+            "put": str(copied / "own.tar"),
+            "headers": {},
+            "key": key.hex(),
+            "most_bytes": 5 << 30,
+        }
+        folder = new_folder().set(checkpoint=True).command(*words)
+        (folder.path / "in" / protocol.CHECKPOINT).write_text(json.dumps(table))
+        features = frozenset({"command", "snapshots"})  # without addresses, a job needs no network
+        (folder.path / "in" / protocol.RUNNER).write_bytes(runner_zipapp(features))
+        return folder
+
+    return make
+
+
+def test_files_there_and_back(file_steps, copied, any_python):
+    first = file_steps(*shell("mkdir a && echo 1 > a/one; exit 3"))
+    done = first.run(any_python)
+    assert done.failure["exit_code"] == 3
+    assert "checkpoint saved for the next try" in done.stderr
+    assert [path.name for path in copied.iterdir()] == ["own.tar"]
+    done = file_steps(*shell("cat a/one")).run(any_python)
+    assert done.stdout == "1\n", done.stderr
+    assert "checkpoint restored: 1 file" in done.stderr
+
+
+def test_the_snapshot_of_an_earlier_job_comes_as_input(file_steps, copied, tmp_path):
+    file_steps(*shell("echo 7 > state; exit 3")).run()
+    copied.rename(tmp_path / "earlier")
+    (tmp_path / "earlier" / "own.tar").rename(tmp_path / "earlier" / "other.tar")
+    before = (tmp_path / "earlier" / "other.tar").read_bytes()
+    done = file_steps(*shell("cat state && echo 8 > state; exit 3")).run()
+    assert done.stdout == "7\n"
+    assert (tmp_path / "earlier" / "other.tar").read_bytes() == before
+    assert file_steps(*shell("cat state")).run().stdout == "8\n", "the own snapshot is the newer one"
+
+
+def test_killed_hard_it_goes_on_at_the_last_file(file_steps, copied, edge_python):
+    """Each snapshot is renamed into its place, so that the service never copies a half one."""
+    folder = file_steps(*train(edge_python, 1000, 0.3, "0"))
+    with started(folder.argv(edge_python), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL):
+        wait_until((copied / "own.tar").exists, "a snapshot in the folder", pause_s=0.05)
+    verify(str(copied / "own.tar"), KEY)
+    done = file_steps(*train(edge_python, 0, 0, "0")).run(edge_python)
+    assert 0 < int(done.stdout.split()[2]) < 1000, done.stderr
+
+
+def test_a_half_file_of_a_killed_save_is_not_restored(file_steps, copied):
+    file_steps(*shell("echo 1 > state; exit 3")).run()
+    (copied / "own.tar.part").write_bytes(b"half")
+    done = file_steps(*shell("cat state; exit 3")).run()
+    assert done.stdout == "1\n"
+    assert [path.name for path in copied.iterdir()] == ["own.tar"]
+
+
+def test_a_file_of_another_key_is_refused(file_steps, edge_python):
+    file_steps(*shell("echo 1 > state; exit 3")).run(edge_python)
+    done = file_steps("true", key=b"o" * 32).run(edge_python)
+    assert done.code == protocol.EXIT_REFUSED
+    assert "its checkpoint s3://b/own.tar was refused" in done.failure["summary"]
+
+
+def test_a_folder_that_cannot_be_written(file_steps, copied):
+    copied.parent.mkdir(parents=True)
+    copied.write_text("a file, and no folder")
+    done = file_steps(*shell("echo 1 > state; exit 3")).run()
+    assert done.code == protocol.EXIT_REFUSED
+    assert "its checkpoint cannot be restored" in done.failure["summary"]
