@@ -3,7 +3,7 @@
 The key is in the job's request, the sealed file is in the bucket: either alone reveals nothing. The standard
 library has no AES, so the cipher is a stream of SHAKE-256 with a random beginning, followed by an HMAC::
 
-    16 random bytes | data XOR SHAKE-256(key, name, random bytes) | HMAC-SHA256(key, name, all bytes before)
+    16 random bytes | data XOR SHAKE-256(key, name, random bytes) | HMAC-SHA256(key, name, all before)
 
 The name is that of the file, so one sealed file cannot stand for another of the same job.
 """
@@ -43,7 +43,7 @@ def unsealed(blob: bytes, key: bytes, name: str) -> bytes:
     """
     body, mac = blob[:-MAC_BYTES], blob[-MAC_BYTES:]
     if len(body) < SALT_BYTES or not hmac.compare_digest(mac, _mac(body, key, name)):
-        raise ValueError(f"the sealed {name} was changed after it was written, or it has another key")
+        raise ValueError(f"{name} was changed after it was sealed, or was sealed with another key")
     return _masked(body[SALT_BYTES:], key, name, body[:SALT_BYTES])
 
 
@@ -80,4 +80,4 @@ def _masked(data: bytes, key: bytes, name: str, salt: bytes) -> bytes:
 def _mac(body: bytes, key: bytes, name: str) -> bytes:
     if len(key) != KEY_BYTES:
         raise ValueError(f"the key of sealed files must have {KEY_BYTES} bytes, and this one has {len(key)}")
-    return hmac.new(key, name.encode() + b"\0" + body, "sha256").digest()
+    return hmac.new(key, b"sealed\0" + name.encode() + b"\0" + body, "sha256").digest()

@@ -65,7 +65,7 @@ _REBUILDERS = (
 #   frames                  the outcome comes back through the log
 #   outcome                 the outcome comes back through the store; this needs no further module
 #   failure                 the service takes the reason of a failure from a file: --failure
-#   mounted                 the output folder is a mounted bucket: --mounted 1
+#   mounted                 the output folder is a mounted bucket: --mounted 1; with it comes "failure"
 #   once                    the step must not start twice: --started
 #   sealed                  files of the input folder are encrypted: --seal
 #   network                 the runner uses pre-signed addresses
@@ -80,7 +80,7 @@ OPTIONAL = {
     "frames": ("frames.py",),
     "outcome": (),
     "failure": ("reason.py",),
-    "mounted": ("mounted.py",),
+    "mounted": ("mounted.py", "reason.py"),
     "once": ("once.py",),
     "sealed": ("sealing.py",),
     "network": ("remote_parts.py", "threads.py", "uploads.py", "urls.py"),
@@ -142,7 +142,8 @@ def _version(features: frozenset[str]) -> str:
 
 def _build(features: frozenset[str]) -> bytes:
     members = {"__main__.py": MAIN}
-    left_out = {TYPES} | {file for name, files in OPTIONAL.items() if name not in features for file in files}
+    needed = {file for name in features for file in OPTIONAL[name]}
+    left_out = {TYPES, *(file for files in OPTIONAL.values() for file in files)} - needed
     for path in _runner_folder().glob("*.py"):
         if path.name in left_out:
             continue
