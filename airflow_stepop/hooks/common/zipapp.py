@@ -97,7 +97,8 @@ _building = threading.Lock()  # ast.parse() of Python 3.11.7 fails if two thread
 def runner_zipapp(features: frozenset[str] = frozenset(OPTIONAL), cache: Path | None = None) -> bytes:
     """Return the bytes of ``step.pyz``.
 
-    :param features: keys of :data:`OPTIONAL` that the step needs; by default all of them
+    :param features: keys of :data:`OPTIONAL` that the step needs; by default all of them. Another name, such
+        as that of a field of the manifest, needs no further module
     :param cache: folder that keeps built zipapps. Every worker is a new process, and a build takes a quarter
         of a second
     """
@@ -142,7 +143,7 @@ def _version(features: frozenset[str]) -> str:
 
 def _build(features: frozenset[str]) -> bytes:
     members = {"__main__.py": MAIN}
-    needed = {file for name in features for file in OPTIONAL[name]}
+    needed = {file for name in features for file in OPTIONAL.get(name, ())}
     left_out = {TYPES, *(file for files in OPTIONAL.values() for file in files)} - needed
     for path in _runner_folder().glob("*.py"):
         if path.name in left_out:
