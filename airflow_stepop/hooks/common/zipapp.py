@@ -63,7 +63,6 @@ _REBUILDERS = (
 #   secrets, requirements   the manifest has a field of this name
 #   snapshots               the runner saves checkpoints to pre-signed addresses
 #   frames                  the outcome comes back through the log
-#   sealed                  secret files lie sealed in the input folder
 #   outcome                 the outcome comes back through the store; this needs no further module
 #   failure                 the service takes the reason of a failure from a file: --failure
 #   mounted                 the output folder is a mounted bucket: --mounted 1; with it comes "failure"
@@ -79,11 +78,11 @@ OPTIONAL = {
     "requirements": ("requirements.py",),
     "snapshots": ("archive.py", "snapshots.py"),
     "frames": ("frames.py",),
-    "sealed": ("sealing.py",),
     "outcome": (),
     "failure": ("reason.py",),
     "mounted": ("mounted.py", "reason.py"),
     "once": ("once.py",),
+    "sealed": ("sealing.py",),
     "network": ("remote_parts.py", "threads.py", "uploads.py", "urls.py"),
 }
 
@@ -98,7 +97,8 @@ _building = threading.Lock()  # ast.parse() of Python 3.11.7 fails if two thread
 def runner_zipapp(features: frozenset[str] = frozenset(OPTIONAL), cache: Path | None = None) -> bytes:
     """Return the bytes of ``step.pyz``.
 
-    :param features: keys of :data:`OPTIONAL` that the step needs; by default all of them
+    :param features: keys of :data:`OPTIONAL` that the step needs; by default all of them. Another name, such
+        as that of a field of the manifest, needs no further module
     :param cache: folder that keeps built zipapps. Every worker is a new process, and a build takes a quarter
         of a second
     """

@@ -36,6 +36,19 @@ def test_size(folder):
     assert len(runner_zipapp(frozenset({"function", "dag_module"}))) <= 55 * 1024
 
 
+def test_features():
+    """A module comes with each feature that needs it; a name that is no feature brings none."""
+
+    def modules(*features):
+        with zipfile.ZipFile(io.BytesIO(runner_zipapp(frozenset(features)))) as archive:
+            return {name.rpartition("/")[2] for name in archive.namelist()}
+
+    assert modules("checkpoint") == modules()
+    assert modules("failure") - modules() == {"reason.py"}
+    assert modules("mounted") - modules() == {"mounted.py", "reason.py"}
+    assert modules("once", "sealed") - modules() == {"once.py", "sealing.py"}
+
+
 def test_same_bytes_in_every_process():
     """Two processes with other hash seeds build the same bytes."""
     code = (
