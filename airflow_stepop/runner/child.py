@@ -20,12 +20,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .meter import Meter
     from .step import Step
     from .wire import Failure, Outcome
 
 
-def child_main(step: Step, meter: Meter, last_resort: Callable[[Outcome], None]) -> int:
+def child_main(step: Step, last_resort: Callable[[Outcome], None]) -> int:
     """Run the step, write its outcome, return the exit code.
 
     :param last_resort: sends a small outcome to the parent; called when the output folder cannot be written
@@ -35,7 +34,7 @@ def child_main(step: Step, meter: Meter, last_resort: Callable[[Outcome], None])
     outcome = run(step)
     failure = outcome["failure"]
     _restore_streams()
-    outcome["usage"] = meter.usage()
+    outcome["usage"] = step.meter.usage()
     try:
         write_outcome(step.out, outcome)
         phase("outcome written")

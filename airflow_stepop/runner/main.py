@@ -280,8 +280,8 @@ def _child(
     from .child import child_main
     from .step import Step
 
-    step = Step(manifest, options, helpers.scratch, helpers.secrets, helpers.snapshots)
-    return child_main(step, meter, last_resort)
+    step = Step(manifest, options, helpers.scratch, meter, helpers.secrets, helpers.snapshots)
+    return child_main(step, last_resort)
 
 
 def _death(status: int, forwarded: list[int]) -> StepError:
