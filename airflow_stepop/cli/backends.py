@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from airflow_stepop.cli.output import TABLES, Row, command, complain, print_rows, print_tree
 from airflow_stepop.cli.render import PLACEHOLDER
+from airflow_stepop.core.units import shown_size
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -156,7 +157,7 @@ def _sample_spec(resources: ResourceSettings) -> StepSpec:
 def _print_description(described: Row, output: str) -> None:
     print(f"Backend {described['backend']}")
     limit = described["inline_limit_bytes"]
-    print(f"  payload inside the request: up to {limit:,} bytes; a larger payload needs a store")
+    print(f"  payload inside the request: up to {shown_size(limit)}; a larger payload needs a store")
     where = "the host that started them" if described["is_host_bound"] else "any host"
     print(f"  jobs can be seen from: {where}\n")
     if "connection" in described:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_stepop.core.units import format_size, shown_size
+from airflow_stepop.core.units import shown_size
 from airflow_stepop.exceptions import OutcomeLostError, WrongHostError
 from airflow_stepop.failure import Category, Failure, StepFailedError
 from airflow_stepop.job import JobHandle, JobStatus
@@ -218,7 +218,7 @@ class StepLifecycle:
             return record.memory_bytes
         self.log.warning(
             "The last try ran out of memory with %s: this try asks for %s (on_oom: at most %s)",
-            *(format_size(before), format_size(more), on_oom.cap),
+            *map(shown_size, (before, more, on_oom.cap_bytes)),
         )
         return more
 

@@ -22,7 +22,8 @@ from .failures import RefusedError
 from .files import quietly, remove_tree, report
 from .parts import read_table
 from .phases import phase
-from .threads import Progress, mib
+from .sizes import shown_size
+from .threads import Progress
 from .urls import RETRY_LIMIT_S, fetch, replace
 
 TYPE_CHECKING = False
@@ -109,7 +110,7 @@ class Snapshots:
                 "the object was changed, or it was saved with another [stepop] signing_key (or [core] "
                 "fernet_key): set that key again, or delete the object to start without a checkpoint",
             ) from None
-        report(f"checkpoint restored: {_count(count)}, {mib(size)}")
+        report(f"checkpoint restored: {_count(count)}, {shown_size(size)}")
 
     # -- in the parent
 
@@ -193,7 +194,7 @@ class _Saver(threading.Thread):
                 self._put(archive, *packed, retry_limit_s)
         except TooLargeError:
             self._saved = found  # do not try again until the folder changes
-            self._say(f"it has more than the {mib(self.table['most_bytes'])} that can be kept")
+            self._say(f"it has more than the {shown_size(self.table['most_bytes'])} that can be kept")
             return False
         except Exception as error:  # a failed snapshot must not end the thread
             self._say(str(error) if isinstance(error, OSError) else repr(error))
@@ -208,7 +209,7 @@ class _Saver(threading.Thread):
         if self._trouble:
             report("the checkpoint is saved again")
         self._saved, self._changed_at, self._trouble = found, 0.0, ""
-        phase(f"checkpoint saved: {mib(packed[0])} in {took_s:.1f} s")
+        phase(f"checkpoint saved: {shown_size(packed[0])} in {took_s:.1f} s")
         return True
 
     def _pack(self, found: str, archive: str) -> tuple[int, str] | None:
@@ -253,7 +254,7 @@ class _Saver(threading.Thread):
                 return
             is_saved = self._save(found[0], RETRY_LIMIT_S)
             if is_saved:
-                report(f"checkpoint saved for the next try: {mib(found[1])}")
+                report(f"checkpoint saved for the next try: {shown_size(found[1])}")
             if is_saved is not None:
                 return
             time.sleep(SCAN_S)

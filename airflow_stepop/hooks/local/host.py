@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_stepop.core.units import format_size
+from airflow_stepop.core.units import shown_room
 from airflow_stepop.hooks.local.supervisor.gpus import (
     VISIBLE,
     Gpu,
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 SHM = Path("/dev/shm")  # noqa: S108 - only its free space is read
 CGROUP_MEMORY_MAX = Path("/sys/fs/cgroup/memory.max")
-MIB = 1024 * 1024
 
 # Environment variables of Airflow, which the step must not inherit.
 PRIVATE_ENV_PREFIXES = ("AIRFLOW", "_AIRFLOW", "__AIRFLOW", "STEPOP")
@@ -80,7 +79,7 @@ def impossible(spec: StepSpec, host: HostFacts) -> Iterator[str]:
     if wants.cpu_count is not None and wants.cpu_count > cpus:
         yield f"cpu_count={wants.cpu_count:g}: this host has {cpus}; {_ask_for_at_most(cpus)}"
     if wants.memory_bytes is not None and wants.memory_bytes > host.memory_bytes:
-        has = _whole_mib(host.memory_bytes)
+        has = shown_room(host.memory_bytes)
         yield f"memory={wants.memory!r}: this host has {has}; {_ask_for_at_most(has)}"
     yield from _impossible_gpus(spec, host)
     if wants.nodes is not None and wants.nodes > 1:
@@ -138,7 +137,7 @@ def no_room(spec: StepSpec, folder: Path) -> Iterator[str]:
             continue
         free = shutil.disk_usage(place).free if place.exists() else 0
         if wanted > free:
-            has, asked = _whole_mib(free), getattr(spec.resources, name)
+            has, asked = shown_room(free), getattr(spec.resources, name)
             yield f"{name}={asked!r}: {place} has {has} free; make room, or {_ask_for_at_most(has)}"
 
 
@@ -174,10 +173,6 @@ def check_folder(folder: Path) -> Finding:
 
 def _ask_for_at_most(amount: object) -> str:
     return f"ask for at most {amount}, or use a remote backend"
-
-
-def _whole_mib(count: int) -> str:
-    return format_size(count // MIB * MIB)
 
 
 def _memory_bytes() -> int:
