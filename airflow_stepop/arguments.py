@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow.sdk.configuration import conf
 
+from airflow_stepop.core.naming import did_you_mean
 from airflow_stepop.core.reserved import KEEP, OUR_ENV
 from airflow_stepop.core.units import seconds
 from airflow_stepop.exceptions import StepConfigError
@@ -84,6 +85,23 @@ def check_arguments(operator: TaskArguments) -> None:
         raise StepConfigError(f"debug must be True or False, and this is {operator.debug!r}")
     _check_resources(operator)
     _check_backend(operator)
+
+
+def check_names(operator: type, given: Iterable[str]) -> None:
+    """Check that the operator has arguments of these names. Airflow's own error does not say what was meant.
+
+    :raises StepConfigError: naming the closest argument
+    """
+    known = {
+        name
+        for one in operator.__mro__
+        for name in getattr(one.__init__, "_BaseOperatorMeta__param_names", ())  # type: ignore[misc]
+    }
+    unknown = [name for name in given if name not in known and not name.startswith("_")] if known else []
+    if unknown:
+        label = getattr(operator, "custom_operator_name", operator.__name__)
+        told = ", ".join(f"{name!r}{did_you_mean(name, known)}" for name in unknown)
+        raise StepConfigError(f"{label} has no argument {told}")
 
 
 def is_later(value: Any) -> bool:

@@ -38,12 +38,14 @@ class Builtin:
     :param path: ``module:class`` of the hook
     :param extra: the extra that installs the backend's requirements; empty if there are none
     :param sdk: a module of that extra. A hook imports its SDK late, so this module checks whether it is
-        installed
+        is installed
+    :param has_console: whether jobs have pages in a console of the service, so that tasks have links
     """
 
     path: str
     extra: str = ""
     sdk: str = ""
+    has_console: bool = True
 
     @property
     def is_released(self) -> bool:
@@ -52,7 +54,7 @@ class Builtin:
 
 
 BUILTINS = {
-    "local": Builtin("airflow_stepop.hooks.local.hook:LocalStepHook"),
+    "local": Builtin("airflow_stepop.hooks.local.hook:LocalStepHook", has_console=False),
     "kubernetes": Builtin(
         "airflow_stepop.hooks.kubernetes.hook:KubernetesStepHook",
         "kubernetes",
@@ -100,6 +102,18 @@ def hook_class(name: str) -> type[StepHook]:
     if not found:
         raise BackendNotFoundError(_unknown(name))
     return _third_party_class(name, found)
+
+
+def has_console(name: str) -> bool:
+    """Return whether jobs of the backend may have pages in a console; ``True`` if that is unknown."""
+    if name in BUILTINS:
+        return BUILTINS[name].has_console
+    from airflow_stepop.hooks.base import StepHook
+
+    try:
+        return hook_class(name).link is not StepHook.link
+    except StepConfigError:  # the error is raised where the backend is used
+        return True
 
 
 def create_hook(name: str, conn_id: str | None = None, connection: Connection | None = None) -> StepHook:
