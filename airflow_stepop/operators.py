@@ -14,7 +14,7 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.definitions.mappedoperator import OperatorPartial
 from airflow.sdk.serde import allow_class
 
-from airflow_stepop.arguments import check_arguments, check_names, check_secrets
+from airflow_stepop.arguments import check_arguments, check_mapped, check_names
 from airflow_stepop.links import StepLink, links_of
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.results import StepResult
@@ -169,8 +169,7 @@ class RemoteStepOperator(BaseOperator):
         """Airflow fills in its own defaults for a mapped task; ours come first."""
         from airflow.sdk.bases.operator import partial
 
-        check_names(cls, kwargs)
-        check_secrets(kwargs.get("secrets"), kwargs.get("env"))  # Airflow stores the arguments as they are
+        check_mapped(cls, kwargs)
         made = partial(cls, **kwargs, **mapped_recovery_arguments(kwargs))
         made._expand_called = True  # the partial that takes its place warns if nobody expands it
         return StepPartial(operator_class=cls, kwargs=made.kwargs, params=made.params)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from airflow_stepop.cli.output import TABLES, Row, command, complain, print_rows, print_tree
 from airflow_stepop.cli.render import PLACEHOLDER
+from airflow_stepop.core.printable import without_markup
 from airflow_stepop.core.units import shown_size
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def describe_settings(model: type[BackendSettings]) -> Iterator[Row]:
             "setting": name,
             "type": _type_name(field),
             "default": "(required)" if field.is_required() else field.get_default(call_default_factory=True),
-            "description": " ".join(text.split()),
+            "description": without_markup(" ".join(text.split())),
         }
 
 

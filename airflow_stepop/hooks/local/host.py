@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_stepop.core.units import shown_room
+from airflow_stepop.hooks.local.literals import no_image, no_nodes
 from airflow_stepop.hooks.local.supervisor.gpus import (
     VISIBLE,
     Gpu,
@@ -75,7 +76,7 @@ def impossible(spec: StepSpec, host: HostFacts) -> Iterator[str]:
     """Yield a message for each demand that ``host`` can never satisfy. A message says what would work."""
     wants, cpus = spec.resources, host.cpu_count
     if spec.image is not None:
-        yield f"image={spec.image!r}: the local backend runs on this host without containers; leave image out"
+        yield no_image(spec.image)
     if wants.cpu_count is not None and wants.cpu_count > cpus:
         yield f"cpu_count={wants.cpu_count:g}: this host has {cpus}; {_ask_for_at_most(cpus)}"
     if wants.memory_bytes is not None and wants.memory_bytes > host.memory_bytes:
@@ -83,7 +84,7 @@ def impossible(spec: StepSpec, host: HostFacts) -> Iterator[str]:
         yield f"memory={wants.memory!r}: this host has {has}; {_ask_for_at_most(has)}"
     yield from _impossible_gpus(spec, host)
     if wants.nodes is not None and wants.nodes > 1:
-        yield f"nodes={wants.nodes}: the local backend is one host; use nodes=1, or a remote backend"
+        yield no_nodes(wants.nodes)
 
 
 def _impossible_gpus(spec: StepSpec, host: HostFacts) -> Iterator[str]:
