@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow.sdk.configuration import conf
 
+from airflow_stepop.core.naming import did_you_mean
 from airflow_stepop.core.reserved import KEEP, OUR_ENV
 from airflow_stepop.core.units import seconds
 from airflow_stepop.exceptions import StepConfigError
@@ -83,7 +85,35 @@ def check_arguments(operator: TaskArguments) -> None:
     if operator.debug not in (True, False, None):
         raise StepConfigError(f"debug must be True or False, and this is {operator.debug!r}")
     _check_resources(operator)
-    _check_backend(operator)
+    check_backend(operator)
+
+
+def check_mapped(operator: type, given: Mapping[str, Any]) -> None:
+    """Check the arguments that all tasks of a mapping have. Airflow makes no operator before they run.
+
+    :raises StepConfigError: naming the argument and what is valid
+    """
+    check_names(operator, given)
+    check_secrets(given.get("secrets"), given.get("env"))  # Airflow stores the arguments as they are
+    names = ("backend", "conn_id", "settings", "image", "resource_settings")
+    check_backend(SimpleNamespace(**{name: given.get(name) for name in names}))
+
+
+def check_names(operator: type, given: Iterable[str]) -> None:
+    """Check that the operator has arguments of these names. Airflow's own error does not say what was meant.
+
+    :raises StepConfigError: naming the closest argument
+    """
+    known = {
+        name
+        for one in operator.__mro__
+        for name in getattr(one.__init__, "_BaseOperatorMeta__param_names", ())  # type: ignore[misc]
+    }
+    unknown = [name for name in given if name not in known and not name.startswith("_")] if known else []
+    if unknown:
+        label = getattr(operator, "custom_operator_name", operator.__name__)
+        told = ", ".join(f"{name!r}{did_you_mean(name, known)}" for name in unknown)
+        raise StepConfigError(f"{label} has no argument {told}")
 
 
 def is_later(value: Any) -> bool:
@@ -223,23 +253,61 @@ def _check_requirements(value: Any) -> None:
             check_requirement(line)
 
 
-def _check_backend(operator: TaskArguments) -> None:
-    from airflow_stepop.hooks.settings import parse_settings
-    from airflow_stepop.registry import hook_class
+def check_backend(arguments: Any) -> None:
+    """Check what the task says to a backend that it names itself, as far as it is known now.
 
-    backend, settings = operator.backend, operator.settings
+    No connection is read, and a hook is imported only for settings. Under ``backend_override`` nothing is
+    checked, as another backend gets the arguments.
+
+    :param arguments: has the arguments as attributes: an operator, or what a mapped task has of one
+    :raises StepConfigError: the backend is unknown, or could never run this
+    """
+    from airflow_stepop import registry
+
+    backend = arguments.backend
     if backend is None or is_later(backend) or conf.get("stepop", "backend_override", fallback=""):
         return
-    model = hook_class(backend).settings_model
-    if settings is not None and not is_later(settings) and "{{" not in str(settings):
-        try:
-            parse_settings(model, settings, backend)
-        except StepConfigError as error:
-            if not (may_have_defaults(operator) and _is_incomplete(error)):
-                raise
+    registry.check_backend(backend)
+    image = arguments.image if isinstance(arguments.image, str) and not is_later(arguments.image) else None
+    resources = _known_resources(arguments.resource_settings)
+    if arguments.settings is None or not _is_literal(arguments.settings):
+        wants = (resources.gpu_count, resources.gpu_type, resources.nodes) if resources else ()
+        if image is not None or any(wants):
+            registry.check_literals(backend, image, resources)
+        return
+    from airflow_stepop.hooks.settings import parse_settings
+
+    try:
+        settings = parse_settings(registry.hook_class(backend).settings_model, arguments.settings, backend)
+    except StepConfigError as error:
+        if not (may_have_defaults(arguments) and _is_incomplete(error)):
+            raise
+    else:
+        settings.check_with(image, resources)
 
 
-def may_have_defaults(operator: TaskArguments) -> bool:
+def _is_literal(value: Any) -> bool:
+    """Return whether nothing in ``value`` is a template or another task's output."""
+    if is_later(value):
+        return False
+    if isinstance(value, Mapping):
+        return all(_is_literal(one) for item in value.items() for one in item)
+    if isinstance(value, (list, tuple, set)):
+        return all(map(_is_literal, value))
+    return all(map(_is_literal, vars(value).values())) if hasattr(value, "model_fields_set") else True
+
+
+def _known_resources(value: Any) -> ResourceSettings | None:
+    """Return the resources without the fields that are known only when the task runs."""
+    if isinstance(value, Mapping):
+        value = ResourceSettings.from_dict(value)
+    if not isinstance(value, ResourceSettings):
+        return None
+    fields = {name: one for name, one in vars(value).items() if not is_later(one)}
+    return ResourceSettings(**fields)
+
+
+def may_have_defaults(operator: Any) -> bool:
     """Return whether a connection may give what the task leaves out. No connection is read: a DAG file is."""
     if operator.conn_id is not None or conf.get("stepop", "backend_override", fallback=""):
         return True

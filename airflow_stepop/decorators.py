@@ -14,7 +14,7 @@ from airflow.sdk.bases.decorator import (
     task_decorator_factory,
 )
 
-from airflow_stepop.arguments import check_secrets
+from airflow_stepop.arguments import check_mapped, check_names
 from airflow_stepop.operators import RemoteStepOperator
 from airflow_stepop.retries import mapped_recovery_arguments
 
@@ -41,10 +41,14 @@ class RemoteStepDecoratedOperator(DecoratedOperator, RemoteStepOperator):
 
 
 class RemoteStepTaskDecorator(_TaskDecorator[Any, Any, Any]):
-    """Gives mapped steps the same recovery retry that plain ones have."""
+    """Gives mapped steps the same recovery retry that plain ones have, and checks names before any call."""
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()  # type: ignore[no-untyped-call] # of Airflow
+        check_names(self.operator_class, self.kwargs)
 
     def _expand(self, expand_input: ExpandInput, *, strict: bool) -> XComArg:
-        check_secrets(self.kwargs.get("secrets"), self.kwargs.get("env"))
+        check_mapped(self.operator_class, self.kwargs)
         self.kwargs.update(mapped_recovery_arguments(self.kwargs))
         return super()._expand(expand_input, strict=strict)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from airflow_stepop.core.units import format_size, parse_size
+from airflow_stepop.core.units import parse_size, shown_size
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.resources import ResourceSettings
 
@@ -57,13 +57,13 @@ class MoreMemory:
     def advice(self, memory_bytes: int, has_retry: bool) -> tuple[str | None, str]:
         """Return the memory of the next try, and the advice for the error message.
 
-        The memory is a size such as ``"12GiB"``; ``None`` if the cap is reached or no retry is left.
+        The memory is a text such as ``"12 GiB"``; ``None`` if the cap is reached or no retry is left.
         """
         if (more := self.after(memory_bytes)) is None:
-            return None, f"it had {format_size(memory_bytes)}, which is the cap of on_oom; raise the cap"
+            return None, f"it had {shown_size(memory_bytes)}, which is the cap of on_oom; raise the cap"
         if not has_retry:
-            return None, f"no try is left that could ask for {format_size(more)} (on_oom); raise retries"
-        return format_size(more), f"nothing yet: the next try asks for {format_size(more)} (on_oom)"
+            return None, f"no try is left that could ask for {shown_size(more)} (on_oom); raise retries"
+        return shown_size(more), f"nothing yet: the next try asks for {shown_size(more)} (on_oom)"
 
 
 def parse_on_oom(value: Any) -> MoreMemory | None:

@@ -11,22 +11,31 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
+from airflow.sdk.definitions.mappedoperator import OperatorPartial
 from airflow.sdk.serde import allow_class
 
-from airflow_stepop.arguments import check_arguments, check_secrets
-from airflow_stepop.links import StepLink
+from airflow_stepop.arguments import check_arguments, check_mapped, check_names
+from airflow_stepop.links import StepLink, links_of
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.results import StepResult
 from airflow_stepop.retries import mapped_recovery_arguments, recovery_arguments
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-    from airflow.sdk.definitions.mappedoperator import OperatorPartial
+    from airflow.sdk.definitions.mappedoperator import MappedOperator
 
     from airflow_stepop.lifecycle.worker import WorkerSession
     from airflow_stepop.oom import MoreMemory
 
 allow_class(StepResult)
+
+
+class StepPartial(OperatorPartial):
+    """What ``RemoteStepOperator.partial()`` returns: it names the argument that a misspelt one means."""
+
+    def expand(self, **mapped_kwargs: Any) -> MappedOperator:
+        check_names(self.operator_class, mapped_kwargs)
+        return super().expand(**mapped_kwargs)
 
 
 class RemoteStepOperator(BaseOperator):
@@ -78,7 +87,6 @@ class RemoteStepOperator(BaseOperator):
     template_fields_renderers: ClassVar[dict[str, str]] = {
         "command": "bash", "env": "json", "settings": "json", "resource_settings": "json", "inputs": "py",
     }  # fmt: skip
-    operator_extra_links = (StepLink(),)
     takes_step_results = True  # results of other steps arrive as references; see results.py
     ui_color = "#dbe9f6"
     # what a decorated function adds; a command has none of them
@@ -116,6 +124,7 @@ class RemoteStepOperator(BaseOperator):
         retry_delay: timedelta | float | None = None,
         **kwargs: Any,
     ) -> None:
+        check_names(type(self), kwargs)
         explicit = {"retries": retries, "retry_policy": retry_policy, "retry_delay": retry_delay}
         explicit |= recovery_arguments({**explicit, **kwargs}, kwargs.get("default_args") or {})
         super().__init__(**{name: value for name, value in explicit.items() if value is not None}, **kwargs)
@@ -149,6 +158,10 @@ class RemoteStepOperator(BaseOperator):
         self._session: WorkerSession | None = None
         check_arguments(self)
 
+    @property
+    def operator_extra_links(self) -> tuple[StepLink, ...]:  # type: ignore[override] # Airflow knows properties
+        return links_of(self)
+
     # -- arguments
 
     @classmethod
@@ -156,8 +169,10 @@ class RemoteStepOperator(BaseOperator):
         """Airflow fills in its own defaults for a mapped task; ours come first."""
         from airflow.sdk.bases.operator import partial
 
-        check_secrets(kwargs.get("secrets"), kwargs.get("env"))  # Airflow stores the arguments as they are
-        return partial(cls, **kwargs, **mapped_recovery_arguments(kwargs))
+        check_mapped(cls, kwargs)
+        made = partial(cls, **kwargs, **mapped_recovery_arguments(kwargs))
+        made._expand_called = True  # the partial that takes its place warns if nobody expands it
+        return StepPartial(operator_class=cls, kwargs=made.kwargs, params=made.params)
 
     # -- where Airflow calls in
 

@@ -13,6 +13,7 @@ the installed distributions only if the name is not built in.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
 
     from airflow_stepop.hooks.base import StepHook
+    from airflow_stepop.resources import ResourceSettings
 
 ENTRY_POINT_GROUP = "airflow_stepop.backends"
 
@@ -38,12 +40,14 @@ class Builtin:
     :param path: ``module:class`` of the hook
     :param extra: the extra that installs the backend's requirements; empty if there are none
     :param sdk: a module of that extra. A hook imports its SDK late, so this module checks whether it is
-        installed
+        is installed
+    :param has_console: whether jobs have pages in a console of the service, so that tasks have links
     """
 
     path: str
     extra: str = ""
     sdk: str = ""
+    has_console: bool = True
 
     @property
     def is_released(self) -> bool:
@@ -52,7 +56,7 @@ class Builtin:
 
 
 BUILTINS = {
-    "local": Builtin("airflow_stepop.hooks.local.hook:LocalStepHook"),
+    "local": Builtin("airflow_stepop.hooks.local.hook:LocalStepHook", has_console=False),
     "kubernetes": Builtin(
         "airflow_stepop.hooks.kubernetes.hook:KubernetesStepHook",
         "kubernetes",
@@ -102,6 +106,18 @@ def hook_class(name: str) -> type[StepHook]:
     return _third_party_class(name, found)
 
 
+def has_console(name: str) -> bool:
+    """Return whether jobs of the backend may have pages in a console; ``True`` if that is unknown."""
+    if name in BUILTINS:
+        return BUILTINS[name].has_console
+    from airflow_stepop.hooks.base import StepHook
+
+    try:
+        return hook_class(name).link is not StepHook.link
+    except StepConfigError:  # the error is raised where the backend is used
+        return True
+
+
 def create_hook(name: str, conn_id: str | None = None, connection: Connection | None = None) -> StepHook:
     """Return a new hook of the backend; see :class:`StepHook` for the parameters."""
     return hook_class(name)(conn_id=conn_id, connection=connection)
@@ -130,8 +146,23 @@ def _describe(name: str, source: str) -> Backend:
 
 
 def _builtin_class(name: str, builtin: Builtin) -> type[StepHook]:
+    check_backend(name)
+    module, _, attribute = builtin.path.partition(":")
+    found: type[StepHook] = getattr(import_module(module), attribute)
+    return found
+
+
+def check_backend(name: str) -> None:
+    """Check that the backend can be used, without an import of its hook if it is built in.
+
+    :raises StepConfigError: as :func:`hook_class`
+    """
     from airflow_stepop import __version__
 
+    if name not in BUILTINS:
+        hook_class(name)
+        return
+    builtin = BUILTINS[name]
     if not builtin.is_released:
         raise BackendNotFoundError(
             f"backend {name!r} is planned, but airflow-stepop {__version__} has no hook for it yet; "
@@ -142,9 +173,21 @@ def _builtin_class(name: str, builtin: Builtin) -> type[StepHook]:
             f"backend {name!r} needs the module {builtin.sdk}, which is not installed: "
             f"pip install 'airflow-stepop[{builtin.extra}]'"
         )
-    module, _, attribute = builtin.path.partition(":")
-    found: type[StepHook] = getattr(import_module(module), attribute)
-    return found
+
+
+def check_literals(name: str, image: str | None, resources: ResourceSettings | None) -> None:
+    """Check an image and resources that are literal in a DAG file; for a built-in backend without its hook.
+
+    :raises StepConfigError: no job of the backend could have this
+    """
+    if name in BUILTINS:
+        module = BUILTINS[name].path.partition(":")[0].rpartition(".")[0]
+        import_module(f"{module}.literals").check_literals(image, resources)
+        return
+    from pydantic import ValidationError
+
+    with suppress(ValidationError):  # of settings that the connection has to give
+        hook_class(name).settings_model().check_with(image, resources)
 
 
 def _third_party_class(name: str, found: list[EntryPoint]) -> type[StepHook]:

@@ -48,6 +48,17 @@ def migrate(home: Path) -> None:
         sys.exit(f"airflow db migrate failed; its last lines ({log}):\n{tail(log)}")
 
 
+def start_api() -> None:
+    """Start the API that ``dag.test()`` has in this process. Its start is no time of the first task."""
+    import httpx
+    from airflow.sdk.execution_time.supervisor import in_process_api_server
+
+    with httpx.Client(
+        transport=in_process_api_server().transport, base_url="http://in-process.invalid"
+    ) as api:
+        api.get("/health")
+
+
 def tail(log: Path, count: int = 30) -> str:
     """Return the last lines of a log."""
     return "\n".join(log.read_text(errors="replace").splitlines()[-count:])

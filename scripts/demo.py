@@ -13,7 +13,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from airflow_home import EXAMPLES, migrate, sqlite_url, tail, use_home
+import demo_kill
+from airflow_home import EXAMPLES, migrate, sqlite_url, start_api, tail, use_home
+
+from airflow_stepop.core.units import shown_size
 
 HOME = ".demo"
 DAG_FILE = EXAMPLES / "quickstart.py"
@@ -29,7 +32,8 @@ def main() -> None:
     rows = run(home)
     print()
     print_report(rows)
-    print(f"\nAll of it took {time.monotonic() - begin:.0f} s. Next: make airflow, or docs/quickstart.md")
+    print("\nWhat is special: a step outlives its worker. To see one killed: make demo ARGS=--kill")
+    print(f"All of it took {time.monotonic() - begin:.0f} s. Next: make airflow, or docs/quickstart.md")
 
 
 def say(text: str) -> None:
@@ -57,6 +61,7 @@ def run_here(rows: Path) -> None:
 
     bag = DagBag(str(DAG_FILE))
     dag = bag.dags["quickstart"]
+    start_api()
     dag_run = dag.test()
     found = [describe(ti) for ti in sorted(dag_run.get_task_instances(), key=lambda ti: ti.start_date)]
     rows.write_text(json.dumps(found))
@@ -96,7 +101,7 @@ def print_report(rows: list[dict[str, Any]]) -> None:
     print(f"  {'task':11} {'host':12} {'process':>7} {'seconds':>8} {'memory':>8}  ran in")
     for row in rows:
         memory = row["peak_memory_bytes"]
-        shown = f"{memory / 2**20:.0f} MiB" if memory else "-"
+        shown = shown_size(memory) if memory else "-"
         print(
             f"  {row['task']:11} {(row['host'] or '-')[:12]:12} {row['pid'] or '-':>7} "
             f"{row['seconds']:8.1f} {shown:>8}  {row['where']}"
@@ -111,5 +116,9 @@ if __name__ == "__main__":
     os.chdir(DAG_FILE.parents[1])
     if sys.argv[1:2] == ["--run"]:
         run_here(Path(sys.argv[2]))
+    elif sys.argv[1:] == ["--kill"]:
+        demo_kill.main()
+    elif sys.argv[1:]:
+        sys.exit(f"make demo has the option ARGS=--kill, and none called {' '.join(sys.argv[1:])}")
     else:
         main()

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from airflow_stepop.cli.output import TABLES, Row, command, complain, print_rows, print_tree
 from airflow_stepop.cli.render import PLACEHOLDER
+from airflow_stepop.core.printable import without_markup
+from airflow_stepop.core.units import shown_size
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -118,7 +120,7 @@ def describe_settings(model: type[BackendSettings]) -> Iterator[Row]:
             "setting": name,
             "type": _type_name(field),
             "default": "(required)" if field.is_required() else field.get_default(call_default_factory=True),
-            "description": " ".join(text.split()),
+            "description": without_markup(" ".join(text.split())),
         }
 
 
@@ -164,7 +166,7 @@ def _sample_spec(resources: ResourceSettings) -> StepSpec:
 def _print_description(described: Row, output: str) -> None:
     print(f"Backend {described['backend']}")
     limit = described["inline_limit_bytes"]
-    print(f"  payload inside the request: up to {limit:,} bytes; a larger payload needs a store")
+    print(f"  payload inside the request: up to {shown_size(limit)}; a larger payload needs a store")
     where = "the host that started them" if described["is_host_bound"] else "any host"
     print(f"  jobs can be seen from: {where}\n")
     if "connection" in described:

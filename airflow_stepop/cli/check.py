@@ -169,7 +169,7 @@ def run_step(target: Target, args: Namespace, task: NoTask | None = None) -> lis
 
 
 def check_configuration(targets: list[Target]) -> Iterator[Finding]:
-    """Yield findings about every store, the signing key and the deployment's name.
+    """Yield findings about every store, the signing key, the deployment's name and the cache of requirements.
 
     All hosts must have the same signing key. Airflow deployments that share backends or stores must have
     different names.
@@ -189,6 +189,7 @@ def check_configuration(targets: list[Target]) -> Iterator[Finding]:
     )
     yield _check_key(is_shared)
     yield _check_deployment(is_shared)
+    yield from _requirements_findings()
 
 
 def check_store(store: Store) -> Finding:
@@ -238,6 +239,14 @@ def _check_deployment(is_shared: bool) -> Finding:
     message = "[stepop] deployment is not set: jobs and results have no label with the name of this Airflow"
     fix = "set it to a name that no other Airflow with these backends and stores has; sweep --yes needs it"
     return Finding(not is_shared, "deployment", message, fix)
+
+
+def _requirements_findings() -> Iterator[Finding]:
+    """Yield the size of each cache of requirements= on this host."""
+    from airflow_stepop.maintenance.requirements_cache import describe_caches
+
+    for text in describe_caches():
+        yield Finding(True, "requirements", f"{text}; gc deletes what no step has used for a while")
 
 
 def _is_configured(*options: str) -> bool:

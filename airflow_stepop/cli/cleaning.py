@@ -109,6 +109,7 @@ def _sum_up(orphans: Sequence[Orphan], *, is_done: bool) -> None:
 def gc_command(args: Namespace) -> None:
     """Print the stored data that nothing needs any more. With ``--yes``, delete this data."""
     from airflow_stepop.maintenance.garbage import delete, find_garbage
+    from airflow_stepop.maintenance.requirements_cache import describe_caches
 
     if args.yes:
         _check_own_stores()
@@ -126,6 +127,9 @@ def gc_command(args: Namespace) -> None:
     if args.output in TABLES and garbage:
         size = shown_size(sum(one.size for one in garbage))
         print(f"{size} deleted" if args.yes else f"{size} to delete. Nothing was done: add --yes")
+    if args.output in TABLES:
+        for text in describe_caches():
+            print(f"On this host there are {text}")
     if complain(problems):
         raise SystemExit(1)
 

@@ -12,6 +12,7 @@ class StepUsage(TypedDict, total=False):
     """What a step used and asked for; see ``lifecycle/usage.py``."""
 
     wall_s: float
+    installing_s: float
     cpu_s: float
     peak_memory_bytes: float
     peak_gpu_memory_bytes: float

@@ -65,3 +65,8 @@ def _erased(text: str) -> str:
         elif kept:
             kept.pop()
     return "".join(kept)
+
+
+def without_markup(text: str) -> str:
+    """Return a text of a docstring for a terminal: without the backticks and the roles of reST."""
+    return re.sub(r":[a-z:]+:`~?(?:[^`]*\.)?([^`.]+)`", r"\1", text).replace("``", "")

@@ -13,6 +13,7 @@ from datetime import timedelta
 from fractions import Fraction
 
 from airflow_stepop.exceptions import StepConfigError
+from airflow_stepop.runner.sizes import shown_size as shown_size  # noqa: PLC0414 - for everything that prints a size
 
 _UNITS = {"B": 1}
 for _power, _prefix in enumerate("KMGTP", start=1):
@@ -24,6 +25,7 @@ _UNIT_OF = {unit.lower(): unit for unit in _UNITS} | {
 _SIZE = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,9})?) ?([A-Za-z]+)")
 NUMBER = re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?")
 _MAX_BYTES = 2**60
+LEAST_ROUNDED = 0.995  # three digits are at most half a per cent more than the number
 LONGEST_S = 100 * 365 * 86400.0  # calendars and timers end soon after it; whoever wants no limit is served
 
 
@@ -45,13 +47,12 @@ def format_size(size_bytes: int) -> str:
     return min(spellings, key=len)
 
 
-def shown_size(count: float) -> str:
-    """Return a number of bytes for people, with three significant digits: ``"1.21 GiB"``."""
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if count < 999.5:  # it would be rounded to four digits
-            return f"{count:.3g} {unit}"
-        count /= 1024
-    return f"{count:,.0f} PiB" if count >= 999.5 else f"{count:.3g} PiB"
+def shown_room(count: float) -> str:
+    """Return a number of bytes as :func:`shown_size`, never rounded up, because a user may ask for it."""
+    shown = shown_size(count)
+    number, unit = shown.split()
+    is_more = float(number.replace(",", "")) * _UNITS[unit] > count
+    return shown_size(count * LEAST_ROUNDED) if is_more else shown
 
 
 def split_size(text: object, name: str) -> tuple[str, str]:

@@ -10,11 +10,14 @@ import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from airflow_stepop.exceptions import StepConfigError
+
+if TYPE_CHECKING:
+    from airflow_stepop.resources import ResourceSettings
 
 
 class BackendSettings(BaseModel):
@@ -47,6 +50,17 @@ class BackendSettings(BaseModel):
         The worker calls this method with the folder of the DAG file. A backend with such paths overrides it.
         """
         return self
+
+    def check_with(self, image: str | None, resources: ResourceSettings | None) -> None:
+        """Check the settings together with other arguments that are literal in a DAG file.
+
+        Called while the DAG file is read, so this method reads no connection and imports no SDK. A backend
+        overrides it to refuse what no job could have, whatever the connection says.
+
+        :param image: the task's image; ``None`` if it names none, or if it is known only when the task runs
+        :param resources: the task's resources, as far as they are known
+        :raises StepConfigError: no job could have this
+        """
 
 
 def parse_settings(model: type[BackendSettings], settings: object, backend: str) -> BackendSettings:

@@ -54,6 +54,7 @@ class ApiRetries:
     log: Logger
     was_killed: Callable[[], bool]
     pause: Callable[[float], None]
+    submitted_at: float = 0.0  # when the last submit began, seconds since the epoch
 
     def ask(self, hook: StepHook, question: Callable[[], T]) -> T:
         """Return the result of a call to the service; retry transient errors for up to ten minutes.
@@ -84,7 +85,7 @@ class ApiRetries:
         limit_s = self.limits.start_timeout_s or QUOTA_LIMIT_S
         while True:
             try:
-                return self.ask(hook, lambda: hook.submit(spec, payload))
+                return self.ask(hook, lambda: self._submit(hook, spec, payload))
             except QuotaError as error:
                 waited_s = max(time.time() - since, 0)
                 pause_s = with_jitter(min(max(waited_s, self.limits.capacity_pause_s), QUOTA_PAUSE_S))
@@ -92,3 +93,7 @@ class ApiRetries:
                     raise StepFailedError(without_room(error), spec.name) from error
                 self.log.warning("%s: submitting again in %.0f s", error, pause_s)
                 self.pause(pause_s)
+
+    def _submit(self, hook: StepHook, spec: StepSpec, payload: Payload) -> JobHandle:
+        self.submitted_at = time.time()
+        return hook.submit(spec, payload)

@@ -5,9 +5,12 @@ Pure functions. The collector and the submit retries call them. The texts are fo
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from airflow_stepop.core.units import format_size, shown_size
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.job import JobState, JobStatus
 from airflow_stepop.results import StepResult
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, QuotaError
+
+KILLER = "out-of-memory killer"  # in the summary of a step that was killed for a reason that nobody knows
+_AMOUNT = re.compile(r"[0-9] [KMGTP]?i?B\b")
 
 _DEADLINES = {
     StopReason.START_TIMEOUT: (
@@ -114,3 +120,23 @@ def unmappable(value: object, mapped: Sequence[str]) -> Failure | None:
         f"{'are' if len(mapped) > 1 else 'is'} mapped over this result",
         hint=f"{_AS_LIST.get(kind, 'return a list or a dict')}: each item becomes one task instance",
     )
+
+
+def with_memory(failure: Failure, asked_bytes: int, used_bytes: float | None) -> Failure:
+    """Return a failure about memory with the numbers in its summary, and with ``on_oom`` in its hint.
+
+    :param asked_bytes: the memory that the step asked for; 0: the backend's default
+    :param used_bytes: its peak, where that is known
+    """
+    is_oom = failure.category is Category.OOM
+    if not is_oom and KILLER not in failure.summary:
+        return failure
+    amounts = [f"it asked for {shown_size(asked_bytes)} of memory"] if asked_bytes else []
+    amounts += [f"it used {shown_size(used_bytes)} at its peak"] if used_bytes else []
+    if amounts and not _AMOUNT.search(failure.summary):
+        failure = replace(failure, summary=f"{failure.summary}; {', and '.join(amounts)}")
+    if not is_oom or "memory" not in failure.hint:  # an init container has memory of its own
+        return failure
+    cap = format_size(2 ** math.ceil(math.log2(asked_bytes * 2))) if asked_bytes else "16GiB"
+    more = f'on_oom=MoreMemory(cap="{cap}") lets the next try ask for more'
+    return replace(failure, hint=f"{failure.hint}; {more if asked_bytes else f'beside a memory, {more}'}")

@@ -15,9 +15,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow_stepop.core.units import format_size, shown_size
+from airflow_stepop.core.units import shown_size
 from airflow_stepop.exceptions import OutcomeLostError, WrongHostError
 from airflow_stepop.failure import Category, Failure, StepFailedError
 from airflow_stepop.job import JobHandle, JobStatus
@@ -136,8 +137,6 @@ class StepLifecycle:
         self.observer.phase("the record of generation %d saved", record.generation)
         spec, payload = self.request.build(record.name, record.nonce, record.labels, record.memory_bytes)
         hook = self.jobs.hook(record)
-        size = shown_size(payload.inline_bytes)
-        self.log.info("Submitting %s to %s (%s)", record.name, record.backend, size)
         self.has_begun_submit = True
         handle = self.api_retries.submit(hook, spec, payload, record.started_at)
         if self.was_killed():  # during the submit, when on_kill had no handle to cancel
@@ -145,7 +144,9 @@ class StepLifecycle:
         self._save(record.with_handle(handle))
         self.observer.submitted(record, payload)
         self.observer.phase("submitted, and the handle saved")
-        self.log.info("Submitted: %s", handle)
+        # Airflow's log page sorts by time, and the step may have printed before the submit returned
+        when = datetime.fromtimestamp(self.api_retries.submitted_at, UTC).isoformat().replace("+00:00", "Z")
+        self.log.info("Submitted: %s (%s)", handle, shown_size(payload.inline_bytes), timestamp=when)
         return handle
 
     def _continue(self, record: StepRecord) -> JobHandle:
@@ -218,7 +219,7 @@ class StepLifecycle:
             return record.memory_bytes
         self.log.warning(
             "The last try ran out of memory with %s: this try asks for %s (on_oom: at most %s)",
-            *(format_size(before), format_size(more), on_oom.cap),
+            *map(shown_size, (before, more, on_oom.cap_bytes)),
         )
         return more
 

@@ -20,8 +20,14 @@ if TYPE_CHECKING:
 
 XCOM_KEY = "usage"  # renaming breaks DAGs that read this XCom
 
-Measured = Literal["wall_s", "cpu_s", "peak_memory_bytes", "peak_gpu_memory_bytes"]
-MEASURED: tuple[Measured, ...] = ("wall_s", "cpu_s", "peak_memory_bytes", "peak_gpu_memory_bytes")
+Measured = Literal["wall_s", "installing_s", "cpu_s", "peak_memory_bytes", "peak_gpu_memory_bytes"]
+MEASURED: tuple[Measured, ...] = (
+    "wall_s",
+    "installing_s",
+    "cpu_s",
+    "peak_memory_bytes",
+    "peak_gpu_memory_bytes",
+)
 MIB, GIB = 2**20, 2**30
 
 # When to give a hint
@@ -62,12 +68,14 @@ def usage_of(
 def describe(usage: StepUsage) -> str:
     """Return the usage as one line for the log; empty when nothing is known."""
     asked = usage.get("asked") or {}
-    wall_s, cpu_s, memory, gpu = (_number(usage, name) for name in MEASURED)
+    wall_s, installing_s, cpu_s, memory, gpu = (_number(usage, name) for name in MEASURED)
     parts = []
     if wall_s is not None:
         parts.append(f"{_time(wall_s)} wall")
+    if installing_s is not None:
+        parts.append(f"{_time(installing_s)} of it installing")
     if cpu_s is not None:
-        parts.append(f"{_time(cpu_s)} CPU{_share(cpu_s, wall_s, _number(asked, 'cpu_count'))}")
+        parts.append(f"{_time(cpu_s)} CPU{_share(cpu_s, _own_s(usage), _number(asked, 'cpu_count'))}")
     if memory is not None:
         limit = _number(asked, "memory_bytes")
         parts.append(f"peak {shown_size(memory)}" + (f" of {shown_size(limit)} asked" if limit else ""))
@@ -81,16 +89,22 @@ def describe(usage: StepUsage) -> str:
 
 def used_cores(usage: Mapping[str, object]) -> float | None:
     """Return how many CPU cores the step used on average; ``None`` if that is unknown."""
-    wall_s, cpu_s = _number(usage, "wall_s"), _number(usage, "cpu_s")
-    return cpu_s / wall_s if wall_s and cpu_s is not None else None
+    own_s, cpu_s = _own_s(usage), _number(usage, "cpu_s")
+    return cpu_s / own_s if own_s and cpu_s is not None else None
+
+
+def _own_s(usage: Mapping[str, object]) -> float | None:
+    """Return the seconds of the step itself, without those in which its requirements were installed."""
+    wall_s, installing_s = _number(usage, "wall_s"), _number(usage, "installing_s") or 0.0
+    return None if wall_s is None else max(wall_s - installing_s, 0.0)
 
 
 def hint(usage: StepUsage, is_success: bool) -> str:
     """Return which arguments to change, with values; empty when no change is worth it."""
-    wall_s = _number(usage, "wall_s") or 0.0
+    own_s = _own_s(usage) or 0.0
     # a failed step may have ended before its peak
-    is_representative = is_success and wall_s >= LONG_ENOUGH_S
-    advice = [_memory_hint(usage, is_representative), _cpu_hint(usage, wall_s) if is_representative else ""]
+    is_representative = is_success and own_s >= LONG_ENOUGH_S
+    advice = [_memory_hint(usage, is_representative), _cpu_hint(usage, own_s) if is_representative else ""]
     return ", ".join(part for part in advice if part)
 
 
@@ -107,11 +121,11 @@ def _memory_hint(usage: StepUsage, is_representative: bool) -> str:
     return ""
 
 
-def _cpu_hint(usage: StepUsage, wall_s: float) -> str:
+def _cpu_hint(usage: StepUsage, own_s: float) -> str:
     asked, cpu_s = _number(usage.get("asked") or {}, "cpu_count"), _number(usage, "cpu_s")
     if asked is None or cpu_s is None:
         return ""
-    enough = max(1, math.ceil(cpu_s / wall_s * ROOM))
+    enough = max(1, math.ceil(cpu_s / own_s * ROOM))
     return f"cpu_count={enough} would do" if enough <= asked / 2 else ""
 
 
@@ -134,10 +148,10 @@ def _number(values: Mapping[str, object], name: str) -> float | None:
     return value if 0 <= value < 2**63 else None
 
 
-def _share(cpu_s: float, wall_s: float | None, cores: float | None) -> str:
-    if not wall_s or not cores:
+def _share(cpu_s: float, own_s: float | None, cores: float | None) -> str:
+    if not own_s or not cores:
         return ""
-    return f" ({cpu_s / (wall_s * cores):.0%} of {cores:g} core{'' if cores == 1 else 's'} asked)".replace(
+    return f" ({cpu_s / (own_s * cores):.0%} of {cores:g} core{'' if cores == 1 else 's'} asked)".replace(
         "%", " %"
     )
 

@@ -21,7 +21,7 @@ from airflow_stepop.core.units import LONGEST_S
 from airflow_stepop.exceptions import StepConfigError, StepInterruptedError, is_final
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.lifecycle.collecting import Collected
-from airflow_stepop.lifecycle.failures import unmappable
+from airflow_stepop.lifecycle.failures import unmappable, with_memory
 from airflow_stepop.lifecycle.lifecycle import StepLifecycle
 from airflow_stepop.lifecycle.missing_files import with_include
 from airflow_stepop.lifecycle.remote_exception import to_exception
@@ -195,7 +195,7 @@ class WorkerSession:
             if "nothing" not in collected.data["result"]:
                 self.log.info("returned %s", said(value))
             return value
-        failure, next_memory = self._with_advice(failure)
+        failure, next_memory = self._with_advice(failure, collected.usage)
         self._report_usage(collected.usage)
         handle = self.lifecycle.record.handle if self.lifecycle.record else None
         where = f"{handle} {self.operator.job_url or ''}".strip() if handle else ""
@@ -206,13 +206,17 @@ class WorkerSession:
             self.log.info("::group::The frames of the worker, which say nothing about the step")
         raise self.error
 
-    def _with_advice(self, failure: Failure) -> tuple[Failure, str | None]:
+    def _with_advice(self, failure: Failure, used: StepUsage) -> tuple[Failure, str | None]:
         """Return the failure with a hint of this side, and the memory that the next try asks for."""
         failure = with_include(failure, self.request.project, self.operator.include or ())
         on_oom, record = self.request.on_oom, self.lifecycle.record
-        if on_oom is None or record is None or failure.category is not Category.OOM:
+        if record is None:
             return failure, None
-        next_memory, advice = on_oom.advice(self.lifecycle.memory_bytes(record), self._has_retry)
+        memory_bytes = self.lifecycle.memory_bytes(record)
+        failure = with_memory(failure, memory_bytes, used.get("peak_memory_bytes"))
+        if on_oom is None or failure.category is not Category.OOM:
+            return failure, None
+        next_memory, advice = on_oom.advice(memory_bytes, self._has_retry)
         return replace(failure, hint=advice), next_memory
 
     def _report_usage(self, used: StepUsage) -> None:

@@ -17,6 +17,8 @@ again.
 - *Checkpoints* are in one folder per task instance. A folder is kept while it is younger than the retention,
   or while its task instance may be retried.
 - *Jobs* of the backend ``local`` on this host that have ended and that ``find_orphans`` wants to delete.
+- *Requirements* that steps installed on this host. A set is kept while a step that uses it may still run, and
+  until its last use is older than the retention.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ from airflow_stepop.inventory.targets import (
 )
 from airflow_stepop.inventory.xcoms import xcom_texts
 from airflow_stepop.maintenance.orphans import DAY_S, Action, find_orphans
+from airflow_stepop.maintenance.requirements_cache import CachedSet, cached_sets, measure
 from airflow_stepop.stores.configured import configured_stores
 from airflow_stepop.stores.paths import CHECKPOINTS, JOBS, PARTS, RESULTS, WEEK, of_deployment
 from airflow_stepop.waiting.deadlines import OVERDUE_FACTOR, OVERDUE_S
@@ -79,6 +82,7 @@ class Kind(StrEnum):
     CHECKPOINTS = "checkpoints"
     STAGED = "staged input"
     JOBS = "jobs of this host"
+    REQUIREMENTS = "requirements of this host"
 
 
 @dataclass(frozen=True)
@@ -162,9 +166,9 @@ def find_garbage(*, now: float, retention_s: float, complain: Complain) -> list[
     marks = find_marks(old, staged)
     garbage = [folder.as_garbage(Kind.RESULTS) for folder in old if not _is_marked(folder, marks)]
     garbage += [folder.as_garbage(Kind.STAGED) for folder in staged if not _is_awaited(folder, marks)]
-    week_end = min(now - longest_s, marks.begun_at) - CLOCKS_S
+    last_used = min(now - longest_s, marks.begun_at) - CLOCKS_S
     garbage += [
-        folder.as_garbage(Kind.PARTS) for folder in folders[PARTS] if _end_of_week(folder.path) <= week_end
+        folder.as_garbage(Kind.PARTS) for folder in folders[PARTS] if _end_of_week(folder.path) <= last_used
     ]
     garbage += [
         folder.as_garbage(Kind.CHECKPOINTS)
@@ -172,6 +176,7 @@ def find_garbage(*, now: float, retention_s: float, complain: Complain) -> list[
         if now - folder.newest_at >= retention_s and _pieces(folder.path) not in marks.tasks
     ]
     garbage += _kept_jobs(now, retention_s, complain)
+    garbage += [_as_garbage(found) for found in cached_sets() if found.used_at <= last_used]
     return sorted(garbage, key=lambda found: found.newest_at)
 
 
@@ -305,20 +310,15 @@ def _kept_jobs(now: float, retention_s: float, complain: Complain) -> Iterator[G
 
 def _job_folder(job: Job) -> Garbage:
     hook: Any = job.hook
-    count, size = _measure(hook.folder / job.handle.id)
+    count, size = measure(hook.folder / job.handle.id)
     ended_at = job.status.finished_at or job.found.created_at
     delete = partial(hook.delete, job.handle)
     return Garbage(Kind.JOBS, str(hook.folder), job.handle.name, count, size, ended_at, delete)
 
 
-def _measure(folder: Path) -> tuple[int, int]:
-    count = size = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with suppress(FileNotFoundError):
-                size += os.lstat(os.path.join(parent, name)).st_size
-                count += 1
-    return count, size
+def _as_garbage(found: CachedSet) -> Garbage:
+    place, name = str(found.path.parent), found.path.name
+    return Garbage(Kind.REQUIREMENTS, place, name, found.count, found.size, found.used_at, found.delete)
 
 
 # --- deleting

@@ -9,6 +9,7 @@ import sys
 
 from .failures import PREFIX
 from .protocol import LEVEL_MARK
+from .sizes import shown_size
 from .values import encode_json
 
 TYPE_CHECKING = False
@@ -79,7 +80,7 @@ def report(value: object, encoded: Encoded, where: str) -> None:
         shown = (
             _line(pickled) or f"{where or 'the result'} is {describe(value)}, too deep or too large for JSON"
         )
-        say(f"stepop: {shown}: pickled, {size(encoded.size)}")
+        say(f"stepop: {shown}: pickled, {shown_size(encoded.size)}")
     if odd:
         warn(f"{_line(odd)}: JSON has no such number. The next task gets it as it is")
 
@@ -124,15 +125,6 @@ def _parts(value: Any, where: str) -> Iterator[tuple[str, Any]]:
 def _line(found: list[tuple[str, str]]) -> str:
     shown = ", ".join(f"{place or 'the result'} is {what}" for place, what in found[:PLACES])
     return shown + (f" and {len(found) - PLACES} more" if len(found) > PLACES else "")
-
-
-def size(count: float) -> str:
-    """Return a number of bytes for people."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1024
-    return f"{count:.3g} TiB"
 
 
 def warn(text: str) -> None:

@@ -20,12 +20,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .meter import Meter
     from .step import Step
     from .wire import Failure, Outcome
 
 
-def child_main(step: Step, meter: Meter, send: Callable[[bytes], None]) -> int:
+def child_main(step: Step, send: Callable[[bytes], None]) -> int:
     """Run the step, write its outcome, return the exit code.
 
     :param send: sends a few bytes to the parent: a small outcome if the output folder cannot be written, and
@@ -36,7 +35,7 @@ def child_main(step: Step, meter: Meter, send: Callable[[bytes], None]) -> int:
     outcome = run(step)
     failure = outcome["failure"]
     _restore_streams()
-    outcome["usage"] = meter.usage()
+    outcome["usage"] = step.meter.usage()
     try:
         _write(step.out, outcome, send)
         phase("outcome written")

@@ -185,8 +185,8 @@ def _missing(missing: list[str], folder: str, inputs: set[str]) -> StepError:
 
 
 def _collect(step: Step, name: str, path: str) -> Entry:
-    from .about import size as shown
     from .about import warn
+    from .sizes import shown_size
 
     if not os.path.isfile(path):
         hint = "name a file; pack a folder with tar"
@@ -194,7 +194,11 @@ def _collect(step: Step, name: str, path: str) -> Entry:
     size = os.path.getsize(path)
     if size > protocol.INLINE_VALUE_BYTES:
         if name.endswith(".json"):
-            warn(_UNPARSED.format(name, f"has {shown(size)}, more than {shown(protocol.INLINE_VALUE_BYTES)}"))
+            warn(
+                _UNPARSED.format(
+                    name, f"has {shown_size(size)}, more than {shown_size(protocol.INLINE_VALUE_BYTES)}"
+                )
+            )
         with guard_disk():
             return {
                 "codec": "file",

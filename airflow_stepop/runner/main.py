@@ -298,8 +298,8 @@ def _child(
     from .child import child_main
     from .step import Step
 
-    step = Step(manifest, options, helpers.scratch, helpers.secrets, helpers.snapshots)
-    return child_main(step, meter, send)
+    step = Step(manifest, options, helpers.scratch, meter, helpers.secrets, helpers.snapshots)
+    return child_main(step, send)
 
 
 def _death(status: int, forwarded: list[int]) -> StepError:

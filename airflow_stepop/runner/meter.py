@@ -26,7 +26,9 @@ SAMPLE_SHARE = 0.01  # sampling takes at most this share of one CPU
 _OWN = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
 _PAGE_BYTES = mmap.PAGESIZE
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
-_MEMORY, _GPU = 0, 8  # offsets of the two peaks in the shared memory
+# Offsets in the shared memory: two peaks; when an installation began and ended, and the CPU time that it used
+_MEMORY, _GPU, _BEGAN, _ENDED, _CPU = range(0, 40, 8)
+_NS = 10**9
 
 
 class Meter:
@@ -38,9 +40,10 @@ class Meter:
 
     def __init__(self) -> None:
         self._started = time.monotonic()
-        self._shared = mmap.mmap(-1, 16)
+        self._shared = mmap.mmap(-1, 40)
         self._gpu: GpuMeter | None = None
         self._pid = 0
+        self._cpu_s = 0.0
 
     def usage(self, ended: struct_rusage | None = None) -> Usage:
         """Return the usage so far: seconds (``*_s``) and bytes (``*_bytes``).
@@ -55,8 +58,22 @@ class Meter:
             # the kernel knows the peak of the largest process; sampling sees several processes together
             "peak_memory_bytes": max(self._peak(_MEMORY), *(one.ru_maxrss * _RSS_UNIT for one in used)),
         }
-        gpu = self._peak(_GPU)
+        gpu, began = self._peak(_GPU), self._peak(_BEGAN)
+        if began:
+            end = self._peak(_ENDED) or time.monotonic_ns()
+            found["installing_s"] = round((end - began) / _NS, 3)
+            found["cpu_s"] = round(max(found["cpu_s"] - self._peak(_CPU) / _NS, 0), 3)
         return {**found, "peak_gpu_memory_bytes": gpu} if gpu else found
+
+    # -- in the child
+
+    def begin_installing(self) -> None:
+        self._cpu_s = _used_cpu_s()
+        self._raise(_BEGAN, time.monotonic_ns())
+
+    def end_installing(self) -> None:
+        self._raise(_CPU, int((_used_cpu_s() - self._cpu_s) * _NS))
+        self._raise(_ENDED, time.monotonic_ns())
 
     # -- in the parent
 
@@ -103,6 +120,10 @@ class Meter:
     def _raise(self, at: int, value: int) -> None:
         if value > self._peak(at):
             self._shared[at : at + 8] = value.to_bytes(8, "little")
+
+
+def _used_cpu_s() -> float:
+    return sum(one.ru_utime + one.ru_stime for one in map(resource.getrusage, _OWN))
 
 
 def _tree(pid: int) -> list[int]:

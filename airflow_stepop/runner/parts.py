@@ -8,6 +8,7 @@ from . import protocol
 from .entries import SegmentError
 from .failures import RefusedError
 from .files import inside, read_table
+from .sizes import shown_size
 from .values import read_checked
 
 TYPE_CHECKING = False
@@ -128,6 +129,6 @@ def _check_members(folder: str, members: list[Any]) -> None:
     if size > protocol.CODE_BYTES:
         raise RefusedError(
             "bad_config",
-            f"The code archive unpacks to {size:,} bytes; more than {protocol.CODE_BYTES:,} are refused",
+            f"The code archive has {shown_size(size)}; the limit is {shown_size(protocol.CODE_BYTES)}",
             "pass large data as an argument or keep it in the store",
         )

@@ -9,7 +9,7 @@ from . import protocol
 from .files import quietly
 
 _started = time.monotonic()
-_is_wanted = os.environ.get(protocol.ENV_DEBUG, "") not in ("", "0")
+is_wanted = os.environ.get(protocol.ENV_DEBUG, "") not in ("", "0")
 
 
 def phase(text: str) -> None:
@@ -17,6 +17,6 @@ def phase(text: str) -> None:
 
     :param text: name of the phase, such as ``code extracted``
     """
-    if _is_wanted:
+    if is_wanted:
         line = f"stepop debug +{time.monotonic() - _started:.3f} s: {text}\n"
         quietly(os.write, 2, line.encode())  # not sys.stderr: the step may have replaced it

@@ -15,18 +15,27 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 from . import protocol
 from .failures import RefusedError
 from .files import quietly, remove_tree
 from .hashing import sha256
+from .phases import is_wanted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections import deque
+    from subprocess import Popen
     from typing import Any
 
+    from .meter import Meter
+
+FOLDER = "requirements"
 TAIL_LINES = 20
 LINE_CHARS = 500
+OUTPUT_BYTES = 1 << 20  # of the installer's output; more of it is not shown when it fails
+NOTE_S = 60.0  # an installation that takes longer is noted in the log, so that nobody takes it for stuck
 
 # pip reads these variables itself. uv takes the options as lines of a requirements file. They are never on a
 # command line, which other users can read: a URL may contain a password.
@@ -38,17 +47,33 @@ _PIP_OPTIONS = {
 _UV_OPTIONS = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS")
 
 
-def provide(lines: list[str], scratch: str) -> None:
+def provide(lines: list[str], scratch: str, meter: Meter) -> None:
     """Make the requirements importable for this process and its child processes.
 
     :param scratch: the cache's folder when no other folder is writable
+    :param meter: keeps the time of an installation apart from the step's own
     :raises RefusedError: the requirements cannot be installed
     """
     base = _cache(scratch)
     folder = os.path.join(base, _digest(lines))
-    if not os.path.isdir(folder):
-        _install(lines, folder)
+    report = "requirements ready (cached)"
+    if not _touch(folder):
+        meter.begin_installing()
+        report = _install(lines, folder) or report
+        meter.end_installing()
     _use(folder)
+    print(f"stepop: {report}", flush=True)
+
+
+def _touch(folder: str) -> bool:
+    """Record the time of the last use, by which old folders are deleted; return whether the folder exists."""
+    try:
+        os.utime(folder)
+    except FileNotFoundError:
+        return False
+    except OSError:  # a cache that may only be read
+        pass
+    return os.path.isdir(folder)
 
 
 def _digest(lines: list[str]) -> str:
@@ -66,21 +91,29 @@ def _cache(scratch: str) -> str:
 
     :raises RefusedError: ``STEPOP_CACHE`` cannot be written, or no folder can be written
     """
-    chosen, home = os.environ.get(protocol.ENV_CACHE), os.environ.get("HOME") or ""
+    chosen = os.environ.get(protocol.ENV_CACHE)
     if chosen:
-        problem = _make(os.path.join(chosen, "requirements"))
+        (path,) = places()
+        problem = _make(path)
         if problem is None:
-            return os.path.abspath(os.path.join(chosen, "requirements"))
+            return path
         hint = f"set {protocol.ENV_CACHE} to a folder that the step may write, or leave it out"
         raise RefusedError(
             "bad_config", f"The folder {chosen} of {protocol.ENV_CACHE} cannot be used: {problem}", hint
         )
-    for base in (os.environ.get("XDG_CACHE_HOME"), os.path.join(home, ".cache") if home else None, scratch):
-        if base and os.path.isabs(base):
-            path = os.path.join(base, "stepop", "requirements")
-            if _make(path) is None:
-                return path
+    for path in [*places(), os.path.join(scratch, "stepop", FOLDER)]:
+        if _make(path) is None:
+            return path
     raise RefusedError("infra", "No folder is writable for the requirements")
+
+
+def places() -> list[str]:
+    """Return the folders that may be the cache in this environment, the preferred one first."""
+    chosen, home = os.environ.get(protocol.ENV_CACHE), os.environ.get("HOME") or ""
+    if chosen:
+        return [os.path.abspath(os.path.join(chosen, FOLDER))]
+    bases = os.environ.get("XDG_CACHE_HOME"), os.path.join(home, ".cache") if home else None
+    return [os.path.join(base, "stepop", FOLDER) for base in bases if base and os.path.isabs(base)]
 
 
 def _make(path: str) -> OSError | None:
@@ -94,17 +127,20 @@ def _make(path: str) -> OSError | None:
     return None
 
 
-def _install(lines: list[str], folder: str) -> None:
+def _install(lines: list[str], folder: str) -> str:
+    """Install into ``folder``. Return a line for the log; it is empty if another step did it meanwhile."""
     lock = _lock(f"{folder}.lock")
+    began, report = time.monotonic(), ""
     try:
         if os.path.isdir(folder):  # installed by the previous holder of the lock
-            return
+            return ""
         _remove_drafts(folder)
         draft = f"{folder}.{os.urandom(4).hex()}"
         os.mkdir(draft, 0o700)
         try:
-            _run(lines, draft)
+            installer = _run(lines, draft)
             os.rename(os.path.join(draft, "packages"), folder)
+            report = _report(folder, time.monotonic() - began, f"with {installer}: {', '.join(lines)}")
         except OSError as error:
             if not os.path.isdir(folder):  # else another step installed it, where files cannot be locked
                 text = f"The requirements could not be installed: {error}"
@@ -114,6 +150,16 @@ def _install(lines: list[str], folder: str) -> None:
     finally:
         if lock is not None:
             os.close(lock)
+    return report
+
+
+def _report(folder: str, seconds: float, how: str) -> str:
+    count = sum(name.endswith(".dist-info") for name in os.listdir(folder))
+    return f"installed {count} package{'' if count == 1 else 's'} in {_seconds(seconds)} {how}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f} s" if value < 9.95 else f"{value:.0f} s"
 
 
 def _lock(path: str) -> int | None:
@@ -143,7 +189,11 @@ def _remove_drafts(folder: str) -> None:
             remove_tree(os.path.join(parent, entry))
 
 
-def _run(lines: list[str], draft: str) -> None:
+def _run(lines: list[str], draft: str) -> str:
+    """Install into ``draft/packages``; return the name of the installer.
+
+    Its output is shown if it fails, or if every phase of the step is logged.
+    """
     import subprocess
     from collections import deque
 
@@ -158,8 +208,7 @@ def _run(lines: list[str], draft: str) -> None:
     default = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.environ.get("HOME") or "/", ".cache")
     if installer == "uv" and _make(os.path.join(default, "uv")):
         env.setdefault("UV_CACHE_DIR", tmp)
-    print(f"stepop: installing {', '.join(lines)} with {installer}", flush=True)
-    tail: deque[str] = deque(maxlen=TAIL_LINES)
+    output: deque[bytes] = deque()
     with subprocess.Popen(  # noqa: S603 - our own command line
         [*argv, "--target", target, "-r", listed],
         cwd=draft,  # away from files of the user that could configure the installer
@@ -168,11 +217,38 @@ def _run(lines: list[str], draft: str) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     ) as process:
-        for line in process.stdout or ():
-            quietly(os.write, 1, line)
-            tail.append(line.decode("utf-8", "replace").rstrip()[:LINE_CHARS])
+        _read(process, output, f"{', '.join(lines)} with {installer}")
     if process.returncode:
+        for line in () if is_wanted else output:
+            quietly(os.write, 1, line)
+        tail = [line.decode("utf-8", "replace").rstrip()[:LINE_CHARS] for line in list(output)[-TAIL_LINES:]]
         raise _failed(installer, process.returncode, [line for line in tail if line])
+    return installer
+
+
+def _read(process: Popen[bytes], output: deque[bytes], what: str) -> None:
+    """Read the installer's output until its end, and note from time to time that it is still at work."""
+    import threading
+
+    is_over, began, size = threading.Event(), time.monotonic(), 0
+
+    def note() -> None:
+        while not is_over.wait(NOTE_S):
+            last = output[-1].decode("utf-8", "replace").strip()[:LINE_CHARS] if output else "none so far"
+            time_s = _seconds(time.monotonic() - began)
+            print(f"stepop: installing {what} for {time_s} now; its last line: {last}", flush=True)
+
+    noting = threading.Thread(target=note, daemon=True)
+    noting.start()
+    for line in process.stdout or ():
+        if is_wanted:
+            quietly(os.write, 1, line)
+        output.append(line)
+        size += len(line)
+        while size > OUTPUT_BYTES and len(output) > 1:
+            size -= len(output.popleft())
+    is_over.set()
+    noting.join()
 
 
 def _installer() -> tuple[str, list[str]]:
@@ -241,7 +317,6 @@ def _use(folder: str) -> None:
 
     sys.path.insert(1, folder)
     site.addsitedir(folder, {*sys.path})  # reads the .pth files in it
-    quietly(os.utime, folder)  # records the time of the last use
     for name, path in (("PYTHONPATH", folder), ("PATH", os.path.join(folder, "bin"))):
         others: Any = os.environ.get(name)
         os.environ[name] = f"{path}{os.pathsep}{others}" if others else path

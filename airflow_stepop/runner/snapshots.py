@@ -26,6 +26,7 @@ from .archive import ForgedError, TooLargeError, chunks, fingerprint, pack, unpa
 from .failures import RefusedError
 from .files import quietly, read_table, remove_tree, report, write_atomic
 from .phases import phase
+from .sizes import shown_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class Snapshots:
                 "the object was changed, or it was saved with another [stepop] signing_key (or [core] "
                 "fernet_key): set that key again, or delete the object to start without a checkpoint",
             ) from None
-        report(f"checkpoint restored: {_count(count)}, {_mib(size)}")
+        report(f"checkpoint restored: {_count(count)}, {shown_size(size)}")
 
     # -- in the parent
 
@@ -202,7 +203,7 @@ class _Saver(threading.Thread):
                 self._put(archive, *packed, retry_limit_s)
         except TooLargeError:
             self._saved = found  # do not try again until the folder changes
-            self._say(f"it has more than the {_mib(self.table['most_bytes'])} that can be kept")
+            self._say(f"it has more than the {shown_size(self.table['most_bytes'])} that can be kept")
             return False
         except Exception as error:  # a failed snapshot must not end the thread
             self._say(str(error) if isinstance(error, OSError) else repr(error))
@@ -217,7 +218,7 @@ class _Saver(threading.Thread):
         if self._trouble:
             report("the checkpoint is saved again")
         self._saved, self._changed_at, self._trouble = found, 0.0, ""
-        phase(f"checkpoint saved: {_mib(packed[0])} in {took_s:.1f} s")
+        phase(f"checkpoint saved: {shown_size(packed[0])} in {took_s:.1f} s")
         return True
 
     def _pack(self, found: str, archive: str) -> tuple[int, str] | None:
@@ -272,7 +273,7 @@ class _Saver(threading.Thread):
                 return
             is_saved = self._save(found[0], LAST_SAVE_S)
             if is_saved:
-                report(f"checkpoint saved for the next try: {_mib(found[1])}")
+                report(f"checkpoint saved for the next try: {shown_size(found[1])}")
             if is_saved is not None:
                 return
             time.sleep(SCAN_S)
@@ -318,7 +319,3 @@ def _sync(path: str) -> None:
 
 def _count(count: int) -> str:
     return f"{count} file{'s' if count != 1 else ''}"
-
-
-def _mib(count: int) -> str:
-    return f"{count / (1 << 20):,.1f} MiB"  # threads.mib, for jobs that have no network

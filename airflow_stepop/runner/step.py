@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from .entries import Encoded
     from .hashing import Buffer
+    from .meter import Meter
     from .parts import Parts
     from .secrets import Secrets
     from .segments import Segments
@@ -44,11 +45,13 @@ class Step:
         manifest: Manifest,
         folders: dict[str, str],
         scratch: str,
+        meter: Meter,
         secrets: Secrets | None = None,
         snapshots: Snapshots | None = None,
     ) -> None:
         self.manifest = manifest
         self.scratch = scratch
+        self.meter = meter
         self.modules = modules_folder(scratch)
         self.out = folders["out"]
         self.folders = folders
@@ -117,7 +120,7 @@ class Step:
         if "requirements" in self.manifest:
             from .requirements import provide
 
-            provide(self.manifest["requirements"], self.scratch)
+            provide(self.manifest["requirements"], self.scratch, self.meter)
 
     def _open_checkpoint(self) -> None:
         if self.snapshots is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 
+from .sizes import shown_size
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -103,16 +105,11 @@ class Progress:
         now = time.monotonic()
         if now >= self._next:
             self._next = now + NEXT_LINES_S
-            self._report(
-                f"{self.what}: {mib(self._done)} of {mib(self.total)} after {now - self._begun:.0f} s"
-            )
+            done = f"{shown_size(self._done)} of {shown_size(self.total)}"
+            self._report(f"{self.what}: {done} after {now - self._begun:.0f} s")
 
     def end(self) -> None:
         """Log the last line if a line was logged before."""
         taken_s = time.monotonic() - self._begun
         if self._next > self._begun + FIRST_LINE_S:
-            self._report(f"{self.what}: done, {mib(self.total)} in {taken_s:.0f} s")
-
-
-def mib(count: int) -> str:
-    return f"{count / (1 << 20):,.1f} MiB"
+            self._report(f"{self.what}: done, {shown_size(self.total)} in {taken_s:.0f} s")

@@ -13,6 +13,7 @@ import os
 from .failures import StepError
 from .files import report
 from .hashing import sha256
+from .sizes import shown_size
 from .values import CHUNK_BYTES
 
 TYPE_CHECKING = False
@@ -76,7 +77,9 @@ class Uploads:
         size = -(-total // count)
         if size > self.table["most_bytes"]:
             limit = self.table["most_bytes"] * len(names)
-            summary = f"The step ran, but its result has {total} bytes, more than the limit of {limit}"
+            summary = (
+                f"The step ran, but its result has {shown_size(total)}, and {shown_size(limit)} are the limit"
+            )
             raise StepError("user_error", summary, "return less, or write the result to your own storage")
         jobs = [(name, k * size, min((k + 1) * size, total)) for k, name in enumerate(names[:count])]
         self._note_pieces(size, names)

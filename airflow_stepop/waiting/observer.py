@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.core.printable import printable
+from airflow_stepop.core.units import shown_size
 from airflow_stepop.job import JobState
 
 if TYPE_CHECKING:
@@ -103,13 +104,12 @@ class Observer:
                 self._log.info("The job %s: %s", what, printable(status.description))
 
     def built(self, payload: Payload) -> None:
-        self.phase("payload built: %d parts, %d bytes", len(payload.parts) + 1, _size(payload))
+        self.phase("payload built: %d parts, %s", len(payload.parts) + 1, shown_size(_size(payload)))
 
     def stored(self, payload: Payload) -> None:
         inline = payload.inline_bytes
-        self.phase(
-            "uploaded: %d bytes are in the store, %d go with the request", _size(payload) - inline, inline
-        )
+        there, here = shown_size(_size(payload) - inline), shown_size(inline)
+        self.phase("uploaded: %s to the store, %s go with the request", there, here)
 
     def submitted(self, record: StepRecord, payload: Payload) -> None:
         tags = self._of(record)
@@ -125,7 +125,7 @@ class Observer:
 
     def outcome_read(self, record: StepRecord, size: int) -> None:
         count(BYTES_OUT, size, self._of(record))
-        self.phase("outcome read: %d bytes of it and its result", size)
+        self.phase("outcome read: %s with its result", shown_size(size))
 
     def finished(
         self, record: StepRecord, status: JobStatus | None, category: str, collecting_s: float

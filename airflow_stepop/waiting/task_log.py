@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from airflow_stepop.core.printable import printable
-from airflow_stepop.core.units import format_size, parse_size
+from airflow_stepop.core.units import parse_size, shown_size
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.job import LogLine
 
@@ -113,7 +113,7 @@ class TaskLog:
         command = f"airflow stepop logs {self._handle.name}"
         return (
             f"[stepop] The step has printed as much as a task's log may hold ([stepop] log_limit, "
-            f"{format_size(self._limit)}). This log leaves out what the step prints from here on, except for "
+            f"{shown_size(self._limit)}). This log leaves out what the step prints from here on, except for "
             f"the last {LAST_LINES} lines, which follow at the end. The whole output, while the job is kept: "
             f"{f'{place} or {command}' if place else command}"
         )

@@ -37,19 +37,23 @@ def test_each_try_asks_for_more(run, task, state, tries, asked_mib):
 @pytest.mark.parametrize(
     ("task", "text"),
     [
-        ("once", "nothing yet: the next try asks for 512MiB (on_oom)"),
+        ("once", "nothing yet: the next try asks for 512 MiB (on_oom)"),
         (
             "once",
-            "The last try ran out of memory with 128MiB: this try asks for 512MiB (on_oom: at most 1GiB)",
+            "The last try ran out of memory with 128 MiB: this try asks for 512 MiB (on_oom: at most 1 GiB)",
         ),
         (
             "twice",
-            "The last try ran out of memory with 256MiB: this try asks for 512MiB (on_oom: at most 512MiB)",
+            "ran out of memory with 256 MiB: this try asks for 512 MiB (on_oom: at most 512 MiB)",
         ),
-        ("twice", "the next try asks for 512MiB"),
-        ("capped", "it had 512MiB, which is the cap of on_oom; raise the cap"),
-        ("no_more_tries", "no try is left that could ask for 156MiB (on_oom); raise retries"),
-        ("fails", "raise ResourceSettings(memory=...)"),
+        ("twice", "the next try asks for 512 MiB"),
+        ("capped", "it had 512 MiB, which is the cap of on_oom; raise the cap"),
+        ("no_more_tries", "no try is left that could ask for 156 MiB (on_oom); raise retries"),
+        ("fails", "of memory, its limit is 128 MiB; it was killed"),
+        (
+            "fails",
+            'ResourceSettings(memory=...); on_oom=MoreMemory(cap="256MiB") lets the next try ask for more',
+        ),
     ],
 )
 def test_the_log_says_so(run, task, text):

@@ -34,6 +34,25 @@ def test_a_flood_leaves_its_beginning_and_its_end(run, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_one_line_says_that_the_job_was_submitted(run, way):
+    """It comes before the step's own lines, and has a time before theirs."""
+    log = run.log(f"odd_{way}")
+    assert re.search(r"Submitted: local job s-\S+ \([0-9.]+ KiB\)", log)
+    assert "Submitting" not in log
+    lines = log.splitlines()
+    times = [re.search(r"\d{4}-\d\d-\d\dT[0-9:.]+", line) for line in lines]
+    (said,) = (at for at, line in enumerate(lines) if "Submitted: " in line)
+    (first,) = (at for at, line in enumerate(lines) if "a line of ten megabytes" in line)
+    assert said < first
+    assert times[said][0] < times[first][0]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_backend_without_a_console_pushes_no_link(run, way):
+    assert "_link_StepLink" not in run.xcoms[f"odd_{way}"]
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_odd_output_is_shown(run, way):
     """Each line is one line, whatever is in it; the last state of a progress bar stays."""
     run.assert_state(f"odd_{way}")

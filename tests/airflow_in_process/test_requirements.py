@@ -28,7 +28,12 @@ def run(airflow_process, tmp_path_factory):
 def test_functions_import_them(run, task):
     run.assert_state(task)
     assert run.value(task) == ["1.0", "2.0"]
-    assert "stepop: installing stepop_" in run.log(task)
+    log = run.log(task)
+    assert ("stepop: installed 2 packages in " in log) != ("stepop: requirements ready (cached)" in log)
+    assert ".whl" not in log, "no line of the installer"
+    is_installed = "stepop: installed" in log
+    assert ("installing_s" in run.xcoms[task]["usage"]) == is_installed
+    assert (" of it installing, " in log) == is_installed
 
 
 @pytest.mark.parametrize("index", [0, 1])

@@ -141,14 +141,15 @@ def test_arguments(values, text):
 
 
 @pytest.mark.parametrize(("values", "text"), ARGUMENTS.values(), ids=ids(ARGUMENTS))
-def test_arguments_of_a_mapped_step_are_checked_when_it_runs(values, text):
-    """Airflow creates the operator of each instance only then."""
-    with DAG("bad", schedule=None):
+def test_arguments_of_a_mapped_step_are_checked_at_the_latest_when_it_runs(values, text):
+    """Airflow creates the operator of each instance only then. What a backend refuses is refused before."""
+
+    def run():
         made = RemoteStepOperator.partial(task_id="train", **values).expand(command=[["true"]])
-        with pytest.raises(StepConfigError, match=re.escape(text)):
-            made.operator.unmap({"command": ["true"]}) if hasattr(made, "operator") else made.unmap(
-                {"command": ["true"]}
-            )
+        made.unmap({"command": ["true"]})
+
+    with DAG("bad", schedule=None), pytest.raises(StepConfigError, match=re.escape(text)):
+        run()
 
 
 @pytest.mark.parametrize(("values", "text"), COMMANDS.values(), ids=COMMANDS)

@@ -52,8 +52,13 @@ class TestSageMaker(HookContract):
         "nodes": ResourceSettings(nodes=2),
         "shm": ResourceSettings(shm="1GB"),
     }
-    # No process of a container can kill its process 1. It can forbid process 1 to write files
-    crash = ("python3", "-c", "import resource; resource.prlimit(1, resource.RLIMIT_FSIZE, (0, 0))")
+    # No process of a container can kill its process 1. It can forbid both processes of the runner to write files
+    crash = (
+        "python3",
+        "-c",
+        "import os, resource\n"
+        "for pid in (os.getppid(), 1): resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, 0))",
+    )
     transient_errors: ClassVar = (
         ConnectionResetError("cut"),
         no_answer("EndpointConnectionError"),

@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.core.units import shown_size
-from airflow_stepop.exceptions import StepConfigError, UnsupportedError
+from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.hooks.common.labels import LabelRules
 from airflow_stepop.hooks.common.runner_command import runner_argv, step_env
+from airflow_stepop.hooks.kubernetes.literals import check_literals
 from airflow_stepop.hooks.kubernetes.objects import STEP, Json, merged, normal
 from airflow_stepop.hooks.kubernetes.resources import (
     node_terms,
@@ -94,13 +95,10 @@ def default_image() -> str:
 def job_manifest(spec: StepSpec, settings: KubernetesSettings) -> Json:
     """Return the Job, suspended; the patch of :func:`release` starts it.
 
-    :raises UnsupportedError: ``resources.nodes`` is more than 1
-    :raises StepConfigError: a setting has an unknown key, or contradicts another argument
+    :raises StepConfigError: a setting has an unknown key, or contradicts another argument; or no cluster can
+        run the image or the resources
     """
-    if (spec.resources.nodes or 1) > 1:
-        raise UnsupportedError(
-            f"nodes={spec.resources.nodes}: backend 'kubernetes' runs a step in one pod; use nodes=1"
-        )
+    check_literals(spec.image, spec.resources)
     timeout_s = math.ceil(spec.timeout_s)
     if settings.active_deadline_seconds not in (None, timeout_s):
         raise StepConfigError(

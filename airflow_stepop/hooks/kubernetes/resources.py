@@ -10,14 +10,13 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_stepop.core.units import parse_size
 from airflow_stepop.exceptions import StepConfigError
 
 if TYPE_CHECKING:
     from airflow_stepop.hooks.kubernetes.objects import Json
-    from airflow_stepop.hooks.kubernetes.settings import KubernetesSettings
     from airflow_stepop.resources import ResourceSettings
 
 # GPU type -> spellings in the labels of GPU nodes: GKE, Karpenter, NVIDIA's GPU operator
@@ -58,6 +57,21 @@ SPOT_TOLERATIONS: Sequence[Json] = (
 )
 
 
+class ResourceOptions(Protocol):
+    """What this module reads of ``KubernetesSettings``, which imports this module."""
+
+    @property
+    def gpu_resource(self) -> str: ...
+
+    @property
+    def gpu_type_labels(self) -> Sequence[str]: ...
+
+    @property
+    def spot(self) -> bool: ...
+
+    def container_fields(self) -> Json: ...
+
+
 def quantity(size: str) -> str:
     """Return a size such as ``32GB`` as a quantity: ``32GB`` is ``32G``, ``32GiB`` is ``32Gi``."""
     number, unit = re.fullmatch(r"([0-9.]+)([A-Za-z]+)", size).groups()  # type: ignore[union-attr]
@@ -84,7 +98,7 @@ def amount_of(text: object) -> Fraction:
     return Fraction(parts[1]) * _SUFFIXES[parts[2]]
 
 
-def requirements(wanted: ResourceSettings, settings: KubernetesSettings) -> Json:
+def requirements(wanted: ResourceSettings, settings: ResourceOptions) -> Json:
     """Return ``requests`` and ``limits``; both are equal unless the setting ``resources`` adds to one.
 
     :raises StepConfigError: the settings contradict the resources
@@ -126,7 +140,7 @@ def _agreed(amounts: Json, given: Json, side: str) -> Json:
     return {**amounts, **given}
 
 
-def node_terms(wanted: ResourceSettings, settings: KubernetesSettings) -> list[Json]:
+def node_terms(wanted: ResourceSettings, settings: ResourceOptions) -> list[Json]:
     """Return node selector terms. A node must match one term: a GPU label, a spot label, or both."""
     choices: list[list[Json]] = []
     if wanted.gpu_type is not None:
@@ -157,7 +171,7 @@ def with_terms(affinity: Any, terms: Sequence[Json]) -> Any:
     return {**affinity, "nodeAffinity": {**node, name: {"nodeSelectorTerms": both}}}
 
 
-def tolerations(wanted: ResourceSettings, settings: KubernetesSettings) -> list[Json]:
+def tolerations(wanted: ResourceSettings, settings: ResourceOptions) -> list[Json]:
     """Return the tolerations for the taints of GPU nodes and spot nodes, if the step asks for these nodes."""
     found = [{"key": settings.gpu_resource, "operator": "Exists", "effect": "NoSchedule"}]
     return [*(found if wanted.gpu_count else ()), *(SPOT_TOLERATIONS if settings.spot else ())]

@@ -8,13 +8,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, field_validator
 
 from airflow_stepop.exceptions import StepConfigError
+from airflow_stepop.hooks.kubernetes.literals import check_literals
 from airflow_stepop.hooks.kubernetes.objects import STEP, Json, as_json, normal
 from airflow_stepop.hooks.settings import BackendSettings
+
+if TYPE_CHECKING:
+    from airflow_stepop.resources import ResourceSettings
 
 # setting -> field of the pod spec
 POD_FIELDS = {
@@ -178,6 +182,18 @@ class KubernetesSettings(BackendSettings):
         if not isinstance(given, str | Path) or not _is_path(str(given)):
             return self
         return self.model_copy(update={"pod_template": str(folder / given)})
+
+    def check_with(self, image: str | None, resources: ResourceSettings | None) -> None:
+        """Check the keys of all objects, and the resources. A template in a file is not read."""
+        check_literals(image, resources)
+        self.pod_fields()
+        self.container_fields()
+        if not (isinstance(self.pod_template, str | Path) and _is_path(str(self.pod_template))):
+            self.template()
+        if resources is not None:
+            from airflow_stepop.hooks.kubernetes.resources import requirements
+
+            requirements(resources, self)
 
     def pod_fields(self) -> Json:
         """Return the user's fields of the pod spec, in the API's spelling.

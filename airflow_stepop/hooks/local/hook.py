@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_stepop.core.host import airflow_folder, host_id
 from airflow_stepop.core.stored_json import TEXT
-from airflow_stepop.core.units import format_size, parse_size
+from airflow_stepop.core.units import parse_size, shown_size
 from airflow_stepop.exceptions import IntegrityError, StepConfigError, UnsupportedError
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.hooks.base import StepHook
@@ -35,7 +35,6 @@ from airflow_stepop.hooks.common.runner_command import runner_argv, step_env
 from airflow_stepop.hooks.common.state_table import StateTable
 from airflow_stepop.hooks.local.folder import JobFolder
 from airflow_stepop.hooks.local.host import (
-    MIB,
     HostFacts,
     check_folder,
     chosen_gpus,
@@ -332,7 +331,7 @@ class LocalStepHook(StepHook[LocalSettings]):
         if sys.platform not in SUPPORTED:
             yield Finding(False, "host", f"this is {sys.platform}", "run the local backend on Linux or macOS")
             return
-        memory = format_size(self.host.memory_bytes // MIB * MIB)
+        memory = shown_size(self.host.memory_bytes)
         yield Finding(True, "host", f"{self.scope()}: {self.host.cpu_count} CPUs, {memory} of memory")
         if self.system.UNENFORCED:
             names = ", ".join(self.system.UNENFORCED)

@@ -13,7 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_stepop.core.units import format_size
+from airflow_stepop.core.units import shown_room
+from airflow_stepop.hooks.local.literals import no_image, no_nodes
 from airflow_stepop.hooks.local.supervisor.gpus import (
     VISIBLE,
     Gpu,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 SHM = Path("/dev/shm")  # noqa: S108 - only its free space is read
 CGROUP_MEMORY_MAX = Path("/sys/fs/cgroup/memory.max")
-MIB = 1024 * 1024
 
 # Environment variables of Airflow, which the step must not inherit.
 PRIVATE_ENV_PREFIXES = ("AIRFLOW", "_AIRFLOW", "__AIRFLOW", "STEPOP")
@@ -76,15 +76,15 @@ def impossible(spec: StepSpec, host: HostFacts) -> Iterator[str]:
     """Yield a message for each demand that ``host`` can never satisfy. A message says what would work."""
     wants, cpus = spec.resources, host.cpu_count
     if spec.image is not None:
-        yield f"image={spec.image!r}: the local backend runs on this host without containers; leave image out"
+        yield no_image(spec.image)
     if wants.cpu_count is not None and wants.cpu_count > cpus:
         yield f"cpu_count={wants.cpu_count:g}: this host has {cpus}; {_ask_for_at_most(cpus)}"
     if wants.memory_bytes is not None and wants.memory_bytes > host.memory_bytes:
-        has = _whole_mib(host.memory_bytes)
+        has = shown_room(host.memory_bytes)
         yield f"memory={wants.memory!r}: this host has {has}; {_ask_for_at_most(has)}"
     yield from _impossible_gpus(spec, host)
     if wants.nodes is not None and wants.nodes > 1:
-        yield f"nodes={wants.nodes}: the local backend is one host; use nodes=1, or a remote backend"
+        yield no_nodes(wants.nodes)
 
 
 def _impossible_gpus(spec: StepSpec, host: HostFacts) -> Iterator[str]:
@@ -138,7 +138,7 @@ def no_room(spec: StepSpec, folder: Path) -> Iterator[str]:
             continue
         free = shutil.disk_usage(place).free if place.exists() else 0
         if wanted > free:
-            has, asked = _whole_mib(free), getattr(spec.resources, name)
+            has, asked = shown_room(free), getattr(spec.resources, name)
             yield f"{name}={asked!r}: {place} has {has} free; make room, or {_ask_for_at_most(has)}"
 
 
@@ -174,10 +174,6 @@ def check_folder(folder: Path) -> Finding:
 
 def _ask_for_at_most(amount: object) -> str:
     return f"ask for at most {amount}, or use a remote backend"
-
-
-def _whole_mib(count: int) -> str:
-    return format_size(count // MIB * MIB)
 
 
 def _memory_bytes() -> int:

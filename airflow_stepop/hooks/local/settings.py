@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pydantic import Field, field_validator
 
 from airflow_stepop.core.units import parse_size
+from airflow_stepop.hooks.local.literals import check_literals
 from airflow_stepop.hooks.settings import BackendSettings
+
+if TYPE_CHECKING:
+    from airflow_stepop.resources import ResourceSettings
 
 LOG_LIMIT_LEAST_BYTES = 1024 * 1024
 
@@ -23,6 +29,9 @@ class LocalSettings(BackendSettings):
     python: str | None = None
     grace_period_s: float = Field(default=10.0, ge=0, allow_inf_nan=False)
     log_limit: str = "128MiB"
+
+    def check_with(self, image: str | None, resources: ResourceSettings | None) -> None:
+        check_literals(image, resources)
 
     @field_validator("log_limit")
     @classmethod

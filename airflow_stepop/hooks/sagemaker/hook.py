@@ -347,6 +347,7 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
     def delete(self, handle: JobHandle) -> None:
         store, folder = locate(self._detail(handle)["inputs"])
         unstage(store, folder)
+        self._seen_running.discard(handle.name)
         jobs = self._jobs(_region(handle))
         job = jobs.describe(handle.name)
         if job is None:

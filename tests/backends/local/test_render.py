@@ -73,7 +73,7 @@ def test_render_of_a_plain_step_limits_only_its_time(hook: LocalStepHook) -> Non
         ),
         (
             {"resources": ResourceSettings(memory="32GB")},
-            "memory='32GB': this host has 16GiB; ask for at most 16GiB, or use a remote backend",
+            "memory='32GB': this host has 16 GiB; ask for at most 16 GiB, or use a remote backend",
         ),
         (
             {"resources": ResourceSettings(gpu_count=1)},
@@ -126,7 +126,9 @@ def test_a_step_of_another_backend_runs_with_what_there_is(
 @pytest.mark.parametrize("name", ["disk", "shm"])
 def test_free_room_is_checked_when_the_step_is_submitted(hook: LocalStepHook, name: str) -> None:
     """Disk and shared memory must be free now; else an error says how much there is."""
-    with pytest.raises(UnsupportedError, match=rf"{name}='1PB': /\S+ has \d+\w+ free; make room, or ask for"):
+    with pytest.raises(
+        UnsupportedError, match=rf"{name}='1PB': /\S+ has [0-9.]+ \w+ free; make room, or ask for"
+    ):
         hook._check_now(spec(resources=ResourceSettings(**{name: "1PB"})))
     hook._check_now(spec(resources=ResourceSettings(**{name: "1MB"})))
 
@@ -172,7 +174,7 @@ def test_check_says_what_works(hook: LocalStepHook) -> None:
     """``check`` reports the host, the folder and the interpreter."""
     findings = {finding.subject: finding for finding in hook.check()}
     assert all(finding.is_ok for finding in findings.values())
-    assert "8 CPUs, 16GiB of memory" in findings["host"].message
+    assert "8 CPUs, 16 GiB of memory" in findings["host"].message
 
 
 def test_check_of_a_folder_that_cannot_be_made(tmp_path: Path) -> None:

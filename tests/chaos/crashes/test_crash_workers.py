@@ -11,7 +11,7 @@ KILLED = "The worker is killed with `kill -9`"
 AGAIN = "found: attach"
 
 POINTS = {
-    "unintended": ("before it has written anything", "Submitting"),
+    "unintended": ("before it has written anything", "Submitted: "),
     "intended": ("after the intent was saved, before the submit", "found: continue"),
     "submitting": ("in the submit, before the job exists", "found: continue"),
     "submitted": ("between the submit and saving the handle", "Attached to"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import time
 
 import pytest
 
@@ -258,3 +260,23 @@ def test_an_interrupted_check_leaves_nothing(home):
     with pytest.raises(KeyboardInterrupt):
         run_smoke_test(Interrupted(), "tests", None)
     assert jobs_of_trials() == []
+
+
+def cached(tmp_path, name, age_days, size=2048):
+    """Put a set of requirements into the cache, used that long ago."""
+    folder = tmp_path / "cache" / "requirements" / (name * 32)
+    folder.mkdir(parents=True)
+    (folder / "module.py").write_bytes(b"x" * size)
+    os.utime(folder, (time.time() - age_days * 86400,) * 2)
+    return folder
+
+
+def test_the_cache_of_requirements_has_a_size(stepop, monkeypatch, tmp_path):
+    monkeypatch.setenv("STEPOP_CACHE", str(tmp_path / "cache"))
+    assert "requirements" not in rows(stepop("check", "-o", "json"))
+    cached(tmp_path, "a", 0)
+    cached(tmp_path, "b", 0, size=1024)
+    found = rows(stepop("check", "-o", "json"))["requirements"]
+    assert found["ok"] is True
+    place = tmp_path / "cache" / "requirements"
+    assert found["found"].startswith(f"installed requirements: 2 sets, 3 KiB in {place}; gc deletes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -690,3 +691,66 @@ def _restore_records(run):
         for number, value in _RECORDS:
             session.get(TaskStateStoreModel, number).value = value
     _RECORDS.clear()
+
+
+def installed(place, name, age_days):
+    """Put a set of requirements into the cache; its last use was that long ago."""
+    folder = place / name
+    folder.mkdir(parents=True)
+    (folder / "module.py").write_bytes(b"x" * 2048)
+    os.utime(folder, (time.time() - age_days * DAY_S,) * 2)
+    return folder
+
+
+OLD, USED, DRAFT = "a" * 32, "b" * 32, f"{'c' * 32}.12345678"
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("STEPOP_CACHE", str(tmp_path))
+    return tmp_path / "requirements"
+
+
+def test_requirements_that_no_step_has_used_for_long(stepop, cache):
+    """Also what a killed installation has left. A set in use, and what belongs to others, stays."""
+    old, used, draft = installed(cache, OLD, 100), installed(cache, USED, 1), installed(cache, DRAFT, 100)
+    other = installed(cache, "notes", 100)
+    output = stepop("gc", "--each", "-o", "json")
+    found = {row["name"]: row["bytes"] for row in output.data if row["kind"] == "requirements of this host"}
+    assert found == {OLD: 2048, DRAFT: 2048}
+    text = stepop("gc", "--yes").out
+    assert f"On this host there are installed requirements: 1 set, 2 KiB in {cache}" in text
+    assert [path.exists() for path in (old, used, draft, other)] == [False, True, False, True]
+
+
+def find():
+    return find_garbage(now=time.time(), retention_s=DAY_S, complain=pytest.fail)
+
+
+def test_requirements_in_use_stay(cache):
+    """A step that begins to use a set while gc runs, and one that installs it."""
+    old = installed(cache, OLD, 100)
+    (found,) = [one for one in find() if one.kind is Kind.REQUIREMENTS]
+    os.utime(old)
+    told = []
+    assert garbage.delete([found], told.append) == []
+    assert "a step has just begun to use it" in told[0]
+    assert (old / "module.py").exists()
+    os.utime(old, (found.newest_at, found.newest_at))
+    with open(cache / f"{OLD}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert garbage.delete([found], told.append) == []
+    assert "a step installs it just now" in told[1]
+    assert garbage.delete([found], told.append) == [found]
+    assert not old.exists()
+
+
+def test_a_step_records_that_it_uses_a_set(cache):
+    """gc goes by this time."""
+    old = installed(cache, OLD, 100)
+    code = f"from airflow_stepop.runner import requirements as r; r._digest = lambda _: {OLD!r}; "
+    code += "r.provide(['package'], '/nonexistent', None)"
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout == "stepop: requirements ready (cached)\n"
+    assert old.exists()
+    assert [one for one in find() if one.kind is Kind.REQUIREMENTS] == []

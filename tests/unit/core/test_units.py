@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_stepop.core.units import shown_size
+from airflow_stepop.core.units import parse_size, shown_room, shown_size
 
 GIB = 2**30
 
@@ -26,3 +26,18 @@ GIB = 2**30
 )
 def test_a_size_is_readable(count: float, text: str) -> None:
     assert shown_size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (2**40, "1 TiB"),
+        (16 * GIB, "16 GiB"),
+        (16814000000, "15.6 GiB"),  # shown_size rounds it up to 15.7 GiB
+        (2**40 - 1, "0.995 TiB"),
+    ],
+)
+def test_room_is_never_rounded_up(count: int, text: str) -> None:
+    assert shown_room(count) == text
+    assert count == 0 or parse_size(text) <= count

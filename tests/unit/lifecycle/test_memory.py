@@ -8,6 +8,7 @@ from airflow_stepop import MoreMemory
 from airflow_stepop.core.units import parse_size
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.job import JobState
+from airflow_stepop.lifecycle.failures import with_memory
 from airflow_stepop.record import load_record
 from airflow_stepop.waiting.deadlines import StopReason
 
@@ -52,7 +53,7 @@ def test_the_log_and_the_usage_say_it(hook, new_try):
     failed(hook, new_try(), Category.OOM)
     lifecycle = new_try()
     handle = lifecycle.begin()
-    line = "The last try ran out of memory with 4GiB: this try asks for 6GiB (on_oom: at most 10GiB)"
+    line = "The last try ran out of memory with 4 GiB: this try asks for 6 GiB (on_oom: at most 10 GiB)"
     assert line in lifecycle.log.lines
     hook.jobs[handle.id] = hook.jobs[handle.id].__class__(JobState.FAILED, usage={"wall_s": 1.0})
     assert lifecycle.finish(handle, StopReason.FINISHED).usage["asked"]["memory_bytes"] == 6 * GIB
@@ -119,3 +120,51 @@ def test_without_on_oom_nothing_changes(hook, new_try):
     lifecycle.request.on_oom = None
     lifecycle.begin()
     assert new_try.asked == [4 * GIB, 4 * GIB]
+
+
+@pytest.mark.parametrize(
+    ("asked", "used", "summary", "hint"),
+    [
+        (
+            2 * GIB,
+            1.9 * GIB,
+            "The step ran out of memory; it asked for 2 GiB of memory, and it used 1.9 GiB at its peak",
+            'raise memory; on_oom=MoreMemory(cap="4GiB") lets the next try ask for more',
+        ),
+        (
+            3 * 10**12,
+            None,
+            "The step ran out of memory; it asked for 2.73 TiB of memory",
+            'raise memory; on_oom=MoreMemory(cap="8TiB") lets the next try ask for more',
+        ),
+        (
+            0,
+            GIB,
+            "The step ran out of memory; it used 1 GiB at its peak",
+            'raise memory; beside a memory, on_oom=MoreMemory(cap="16GiB") lets the next try ask for more',
+        ),
+    ],
+)
+def test_the_failure_has_numbers_and_names_on_oom(asked, used, summary, hint):
+    found = with_memory(Failure(Category.OOM, "The step ran out of memory", hint="raise memory"), asked, used)
+    assert (found.summary, found.hint) == (summary, hint)
+    MoreMemory(cap=hint.split('"')[1])
+
+
+def test_a_failure_that_has_its_numbers_gets_no_others():
+    told = "the step used 2.1 GiB of memory, its limit is 2 GiB; it was killed"
+    assert with_memory(Failure(Category.OOM, told, hint="raise memory"), 2 * GIB, 2.1 * GIB).summary == told
+
+
+def test_a_step_that_may_have_run_out_of_memory_has_numbers():
+    told = "The step's process was killed by SIGKILL; it may have been the out-of-memory killer"
+    found = with_memory(Failure(Category.USER_ERROR, told, hint="give the step more memory"), 0, 3 * GIB)
+    assert found.summary == f"{told}; it used 3 GiB at its peak"
+    assert found.hint == "give the step more memory", "on_oom would not help: nobody knows the reason"
+
+
+def test_other_failures_stay_as_they_are():
+    other = Failure(Category.USER_ERROR, "The step raised ValueError", hint="more memory")
+    assert with_memory(other, GIB, GIB) == other
+    init = Failure(Category.OOM, "Init container 'x' failed before the step began", hint="see its last lines")
+    assert with_memory(init, 0, None) == init

@@ -10,7 +10,16 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from airflow_stepop.core.units import parse_size
-from airflow_stepop.lifecycle.usage import GIB, LONG_ENOUGH_S, MEASURED, MIB, describe, hint, usage_of
+from airflow_stepop.lifecycle.usage import (
+    GIB,
+    LONG_ENOUGH_S,
+    MEASURED,
+    MIB,
+    describe,
+    hint,
+    usage_of,
+    used_cores,
+)
 from airflow_stepop.resources import ResourceSettings
 
 FULL = {
@@ -36,6 +45,11 @@ FULL = {
             "used 10 s wall, 5 s CPU (50 % of 1 core asked)",
         ),
         ({"peak_memory_bytes": 150 * MIB}, "used peak 150 MiB"),
+        (
+            {"wall_s": 43, "installing_s": 41, "cpu_s": 1, "asked": {"cpu_count": 2}},
+            "used 43 s wall, 41 s of it installing, 1 s CPU (25 % of 2 cores asked)",
+        ),
+        ({"wall_s": 43, "installing_s": 43, "cpu_s": 0}, "used 43 s wall, 43 s of it installing, 0 s CPU"),
         (
             {"wall_s": 1, "peak_gpu_memory_bytes": 10 * GIB, "hint": "do"},
             "used 1 s wall, peak 10 GiB of GPU memory; do",
@@ -142,3 +156,11 @@ def test_whatever_a_step_reports_becomes_one_line(measured, known, is_success):
 def test_the_service_fills_what_the_runner_left_out(measured, known):
     usage = usage_of(measured, known, ResourceSettings(), True)
     assert {name: usage[name] for name in usage if name in MEASURED} == {**known, **measured}
+
+
+def test_hints_are_about_the_step_and_not_about_the_installation():
+    usage = {"wall_s": 900.0, "installing_s": 850.0, "cpu_s": 50.0, "asked": {"cpu_count": 4}}
+    assert hint(usage, True) == "", "the step itself was short"
+    assert hint({**usage, "installing_s": 800.0, "cpu_s": 100.0}, True) == "cpu_count=2 would do"
+    assert used_cores({**usage, "installing_s": 800.0}) == 0.5
+    assert used_cores({**usage, "installing_s": 900.0}) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -59,9 +60,44 @@ def installed(tmp_path):
 def test_a_function_imports_them(folder, env, tmp_path):
     done = folder.reference(USES, "f").set(requirements=["stepop_dep==1.0"]).run(env=env)
     assert done.value() == ["1.0", "2.0"], done.stdout
-    assert f"stepop: installing stepop_dep==1.0 with {env['INSTALLER']}" in done.stdout
+    (line,) = done.stdout.splitlines()
+    told = rf"stepop: installed 2 packages in \d+(\.\d)? s with {env['INSTALLER']}: stepop_dep==1\.0"
+    assert re.fullmatch(told, line)
     (path,) = installed(tmp_path)
     assert path.name == path.stem, "no draft is left"
+
+
+def test_one_package_is_no_plural(folder, env):
+    done = folder.command("true").set(requirements=["stepop_base"]).run(env=env)
+    assert "stepop: installed 1 package in " in done.stdout
+
+
+def test_the_output_of_the_installer_is_shown_when_every_phase_is(folder, env):
+    done = folder.command("true").set(requirements=["stepop_dep"]).run(env={**env, "STEPOP_DEBUG": "1"})
+    assert "stepop_dep" in done.stdout.partition("stepop: installed")[0].replace("-", "_")
+
+
+def test_the_time_of_an_installation_is_no_time_of_the_step(new_folder, env):
+    """It is apart from the wall time, and its CPU time is none of the step's."""
+    source = "def f():\n    import stepop_dep\n"
+    first, again = (
+        new_folder().reference(source, "f").set(requirements=["stepop_dep"]).run(env=env).outcome["usage"]
+        for _ in range(2)
+    )
+    assert 0 < first["installing_s"] <= first["wall_s"]
+    assert first["cpu_s"] <= first["wall_s"] - first["installing_s"] + 0.5, "a step of one thread"
+    assert "installing_s" not in again
+
+
+def test_a_step_that_is_killed_after_the_installation_knows_its_time(folder, env):
+    source = "import os\ndef f():\n    os.kill(os.getpid(), 9)\n"
+    used = folder.reference(source, "f").set(requirements=["stepop_base"]).run(env=env).outcome["usage"]
+    assert 0 < used["installing_s"] <= used["wall_s"]
+
+
+def test_a_failed_installation_has_its_time(folder, env):
+    used = folder.command("true").set(requirements=["stepop_base>=3"]).run(env=env).outcome["usage"]
+    assert 0 < used["installing_s"] <= used["wall_s"]
 
 
 def test_every_python_installs_them(folder, wheels, tmp_path, any_python):
@@ -102,7 +138,7 @@ def test_a_second_step_finds_them_ready(new_folder, env, wheels, tmp_path):
     for wheel in wheels.iterdir():
         wheel.unlink()
     again = new_folder().command("stepop-tool").set(requirements=requirements[::-1]).run(env=env)
-    assert again.stdout == "the tool ran\n"
+    assert again.stdout == "stepop: requirements ready (cached)\nthe tool ran\n"
     assert len(installed(tmp_path)) == 1
 
 
@@ -198,7 +234,7 @@ def test_a_shim_of_uv_that_leads_to_none_is_left_alone(folder, env, tmp_path):
     env = {**env, "PATH": f"{shim.parent}:{PLAIN['PATH']}"}
     done = folder.reference(USES, "f").set(requirements=["stepop_dep"]).run(env=env)
     assert done.value() == ["1.0", "2.0"], done.stdout
-    assert "stepop: installing stepop_dep with pip" in done.stdout
+    assert re.search("stepop: installed 2 packages in .* with pip: stepop_dep", done.stdout)
 
 
 def test_steps_at_the_same_time_install_once(new_folder, env, tmp_path):
@@ -208,7 +244,8 @@ def test_steps_at_the_same_time_install_once(new_folder, env, tmp_path):
         running = [stack.enter_context(started(folder.argv(), **options)) for folder in folders]
         lines = [printed(process)[0] for process in running]
     assert [folder.finished(0).value() for folder in folders] == [["1.0", "2.0"]] * 4
-    assert "".join(lines).count("stepop: installing") == 1
+    assert "".join(lines).count("stepop: installed 2 packages") == 1
+    assert "".join(lines).count("stepop: requirements ready (cached)") == 3
     assert len(installed(tmp_path)) == 1
 
 
@@ -239,11 +276,11 @@ def test_an_install_that_is_killed_leaves_nothing_in_the_way(new_folder, env, wh
 def test_being_stopped_while_installing_is_being_cancelled(folder, env, tmp_path):
     slow = tmp_path / "bin" / "uv"
     slow.unlink(missing_ok=True)
-    slow.write_text("#!/bin/sh\n[ $1 = --version ] || exec sleep 600\n")
+    slow.write_text(f"#!/bin/sh\n[ $1 = --version ] || {{ touch {tmp_path}/began; exec sleep 600; }}\n")
     slow.chmod(0o755)
     folder.command("true").set(requirements=["stepop_base"])
     with started(folder.argv(), env=env, stdout=subprocess.PIPE) as process:
-        assert b"installing" in process.stdout.readline()
+        wait_until((tmp_path / "began").exists, "an installation")
         process.send_signal(signal.SIGTERM)
         ended(process)
     assert folder.finished(process.returncode).failure["category"] == "cancelled"
@@ -273,3 +310,28 @@ def test_an_index_with_a_password_is_not_told(folder, env):
     assert not [line for line in lines if b"pa55word" in line]
     assert "pa55word" not in told + json.dumps(folder.finished(64).failure)
     assert "could not be installed" in told
+
+
+def test_a_long_installation_says_that_it_goes_on(env, tmp_path, wheels):
+    """With the installer's last line, so that nobody takes the step for stuck."""
+    code = (
+        "import sys; from airflow_stepop.runner import requirements, meter; requirements.NOTE_S = 0.01; "
+        f"requirements.provide(['stepop_base'], {str(tmp_path)!r}, meter.Meter())"
+    )
+    slow = tmp_path / "bin" / "uv"
+    slow.unlink(missing_ok=True)
+    slow.write_text(
+        f"#!/bin/sh\n[ $1 = --version ] && exit\necho Fetching it\n"
+        f"while [ ! -e {tmp_path}/noted ]; do sleep 0.1; done\n"
+    )
+    slow.chmod(0o755)
+    options = {"env": env, "stdout": subprocess.PIPE, "text": True}
+    with started([sys.executable, "-c", code], **options) as process:
+        lines = iter(process.stdout.readline, "")
+        note = next(line for line in lines if "Fetching it" in line)
+        (tmp_path / "noted").touch()
+        rest = list(lines)
+    assert re.fullmatch(
+        r"stepop: installing stepop_base with uv for \d+\.\d s now; its last line: Fetching it\n", note
+    )
+    assert rest[-1].startswith("stepop: installed 0 packages in ")

@@ -162,7 +162,7 @@ def test_one_that_is_too_large_is_told_and_the_step_goes_on(steps, bucket):
     script = "test -e state && dd if=/dev/zero of=big bs=1M count=2 2>/dev/null && sleep 4 && exit 3"
     done = steps(*shell(script), most_bytes=1 << 20).run()
     assert done.failure["exit_code"] == 3
-    told = "could not be saved, and the last saved one stays: it has more than the 1.0 MiB"
+    told = "could not be saved, and the last saved one stays: it has more than the 1 MiB"
     assert done.stderr.count(told) == 1
     assert [found.path for found in bucket.objects("c")] == ["c/0.tar"]
 

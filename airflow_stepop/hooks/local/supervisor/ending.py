@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from airflow_stepop.hooks.local.supervisor.state import CANCELLED, FAILED, SUCCEEDED
 from airflow_stepop.runner.protocol import EXIT_NO_OUTCOME
+from airflow_stepop.runner.sizes import shown_size
 
 if TYPE_CHECKING:
     from airflow_stepop.runner.wire import Failure
@@ -83,7 +84,7 @@ def _stopped(end: Ending) -> Failure:
             "hint": "raise timeout, or find out what the step waited for",
         }
     if end.stopped == MEMORY_REASON:
-        used, limit = human_bytes(end.peak_memory_bytes), human_bytes(end.memory_limit_bytes or 0)
+        used, limit = shown_size(end.peak_memory_bytes), shown_size(end.memory_limit_bytes or 0)
         return {
             "category": "oom",
             "summary": f"the step used {used} of memory, its limit is {limit}; it was killed",
@@ -102,7 +103,7 @@ def told_to_stop() -> Failure:
 
 def _killed(end: Ending, name: str) -> Failure:
     if name == "SIGKILL" and end.is_host_out_of_memory:
-        peak = human_bytes(end.peak_memory_bytes)
+        peak = shown_size(end.peak_memory_bytes)
         return {
             "category": "oom",
             "summary": f"the step was killed while this host was out of memory; it used {peak} at its peak",
@@ -125,14 +126,6 @@ def signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def human_bytes(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.4g} {unit}"
-        count /= 1024
-    return f"{count:.4g} TiB"
 
 
 def human_seconds(value: float) -> str:

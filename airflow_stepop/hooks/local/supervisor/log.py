@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from airflow_stepop.hooks.local.supervisor.ending import human_bytes
+from airflow_stepop.runner.sizes import shown_size
 
 LINE_MAX_BYTES = 16 * 1024
 NOTICE_MAX_BYTES = 256  # room in a line for the notice that a part of it was left out
@@ -222,7 +222,7 @@ def _read_records(path: str, place: LogPosition, max_bytes: int) -> tuple[Record
             records = list(_parse(data[:end].removesuffix(b"\n"), place.time))
             after = LogPosition(position + end, records[-1][0])
             if missing:
-                text = f"[stepop] {human_bytes(missing)} of the log are missing here: the log was too long"
+                text = f"[stepop] {shown_size(missing)} of the log are missing here: the log was too long"
                 records.insert(0, (records[0][0], text))
             return records, after
     return [], place
@@ -299,4 +299,4 @@ def _character_end(data: bytes, at: int) -> int:
 
 
 def _notice(count: int) -> bytes:
-    return b" [stepop: %s of this line are left out]" % human_bytes(count).encode()
+    return b" [stepop: %s of this line are left out]" % shown_size(count).encode()
