@@ -133,7 +133,7 @@ def _uploads(spec: StepSpec, signer: Signer) -> Uploads:
 
 
 def newest_snapshot(spec: StepSpec) -> str | None:
-    """Return the URI of the newest snapshot that the task's earlier jobs have saved; ``None``: there is none."""
+    """Return the URI of the newest snapshot of the task's earlier jobs; ``None`` if there is none."""
     bucket, folder = in_bucket(spec.checkpoint_uri)
     snapshots = (one for one in bucket.objects(folder) if one.path.endswith(SNAPSHOT))
     found = max(snapshots, key=lambda one: (one.modified_at, one.path), default=None)

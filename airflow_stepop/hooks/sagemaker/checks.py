@@ -160,7 +160,7 @@ def _pass(clients: AwsClients, arn: str) -> Iterator[Finding]:
     except Exception as error:
         if api_error(error).kind is not Trouble.DENIED:
             raise
-        text = "whether the caller may pass it is not known, since the caller must not call iam:SimulatePrincipalPolicy"
+        text = "whether Airflow may pass it is not known, since it must not call iam:SimulatePrincipalPolicy"
         yield Finding(True, "role", f"{arn}: {text}")
         return
     decisions = [one["EvalDecision"] for one in answer["EvaluationResults"]]
@@ -230,12 +230,9 @@ def _image(subject: Subject) -> Iterable[Finding]:
 
 def _logs(subject: Subject) -> Iterator[Finding]:
     client = subject.clients.client("logs")
-    for call, text in {
-        lambda: client.describe_log_streams(logGroupName=GROUP, logStreamNamePrefix=NO_JOB): "names",
-        lambda: client.filter_log_events(logGroupName=GROUP, logStreamNamePrefix=NO_JOB, limit=1): "lines",
-    }.items():
+    for operation, text in {"describe_log_streams": "names", "filter_log_events": "lines"}.items():
         try:
-            call()
+            getattr(client, operation)(logGroupName=GROUP, logStreamNamePrefix=NO_JOB, limit=1)
         except Exception as error:
             if api_error(error).kind is not Trouble.NOT_FOUND:  # no job of this region has printed yet
                 raise
@@ -260,7 +257,7 @@ def _quota(subject: Subject) -> Iterator[Finding]:
 
 
 def _quota_of(clients: AwsClients, name: str) -> float | None:
-    """Return the value of a quota; ``None`` if the caller must not read quotas, or there is none of this name."""
+    """Return the value of a quota; ``None`` if there is none of this name, or it must not be read."""
     try:
         for page in (
             clients.client("service-quotas")

@@ -1,19 +1,17 @@
 """The ``sagemaker`` backend: a step runs as a SageMaker training job in the user's account.
 
-The worker, the triggerer and the CLI call :class:`SageMakerStepHook`. ``submit`` stages the step's input in the
-bucket of its store and then creates the job, under the name in the record. ``request.py`` builds the request.
-``status.py`` derives the status of a step from the records of its job. The result comes back as the job's
-output; the receipt that proves it as a line of the log, or at the front of the reason of a failure.
+The worker, the triggerer and the CLI call :class:`SageMakerStepHook`. ``submit`` stages the step's input in
+its bucket, and then creates the job under the name in the record. ``request.py`` builds the request.
+``region.py`` and ``status.py`` have the states of the jobs. The result comes back as the job's output. The
+receipt that proves it comes back as a line of the log, or at the front of the reason of a failure.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from airflow_stepop.connections.aws_clients import AwsClients
@@ -24,18 +22,14 @@ from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.hooks.common.api_errors import ApiError, Trouble, explained
 from airflow_stepop.hooks.common.checks import run_checks
 from airflow_stepop.hooks.common.input_files import input_files
-from airflow_stepop.hooks.common.labels import matches
-from airflow_stepop.hooks.common.listing import Listing
-from airflow_stepop.hooks.common.log_cursors import LogEvent, visible
 from airflow_stepop.hooks.common.rate_limit import RateLimit
-from airflow_stepop.hooks.common.receipts import Receipt, find_receipt, report
+from airflow_stepop.hooks.common.receipts import find_receipt, report
 from airflow_stepop.hooks.common.sealing import seal_key
 from airflow_stepop.hooks.common.staging import stage, unstage
 from airflow_stepop.hooks.common.submission import create_once
 from airflow_stepop.hooks.sagemaker import request as requests
 from airflow_stepop.hooks.sagemaker.checks import Subject, checks
 from airflow_stepop.hooks.sagemaker.failures import receipt_in
-from airflow_stepop.hooks.sagemaker.job_logs import JobLogs
 from airflow_stepop.hooks.sagemaker.machines import Choice, choose, machines
 from airflow_stepop.hooks.sagemaker.outcome import Output
 from airflow_stepop.hooks.sagemaker.places import (
@@ -46,10 +40,11 @@ from airflow_stepop.hooks.sagemaker.places import (
     places_of,
     write_parts_manifest,
 )
-from airflow_stepop.hooks.sagemaker.service import NAME_PART, TrainingJobs, api_error, submit_error
+from airflow_stepop.hooks.sagemaker.region import Region
+from airflow_stepop.hooks.sagemaker.service import TrainingJobs, api_error, submit_error
 from airflow_stepop.hooks.sagemaker.settings import SageMakerSettings
 from airflow_stepop.hooks.sagemaker.states import STATES
-from airflow_stepop.hooks.sagemaker.status import status_of
+from airflow_stepop.hooks.sagemaker.status import has_run
 from airflow_stepop.job import (
     Cursor,
     Finding,
@@ -58,7 +53,6 @@ from airflow_stepop.job import (
     JobState,
     JobStatus,
     LogChunk,
-    LogLine,
     OutcomeReport,
     Payload,
     StepSpec,
@@ -70,9 +64,8 @@ if TYPE_CHECKING:
     from airflow_stepop.hooks.common.machines import Machines
     from airflow_stepop.hooks.settings import BackendSettings
 
-KEPT_S = 31 * 86400.0  # jobs older than this are not found: a job lasts at most 30 days
-JOB_NAME = re.compile(rf"{NAME_PART}([a-z0-9-]+-)?[0-9a-f]{{12}}")  # see core/naming.py
 CREATES_PER_S = 1.0  # the service's default limit for CreateTrainingJob, of the account and region
+RECEIPT_LINES = 50  # last lines that are searched for the receipt
 OUTCOME_BYTES = 64 << 20  # of outcome.json
 CLOCKS_S = 600.0  # how much the clocks of this host and of the service may differ
 
@@ -94,20 +87,20 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
     # -- clients
 
     @cached_property
-    def _clients(self) -> dict[str | None, AwsClients]:
+    def _regions(self) -> dict[str | None, Region]:
         return {}
 
-    def _in(self, region: str | None) -> AwsClients:
-        """Return the clients of a region; ``None``: the connection's own."""
-        if region not in self._clients:
-            self._clients[region] = AwsClients(self.connection, region)
-        return self._clients[region]
+    def _in(self, region: str | None) -> Region:
+        """Return what this process knows of a region; ``None``: the connection's own region."""
+        if region not in self._regions:
+            self._regions[region] = Region(AwsClients(self.connection, region))
+        return self._regions[region]
 
-    def _jobs(self, region: str | None) -> TrainingJobs:
-        return TrainingJobs(self._in(region))
+    def _of(self, handle: JobHandle) -> Region:
+        return self._in(handle.scope.partition("/")[2])
 
     def scope(self) -> str:
-        clients = self._in(None)
+        clients = self._in(None).clients
         return f"{clients.account}/{clients.region}"
 
     def machines(self) -> Machines:
@@ -119,21 +112,21 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
         settings = self.settings_of(spec)
         places = places_of(spec, requests.may_restart(settings))
         submitted = requests.Submitted(spec.digest, f"{places.native(places.folder)}/<digest of the input>")
-        region, choice = self._in(settings.region_name).region, choose(settings, spec.resources)
+        region, choice = self._in(settings.region_name).clients.region, choose(settings, spec.resources)
         return requests.training_job(spec, settings, places, submitted, choice, region)
 
     def submit(self, spec: StepSpec, payload: Payload) -> JobHandle:
         self.render(spec)  # raises what no submit can cure, before anything is written
         settings = self.settings_of(spec)
-        clients, choice = self._in(settings.region_name), choose(settings, spec.resources, _size(payload))
+        region, choice = self._in(settings.region_name), choose(settings, spec.resources, _size(payload))
         places = places_of(spec, requests.may_restart(settings))
-        self._log_choice(spec, settings, clients.region, choice)
+        self._log_choice(spec, settings, region.clients.region, choice)
         submitted = self._stage(spec, payload, places)
         if not str(settings.role).startswith("arn:"):
-            submitted = replace(submitted, account=clients.account)
-        body = requests.training_job(spec, settings, places, submitted, choice, clients.region)
-        jobs, submitted_at = TrainingJobs(clients), time.time()
-        with explained(submit_error, self._submit_errors(clients)):
+            submitted = replace(submitted, account=region.clients.account)
+        body = requests.training_job(spec, settings, places, submitted, choice, region.clients.region)
+        jobs, submitted_at = region.jobs, time.time()
+        with explained(submit_error, self._submit_errors(region.clients.region)):
             arn = create_once(
                 find=lambda: _arn_of(_own(jobs.describe(spec.name), spec)),
                 create=lambda: self._create(jobs, body),
@@ -181,15 +174,15 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
             if found.kind is not Trouble.DENIED or "sagemaker:AddTags" not in found.message:
                 raise
             self.log.warning(
-                "The job has no tags, because the caller must not set them (%s). Allow sagemaker:AddTags to have "
-                "the labels of a step in cost reports",
+                "The job has no tags, because the caller must not set them (%s). Allow sagemaker:AddTags to "
+                "have the labels of a step in cost reports",
                 found.message,
             )
         limit.wait()
         return jobs.create({name: value for name, value in body.items() if name != "Tags"})
 
-    def _submit_errors(self, clients: AwsClients) -> Mapping[Trouble, str]:
-        place = f"SageMaker in {clients.region}"
+    def _submit_errors(self, region: str) -> Mapping[Trouble, str]:
+        place = f"SageMaker in {region}"
         return {
             Trouble.QUOTA: place,
             Trouble.DENIED: f"{place} does not let Airflow do this (see airflow stepop check)",
@@ -198,7 +191,7 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
         }
 
     def lookup(self, spec: StepSpec) -> JobHandle | None:
-        jobs = self._jobs(self.settings_of(spec).region_name)
+        jobs = self._in(self.settings_of(spec).region_name).jobs
         job = _own(jobs.describe(spec.name), spec)
         if job is None or jobs.is_deleted(str(job["TrainingJobArn"])):
             return None
@@ -225,171 +218,80 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
 
     def status(self, handles: Sequence[JobHandle]) -> Mapping[JobHandle, JobStatus]:
         found: dict[JobHandle, JobStatus] = {}
-        by_region: dict[str, list[JobHandle]] = {}
-        for handle in handles:
-            by_region.setdefault(_region(handle), []).append(handle)
-        for region, some in by_region.items():
-            submits = [self._detail(handle)["submitted_at"] for handle in some]
-            views = self._listing(region).looks([handle.name for handle in some], min(submits) - CLOCKS_S)
-            for handle in some:
-                found[handle] = self._status(handle, views[handle.name])
+        for region, some in self._by_region(handles):
+            begin = min(self._detail(handle)["submitted_at"] for handle in some) - CLOCKS_S
+            statuses = region.statuses([handle.name for handle in some], begin)
+            found |= {handle: statuses[handle.name] or self._gone(handle) for handle in some}
         return found
+
+    def fresh_status(self, handle: JobHandle) -> JobStatus:
+        return self._of(handle).status_now(handle.name) or self._gone(handle)
+
+    def _gone(self, handle: JobHandle) -> JobStatus:
+        """Return the status of a job that the service does not know, if this is the account of the job."""
+        clients = self._of(handle).clients
+        self.check_scope(handle, f"{clients.account}/{clients.region}")
+        return JobStatus(JobState.GONE)
+
+    def _by_region(self, handles: Iterable[JobHandle]) -> Iterable[tuple[Region, list[JobHandle]]]:
+        found: dict[Region, list[JobHandle]] = {}
+        for handle in handles:
+            found.setdefault(self._of(handle), []).append(handle)
+        return found.items()
 
     def _detail(self, handle: JobHandle) -> dict[str, Any]:
         return self.handle_detail(handle, {"results": TEXT, "inputs": TEXT, "submitted_at": NUMBER})
 
-    def fresh_status(self, handle: JobHandle) -> JobStatus:
-        job = self._jobs(_region(handle)).describe(handle.name)
-        return self._status(handle, job)
-
-    def _status(self, handle: JobHandle, job: requests.Json | None) -> JobStatus:
-        if job is None:
-            self._check_account(handle)
-            return JobStatus(JobState.GONE)
-        status = status_of(job)
-        if not status.state.is_terminal:
-            self._seen_running.add(handle.name)
-        elif self._is_deleted(handle, job):
-            return JobStatus(JobState.GONE, native="deleted")
-        return status
-
-    def _is_deleted(self, handle: JobHandle, job: requests.Json) -> bool:
-        """Return whether :meth:`delete` was called for a terminal job.
-
-        A job that this hook has seen running was not: only terminal jobs are deleted, after their collection.
-        """
-        if handle.name in self._seen_running:
-            return False
-        return self._jobs(_region(handle)).is_deleted(str(job["TrainingJobArn"]))
-
-    @cached_property
-    def _seen_running(self) -> set[str]:
-        return set()
-
-    def _check_account(self, handle: JobHandle) -> None:
-        region = _region(handle)
-        self.check_scope(handle, f"{self._in(region).account}/{region}")
-
-    def _listing(self, region: str) -> Listing[requests.Json]:
-        if region not in self._listings:
-            jobs = self._jobs(region)
-            self._listings[region] = Listing(
-                partial(_changes, jobs), jobs.describe, is_over=_is_over, changed_at=_changed_at
-            )
-        return self._listings[region]
-
-    @cached_property
-    def _listings(self) -> dict[str, Listing[requests.Json]]:
-        return {}
-
-    # -- outcome
+    # -- outcome and logs
 
     def outcome(self, handle: JobHandle) -> OutcomeReport:
-        jobs = self._jobs(_region(handle))
-        job = jobs.describe(handle.name)
+        region = self._of(handle)
+        job = region.jobs.describe(handle.name)
         if job is None:
-            self._check_account(handle)
-        if job is None or self._is_deleted(handle, job):
+            self._gone(handle)
+        if job is None or region.is_deleted(job):
             raise OutcomeLostError(f"{handle} left no outcome: the job is gone")
-        status = status_of(job)
-        if status.state is JobState.FAILED and status.failure is not None and not _has_run(job):
+        if not has_run(job):
             raise OutcomeLostError(f"{handle} left no outcome: its container did not run")
-        receipt = receipt_in(str(job.get("FailureReason", ""))) or self._receipt_in_log(handle)
+        receipt = receipt_in(str(job.get("FailureReason", "")))
+        receipt = receipt or find_receipt(region.last_texts(handle.name, RECEIPT_LINES))
         output = Output(self._detail(handle)["results"])
         base_uri = output.base_uri()
         if base_uri is None:
             raise OutcomeLostError(f"{handle} left no outcome below {output.result_uri}/output")
         return report(handle, receipt, base_uri, lambda _: output.read(base_uri, OUTCOME_BYTES))
 
-    def _receipt_in_log(self, handle: JobHandle) -> Receipt | None:
-        logs = self._logs(_region(handle))
-        events, _ = logs.last(handle.name, RECEIPT_LINES)
-        return find_receipt(event.text for event in events)
-
-    # -- logs
-
     def logs(self, cursors: Mapping[JobHandle, Cursor]) -> Mapping[JobHandle, LogChunk]:
         found: dict[JobHandle, LogChunk] = {}
-        by_region: dict[str, dict[str, JobHandle]] = {}
-        for handle in cursors:
-            by_region.setdefault(_region(handle), {})[handle.name] = handle
-        for region, handles in by_region.items():
-            wanted = {name: cursors[handle] for name, handle in handles.items()}
-            while wanted:
-                read = self._logs(region).read(wanted)
-                wanted = {}
-                for name, (events, cursor) in read.items():
-                    if lines := _lines(events):
-                        found[handles[name]] = LogChunk(lines, cursor)
-                    else:  # nothing for people, and perhaps more behind it
-                        wanted[name] = cursor
+        for region, handles in self._by_region(cursors):
+            read = region.logs({handle.name: cursors[handle] for handle in handles})
+            found |= {handle: read[handle.name] for handle in handles if handle.name in read}
         return found
 
     def tail(self, handle: JobHandle, count: int, since: Cursor = None) -> LogChunk:
-        job = self._jobs(_region(handle)).describe(handle.name)
-        ended_at = status_of(job).finished_at if job is not None else None
-        # the receipt is one of the last lines, and is not shown
-        events, cursor = self._logs(_region(handle)).last(handle.name, count + 1, since, ended_at)
-        return LogChunk(_lines(events)[-count:], cursor)
-
-    def _logs(self, region: str) -> JobLogs:
-        return self._known_logs.setdefault(region, JobLogs(self._in(region)))
-
-    @cached_property
-    def _known_logs(self) -> dict[str, JobLogs]:
-        return {}
+        return self._of(handle).tail(handle.name, count, since)
 
     # -- the end
 
     def cancel(self, handle: JobHandle) -> None:
-        self._jobs(_region(handle)).stop(handle.name)
+        self._of(handle).jobs.stop(handle.name)
 
     def delete(self, handle: JobHandle) -> None:
-        store, folder = locate(self._detail(handle)["inputs"])
-        unstage(store, folder)
-        self._seen_running.discard(handle.name)
-        jobs = self._jobs(_region(handle))
-        job = jobs.describe(handle.name)
-        if job is None:
-            return
+        unstage(*locate(self._detail(handle)["inputs"]))
         with explained(self.api_error, {Trouble.DENIED: f"{handle} cannot be marked as deleted"}):
-            jobs.mark_as_deleted(str(job["TrainingJobArn"]))
+            self._of(handle).delete(handle.name)
 
     def api_error(self, error: Exception) -> ApiError:
         return api_error(error)
 
     def find(self, labels: Mapping[str, str]) -> Iterator[FoundJob]:
-        jobs, now = self._jobs(None), time.time()
-        nonce = labels.get("nonce")
-        part = hashlib.sha256(nonce.encode()).hexdigest()[:12] if nonce else NAME_PART
-        for summary in jobs.created_since(now - KEPT_S, part):
-            name = str(summary["TrainingJobName"])
-            if not JOB_NAME.fullmatch(name):
-                continue
-            known = self._labels_of(jobs, name)
-            if known is None or not matches(known["labels"], labels):
-                continue
-            is_over = status_of(summary).state.is_terminal
-            arn = str(summary["TrainingJobArn"])
-            if is_over and jobs.is_deleted(arn):
-                continue
-            handle = self._handle_of(summary, known)
-            yield FoundJob(handle, known["labels"], summary["CreationTime"].timestamp())
-
-    def _labels_of(self, jobs: TrainingJobs, name: str) -> requests.Json | None:
-        """Return what the job says about itself; the first look at a name sends a request."""
-        if name not in self._described:
-            job = jobs.describe(name) or {}
-            self._described[name] = requests.about(job.get("Environment") or {})
-        return self._described[name]
-
-    @cached_property
-    def _described(self) -> dict[str, requests.Json | None]:
-        return {}
+        for summary, about in self._in(None).found(labels):
+            created_at = summary["CreationTime"].timestamp()
+            yield FoundJob(self._handle_of(summary, about), about["labels"], created_at)
 
     def link(self, handle: JobHandle) -> str | None:
         """Return the job's page in the AWS console."""
-        region = _region(handle)
+        region = self._of(handle).clients.region
         domains = {"cn-": "amazonaws.cn", "us-gov-": "amazonaws-us-gov.com"}
         domain = next((name for start, name in domains.items() if region.startswith(start)), "aws.amazon.com")
         host = f"{region}.console.{domain}" if domain != "amazonaws-us-gov.com" else f"console.{domain}"
@@ -403,42 +305,12 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
         defaults = read_defaults(self.connection) if self.connection is not None else ConnectionDefaults()
         store = configured_store(defaults.store)
         subject = Subject(
-            self._in(settings.region_name),
+            self._in(settings.region_name).clients,
             settings,
             defaults.image,
             store if is_s3(store) else None,
         )
         return run_checks(self.api_error, checks(subject))
-
-
-RECEIPT_LINES = 50  # last lines that are searched for the receipt
-
-
-def _lines(events: Sequence[LogEvent]) -> list[LogLine]:
-    return visible((event.time_ms / 1000, event.text) for event in events)
-
-
-def _region(handle: JobHandle) -> str:
-    return handle.scope.partition("/")[2]
-
-
-def _has_run(job: Mapping[str, Any]) -> bool:
-    """Return whether the container of a job has run: only then it can have left an outcome."""
-    words = {one.get("Status") for one in job.get("SecondaryStatusTransitions") or []}
-    return "Training" in words
-
-
-def _changes(jobs: TrainingJobs, since: float | None) -> Iterator[tuple[str, requests.Json, float]]:
-    for summary in jobs.changed_since(since):
-        yield str(summary["TrainingJobName"]), summary, _changed_at(summary)
-
-
-def _changed_at(job: requests.Json) -> float:
-    return float(job["LastModifiedTime"].timestamp())
-
-
-def _is_over(job: requests.Json) -> bool:
-    return status_of(job).state.is_terminal
 
 
 def _own(job: requests.Json | None, spec: StepSpec) -> requests.Json | None:

@@ -78,7 +78,7 @@ class JobLogs:
     def last(
         self, job: str, count: int, cursor: Cursor = None, ended_at: float | None = None
     ) -> tuple[list[LogEvent], Cursor]:
-        """Return at least the last ``count`` new events of a job, if there are so many, and the cursor behind.
+        """Return at least the last ``count`` new events of a job, if it has so many, and the cursor behind.
 
         Reads the log backwards, in windows of time that grow, because a log may be long.
 

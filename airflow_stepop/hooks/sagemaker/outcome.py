@@ -1,7 +1,7 @@
 """Finds the outcome of a training job in its output, and the receipt that proves it. Called by the hook.
 
-SageMaker copies ``/opt/ml/model`` to ``<S3OutputPath>/<job>/output``. With ``CompressionType: NONE`` the files
-lie there by themselves. Where only ``model.tar.gz`` lies there, the worker unpacks the step's own files.
+SageMaker copies ``/opt/ml/model`` to ``<S3OutputPath>/<job>/output``. With ``CompressionType: NONE`` the
+files lie there by themselves. Where only ``model.tar.gz`` lies there, the worker unpacks the step's files.
 
 Source: https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-output.html
 """

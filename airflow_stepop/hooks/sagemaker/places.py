@@ -1,4 +1,4 @@
-"""Where a job's data lie: in Airflow's store, in S3, and in the job. Called by the hook and by ``request.py``.
+"""Where a job's data lie: in Airflow's store, in S3, in the job. Called by the hook and ``request.py``.
 
 ::
 
@@ -44,8 +44,8 @@ class Places:
     :param store: the bucket of the step
     :param results: path in the store below which the service writes ``output``; ends with the job's name
     :param folder: path in the store of the job's own input
-    :param checkpoints: path in the store that the service copies ``/opt/ml/checkpoints`` to; empty: the job is
-        never started twice and has no checkpoints
+    :param checkpoints: path in the store that the service copies ``/opt/ml/checkpoints`` to; empty: the job
+        is never started twice and has no checkpoints
     """
 
     store: BucketStore

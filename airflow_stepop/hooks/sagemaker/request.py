@@ -209,7 +209,8 @@ def _channel(name: str, uri: str, kind: str, mode: str) -> Json:
 def _environment(spec: StepSpec, settings: SageMakerSettings, places: Places) -> dict[str, str]:
     """Return the variables of the container.
 
-    DescribeTrainingJob shows them, so no secret is among them. They also hold what finds the job's data again.
+    DescribeTrainingJob shows them, so no secret is among them. They also hold what finds the job's data
+    again.
     """
     given = {**settings.environment, **step_env(spec)}
     about = {"labels": dict(spec.labels), "results": places.result_uri, "inputs": places.folder_uri}
@@ -262,28 +263,20 @@ def _tag_value(value: str) -> str:
 
 def _options(settings: SageMakerSettings, places: Places) -> Json:
     """Return the fields that are left out where they are not asked for."""
-    found: Json = {}
-    if settings.use_spot_instances:
-        found["EnableManagedSpotTraining"] = True
-    if places.checkpoints:
-        address = f"{places.native(places.checkpoints)}/"
-        found["CheckpointConfig"] = {"S3Uri": address, "LocalPath": CHECKPOINTS}
-    if settings.subnets:
-        found["VpcConfig"] = {
-            "Subnets": list(settings.subnets),
-            "SecurityGroupIds": list(settings.security_group_ids or ()),
-        }
-    if settings.enable_network_isolation:
-        found["EnableNetworkIsolation"] = True
-    if settings.encrypt_inter_container_traffic:
-        found["EnableInterContainerTrafficEncryption"] = True
-    if settings.max_retry_attempts:
-        found["RetryStrategy"] = {"MaximumRetryAttempts": settings.max_retry_attempts}
-    if settings.enable_remote_debug:
-        found["RemoteDebugConfig"] = {"EnableRemoteDebug": True}
-    if settings.experiment_name:
-        found["ExperimentConfig"] = {"ExperimentName": settings.experiment_name}
-    return found
+    checkpoints = {"S3Uri": f"{places.native(places.checkpoints)}/", "LocalPath": CHECKPOINTS}
+    vpc = {"Subnets": settings.subnets, "SecurityGroupIds": settings.security_group_ids}
+    attempts, experiment = settings.max_retry_attempts, settings.experiment_name
+    found = {
+        "EnableManagedSpotTraining": settings.use_spot_instances or None,
+        "CheckpointConfig": checkpoints if places.checkpoints else None,
+        "VpcConfig": vpc if settings.subnets else None,
+        "EnableNetworkIsolation": settings.enable_network_isolation or None,
+        "EnableInterContainerTrafficEncryption": settings.encrypt_inter_container_traffic or None,
+        "RetryStrategy": {"MaximumRetryAttempts": attempts} if attempts else None,
+        "RemoteDebugConfig": {"EnableRemoteDebug": True} if settings.enable_remote_debug else None,
+        "ExperimentConfig": {"ExperimentName": experiment} if experiment else None,
+    }
+    return _given(**found)
 
 
 def may_restart(settings: SageMakerSettings) -> bool:

@@ -40,6 +40,14 @@ def _message(job: Mapping[str, Any]) -> str:
     return str(transitions[-1].get("StatusMessage", "")) if transitions else ""
 
 
+def has_run(job: Mapping[str, Any]) -> bool:
+    """Return whether the container of a job has run: only then it can have left an outcome.
+
+    :param job: the whole record
+    """
+    return any(one.get("Status") == "Training" for one in job.get("SecondaryStatusTransitions") or [])
+
+
 def attempts(job: Mapping[str, Any]) -> int:
     """Return how often the service has started the job's container: 1, and one more per interruption."""
     transitions = job.get("SecondaryStatusTransitions") or []

@@ -1,0 +1,147 @@
+"""What one process knows of the training jobs of one account and region. The hook keeps a :class:`Region`."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from airflow_stepop.hooks.common.labels import matches
+from airflow_stepop.hooks.common.listing import Listing
+from airflow_stepop.hooks.common.log_cursors import LogEvent, visible
+from airflow_stepop.hooks.sagemaker.job_logs import JobLogs
+from airflow_stepop.hooks.sagemaker.request import about
+from airflow_stepop.hooks.sagemaker.service import NAME_PART, Json, TrainingJobs
+from airflow_stepop.hooks.sagemaker.status import status_of
+from airflow_stepop.job import JobState, JobStatus, LogChunk
+
+if TYPE_CHECKING:
+    from airflow_stepop.connections.aws_clients import AwsClients
+    from airflow_stepop.job import Cursor, LogLine
+
+KEPT_S = 31 * 86400.0  # jobs older than this are not found: a job lasts at most 30 days
+JOB_NAME = re.compile(rf"{NAME_PART}([a-z0-9-]+-)?[0-9a-f]{{12}}")  # see core/naming.py
+
+
+class Region:
+    """The jobs, their states and their logs.
+
+    :param clients: of the connection and the region
+    """
+
+    def __init__(self, clients: AwsClients) -> None:
+        self.clients = clients
+        self.jobs = TrainingJobs(clients)
+        self._logs = JobLogs(clients)
+        self._listing: Listing[Json] = Listing(
+            self._changes, self.jobs.describe, is_over=_is_over, changed_at=_changed_at
+        )
+        self._seen_running: set[str] = set()
+        self._about: dict[str, Json | None] = {}
+
+    # -- states
+
+    def statuses(self, names: Iterable[str], begin: float) -> dict[str, JobStatus | None]:
+        """Return the status of each job; ``None`` for a job that the service does not know.
+
+        :param begin: when the oldest of the jobs was submitted, in seconds since the epoch
+        """
+        views = self._listing.looks(names, begin)
+        return {name: self._status(name, job) for name, job in views.items()}
+
+    def status_now(self, name: str) -> JobStatus | None:
+        """Return the status of a job as it is now; ``None`` for a job that the service does not know."""
+        return self._status(name, self.jobs.describe(name))
+
+    def _status(self, name: str, job: Json | None) -> JobStatus | None:
+        if job is None:
+            return None
+        status = status_of(job)
+        if not status.state.is_terminal:
+            self._seen_running.add(name)
+        elif self.is_deleted(job):
+            return JobStatus(JobState.GONE, native="deleted")
+        return status
+
+    def is_deleted(self, job: Json) -> bool:
+        """Return whether a terminal job is marked as deleted.
+
+        A job that this process has seen running is not: only a job whose outcome was collected is deleted,
+        and the process that collects it forgets that (see :meth:`delete`).
+        """
+        if job["TrainingJobName"] in self._seen_running:
+            return False
+        return self.jobs.is_deleted(str(job["TrainingJobArn"]))
+
+    def delete(self, name: str) -> None:
+        """Mark a job as deleted. A job that does not exist is no error."""
+        self._seen_running.discard(name)
+        job = self.jobs.describe(name)
+        if job is not None:
+            self.jobs.mark_as_deleted(str(job["TrainingJobArn"]))
+
+    def _changes(self, since: float | None) -> Iterator[tuple[str, Json, float]]:
+        for summary in self.jobs.changed_since(since):
+            yield str(summary["TrainingJobName"]), summary, _changed_at(summary)
+
+    # -- all jobs
+
+    def found(self, labels: Mapping[str, str]) -> Iterator[tuple[Json, Json]]:
+        """Yield each job with all of ``labels``: its summary, and what its request says about it."""
+        nonce = labels.get("nonce")
+        part = hashlib.sha256(nonce.encode()).hexdigest()[:12] if nonce else NAME_PART
+        for summary in self.jobs.created_since(time.time() - KEPT_S, part):
+            name = str(summary["TrainingJobName"])
+            known = self._about_of(name) if JOB_NAME.fullmatch(name) else None
+            if known is None or not matches(known["labels"], labels):
+                continue
+            if not (_is_over(summary) and self.jobs.is_deleted(str(summary["TrainingJobArn"]))):
+                yield summary, known
+
+    def _about_of(self, name: str) -> Json | None:
+        """Return what a job's request says about it. The first look at a name sends a request."""
+        if name not in self._about:
+            job = self.jobs.describe(name) or {}
+            self._about[name] = about(job.get("Environment") or {})
+        return self._about[name]
+
+    # -- logs
+
+    def logs(self, cursors: Mapping[str, Cursor]) -> dict[str, LogChunk]:
+        """Return the new lines of each job that has some."""
+        found: dict[str, LogChunk] = {}
+        wanted = dict(cursors)
+        while wanted:
+            read, wanted = self._logs.read(wanted), {}
+            for name, (events, cursor) in read.items():
+                if lines := _lines(events):
+                    found[name] = LogChunk(lines, cursor)
+                else:  # nothing for people, and perhaps more behind it
+                    wanted[name] = cursor
+        return found
+
+    def last_texts(self, name: str, count: int) -> list[str]:
+        """Return at least the last ``count`` texts of a job's log, also what is not shown to people."""
+        return [event.text for event in self._logs.last(name, count)[0]]
+
+    def tail(self, name: str, count: int, since: Cursor) -> LogChunk:
+        """Return the last ``count`` lines of a job after a cursor."""
+        job = self.jobs.describe(name)
+        ended_at = status_of(job).finished_at if job is not None else None
+        # the receipt is one of the last lines, and is not shown
+        events, cursor = self._logs.last(name, count + 1, since, ended_at)
+        return LogChunk(_lines(events)[-count:], cursor)
+
+
+def _lines(events: Sequence[LogEvent]) -> list[LogLine]:
+    return visible((event.time_ms / 1000, event.text) for event in events)
+
+
+def _changed_at(job: Json) -> float:
+    return float(job["LastModifiedTime"].timestamp())
+
+
+def _is_over(job: Json) -> bool:
+    return status_of(job).state.is_terminal
