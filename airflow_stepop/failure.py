@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.core.printable import printable
-from airflow_stepop.core.stored_json import LIST, OBJECT, TEXT, TEXTS, checked_fields, or_nothing
+from airflow_stepop.core.stored_json import LIST, OBJECT, TEXT, TEXTS, TRUTH, checked_fields, or_nothing
 from airflow_stepop.exceptions import IntegrityError, StepopError
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ class Failure:
     hint: str = ""
     log_tail: tuple[str, ...] = ()
     exception: Mapping[str, Any] | None = None  # the remote exception as data; see runner/exception_data.py
+    # the service says that the step succeeded, but its outcome is lost: only a clear runs the step again
+    has_succeeded: bool = False
 
     def describe(self, where: str = "", *, with_frames: bool = True) -> str:
         """Return what happened, where, why, what to do, and the last log lines.
@@ -157,6 +159,7 @@ _FAILURE_FIELDS = {
     "hint": TEXT,
     "log_tail": TEXTS,
     "exception": or_nothing(OBJECT),
+    "has_succeeded": TRUTH,
 }
 # what the host reads of it; see runner/exception_data.py
 _EXCEPTION_FIELDS = {

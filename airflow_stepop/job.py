@@ -13,14 +13,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from airflow_stepop.core.stored_json import OBJECT, TEXT, checked_fields, or_nothing
+from airflow_stepop.core.stored_json import NUMBER, OBJECT, TEXT, checked_fields, or_nothing
+from airflow_stepop.exceptions import IntegrityError
+from airflow_stepop.failure import Failure
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.runner.protocol import LEVEL_MARK
-
-if TYPE_CHECKING:
-    from airflow_stepop.failure import Failure
 
 Buffer = bytes | bytearray | memoryview
 
@@ -38,6 +37,11 @@ class JobState(StrEnum):
     @property
     def is_terminal(self) -> bool:
         return self not in (JobState.PENDING, JobState.RUNNING)
+
+    @property
+    def is_end(self) -> bool:
+        """Whether the service says how the job ended. A job that is gone does not tell how it ended."""
+        return self.is_terminal and self is not JobState.GONE
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,40 @@ class JobStatus:
     def description(self) -> str:
         """The service's word and its message, for people."""
         return ": ".join(text for text in (self.native, self.message) if text)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is remembered of the end of a job; ``message`` and ``usage`` are left out."""
+        return {
+            "state": self.state.value,
+            "failure": self.failure.to_json() if self.failure is not None else None,
+            "native": self.native,
+            "started_at": self.started_at,
+            "finished_at": self.finished_at,
+        }
+
+    @classmethod
+    def from_json(cls, data: Any) -> JobStatus:
+        """Return the end that :meth:`to_json` wrote.
+
+        :raises IntegrityError: ``data`` is not such an end, or is damaged
+        """
+        known = checked_fields(data, "a job's end", {"state": TEXT}, _STATUS_FIELDS)
+        ends = {state.value: state for state in JobState if state.is_end}
+        if known["state"] not in ends:
+            text = known["state"][:80]
+            raise IntegrityError(f"a job's end has state={text!r}, which is not one of {', '.join(ends)}")
+        known["state"] = ends[known["state"]]
+        if known.get("failure") is not None:
+            known["failure"] = Failure.from_json(known["failure"])
+        return cls(**known)
+
+
+_STATUS_FIELDS = {
+    "failure": or_nothing(OBJECT),
+    "native": TEXT,
+    "started_at": or_nothing(NUMBER),
+    "finished_at": or_nothing(NUMBER),
+}
 
 
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]

@@ -19,7 +19,7 @@ from airflow_stepop.core.naming import job_name
 from airflow_stepop.core.stored_json import COUNT, NUMBER, OBJECT, TEXT, TRUTH, checked_fields, or_nothing
 from airflow_stepop.exceptions import IntegrityError
 from airflow_stepop.failure import Failure
-from airflow_stepop.job import JobHandle
+from airflow_stepop.job import JobHandle, JobStatus
 
 if TYPE_CHECKING:
     from airflow_stepop.core.documents import CollectedData
@@ -63,6 +63,8 @@ class StepRecord:
     :param labels: labels of the job, by which the backend finds the job again
     :param handle: the job, once it was submitted
     :param submitted_at: when the handle was first known, in seconds since the epoch
+    :param end: how the job ended, once a process has seen it. Saved before the outcome is read, because the
+        job may be gone when another process reads the outcome
     :param collected: the outcome, once it was read: a ``result`` or a ``failure``, and the ``usage``
     :param resubmissions: how often a job was replaced without a retry of the task, for example after its
         machine was lost
@@ -83,6 +85,7 @@ class StepRecord:
     labels: Mapping[str, str] = field(default_factory=dict)
     handle: JobHandle | None = None
     submitted_at: float | None = None
+    end: JobStatus | None = None
     collected: CollectedData | None = None
     resubmissions: int = 0
     memory_bytes: int | None = None
@@ -94,6 +97,7 @@ class StepRecord:
         plain = {name: dict(getattr(self, name)) for name in ("labels", "location", "asked")}
         data = {**asdict(self), **plain}
         data["handle"] = self.handle.to_json() if self.handle else None
+        data["end"] = self.end.to_json() if self.end else None
         return data
 
     @classmethod
@@ -112,6 +116,8 @@ class StepRecord:
         checked_fields(known.get("asked", {}), "what the record has asked for", {}, _ASKED_FIELDS)
         handle = known.get("handle")
         known["handle"] = JobHandle.from_json(handle) if handle is not None else None
+        end = known.get("end")
+        known["end"] = JobStatus.from_json(end) if end is not None else None
         known["call"] = CallIdentity(**checked_fields(known["call"], "the record's call", _CALL_FIELDS))
         return cls(**known)
 
@@ -140,6 +146,7 @@ _OPTIONAL_FIELDS = {
     "labels": OBJECT,
     "handle": or_nothing(OBJECT),
     "submitted_at": or_nothing(NUMBER),
+    "end": or_nothing(OBJECT),
     "collected": or_nothing(OBJECT),
     "resubmissions": COUNT,
     "memory_bytes": or_nothing(COUNT),
@@ -189,7 +196,9 @@ class ResumeDecision(StrEnum):
     REPLACE = "replace"  # cleared, changed, or failed before: end the old job, then start a new generation
     CONTINUE = "continue"  # a record without a handle: look the job up by name, else submit it
     ATTACH = "attach"  # a record with a handle: wait for that job
-    RETURN = "return"  # the result was collected but its XCom was not pushed: return the result
+    # the result was collected but its XCom was not pushed: return the result. Or the step has succeeded and
+    # its outcome is lost: report that again
+    RETURN = "return"
 
 
 def resume_decision(record: StepRecord | None, call: CallIdentity) -> ResumeDecision:
@@ -202,7 +211,8 @@ def resume_decision(record: StepRecord | None, call: CallIdentity) -> ResumeDeci
     if record.call != call:
         return ResumeDecision.REPLACE
     if record.collected is not None:
-        return ResumeDecision.RETURN if "result" in record.collected else ResumeDecision.REPLACE
+        is_final = "result" in record.collected or record.collected["failure"].get("has_succeeded")
+        return ResumeDecision.RETURN if is_final else ResumeDecision.REPLACE
     return ResumeDecision.CONTINUE if record.handle is None else ResumeDecision.ATTACH
 
 

@@ -68,7 +68,7 @@ class RemoteStepRetryPolicy(RetryPolicy):
                 return RetryDecision.fail(f"{type(exception).__name__}: another try would meet it again")
             return self._soon(try_number, max_tries, context, "not an error of the step")
         category = failed.failure.category.value
-        if category in self.categories:
+        if category in self.categories and not failed.failure.has_succeeded:
             return self._soon(try_number, max_tries, context, f"{category}: not the step's doing")
         if failed.next_memory is not None:
             return self._soon(try_number, max_tries, context, f"the next try asks for {failed.next_memory}")

@@ -10,11 +10,13 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from airflow_stepop.core.stored_json import is_kept_by_airflow
 from airflow_stepop.exceptions import IntegrityError, StepConfigError
 from airflow_stepop.job import JobHandle, JobStatus, LogLine
 from airflow_stepop.registry import create_hook
@@ -76,6 +78,16 @@ async def _insist(log: Any, do: Callable[[], Awaitable[Any]]) -> Any:
             log.warning("%s; trying again in %.1f s", error, pause_s)
             await asyncio.sleep(pause_s)
     return await do()
+
+
+def _end(status: JobStatus | None) -> dict[str, Any] | None:
+    """Return the end of a job for the event, which Airflow stores until a worker resumes the task."""
+    if status is None or not status.state.is_end:
+        return None
+    end = replace(status, finished_at=status.finished_at or time.time())
+    if not is_kept_by_airflow(end.to_json()):  # the service's words may be no valid Unicode
+        end = JobStatus(end.state, finished_at=time.time())
+    return end.to_json()
 
 
 class _FirstQuestion:
@@ -182,7 +194,7 @@ class RemoteStepTrigger(BaseTrigger):
         if self.task_instance is not None:  # in a triggerer
             _first_question.ask(self.waiter)
         try:
-            reason, text = await self._wait()
+            reason, text, end = await self._wait()
             await asyncio.sleep(self._hold_s())
         except asyncio.CancelledError:
             # dag.test() does not call on_kill. In dag.test() a cancellation is the user's Ctrl-C.
@@ -190,7 +202,8 @@ class RemoteStepTrigger(BaseTrigger):
                 self._watcher.hook.cancel(self.handle)
             raise
         self._has_fired = True
-        yield TriggerEvent({"reason": reason.value, "job": self.handle.name, "error": text})
+        seen = {"end": end} if end is not None else {}
+        yield TriggerEvent({"reason": reason.value, "job": self.handle.name, "error": text, **seen})
 
     def _hold_s(self) -> float:
         """Return the seconds to wait before the trigger fires, so that the worker that deferred can exit.
@@ -201,10 +214,10 @@ class RemoteStepTrigger(BaseTrigger):
         waited_s = time.time() - float(self.waiter.get("since", 0))
         return min(max(HOLD_S - waited_s, 0), HOLD_S)  # bounded, since the clocks of two hosts differ
 
-    async def _wait(self) -> tuple[StopReason, str]:
+    async def _wait(self) -> tuple[StopReason, str, dict[str, Any] | None]:
         """Wait for the end of the job or for a deadline, and do what must follow at once.
 
-        Returns the reason and a text for the resumed worker; see :meth:`_until_over`.
+        Returns the reason and a text for the resumed worker, see :meth:`_until_over`, and how the job ended.
         """
         limit = configured_limit() if self.log_limit is None else self.log_limit
         backend, conn_id = self.handle.backend, self.handle.conn_id
@@ -212,7 +225,7 @@ class RemoteStepTrigger(BaseTrigger):
         self._watcher = watcher = await watcher_for((backend, conn_id, self.handle.scope), make)
         async with watcher.subscribe(self.handle, self.poll_interval) as subscription:
             task_log = TaskLog(self.log, watcher.hook, self.handle, limit)
-            reason, text = await self._until_over(watcher, subscription, task_log)
+            reason, text, status = await self._until_over(watcher, subscription, task_log)
             if reason.is_deadline:
                 self.log.warning("%s: %s; it is being cancelled", self.handle, reason.value)
                 await self._cancel()
@@ -221,15 +234,16 @@ class RemoteStepTrigger(BaseTrigger):
             task_log.hook = watcher.hook  # the watcher has a new hook if the connection was changed
             if reason is not StopReason.UNREACHABLE:
                 await self._drain(subscription, task_log)
-        return reason, text
+        return reason, text, _end(status) if reason is StopReason.FINISHED else None
 
     async def _until_over(
         self, watcher: Watcher, subscription: Subscription, task_log: TaskLog
-    ) -> tuple[StopReason, str]:
+    ) -> tuple[StopReason, str, JobStatus | None]:
         """Take updates from the watcher and write log lines, until there is a reason to stop.
 
-        Returns the reason and a text for the resumed worker: the error if the job is ``UNREACHABLE``, the
-        service's description of the job's state after a deadline, else nothing.
+        Returns the reason, a text for the resumed worker, and the last status of the job. The text is the
+        error if the job is ``UNREACHABLE``, the service's description of the job's state after a deadline,
+        else nothing.
 
         :raises IntegrityError: the trigger's handle is damaged
         """
@@ -246,7 +260,7 @@ class RemoteStepTrigger(BaseTrigger):
             if isinstance(update.error, IntegrityError):
                 raise update.error  # the trigger fails; the resumed worker uses the handle in the record
             if update.error is not None:
-                return StopReason.UNREACHABLE, str(update.error)
+                return StopReason.UNREACHABLE, str(update.error), None
             reason, status = self.deadlines.reason(update.status, clock.now()), update.status
             if reason is not None and reason.needs_fresh_status:
                 # the last status may be old, for example after an outage of the API
@@ -254,7 +268,7 @@ class RemoteStepTrigger(BaseTrigger):
                 reason = self.deadlines.reason(status, clock.now())
                 pause_s = LOOK_AGAIN_S
             if reason is not None:
-                return reason, status.description if reason.is_deadline and status else ""
+                return reason, status.description if reason.is_deadline and status else "", status
 
     async def _fresh_status(self, hook: StepHook) -> JobStatus | None:
         """Return the job's current status, or ``None`` if it cannot be read now."""

@@ -159,7 +159,7 @@ class SmokeTest:
         except OutcomeLostError as error:
             return without_outcome(status, error)
         except IntegrityError as error:
-            return refused(error)
+            return refused(status, error)
 
     def _overdue(self, status: JobStatus | None) -> Failure:
         native_state = status.description if status else self._last_error

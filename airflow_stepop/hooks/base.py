@@ -227,7 +227,8 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
     def status(self, handles: Sequence[JobHandle]) -> Mapping[JobHandle, JobStatus]:
         """Return the status of every handle, with one or a few requests for all of them.
 
-        A job that the service does not know is ``GONE``.
+        A job that the service does not know is ``GONE``. A terminal state stays: after it, only ``GONE`` may
+        come. A step that was seen as succeeded is never run again by itself.
 
         :raises Exception: the SDK's own exception after an API error. An API error is never a job state
         :raises WrongHostError: this host or connection cannot see the jobs; another call cannot help
@@ -274,7 +275,7 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
         """
 
     def preserve_outcome(self, handle: JobHandle) -> None:
-        """Copy what is lost with the machine of a terminal job (receipt, outcome) to the control plane.
+        """Copy what is lost with a terminal job's machine (state, receipt, outcome) to the control plane.
 
         The trigger calls this method when it notices the job's end, perhaps more than once. A worker reads
         the outcome later, and the machine may be gone by then. The inherited method does nothing: that is

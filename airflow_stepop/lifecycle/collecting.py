@@ -82,11 +82,25 @@ class Collector:
         except OutcomeLostError as error:
             return Collected({"failure": self._with_tail(without_outcome(status, error), handle)})
         except IntegrityError as error:
-            return Collected({"failure": refused(error).to_json()})
+            return Collected({"failure": refused(status, error).to_json()})
         if "failure" in data:
             failure = as_the_service_saw_it(Failure.from_json(data["failure"]), status)
             data = {**data, "failure": self._with_tail(failure, handle)}
         return Collected(data)
+
+    def is_reportable(self, handle: JobHandle, status: JobStatus) -> bool:
+        """Return whether a terminal job has an outcome, or an end that the task should report without one.
+
+        The task does not report a failure for which a new job is submitted (``Category.is_replaced``). A step
+        that has succeeded never runs again by itself.
+        """
+        try:
+            self._jobs.outcome(handle)
+        except OutcomeLostError:
+            if status.state is JobState.SUCCEEDED:
+                return True
+            return status.failure is not None and not status.failure.category.is_replaced
+        return True
 
     def give_up(
         self, record: StepRecord, handle: JobHandle, reason: StopReason, native_state: str
@@ -104,7 +118,7 @@ class Collector:
         status = self._last_status(handle)
         if reason.needs_fresh_status and status is not None and status.state is JobState.SUCCEEDED:
             collected = self.collect(record, handle, status)
-            if "failure" not in collected.data:
+            if collected.failure is None or collected.failure.has_succeeded:
                 return collected, status
         return Collected({"failure": self._with_tail(given_up(reason, native_state), handle)}), status
 

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from airflow_stepop.core.units import format_size, shown_size
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.job import JobState, JobStatus
+from airflow_stepop.lifecycle.truncation import fit_to_state
 from airflow_stepop.results import StepResult
 from airflow_stepop.runner.about import describe
 from airflow_stepop.waiting.deadlines import StopReason
@@ -53,12 +56,13 @@ def given_up(reason: StopReason, native_state: str = "") -> Failure:
     return Failure(category, summary, native_state if reason is StopReason.START_TIMEOUT else "", hint=hint)
 
 
-def refused(error: IntegrityError) -> Failure:
+def refused(status: JobStatus, error: IntegrityError) -> Failure:
     """Return the failure of a step whose outcome was changed after the step wrote it."""
     return Failure(
         Category.INFRA,
         f"the outcome of the step was refused: {error}",
         hint="the outcome was changed after the step wrote it; clear the task to run the step again",
+        has_succeeded=status.state is JobState.SUCCEEDED,
     )
 
 
@@ -70,6 +74,14 @@ def without_room(error: QuotaError) -> Failure:
 
 def without_outcome(status: JobStatus, error: OutcomeLostError) -> Failure:
     """Return the failure of a job that ended without an outcome; the service's own reason comes first."""
+    if status.state is JobState.SUCCEEDED:
+        return Failure(
+            Category.LOST,
+            f"the step succeeded{_time_of(status)}, but its outcome cannot be read: {error}",
+            native_reason=status.native,
+            hint="the step is not run again by itself; clear the task to run it again",
+            has_succeeded=True,
+        )
     if status.failure is not None:
         return status.failure
     if status.state is JobState.CANCELLED:
@@ -80,7 +92,39 @@ def without_outcome(status: JobStatus, error: OutcomeLostError) -> Failure:
             "the job is gone and its outcome with it",
             hint="somebody deleted it; clear the task",
         )
-    return Failure(Category.LOST, f"the job ended and left no outcome: {error}", native_reason=status.native)
+    text = f"the job failed{_time_of(status)} and left no outcome: {error}"
+    return Failure(Category.LOST, text, native_reason=status.native)
+
+
+def _time_of(status: JobStatus) -> str:
+    try:
+        at = datetime.fromtimestamp(status.finished_at or 0, UTC)
+    except (ValueError, OverflowError, OSError):  # the clock of a service, or a damaged record
+        return ""
+    return f" at {at:%Y-%m-%d %H:%M:%S} UTC" if status.finished_at else ""
+
+
+def seen_end(status: JobStatus) -> JobStatus:
+    """Return the status of a job that has ended, as a record keeps it; without a time, it has ended now."""
+    failure = fit_to_state(status.failure) if status.failure is not None else None
+    return replace(status, failure=failure, finished_at=status.finished_at or time.time())
+
+
+def as_seen_before(status: JobStatus, end: JobStatus | None) -> JobStatus:
+    """Return the status of a job whose end may have been seen before.
+
+    What a service has once said of the end of a job stays true when the job is gone, and also if the service
+    says something else later. Of two different ends a success counts: a step that succeeded must not run
+    again.
+
+    :param status: the job's status now
+    :param end: how the job ended, as it was seen before; ``None``: nobody has seen an end
+    """
+    if end is None or status.state is JobState.SUCCEEDED:
+        return status
+    if status.state is end.state:
+        return replace(status, failure=status.failure or end.failure)
+    return end
 
 
 def as_the_service_saw_it(failure: Failure, status: JobStatus) -> Failure:

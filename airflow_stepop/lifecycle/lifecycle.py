@@ -19,11 +19,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.core.units import shown_size
-from airflow_stepop.exceptions import OutcomeLostError, WrongHostError
+from airflow_stepop.exceptions import WrongHostError
 from airflow_stepop.failure import Category, Failure, StepFailedError
 from airflow_stepop.job import JobHandle, JobStatus
 from airflow_stepop.lifecycle.api_retries import ApiRetries
 from airflow_stepop.lifecycle.collecting import Collected, Collector
+from airflow_stepop.lifecycle.failures import as_seen_before, seen_end
 from airflow_stepop.lifecycle.job_client import STOP_LIMIT_S, JobClient
 from airflow_stepop.lifecycle.truncation import fit_to_state
 from airflow_stepop.lifecycle.usage import usage_of
@@ -38,7 +39,7 @@ from airflow_stepop.record import (
 )
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.waiting.backoff import with_jitter
-from airflow_stepop.waiting.deadlines import OVERDUE_FACTOR, OVERDUE_S, Deadlines, StopReason
+from airflow_stepop.waiting.deadlines import Deadlines, StopReason
 from airflow_stepop.waiting.observer import Observer
 
 if TYPE_CHECKING:
@@ -169,11 +170,11 @@ class StepLifecycle:
     def _attach(self, record: StepRecord) -> JobHandle:
         """Return the job of the record, or a new job that replaces it.
 
-        A job is replaced if it has ended, and left neither an outcome nor a failure for the task to report.
+        A job is replaced if it has ended, and left neither an outcome nor an end for the task to report.
         """
         handle = self._handle_of(record)
-        status = self.jobs.status(handle)
-        if status.state.is_terminal and not self._is_reportable(handle, status):
+        status = self.status(handle)
+        if status.state.is_terminal and not self._collector.is_reportable(handle, status):
             self.log.warning(
                 "%s ended without an outcome (%s); a new job replaces it", handle, status.state.value
             )
@@ -182,17 +183,6 @@ class StepLifecycle:
         self.has_found_end = status.state.is_terminal
         self.observer.attached(record)
         return handle
-
-    def _is_reportable(self, handle: JobHandle, status: JobStatus) -> bool:
-        """Return whether a terminal job has an outcome, or a failure that the task should report.
-
-        The task does not report a failure for which a new job is submitted (``Category.is_replaced``).
-        """
-        try:
-            self.jobs.outcome(handle)
-        except OutcomeLostError:
-            return status.failure is not None and not status.failure.category.is_replaced
-        return True
 
     def _replace(self, record: StepRecord) -> JobHandle:
         """End the job of an older generation, if there is one, and start the next generation."""
@@ -272,16 +262,25 @@ class StepLifecycle:
         record = self.record
         submitted = (record.submitted_at if record else None) or time.time()
         asked = record.asked if record and record.asked else _asked(self.request)
-        start_timeout_s = asked.get("start_timeout_s")
-        return Deadlines(
-            execution=execution,
-            start=submitted + start_timeout_s if start_timeout_s is not None else None,
-            run_s=asked["timeout_s"] * OVERDUE_FACTOR + OVERDUE_S,
-            start_s=start_timeout_s,
-            submitted=submitted,
-        )
+        return Deadlines.of_job(asked, submitted, execution)
 
     # -- ending
+
+    def note_end(self, status: JobStatus) -> None:
+        """Save how the record's job ended, unless the record knows it.
+
+        This comes before everything else that follows from the end. The outcome is read later, perhaps by
+        another process, and the job may be gone by then.
+        """
+        record = self._current_record()
+        if status.state.is_end and record.end is None:
+            self._save(replace(record, end=seen_end(status)))
+
+    def status(self, handle: JobHandle) -> JobStatus:
+        """Return the status of the record's job: what was seen of its end counts also if the job is gone."""
+        status = as_seen_before(self.jobs.status(handle), self._current_record().end)
+        self.note_end(status)
+        return status
 
     def finish(self, handle: JobHandle, reason: StopReason, native_state: str = "") -> Collected:
         """Collect the outcome, save it in the record, and delete the job as ``keep`` says.
@@ -294,7 +293,8 @@ class StepLifecycle:
         if reason.is_deadline:
             collected, status = self._collector.give_up(record, handle, reason, native_state)
         else:
-            status = self.jobs.status(handle)
+            status = self.status(handle)
+            record = self._current_record()
             collected = self._collector.collect(record, handle, status)
         failure = collected.failure
         resources = self._resources(record).at_least(record.memory_bytes)

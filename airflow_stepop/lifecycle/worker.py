@@ -20,6 +20,7 @@ from airflow.sdk.exceptions import AirflowSkipException, AirflowTaskTimeout, Tas
 from airflow_stepop.core.units import LONGEST_S
 from airflow_stepop.exceptions import StepConfigError, StepInterruptedError, is_final
 from airflow_stepop.failure import Category, Failure
+from airflow_stepop.job import JobStatus
 from airflow_stepop.lifecycle.collecting import Collected
 from airflow_stepop.lifecycle.failures import unmappable, with_memory
 from airflow_stepop.lifecycle.lifecycle import StepLifecycle
@@ -111,7 +112,9 @@ class WorkerSession:
                 raise StepConfigError(
                     f"the triggerer cannot see {handle}: {event.get('error')}. Set deferrable=False"
                 )
-            if reason is StopReason.FINISHED and not self.lifecycle.jobs.status(handle).state.is_terminal:
+            if (end := event.get("end")) is not None:
+                self.lifecycle.note_end(JobStatus.from_json(end))
+            if reason is StopReason.FINISHED and not self.lifecycle.status(handle).state.is_terminal:
                 reason = self.wait_in_worker(handle)
             return self._end(handle, reason, str(event.get("error") or ""))
 
@@ -159,7 +162,10 @@ class WorkerSession:
 
     def _go_on(self, began: JobHandle | Collected) -> object:
         if isinstance(began, Collected):
-            self.log.info("An earlier try collected this result and was killed before it could return it")
+            what = "result and was killed before it could return it"
+            if began.failure is not None:
+                what = "failure, and the step is not run again, because it has succeeded"
+            self.log.info("An earlier try collected this %s", what)
             return self._to_xcom(began)
         hook = self.request.hook(began.backend, began.conn_id)
         self.operator.job_url = hook.link(began)
@@ -307,7 +313,8 @@ class WorkerSession:
             self.observer.status_seen(status)
             self._native_state = status.description if status is not None else ""
             if reason := deadlines.reason(fresh, clock.now()):
-                if reason is StopReason.FINISHED:
+                if reason is StopReason.FINISHED and fresh is not None:
+                    self.lifecycle.note_end(fresh)
                     self._write_rest(task_log, cursor)
                 return reason
             self._pause(pause_s)

@@ -131,6 +131,7 @@ class Failure(TypedDict, total=False):
     hint: str
     exception: Raised | None
     log_tail: list[str]
+    has_succeeded: bool  # never written by the runner
 
 
 class Outcome(TypedDict):

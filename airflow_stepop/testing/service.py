@@ -26,6 +26,7 @@ from airflow_stepop.payload.standalone import Step
 from airflow_stepop.testing.base import ContractBase
 
 OWN_ERRORS = (StepConfigError, PayloadError, QuotaError, IntegrityError, OutcomeLostError, StoreError)
+LOOKS = 20  # at a job that has ended
 MANY = 10  # jobs that are asked for together: some services watch only many
 
 
@@ -101,6 +102,24 @@ class ServiceContract(ContractBase):
         self.lose_machine(hook, handle)
         assert hook.outcome(handle) == before
         hook.preserve_outcome(self.unknown(handle))
+
+    def test_an_end_stays(self, make_hook: Callable[[], StepHook], step: Callable[..., Step]) -> None:
+        """A terminal state stays for every process, also when the machine is lost, until a deletion."""
+        for command, state in ((["true"], JobState.SUCCEEDED), (["false"], JobState.FAILED)):
+            hook = make_hook()
+            handle, last = self.run(hook, step(command))
+            assert last.state is state
+            hook.preserve_outcome(handle)
+            self.lose_machine(hook, handle)
+            for _ in range(LOOKS):
+                for one in (hook, make_hook()):
+                    now = one.status([handle])[handle]
+                    assert (now.state, now.failure) == (state, last.failure), now
+                time.sleep(self.poll_s)
+            hook.cancel(handle)
+            assert hook.fresh_status(handle).state is state
+            hook.delete(handle)
+            assert hook.status([handle])[handle].state is JobState.GONE
 
     def test_changed_jobs(self, hook: StepHook, step: Callable[..., Step]) -> None:
         """A service that tells of changes by itself tells of every end; the others say so with ``None``."""

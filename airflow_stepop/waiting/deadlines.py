@@ -56,6 +56,23 @@ class Deadlines:
     start_s: float | None = None
     submitted: float | None = None
 
+    @classmethod
+    def of_job(cls, asked: Mapping[str, Any], submitted: float, execution: float | None) -> Deadlines:
+        """Return the deadlines of a job.
+
+        :param asked: the time limits that the job was submitted with; the record's field ``asked``
+        :param submitted: seconds since the epoch
+        :param execution: as above
+        """
+        start_s = asked.get("start_timeout_s")
+        return cls(
+            execution=execution,
+            start=submitted + start_s if start_s is not None else None,
+            run_s=asked["timeout_s"] * OVERDUE_FACTOR + OVERDUE_S,
+            start_s=start_s,
+            submitted=submitted,
+        )
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

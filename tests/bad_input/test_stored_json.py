@@ -13,14 +13,24 @@ import pytest
 
 from airflow_stepop.exceptions import IntegrityError, StepopError
 from airflow_stepop.failure import Category, Failure
-from airflow_stepop.job import JobHandle
+from airflow_stepop.job import JobHandle, JobStatus
 from airflow_stepop.lifecycle.lifecycle import StepLifecycle
 from airflow_stepop.payload.outcome import read_outcome, to_xcom
 from airflow_stepop.record import STATE_KEY, CallIdentity, StepRecord
 from airflow_stepop.results import StepResult
 from airflow_stepop.waiting.deadlines import StopReason
 from tests.support.damage import bomb_entry, report_of
-from tests.support.documents import EXCEPTION, FAILURE, HANDLE, INLINE, OUTCOME, RECORD, REFERENCE, XCOM
+from tests.support.documents import (
+    EXCEPTION,
+    FAILURE,
+    HANDLE,
+    INLINE,
+    OUTCOME,
+    RECORD,
+    REFERENCE,
+    STATUS,
+    XCOM,
+)
 from tests.support.memory_backend import Log, MemoryHook, MemoryState, Request
 
 pytestmark = [pytest.mark.corpus, pytest.mark.once]
@@ -66,8 +76,9 @@ DOCUMENTS = {
             "hint": ("text",),
             "log_tail": (TEXTS,),
             "exception": ("nothing", OBJECT),
+            "has_succeeded": ("truth",),
         },
-        {"native_reason", "exit_code", "hint", "log_tail", "exception"},
+        {"native_reason", "exit_code", "hint", "log_tail", "exception", "has_succeeded"},
     ),
     "exception": (
         EXCEPTION,
@@ -94,13 +105,35 @@ DOCUMENTS = {
             "labels": (OBJECT,),
             "handle": ("nothing",),
             "submitted_at": (*NUMBER, "nothing"),
+            "end": ("nothing",),
             "collected": ("nothing",),
             "resubmissions": ("count",),
             "memory_bytes": ("count", "nothing"),
             "keep": ("text",),
             "asked": (OBJECT,),
         },
-        {"labels", "handle", "submitted_at", "collected", "resubmissions", "memory_bytes", "keep", "asked"},
+        {
+            "labels",
+            "handle",
+            "submitted_at",
+            "end",
+            "collected",
+            "resubmissions",
+            "memory_bytes",
+            "keep",
+            "asked",
+        },
+    ),
+    "status": (
+        STATUS,
+        {
+            "state": (),
+            "failure": ("nothing",),
+            "native": ("text",),
+            "started_at": (*NUMBER, "nothing"),
+            "finished_at": (*NUMBER, "nothing"),
+        },
+        {"failure", "native", "started_at", "finished_at"},
     ),
     "call": (RECORD["call"], {"key": ("text",), "max_tries": ("count",), "clear_number": ("count",)}, set()),
     "reference": (
@@ -141,6 +174,7 @@ READERS = {
     "failure": Failure.from_json,
     "exception": lambda data: Failure.from_json({**FAILURE, "exception": data}),
     "record": StepRecord.from_json,
+    "status": JobStatus.from_json,
     "call": lambda data: StepRecord.from_json({**RECORD, "call": data}),
     "reference": StepResult.from_json,
     "xcom": lambda data: StepResult.deserialize(data, 1),

@@ -52,7 +52,7 @@ class TestSageMaker(HookContract):
         "nodes": ResourceSettings(nodes=2),
         "shm": ResourceSettings(shm="1GB"),
     }
-    # No process of a container can kill its process 1. It can forbid both processes of the runner to write files
+    # No process of a container can kill its process 1. It can forbid the runner's processes to write files
     crash = (
         "python3",
         "-c",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from airflow_stepop.failure import Category, Failure
-from airflow_stepop.job import JobHandle
+from airflow_stepop.job import JobHandle, JobState, JobStatus
 from airflow_stepop.record import CallIdentity, StepRecord
 from airflow_stepop.results import StepResult
 from airflow_stepop.runner.outcome import empty_outcome
@@ -20,6 +20,7 @@ EXCEPTION = {
     "args": ["no"],
 }
 FAILURE = Failure(Category.USER_ERROR, "it failed", "", 1, "", ("last line",), EXCEPTION).to_json()
+STATUS = JobStatus(JobState.FAILED, Failure.from_json(FAILURE), "Error", 3.0, 4.0).to_json()
 RECORD = StepRecord(
     generation=1,
     nonce="0123456789abcdef",
@@ -31,6 +32,7 @@ RECORD = StepRecord(
     labels={"dag_id": "d"},
     handle=JobHandle.from_json(HANDLE),
     submitted_at=2.0,
+    end=JobStatus.from_json(STATUS),
 ).to_json()
 INLINE = encode_value("é" * 10, None).to_entry(None)
 PICKLED = encode_value(object(), lambda value, keep: b"not unpickled").to_entry(None)

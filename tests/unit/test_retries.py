@@ -42,6 +42,8 @@ RAISED = Failure(
         (StepFailedError(Failure(Category.TIMEOUT, "x")), RetryAction.FAIL),
         (StepFailedError(Failure(Category.LOST, "x")), RetryAction.RETRY),
         (StepFailedError(Failure(Category.INFRA, "x")), RetryAction.RETRY),
+        (StepFailedError(Failure(Category.LOST, "x", has_succeeded=True)), RetryAction.FAIL),
+        (StepFailedError(Failure(Category.INFRA, "x", has_succeeded=True)), RetryAction.FAIL),
         (StepFailedError(Failure(Category.PREEMPTED, "x")), RetryAction.RETRY),
         (StepInterruptedError("lost touch"), RetryAction.RETRY),
     ],

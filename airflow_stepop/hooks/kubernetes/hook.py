@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, cast
 from airflow_stepop.connections.extra import extra_of
 from airflow_stepop.core.stored_json import TEXT
 from airflow_stepop.exceptions import OutcomeLostError, StepConfigError
-from airflow_stepop.failure import Category, Failure
 from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.hooks.common.api_errors import ApiError, Trouble, explained
 from airflow_stepop.hooks.common.checks import Check, run_checks
@@ -38,7 +37,6 @@ from airflow_stepop.hooks.kubernetes.manifests import (
     LABELS,
     RELEASED,
     RESULTS,
-    SUCCEEDED,
     is_bucket,
     job_labels,
     job_manifest,
@@ -46,7 +44,12 @@ from airflow_stepop.hooks.kubernetes.manifests import (
     secret_manifest,
     size_note,
 )
-from airflow_stepop.hooks.kubernetes.outcome import preserved_annotations, preserved_receipt, read_outcome
+from airflow_stepop.hooks.kubernetes.outcome import (
+    ending_annotations,
+    preserved_annotations,
+    preserved_receipt,
+    read_outcome,
+)
 from airflow_stepop.hooks.kubernetes.pod_log import PodLog
 from airflow_stepop.hooks.kubernetes.pods import newest, receipt_of, seconds
 from airflow_stepop.hooks.kubernetes.settings import KubernetesSettings
@@ -270,7 +273,7 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
         if not status.state.is_terminal:
             self._end(cluster, job, {CANCELLED: "true"})
         elif job_status.has_sidecars(newest(pods)):
-            self._end(cluster, job, _ending_annotations(status))
+            self._end(cluster, job, ending_annotations(status))
 
     def _end(self, cluster: Cluster, job: Json, annotations: Mapping[str, str]) -> None:
         """Let the cluster end a job: SIGTERM, the grace period, SIGKILL. ``annotations`` say why.
@@ -375,14 +378,6 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
             cluster = self._cluster(handle)
             groups.setdefault(id(cluster), (cluster, []))[1].append(handle)
         yield from groups.values()
-
-
-def _ending_annotations(status: JobStatus) -> dict[str, str]:
-    """Return the annotations that preserve the end of a step beyond the life of its pod."""
-    if status.state is JobState.SUCCEEDED:
-        return {SUCCEEDED: "true"}
-    failure = status.failure or Failure(Category.USER_ERROR, "The step failed: see the task's log")
-    return {FAILURE: json.dumps(failure.to_json())}
 
 
 def _is_of(job: Json, secret: Json) -> bool:

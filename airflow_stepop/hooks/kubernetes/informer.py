@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from airflow_stepop.hooks.kubernetes.manifests import (
     CANCELLED,
+    END,
     FAILURE,
     JOB_NAME,
     OUTCOME_IN_LOG,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 WATCH_S = 45  # the server ends a watch after this time, and the reader opens the next one
 SILENCE_S = WATCH_S + 15.0  # a connection that was silent for this long counts as dead
 IDLE_S = 90.0  # the reader stops when no caller has read for this long
-_ANNOTATIONS = (CANCELLED, FAILURE, OUTCOME_IN_LOG, SUCCEEDED)
+_ANNOTATIONS = (CANCELLED, END, FAILURE, OUTCOME_IN_LOG, SUCCEEDED)
 _CONTAINERS = ("initContainers", "containers")
 _JOB_STATUS = ("active", "terminating", "conditions", "failed", "succeeded", "uncountedTerminatedPods")
 

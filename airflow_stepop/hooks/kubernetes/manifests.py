@@ -43,6 +43,7 @@ DIGEST = f"{PREFIX}/digest"  # annotation of the pod: SHA-256 of the manifest th
 RELEASED = f"{PREFIX}/released"  # annotation: the submission is complete
 CANCELLED = f"{PREFIX}/cancelled"  # annotation: the hook was asked to cancel the job
 FAILURE = f"{PREFIX}/failure"  # annotation: the failure as JSON, if the pod cannot show it
+END = f"{PREFIX}/end"  # annotation: how the job ended, as JSON, since its pod may be gone later
 OUTCOME_IN_LOG = f"{PREFIX}/outcome-in-log"  # annotation: a large outcome is printed to the log
 PRESERVED_RECEIPT = f"{PREFIX}/receipt"  # annotation: a copy of the receipt in the pod
 PRESERVED_FRAMES = f"{PREFIX}/frames"  # annotation: a copy of the log lines that carry the outcome

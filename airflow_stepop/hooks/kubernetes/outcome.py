@@ -10,19 +10,24 @@ import base64
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from airflow_stepop.exceptions import OutcomeLostError
+from airflow_stepop.failure import Category, Failure
 from airflow_stepop.hooks.common.receipts import Receipt, parse_receipt
 from airflow_stepop.hooks.kubernetes.manifests import (
+    END,
     FAILURE,
     OUTCOME_IN_LOG,
     PRESERVED_FRAMES,
     PRESERVED_RECEIPT,
+    SUCCEEDED,
 )
 from airflow_stepop.hooks.kubernetes.pod_log import PodLog
 from airflow_stepop.hooks.kubernetes.pods import newest, receipt_of
-from airflow_stepop.hooks.kubernetes.status import is_over
+from airflow_stepop.hooks.kubernetes.status import is_over, preserved_end
+from airflow_stepop.job import JobState, JobStatus
 from airflow_stepop.runner.frames import from_lines
 from airflow_stepop.runner.protocol import FRAME_PREFIX, FRAMES
 from airflow_stepop.stores.configured import locate
@@ -30,7 +35,6 @@ from airflow_stepop.stores.configured import locate
 if TYPE_CHECKING:
     from airflow_stepop.hooks.kubernetes.cluster import Cluster
     from airflow_stepop.hooks.kubernetes.objects import Json
-    from airflow_stepop.job import JobStatus
 
 log = logging.getLogger(__name__)
 
@@ -40,15 +44,17 @@ MOST_CHARS = 64 << 10  # of the preserved log lines; the API limits all annotati
 def preserved_annotations(
     cluster: Cluster, job: Json, pods: Sequence[Json], status: JobStatus
 ) -> dict[str, str]:
-    """Return the annotations that preserve the failure, the receipt and the outcome of a finished step.
+    """Return the annotations that preserve the end, the receipt and the outcome of a finished step.
 
     A missing pod is not recorded as lost, because a later caller may find the pod. If only the log has the
     outcome, the receipt is preserved only together with the log lines of the outcome.
     """
-    annotations: dict[str, str] = {}
+    if not pods:
+        return {}
+    annotations = {} if preserved_end(job) is not None else {END: json.dumps(status.to_json())}
     receipt = receipt_of(pods)
     # In a Job that is not over, the annotation FAILURE would mean that the hook ended the job
-    if pods and status.failure is not None and is_over(job):
+    if status.failure is not None and is_over(job):
         annotations[FAILURE] = json.dumps(status.failure.to_json())
     if receipt is None:
         return annotations
@@ -58,6 +64,15 @@ def preserved_annotations(
             return annotations
         annotations[PRESERVED_FRAMES] = frames
     return {**annotations, PRESERVED_RECEIPT: json.dumps(receipt.to_json())}
+
+
+def ending_annotations(status: JobStatus) -> dict[str, str]:
+    """Return the annotations that preserve the end of a step whose sidecars are being ended."""
+    if status.state is JobState.SUCCEEDED:
+        return {END: json.dumps(status.to_json()), SUCCEEDED: "true"}
+    failure = status.failure or Failure(Category.USER_ERROR, "The step failed: see the task's log")
+    end = replace(status, failure=failure)
+    return {END: json.dumps(end.to_json()), FAILURE: json.dumps(failure.to_json())}
 
 
 def _frames(cluster: Cluster, pods: Sequence[Json]) -> str:

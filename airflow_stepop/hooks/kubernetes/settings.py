@@ -166,7 +166,7 @@ class KubernetesSettings(BackendSettings):
         if ttl_s < SHORTEST_TTL_S:
             raise ValueError(
                 f"{ttl_s} is too short: the cluster could remove a finished job before a worker has read its "
-                f"result, and the step would run again. Use {SHORTEST_TTL_S} or more, or leave it out; a job "
+                f"result, and the result would be lost. Use {SHORTEST_TTL_S} or more, or leave it out; a job "
                 "that has succeeded is removed at once anyway, unless the task has keep='always'"
             )
         return ttl_s

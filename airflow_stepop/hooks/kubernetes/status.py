@@ -13,9 +13,17 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import chain
 
+from airflow_stepop.exceptions import IntegrityError
 from airflow_stepop.failure import Failure
 from airflow_stepop.hooks.kubernetes.failures import DISRUPTIONS, disruption, failure_of
-from airflow_stepop.hooks.kubernetes.manifests import CANCELLED, FAILURE, PRESERVED_RECEIPT, QUEUE, SUCCEEDED
+from airflow_stepop.hooks.kubernetes.manifests import (
+    CANCELLED,
+    END,
+    FAILURE,
+    PRESERVED_RECEIPT,
+    QUEUE,
+    SUCCEEDED,
+)
 from airflow_stepop.hooks.kubernetes.objects import STEP, Json
 from airflow_stepop.hooks.kubernetes.pods import (
     begun_at,
@@ -54,12 +62,31 @@ PLACEMENT: Mapping[str, Sequence[str]] = {
 def status_of(job: Json | None, pods: Sequence[Json]) -> JobStatus:
     """Return the status of a step.
 
+    A terminal state stays, also while the pod is removed and after that: ``preserve_outcome`` has written the
+    end of the job into its annotations.
+
     :param job: the Job; ``None`` when it does not exist
     :param pods: the pods of the Job
     """
     pod = newest(pods)
     if job is None:
         return _without_job(pod)
+    status, end = _status_now(job, pod), preserved_end(job)
+    if end is None or (status.state is end.state and _is_there(pod)):
+        return status
+    return end
+
+
+def preserved_end(job: Json) -> JobStatus | None:
+    """Return how the job ended, as its annotations have it; ``None`` when they do not, or are damaged."""
+    text = (job["metadata"].get("annotations") or {}).get(END)
+    try:
+        return JobStatus.from_json(json.loads(text)) if text is not None else None
+    except (ValueError, IntegrityError):
+        return None
+
+
+def _status_now(job: Json, pod: Json | None) -> JobStatus:
     run = run_of(pod)
     failed = condition_of(job, "Failed")
     times = begun_at(run), seconds_of(run.get("finishedAt"))
@@ -108,6 +135,10 @@ def _without_job(pod: Json | None) -> JobStatus:
 def may_run(pod: Json | None) -> bool:
     """Return whether a pod exists that is not reported as ended."""
     return pod is not None and not has_ended(pod)
+
+
+def _is_there(pod: Json | None) -> bool:
+    return pod is not None and "deletionTimestamp" not in pod["metadata"]
 
 
 def _unfinished(
@@ -190,8 +221,7 @@ def _failed(job: Json, pod: Json | None, failed: Json, run: Json) -> JobStatus:
         return JobStatus(JobState.FAILED, Failure.from_json(json.loads(annotations[FAILURE])), reason, *times)
     if CANCELLED in annotations:
         return JobStatus(JobState.CANCELLED, None, "cancelled", *times)
-    is_there = pod is not None and "deletionTimestamp" not in pod["metadata"]
-    if PRESERVED_RECEIPT in annotations and not is_there:  # the receipt has the outcome
+    if PRESERVED_RECEIPT in annotations and not _is_there(pod):  # the receipt has the outcome
         return JobStatus(JobState.FAILED, None, reason, *times)
     return JobStatus(JobState.FAILED, failure_of(pod, failed), reason, *times)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from airflow_stepop.failure import Category
-from airflow_stepop.hooks.kubernetes.manifests import PRESERVED_RECEIPT
+from airflow_stepop.hooks.kubernetes.informer import slim_job
+from airflow_stepop.hooks.kubernetes.manifests import END, PRESERVED_RECEIPT
+from airflow_stepop.hooks.kubernetes.outcome import ending_annotations
 from airflow_stepop.hooks.kubernetes.pods import seconds
 from airflow_stepop.hooks.kubernetes.status import status_of
 from airflow_stepop.job import JobState
@@ -170,3 +174,81 @@ def test_a_node_that_refuses_the_pod_is_no_failure_of_the_step(reason, said, cat
     assert failure.category is Category(category)
     assert failure.summary == f"The node refused the step's pod: {said}"
     assert failure.hint
+
+
+DONE = {"name": "step", "state": {"terminated": {"exitCode": 0, "reason": "Completed", "startedAt": AT}}}
+WRONG = {"name": "step", "state": {"terminated": {"exitCode": 3, "reason": "Error", "startedAt": AT}}}
+MESH = {"name": "mesh", "state": {"running": {"startedAt": AT}}}
+BEING_REMOVED = {"deletionTimestamp": AT}
+
+
+def a_job(*conditions, **annotations):
+    return {
+        "metadata": {"name": "one", "annotations": annotations},
+        "spec": {},
+        "status": {"conditions": list(conditions)},
+    }
+
+
+def a_pod(*containers, phase="Running", **metadata):
+    return {
+        "metadata": {"name": "one-x", "creationTimestamp": AT, **metadata},
+        "spec": {},
+        "status": {"phase": phase, "containerStatuses": list(containers)},
+    }
+
+
+def ended(status):
+    """Return the annotation that ``preserve_outcome`` writes for this end."""
+    return {END: json.dumps(status.to_json())}
+
+
+@pytest.mark.parametrize("job", [a_job(), a_job(FAILED), a_job({**FAILED, "type": "FailureTarget"})])
+@pytest.mark.parametrize(
+    "pods", [[], [a_pod(DONE, **BEING_REMOVED)], [a_pod(DONE, phase="Failed", **BEING_REMOVED)]]
+)
+def test_a_step_that_has_succeeded_stays_so_when_its_pod_is_removed(job, pods):
+    """The pod is deleted between the end of the step and the moment when the Job counts it."""
+    before = status_of(a_job(), [a_pod(DONE)])
+    assert before.state is JobState.SUCCEEDED
+    assert status_of({**job, "metadata": a_job(**ended(before))["metadata"]}, pods) == before
+
+
+@pytest.mark.parametrize("pods", [[], [a_pod(WRONG, MESH, **BEING_REMOVED)]])
+def test_a_step_that_has_failed_stays_so_when_its_pod_is_removed(pods):
+    """Its sidecar runs, so the Job has not counted it yet. A pod that was removed is no reason then."""
+    before = status_of(a_job(), [a_pod(WRONG, MESH)])
+    assert (before.state, before.failure) == (JobState.FAILED, None)
+    assert status_of(a_job(**ended(before)), pods) == before
+    assert status_of(a_job(FAILED, **ended(before)), []) == before
+
+
+def test_sidecars_that_are_being_ended_change_no_end():
+    for container in (DONE, WRONG):
+        before = status_of(a_job(), [a_pod(container, MESH)])
+        after = status_of(a_job(**ending_annotations(before)), [a_pod(container, MESH, **BEING_REMOVED)])
+        assert after.state is before.state
+        assert (after.failure is None) == (container is DONE), "the pod with the outcome goes"
+
+
+def test_what_a_pod_tells_later_about_its_failure_counts():
+    before = status_of(a_job(FAILED), [a_pod(ENDED, phase="Failed")])
+    taken = a_pod(ENDED, phase="Failed")
+    taken["status"]["conditions"] = [TAKEN]
+    assert before.failure.category is Category.INFRA
+    assert status_of(a_job(FAILED, **ended(before)), [taken]).failure.category is Category.PREEMPTED
+
+
+def test_a_stream_keeps_the_end():
+    end = ended(status_of(a_job(), [a_pod(DONE)]))
+    job = {**a_job(**end), "metadata": {**a_job(**end)["metadata"], "creationTimestamp": AT, "uid": "u"}}
+    assert status_of(slim_job(job), []).state is JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"state": "done"}'])
+def test_a_damaged_end_is_no_end(text):
+    assert status_of(a_job(**{END: text}), [a_pod(RUNS)]).state is JobState.RUNNING
+
+
+def test_a_job_that_is_deleted_is_gone_also_after_its_end():
+    assert status_of(None, []).state is JobState.GONE

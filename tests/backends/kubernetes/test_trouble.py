@@ -13,7 +13,7 @@ from airflow_stepop.failure import Category, Failure
 from airflow_stepop.hooks.kubernetes import KubernetesStepHook
 from airflow_stepop.hooks.kubernetes import cluster as cluster_module
 from airflow_stepop.hooks.kubernetes.cluster import ClusterError, message_of
-from airflow_stepop.hooks.kubernetes.manifests import FAILURE, OUTCOME_IN_LOG, PRESERVED_RECEIPT
+from airflow_stepop.hooks.kubernetes.manifests import END, FAILURE, OUTCOME_IN_LOG, PRESERVED_RECEIPT
 from airflow_stepop.hooks.kubernetes.outcome import preserved_annotations
 from airflow_stepop.job import JobHandle, JobState, JobStatus
 from airflow_stepop.testing import make_step
@@ -188,15 +188,16 @@ def ended(annotations):
 def test_an_outcome_in_an_unreadable_log_does_not_count_as_preserved(server, cluster, status):
     server.status = status
     job, pod = ended({OUTCOME_IN_LOG: "true"})
-    assert preserved_annotations(cluster, job, [pod], OOM).keys() == {FAILURE}
-    assert preserved_annotations(cluster, job, [pod], JobStatus(JobState.FAILED)) == {}
+    assert preserved_annotations(cluster, job, [pod], OOM).keys() == {END, FAILURE}
+    assert preserved_annotations(cluster, job, [pod], JobStatus(JobState.FAILED)).keys() == {END}
     assert server.asked[status] == 2
 
 
 def test_for_an_outcome_in_the_store_the_receipt_is_enough(server, cluster):
     job, pod = ended({})
     assert preserved_annotations(cluster, job, [pod], JobStatus(JobState.FAILED)).keys() == {
-        PRESERVED_RECEIPT
+        END,
+        PRESERVED_RECEIPT,
     }
     assert not server.asked
 

@@ -43,7 +43,7 @@ def test_a_record_survives_its_json(new_try, hook, state):
     assert StepRecord.from_json({**record.to_json(), "added_later": 1}) == record
 
 
-@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
 def test_a_record_that_cannot_be_saved_costs_a_try_and_nothing_else(
     hook, state, new_try, monkeypatch, number
 ):

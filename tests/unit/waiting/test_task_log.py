@@ -263,7 +263,9 @@ def test_a_worker_learns_of_the_end_although_no_log_can_be_read(hook, handle):
     session = WorkerSession.__new__(WorkerSession)
     session.__dict__.update(request=request, observer=observer, log=logging.getLogger(__name__))
     session.__dict__.update(operator=SimpleNamespace(execution_timeout=None), _begun=None)
-    session.lifecycle = SimpleNamespace(deadlines=lambda _: Deadlines())
+    ends = []
+    session.lifecycle = SimpleNamespace(deadlines=lambda _: Deadlines(), note_end=ends.append)
     status = hook.status
     hook.status = lambda handles: pytest.fail("it waits on") if hook.calls["status"] else status(handles)
     assert session.wait_in_worker(handle) is StopReason.FINISHED
+    assert [end.state for end in ends] == [JobState.SUCCEEDED]

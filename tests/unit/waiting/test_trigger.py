@@ -10,6 +10,7 @@ import pytest
 
 from airflow_stepop import triggers
 from airflow_stepop.exceptions import IntegrityError
+from airflow_stepop.failure import Category, Failure
 from airflow_stepop.job import JobHandle, JobState, JobStatus
 from airflow_stepop.triggers import RemoteStepTrigger
 from tests.support.waiting import in_time, until
@@ -150,3 +151,38 @@ def answer(found):
     if isinstance(found, Exception):
         raise found
     return found
+
+
+def fired(handle):
+    """Return the payload of the event that a trigger for ``handle`` fires."""
+    waiting = RemoteStepTrigger(handle.to_json(), DEADLINES, 0.01, WAITER)
+
+    async def first():
+        return await anext(waiting.run())
+
+    return json.loads(json.dumps(asyncio.run(first()).payload))
+
+
+def test_an_event_says_how_the_job_ended(hook):
+    """The worker may see the job no more: the event is all that is left of its end."""
+    failure = Failure(Category.OOM, "used 2 GiB of 1 GiB", "OOMKilled", 137)
+    status = JobStatus(JobState.FAILED, failure, "OOMKilled", 5.0, 9.0)
+    hook.jobs["over"] = status
+    assert JobStatus.from_json(fired(hook.handle("over"))["end"]) == status
+
+
+def test_an_end_without_a_time_is_as_old_as_its_event(hook):
+    begin = time.time()
+    end = fired(hook.add("over", JobState.SUCCEEDED))["end"]
+    assert end["state"] == "succeeded"
+    assert begin <= end["finished_at"] <= time.time()
+
+
+def test_a_job_that_is_gone_has_no_known_end(hook):
+    assert "end" not in fired(hook.handle("gone"))
+
+
+def test_an_end_in_words_that_no_event_can_carry_has_its_state_only(hook):
+    hook.add("over", JobState.FAILED, failure=Failure(Category.INFRA, "bad \ud800 text"))
+    end = fired(hook.handle("over"))["end"]
+    assert (end["state"], end["failure"]) == ("failed", None)

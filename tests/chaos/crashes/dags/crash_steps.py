@@ -36,6 +36,8 @@ POINTS = {
     "submitted": ("lifecycle", "_save", "before", lambda record: record.handle and not record.collected),
     "saved": ("lifecycle", "_save", "after", lambda record: record.handle and not record.collected),
     "waiting": ("session", "wait_in_worker", "before", None),
+    "resumed": ("session", "resume", "before", None),
+    "seen": ("lifecycle", "_save", "after", lambda record: record.end and not record.collected),
     "finishing": ("lifecycle", "finish", "before", None),
     "read": ("lifecycle", "_save", "before", lambda record: record.collected),
     "collected": ("lifecycle", "_save", "after", lambda record: record.collected),

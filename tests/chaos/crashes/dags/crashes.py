@@ -10,9 +10,9 @@ from crash_steps import POINTS, Asking, BrokenTrigger, CrashStep, Importing, NoR
 WAYS = {"running": {}, "deferred": {"deferrable": True}}
 
 with DAG("crash_workers", schedule=None):
-    for point in POINTS:
+    for point in (point for point in POINTS if point != "resumed"):
         CrashStep(task_id=point, die_at=point)
-    for point in ("saved", "finishing", "read", "collected", "returning"):
+    for point in ("saved", "resumed", "seen", "finishing", "read", "collected", "returning"):
         CrashStep(task_id=f"{point}_deferred", die_at=point, deferrable=True)
     CrashStep(task_id="told_to_end")
 
@@ -55,6 +55,14 @@ with DAG("crash_jobs", schedule=None):
     for victim in ("runner", "supervisor", "step"):
         for way, arguments in WAYS.items():
             CrashStep(task_id=f"{victim}_{way}", **arguments)
+
+with DAG("crash_gone", schedule=None):
+    for way, arguments in WAYS.items():
+        CrashStep(task_id=f"killed_{way}", hold_at="finishing", die_at="finishing", **arguments)
+    CrashStep(task_id="resuming", hold_at="resumed", deferrable=True)
+    CrashStep(task_id="reporting", hold_at="resumed", die_at="collected", deferrable=True)
+    own = {"retries": 2, "retry_delay": timedelta(seconds=1)}
+    CrashStep(task_id="own_retries", hold_at="resumed", deferrable=True, **own)
 
 with DAG("crash_services", schedule=None):
     CrashStep(task_id="submitting", hold_at="submitting")
