@@ -45,7 +45,7 @@ class StepContract(ContractBase):
         assert to_xcom(self.result(hook, one, handle)["result"]) == {"answer": 42}
 
     def test_large_result(self, hook: StepHook, step: Callable[..., Step]) -> None:
-        """A value too large for the outcome is in or below the folder of the store that the step was given."""
+        """A value too large for the outcome is in the folder of the store that the step has, or below."""
 
         def zeros() -> bytes:
             return bytes(1_000_000)
