@@ -339,11 +339,13 @@ class OutcomeReport:
         read, and no pickles
     :param data: the bytes of outcome.json
     :param base_uri: folder in the store with the segments that ``data`` names
+    :param missing: why there is no digest, and what would change that; for people
     """
 
     digest: str | None
     data: bytes
     base_uri: str
+    missing: str = ""
 
 
 @dataclass(frozen=True)

@@ -272,14 +272,16 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
         """Return the outcome of a terminal job.
 
         :raises OutcomeLostError: the job ended without an outcome, or its outcome is gone
+        :raises OutcomeNotReadyError: the outcome may come a little after the job's end. The caller asks again
+            until 15 minutes after the end
         """
 
     def preserve_outcome(self, handle: JobHandle) -> None:
         """Copy what is lost with a terminal job's machine (state, receipt, outcome) to the control plane.
 
-        The trigger calls this method when it notices the job's end, perhaps more than once. A worker reads
-        the outcome later, and the machine may be gone by then. The inherited method does nothing: that is
-        right for a service that keeps receipt and outcome by itself.
+        The trigger, or a worker that waits itself, calls this method when it notices the job's end, perhaps
+        more than once. A worker reads the outcome later, and the machine may be gone by then. The inherited
+        method does nothing: that is right for a service that keeps receipt and outcome by itself.
         """
 
     @abstractmethod

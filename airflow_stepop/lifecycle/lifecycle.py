@@ -26,6 +26,7 @@ from airflow_stepop.lifecycle.api_retries import ApiRetries
 from airflow_stepop.lifecycle.collecting import Collected, Collector
 from airflow_stepop.lifecycle.failures import as_seen_before, seen_end
 from airflow_stepop.lifecycle.job_client import STOP_LIMIT_S, JobClient
+from airflow_stepop.lifecycle.memory import next_memory, resources_of
 from airflow_stepop.lifecycle.truncation import fit_to_state
 from airflow_stepop.lifecycle.usage import usage_of
 from airflow_stepop.record import (
@@ -37,7 +38,6 @@ from airflow_stepop.record import (
     resume_decision,
     save_record,
 )
-from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.waiting.backoff import with_jitter
 from airflow_stepop.waiting.deadlines import Deadlines, StopReason
 from airflow_stepop.waiting.observer import Observer
@@ -189,41 +189,7 @@ class StepLifecycle:
         handle = self._stop(record)
         if handle is not None:
             self._collector.tidy(record.with_handle(handle))
-        return self._start(record.generation + 1, memory_bytes=self._next_memory(record))
-
-    def _next_memory(self, record: StepRecord) -> int | None:
-        """Return the memory for the generation after ``record``, bytes; ``None``: what the task asks for.
-
-        After a job that ran out of memory, ``on_oom`` says how much more to ask for. Otherwise the memory
-        stays as it was.
-        """
-        if record.call != self.request.call:
-            return None  # the task was cleared or changed: begin again with the task's own value
-        failure = Collected(record.collected).failure if record.collected else None
-        on_oom = self.request.on_oom
-        if on_oom is None or failure is None or failure.category is not Category.OOM:
-            return record.memory_bytes
-        before = self.memory_bytes(record)
-        more = on_oom.after(before)
-        if more is None:
-            return record.memory_bytes
-        self.log.warning(
-            "The last try ran out of memory with %s: this try asks for %s (on_oom: at most %s)",
-            *map(shown_size, (before, more, on_oom.cap_bytes)),
-        )
-        return more
-
-    def memory_bytes(self, record: StepRecord) -> int:
-        """Return the memory that the generation asks for, bytes; 0 means the backend's default."""
-        return self._resources(record).at_least(record.memory_bytes).memory_bytes or 0
-
-    def _resources(self, record: StepRecord) -> ResourceSettings:
-        """Return the resources that the generation was submitted with.
-
-        They come from the record, because a user may have changed the connection's defaults since.
-        """
-        asked = record.asked.get("resources")
-        return self.request.resources if asked is None else ResourceSettings.from_dict(asked)
+        return self._start(record.generation + 1, memory_bytes=next_memory(record, self.request, self.log))
 
     def _stop(self, record: StepRecord) -> JobHandle | None:
         """Cancel the job of ``record``, if there is one, and wait until the job is terminal or gone.
@@ -297,13 +263,14 @@ class StepLifecycle:
             record = self._current_record()
             collected = self._collector.collect(record, handle, status)
         failure = collected.failure
-        resources = self._resources(record).at_least(record.memory_bytes)
+        resources = resources_of(record, self.request).at_least(record.memory_bytes)
         usage = usage_of(collected.usage, status.usage if status else {}, resources, failure is None)
         data: CollectedData = {**collected.data, "usage": usage}
         if failure is not None:
             data["failure"] = fit_to_state(failure).to_json()
+        keep = "always" if collected.is_kept else record.keep
         collected = Collected(data)
-        record = replace(record, collected=collected.data)
+        record = replace(record, collected=collected.data, keep=keep)
         self._save(record)
         category = failure.category.value if failure else ""
         self.observer.finished(record, status, category, time.monotonic() - began)
@@ -362,6 +329,13 @@ class StepLifecycle:
         """
         self.record = load_record(self._state)
         return self._current_record().handle
+
+    def ended_job(self) -> JobHandle | None:
+        """Return the record's job if it has ended and its outcome is not collected yet; else ``None``."""
+        self.record = record = load_record(self._state)
+        if record is None or record.end is None or record.collected is not None:
+            return None
+        return record.handle
 
     def _current_record(self) -> StepRecord:
         if self.record is None:
