@@ -226,10 +226,15 @@ Cursor = str | None
 
 @dataclass(frozen=True)
 class LogChunk:
-    """New log lines in the order in which the step wrote them, and the cursor behind the last one."""
+    """New log lines in the order in which the step wrote them, and the cursor behind the last one.
+
+    :param receipt: the runner's receipt, if it is a line of this part of the log: see
+        :func:`~airflow_stepop.hooks.common.receipts.receipt_text`. Such a chunk may have no lines
+    """
 
     lines: Sequence[LogLine]
     cursor: Cursor
+    receipt: str | None = None
 
 
 @dataclass(frozen=True)

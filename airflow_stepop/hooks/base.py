@@ -81,6 +81,8 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
     """Whether only the host that started a job can see it: the worker waits, unless ``deferrable=True``."""
     poll_interval_s: ClassVar[float] = 1.5
     """Default for the seconds between two polls of all jobs of one scope."""
+    stop_limit_s: ClassVar[float] = 180.0
+    """Longest time in seconds from a cancel to the end of the job. No other job of the step starts before."""
     state_table: ClassVar[StateTable | None] = None
     """Table from native states to :class:`~airflow_stepop.job.JobState`, for a service that reports a state
     as one word. The table is total: see :class:`StateTable`.
@@ -248,11 +250,14 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
         """Return the log lines after each cursor.
 
         A call returns a limited number of bytes per job. The result may leave out a job without new lines.
+        If the receipt is a line of the log, the chunk with that line also has the receipt.
         """
 
     def chunks(self, handle: JobHandle, since: Cursor = None) -> Iterator[LogChunk]:
         """Yield the log lines after a cursor, chunk by chunk, until the log has no new lines."""
-        while (chunk := self.logs({handle: since}).get(handle)) is not None and chunk.lines:
+        while (chunk := self.logs({handle: since}).get(handle)) is not None and (
+            chunk.lines or chunk.receipt
+        ):
             yield chunk
             since = chunk.cursor
 
@@ -262,10 +267,11 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
         This implementation reads the whole log. Override it if the service can read a log from its end.
         """
         last: deque[LogLine] = deque(maxlen=count)
+        receipt = None
         for chunk in self.chunks(handle, since):
             last.extend(chunk.lines)
-            since = chunk.cursor
-        return LogChunk(list(last), since)
+            since, receipt = chunk.cursor, chunk.receipt or receipt
+        return LogChunk(list(last), since, receipt)
 
     @abstractmethod
     def outcome(self, handle: JobHandle) -> OutcomeReport:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,7 +21,7 @@ from airflow_stepop.lifecycle.failures import (
     refused,
     without_outcome,
 )
-from airflow_stepop.lifecycle.job_client import STOP_LIMIT_S, JobClient
+from airflow_stepop.lifecycle.job_client import JobClient
 from airflow_stepop.payload.outcome import outcome_size
 
 if TYPE_CHECKING:
@@ -144,7 +145,12 @@ class Collector:
         return True
 
     def give_up(
-        self, record: StepRecord, handle: JobHandle, reason: StopReason, native_state: str
+        self,
+        record: StepRecord,
+        handle: JobHandle,
+        reason: StopReason,
+        native_state: str,
+        wait: Callable[[], object],
     ) -> tuple[Collected, JobStatus | None]:
         """Cancel a job that missed a deadline; return the failure and the job's last status.
 
@@ -153,9 +159,10 @@ class Collector:
 
         :param reason: the deadline
         :param native_state: the service's own state of the job when the deadline passed
+        :param wait: waits for the end of the cancelled job, within a limit
         """
         self._jobs.cancel(handle)
-        self._jobs.wait_until_over(handle, STOP_LIMIT_S)
+        wait()
         status = self._last_status(handle)
         if reason.needs_fresh_status and status is not None and status.state is JobState.SUCCEEDED:
             collected = self.collect(record, handle, status)

@@ -16,17 +16,20 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow_stepop.core.units import shown_size
 from airflow_stepop.exceptions import WrongHostError
 from airflow_stepop.failure import Category, Failure, StepFailedError
+from airflow_stepop.hooks.common.receipts import receipt_of, with_receipt, without_receipt
 from airflow_stepop.job import JobHandle, JobStatus
 from airflow_stepop.lifecycle.api_retries import ApiRetries
 from airflow_stepop.lifecycle.collecting import Collected, Collector
 from airflow_stepop.lifecycle.failures import as_seen_before, seen_end
-from airflow_stepop.lifecycle.job_client import STOP_LIMIT_S, JobClient
-from airflow_stepop.lifecycle.memory import next_memory, resources_of
+from airflow_stepop.lifecycle.job_client import JobClient
+from airflow_stepop.lifecycle.memory import asked_options, next_memory, resources_of
+from airflow_stepop.lifecycle.resubmitting import capacity_pause, resubmissions_before
+from airflow_stepop.lifecycle.stopping import Stopping
 from airflow_stepop.lifecycle.truncation import fit_to_state
 from airflow_stepop.lifecycle.usage import usage_of
 from airflow_stepop.record import (
@@ -38,7 +41,6 @@ from airflow_stepop.record import (
     resume_decision,
     save_record,
 )
-from airflow_stepop.waiting.backoff import with_jitter
 from airflow_stepop.waiting.deadlines import Deadlines, StopReason
 from airflow_stepop.waiting.observer import Observer
 
@@ -47,8 +49,6 @@ if TYPE_CHECKING:
 
     from airflow_stepop.core.documents import CollectedData
     from airflow_stepop.lifecycle.interfaces import Request
-
-MAX_RESUBMISSIONS = 3
 
 
 class StepLifecycle:
@@ -79,6 +79,7 @@ class StepLifecycle:
         self._state = state
         self.api_retries = ApiRetries(request, log, was_killed, pause or time.sleep)
         self.jobs = JobClient(request, self.api_retries, log)
+        self._stopping = Stopping(self.jobs, self.api_retries, self._save)
         self._collector = Collector(request, self.jobs, self.api_retries, self.observer, log)
         self.record: StepRecord | None = None
         self.is_continued = False  # an earlier try may have submitted the job of a record without a handle
@@ -127,7 +128,7 @@ class StepLifecycle:
             memory_bytes=memory_bytes,
             keep=request.keep,
             location=request.location,
-            asked=_asked(request),
+            asked=asked_options(request),
         )
         self._save(record)
         if pause_s > 0:
@@ -194,7 +195,9 @@ class StepLifecycle:
     def _stop(self, record: StepRecord) -> JobHandle | None:
         """Cancel the job of ``record``, if there is one, and wait until the job is terminal or gone.
 
-        :raises StepFailedError: the job still runs after ``STOP_LIMIT_S``, so a second job must not start
+        :raises StepFailedError: the job still runs after ``StepHook.stop_limit_s``, so a second job must not
+            start
+        :raises TaskDeferred: the job needs longer; the resumed task calls :meth:`begin`
         :raises WrongHostError: the job is on another host and its outcome was not collected
         """
         handle = record.handle or self._lookup(record)
@@ -206,11 +209,12 @@ class StepLifecycle:
             if record.collected is None:
                 raise
             return handle  # the job was over; its host or cluster may no longer exist
-        if not self.jobs.wait_until_over(handle, STOP_LIMIT_S):
+        if not self._stopping.is_over(record, handle):
             raise StepFailedError(
                 Failure(
                     Category.LOST,
-                    f"an earlier job of this task could not be stopped within {STOP_LIMIT_S:.0f} s; "
+                    f"an earlier job of this task could not be stopped within "
+                    f"{self._stopping.limit_s(handle):.0f} s; "
                     "with a second job beside it the step would run twice",
                     hint="stop the earlier job at the service, then clear the task",
                 ),
@@ -227,7 +231,7 @@ class StepLifecycle:
         """
         record = self.record
         submitted = (record.submitted_at if record else None) or time.time()
-        asked = record.asked if record and record.asked else _asked(self.request)
+        asked = record.asked if record and record.asked else asked_options(self.request)
         return Deadlines.of_job(asked, submitted, execution)
 
     # -- ending
@@ -242,22 +246,45 @@ class StepLifecycle:
         if status.state.is_end and record.end is None:
             self._save(replace(record, end=seen_end(status)))
 
+    def note_receipt(self, signed: object) -> JobHandle:
+        """Save the receipt that was read with the job's log; return the job's handle, which has the receipt.
+
+        :param signed: the result of ``signed_receipt``; ignored if it is ``None``, or signed with another key
+        """
+        record = self._current_record()
+        handle = self._handle_of(record)
+        known = with_receipt(handle, signed)
+        if signed is None or receipt_of(known) is None:
+            return handle
+        self._save(record.with_handle(known))
+        return known
+
     def status(self, handle: JobHandle) -> JobStatus:
         """Return the status of the record's job: what was seen of its end counts also if the job is gone."""
         status = as_seen_before(self.jobs.status(handle), self._current_record().end)
         self.note_end(status)
         return status
 
-    def finish(self, handle: JobHandle, reason: StopReason, native_state: str = "") -> Collected:
+    def finish(
+        self, handle: JobHandle, reason: StopReason, native_state: str = "", *, may_pause: bool = True
+    ) -> Collected:
         """Collect the outcome, save it in the record, and delete the job as ``keep`` says.
 
         :param reason: why waiting ended; after a deadline the job is cancelled first
         :param native_state: the service's own state of the job when a deadline passed
+        :param may_pause: whether the task may defer while a cancelled job ends
         """
         began = time.monotonic()
         record = self._current_record()
+        handle = record.handle or handle  # it may have a receipt
         if reason.is_deadline:
-            collected, status = self._collector.give_up(record, handle, reason, native_state)
+            collected, status = self._collector.give_up(
+                record,
+                handle,
+                reason,
+                native_state,
+                lambda: self._stopping.is_over(record, handle, reason, native_state, may_pause=may_pause),
+            )
         else:
             status = self.status(handle)
             record = self._current_record()
@@ -270,7 +297,7 @@ class StepLifecycle:
             data["failure"] = fit_to_state(failure).to_json()
         keep = "always" if collected.is_kept else record.keep
         collected = Collected(data)
-        record = replace(record, collected=collected.data, keep=keep)
+        record = replace(record, handle=without_receipt(handle), collected=collected.data, keep=keep)
         self._save(record)
         category = failure.category.value if failure else ""
         self.observer.finished(record, status, category, time.monotonic() - began)
@@ -280,21 +307,18 @@ class StepLifecycle:
     def resubmission(self, collected: Collected) -> JobHandle | None:
         """Submit the next generation after a preemption or a lack of capacity; return its job.
 
-        Returns ``None`` for every other end, and after ``MAX_RESUBMISSIONS``. A resubmission uses up no retry
-        of the task.
+        Returns ``None`` for every other end, and after ``max_resubmissions``. The count starts anew after a
+        job that ran for an hour. A resubmission uses up no retry of the task.
         """
-        record, failure = self._current_record(), collected.failure
-        if (
-            failure is None
-            or not failure.category.is_resubmitted
-            or record.resubmissions >= MAX_RESUBMISSIONS
-        ):
+        record, failure, most = self._current_record(), collected.failure, self.request.max_resubmissions
+        before = resubmissions_before(record)
+        if failure is None or not failure.category.is_resubmitted or before >= most:
             return None
-        count, pause_s = record.resubmissions + 1, 0.0
+        count, pause_s = before + 1, 0.0
         if failure.category is Category.NO_CAPACITY:
-            pause_s = with_jitter(self.request.capacity_pause_s * 2**record.resubmissions)
+            pause_s = capacity_pause(self.request.capacity_pause_s, before)
         when = f" in {pause_s:.0f} s" if pause_s else ""
-        self.log.warning("%s: resubmitting (%d of %d)%s", failure.summary, count, MAX_RESUBMISSIONS, when)
+        self.log.warning("%s: resubmitting (%d of %d)%s", failure.summary, count, most, when)
         self.observer.resubmitted(record, failure.category.value)
         self._stop(record)
         # The step goes on in another job. So keep="failed" must not keep this job: tidy() sees no failure
@@ -315,7 +339,7 @@ class StepLifecycle:
         self.jobs.hook_of(handle).cancel(handle)
         if reason is not None and record is not None:
             self.record = record.with_handle(handle)
-            self.finish(handle, reason)
+            self.finish(handle, reason, may_pause=False)
 
     # -- the record
 
@@ -336,6 +360,14 @@ class StepLifecycle:
         if record is None or record.end is None or record.collected is not None:
             return None
         return record.handle
+
+    def stopped_job(self) -> tuple[JobHandle, StopReason, str] | None:
+        """Return the job that is being stopped after a deadline, the deadline, and the job's state then."""
+        record = self.record
+        if record is None or record.handle is None or record.collected is not None:
+            return None
+        reason, native_state = record.stop.get("reason"), record.stop.get("native_state")
+        return (record.handle, StopReason(reason), str(native_state or "")) if reason else None
 
     def _current_record(self) -> StepRecord:
         if self.record is None:
@@ -359,16 +391,3 @@ class StepLifecycle:
     def _save(self, record: StepRecord) -> None:
         save_record(self._state, record)
         self.record = record
-
-
-def _asked(request: Request) -> dict[str, Any]:
-    """Return the options for the record's field ``asked``: those that the job is submitted with.
-
-    A later process reads them from the record. A connection that was edited meanwhile does not change them.
-    """
-    return {
-        "timeout_s": request.timeout_s,
-        "start_timeout_s": request.start_timeout_s,
-        "deferrable": request.deferrable,
-        "resources": request.resources.serialize(),
-    }

@@ -1,11 +1,11 @@
-"""How much memory the generations of a step ask for: ``on_oom`` raises it after a job that ran out of memory.
+"""What the generations of a step ask for; ``on_oom`` raises the memory after a job that ran out of it.
 
 Called by the lifecycle and the worker session.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.core.units import shown_size
 from airflow_stepop.failure import Category
@@ -54,3 +54,16 @@ def resources_of(record: StepRecord, request: Request) -> ResourceSettings:
     """
     asked = record.asked.get("resources")
     return request.resources if asked is None else ResourceSettings.from_dict(asked)
+
+
+def asked_options(request: Request) -> dict[str, Any]:
+    """Return the options for the record's field ``asked``: those that the job is submitted with.
+
+    A later process reads them from the record. A connection that was edited meanwhile does not change them.
+    """
+    return {
+        "timeout_s": request.timeout_s,
+        "start_timeout_s": request.start_timeout_s,
+        "deferrable": request.deferrable,
+        "resources": request.resources.serialize(),
+    }

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from airflow_stepop.stores.base import Store
 
 DEFAULT_KEEP = "failed"
+MAX_RESUBMISSIONS = 10
 # The defaults that go into the backend's request. If the backend refuses the request, they may be the cause
 _RENDERED = ("image", "settings", "resource_settings", "timeout", "start_timeout")
 
@@ -357,6 +358,19 @@ def _keys(settings: BackendSettings | Mapping[str, object] | None) -> set[str]:
     if settings is None:
         return set()
     return set(settings if isinstance(settings, Mapping) else settings.model_fields_set)
+
+
+def max_resubmissions(given: int | None) -> int:
+    """Return the task's argument, else ``[stepop] max_resubmissions``, by default 10.
+
+    :raises StepConfigError: the configured value is not a whole number of 0 or more
+    """
+    if given is not None:
+        return given
+    text = str(conf.get("stepop", "max_resubmissions", fallback="") or MAX_RESUBMISSIONS)
+    if not (text.isascii() and text.isdigit()):
+        raise StepConfigError(f"[stepop] max_resubmissions must be 0, 1, 2, ..., and this is {text!r}")
+    return int(text)
 
 
 def thread_grace_s() -> float:

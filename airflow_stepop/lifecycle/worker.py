@@ -20,6 +20,7 @@ from airflow.sdk.exceptions import AirflowSkipException, AirflowTaskTimeout, Tas
 from airflow_stepop.core.units import LONGEST_S
 from airflow_stepop.exceptions import StepConfigError, StepInterruptedError, is_final
 from airflow_stepop.failure import Category, Failure
+from airflow_stepop.hooks.common.receipts import signed_receipt
 from airflow_stepop.job import JobStatus
 from airflow_stepop.lifecycle.collecting import Collected
 from airflow_stepop.lifecycle.failures import unmappable, with_memory
@@ -114,6 +115,7 @@ class WorkerSession:
                 )
             if (end := event.get("end")) is not None:
                 self.lifecycle.note_end(JobStatus.from_json(end))
+            handle = self.lifecycle.note_receipt(event.get("receipt"))
             if reason is StopReason.FINISHED and not self.lifecycle.status(handle).state.is_terminal:
                 reason = self.wait_in_worker(handle)
             return self._end(handle, reason, str(event.get("error") or ""))
@@ -175,8 +177,10 @@ class WorkerSession:
         return self._end(began, self.wait_in_worker(began))
 
     def _after_pause(self) -> object:
-        """Go on after a pause: read the outcome of a job that has ended, or else submit."""
+        """Go on after a pause: read the outcome of a job that has ended, end a late job, or else submit."""
         handle = self.lifecycle.ended_job()
+        if handle is None and (stopped := self.lifecycle.stopped_job()) is not None:
+            return self._end(*stopped)
         if handle is None:
             return self._begin_again()
         self._check_execution_timeout("the outcome of its job could be read")
@@ -288,7 +292,7 @@ class WorkerSession:
         self.operator.defer(trigger=trigger, method_name="resume", timeout=timeout)
 
     def _pause_elsewhere(self, pause_s: float) -> None:
-        """Wait before a submit or for an outcome; defer where the task may, so that no worker is held.
+        """Wait for a quota, an outcome or a cancelled job; defer where the task may, and hold no worker.
 
         Otherwise tasks that wait for room could occupy all workers. Then no worker would be left for the
         tasks whose end makes room.
@@ -297,13 +301,16 @@ class WorkerSession:
             time.sleep(pause_s)
             return
         until, end = time.time() + pause_s, self._deadlines().execution
-        trigger = PauseTrigger(until if end is None else min(until, end))
+        is_ahead = end is not None and end > time.time()  # else the job is being stopped because of it
+        trigger = PauseTrigger(min(until, end) if end is not None and is_ahead else until)
         self.operator.defer(trigger=trigger, method_name="resume")
 
     def wait_in_worker(self, handle: JobHandle) -> StopReason:
         """Wait for the job in this worker, by the same rules as the trigger; return why waiting ended."""
         wait = WorkerWait(self.request, self.log, self.observer, self._settle_doubt)
         reason = wait.until_over(handle, self._deadlines(), self.lifecycle.note_end)
+        if wait.receipt is not None:
+            self.lifecycle.note_receipt(signed_receipt(handle, wait.receipt))
         self._native_state = wait.native_state
         return reason
 

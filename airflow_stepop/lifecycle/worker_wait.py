@@ -28,6 +28,7 @@ class WorkerWait:
 
     :param settle: called again and again while this object waits; finishes the work of ``on_kill``
     :ivar native_state: the service's description of the job's state, as it was last seen
+    :ivar receipt: the last receipt that was in the job's log: see :class:`~airflow_stepop.job.LogChunk`
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class WorkerWait:
         self._observer = observer
         self._settle = settle
         self.native_state = ""
+        self.receipt: str | None = None
 
     def until_over(
         self, handle: JobHandle, deadlines: Deadlines, note_end: Callable[[JobStatus], None]
@@ -62,7 +64,7 @@ class WorkerWait:
                 self._log.warning("No news of %s (%s); asking again in %.0f s", handle, error, pause_s)
             if chunk is not None:
                 task_log.write(chunk.lines)
-                cursor = chunk.cursor
+                cursor, self.receipt = chunk.cursor, chunk.receipt or self.receipt
                 pause_s = min(pause_s, LOG_POLL_S) if chunk.lines else pause_s
             self._observer.status_seen(status)
             self.native_state = status.description if status is not None else ""
@@ -92,6 +94,7 @@ class WorkerWait:
                 task_log.write(lines)
         except Exception as error:  # noqa: BLE001, RUF100 - logs may fail in any way; the outcome must still be read
             self._log.warning("The last lines of the step could not be read: %s", error)
+        self.receipt = task_log.receipt or self.receipt
 
     def _pause(self, pause_s: float) -> None:
         end = time.monotonic() + pause_s

@@ -23,15 +23,15 @@ from airflow_stepop.hooks.common.api_errors import ApiError, Trouble, explained
 from airflow_stepop.hooks.common.checks import run_checks
 from airflow_stepop.hooks.common.input_files import input_files
 from airflow_stepop.hooks.common.rate_limit import RateLimit
-from airflow_stepop.hooks.common.receipts import find_receipt, report
+from airflow_stepop.hooks.common.receipts import find_receipt
 from airflow_stepop.hooks.common.sealing import seal_key
 from airflow_stepop.hooks.common.staging import stage, unstage
 from airflow_stepop.hooks.common.submission import create_once
 from airflow_stepop.hooks.sagemaker import request as requests
 from airflow_stepop.hooks.sagemaker.checks import Subject, checks
-from airflow_stepop.hooks.sagemaker.failures import receipt_in
+from airflow_stepop.hooks.sagemaker.log_access import refused_reads
 from airflow_stepop.hooks.sagemaker.machines import Choice, choose, machines
-from airflow_stepop.hooks.sagemaker.outcome import Output
+from airflow_stepop.hooks.sagemaker.outcome import Output, outcome_of
 from airflow_stepop.hooks.sagemaker.places import (
     CHECKPOINTS,
     Places,
@@ -66,7 +66,6 @@ if TYPE_CHECKING:
 
 CREATES_PER_S = 1.0  # the service's default limit for CreateTrainingJob, of the account and region
 RECEIPT_LINES = 50  # last lines that are searched for the receipt
-OUTCOME_BYTES = 64 << 20  # of outcome.json
 CLOCKS_S = 600.0  # how much the clocks of this host and of the service may differ
 
 
@@ -82,6 +81,7 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
     inline_limit = 64 << 20
     poll_interval_s = 10.0
     log_reads_per_second = 100
+    stop_limit_s = 1800.0
     state_table = STATES
 
     # -- clients
@@ -121,6 +121,8 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
         region, choice = self._in(settings.region_name), choose(settings, spec.resources, _size(payload))
         places = places_of(spec, requests.may_restart(settings))
         self._log_choice(spec, settings, region.clients.region, choice)
+        if warning := refused_reads(region.clients):
+            self.log.warning("SageMaker: %s", warning)
         submitted = self._stage(spec, payload, places)
         if not str(settings.role).startswith("arn:"):
             submitted = replace(submitted, account=region.clients.account)
@@ -253,13 +255,10 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
             raise OutcomeLostError(f"{handle} left no outcome: the job is gone")
         if not has_run(job):
             raise OutcomeLostError(f"{handle} left no outcome: its container did not run")
-        receipt = receipt_in(str(job.get("FailureReason", "")))
-        receipt = receipt or find_receipt(region.last_texts(handle.name, RECEIPT_LINES))
         output = Output(self._detail(handle)["results"])
-        base_uri = output.base_uri()
-        if base_uri is None:
-            raise OutcomeLostError(f"{handle} left no outcome below {output.result_uri}/output")
-        return report(handle, receipt, base_uri, lambda _: output.read(base_uri, OUTCOME_BYTES))
+        return outcome_of(
+            handle, job, output, lambda: find_receipt(region.last_texts(handle.name, RECEIPT_LINES))
+        )
 
     def logs(self, cursors: Mapping[JobHandle, Cursor]) -> Mapping[JobHandle, LogChunk]:
         found: dict[JobHandle, LogChunk] = {}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from airflow_stepop.hooks.common.labels import matches
 from airflow_stepop.hooks.common.listing import Listing
 from airflow_stepop.hooks.common.log_cursors import LogEvent, visible
+from airflow_stepop.hooks.common.receipts import receipt_text
 from airflow_stepop.hooks.sagemaker.job_logs import JobLogs
 from airflow_stepop.hooks.sagemaker.request import about
 from airflow_stepop.hooks.sagemaker.service import NAME_PART, Json, TrainingJobs
@@ -116,9 +117,11 @@ class Region:
         while wanted:
             read, wanted = self._logs.read(wanted), {}
             for name, (events, cursor) in read.items():
-                if lines := _lines(events):
-                    found[name] = LogChunk(lines, cursor)
-                else:  # nothing for people, and perhaps more behind it
+                lines, receipt = _lines(events), receipt_text(event.text for event in events)
+                if lines or receipt is not None:
+                    before = found.get(name)
+                    found[name] = LogChunk(lines, cursor, receipt or (before.receipt if before else None))
+                if not lines:  # nothing for people, and perhaps more behind it
                     wanted[name] = cursor
         return found
 
@@ -132,7 +135,7 @@ class Region:
         ended_at = status_of(job).finished_at if job is not None else None
         # the receipt is one of the last lines, and is not shown
         events, cursor = self._logs.last(name, count + 1, since, ended_at)
-        return LogChunk(_lines(events)[-count:], cursor)
+        return LogChunk(_lines(events)[-count:], cursor, receipt_text(event.text for event in events))
 
 
 def _lines(events: Sequence[LogEvent]) -> list[LogLine]:
