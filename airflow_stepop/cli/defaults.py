@@ -21,6 +21,7 @@ from airflow_stepop.lifecycle.options import (
 if TYPE_CHECKING:
     from airflow_stepop.hooks.base import StepHook
     from airflow_stepop.inventory.targets import Target
+    from airflow_stepop.stores.base import Store
 
 SUBJECT = "defaults"
 HIDDEN = "(not shown)"
@@ -42,13 +43,14 @@ def describe_defaults(target: Target) -> Iterator[Row]:
     """Yield every option with its value and where that comes from; of ``env`` the names only."""
     options, hook = options_of(target), target.hook
     defaults = options.defaults
+    store = options.store(hook.store_scheme)
     of_backend, deferrable = f"the backend {target.backend}", options.deferrable
     if deferrable is None:
         deferrable = _configured_deferrable() and not hook.is_host_bound
     values = {
         "backend": (target.backend, "the connection's type"),
         "image": (options.image, of_backend),
-        "store": (options.store.url, "[stepop] store"),
+        "store": (store.url, _place_of(store)),
         "timeout": (options.timeout_s, "[stepop] timeout"),
         "start_timeout": (options.start_timeout_s, "airflow-stepop: no limit"),
         "keep": (options.keep, "airflow-stepop"),
@@ -66,6 +68,13 @@ def describe_defaults(target: Target) -> Iterator[Row]:
     for name, given in inner.items():
         for key, value in given.items():
             yield {"option": f"{name}.{key}", "value": value, "from": CONNECTION}
+
+
+def _place_of(store: Store) -> str:
+    """Return the option that gives the store of a step whose task and connection name none."""
+    from airflow_stepop.stores.configured import default_store
+
+    return "[stepop] store" if store.is_same(default_store()) else "[stepop] extra_stores"
 
 
 def _configured_deferrable() -> bool:

@@ -77,6 +77,10 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
     """Id of the connection that a step uses when the task names none and a connection with this id exists."""
     inline_limit: ClassVar[int]
     """Largest payload, in bytes, that the job request can carry. 0: every step needs a store."""
+    store_scheme: ClassVar[str] = ""
+    """Scheme of the stores that the jobs of this service can reach, for example ``s3``. If a step has no
+    store and ``[stepop] store`` is not set, the first of ``[stepop] extra_stores`` with this scheme is used.
+    """
     is_host_bound: ClassVar[bool] = False
     """Whether only the host that started a job can see it: the worker waits, unless ``deferrable=True``."""
     poll_interval_s: ClassVar[float] = 1.5

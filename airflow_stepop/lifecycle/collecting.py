@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_stepop.core.printable import printable
 from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, OutcomeNotReadyError
@@ -45,11 +45,13 @@ class Collected:
     """The result or failure of a step, with its usage.
 
     :param data: JSON as in the record: ``{"result": ...}`` or ``{"failure": ...}``, and ``usage``
+    :param own_usage: the backend's own fields of the usage that came with the outcome
     :param is_kept: the job stays at its service, whatever ``keep`` says, because its outcome did not come
     """
 
     data: CollectedData
     is_kept: bool = False
+    own_usage: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def failure(self) -> Failure | None:
@@ -108,7 +110,7 @@ class Collector:
         if "failure" in data:
             failure = as_the_service_saw_it(Failure.from_json(data["failure"]), status)
             data = {**data, "failure": self._with_tail(failure, handle)}
-        return Collected(data)
+        return Collected(data, own_usage=report.usage)
 
     def _outcome(self, handle: JobHandle, ended_at: float | None) -> OutcomeReport:
         """Return the outcome as soon as it is there.

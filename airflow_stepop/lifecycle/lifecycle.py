@@ -291,7 +291,8 @@ class StepLifecycle:
             collected = self._collector.collect(record, handle, status)
         failure = collected.failure
         resources = resources_of(record, self.request).at_least(record.memory_bytes)
-        usage = usage_of(collected.usage, status.usage if status else {}, resources, failure is None)
+        known = {**(status.usage if status else {}), **collected.own_usage}
+        usage = usage_of(collected.usage, known, resources, failure is None)
         data: CollectedData = {**collected.data, "usage": usage}
         if failure is not None:
             data["failure"] = fit_to_state(failure).to_json()

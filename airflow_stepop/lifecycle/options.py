@@ -26,7 +26,7 @@ from airflow_stepop.hooks.settings import BackendSettings, in_snake_case, parse_
 from airflow_stepop.registry import hook_class
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.runner.leftovers import GRACE_S
-from airflow_stepop.stores.configured import configured_store
+from airflow_stepop.stores.configured import configured_store, step_store
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -160,14 +160,14 @@ class StepOptions:
         given = {name: value for name, value in self.defaults.env.items() if name not in hidden}
         return {**given, **{name: str(value) for name, value in (self._task.env or {}).items()}}
 
-    @property
-    def store(self) -> Store:
-        """The store for what is too large for a request.
+    def store(self, scheme: str = "") -> Store:
+        """Return the store for what is too large for a request.
 
+        :param scheme: the backend's ``store_scheme``
         :raises StepConfigError: it is none of the configured stores
         """
         if self._task.store or not self.defaults.store:
-            return configured_store(self._task.store)
+            return step_store(self._task.store, scheme)
         with named(self.defaults):
             return configured_store(self.defaults.store)
 
@@ -297,7 +297,7 @@ def check_defaults(connection: Any, backend: str) -> ConnectionDefaults:
         if _wrong_fields(error) & set(base):  # else a field is missing, and the task may give it
             raise StepConfigError(with_id(defaults, error)) from error
     if defaults.store is not None:
-        _ = StepOptions(NoTask(), defaults).store  # raises an error if it is none of the configured stores
+        StepOptions(NoTask(), defaults).store()  # raises an error if it is none of the configured stores
     return defaults
 
 

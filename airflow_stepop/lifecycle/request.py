@@ -145,7 +145,7 @@ class StepRequest:
 
     @cached_property
     def store(self) -> Store:
-        return self.options.store
+        return self.options.store(hook_class(self.backend).store_scheme)
 
     # -- the call
 

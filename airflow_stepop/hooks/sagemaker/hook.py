@@ -58,7 +58,7 @@ from airflow_stepop.job import (
     StepSpec,
 )
 from airflow_stepop.runner.protocol import ENV_NONCE
-from airflow_stepop.stores.configured import configured_store, locate
+from airflow_stepop.stores.configured import locate, step_store
 
 if TYPE_CHECKING:
     from airflow_stepop.hooks.common.machines import Machines
@@ -79,6 +79,7 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
     settings_model = SageMakerSettings
     default_conn_id = "aws_default"
     inline_limit = 64 << 20
+    store_scheme = "s3"
     poll_interval_s = 10.0
     log_reads_per_second = 100
     stop_limit_s = 1800.0
@@ -302,7 +303,7 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
     def check_for(self, settings: BackendSettings) -> Iterable[Finding]:
         settings = cast(SageMakerSettings, settings)
         defaults = read_defaults(self.connection) if self.connection is not None else ConnectionDefaults()
-        store = configured_store(defaults.store)
+        store = step_store(defaults.store, self.store_scheme)
         subject = Subject(
             self._in(settings.region_name).clients,
             settings,

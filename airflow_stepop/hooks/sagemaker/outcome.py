@@ -14,6 +14,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from airflow_stepop.exceptions import OutcomeLostError, OutcomeNotReadyError
@@ -72,8 +73,12 @@ def outcome_of(
             raise OutcomeNotReadyError(f"the receipt of {handle} is not in the log group {GROUP}")
     if receipt is None and is_success:
         data = output.read(base_uri, OUTCOME_BYTES)
-        return OutcomeReport(None, data, base_uri, f"its receipt is not in the log group {GROUP}; {missing}")
-    return report(handle, receipt, base_uri, lambda _: output.read(base_uri, OUTCOME_BYTES), GROUP)
+        missing = f"its receipt is not in the log group {GROUP}; {missing}"
+        found = OutcomeReport(None, data, base_uri, missing)
+    else:
+        found = report(handle, receipt, base_uri, lambda _: output.read(base_uri, OUTCOME_BYTES), GROUP)
+    model_uri = output.model_uri()
+    return replace(found, usage={"model_uri": model_uri}) if model_uri else found
 
 
 def _from_log(read: Callable[[], Receipt | None]) -> tuple[Receipt | None, str]:

@@ -193,11 +193,11 @@ def test_a_setting_may_be_another_name_for_the_timeout(given, task, expected_s):
 def test_a_store_must_be_configured(tmp_path, monkeypatch):
     monkeypatch.setenv("AIRFLOW__STEPOP__STORE", f"file://{tmp_path}/main")
     monkeypatch.setenv("AIRFLOW__STEPOP__EXTRA_STORES", f"file://{tmp_path}/more")
-    assert options({}).store.url == f"file://{tmp_path}/main"
-    assert options({"store": f"file://{tmp_path}/more"}).store.url == f"file://{tmp_path}/more"
-    assert options({"store": "file:///no"}, store=f"{tmp_path}/main").store.url == f"file://{tmp_path}/main"
+    assert options({}).store().url == f"file://{tmp_path}/main"
+    assert options({"store": f"file://{tmp_path}/more"}).store().url == f"file://{tmp_path}/more"
+    assert options({"store": "file:///no"}, store=f"{tmp_path}/main").store().url == f"file://{tmp_path}/main"
     with pytest.raises(StepConfigError, match=r"^the connection 'gpu'.*store='file:///no' is not configured"):
-        _ = options({"store": "file:///no"}).store
+        options({"store": "file:///no"}).store()
 
 
 # -- the backend and its connection
