@@ -35,6 +35,7 @@ from airflow_stepop.hooks.sagemaker.outcome import Output
 from airflow_stepop.hooks.sagemaker.places import (
     CHECKPOINTS,
     Places,
+    check_isolated,
     is_s3,
     parts_of,
     places_of,
@@ -93,8 +94,17 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
     def _in(self, region: str | None) -> Region:
         """Return what this process knows of a region; ``None``: the connection's own region."""
         if region not in self._regions:
+            self._refuse_endpoints()
             self._regions[region] = Region(AwsClients(self.connection, region))
         return self._regions[region]
+
+    def _refuse_endpoints(self) -> None:
+        """Refuse addresses in our own part of the connection: the Amazon provider has a place for them."""
+        if self.connection is not None and read_defaults(self.connection).endpoints:
+            raise StepConfigError(
+                f'the connection {self.used_conn_id}: "endpoints" below "stepop" is not for type aws. Write '
+                '"service_config": {"sagemaker": {"endpoint_url": "https://..."}} beside "stepop" instead'
+            )
 
     def _of(self, handle: JobHandle) -> Region:
         return self._in(handle.scope.partition("/")[2])
@@ -120,6 +130,7 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
         settings = self.settings_of(spec)
         region, choice = self._in(settings.region_name), choose(settings, spec.resources, _size(payload))
         places = places_of(spec, requests.may_restart(settings))
+        self._check(region, spec, places, settings, choice)
         self._log_choice(spec, settings, region.clients.region, choice)
         submitted = self._stage(spec, payload, places)
         if not str(settings.role).startswith("arn:"):
@@ -133,6 +144,18 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
                 classify=self.api_error,
             )
         return self._handle(arn, spec.name, places.result_uri, places.folder_uri, submitted_at)
+
+    def _check(
+        self, region: Region, spec: StepSpec, places: Places, settings: SageMakerSettings, choice: Choice
+    ) -> None:
+        """Check the request before anything is written, with values of the same form for what is staged.
+
+        :raises StepConfigError: the service would refuse the request
+        """
+        address = f"{places.native(places.folder)}/{'0' * 32}"
+        known = requests.Submitted("0" * 64, address, f"{address}.manifest", "0" * 64, "0" * 64, "0" * 12)
+        body = requests.training_job(spec, settings, places, known, choice, region.clients.region)
+        region.jobs.check_request(body)
 
     def _log_choice(self, spec: StepSpec, settings: SageMakerSettings, region: str, choice: Choice) -> None:
         image = requests.image_of(spec, settings, region, choice)
@@ -153,6 +176,8 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
             may_restart=bool(places.checkpoints),
             checkpoint_folder=CHECKPOINTS,
         )
+        if self.settings_of(spec).enable_network_isolation:
+            check_isolated(payload, files)
         staged = stage(places.store, places.folder, files, key)
         return requests.Submitted(
             payload.digest,

@@ -91,7 +91,7 @@ PlanArn = Annotated[
 ExperimentName = Annotated[
     str, AfterValidator(_pattern("[a-zA-Z0-9](-*[a-zA-Z0-9]){0,119}", "my-experiment"))
 ]
-Region = Annotated[str, AfterValidator(_pattern("[a-z]{2}(-[a-z]+)+-[0-9]+", "eu-west-1"))]
+Region = Annotated[str, AfterValidator(_pattern("[a-z]{2,4}(-[a-z]+)+-[0-9]+", "eu-west-1"))]
 
 
 class SageMakerSettings(BackendSettings):
