@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from airflow_stepop.connections.aws_clients import AwsClients
 from airflow_stepop.connections.defaults import ConnectionDefaults, read_defaults
 from airflow_stepop.core.stored_json import NUMBER, TEXT
-from airflow_stepop.exceptions import OutcomeLostError, StepConfigError
+from airflow_stepop.exceptions import OutcomeLostError, StepConfigError, StoreError
 from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.hooks.common.api_errors import ApiError, Trouble, explained
 from airflow_stepop.hooks.common.checks import run_checks
@@ -25,7 +25,7 @@ from airflow_stepop.hooks.common.input_files import input_files
 from airflow_stepop.hooks.common.rate_limit import RateLimit
 from airflow_stepop.hooks.common.receipts import find_receipt, report
 from airflow_stepop.hooks.common.sealing import seal_key
-from airflow_stepop.hooks.common.staging import stage, unstage
+from airflow_stepop.hooks.common.staging import remove_sealed, stage, unstage
 from airflow_stepop.hooks.common.submission import create_once
 from airflow_stepop.hooks.sagemaker import request as requests
 from airflow_stepop.hooks.sagemaker.checks import Subject, checks
@@ -120,9 +120,9 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
 
     def render(self, spec: StepSpec) -> dict[str, Any]:
         settings = self.settings_of(spec)
+        region, choice = self._in(settings.region_name).clients.region, choose(settings, spec.resources)
         places = places_of(spec, requests.may_restart(settings))
         submitted = requests.Submitted(spec.digest, f"{places.native(places.folder)}/<digest of the input>")
-        region, choice = self._in(settings.region_name).clients.region, choose(settings, spec.resources)
         return requests.training_job(spec, settings, places, submitted, choice, region)
 
     def submit(self, spec: StepSpec, payload: Payload) -> JobHandle:
@@ -276,6 +276,7 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
             self._gone(handle)
         if job is None or region.is_deleted(job):
             raise OutcomeLostError(f"{handle} left no outcome: the job is gone")
+        self._remove_sealed(handle)
         if not has_run(job):
             raise OutcomeLostError(f"{handle} left no outcome: its container did not run")
         receipt = receipt_in(str(job.get("FailureReason", "")))
@@ -285,6 +286,13 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
         if base_uri is None:
             raise OutcomeLostError(f"{handle} left no outcome below {output.result_uri}/output")
         return report(handle, receipt, base_uri, lambda _: output.read(base_uri, OUTCOME_BYTES))
+
+    def _remove_sealed(self, handle: JobHandle) -> None:
+        """Delete the secret files of a job that has ended. They go whatever is kept of it."""
+        try:
+            remove_sealed(*locate(self._detail(handle)["inputs"]))
+        except StoreError as error:
+            self.log.warning("The sealed files of %s stay until airflow stepop gc: %s", handle, error)
 
     def logs(self, cursors: Mapping[JobHandle, Cursor]) -> Mapping[JobHandle, LogChunk]:
         found: dict[JobHandle, LogChunk] = {}
