@@ -136,7 +136,7 @@ def describe_resources(hook: StepHook) -> Iterator[Row]:
 
     The function renders an example of each field. A field is honoured if the hook raises no error.
     """
-    from airflow_stepop.exceptions import UnsupportedError
+    from airflow_stepop.exceptions import StepopError, UnsupportedError
     from airflow_stepop.resources import ResourceSettings
 
     examples: Mapping[str, Row] = {
@@ -154,6 +154,8 @@ def describe_resources(hook: StepHook) -> Iterator[Row]:
             hook.render(_sample_spec(ResourceSettings(**example)))
         except UnsupportedError as error:
             note = str(error)
+        except StepopError:
+            pass  # of what the example lacks: a store, an image
         yield {"resource": name, "honoured": not note, "note": note}
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _READS = {"mode": "standard", "max_attempts": 3}
 # A create is never sent twice by the SDK: after an unclear answer the hook looks for the job first
 _ONCE = {"mode": "standard", "total_max_attempts": 1}
+_EXPIRED = frozenset({"ExpiredTokenException", "ExpiredToken"})
 
 
 class AwsClients:
@@ -100,13 +101,35 @@ class AwsClients:
         given = wrapper.botocore_config  # `config_kwargs` of the connection's extra: proxies, for example
         if given is not None:
             own = own.merge(given) if retries is _READS else given.merge(own)
-        return self._session.client(
+        client = self._session.client(
             service,
             region_name=self.region,
             endpoint_url=wrapper.get_service_endpoint_url(service) or None,
             verify=wrapper.verify,
             config=own,
         )
+        client.meta.events.register("after-call", self._note_answer)
+        return client
+
+    def _note_answer(self, parsed: dict[str, Any], **_: object) -> None:
+        """Forget credentials that have expired. The next request takes them anew, for example from a file."""
+        if (parsed.get("Error") or {}).get("Code") not in _EXPIRED:
+            return
+        with self._making:
+            self._made.clear()
+            for name in ("_session", "_factory"):
+                self.__dict__.pop(name, None)
+
+
+_PARTITIONS = {
+    "cn-": "aws-cn",
+    "us-gov-": "aws-us-gov",
+    "us-iso-": "aws-iso",
+    "us-isob-": "aws-iso-b",
+    "us-isof-": "aws-iso-f",
+    "eu-isoe-": "aws-iso-e",
+    "eusc-": "aws-eusc",
+}
 
 
 def partition_of(region: str) -> str:
@@ -114,7 +137,4 @@ def partition_of(region: str) -> str:
 
     Source: https://docs.aws.amazon.com/whitepapers/latest/aws-fault-isolation-boundaries/partitions.html
     """
-    for prefix, partition in {"cn-": "aws-cn", "us-gov-": "aws-us-gov"}.items():
-        if region.startswith(prefix):
-            return partition
-    return "aws"
+    return next((name for prefix, name in _PARTITIONS.items() if region.startswith(prefix)), "aws")

@@ -14,6 +14,20 @@ _BACKEND_OF_TYPE = {
     "azure": "azureml",
     "modal": "modal",
 }
+# What their servers are for is open: buckets, queues, databases
+_SHARED_TYPES = {"aws": "aws_default"}
+
+
+def may_be_for_steps(connection: Any) -> bool:
+    """Return whether steps may use a connection, as far as it says so itself.
+
+    A connection of a type that many services share is for steps if it has defaults for them, names a backend,
+    or is the type's default connection. The connection of a bucket is not.
+
+    :raises StepConfigError: its extra is not a JSON object
+    """
+    default = _SHARED_TYPES.get(connection.conn_type or "")
+    return default in (None, connection.conn_id) or bool({"stepop", "backend"} & set(extra_of(connection)))
 
 
 def backend_of(connection: Any) -> str | None:

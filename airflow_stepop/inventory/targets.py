@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from airflow_stepop.connections.extra import backend_of
+from airflow_stepop.connections.extra import backend_of, may_be_for_steps
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.inventory.database import database_trouble
 from airflow_stepop.registry import create_hook, describe_backends
@@ -69,12 +69,16 @@ def deployment() -> str:
 def connections(complain: Complain) -> list[Target]:
     """Return the connections that lead to a backend, from the database and the environment.
 
+    A connection of AWS that says nothing of steps is left out, unless it is ``aws_default``: it may lead to a
+    bucket. ``--conn-id`` of the commands names others.
+
     :param complain: called with a message for each connection that cannot be read; the others are returned
     """
     found = set()
     for conn_id, load in [*_in_database(complain), *_in_environment()]:
         try:
-            backend = backend_of(load())
+            connection = load()
+            backend = backend_of(connection) if may_be_for_steps(connection) else None
         except Exception as error:  # noqa: BLE001, RUF100 - a wrong key or URI spoils one connection only
             complain(f"the connection {conn_id!r} cannot be read: {error or type(error).__name__}")
             continue

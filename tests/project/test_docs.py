@@ -219,9 +219,11 @@ def test_every_example_is_a_dag(path: Path, loaded: dict[str, Any]) -> None:
 
 
 def environment() -> dict[str, str]:
+    """Return an environment whose only settings of Airflow are those here. The home is that of the tests."""
+    home = os.environ["AIRFLOW_HOME"]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
     override = {"AIRFLOW__STEPOP__BACKEND_OVERRIDE": "local"}  # as the documentation recommends for CI
-    return {**clean, **override, "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
+    return {**clean, **override, "AIRFLOW_HOME": home, "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
 
 
 RUN = """

@@ -7,12 +7,16 @@ test.
 With all of Airflow in memory, a full collection takes a sixth of a second. After each test the collector
 looks only at objects that are newer than the last collection, which takes a millisecond. After each module
 it looks at all objects.
+
+A process that imports Airflow without ``AIRFLOW_HOME`` creates ``~/airflow``. The module whose tests start
+such a process fails, too. On a host that has this folder already, nothing can be said.
 """
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -31,3 +35,13 @@ def no_leftovers_of_fixtures() -> Iterator[None]:
     yield
     gc.unfreeze()
     gc.collect()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_airflow_in_the_user_s_home() -> Iterator[None]:
+    """Fail the module if Airflow's default home appears while its tests run."""
+    home = Path("~/airflow").expanduser()
+    was_there = home.exists()
+    yield
+    if not was_there and home.exists():
+        pytest.fail(f"{home} was created: a test starts a process that imports Airflow without AIRFLOW_HOME")

@@ -48,8 +48,21 @@ KUBERNETES = {
         "nvidia.com/gpu='2' contradicts resource_settings",
     ),
 }
-ALL = {**REFUSED, **{f"kubernetes {name}": ({"backend": "kubernetes", **given}, text)
-                     for name, (given, text) in KUBERNETES.items()}}  # fmt: skip
+SAGEMAKER = {
+    "nodes": ({"resource_settings": {"nodes": 2}}, "runs a step on one machine"),
+    "nodes beside settings": (
+        {"settings": {"use_spot_instances": True}, "resource_settings": {"nodes": 2}},
+        "runs a step on one machine",
+    ),
+    "setting": ({"settings": {"instance_typ": "ml.m5.large"}}, "did you mean 'instance_type'?"),
+    "settings against resources": (
+        {"settings": {"instance_type": "ml.m5.large"}, "resource_settings": {"gpu_count": 1}},
+        "ml.m5.large",
+    ),
+}
+ALL = {**REFUSED, **{f"{backend} {name}": ({"backend": backend, **given}, text)
+                     for backend, cases in {"kubernetes": KUBERNETES, "sagemaker": SAGEMAKER}.items()
+                     for name, (given, text) in cases.items()}}  # fmt: skip
 
 
 def plain(**arguments):

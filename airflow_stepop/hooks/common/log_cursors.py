@@ -89,6 +89,13 @@ class TimeCursor:
         new.sort(key=lambda event: event.time_ms)  # the sort keeps the order of events of one millisecond
         return new, TimeCursor(begin, kept, self.source)
 
+    def since(self, time_ms: int) -> TimeCursor:
+        """Return the cursor for a reader that has left out what is older than ``time_ms``: it stays out."""
+        if time_ms <= self.time_ms:
+            return self
+        kept = {short: at for short, at in self.seen.items() if at >= time_ms}
+        return TimeCursor(time_ms, kept, self.source)
+
 
 def _short(event_id: str) -> str:
     """Return a short form of an id: a cursor is stored in Airflow's database."""

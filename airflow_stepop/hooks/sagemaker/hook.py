@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from airflow_stepop.connections.aws_clients import AwsClients
 from airflow_stepop.connections.defaults import ConnectionDefaults, read_defaults
 from airflow_stepop.core.stored_json import NUMBER, TEXT
-from airflow_stepop.exceptions import OutcomeLostError, StepConfigError
+from airflow_stepop.exceptions import OutcomeLostError, StepConfigError, StoreError
 from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.hooks.common.api_errors import ApiError, Trouble, explained
 from airflow_stepop.hooks.common.checks import run_checks
@@ -25,7 +25,7 @@ from airflow_stepop.hooks.common.input_files import input_files
 from airflow_stepop.hooks.common.rate_limit import RateLimit
 from airflow_stepop.hooks.common.receipts import find_receipt
 from airflow_stepop.hooks.common.sealing import seal_key
-from airflow_stepop.hooks.common.staging import stage, unstage
+from airflow_stepop.hooks.common.staging import remove_sealed, stage, unstage
 from airflow_stepop.hooks.common.submission import create_once
 from airflow_stepop.hooks.sagemaker import request as requests
 from airflow_stepop.hooks.sagemaker.checks import Subject, checks
@@ -35,6 +35,7 @@ from airflow_stepop.hooks.sagemaker.outcome import Output, outcome_of
 from airflow_stepop.hooks.sagemaker.places import (
     CHECKPOINTS,
     Places,
+    check_isolated,
     is_s3,
     parts_of,
     places_of,
@@ -94,8 +95,17 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
     def _in(self, region: str | None) -> Region:
         """Return what this process knows of a region; ``None``: the connection's own region."""
         if region not in self._regions:
+            self._refuse_endpoints()
             self._regions[region] = Region(AwsClients(self.connection, region))
         return self._regions[region]
+
+    def _refuse_endpoints(self) -> None:
+        """Refuse addresses in our own part of the connection: the Amazon provider has a place for them."""
+        if self.connection is not None and read_defaults(self.connection).endpoints:
+            raise StepConfigError(
+                f'the connection {self.used_conn_id}: "endpoints" below "stepop" is not for type aws. Write '
+                '"service_config": {"sagemaker": {"endpoint_url": "https://..."}} beside "stepop" instead'
+            )
 
     def _of(self, handle: JobHandle) -> Region:
         return self._in(handle.scope.partition("/")[2])
@@ -111,9 +121,9 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
 
     def render(self, spec: StepSpec) -> dict[str, Any]:
         settings = self.settings_of(spec)
+        region, choice = self._in(settings.region_name).clients.region, choose(settings, spec.resources)
         places = places_of(spec, requests.may_restart(settings))
         submitted = requests.Submitted(spec.digest, f"{places.native(places.folder)}/<digest of the input>")
-        region, choice = self._in(settings.region_name).clients.region, choose(settings, spec.resources)
         return requests.training_job(spec, settings, places, submitted, choice, region)
 
     def submit(self, spec: StepSpec, payload: Payload) -> JobHandle:
@@ -121,6 +131,7 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
         settings = self.settings_of(spec)
         region, choice = self._in(settings.region_name), choose(settings, spec.resources, _size(payload))
         places = places_of(spec, requests.may_restart(settings))
+        self._check(region, spec, places, settings, choice)
         self._log_choice(spec, settings, region.clients.region, choice)
         if warning := refused_reads(region.clients):
             self.log.warning("SageMaker: %s", warning)
@@ -136,6 +147,18 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
                 classify=self.api_error,
             )
         return self._handle(arn, spec.name, places.result_uri, places.folder_uri, submitted_at)
+
+    def _check(
+        self, region: Region, spec: StepSpec, places: Places, settings: SageMakerSettings, choice: Choice
+    ) -> None:
+        """Check the request before anything is written, with values of the same form for what is staged.
+
+        :raises StepConfigError: the service would refuse the request
+        """
+        address = f"{places.native(places.folder)}/{'0' * 32}"
+        known = requests.Submitted("0" * 64, address, f"{address}.manifest", "0" * 64, "0" * 64, "0" * 12)
+        body = requests.training_job(spec, settings, places, known, choice, region.clients.region)
+        region.jobs.check_request(body)
 
     def _log_choice(self, spec: StepSpec, settings: SageMakerSettings, region: str, choice: Choice) -> None:
         image = requests.image_of(spec, settings, region, choice)
@@ -156,6 +179,8 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
             may_restart=bool(places.checkpoints),
             checkpoint_folder=CHECKPOINTS,
         )
+        if self.settings_of(spec).enable_network_isolation:
+            check_isolated(payload, files)
         staged = stage(places.store, places.folder, files, key)
         return requests.Submitted(
             payload.digest,
@@ -254,12 +279,20 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
             self._gone(handle)
         if job is None or region.is_deleted(job):
             raise OutcomeLostError(f"{handle} left no outcome: the job is gone")
+        self._remove_sealed(handle)
         if not has_run(job):
             raise OutcomeLostError(f"{handle} left no outcome: its container did not run")
         output = Output(self._detail(handle)["results"])
         return outcome_of(
             handle, job, output, lambda: find_receipt(region.last_texts(handle.name, RECEIPT_LINES))
         )
+
+    def _remove_sealed(self, handle: JobHandle) -> None:
+        """Delete the secret files of a job that has ended. They go whatever is kept of it."""
+        try:
+            remove_sealed(*locate(self._detail(handle)["inputs"]))
+        except StoreError as error:
+            self.log.warning("The sealed files of %s stay until airflow stepop gc: %s", handle, error)
 
     def logs(self, cursors: Mapping[JobHandle, Cursor]) -> Mapping[JobHandle, LogChunk]:
         found: dict[JobHandle, LogChunk] = {}

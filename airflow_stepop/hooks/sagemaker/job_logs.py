@@ -2,7 +2,8 @@
 
 A job writes into one stream for each of its attempts: ``<job>/algo-1-<milliseconds>``. A restart (Spot, a
 retry of the service) opens a new stream. ``FilterLogEvents`` reads up to a hundred streams at once. It is
-limited to a few requests a second for the whole account and region, so a read per job would not do.
+limited to a few requests a second for the whole account and region, so a read per job would not do. All
+processes of a host share the limits here, which leave some requests to others.
 
 Sources: https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_FilterLogEvents.html,
 https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/cloudwatch_limits_cwl.html
@@ -11,11 +12,12 @@ https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/cloudwatch_limits_cwl.h
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_stepop.hooks.common.api_errors import Trouble
 from airflow_stepop.hooks.common.log_cursors import LogEvent, TimeCursor
+from airflow_stepop.hooks.common.rate_limit import RateLimit
 from airflow_stepop.hooks.sagemaker.service import api_error
 
 if TYPE_CHECKING:
@@ -23,12 +25,36 @@ if TYPE_CHECKING:
     from airflow_stepop.job import Cursor
 
 GROUP = "/aws/sagemaker/TrainingJobs"
+FILTERS_PER_S, LISTS_PER_S = 4.0, 20.0  # the service's limits are 5 FilterLogEvents and 25 DescribeLogStreams
 STREAMS = 100  # streams of one FilterLogEvents request
 EVENTS = 10_000  # events of one page, the most that the service gives
-PAGES = 20  # of one read: the rest follows with the next read
-WINDOW_MS, LONGEST_MS = 10_000, 32 * 86_400_000  # the first and the longest window of a read from the end
+PAGES = 5  # of one read: the rest follows with the next read
+WINDOW_MS = 10_000  # the first window of a read from the end
+LEAST_MS = 1_000  # how exactly a read from the end looks for its begin
 LATE_MS = 10_000  # an event may come so much later than a newer one, or have a time after the job's end
-STREAMS_KNOWN_S = 30.0  # a job whose streams were listed this long ago is listed again: it may have restarted
+EARLY_MS = 600_000  # an event may have a time so long before that of its stream: the clocks differ
+# A job is listed again after this time. A new attempt is noticed sooner by its state: see ``changed``
+STREAMS_KNOWN_S, NO_STREAM_S, WAITING_S = 30.0, 1.0, 10.0
+REPEATS_PER_S = 5.0  # ... and so many jobs a second at most
+KEPT_JOBS = 20_000  # whose streams are remembered
+
+
+class Stream(NamedTuple):
+    """One log stream.
+
+    :param begin_ms: its first event is not older, in milliseconds since the epoch
+    """
+
+    name: str
+    begin_ms: int
+
+
+class _Wanted(NamedTuple):
+    """A stream to read, and the time from which on."""
+
+    since_ms: int
+    stream: str
+    job: str
 
 
 class JobLogs:
@@ -39,35 +65,39 @@ class JobLogs:
 
     def __init__(self, clients: AwsClients) -> None:
         self.clients = clients
-        self._streams: dict[
-            str, tuple[float, list[str]]
-        ] = {}  # job -> when they were listed, and its streams
+        self._known: dict[str, tuple[float, list[Stream]]] = {}  # job -> when it was listed, and its streams
+        self._filters = RateLimit(f"sagemaker-filter-{clients.region}", FILTERS_PER_S, burst=4)
+        self._lists = RateLimit(f"sagemaker-streams-{clients.region}", LISTS_PER_S, burst=20)
 
     @property
     def _client(self) -> Any:
         return self.clients.client("logs")
 
+    def changed(self, job: str) -> None:
+        """Note that a job is in another state: it may have a new stream."""
+        if job in self._known:
+            self._known[job] = -1e9, self._known[job][1]
+
     def read(
-        self, cursors: Mapping[str, Cursor], ended: Iterable[str] = ()
+        self, cursors: Mapping[str, Cursor], waiting: Collection[str] = ()
     ) -> dict[str, tuple[list[LogEvent], Cursor]]:
         """Return the new events of each job, oldest first, and the cursor behind them.
 
         :param cursors: name of a job -> where its last read ended
-        :param ended: jobs that have ended. Their streams are listed again, because the last attempt may have
-            opened one
+        :param waiting: jobs whose container does not run
         """
-        over = set(ended)
         positions = {job: TimeCursor.parse(cursor) for job, cursor in cursors.items()}
+        pause_s = len(cursors) / REPEATS_PER_S
         wanted = [
-            (positions[job].time_ms, stream, job)
+            _Wanted(max(positions[job].time_ms, stream.begin_ms), stream.name, job)
             for job in cursors
-            for stream in self._streams_of(job, is_fresh=job in over)
+            for stream in self._streams_of(job, pause_s, WAITING_S if job in waiting else NO_STREAM_S)
         ]
         found: dict[str, list[LogEvent]] = {job: [] for job in cursors}
-        for group in _groups(sorted(wanted)):
-            jobs = {stream: job for _, stream, job in group}
-            for stream, event in self._events(list(jobs), group[0][0]):
-                found[jobs[stream]].append(event)
+        wanted.sort()  # neighbours were read up to about the same time
+        for first in range(0, len(wanted), STREAMS):
+            for job, event in self._of_group(wanted[first : first + STREAMS]):
+                found[job].append(event)
         read: dict[str, tuple[list[LogEvent], Cursor]] = {}
         for job, events in found.items():
             new, position = positions[job].after(events, LATE_MS)
@@ -75,30 +105,59 @@ class JobLogs:
                 read[job] = new, str(position)
         return read
 
+    def _of_group(self, group: Sequence[_Wanted]) -> Iterator[tuple[str, LogEvent]]:
+        """Yield (job, event) of streams that one request reads.
+
+        The events since the earliest time may fill all pages, also with those that were read before. Then the
+        later streams are read by themselves, and each read makes progress.
+        """
+        jobs = {one.stream: one.job for one in group}
+        events, is_cut = self._events(list(jobs), group[0].since_ms, PAGES)
+        for stream, event in events:
+            yield jobs[stream], event
+        if is_cut and group[0].since_ms < group[-1].since_ms:
+            middle = len(group) // 2
+            for half in (group[:middle], group[middle:]):
+                yield from self._of_group(half)
+
     def last(
         self, job: str, count: int, cursor: Cursor = None, ended_at: float | None = None
     ) -> tuple[list[LogEvent], Cursor]:
         """Return at least the last ``count`` new events of a job, if it has so many, and the cursor behind.
 
-        Reads the log backwards, in windows of time that grow, because a log may be long.
+        Reads a window of time at the end of the log, because a log may be long. A window with too few events
+        grows, and one with too many shrinks.
 
         :param ended_at: when the job ended, in seconds since the epoch; ``None``: it runs
         """
-        position, streams = TimeCursor.parse(cursor), self._streams_of(job, is_fresh=True)
+        position, streams = TimeCursor.parse(cursor), self._streams_of(job, 0.0, 0.0, is_fresh=True)
         if not streams:
             return [], cursor
+        names, first_ms = [one.name for one in streams], max(position.time_ms, streams[0].begin_ms)
         end_ms = int((ended_at if ended_at is not None else time.time()) * 1000) + LATE_MS
-        window_ms = WINDOW_MS
+        window_ms, short_ms, cut_ms, pages = WINDOW_MS, 0, end_ms, PAGES
         while True:
-            events = [event for _, event in self._events(streams, max(end_ms - window_ms, 0))]
-            new, after = position.after(events, LATE_MS)
-            if len(new) >= count or window_ms >= LONGEST_MS:
-                return new, str(after) if new else cursor
-            window_ms *= 8
+            since_ms = max(end_ms - window_ms, first_ms)
+            events, is_cut = self._events(names, since_ms, pages)
+            if is_cut:
+                cut_ms, last_ms = window_ms, events[-1][1].time_ms if events else since_ms
+                window_ms = max(short_ms, min((window_ms + short_ms) // 2, end_ms - last_ms))
+                if cut_ms - window_ms <= LEAST_MS:  # very many lines at about the same time: all are read
+                    window_ms, pages = cut_ms, 10**9
+                continue
+            new, after = position.after((event for _, event in events), LATE_MS)
+            if len(new) >= count or since_ms <= first_ms or pages > PAGES:
+                return new, str(after.since(since_ms)) if new else cursor
+            short_ms, window_ms = window_ms, min(window_ms * 8, (window_ms + cut_ms + 1) // 2)
 
-    def _events(self, streams: Sequence[str], since_ms: int) -> Iterator[tuple[str, LogEvent]]:
+    def _events(
+        self, streams: Sequence[str], since_ms: int, pages: int
+    ) -> tuple[list[tuple[str, LogEvent]], bool]:
+        """Return (stream, event) since a time, and whether there are more pages than ``pages``."""
+        found: list[tuple[str, LogEvent]] = []
         token: dict[str, str] = {}
-        for _ in range(PAGES):
+        for _ in range(pages):
+            self._filters.wait()
             try:
                 answer = self._client.filter_log_events(
                     logGroupName=GROUP,
@@ -108,49 +167,60 @@ class JobLogs:
                     **token,
                 )
             except Exception as error:
-                if api_error(error).kind is Trouble.NOT_FOUND:  # no job of this region has printed yet
-                    return
-                raise
-            for one in answer["events"]:
-                yield one["logStreamName"], LogEvent(one["timestamp"], one["eventId"], one["message"])
+                if api_error(error).kind is not Trouble.NOT_FOUND:
+                    raise
+                for stream in streams:  # somebody has deleted one of them: they are listed again
+                    self.changed(stream.partition("/")[0])
+                return found, False
+            found += [
+                (one["logStreamName"], LogEvent(one["timestamp"], one["eventId"], one["message"]))
+                for one in answer["events"]
+            ]
             if not answer.get("nextToken"):
-                return
+                return found, False
             token = {"nextToken": answer["nextToken"]}
+        return found, True
 
-    def _streams_of(self, job: str, *, is_fresh: bool) -> list[str]:
-        """Return the names of a job's streams, oldest first. ``data-log`` and the like are left out."""
-        listed_at, streams = self._streams.get(job, (0.0, []))
-        if streams and not is_fresh and time.monotonic() - listed_at < STREAMS_KNOWN_S:
+    def _streams_of(
+        self, job: str, pause_s: float, no_stream_s: float, *, is_fresh: bool = False
+    ) -> list[Stream]:
+        """Return a job's streams, oldest first. ``data-log`` and the like are left out.
+
+        :param pause_s: least time between two lists of the job
+        :param no_stream_s: the same, if the job has no stream yet
+        """
+        listed_s, streams = self._known.get(job, (-1e9, []))
+        known_s = max(pause_s, STREAMS_KNOWN_S if streams else no_stream_s)
+        if not is_fresh and time.monotonic() - listed_s < known_s:
             return streams
+        now = time.monotonic()
         found = sorted(self._list(f"{job}/algo-1-"), key=_attempt)
-        self._streams[job] = time.monotonic(), found
+        self._known.pop(job, None)
+        while len(self._known) >= KEPT_JOBS:  # the job that was listed longest ago
+            del self._known[next(iter(self._known))]
+        self._known[job] = now, found
         return found
 
-    def _list(self, prefix: str) -> Iterator[str]:
+    def _list(self, prefix: str) -> Iterator[Stream]:
         token: dict[str, str] = {}
         while True:
+            self._lists.wait()
             try:
                 answer = self._client.describe_log_streams(
                     logGroupName=GROUP, logStreamNamePrefix=prefix, **token
                 )
             except Exception as error:
-                if api_error(error).kind is Trouble.NOT_FOUND:
+                if api_error(error).kind is Trouble.NOT_FOUND:  # no job of this region has printed yet
                     return
                 raise
             for one in answer["logStreams"]:
-                yield one["logStreamName"]
+                yield Stream(one["logStreamName"], max(0, int(one.get("creationTime", 0)) - EARLY_MS))
             if not answer.get("nextToken"):
                 return
             token = {"nextToken": answer["nextToken"]}
 
 
-def _groups(wanted: Sequence[tuple[int, str, str]]) -> Iterator[Sequence[tuple[int, str, str]]]:
-    """Yield groups of streams for one request each. Neighbours were read up to about the same time."""
-    for first in range(0, len(wanted), STREAMS):
-        yield wanted[first : first + STREAMS]
-
-
-def _attempt(stream: str) -> tuple[int, str]:
+def _attempt(stream: Stream) -> tuple[int, str]:
     """Sort key: the time at the end of a stream's name."""
-    number = stream.rpartition("-")[2]
-    return (int(number) if number.isdigit() else 0), stream
+    number = stream.name.rpartition("-")[2]
+    return (int(number) if number.isdigit() else 0), stream.name

@@ -16,8 +16,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_stepop.exceptions import StepConfigError, UnsupportedError
+from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.hooks.common.machines import Machine, Machines
+from airflow_stepop.hooks.sagemaker.literals import check_literals
 from airflow_stepop.resources import ResourceSettings
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def choose(settings: SageMakerSettings, wants: ResourceSettings, input_bytes: in
     :raises UnsupportedError: the backend cannot honour a resource, or no machine fits
     :raises StepConfigError: the settings contradict the resources; the message names what fits
     """
-    _check_supported(wants)
+    check_literals(None, wants)
     choice = _named(settings, wants) if settings.instance_types else _smallest(settings, wants)
     rows = [machines().get(name) for name in choice.instance_types]
     for machine in rows:
@@ -148,18 +149,6 @@ def _smallest(settings: SageMakerSettings, wants: ResourceSettings) -> Choice:
     return Choice(
         (first.name,), machine=first, runners_up=runners_up, message=f"chose {first} for {why}{others}"
     )
-
-
-def _check_supported(wants: ResourceSettings) -> None:
-    if wants.shm is not None:
-        raise UnsupportedError(
-            f"shm={wants.shm!r}: SageMaker decides the size of /dev/shm, and no field of the request changes "
-            "it; leave shm out, or use files below /tmp"
-        )
-    if (wants.nodes or 1) > 1:
-        raise UnsupportedError(
-            f"nodes={wants.nodes}: backend 'sagemaker' runs a step on one machine; use nodes=1"
-        )
 
 
 def _check_disk(settings: SageMakerSettings, machine: Machine | None) -> None:

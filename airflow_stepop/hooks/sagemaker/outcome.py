@@ -10,12 +10,17 @@ Source: https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training
 
 from __future__ import annotations
 
+import gzip
+import mmap
+import os
+import shutil
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from airflow_stepop.exceptions import OutcomeLostError, OutcomeNotReadyError
 from airflow_stepop.hooks.common.api_errors import Trouble
@@ -45,6 +50,7 @@ OUTCOME_BYTES = 64 << 20  # of outcome.json
 LATE_S, LATE_ELSE_S = 900.0, 60.0
 READ_LOGS = "allow logs:DescribeLogStreams and logs:FilterLogEvents for the caller (see airflow stepop check)"
 WRITE_LOGS = "allow logs:CreateLogStream and logs:PutLogEvents for the role of the job"
+READ_BYTES, COPY_BYTES = 16 << 20, 1 << 20  # at once, of a compressed archive and of one of its files
 
 
 def outcome_of(
@@ -106,13 +112,16 @@ class Output:
 
         The objects of a failed job may come a little after its status.
         """
+        usual = f"{self.path}/output/model/{OUTPUT_FOLDER}"
+        if f"{usual}/{OUTCOME}" in self.store.list(usual):
+            return self.store.uri(usual)
         names = list(self.store.list(f"{self.path}/output"))
-        ending = f"/{OUTPUT_FOLDER}/{OUTCOME}"
-        found = sorted(name for name in names if name.endswith(ending))
-        if found:
-            return self.store.uri(found[0].removesuffix(f"/{OUTCOME}"))
-        archives = sorted(name for name in names if name.endswith(f"/{ARCHIVE}"))
-        return self._unpack(archives[0]) if archives else None
+        found = [name for name in names if name.endswith(f"/{OUTPUT_FOLDER}/{OUTCOME}")]
+        if found:  # the one that is least deep: the step may have such a file in a folder of its own
+            first = min(found, key=lambda name: (name.count("/"), name))
+            return self.store.uri(first.removesuffix(f"/{OUTCOME}"))
+        archives = [name for name in names if name.endswith(f"/{ARCHIVE}")]
+        return self._unpack(min(archives, key=lambda name: (name.count("/"), name))) if archives else None
 
     def read(self, base_uri: str, limit: int) -> bytes:
         """Return the bytes of ``outcome.json``.
@@ -141,24 +150,67 @@ class Output:
         :raises OutcomeLostError: they are too many or too large
         """
         target = f"{self.path}/output/model/{OUTPUT_FOLDER}"
-        with tempfile.TemporaryFile() as stream:
+        with tempfile.TemporaryFile() as stream, tempfile.TemporaryFile() as plain:
             _download(self.store, archive, stream)
             stream.seek(0)
-            count = size = 0
-            is_there = False
-            with tarfile.open(fileobj=stream, mode="r:gz") as tar:
-                for member in tar:
-                    name = member.name.removeprefix("./")
-                    if not name.startswith(f"{OUTPUT_FOLDER}/") or not member.isfile():
-                        continue
-                    count, size = count + 1, size + member.size
-                    if count > UNPACKED_FILES or size > UNPACKED_BYTES:
-                        raise OutcomeLostError(f"{self.store.uri(archive)} holds too much to be unpacked")
-                    data = tar.extractfile(member)
-                    if data is not None and ".." not in name.split("/"):
-                        self.store.put_new(f"{target}/{name.partition('/')[2]}", data.read())
-                        is_there = is_there or name == f"{OUTPUT_FOLDER}/{OUTCOME}"
-        return self.store.uri(target) if is_there else None
+            try:
+                names = [self._put(target, name, plain) for name in _own_files(stream, plain)]
+            except (tarfile.TarError, EOFError, OSError, zlib.error, ValueError) as error:
+                uri = self.store.uri(archive)
+                raise OutcomeLostError(f"{uri} cannot be unpacked: {error}") from error
+        return self.store.uri(target) if OUTCOME in names else None
+
+    def _put(self, target: str, name: str, plain: BinaryIO) -> str:
+        """Write one file into the store, unless it is there, and return its name."""
+        if size := plain.seek(0, os.SEEK_END):
+            with mmap.mmap(plain.fileno(), size, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
+                self.store.put_new(f"{target}/{name}", view)
+        else:
+            self.store.put_new(f"{target}/{name}", b"")
+        return name
+
+
+class _Bounded:
+    """A stream that refuses to read much at once, as the header of a hostile archive may ask for."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= READ_BYTES:
+            raise ValueError(f"it wants to read {size} bytes at once")
+        return self._stream.read(size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+
+def _own_files(stream: BinaryIO, plain: BinaryIO) -> Iterator[str]:
+    """Yield the name of each of the step's files in an archive, while ``plain`` holds its bytes.
+
+    Links, special files and names with ``..`` are left out.
+
+    :raises ValueError: they are too many or too large
+    """
+    count = size = 0
+    unpacked = _Bounded(cast(BinaryIO, gzip.GzipFile(fileobj=stream)))
+    with tarfile.open(fileobj=cast(Any, unpacked), mode="r:") as tar:
+        for member in tar:
+            folder, _, name = member.name.removeprefix("./").partition("/")
+            if folder != OUTPUT_FOLDER or not member.isreg() or ".." in name.split("/") or not name:
+                continue
+            count, size = count + 1, size + member.size
+            if count > UNPACKED_FILES or size > UNPACKED_BYTES:
+                raise ValueError(f"it holds more than {UNPACKED_FILES} files or {UNPACKED_BYTES} bytes")
+            plain.seek(0)
+            plain.truncate()
+            if (data := tar.extractfile(member)) is not None:
+                shutil.copyfileobj(data, plain, COPY_BYTES)
+                plain.flush()
+                yield name
 
 
 def _download(store: Store, path: str, stream: BinaryIO) -> None:

@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, TypeGuard
 
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.hooks.common.input_files import newest_snapshot
+from airflow_stepop.runner.protocol import LOCATIONS
 from airflow_stepop.stores.bucket import BucketStore
 from airflow_stepop.stores.configured import locate
 from airflow_stepop.stores.paths import JOBS, RESULTS
 
 if TYPE_CHECKING:
+    from airflow_stepop.hooks.common.input_files import InputFile
     from airflow_stepop.job import Payload, StepSpec
 
 # https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html
@@ -95,6 +97,10 @@ def bucket_of(uri: str) -> BucketStore:
             f"backend 'sagemaker' needs a store in S3, and the store of this step is {store}: set [stepop] "
             'store, or "store" below "stepop" in the extra of the connection, to s3://bucket/prefix'
         )
+    if "//" in store.prefix or "//" in (store.path_of(uri) or ""):
+        raise StepConfigError(
+            f"SageMaker reads no object whose key contains '//': take the second slash out of {uri}"
+        )
     return store
 
 
@@ -112,6 +118,23 @@ def parts_of(spec: StepSpec, payload: Payload, places: Places) -> dict[str, str]
     snapshot = newest_snapshot(spec) if spec.checkpoint_uri else None
     paths = {uri: places.store.path_of(uri) for uri in sorted({*uris, *([snapshot] if snapshot else [])})}
     return {uri: f"{PARTS}/{path}" for uri, path in paths.items() if path is not None}
+
+
+def check_isolated(payload: Payload, files: Mapping[str, InputFile]) -> None:
+    """Check that a step with network isolation needs no network.
+
+    :param files: the input folder of the job
+    :raises StepConfigError: it needs packages, or values that the service does not copy into the job
+    """
+    needed = []
+    if "requirements" in payload.features:
+        needed.append("requirements= installs packages (build an image that has them)")
+    if LOCATIONS in files and files[LOCATIONS].is_secret:
+        needed.append("values of the step lie in another store than its results (use one bucket for both)")
+    if needed:
+        raise StepConfigError(
+            f"settings.enable_network_isolation leaves the step no network, but {', and '.join(needed)}"
+        )
 
 
 def write_parts_manifest(parts: Mapping[str, str], places: Places) -> str:

@@ -12,7 +12,7 @@ from airflow_stepop.hooks.common.labels import matches
 from airflow_stepop.hooks.common.listing import Listing
 from airflow_stepop.hooks.common.log_cursors import LogEvent, visible
 from airflow_stepop.hooks.common.receipts import receipt_text
-from airflow_stepop.hooks.sagemaker.job_logs import JobLogs
+from airflow_stepop.hooks.sagemaker.job_logs import KEPT_JOBS, JobLogs
 from airflow_stepop.hooks.sagemaker.request import about
 from airflow_stepop.hooks.sagemaker.service import NAME_PART, Json, TrainingJobs
 from airflow_stepop.hooks.sagemaker.status import status_of
@@ -39,7 +39,7 @@ class Region:
         self._listing: Listing[Json] = Listing(
             self._changes, self.jobs.describe, is_over=_is_over, changed_at=_changed_at
         )
-        self._seen_running: set[str] = set()
+        self._seen: dict[str, JobStatus] = {}  # jobs that this process has seen running -> their last status
         self._about: dict[str, Json | None] = {}
 
     # -- states
@@ -59,12 +59,19 @@ class Region:
     def _status(self, name: str, job: Json | None) -> JobStatus | None:
         if job is None:
             return None
-        status = status_of(job)
-        if not status.state.is_terminal:
-            self._seen_running.add(name)
+        status, seen = status_of(job), self._seen.get(name)
+        if seen is None or seen.native != status.native:
+            self._logs.changed(name)
+        if not status.state.is_terminal or seen is not None:
+            self._note(name, status)
         elif self.is_deleted(job):
             return JobStatus(JobState.GONE, native="deleted")
         return status
+
+    def _note(self, name: str, status: JobStatus) -> None:
+        while name not in self._seen and len(self._seen) >= KEPT_JOBS:  # the one that was seen first
+            del self._seen[next(iter(self._seen))]
+        self._seen[name] = status
 
     def is_deleted(self, job: Json) -> bool:
         """Return whether a terminal job is marked as deleted.
@@ -72,13 +79,13 @@ class Region:
         A job that this process has seen running is not: only a job whose outcome was collected is deleted,
         and the process that collects it forgets that (see :meth:`delete`).
         """
-        if job["TrainingJobName"] in self._seen_running:
+        if job["TrainingJobName"] in self._seen:
             return False
         return self.jobs.is_deleted(str(job["TrainingJobArn"]))
 
     def delete(self, name: str) -> None:
         """Mark a job as deleted. A job that does not exist is no error."""
-        self._seen_running.discard(name)
+        self._seen.pop(name, None)
         job = self.jobs.describe(name)
         if job is not None:
             self.jobs.mark_as_deleted(str(job["TrainingJobArn"]))
@@ -114,8 +121,10 @@ class Region:
         """Return the new lines of each job that has some."""
         found: dict[str, LogChunk] = {}
         wanted = dict(cursors)
+        states = {name: status.state for name in cursors if (status := self._seen.get(name))}
+        waiting = {name for name, state in states.items() if state is JobState.PENDING}
         while wanted:
-            read, wanted = self._logs.read(wanted), {}
+            read, wanted = self._logs.read(wanted, waiting), {}
             for name, (events, cursor) in read.items():
                 lines, receipt = _lines(events), receipt_text(event.text for event in events)
                 if lines or receipt is not None:

@@ -258,7 +258,7 @@ def _tags(labels: Mapping[str, str], given: Mapping[str, str]) -> list[Json]:
 
 def _tag_value(value: str) -> str:
     """Tags take letters, spaces, numbers and ``_.:/=+-@`` of any language."""
-    return re.sub(r"[^\w\s.:/=+\-@]", "_", value)[:TAG_VALUE]
+    return re.sub(r"[^\w .:/=+\-@]", "_", value)[:TAG_VALUE]
 
 
 def _options(settings: SageMakerSettings, places: Places) -> Json:

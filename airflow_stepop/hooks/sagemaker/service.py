@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.hooks.common.api_errors import ApiError, Trouble, or_none
+from airflow_stepop.hooks.common.rate_limit import RateLimit
+from airflow_stepop.hooks.sagemaker.failures import classified
 from airflow_stepop.hooks.sagemaker.model import refused_values
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
+LISTS_PER_S = 1.8  # the service's limit is 2, of the account and region
+DESCRIBES_PER_S = 8.0  # the limit is not documented; pollers of many jobs meet one
 PAGE = 100  # jobs in a page of a list, the most that the service gives
 NAME_PART = "s-"  # every job's name begins with it: see core/naming.py
 DELETED_TAG = "stepop-deleted"  # tag of a job whose step was collected: the record stays, see delete()
@@ -51,8 +55,9 @@ _TROUBLES = {
     "SignatureDoesNotMatch": Trouble.DENIED,
     "MissingAuthenticationToken": Trouble.DENIED,
     "OptInRequired": Trouble.DENIED,
-    "ExpiredTokenException": Trouble.DENIED,
-    "ExpiredToken": Trouble.DENIED,
+    # The next request takes the credentials anew: see AwsClients
+    "ExpiredTokenException": Trouble.TRANSIENT,
+    "ExpiredToken": Trouble.TRANSIENT,
     "ValidationException": Trouble.INVALID,
     "ValidationError": Trouble.INVALID,
     "SerializationException": Trouble.INVALID,
@@ -82,9 +87,18 @@ def api_error(error: Exception) -> ApiError:
 
 
 def submit_error(error: Exception) -> ApiError:
-    """Classify an error of a submit: the limit of requests per second is a quota, which is waited for."""
+    """Classify an error of a submit: the limit of requests per second is a quota, which is waited for.
+
+    The message also says what to do about a refusal whose text is known.
+    """
     found = api_error(error)
-    return replace(found, kind=Trouble.QUOTA) if found.code in THROTTLED else found
+    if found.code in THROTTLED:
+        found = replace(found, kind=Trouble.QUOTA)
+    if found.kind in (Trouble.TRANSIENT, Trouble.CONFLICT, Trouble.OTHER):
+        return found
+    failure = classified(found.message)
+    hint = failure.hint if failure is not None else ""
+    return replace(found, message=f"{found.message.rstrip('. ')}. What to do: {hint}") if hint else found
 
 
 # Errors of botocore without an answer of the service
@@ -130,6 +144,9 @@ class TrainingJobs:
 
     def __init__(self, clients: AwsClients) -> None:
         self.clients = clients
+        # Keys of two accounts on one host share a limit, and only wait a little longer
+        self._lists = RateLimit(f"sagemaker-list-{clients.region}", LISTS_PER_S)
+        self._describes = RateLimit(f"sagemaker-describe-{clients.region}", DESCRIBES_PER_S, burst=10)
 
     @property
     def _client(self) -> Any:
@@ -141,11 +158,19 @@ class TrainingJobs:
         :raises ClientError: the answer of the service
         """
         client = self.clients.client("sagemaker", is_sent_once=True)
-        refused_values(client.meta.service_model.operation_model("CreateTrainingJob").input_shape, request)
         return str(client.create_training_job(**request)["TrainingJobArn"])
+
+    def check_request(self, request: Json) -> None:
+        """Check a request against the limits of the vendor's model. No request is sent.
+
+        :raises StepConfigError: names every field that the service would refuse
+        """
+        model = self._client.meta.service_model
+        refused_values(model.operation_model("CreateTrainingJob").input_shape, request)
 
     def describe(self, name: str) -> Json | None:
         """Return the record of a job; ``None`` if the service has no job of this name."""
+        self._describes.wait()
         return or_none(
             api_error,
             lambda: dict(self._client.describe_training_job(TrainingJobName=name)),
@@ -175,6 +200,7 @@ class TrainingJobs:
         asked: Json = {"SortBy": "CreationTime", "SortOrder": "Descending", "MaxResults": PAGE}
         token: Json = {}
         while True:
+            self._lists.wait()
             answer = self._client.list_training_jobs(NameContains=name_part, **asked, **filters, **token)
             yield from answer["TrainingJobSummaries"]
             if not answer.get("NextToken"):

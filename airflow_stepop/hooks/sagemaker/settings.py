@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from airflow_stepop.core.reserved import OUR_ENV
+from airflow_stepop.hooks.sagemaker.literals import check_literals
 from airflow_stepop.hooks.sagemaker.overrides import check_overrides
 from airflow_stepop.hooks.settings import BackendSettings
+
+if TYPE_CHECKING:
+    from airflow_stepop.resources import ResourceSettings
 
 # setting -> field of the request; a test compares the fields with the service's model
 FIELDS: Mapping[str, str] = {
@@ -91,7 +95,7 @@ PlanArn = Annotated[
 ExperimentName = Annotated[
     str, AfterValidator(_pattern("[a-zA-Z0-9](-*[a-zA-Z0-9]){0,119}", "my-experiment"))
 ]
-Region = Annotated[str, AfterValidator(_pattern("[a-z]{2}(-[a-z]+)+-[0-9]+", "eu-west-1"))]
+Region = Annotated[str, AfterValidator(_pattern("[a-z]{2,4}(-[a-z]+)+-[0-9]+", "eu-west-1"))]
 
 
 class SageMakerSettings(BackendSettings):
@@ -293,6 +297,14 @@ class SageMakerSettings(BackendSettings):
     def _check_overrides(cls, given: dict[str, Any]) -> dict[str, Any]:
         check_overrides(given, {field: name for name, field in FIELDS.items()})
         return given
+
+    def check_with(self, image: str | None, resources: ResourceSettings | None) -> None:
+        """Check the resources, and an ``instance_type`` against them."""
+        check_literals(image, resources)
+        if resources is not None and self.instance_types:
+            from airflow_stepop.hooks.sagemaker.machines import choose
+
+            choose(self, resources)
 
     @model_validator(mode="after")
     def _check_spot(self) -> Self:

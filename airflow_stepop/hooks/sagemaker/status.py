@@ -35,9 +35,18 @@ def status_of(job: Mapping[str, Any]) -> JobStatus:
     )
 
 
+# of a summary, which has no message of the service; the first is a recorded text
+_MESSAGES = {
+    "Pending": "Training job waiting for capacity",
+    "Interrupted": "The Spot machine was taken away, and the job waits for another one",
+    "Restarting": "The service starts the job again after an error of its own",
+}
+
+
 def _message(job: Mapping[str, Any]) -> str:
     transitions = job.get("SecondaryStatusTransitions") or []
-    return str(transitions[-1].get("StatusMessage", "")) if transitions else ""
+    told = str(transitions[-1].get("StatusMessage", "")) if transitions else ""
+    return told or _MESSAGES.get(str(job.get("SecondaryStatus") or ""), "")
 
 
 def has_run(job: Mapping[str, Any]) -> bool:
@@ -64,8 +73,8 @@ def usage_of(job: Mapping[str, Any]) -> Json:
     found: Json = {
         "wall_s": job.get("TrainingTimeInSeconds"),
         "billable_s": job.get("BillableTimeInSeconds"),
-        "instance_type": job.get("SelectedInstanceType") or resources.get("InstanceType"),
-        "instance_count": job.get("SelectedInstanceCount") or resources.get("InstanceCount"),
+        "instance_type": resources.get("SelectedInstanceType") or resources.get("InstanceType"),
+        "instance_count": resources.get("SelectedInstanceCount") or resources.get("InstanceCount"),
         "spot_saving": _spot_saving(job),
         "warm_pool_s": (job.get("WarmPoolStatus") or {}).get("ResourceRetainedBillableTimeInSeconds"),
         "attempts": attempts(job) if attempts(job) > 1 else None,
