@@ -19,6 +19,7 @@ from airflow_stepop.lifecycle.options import (
     check_defaults,
     defaults_for,
     find_connection,
+    max_resubmissions,
 )
 from airflow_stepop.resources import ResourceSettings
 from tests.support.connections import connection_with
@@ -288,3 +289,20 @@ def forbid(request) -> None:
     for name in names:
         vars(request).pop(name, None)
     request.__class__ = broken
+
+
+# -- resubmissions
+
+
+def test_the_task_or_the_configuration_limits_resubmissions(monkeypatch):
+    assert max_resubmissions(None) == 10
+    monkeypatch.setenv("AIRFLOW__STEPOP__MAX_RESUBMISSIONS", "3")
+    assert max_resubmissions(None) == 3
+    assert max_resubmissions(0) == 0
+
+
+@pytest.mark.parametrize("text", ["many", "-1", "1.5"])
+def test_a_configured_limit_is_a_whole_number(monkeypatch, text):
+    monkeypatch.setenv("AIRFLOW__STEPOP__MAX_RESUBMISSIONS", text)
+    with pytest.raises(StepConfigError, match=r"\[stepop\] max_resubmissions must be 0, 1, 2, .*" + text):
+        max_resubmissions(None)
