@@ -9,7 +9,7 @@ import pytest
 
 from tests.chaos.crashes.crash_table import CrashedTask
 from tests.chaos.crashes.dags.crash_training_points import LONG, SHORT
-from tests.chaos.crashes.test_crash_workers import LATE, POINTS
+from tests.chaos.crashes.worker_points import LATE, POINTS
 
 WORKER = "On SageMaker, the worker is killed with `kill -9`"
 SERVICE = "On SageMaker, a service of Airflow is killed with `kill -9`"
