@@ -30,15 +30,13 @@ RESERVED_BYTES = 10**9
 RUNNERS_UP = 4
 
 
-class MachineOptions(Protocol):
-    """The options of a step that name its machine: of ``SageMakerSettings``."""
+class MachineSettings(Protocol):
+    """What ``SageMakerSettings`` says about the machine."""
 
     @property
     def instance_types(self) -> tuple[str, ...]: ...
-
     @property
     def volume_size_in_gb(self) -> int | None: ...
-
     @property
     def volume_kms_key(self) -> str | None: ...
 
@@ -111,7 +109,7 @@ def is_accelerated(instance_type: str) -> bool:
     return re.match(r"ml\.(?:p|g|trn|inf)[0-9]", instance_type) is not None
 
 
-def choose(settings: MachineOptions, wants: ResourceSettings, input_bytes: int = 0) -> Choice:
+def choose(settings: MachineSettings, wants: ResourceSettings, input_bytes: int = 0) -> Choice:
     """Return the machine and the volume of a step.
 
     An ``instance_type`` of the settings is checked against the resources. Without one, the smallest machine
@@ -130,7 +128,7 @@ def choose(settings: MachineOptions, wants: ResourceSettings, input_bytes: int =
     return replace(choice, volume_gb=_volume_gb(settings, wants, rows, input_bytes))
 
 
-def _named(settings: MachineOptions, wants: ResourceSettings) -> Choice:
+def _named(settings: MachineSettings, wants: ResourceSettings) -> Choice:
     types = settings.instance_types
     unknown = [name for name in types if machines().check(name, wants) is None]
     return Choice(
@@ -143,7 +141,7 @@ def _named(settings: MachineOptions, wants: ResourceSettings) -> Choice:
     )
 
 
-def _smallest(settings: MachineOptions, wants: ResourceSettings) -> Choice:
+def _smallest(settings: MachineSettings, wants: ResourceSettings) -> Choice:
     asked = wants.serialize()
     if settings.volume_size_in_gb is not None and wants.disk is None:  # the disk of an NVMe machine is fixed
         wants = ResourceSettings(**asked, disk=f"{settings.volume_size_in_gb}GB")
@@ -161,7 +159,7 @@ def _smallest(settings: MachineOptions, wants: ResourceSettings) -> Choice:
     )
 
 
-def _check_disk(settings: MachineOptions, machine: Machine | None) -> None:
+def _check_disk(settings: MachineSettings, machine: Machine | None) -> None:
     """Refuse volume settings that the service refuses or ignores for machines with NVMe disks."""
     if machine is None or machine.disk_bytes is None:
         return
@@ -179,7 +177,7 @@ def _check_disk(settings: MachineOptions, machine: Machine | None) -> None:
 
 
 def _volume_gb(
-    settings: MachineOptions, wants: ResourceSettings, rows: Sequence[Machine | None], input_bytes: int
+    settings: MachineSettings, wants: ResourceSettings, rows: Sequence[Machine | None], input_bytes: int
 ) -> int:
     """Return ``VolumeSizeInGB``. The service counts in GiB, whatever the name says.
 
