@@ -42,7 +42,7 @@ from airflow_stepop.hooks.sagemaker.places import (
     write_parts_manifest,
 )
 from airflow_stepop.hooks.sagemaker.region import Region
-from airflow_stepop.hooks.sagemaker.service import TrainingJobs, api_error, submit_error
+from airflow_stepop.hooks.sagemaker.service import FORBIDDEN, TrainingJobs, api_error, submit_error
 from airflow_stepop.hooks.sagemaker.settings import SageMakerSettings
 from airflow_stepop.hooks.sagemaker.states import STATES
 from airflow_stepop.hooks.sagemaker.status import has_run
@@ -306,7 +306,7 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
             return region.last_texts(handle.name, RECEIPT_LINES)
         except Exception as error:
             found = self.api_error(error)
-            if found.kind is not Trouble.DENIED:
+            if found.code not in FORBIDDEN:
                 raise
             self.log.warning("%s", without_logs(found.message))
             return None

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from airflow_stepop.hooks.common.api_errors import Trouble
 from airflow_stepop.hooks.common.log_cursors import LogEvent, TimeCursor
 from airflow_stepop.hooks.common.rate_limit import RateLimit
-from airflow_stepop.hooks.sagemaker.service import NO_JOB, api_error
+from airflow_stepop.hooks.sagemaker.service import FORBIDDEN, NO_JOB, api_error
 
 if TYPE_CHECKING:
     from airflow_stepop.connections.aws_clients import AwsClients
@@ -160,7 +160,7 @@ class JobLogs:
                 operation(logGroupName=GROUP, logStreamNamePrefix=NO_JOB, limit=1)
             except Exception as error:  # noqa: BLE001, RUF100
                 found = api_error(error)
-                if found.kind is Trouble.DENIED:
+                if found.code in FORBIDDEN:
                     return found.message
         return ""
 

@@ -67,6 +67,8 @@ _TROUBLES = {
 THROTTLED = frozenset(
     {"ThrottlingException", "Throttling", "RequestLimitExceeded", "TooManyRequestsException"}
 )
+# The caller is known and lacks a permission. Other kinds of DENIED, such as an expired token, pass
+FORBIDDEN = frozenset({"AccessDenied", "AccessDeniedException"})
 # Texts of a ValidationException for a job that does not exist: SageMaker has no error code for it
 _UNKNOWN_JOB = ("Requested resource not found", "Could not find")
 # Beginning of the ValidationException for the stop of a job that has ended

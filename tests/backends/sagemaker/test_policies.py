@@ -274,6 +274,17 @@ def test_without_the_logs_a_step_runs_and_only_data_comes_back(
     assert "plain" in read_outcome(report, step.spec.name, step.spec.nonce)["result"]["value"]
 
 
+def test_an_expired_token_is_no_missing_permission(done: tuple[Account, Step, JobHandle]) -> None:
+    """A result is not read without its digest while the token is being renewed."""
+    account, _, handle = done
+    fault = {"kind": "expired", "operation": "FilterLogEvents"}
+    account.service.do("fault", **fault)
+    with pytest.raises(Exception, match="expired"):
+        account.hook.outcome(handle)
+    account.service.do("clear_faults")
+    assert account.hook.outcome(handle).digest is not None
+
+
 # -- the role
 
 
