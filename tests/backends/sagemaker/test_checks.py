@@ -303,7 +303,7 @@ def test_a_connection_without_an_image_is_right(
     checked.connect(image=None)  # type: ignore[arg-type]
     code, rows = command()
     assert code == 0, json.dumps([row for row in rows if not row["ok"]])
-    assert rows[-1]["found"] == "steps with this connection get settings from it"
+    assert rows[-1]["found"] == "steps with this connection get settings.role from it"
 
 
 def test_the_command_refuses_wrong_settings(command: Callable[..., tuple[int, list[Any]]]) -> None:
