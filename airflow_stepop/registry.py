@@ -17,7 +17,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
+from importlib.machinery import PathFinder
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_stepop.exceptions import BackendNotFoundError, BackendNotInstalledError, StepConfigError
@@ -51,8 +53,13 @@ class Builtin:
 
     @property
     def is_released(self) -> bool:
-        """Whether this release contains the hook. A planned backend has no module for its hook yet."""
-        return _is_installed(self.path.partition(":")[0])
+        """Whether this release contains the hook. A planned backend has no module for its hook yet.
+
+        The package of the backend is not imported for the answer.
+        """
+        module = self.path.partition(":")[0]
+        folder = Path(__file__).parent.joinpath(*module.split(".")[1:-1])
+        return PathFinder.find_spec(module, [str(folder)]) is not None
 
 
 BUILTINS = {

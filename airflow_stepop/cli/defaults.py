@@ -17,6 +17,7 @@ from airflow_stepop.lifecycle.options import (
     known_settings,
     with_id,
 )
+from airflow_stepop.stores.paths import RESULTS
 
 if TYPE_CHECKING:
     from airflow_stepop.hooks.base import StepHook
@@ -109,6 +110,8 @@ def _render(hook: StepHook, options: StepOptions) -> None:
     except StepConfigError:
         return  # the connection is right as far as it goes: a task has to add what is missing
     fields |= {
+        "image": fields["image"] or hook.sample_image,
+        "result_uri": options.store(hook.store_scheme).uri(f"{RESULTS}/s-sample"),
         "timeout_s": options.timeout_with(fields["settings"]),
         "start_timeout_s": options.start_timeout_s,
     }

@@ -75,6 +75,8 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
     settings_model: ClassVar[type[BackendSettings]] = BackendSettings
     default_conn_id: ClassVar[str | None] = None
     """Id of the connection that a step uses when the task names none and a connection with this id exists."""
+    sample_image: ClassVar[str | None] = None
+    """An image for the check of a connection that has none, if the backend cannot render a step without."""
     inline_limit: ClassVar[int]
     """Largest payload, in bytes, that the job request can carry. 0: every step needs a store."""
     store_scheme: ClassVar[str] = ""

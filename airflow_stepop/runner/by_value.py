@@ -115,6 +115,8 @@ class ByValue:
             slots["imports"] = _Imports(self._globals, imports)
         elif not slots:
             return make, args, (attributes, slots), *reduced[3:]
+        if make.__name__ == "_make_skeleton_class":
+            make = dag_module.make_class
         here = {} if self._globals is None else self._globals
         return make, args, ((attributes, slots), here, names), None, None, dag_module.set_class
 

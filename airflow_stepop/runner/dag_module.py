@@ -109,6 +109,39 @@ def with_names(namespace: dict[str, Any], names: dict[str, Any], value: Any) -> 
     return value
 
 
+def make_class(metaclass: Any, name: str, bases: Any, members: Any, tracker: str, extra: Any) -> Any:
+    """Return a class without its members, as cloudpickle does, but run no code of the DAG file for it.
+
+    ``__init_subclass__`` and the metaclasses of the DAG file ran when Airflow read the file. What they did to
+    its classes and globals comes along. A second run would register the class twice, or miss the keywords of
+    the ``class`` statement.
+    """
+    from types import resolve_bases
+
+    from cloudpickle import cloudpickle
+
+    own = cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS
+    resolved: Any = resolve_bases(bases)  # Generic[T] is no class
+    hooks = {
+        kind: vars(kind)["__init_subclass__"]
+        for base in resolved
+        for kind in base.__mro__
+        if kind in own and "__init_subclass__" in vars(kind)
+    }
+    for kind in hooks:
+        type.__delattr__(kind, "__init_subclass__")
+    try:
+        if metaclass not in own:
+            return cloudpickle._make_skeleton_class(metaclass, name, bases, members, tracker, extra)
+        of_library = next(kind for kind in metaclass.__mro__ if kind not in own)
+        more = {} if resolved is bases else {"__orig_bases__": bases}
+        made = of_library.__new__(metaclass, name, resolved, {**members, **more})
+        return cloudpickle._lookup_class_or_track(tracker, made)
+    finally:
+        for kind, hook in hooks.items():
+            type.__setattr__(kind, "__init_subclass__", hook)
+
+
 def set_class(kind: Any, state: Any) -> Any:
     """Fill a class, as cloudpickle does, and put the class and what it needs into the module."""
     from cloudpickle.cloudpickle import _class_setstate

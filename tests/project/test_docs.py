@@ -59,7 +59,7 @@ def test_every_link_has_a_target(page: Path) -> None:
 def test_every_example_in_a_page_is_the_file_itself() -> None:
     """A page has the code itself rather than an include, so that it can be read on GitHub, too."""
     copies = [(page, *found) for page in PAGES for found in COPY.findall(page.read_text())]
-    assert len(copies) == 5
+    assert len(copies) == 6
     for page, name, code in copies:
         assert (ROOT / name).read_text() == code, f"copy {name} into {page.relative_to(ROOT)}"
     assert not [page for page in PAGES if re.search(r"^--8<--|^!!! ", page.read_text(), re.MULTILINE)]

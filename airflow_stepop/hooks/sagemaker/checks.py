@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.exceptions import StepConfigError
@@ -16,9 +17,19 @@ from airflow_stepop.hooks.common.api_errors import Trouble
 from airflow_stepop.hooks.common.checks import Check
 from airflow_stepop.hooks.sagemaker.images import resolve_image
 from airflow_stepop.hooks.sagemaker.job_logs import GROUP
-from airflow_stepop.hooks.sagemaker.policies import CALLER, JOB_ROLE, TRUST, Statement
+from airflow_stepop.hooks.sagemaker.policies import (
+    ACCOUNT,
+    BUCKET,
+    CALLER,
+    JOB_ROLE,
+    PREFIX,
+    REGION,
+    TRUST,
+    Statement,
+    filled,
+)
 from airflow_stepop.hooks.sagemaker.request import role_arn
-from airflow_stepop.hooks.sagemaker.service import NAME_PART, api_error
+from airflow_stepop.hooks.sagemaker.service import NAME_PART, NO_JOB, api_error
 from airflow_stepop.job import Finding
 
 if TYPE_CHECKING:
@@ -30,7 +41,6 @@ SERVICE = "sagemaker.amazonaws.com"
 _ECR = re.compile(
     r"(\d{12})\.dkr\.ecr\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?/([^:@]+)(?::([^@]+))?(?:@(.+))?"
 )
-NO_JOB = f"{NAME_PART}check-000000000000"  # a name that no job has
 
 
 @dataclass(frozen=True)
@@ -49,26 +59,45 @@ class Subject:
     store: BucketStore | None
 
 
-def checks(subject: Subject) -> list[Check]:
-    """Return the checks, in order. The identity comes first: without one, nothing else can be asked."""
-    return [
-        Check(
-            "identity",
-            lambda: _identity(subject),
-            "correct the keys or the role of the connection",
-            is_needed=True,
-        ),
-        Check("training jobs", lambda: _jobs(subject), _allow("RunJobs", "ListJobs")),
-        Check("role", lambda: _role(subject), "see Roles in the documentation of the backend"),
-        Check("store", lambda: _store(subject), _allow("StoreObjects", "StoreList")),
-        Check("image", lambda: _image(subject), "push the image to ECR in the region of the jobs"),
-        Check("logs", lambda: _logs(subject), _allow("ReadLogs")),
-        Check("quota", lambda: _quota(subject), "ask for more in the console, under Service Quotas"),
-    ]
+def checks(subject: Subject) -> Iterator[Check]:
+    """Yield the checks, in order. The identity comes first: without one, nothing else can be asked."""
+    yield Check(
+        "identity",
+        lambda: _identity(subject),
+        "correct the keys or the role of the connection",
+        is_needed=True,
+    )
+    names = _names(subject)  # the account is known now
+    yield Check("training jobs", lambda: _jobs(subject), _allow(names, "RunJobs", "ListJobs"))
+    yield Check("role", lambda: _role(subject), "see Roles in the documentation of the backend")
+    yield Check("store", lambda: _store(subject), _allow(names, "StoreObjects", "StoreList"))
+    yield Check("image", lambda: _image(subject), "write another image=, or push this one to ECR")
+    yield Check("logs", lambda: _logs(subject), _allow(names, "ReadLogs"))
+    yield Check("quota", lambda: _quota(subject), "ask for more in the console, under Service Quotas")
 
 
-def _allow(*names: str) -> str:
-    return "give the caller " + " and ".join(_shown(CALLER[name]) for name in names)
+def _names(subject: Subject) -> dict[str, str]:
+    """Return what replaces the words in capitals in a statement."""
+    found = {ACCOUNT: subject.clients.account, REGION: subject.clients.region}
+    if subject.store is not None:
+        found |= {BUCKET: subject.store.bucket, PREFIX: subject.store.prefix}
+    return found
+
+
+def without_logs(message: str) -> str:
+    """Return the warning that Airflow must not read the logs of the jobs.
+
+    :param message: of the service
+    """
+    return (
+        f"Airflow must not read the logs of SageMaker ({message}). The task's log has no lines of the step, "
+        "and a result comes back only if it is JSON, bytes, NumPy or Arrow data. "
+        f"What to do: {_allow({}, 'ReadLogs')}"
+    )
+
+
+def _allow(names: Mapping[str, str], *statements: str) -> str:
+    return "give the caller " + " and ".join(_shown(filled(CALLER[name], names)) for name in statements)
 
 
 def _shown(statement: Statement) -> str:
@@ -185,6 +214,10 @@ def _store(subject: Subject) -> Iterable[Finding]:
     if store is None:
         fix = "set [stepop] store to s3://bucket/prefix"
         return [Finding(False, "store", "steps on SageMaker need a store in S3", fix)]
+    return [_location(subject, store), _access(store)]
+
+
+def _location(subject: Subject, store: BucketStore) -> Finding:
     region = subject.clients.region
     try:
         answer = subject.clients.client("s3").get_bucket_location(Bucket=store.bucket)
@@ -192,15 +225,28 @@ def _store(subject: Subject) -> Iterable[Finding]:
         if api_error(error).kind is not Trouble.DENIED:
             raise
         note = "its region is not known, since the caller must not call s3:GetBucketLocation"
-        return [Finding(True, "store", f"{store}: {note}")]
+        return Finding(True, "store", f"{store}: {note}")
     there = answer.get("LocationConstraint") or "us-east-1"
     there = {"EU": "eu-west-1"}.get(there, there)
     if there == region:
-        return [Finding(True, "store", f"{store} is in {region}, where the jobs run")]
+        return Finding(True, "store", f"{store} is in {region}, where the jobs run")
     text = (
         f"{store} is in {there}, and the jobs run in {region}: SageMaker reads buckets of its own region only"
     )
-    return [Finding(False, "store", text, f"name a bucket in {region}, or set region_name to {there}")]
+    return Finding(False, "store", text, f"name a bucket in {region}, or set region_name to {there}")
+
+
+def _access(store: BucketStore) -> Finding:
+    """Write, list, read and delete an object.
+
+    :raises StoreError: one of them is not possible
+    """
+    folder = f"check/{token_hex(8)}"
+    store.put_new(f"{folder}/object", b"check")
+    list(store.list(folder))
+    store.read(f"{folder}/object", 5)
+    store.delete_folder(folder)
+    return Finding(True, "store", f"{store} can be written, listed, read and deleted from")
 
 
 def _image(subject: Subject) -> Iterable[Finding]:

@@ -14,15 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.hooks.common.machines import Machine, Machines
 from airflow_stepop.hooks.sagemaker.literals import check_literals
 from airflow_stepop.resources import ResourceSettings
-
-if TYPE_CHECKING:
-    from airflow_stepop.hooks.sagemaker.settings import SageMakerSettings
 
 # of a step that asks for nothing: the smallest general machine with a quota in a new account
 DEFAULT_TYPE = "ml.m5.large"
@@ -31,6 +28,17 @@ DEFAULT_VOLUME_GB = 30  # as in the vendor's SDK
 # grand-challenge.org keeps the same amount (app/grandchallenge/components/backends/amazon_sagemaker_base.py)
 RESERVED_BYTES = 10**9
 RUNNERS_UP = 4
+
+
+class MachineSettings(Protocol):
+    """What ``SageMakerSettings`` says about the machine."""
+
+    @property
+    def instance_types(self) -> tuple[str, ...]: ...
+    @property
+    def volume_size_in_gb(self) -> int | None: ...
+    @property
+    def volume_kms_key(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -101,7 +109,7 @@ def is_accelerated(instance_type: str) -> bool:
     return re.match(r"ml\.(?:p|g|trn|inf)[0-9]", instance_type) is not None
 
 
-def choose(settings: SageMakerSettings, wants: ResourceSettings, input_bytes: int = 0) -> Choice:
+def choose(settings: MachineSettings, wants: ResourceSettings, input_bytes: int = 0) -> Choice:
     """Return the machine and the volume of a step.
 
     An ``instance_type`` of the settings is checked against the resources. Without one, the smallest machine
@@ -120,7 +128,7 @@ def choose(settings: SageMakerSettings, wants: ResourceSettings, input_bytes: in
     return replace(choice, volume_gb=_volume_gb(settings, wants, rows, input_bytes))
 
 
-def _named(settings: SageMakerSettings, wants: ResourceSettings) -> Choice:
+def _named(settings: MachineSettings, wants: ResourceSettings) -> Choice:
     types = settings.instance_types
     unknown = [name for name in types if machines().check(name, wants) is None]
     return Choice(
@@ -133,7 +141,7 @@ def _named(settings: SageMakerSettings, wants: ResourceSettings) -> Choice:
     )
 
 
-def _smallest(settings: SageMakerSettings, wants: ResourceSettings) -> Choice:
+def _smallest(settings: MachineSettings, wants: ResourceSettings) -> Choice:
     asked = wants.serialize()
     if settings.volume_size_in_gb is not None and wants.disk is None:  # the disk of an NVMe machine is fixed
         wants = ResourceSettings(**asked, disk=f"{settings.volume_size_in_gb}GB")
@@ -151,7 +159,7 @@ def _smallest(settings: SageMakerSettings, wants: ResourceSettings) -> Choice:
     )
 
 
-def _check_disk(settings: SageMakerSettings, machine: Machine | None) -> None:
+def _check_disk(settings: MachineSettings, machine: Machine | None) -> None:
     """Refuse volume settings that the service refuses or ignores for machines with NVMe disks."""
     if machine is None or machine.disk_bytes is None:
         return
@@ -169,7 +177,7 @@ def _check_disk(settings: SageMakerSettings, machine: Machine | None) -> None:
 
 
 def _volume_gb(
-    settings: SageMakerSettings, wants: ResourceSettings, rows: Sequence[Machine | None], input_bytes: int
+    settings: MachineSettings, wants: ResourceSettings, rows: Sequence[Machine | None], input_bytes: int
 ) -> int:
     """Return ``VolumeSizeInGB``. The service counts in GiB, whatever the name says.
 

@@ -23,12 +23,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from airflow_stepop.exceptions import OutcomeLostError, OutcomeNotReadyError
-from airflow_stepop.hooks.common.api_errors import Trouble
 from airflow_stepop.hooks.common.receipts import receipt_of, report
 from airflow_stepop.hooks.sagemaker.failures import receipt_in
 from airflow_stepop.hooks.sagemaker.job_logs import GROUP
 from airflow_stepop.hooks.sagemaker.places import OUTPUT_FOLDER
-from airflow_stepop.hooks.sagemaker.service import api_error
+from airflow_stepop.hooks.sagemaker.service import FORBIDDEN, api_error
 from airflow_stepop.hooks.sagemaker.status import status_of
 from airflow_stepop.job import JobState, OutcomeReport
 from airflow_stepop.runner.protocol import OUTCOME
@@ -92,7 +91,7 @@ def _from_log(read: Callable[[], Receipt | None]) -> tuple[Receipt | None, str]:
     try:
         return read(), WRITE_LOGS
     except Exception as error:
-        if api_error(error).kind is not Trouble.DENIED:
+        if api_error(error).code not in FORBIDDEN:
             raise
         return None, READ_LOGS
 

@@ -2,11 +2,19 @@
 
 ``airflow stepop check`` names the statement that is missing, and the documentation shows both policies.
 
-Source: https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonsagemaker.html
+- ``s3:ListBucket`` has no condition on ``s3:prefix``. A read of an object has no prefix, so with the
+  condition S3 answers 403 instead of 404 to the read of an object that is not there:
+  https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html
+- CloudWatch Logs names a group with and without ``:*`` at its end, depending on the operation:
+  https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazoncloudwatchlogs.html
+
+Source of the actions: https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonsagemaker.html
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 Statement = dict[str, Any]
@@ -14,7 +22,8 @@ Statement = dict[str, Any]
 BUCKET, PREFIX, ROLE, ACCOUNT, REGION = "BUCKET", "PREFIX", "ROLE", "ACCOUNT", "REGION"  # to be replaced
 
 _JOBS = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:training-job/*"
-_LOGS = f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:/aws/sagemaker/TrainingJobs:*"
+_GROUP = f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:/aws/sagemaker/TrainingJobs"
+_LOGS = [_GROUP, f"{_GROUP}:*"]
 _OBJECTS, _BUCKET = f"arn:aws:s3:::{BUCKET}/{PREFIX}/*", f"arn:aws:s3:::{BUCKET}"
 
 # Statement id -> statement
@@ -44,15 +53,10 @@ CALLER: dict[str, Statement] = {
     },
     "StoreObjects": {
         "Effect": "Allow",
-        "Action": ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"],
+        "Action": ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"],
         "Resource": _OBJECTS,
     },
-    "StoreList": {
-        "Effect": "Allow",
-        "Action": "s3:ListBucket",
-        "Resource": _BUCKET,
-        "Condition": {"StringLike": {"s3:prefix": [f"{PREFIX}/*"]}},
-    },
+    "StoreList": {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": _BUCKET},
 }
 JOB_ROLE: dict[str, Statement] = {
     "StoreObjects": {
@@ -60,12 +64,7 @@ JOB_ROLE: dict[str, Statement] = {
         "Action": ["s3:GetObject", "s3:PutObject"],
         "Resource": _OBJECTS,
     },
-    "StoreList": {
-        "Effect": "Allow",
-        "Action": "s3:ListBucket",
-        "Resource": _BUCKET,
-        "Condition": {"StringLike": {"s3:prefix": [f"{PREFIX}/*"]}},
-    },
+    "StoreList": {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": _BUCKET},
     "WriteLogs": {
         "Effect": "Allow",
         "Action": [
@@ -88,6 +87,24 @@ JOB_ROLE: dict[str, Statement] = {
     },
     "Metrics": {"Effect": "Allow", "Action": "cloudwatch:PutMetricData", "Resource": "*"},
 }
+# Optional: ``airflow stepop check`` looks at the role, the bucket's region, the image and the quotas
+CHECKS: dict[str, Statement] = {
+    "CheckRole": {
+        "Effect": "Allow",
+        "Action": "iam:GetRole",
+        "Resource": f"arn:aws:iam::{ACCOUNT}:role/{ROLE}",
+    },
+    "Check": {
+        "Effect": "Allow",
+        "Action": [
+            "iam:SimulatePrincipalPolicy",
+            "s3:GetBucketLocation",
+            "ecr:DescribeImages",
+            "servicequotas:ListServiceQuotas",
+        ],
+        "Resource": "*",
+    },
+}
 TRUST: Statement = {
     "Effect": "Allow",
     "Principal": {"Service": "sagemaker.amazonaws.com"},
@@ -95,9 +112,26 @@ TRUST: Statement = {
 }
 
 
-def policy(statements: dict[str, Statement]) -> dict[str, Any]:
+def policy(statements: Mapping[str, Statement]) -> dict[str, Any]:
     """Return the statements as a policy document."""
     return {
         "Version": "2012-10-17",
         "Statement": [{"Sid": name, **statement} for name, statement in statements.items()],
     }
+
+
+def filled(statement: Statement, names: Mapping[str, str]) -> Statement:
+    """Return a statement with words in capitals replaced.
+
+    :param names: word in capitals, such as :data:`BUCKET` -> the name itself
+    """
+    words = re.compile("|".join(rf"\b{word}\b" for word in names) or r"(?!)")
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, str):
+            return words.sub(lambda found: names[found[0]], value)
+        if isinstance(value, list):
+            return [replaced(one) for one in value]
+        return {key: replaced(one) for key, one in value.items()} if isinstance(value, dict) else value
+
+    return {key: replaced(value) for key, value in statement.items()}

@@ -25,6 +25,7 @@ LISTS_PER_S = 1.8  # the service's limit is 2, of the account and region
 DESCRIBES_PER_S = 8.0  # the limit is not documented; pollers of many jobs meet one
 PAGE = 100  # jobs in a page of a list, the most that the service gives
 NAME_PART = "s-"  # every job's name begins with it: see core/naming.py
+NO_JOB = f"{NAME_PART}check-000000000000"  # a name that no job has
 DELETED_TAG = "stepop-deleted"  # tag of a job whose step was collected: the record stays, see delete()
 
 # https://docs.aws.amazon.com/sagemaker/latest/APIReference/CommonErrors.html
@@ -66,6 +67,8 @@ _TROUBLES = {
 THROTTLED = frozenset(
     {"ThrottlingException", "Throttling", "RequestLimitExceeded", "TooManyRequestsException"}
 )
+# The caller is known and lacks a permission. Other kinds of DENIED, such as an expired token, pass
+FORBIDDEN = frozenset({"AccessDenied", "AccessDeniedException"})
 # Texts of a ValidationException for a job that does not exist: SageMaker has no error code for it
 _UNKNOWN_JOB = ("Requested resource not found", "Could not find")
 # Beginning of the ValidationException for the stop of a job that has ended

@@ -5,6 +5,7 @@ After a wanted change of the request, set ``STEPOP_GOLDEN=write``, run this file
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import replace
@@ -238,12 +239,10 @@ def test_partitions(offline: SageMakerStepHook, region: str, partition: str, pag
 
 
 def test_large_parts_come_by_a_channel(hook, service, step, store):  # type: ignore[no-untyped-def]
-    """Of the same bucket, without an address; their list is an object of its own."""
+    """Of the same bucket, without an address, so that a step of 28 days needs no signature that lasts."""
     service.do("plan", job="*", run=False, hold=["Starting"])
-    made = step()
+    made = step(timeout_s=28 * 86400.0, settings={"enable_network_isolation": True})
     store.put("parts/2026-01-05/abc", b"large")
-    import hashlib
-
     part = Part(
         hashlib.sha256(b"large").hexdigest(), 5, ranges=[ObjectRange(store.uri("parts/2026-01-05/abc"), 5)]
     )
@@ -256,3 +255,28 @@ def test_large_parts_come_by_a_channel(hook, service, step, store):  # type: ign
     listed = json.loads(service.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read())
     assert listed[0]["prefix"].endswith("/")
     assert listed[1:] == ["parts/2026-01-05/abc"]
+    sent = " ".join(store.list("jobs"))
+    assert "manifest.json" in sent
+    assert "locations.json.sealed" not in sent
+
+
+def test_parts_of_another_store(hook, service, step, store, s3_server, monkeypatch):  # type: ignore[no-untyped-def]
+    """The job reads them by signed address, for which it needs a network."""
+    service.do("plan", job="*", run=False, hold=["Starting"])
+    address = s3_server.new_address()
+    monkeypatch.setenv("AIRFLOW__STEPOP__EXTRA_STORES", address)
+    other = open_store(address)
+    other.put("parts/2026-01-05/abc", b"large")
+    whole = ObjectRange(other.uri("parts/2026-01-05/abc"), 5)
+    part = Part(hashlib.sha256(b"large").hexdigest(), 5, ranges=[whole])
+    for is_isolated in (True, False):
+        made = step(settings={"enable_network_isolation": is_isolated})
+        payload = replace(made.payload, parts={**made.payload.parts, "extra": part})
+        if is_isolated:
+            with pytest.raises(StepConfigError, match="values of the step lie in another store"):
+                hook.submit(made.spec, payload)
+            assert not list(store.list(""))
+        else:
+            hook.submit(made.spec, payload)
+            assert "locations.json.sealed" in " ".join(store.list("jobs"))
+    other.delete_folder("")

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.crashes.crash_table import CrashedTask, CrashTable
+from tests.emulators.sagemaker.container import unavailable
 from tests.support import deployment
 from tests.support.line import Line
 from tests.support.needs import needs
+from tests.support.sagemaker import SageMaker, log_service, sagemaker
 
 HERE = Path(__file__).parent
 
@@ -28,20 +30,44 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the deployment."""
+    return tmp_path_factory.mktemp("airflow")
+
+
+@pytest.fixture(scope="session")
+def emulator(home: Path, request: pytest.FixtureRequest) -> Iterator[SageMaker | None]:
+    """The emulator of SageMaker; ``None`` where this machine has no S3 server or no namespaces."""
+    if not os.environ.get("STEPOP_S3SERVER") or unavailable():
+        yield None
+        return
+    server = request.getfixturevalue("s3_server")
+    with log_service() as logs_url, sagemaker(server, logs_url, shared=[str(home)]) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def training_service(request: pytest.FixtureRequest, emulator: SageMaker | None) -> SageMaker:
+    """The emulator, or a skip with what is absent."""
+    request.getfixturevalue("s3_server")
+    return needs(emulator, f"namespaces for containers: {unavailable()}")
+
+
+@pytest.fixture(scope="session")
 def airflow(
-    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+    home: Path, emulator: SageMaker | None, request: pytest.FixtureRequest
 ) -> Iterator[deployment.Deployment]:
     """A running deployment. It uses PostgreSQL and an S3 bucket where this machine has them."""
     env, cable = {}, None
+    if emulator is not None:
+        env["AIRFLOW_CONN_AWS_DEFAULT"] = emulator.connection(stepop={"settings": {"role": emulator.role}})
     if os.environ.get("STEPOP_S3SERVER"):
         server = request.getfixturevalue("s3_server")
         cable, address = Line(server.endpoint), server.new_address()
         env[f"AIRFLOW_CONN_{server.conn_id.upper()}"] = replace(server, endpoint=cable.url).connection()
         env |= {"AIRFLOW__STEPOP__EXTRA_STORES": address, "STEPOP_TEST_STORE": address}
     postgres = deployment.Postgres.if_any()
-    found = deployment.Deployment(
-        tmp_path_factory.mktemp("airflow"), HERE / "dags", env, postgres=postgres, line=cable
-    )
+    found = deployment.Deployment(home, HERE / "dags", env, postgres=postgres, line=cable)
     with found.running():
         yield found
 

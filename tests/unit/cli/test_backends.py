@@ -95,6 +95,16 @@ def test_describe_says_which_resources_are_honoured(tmp_path: Path) -> None:
     assert "nodes=2" in rows["nodes"]["note"]
 
 
+def test_sagemaker_is_described_without_a_connection_and_a_store(tmp_path: Path) -> None:
+    """The example has no image and no store. This is no fault of a resource."""
+    from airflow_stepop.registry import create_hook
+
+    rows = {row["resource"]: row for row in backends.describe_resources(create_hook("sagemaker"))}
+    refused = [name for name, row in rows.items() if not row["honoured"]]
+    assert refused == ["shm", "nodes"]
+    assert rows["shm"]["note"].startswith("shm='64MiB': SageMaker decides")
+
+
 def rendered(dag_file: Path, task_id: str, map_index: int = 0) -> dict[str, Any]:
     return render.render_request(render.find_task("shapes", task_id, str(dag_file)), map_index)
 
