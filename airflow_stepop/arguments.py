@@ -51,6 +51,7 @@ class TaskArguments(Protocol):
     deferrable: bool | None
     keep: str | None
     on_oom: MoreMemory | Mapping[str, Any] | str
+    max_resubmissions: int | None
     poll_interval: timedelta | float | None
     debug: bool | None
     retries: int | None
@@ -76,6 +77,7 @@ def check_arguments(operator: TaskArguments) -> None:
     check_secrets(operator.secrets, operator.env)
     _check_words(operator)
     _check_requirements(operator.requirements)
+    _check_resubmissions(operator.max_resubmissions)
     if not isinstance(operator.checkpoint, bool):
         raise StepConfigError(f"checkpoint must be True or False, and this is {operator.checkpoint!r}")
     if operator.keep not in (*KEEP, None):
@@ -194,6 +196,11 @@ def _check_resources(operator: TaskArguments) -> None:
         if is_known:
             is_complete = not may_have_defaults(operator)
             check_on_oom(operator.on_oom, resources, operator.retries, is_complete=is_complete)
+
+
+def _check_resubmissions(most: Any) -> None:
+    if most is not None and (type(most) is not int or most < 0):
+        raise StepConfigError(f"max_resubmissions must be 0, 1, 2, ..., and this is {most!r}")
 
 
 def _check_env(env: Any) -> None:

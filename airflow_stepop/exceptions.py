@@ -14,6 +14,7 @@
     ├── IntegrityError               what is stored is not what was written: nothing was loaded
     ├── ResultNotLoadedError         a result is intact, and this process cannot load it
     ├── OutcomeLostError             the job ended and left no outcome
+    ├── OutcomeNotReadyError         the job ended, and its outcome comes a little later
     ├── StepFailedError              the step ran and failed; carries a Failure
     └── StepInterruptedError         we lost touch with a job that may go on; the next try attaches to it
 """
@@ -83,6 +84,20 @@ class ResultNotLoadedError(StepopError):
 
 class OutcomeLostError(StepopError):
     """The job is over and left no outcome behind (killed before it could write one)."""
+
+
+class OutcomeNotReadyError(StepopError):
+    """The job is over, and its outcome cannot be read yet: the service writes it a little after the end.
+
+    ``StepHook.outcome`` raises this error. The task asks again until 15 minutes after the job's end.
+
+    :param message: what did not come, and where it should be
+    :param retry_after_s: seconds until the next question makes sense; ``None``: the caller chooses the pause
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class StepInterruptedError(StepopError):

@@ -127,8 +127,9 @@ class JobStatus:
     :param waits_since: for a job that the service has stopped and will start again: since when the job has
         been waiting, in seconds since the epoch. ``start_timeout`` counts from then
     :param usage: measurements of the service (``wall_s``, ``cpu_s``, ``peak_memory_bytes``,
-        ``peak_gpu_memory_bytes``), used if the runner was killed before it could report its own. Not part of
-        the identity
+        ``peak_gpu_memory_bytes``), used if the runner was killed before it could report its own. Other fields
+        are the service's own numbers and short texts, such as ``billable_s``: they reach the usage line and
+        the XCom ``usage`` as they are. Not part of the identity
     """
 
     state: JobState
@@ -226,10 +227,15 @@ Cursor = str | None
 
 @dataclass(frozen=True)
 class LogChunk:
-    """New log lines in the order in which the step wrote them, and the cursor behind the last one."""
+    """New log lines in the order in which the step wrote them, and the cursor behind the last one.
+
+    :param receipt: the runner's receipt, if it is a line of this part of the log: see
+        :func:`~airflow_stepop.hooks.common.receipts.receipt_text`. Such a chunk may have no lines
+    """
 
     lines: Sequence[LogLine]
     cursor: Cursor
+    receipt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -339,11 +345,15 @@ class OutcomeReport:
         read, and no pickles
     :param data: the bytes of outcome.json
     :param base_uri: folder in the store with the segments that ``data`` names
+    :param missing: why there is no digest, and what would change that; for people
+    :param usage: what belongs to the usage and is known with the outcome only, such as ``model_uri``
     """
 
     digest: str | None
     data: bytes
     base_uri: str
+    missing: str = ""
+    usage: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,8 @@ class RemoteStepOperator(BaseOperator):
         ``failed``. ``airflow stepop sweep`` deletes what stayed, ``[stepop] retention`` days after its end
     :param on_oom: what follows when the step runs out of memory: ``fail`` (default), or ``MoreMemory`` (or a
         dict of its fields), by which the next try asks for more
+    :param max_resubmissions: how often a step is submitted again, without a retry, after its machine was lost
+        or missing. The count starts anew after an hour of running. Default ``[stepop] max_resubmissions``
     :param poll_interval: time between two looks at the job. Default ``[stepop] poll_interval``,
         else the backend's
     :param debug: log every phase with its time, here and in the step. Default ``[stepop] debug``
@@ -117,6 +119,7 @@ class RemoteStepOperator(BaseOperator):
         deferrable: bool | None = None,
         keep: str | None = None,
         on_oom: MoreMemory | Mapping[str, Any] | str = "fail",
+        max_resubmissions: int | None = None,
         poll_interval: timedelta | float | None = None,
         debug: bool | None = None,
         retries: int | None = None,
@@ -150,6 +153,7 @@ class RemoteStepOperator(BaseOperator):
         self.deferrable = deferrable
         self.keep = keep
         self.on_oom = on_oom
+        self.max_resubmissions = max_resubmissions
         self.poll_interval = poll_interval
         self.debug = debug
         if outputs and command is not None:

@@ -57,10 +57,18 @@ def _options() -> dict[str, dict[str, Any]]:
         ),
         "capacity_pause": _option(
             "First pause in seconds before a job is submitted again because no machine was free for it. The "
-            "pause doubles at each further submission. Each pause is shortened at random by up to one half. "
-            "During the pause the task waits as it waits for a job: if it is deferrable, in the triggerer.",
+            "pause doubles at each further submission, up to half an hour. Each pause is shortened at "
+            "random by up to one half. During the pause the task waits as it waits for a job: if it is "
+            "deferrable, in the triggerer.",
             "30",
             kind="float",
+        ),
+        "max_resubmissions": _option(
+            "How often a step is submitted again, without a retry of its task, after its machine was lost or "
+            "was not to be had, unless the task sets `max_resubmissions`. The count starts anew after a job "
+            "that ran for an hour.",
+            "10",
+            kind="integer",
         ),
         "store": _option(
             "Address of the store for arguments and results that are too large for a job request. A store "
@@ -70,7 +78,8 @@ def _options() -> dict[str, dict[str, Any]]:
         ),
         "extra_stores": _option(
             "Further stores, separated by commas. Tasks may name these stores, and results in them may be "
-            "read. A result in any other store is refused.",
+            "read. A result in any other store is refused. A backend whose jobs reach only one kind of store "
+            "uses the first one of that kind, if `store` is empty.",
             example="file:///mnt/archive/stepop",
         ),
         "local_folder": _option(

@@ -73,6 +73,8 @@ class StepRecord:
     :param location: backend settings that are needed to find the job again
     :param asked: the options that the job was submitted with. A later edit of its connection does not change
         them
+    :param stop: set while the job is being stopped: ``since`` when, the ``reason`` if a deadline has passed,
+        and the service's ``native_state`` then
     """
 
     generation: int
@@ -92,9 +94,10 @@ class StepRecord:
     keep: str = "failed"
     location: Mapping[str, Any] = field(default_factory=dict)
     asked: Mapping[str, Any] = field(default_factory=dict)
+    stop: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        plain = {name: dict(getattr(self, name)) for name in ("labels", "location", "asked")}
+        plain = {name: dict(getattr(self, name)) for name in ("labels", "location", "asked", "stop")}
         data = {**asdict(self), **plain}
         data["handle"] = self.handle.to_json() if self.handle else None
         data["end"] = self.end.to_json() if self.end else None
@@ -114,6 +117,7 @@ class StepRecord:
         if known.get("collected") is not None:
             _check_collected(known["collected"])
         checked_fields(known.get("asked", {}), "what the record has asked for", {}, _ASKED_FIELDS)
+        checked_fields(known.get("stop", {}), "the record's stop", {}, _STOP_FIELDS)
         handle = known.get("handle")
         known["handle"] = JobHandle.from_json(handle) if handle is not None else None
         end = known.get("end")
@@ -132,6 +136,7 @@ _ASKED_FIELDS = {
     "deferrable": or_nothing(TRUTH),
     "resources": OBJECT,
 }
+_STOP_FIELDS = {"since": NUMBER, "reason": TEXT, "native_state": TEXT}
 _CALL_FIELDS = {"key": TEXT, "max_tries": COUNT, "clear_number": COUNT}
 _REQUIRED_FIELDS = {
     "generation": COUNT,
@@ -153,6 +158,7 @@ _OPTIONAL_FIELDS = {
     "keep": TEXT,
     "location": OBJECT,
     "asked": OBJECT,
+    "stop": OBJECT,
 }
 
 

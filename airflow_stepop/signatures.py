@@ -121,5 +121,6 @@ class StepArguments(AirflowArguments, total=False):
     deferrable: bool | None
     keep: Literal["never", "failed", "always"] | None
     on_oom: MoreMemory | Mapping[str, Any] | Literal["fail"]
+    max_resubmissions: int | None
     poll_interval: Duration | None
     debug: bool | None

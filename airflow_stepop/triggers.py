@@ -18,6 +18,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_stepop.core.stored_json import is_kept_by_airflow
 from airflow_stepop.exceptions import IntegrityError, StepConfigError
+from airflow_stepop.hooks.common.receipts import signed_receipt
 from airflow_stepop.job import JobHandle, JobStatus, LogLine
 from airflow_stepop.registry import create_hook
 from airflow_stepop.waiting.deadlines import Clock, Deadlines, StopReason
@@ -194,7 +195,7 @@ class RemoteStepTrigger(BaseTrigger):
         if self.task_instance is not None:  # in a triggerer
             _first_question.ask(self.waiter)
         try:
-            reason, text, end = await self._wait()
+            reason, text, seen = await self._wait()
             await asyncio.sleep(self._hold_s())
         except asyncio.CancelledError:
             # dag.test() does not call on_kill. In dag.test() a cancellation is the user's Ctrl-C.
@@ -202,7 +203,6 @@ class RemoteStepTrigger(BaseTrigger):
                 self._watcher.hook.cancel(self.handle)
             raise
         self._has_fired = True
-        seen = {"end": end} if end is not None else {}
         yield TriggerEvent({"reason": reason.value, "job": self.handle.name, "error": text, **seen})
 
     def _hold_s(self) -> float:
@@ -214,10 +214,11 @@ class RemoteStepTrigger(BaseTrigger):
         waited_s = time.time() - float(self.waiter.get("since", 0))
         return min(max(HOLD_S - waited_s, 0), HOLD_S)  # bounded, since the clocks of two hosts differ
 
-    async def _wait(self) -> tuple[StopReason, str, dict[str, Any] | None]:
+    async def _wait(self) -> tuple[StopReason, str, dict[str, Any]]:
         """Wait for the end of the job or for a deadline, and do what must follow at once.
 
-        Returns the reason and a text for the resumed worker, see :meth:`_until_over`, and how the job ended.
+        Returns the reason and a text for the resumed worker, see :meth:`_until_over`, and what was seen: how
+        the job ended (``end``), and its receipt (``receipt``).
         """
         limit = configured_limit() if self.log_limit is None else self.log_limit
         backend, conn_id = self.handle.backend, self.handle.conn_id
@@ -234,7 +235,10 @@ class RemoteStepTrigger(BaseTrigger):
             task_log.hook = watcher.hook  # the watcher has a new hook if the connection was changed
             if reason is not StopReason.UNREACHABLE:
                 await self._drain(subscription, task_log)
-        return reason, text, _end(status) if reason is StopReason.FINISHED else None
+            receipt = task_log.receipt or subscription.receipt
+        end = _end(status) if reason is StopReason.FINISHED else None
+        seen = {"end": end, "receipt": signed_receipt(self.handle, receipt) if receipt else None}
+        return reason, text, {name: value for name, value in seen.items() if value is not None}
 
     async def _until_over(
         self, watcher: Watcher, subscription: Subscription, task_log: TaskLog

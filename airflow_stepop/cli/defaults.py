@@ -22,6 +22,7 @@ from airflow_stepop.stores.paths import RESULTS
 if TYPE_CHECKING:
     from airflow_stepop.hooks.base import StepHook
     from airflow_stepop.inventory.targets import Target
+    from airflow_stepop.stores.base import Store
 
 SUBJECT = "defaults"
 HIDDEN = "(not shown)"
@@ -43,13 +44,14 @@ def describe_defaults(target: Target) -> Iterator[Row]:
     """Yield every option with its value and where that comes from; of ``env`` the names only."""
     options, hook = options_of(target), target.hook
     defaults = options.defaults
+    store = options.store(hook.store_scheme)
     of_backend, deferrable = f"the backend {target.backend}", options.deferrable
     if deferrable is None:
         deferrable = _configured_deferrable() and not hook.is_host_bound
     values = {
         "backend": (target.backend, "the connection's type"),
         "image": (options.image, of_backend),
-        "store": (options.store.url, "[stepop] store"),
+        "store": (store.url, _place_of(store)),
         "timeout": (options.timeout_s, "[stepop] timeout"),
         "start_timeout": (options.start_timeout_s, "airflow-stepop: no limit"),
         "keep": (options.keep, "airflow-stepop"),
@@ -67,6 +69,13 @@ def describe_defaults(target: Target) -> Iterator[Row]:
     for name, given in inner.items():
         for key, value in given.items():
             yield {"option": f"{name}.{key}", "value": value, "from": CONNECTION}
+
+
+def _place_of(store: Store) -> str:
+    """Return the option that gives the store of a step whose task and connection name none."""
+    from airflow_stepop.stores.configured import default_store
+
+    return "[stepop] store" if store.is_same(default_store()) else "[stepop] extra_stores"
 
 
 def _configured_deferrable() -> bool:
@@ -102,7 +111,7 @@ def _render(hook: StepHook, options: StepOptions) -> None:
         return  # the connection is right as far as it goes: a task has to add what is missing
     fields |= {
         "image": fields["image"] or hook.sample_image,
-        "result_uri": options.store.uri(f"{RESULTS}/s-sample"),
+        "result_uri": options.store(hook.store_scheme).uri(f"{RESULTS}/s-sample"),
         "timeout_s": options.timeout_with(fields["settings"]),
         "start_timeout_s": options.start_timeout_s,
     }

@@ -19,7 +19,7 @@ from airflow_stepop.lifecycle.failures import as_the_service_saw_it, refused, wi
 from airflow_stepop.payload.outcome import read_outcome, to_xcom
 from airflow_stepop.payload.spill import copy_to_bucket, spill
 from airflow_stepop.payload.standalone import Step, make_step
-from airflow_stepop.stores.configured import configured_store
+from airflow_stepop.stores.configured import step_store
 from airflow_stepop.stores.paths import result_path
 from airflow_stepop.waiting.backoff import Backoff
 
@@ -80,7 +80,7 @@ def _trial_step(hook: StepHook, deployment: str, limit_s: float, fields: Mapping
 
         return platform.python_version()
 
-    store, name = configured_store(None), f"s-check-{secrets.token_hex(6)}"
+    store, name = step_store(None, hook.store_scheme), f"s-check-{secrets.token_hex(6)}"
     labels = {"deployment": deployment, **TASK}
     step = make_step(
         version,

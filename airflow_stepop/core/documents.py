@@ -9,7 +9,10 @@ from airflow_stepop.runner.wire import Failure
 
 
 class StepUsage(TypedDict, total=False):
-    """What a step used and asked for; see ``lifecycle/usage.py``."""
+    """What a step used and asked for; see ``lifecycle/usage.py``.
+
+    It may have more fields: those of the backend, such as ``billable_s`` and ``instance_type``.
+    """
 
     wall_s: float
     installing_s: float

@@ -79,10 +79,16 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
     """An image for the check of a connection that has none, if the backend cannot render a step without."""
     inline_limit: ClassVar[int]
     """Largest payload, in bytes, that the job request can carry. 0: every step needs a store."""
+    store_scheme: ClassVar[str] = ""
+    """Scheme of the stores that the jobs of this service can reach, for example ``s3``. If a step has no
+    store and ``[stepop] store`` is not set, the first of ``[stepop] extra_stores`` with this scheme is used.
+    """
     is_host_bound: ClassVar[bool] = False
     """Whether only the host that started a job can see it: the worker waits, unless ``deferrable=True``."""
     poll_interval_s: ClassVar[float] = 1.5
     """Default for the seconds between two polls of all jobs of one scope."""
+    stop_limit_s: ClassVar[float] = 180.0
+    """Longest time in seconds from a cancel to the end of the job. No other job of the step starts before."""
     state_table: ClassVar[StateTable | None] = None
     """Table from native states to :class:`~airflow_stepop.job.JobState`, for a service that reports a state
     as one word. The table is total: see :class:`StateTable`.
@@ -250,11 +256,14 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
         """Return the log lines after each cursor.
 
         A call returns a limited number of bytes per job. The result may leave out a job without new lines.
+        If the receipt is a line of the log, the chunk with that line also has the receipt.
         """
 
     def chunks(self, handle: JobHandle, since: Cursor = None) -> Iterator[LogChunk]:
         """Yield the log lines after a cursor, chunk by chunk, until the log has no new lines."""
-        while (chunk := self.logs({handle: since}).get(handle)) is not None and chunk.lines:
+        while (chunk := self.logs({handle: since}).get(handle)) is not None and (
+            chunk.lines or chunk.receipt
+        ):
             yield chunk
             since = chunk.cursor
 
@@ -264,24 +273,27 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
         This implementation reads the whole log. Override it if the service can read a log from its end.
         """
         last: deque[LogLine] = deque(maxlen=count)
+        receipt = None
         for chunk in self.chunks(handle, since):
             last.extend(chunk.lines)
-            since = chunk.cursor
-        return LogChunk(list(last), since)
+            since, receipt = chunk.cursor, chunk.receipt or receipt
+        return LogChunk(list(last), since, receipt)
 
     @abstractmethod
     def outcome(self, handle: JobHandle) -> OutcomeReport:
         """Return the outcome of a terminal job.
 
         :raises OutcomeLostError: the job ended without an outcome, or its outcome is gone
+        :raises OutcomeNotReadyError: the outcome may come a little after the job's end. The caller asks again
+            until 15 minutes after the end
         """
 
     def preserve_outcome(self, handle: JobHandle) -> None:
         """Copy what is lost with a terminal job's machine (state, receipt, outcome) to the control plane.
 
-        The trigger calls this method when it notices the job's end, perhaps more than once. A worker reads
-        the outcome later, and the machine may be gone by then. The inherited method does nothing: that is
-        right for a service that keeps receipt and outcome by itself.
+        The trigger, or a worker that waits itself, calls this method when it notices the job's end, perhaps
+        more than once. A worker reads the outcome later, and the machine may be gone by then. The inherited
+        method does nothing: that is right for a service that keeps receipt and outcome by itself.
         """
 
     @abstractmethod

@@ -5,15 +5,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_stepop.core.printable import printable
-from airflow_stepop.exceptions import IntegrityError, OutcomeLostError
+from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, OutcomeNotReadyError
 from airflow_stepop.failure import Failure
 from airflow_stepop.job import JobHandle, JobState, JobStatus
-from airflow_stepop.lifecycle.failures import as_the_service_saw_it, given_up, refused, without_outcome
-from airflow_stepop.lifecycle.job_client import STOP_LIMIT_S, JobClient
+from airflow_stepop.lifecycle.failures import (
+    as_the_service_saw_it,
+    given_up,
+    not_arrived,
+    refused,
+    without_outcome,
+)
+from airflow_stepop.lifecycle.job_client import JobClient
 from airflow_stepop.payload.outcome import outcome_size
 
 if TYPE_CHECKING:
@@ -27,15 +35,23 @@ if TYPE_CHECKING:
     from airflow_stepop.waiting.deadlines import StopReason
     from airflow_stepop.waiting.observer import Observer
 
+OUTCOME_LIMIT_S = 900.0  # an outcome that comes later than its job's end is waited for until then
+# Pauses between two questions for such an outcome: as long as the job has been over, within these limits
+FIRST_OUTCOME_PAUSE_S, OUTCOME_PAUSE_S = 5.0, 60.0
+
 
 @dataclass(frozen=True)
 class Collected:
     """The result or failure of a step, with its usage.
 
     :param data: JSON as in the record: ``{"result": ...}`` or ``{"failure": ...}``, and ``usage``
+    :param own_usage: the backend's own fields of the usage that came with the outcome
+    :param is_kept: the job stays at its service, whatever ``keep`` says, because its outcome did not come
     """
 
     data: CollectedData
+    is_kept: bool = False
+    own_usage: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def failure(self) -> Failure | None:
@@ -73,20 +89,46 @@ class Collector:
     def collect(self, record: StepRecord, handle: JobHandle, status: JobStatus) -> Collected:
         """Return the result or the failure of a terminal job.
 
-        A lost outcome and an outcome that fails verification are returned as failures.
+        A lost outcome and an outcome that fails verification are returned as failures. An outcome that comes
+        a little later than the job's end is waited for, at most ``OUTCOME_LIMIT_S`` after the end.
+
+        :raises TaskDeferred: the wait needs no worker; the resumed task calls this method again
         """
         try:
-            report = self._jobs.outcome(handle)
+            report = self._outcome(
+                handle, status.finished_at or (record.end.finished_at if record.end else None)
+            )
             data = self._reader.read(report, record.name, record.nonce)
             self._observer.outcome_read(record, outcome_size(report))
         except OutcomeLostError as error:
             return Collected({"failure": self._with_tail(without_outcome(status, error), handle)})
+        except OutcomeNotReadyError as error:
+            failure = not_arrived(status, error, OUTCOME_LIMIT_S)
+            return Collected({"failure": self._with_tail(failure, handle)}, is_kept=True)
         except IntegrityError as error:
             return Collected({"failure": refused(status, error).to_json()})
         if "failure" in data:
             failure = as_the_service_saw_it(Failure.from_json(data["failure"]), status)
             data = {**data, "failure": self._with_tail(failure, handle)}
-        return Collected(data)
+        return Collected(data, own_usage=report.usage)
+
+    def _outcome(self, handle: JobHandle, ended_at: float | None) -> OutcomeReport:
+        """Return the outcome as soon as it is there.
+
+        :param ended_at: when the job ended, seconds since the epoch; ``None``: now
+        :raises OutcomeNotReadyError: the outcome has not come within the limit
+        """
+        ended_at = ended_at or time.time()
+        while True:
+            try:
+                return self._jobs.outcome(handle)
+            except OutcomeNotReadyError as error:
+                waited_s = time.time() - ended_at
+                if not -OUTCOME_LIMIT_S < waited_s < OUTCOME_LIMIT_S:  # the service's clock may be wrong
+                    raise
+                pause_s = error.retry_after_s or min(max(waited_s, FIRST_OUTCOME_PAUSE_S), OUTCOME_PAUSE_S)
+                self._log.info("%s: asking again in %.0f s", error, pause_s)
+                self._api_retries.pause(pause_s)
 
     def is_reportable(self, handle: JobHandle, status: JobStatus) -> bool:
         """Return whether a terminal job has an outcome, or an end that the task should report without one.
@@ -100,10 +142,17 @@ class Collector:
             if status.state is JobState.SUCCEEDED:
                 return True
             return status.failure is not None and not status.failure.category.is_replaced
+        except OutcomeNotReadyError:
+            pass  # collect() waits for it
         return True
 
     def give_up(
-        self, record: StepRecord, handle: JobHandle, reason: StopReason, native_state: str
+        self,
+        record: StepRecord,
+        handle: JobHandle,
+        reason: StopReason,
+        native_state: str,
+        wait: Callable[[], object],
     ) -> tuple[Collected, JobStatus | None]:
         """Cancel a job that missed a deadline; return the failure and the job's last status.
 
@@ -112,9 +161,10 @@ class Collector:
 
         :param reason: the deadline
         :param native_state: the service's own state of the job when the deadline passed
+        :param wait: waits for the end of the cancelled job, within a limit
         """
         self._jobs.cancel(handle)
-        self._jobs.wait_until_over(handle, STOP_LIMIT_S)
+        wait()
         status = self._last_status(handle)
         if reason.needs_fresh_status and status is not None and status.state is JobState.SUCCEEDED:
             collected = self.collect(record, handle, status)

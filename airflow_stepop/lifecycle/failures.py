@@ -23,7 +23,12 @@ from airflow_stepop.waiting.deadlines import StopReason
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, QuotaError
+    from airflow_stepop.exceptions import (
+        IntegrityError,
+        OutcomeLostError,
+        OutcomeNotReadyError,
+        QuotaError,
+    )
 
 KILLER = "out-of-memory killer"  # in the summary of a step that was killed for a reason that nobody knows
 _AMOUNT = re.compile(r"[0-9] [KMGTP]?i?B\b")
@@ -94,6 +99,27 @@ def without_outcome(status: JobStatus, error: OutcomeLostError) -> Failure:
         )
     text = f"the job failed{_time_of(status)} and left no outcome: {error}"
     return Failure(Category.LOST, text, native_reason=status.native)
+
+
+def not_arrived(status: JobStatus, error: OutcomeNotReadyError, limit_s: float) -> Failure:
+    """Return the failure of a job whose outcome did not come in time; the service's own reason comes first.
+
+    :param error: says what did not come, and where it should be
+    :param limit_s: for how many seconds after the job's end the outcome was waited for
+    """
+    if status.failure is not None:
+        return status.failure
+    has_succeeded = status.state is JobState.SUCCEEDED
+    ended = "succeeded" if has_succeeded else "ended"
+    advice = "the step is not run again by itself; " if has_succeeded else ""
+    return Failure(
+        Category.INFRA,
+        f"the step {ended}{_time_of(status)}, and its outcome did not come within {limit_s / 60:.0f} "
+        f"minutes: {error}",
+        native_reason=status.native,
+        hint=f"{advice}the job is kept: look there for what it left, then clear the task to run it again",
+        has_succeeded=has_succeeded,
+    )
 
 
 def _time_of(status: JobStatus) -> str:

@@ -83,6 +83,9 @@ class Request(Protocol):
     def capacity_pause_s(self) -> float: ...
 
     @property
+    def max_resubmissions(self) -> int: ...
+
+    @property
     def resources(self) -> ResourceSettings: ...
 
     @property

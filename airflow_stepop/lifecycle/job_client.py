@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from airflow_stepop.lifecycle.api_retries import ApiRetries
     from airflow_stepop.record import StepRecord
 
-STOP_LIMIT_S = 180.0  # longest wait for a cancelled job to end; SageMaker gives a step 120 s to save its work
-
 
 class Hooks(Protocol):
     """The part of the operator's request that makes hooks."""

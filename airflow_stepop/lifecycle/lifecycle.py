@@ -16,16 +16,20 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow_stepop.core.units import shown_size
 from airflow_stepop.exceptions import WrongHostError
 from airflow_stepop.failure import Category, Failure, StepFailedError
+from airflow_stepop.hooks.common.receipts import receipt_of, with_receipt, without_receipt
 from airflow_stepop.job import JobHandle, JobStatus
 from airflow_stepop.lifecycle.api_retries import ApiRetries
 from airflow_stepop.lifecycle.collecting import Collected, Collector
 from airflow_stepop.lifecycle.failures import as_seen_before, seen_end
-from airflow_stepop.lifecycle.job_client import STOP_LIMIT_S, JobClient
+from airflow_stepop.lifecycle.job_client import JobClient
+from airflow_stepop.lifecycle.memory import asked_options, next_memory, resources_of
+from airflow_stepop.lifecycle.resubmitting import capacity_pause, resubmissions_before
+from airflow_stepop.lifecycle.stopping import Stopping
 from airflow_stepop.lifecycle.truncation import fit_to_state
 from airflow_stepop.lifecycle.usage import usage_of
 from airflow_stepop.record import (
@@ -37,8 +41,6 @@ from airflow_stepop.record import (
     resume_decision,
     save_record,
 )
-from airflow_stepop.resources import ResourceSettings
-from airflow_stepop.waiting.backoff import with_jitter
 from airflow_stepop.waiting.deadlines import Deadlines, StopReason
 from airflow_stepop.waiting.observer import Observer
 
@@ -47,8 +49,6 @@ if TYPE_CHECKING:
 
     from airflow_stepop.core.documents import CollectedData
     from airflow_stepop.lifecycle.interfaces import Request
-
-MAX_RESUBMISSIONS = 3
 
 
 class StepLifecycle:
@@ -79,6 +79,7 @@ class StepLifecycle:
         self._state = state
         self.api_retries = ApiRetries(request, log, was_killed, pause or time.sleep)
         self.jobs = JobClient(request, self.api_retries, log)
+        self._stopping = Stopping(self.jobs, self.api_retries, self._save)
         self._collector = Collector(request, self.jobs, self.api_retries, self.observer, log)
         self.record: StepRecord | None = None
         self.is_continued = False  # an earlier try may have submitted the job of a record without a handle
@@ -127,7 +128,7 @@ class StepLifecycle:
             memory_bytes=memory_bytes,
             keep=request.keep,
             location=request.location,
-            asked=_asked(request),
+            asked=asked_options(request),
         )
         self._save(record)
         if pause_s > 0:
@@ -189,46 +190,14 @@ class StepLifecycle:
         handle = self._stop(record)
         if handle is not None:
             self._collector.tidy(record.with_handle(handle))
-        return self._start(record.generation + 1, memory_bytes=self._next_memory(record))
-
-    def _next_memory(self, record: StepRecord) -> int | None:
-        """Return the memory for the generation after ``record``, bytes; ``None``: what the task asks for.
-
-        After a job that ran out of memory, ``on_oom`` says how much more to ask for. Otherwise the memory
-        stays as it was.
-        """
-        if record.call != self.request.call:
-            return None  # the task was cleared or changed: begin again with the task's own value
-        failure = Collected(record.collected).failure if record.collected else None
-        on_oom = self.request.on_oom
-        if on_oom is None or failure is None or failure.category is not Category.OOM:
-            return record.memory_bytes
-        before = self.memory_bytes(record)
-        more = on_oom.after(before)
-        if more is None:
-            return record.memory_bytes
-        self.log.warning(
-            "The last try ran out of memory with %s: this try asks for %s (on_oom: at most %s)",
-            *map(shown_size, (before, more, on_oom.cap_bytes)),
-        )
-        return more
-
-    def memory_bytes(self, record: StepRecord) -> int:
-        """Return the memory that the generation asks for, bytes; 0 means the backend's default."""
-        return self._resources(record).at_least(record.memory_bytes).memory_bytes or 0
-
-    def _resources(self, record: StepRecord) -> ResourceSettings:
-        """Return the resources that the generation was submitted with.
-
-        They come from the record, because a user may have changed the connection's defaults since.
-        """
-        asked = record.asked.get("resources")
-        return self.request.resources if asked is None else ResourceSettings.from_dict(asked)
+        return self._start(record.generation + 1, memory_bytes=next_memory(record, self.request, self.log))
 
     def _stop(self, record: StepRecord) -> JobHandle | None:
         """Cancel the job of ``record``, if there is one, and wait until the job is terminal or gone.
 
-        :raises StepFailedError: the job still runs after ``STOP_LIMIT_S``, so a second job must not start
+        :raises StepFailedError: the job still runs after ``StepHook.stop_limit_s``, so a second job must not
+            start
+        :raises TaskDeferred: the job needs longer; the resumed task calls :meth:`begin`
         :raises WrongHostError: the job is on another host and its outcome was not collected
         """
         handle = record.handle or self._lookup(record)
@@ -240,11 +209,12 @@ class StepLifecycle:
             if record.collected is None:
                 raise
             return handle  # the job was over; its host or cluster may no longer exist
-        if not self.jobs.wait_until_over(handle, STOP_LIMIT_S):
+        if not self._stopping.is_over(record, handle):
             raise StepFailedError(
                 Failure(
                     Category.LOST,
-                    f"an earlier job of this task could not be stopped within {STOP_LIMIT_S:.0f} s; "
+                    f"an earlier job of this task could not be stopped within "
+                    f"{self._stopping.limit_s(handle):.0f} s; "
                     "with a second job beside it the step would run twice",
                     hint="stop the earlier job at the service, then clear the task",
                 ),
@@ -261,7 +231,7 @@ class StepLifecycle:
         """
         record = self.record
         submitted = (record.submitted_at if record else None) or time.time()
-        asked = record.asked if record and record.asked else _asked(self.request)
+        asked = record.asked if record and record.asked else asked_options(self.request)
         return Deadlines.of_job(asked, submitted, execution)
 
     # -- ending
@@ -276,34 +246,59 @@ class StepLifecycle:
         if status.state.is_end and record.end is None:
             self._save(replace(record, end=seen_end(status)))
 
+    def note_receipt(self, signed: object) -> JobHandle:
+        """Save the receipt that was read with the job's log; return the job's handle, which has the receipt.
+
+        :param signed: the result of ``signed_receipt``; ignored if it is ``None``, or signed with another key
+        """
+        record = self._current_record()
+        handle = self._handle_of(record)
+        known = with_receipt(handle, signed)
+        if signed is None or receipt_of(known) is None:
+            return handle
+        self._save(record.with_handle(known))
+        return known
+
     def status(self, handle: JobHandle) -> JobStatus:
         """Return the status of the record's job: what was seen of its end counts also if the job is gone."""
         status = as_seen_before(self.jobs.status(handle), self._current_record().end)
         self.note_end(status)
         return status
 
-    def finish(self, handle: JobHandle, reason: StopReason, native_state: str = "") -> Collected:
+    def finish(
+        self, handle: JobHandle, reason: StopReason, native_state: str = "", *, may_pause: bool = True
+    ) -> Collected:
         """Collect the outcome, save it in the record, and delete the job as ``keep`` says.
 
         :param reason: why waiting ended; after a deadline the job is cancelled first
         :param native_state: the service's own state of the job when a deadline passed
+        :param may_pause: whether the task may defer while a cancelled job ends
         """
         began = time.monotonic()
         record = self._current_record()
+        handle = record.handle or handle  # it may have a receipt
         if reason.is_deadline:
-            collected, status = self._collector.give_up(record, handle, reason, native_state)
+            collected, status = self._collector.give_up(
+                record,
+                handle,
+                reason,
+                native_state,
+                lambda: self._stopping.is_over(record, handle, reason, native_state, may_pause=may_pause),
+            )
         else:
             status = self.status(handle)
             record = self._current_record()
             collected = self._collector.collect(record, handle, status)
         failure = collected.failure
-        resources = self._resources(record).at_least(record.memory_bytes)
-        usage = usage_of(collected.usage, status.usage if status else {}, resources, failure is None)
+        resources = resources_of(record, self.request).at_least(record.memory_bytes)
+        known = {**(status.usage if status else {}), **collected.own_usage}
+        usage = usage_of(collected.usage, known, resources, failure is None)
         data: CollectedData = {**collected.data, "usage": usage}
         if failure is not None:
             data["failure"] = fit_to_state(failure).to_json()
+        keep = "always" if collected.is_kept else record.keep
         collected = Collected(data)
-        record = replace(record, collected=collected.data)
+        record = replace(record, handle=without_receipt(handle), collected=collected.data, keep=keep)
         self._save(record)
         category = failure.category.value if failure else ""
         self.observer.finished(record, status, category, time.monotonic() - began)
@@ -313,21 +308,18 @@ class StepLifecycle:
     def resubmission(self, collected: Collected) -> JobHandle | None:
         """Submit the next generation after a preemption or a lack of capacity; return its job.
 
-        Returns ``None`` for every other end, and after ``MAX_RESUBMISSIONS``. A resubmission uses up no retry
-        of the task.
+        Returns ``None`` for every other end, and after ``max_resubmissions``. The count starts anew after a
+        job that ran for an hour. A resubmission uses up no retry of the task.
         """
-        record, failure = self._current_record(), collected.failure
-        if (
-            failure is None
-            or not failure.category.is_resubmitted
-            or record.resubmissions >= MAX_RESUBMISSIONS
-        ):
+        record, failure, most = self._current_record(), collected.failure, self.request.max_resubmissions
+        before = resubmissions_before(record)
+        if failure is None or not failure.category.is_resubmitted or before >= most:
             return None
-        count, pause_s = record.resubmissions + 1, 0.0
+        count, pause_s = before + 1, 0.0
         if failure.category is Category.NO_CAPACITY:
-            pause_s = with_jitter(self.request.capacity_pause_s * 2**record.resubmissions)
+            pause_s = capacity_pause(self.request.capacity_pause_s, before)
         when = f" in {pause_s:.0f} s" if pause_s else ""
-        self.log.warning("%s: resubmitting (%d of %d)%s", failure.summary, count, MAX_RESUBMISSIONS, when)
+        self.log.warning("%s: resubmitting (%d of %d)%s", failure.summary, count, most, when)
         self.observer.resubmitted(record, failure.category.value)
         self._stop(record)
         # The step goes on in another job. So keep="failed" must not keep this job: tidy() sees no failure
@@ -348,7 +340,7 @@ class StepLifecycle:
         self.jobs.hook_of(handle).cancel(handle)
         if reason is not None and record is not None:
             self.record = record.with_handle(handle)
-            self.finish(handle, reason)
+            self.finish(handle, reason, may_pause=False)
 
     # -- the record
 
@@ -362,6 +354,21 @@ class StepLifecycle:
         """
         self.record = load_record(self._state)
         return self._current_record().handle
+
+    def ended_job(self) -> JobHandle | None:
+        """Return the record's job if it has ended and its outcome is not collected yet; else ``None``."""
+        self.record = record = load_record(self._state)
+        if record is None or record.end is None or record.collected is not None:
+            return None
+        return record.handle
+
+    def stopped_job(self) -> tuple[JobHandle, StopReason, str] | None:
+        """Return the job that is being stopped after a deadline, the deadline, and the job's state then."""
+        record = self.record
+        if record is None or record.handle is None or record.collected is not None:
+            return None
+        reason, native_state = record.stop.get("reason"), record.stop.get("native_state")
+        return (record.handle, StopReason(reason), str(native_state or "")) if reason else None
 
     def _current_record(self) -> StepRecord:
         if self.record is None:
@@ -385,16 +392,3 @@ class StepLifecycle:
     def _save(self, record: StepRecord) -> None:
         save_record(self._state, record)
         self.record = record
-
-
-def _asked(request: Request) -> dict[str, Any]:
-    """Return the options for the record's field ``asked``: those that the job is submitted with.
-
-    A later process reads them from the record. A connection that was edited meanwhile does not change them.
-    """
-    return {
-        "timeout_s": request.timeout_s,
-        "start_timeout_s": request.start_timeout_s,
-        "deferrable": request.deferrable,
-        "resources": request.resources.serialize(),
-    }

@@ -26,7 +26,7 @@ from airflow_stepop.hooks.settings import BackendSettings, in_snake_case, parse_
 from airflow_stepop.registry import hook_class
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.runner.leftovers import GRACE_S
-from airflow_stepop.stores.configured import configured_store
+from airflow_stepop.stores.configured import configured_store, step_store
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from airflow_stepop.stores.base import Store
 
 DEFAULT_KEEP = "failed"
+MAX_RESUBMISSIONS = 10
 # The defaults that go into the backend's request. If the backend refuses the request, they may be the cause
 _RENDERED = ("image", "settings", "resource_settings", "timeout", "start_timeout")
 
@@ -159,14 +160,14 @@ class StepOptions:
         given = {name: value for name, value in self.defaults.env.items() if name not in hidden}
         return {**given, **{name: str(value) for name, value in (self._task.env or {}).items()}}
 
-    @property
-    def store(self) -> Store:
-        """The store for what is too large for a request.
+    def store(self, scheme: str = "") -> Store:
+        """Return the store for what is too large for a request.
 
+        :param scheme: the backend's ``store_scheme``
         :raises StepConfigError: it is none of the configured stores
         """
         if self._task.store or not self.defaults.store:
-            return configured_store(self._task.store)
+            return step_store(self._task.store, scheme)
         with named(self.defaults):
             return configured_store(self.defaults.store)
 
@@ -296,7 +297,7 @@ def check_defaults(connection: Any, backend: str) -> ConnectionDefaults:
         if _wrong_fields(error) & set(base):  # else a field is missing, and the task may give it
             raise StepConfigError(with_id(defaults, error)) from error
     if defaults.store is not None:
-        _ = StepOptions(NoTask(), defaults).store  # raises an error if it is none of the configured stores
+        StepOptions(NoTask(), defaults).store()  # raises an error if it is none of the configured stores
     return defaults
 
 
@@ -357,6 +358,19 @@ def _keys(settings: BackendSettings | Mapping[str, object] | None) -> set[str]:
     if settings is None:
         return set()
     return set(settings if isinstance(settings, Mapping) else settings.model_fields_set)
+
+
+def max_resubmissions(given: int | None) -> int:
+    """Return the task's argument, else ``[stepop] max_resubmissions``, by default 10.
+
+    :raises StepConfigError: the configured value is not a whole number of 0 or more
+    """
+    if given is not None:
+        return given
+    text = str(conf.get("stepop", "max_resubmissions", fallback="") or MAX_RESUBMISSIONS)
+    if not (text.isascii() and text.isdigit()):
+        raise StepConfigError(f"[stepop] max_resubmissions must be 0, 1, 2, ..., and this is {text!r}")
+    return int(text)
 
 
 def thread_grace_s() -> float:

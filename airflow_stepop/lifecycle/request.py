@@ -21,7 +21,14 @@ from airflow_stepop.core.units import seconds
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.hooks.settings import BackendSettings
 from airflow_stepop.job import OutcomeReport, Payload, StepSpec
-from airflow_stepop.lifecycle.options import StepOptions, defaults_for, find_connection, thread_grace_s
+from airflow_stepop.lifecycle.options import (
+    StepOptions,
+    defaults_for,
+    find_connection,
+    max_resubmissions,
+    thread_grace_s,
+)
+from airflow_stepop.lifecycle.override import warn_of_override
 from airflow_stepop.lifecycle.rendered_names import render_names
 from airflow_stepop.oom import MoreMemory, check_on_oom, parse_on_oom
 from airflow_stepop.payload.build import build_payload
@@ -138,7 +145,7 @@ class StepRequest:
 
     @cached_property
     def store(self) -> Store:
-        return self.options.store
+        return self.options.store(hook_class(self.backend).store_scheme)
 
     # -- the call
 
@@ -241,6 +248,10 @@ class StepRequest:
     @property
     def capacity_pause_s(self) -> float:
         return float(conf.getfloat("stepop", "capacity_pause", fallback=30.0))
+
+    @property
+    def max_resubmissions(self) -> int:
+        return max_resubmissions(self.operator.max_resubmissions)
 
     @cached_property
     def on_oom(self) -> MoreMemory | None:
@@ -352,24 +363,8 @@ class StepRequest:
     def _settings(self) -> BackendSettings:
         if not self.is_overridden:
             return self.options.settings(self.backend).beside(self.project.dag_file.parent)
-        self._warn_of_override()
+        warn_of_override(self.operator, self.backend)
         return hook_class(self.backend).settings_model()
-
-    def _warn_of_override(self) -> None:
-        operator, unused = self.operator, []
-        if operator.settings:
-            given = operator.settings
-            names = sorted(given if isinstance(given, Mapping) else given.model_fields_set)
-            unused.append(f"its settings are not used ({', '.join(names)})")
-        if operator.conn_id is not None:
-            unused.append(f"its connection {operator.conn_id!r} and the defaults in it are not used")
-        if unused:
-            operator.log.warning(
-                "This step was written for %s and runs on %s: %s ([stepop] backend_override)",
-                operator.backend or f"the connection {operator.conn_id}",
-                self.backend,
-                "; ".join(unused),
-            )
 
     @property
     def location(self) -> Mapping[str, object]:

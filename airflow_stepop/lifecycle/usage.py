@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from airflow_stepop.core.units import shown_size
 
@@ -29,6 +29,7 @@ MEASURED: tuple[Measured, ...] = (
     "peak_gpu_memory_bytes",
 )
 MIB, GIB = 2**20, 2**30
+LONGEST_TEXT = 1024  # of a service's own field
 
 # When to give a hint
 LONG_ENOUGH_S = 60.0  # a shorter step frees its resources too soon for a saving to matter
@@ -40,7 +41,9 @@ MUCH_BYTES = GIB  # a smaller saving of memory is not worth a hint
 def usage_of(
     measured: Mapping[str, object], known: Mapping[str, object], asked: ResourceSettings, is_success: bool
 ) -> StepUsage:
-    """Return a step's usage as JSON: fields of ``MEASURED``, ``asked``, ``hint``; empty if nothing is known.
+    """Return a step's usage as JSON; empty if nothing is known.
+
+    It has the fields of ``MEASURED``, ``asked``, ``hint``, and those of the service (:func:`own_fields`).
 
     :param measured: what the runner measured; empty when the step was killed together with its runner
     :param known: what the service measured; used for fields that the runner did not measure
@@ -49,12 +52,13 @@ def usage_of(
     """
     found: StepUsage = {}
     for name in MEASURED:
-        own, of_service = _number(measured, name), _number(known, name)
-        number = of_service if own is None else own
+        of_runner, of_service = _number(measured, name), _number(known, name)
+        number = of_service if of_runner is None else of_runner
         if number is not None:
             found[name] = number
+    own = own_fields(known)
     if not found:
-        return {}
+        return cast("StepUsage", own)
     wishes = {
         "cpu_count": asked.cpu_count,
         "memory_bytes": asked.memory_bytes,
@@ -62,7 +66,24 @@ def usage_of(
     }
     found["asked"] = {name: value for name, value in wishes.items() if value is not None}
     advice = hint(found, is_success)
-    return {**found, "hint": advice} if advice else found
+    return cast("StepUsage", {**own, **found, **({"hint": advice} if advice else {})})
+
+
+def own_fields(known: Mapping[str, object]) -> dict[str, float | str]:
+    """Return what a service says of a job in fields of its own, such as ``billable_s`` or ``instance_type``.
+
+    A value is a number or a short text of one line. The names are those of the backend.
+    """
+    found: dict[str, float | str] = {}
+    for name, value in known.items():
+        number = _number(known, name)
+        if name in (*MEASURED, "asked", "hint"):
+            continue
+        if number is not None:
+            found[name] = number
+        elif isinstance(value, str) and 0 < len(value) <= LONGEST_TEXT and value.isprintable():
+            found[name] = value
+    return found
 
 
 def describe(usage: StepUsage) -> str:
@@ -81,10 +102,21 @@ def describe(usage: StepUsage) -> str:
         parts.append(f"peak {shown_size(memory)}" + (f" of {shown_size(limit)} asked" if limit else ""))
     if gpu is not None:
         parts.append(f"peak {shown_size(gpu)} of GPU memory")
+    parts += [_own_part(name, value) for name, value in own_fields(usage).items()]
     if not parts:
         return ""
     advice = usage.get("hint")
     return f"used {', '.join(parts)}" + (f"; {advice}" if advice else "")
+
+
+def _own_part(name: str, value: float | str) -> str:
+    """Return a field of the backend for people: ``billable_s`` as ``billable 40 s``."""
+    words = name.removesuffix("_s").replace("_", " ")
+    if isinstance(value, str):
+        return f"{words} {value}"
+    if name.endswith("_s"):
+        return f"{words} {_time(value)}"
+    return f"{words} {value:.0%}".replace("%", " %") if name.endswith("_saving") else f"{words} {value:g}"
 
 
 def used_cores(usage: Mapping[str, object]) -> float | None:

@@ -20,19 +20,20 @@ from airflow.sdk.exceptions import AirflowSkipException, AirflowTaskTimeout, Tas
 from airflow_stepop.core.units import LONGEST_S
 from airflow_stepop.exceptions import StepConfigError, StepInterruptedError, is_final
 from airflow_stepop.failure import Category, Failure
+from airflow_stepop.hooks.common.receipts import signed_receipt
 from airflow_stepop.job import JobStatus
 from airflow_stepop.lifecycle.collecting import Collected
 from airflow_stepop.lifecycle.failures import unmappable, with_memory
 from airflow_stepop.lifecycle.lifecycle import StepLifecycle
+from airflow_stepop.lifecycle.memory import memory_bytes as memory_of
 from airflow_stepop.lifecycle.missing_files import with_include
 from airflow_stepop.lifecycle.remote_exception import to_exception
 from airflow_stepop.lifecycle.request import StepRequest
 from airflow_stepop.lifecycle.usage import XCOM_KEY, describe
+from airflow_stepop.lifecycle.worker_wait import WorkerWait
 from airflow_stepop.payload.outcome import said, to_xcom
 from airflow_stepop.triggers import PauseTrigger, RemoteStepTrigger
-from airflow_stepop.waiting.backoff import Backoff
-from airflow_stepop.waiting.deadlines import Clock, Deadlines, StopReason
-from airflow_stepop.waiting.task_log import TaskLog
+from airflow_stepop.waiting.deadlines import Deadlines, StopReason
 from airflow_stepop.waiting.task_state import task_state
 
 if TYPE_CHECKING:
@@ -40,15 +41,13 @@ if TYPE_CHECKING:
 
     from airflow_stepop.core.documents import StepUsage
     from airflow_stepop.hooks.base import StepHook
-    from airflow_stepop.job import Cursor, JobHandle
+    from airflow_stepop.job import JobHandle
     from airflow_stepop.lifecycle.interfaces import Task
 
 ASK_S = 1.0  # longest wait for the task's state while Airflow is killing this process
 DEFER_MARGIN_S = 300.0  # Airflow's trigger timeout is this much later than the deadline in the trigger
-DOUBT_S = 0.5  # between two checks for something that on_kill left undone
 # States of a task that Airflow is about to try again: the scheduler may take a slow worker for dead.
 TRIED_AGAIN = ("scheduled", "queued", "up_for_retry")
-LOG_POLL_S = 1.0  # poll interval while the step prints
 
 
 class WorkerSession:
@@ -99,7 +98,9 @@ class WorkerSession:
         :raises StepConfigError: the triggerer cannot see the job
         """
         with self._guarded():
-            handle = None if event.get("reason") == StopReason.PAUSED else self.lifecycle.resume()
+            if event.get("reason") == StopReason.PAUSED:
+                return self._after_pause()
+            handle = self.lifecycle.resume()
             if handle is None:
                 return self._begin_again()
             self.observer.phase("resumed: %s", event.get("reason"))
@@ -114,6 +115,7 @@ class WorkerSession:
                 )
             if (end := event.get("end")) is not None:
                 self.lifecycle.note_end(JobStatus.from_json(end))
+            handle = self.lifecycle.note_receipt(event.get("receipt"))
             if reason is StopReason.FINISHED and not self.lifecycle.status(handle).state.is_terminal:
                 reason = self.wait_in_worker(handle)
             return self._end(handle, reason, str(event.get("error") or ""))
@@ -174,15 +176,25 @@ class WorkerSession:
             self._defer(began)
         return self._end(began, self.wait_in_worker(began))
 
-    def _begin_again(self) -> object:
-        """Submit after a pause.
+    def _after_pause(self) -> object:
+        """Go on after a pause: read the outcome of a job that has ended, end a late job, or else submit."""
+        handle = self.lifecycle.ended_job()
+        if handle is None and (stopped := self.lifecycle.stopped_job()) is not None:
+            return self._end(*stopped)
+        if handle is None:
+            return self._begin_again()
+        self._check_execution_timeout("the outcome of its job could be read")
+        return self._end(handle, StopReason.FINISHED)
 
-        Airflow did not enforce ``execution_timeout`` during the pause, so the session checks it here.
-        """
+    def _begin_again(self) -> object:
+        self._check_execution_timeout("there was room for its job")
+        return self._go_on(self.lifecycle.begin())
+
+    def _check_execution_timeout(self, before: str) -> None:
+        """Raise Airflow's timeout after a pause, in which Airflow did not enforce ``execution_timeout``."""
         end = self._deadlines().execution
         if end is not None and time.time() > end:
-            raise AirflowTaskTimeout("the task's execution_timeout passed before there was room for its job")
-        return self._go_on(self.lifecycle.begin())
+            raise AirflowTaskTimeout(f"the task's execution_timeout passed before {before}")
 
     def _end(self, handle: JobHandle, reason: StopReason, native_state: str = "") -> object:
         self.operator.job_url = self.request.hook(handle.backend, handle.conn_id).link(handle)
@@ -218,7 +230,7 @@ class WorkerSession:
         on_oom, record = self.request.on_oom, self.lifecycle.record
         if record is None:
             return failure, None
-        memory_bytes = self.lifecycle.memory_bytes(record)
+        memory_bytes = memory_of(record, self.request)
         failure = with_memory(failure, memory_bytes, used.get("peak_memory_bytes"))
         if on_oom is None or failure.category is not Category.OOM:
             return failure, None
@@ -247,6 +259,9 @@ class WorkerSession:
         """Whether the task waits in the triggerer rather than in this worker."""
         if self.lifecycle.has_found_end:
             return False  # if a trigger fires before this worker has exited, Airflow fails the resumed task
+        return self._may_defer(hook)
+
+    def _may_defer(self, hook: StepHook) -> bool:
         record, chosen = self.lifecycle.record, self.operator.deferrable
         if chosen is None:
             chosen = record.asked.get("deferrable") if record and record.asked else self.request.deferrable
@@ -277,61 +292,27 @@ class WorkerSession:
         self.operator.defer(trigger=trigger, method_name="resume", timeout=timeout)
 
     def _pause_elsewhere(self, pause_s: float) -> None:
-        """Wait before a submit; defer where the task may, so that the pause holds no worker.
+        """Wait for a quota, an outcome or a cancelled job; defer where the task may, and hold no worker.
 
         Otherwise tasks that wait for room could occupy all workers. Then no worker would be left for the
         tasks whose end makes room.
         """
-        if not self._defers(self.request.own_hook):
+        if not self._may_defer(self.request.own_hook):
             time.sleep(pause_s)
             return
         until, end = time.time() + pause_s, self._deadlines().execution
-        trigger = PauseTrigger(until if end is None else min(until, end))
+        is_ahead = end is not None and end > time.time()  # else the job is being stopped because of it
+        trigger = PauseTrigger(min(until, end) if end is not None and is_ahead else until)
         self.operator.defer(trigger=trigger, method_name="resume")
 
     def wait_in_worker(self, handle: JobHandle) -> StopReason:
         """Wait for the job in this worker, by the same rules as the trigger; return why waiting ended."""
-        hook, deadlines = self.request.hook(handle.backend, handle.conn_id), self._deadlines()
-        backoff = Backoff(self.request.poll_interval_s)
-        task_log = TaskLog(self.log, hook, handle, self.request.log_limit)
-        status, cursor, clock = None, None, Clock()
-        while True:
-            fresh = None  # a deadline must not pass on an old status
-            try:
-                fresh = status = hook.status([handle])[handle]
-                chunk = None if task_log.is_full else hook.logs({handle: cursor}).get(handle)
-                pause_s = backoff.after_success()
-            except Exception as error:  # an API error is never a job state
-                if is_final(error):
-                    raise
-                chunk, pause_s = None, backoff.after_error()
-                self.log.warning("No news of %s (%s); asking again in %.0f s", handle, error, pause_s)
-            if chunk is not None:
-                task_log.write(chunk.lines)
-                cursor = chunk.cursor
-                pause_s = min(pause_s, LOG_POLL_S) if chunk.lines else pause_s
-            self.observer.status_seen(status)
-            self._native_state = status.description if status is not None else ""
-            if reason := deadlines.reason(fresh, clock.now()):
-                if reason is StopReason.FINISHED and fresh is not None:
-                    self.lifecycle.note_end(fresh)
-                    self._write_rest(task_log, cursor)
-                return reason
-            self._pause(pause_s)
-
-    def _write_rest(self, task_log: TaskLog, cursor: Cursor) -> None:
-        """Write the lines that the job printed since the last read; an error does not change the result."""
-        try:
-            for lines in task_log.rest(cursor):
-                task_log.write(lines)
-        except Exception as error:  # noqa: BLE001, RUF100 - logs may fail in any way; the outcome must still be read
-            self.log.warning("The last lines of the step could not be read: %s", error)
-
-    def _pause(self, pause_s: float) -> None:
-        end = time.monotonic() + pause_s
-        while (left_s := end - time.monotonic()) > 0:
-            self._settle_doubt()
-            time.sleep(min(left_s, DOUBT_S))
+        wait = WorkerWait(self.request, self.log, self.observer, self._settle_doubt)
+        reason = wait.until_over(handle, self._deadlines(), self.lifecycle.note_end)
+        if wait.receipt is not None:
+            self.lifecycle.note_receipt(signed_receipt(handle, wait.receipt))
+        self._native_state = wait.native_state
+        return reason
 
     # -- errors and signals
 

@@ -112,7 +112,8 @@ def _result_of(outcome: Mapping[str, Any], report: OutcomeReport, step: str) -> 
         if report.digest is None and entry["codec"] not in protocol.DATA_CODECS:
             raise StepConfigError(
                 "the step returned a value that only pickle can hold, and this backend reports no trusted "
-                "digest of the outcome; return JSON, bytes, numpy or Arrow data"
+                f"digest of the outcome{f': {report.missing}' if report.missing else ''}; "
+                "return JSON, bytes, numpy or Arrow data"
             )
         return {"reference": StepResult.signed(entry, report.base_uri, outcome["job"], step).to_json()}
 

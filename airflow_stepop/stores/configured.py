@@ -92,6 +92,21 @@ def configured_store(url: str | None) -> Store:
     )
 
 
+def step_store(url: str | None, scheme: str = "") -> Store:
+    """Return the store of a step: the named one, else ``[stepop] store``, else one that its backend can use.
+
+    :param url: the address that the task or its connection names; ``None`` or empty: none
+    :param scheme: scheme of the stores that the backend's jobs can reach, ``StepHook.store_scheme``. If
+        ``[stepop] store`` is not set, the first of ``[stepop] extra_stores`` with this scheme counts
+    :raises StepConfigError: ``url`` is not an address, or its store is not configured
+    """
+    from airflow.sdk.configuration import conf
+
+    if url or not scheme or conf.get("stepop", "store", fallback=""):
+        return configured_store(url)
+    return next((one for one in configured_stores() if urlsplit(one.url).scheme == scheme), default_store())
+
+
 def locate(uri: str, host: str = "") -> tuple[Store, str]:
     """Return the configured store and the path that ``uri`` points to.
 

@@ -52,6 +52,7 @@ class TaskLog:
 
     :param log: the task's logger
     :param limit: bytes of the task log that the step may use
+    :ivar receipt: the last receipt that :meth:`rest` has read: see :class:`~airflow_stepop.job.LogChunk`
     """
 
     def __init__(self, log: Logger, hook: StepHook, handle: JobHandle, limit: int) -> None:
@@ -61,6 +62,7 @@ class TaskLog:
         self._limit = limit
         self._left = limit
         self._has_note = False
+        self.receipt: str | None = None
 
     @property
     def is_full(self) -> bool:
@@ -88,11 +90,13 @@ class TaskLog:
         """
         while not self.is_full:
             chunk = self.hook.logs({self._handle: cursor}).get(self._handle)
-            if chunk is None or not chunk.lines:
+            if chunk is None or not (chunk.lines or chunk.receipt):
                 return
-            cursor = chunk.cursor
-            yield chunk.lines
-        lines = self.hook.tail(self._handle, LAST_LINES, cursor).lines
+            cursor, self.receipt = chunk.cursor, chunk.receipt or self.receipt
+            if chunk.lines:
+                yield chunk.lines
+        last = self.hook.tail(self._handle, LAST_LINES, cursor)
+        self.receipt, lines = last.receipt or self.receipt, last.lines
         if lines:
             title = f"[stepop] The last {len(lines)} lines of the step:"
             yield [LogLine(lines[0].time, title), *lines]

@@ -60,6 +60,7 @@ class Subscription:
         self.handle = handle
         self.poll_interval_s = poll_interval_s
         self.cursor: Cursor = None
+        self.receipt: str | None = None  # the last one that was in the log: see LogChunk
         self.wants_more = True  # whether the trigger takes more log lines; False when the task log is full
         self._status: JobStatus | None = None
         self._lines: list[LogLine] = []
@@ -81,8 +82,9 @@ class Subscription:
             self._status = status
             self._news.set()
 
-    def report_lines(self, lines: Sequence[LogLine], cursor: Cursor) -> None:
+    def report_lines(self, lines: Sequence[LogLine], cursor: Cursor, receipt: str | None = None) -> None:
         self.cursor = cursor
+        self.receipt = receipt or self.receipt
         if lines:
             self._lines.extend(lines)
             self._news.set()
@@ -325,7 +327,7 @@ class Watcher:
             chunk = chunks.get(subscription.handle)
             # A read has one cursor per job. It serves no other subscription that is at another cursor
             if chunk is not None and subscription.cursor == cursors[subscription.handle]:
-                subscription.report_lines(chunk.lines, chunk.cursor)
+                subscription.report_lines(chunk.lines, chunk.cursor, chunk.receipt)
 
 
 @dataclass

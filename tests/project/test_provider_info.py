@@ -79,10 +79,11 @@ def test_airflow_knows_the_option(name: str) -> None:
     from airflow.sdk.configuration import conf
 
     option = OPTIONS[name]
-    read = {"boolean": conf.getboolean, "float": conf.getfloat, "string": conf.get}[option["type"]]
-    assert str(read("stepop", name)) == {"86400": "86400.0", "30": "30.0", "10": "10.0"}.get(
-        option["default"], option["default"]
-    )
+    read = {"boolean": conf.getboolean, "float": conf.getfloat, "integer": conf.getint, "string": conf.get}[
+        option["type"]
+    ]
+    floats = {"86400": "86400.0", "30": "30.0", "10": "10.0"} if option["type"] == "float" else {}
+    assert str(read("stepop", name)) == floats.get(option["default"], option["default"])
 
 
 def test_options_in_use_are_described() -> None:

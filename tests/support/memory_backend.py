@@ -12,7 +12,7 @@ import pytest
 
 from airflow_stepop.exceptions import IntegrityError, OutcomeLostError
 from airflow_stepop.failure import Category, Failure
-from airflow_stepop.hooks.base import StepHook
+from airflow_stepop.hooks.base import StepHook, receipt_text
 from airflow_stepop.job import (
     JobHandle,
     JobState,
@@ -26,6 +26,7 @@ from airflow_stepop.job import (
 from airflow_stepop.lifecycle.lifecycle import StepLifecycle
 from airflow_stepop.record import CallIdentity
 from airflow_stepop.resources import ResourceSettings
+from airflow_stepop.runner.protocol import RECEIPT_PREFIX
 from tests.support.third_party import install_backend
 
 
@@ -99,7 +100,8 @@ class MemoryHook(StepHook):
             start = int(cursor or 0)
             lines = self.lines.get(handle.id, [])[start:][: self.chunk]
             if lines:
-                chunks[handle] = LogChunk([LogLine(0.0, line) for line in lines], str(start + len(lines)))
+                own = [LogLine(0.0, line) for line in lines if not line.startswith(RECEIPT_PREFIX)]
+                chunks[handle] = LogChunk(own, str(start + len(lines)), receipt_text(lines))
         return chunks
 
     def tail_of_service(self, handle, count, since=None):
@@ -165,6 +167,7 @@ class Request:
     timeout_s = 60.0
     start_timeout_s = None
     capacity_pause_s = 0.0
+    max_resubmissions = 10
     resources = ResourceSettings(cpu_count=2, memory="4GiB")
 
     def __init__(self, hook, call):

@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     )
     from airflow_stepop.hooks.common.machines import Machine, Machines
     from airflow_stepop.hooks.common.rate_limit import RateLimit
-    from airflow_stepop.hooks.common.receipts import Receipt, find_receipt, parse_receipt, report
+    from airflow_stepop.hooks.common.receipts import (
+        Receipt,
+        find_receipt,
+        parse_receipt,
+        receipt_of,
+        receipt_text,
+        report,
+    )
     from airflow_stepop.hooks.common.runner_command import runner_argv, step_env
     from airflow_stepop.hooks.common.sealing import seal_key
     from airflow_stepop.hooks.common.staging import Staged, remove_sealed, stage, unstage
@@ -61,6 +68,8 @@ _LAZY = {  # name -> its module
     "matches": f"{_HERE}.labels",
     "or_none": f"{_HERE}.api_errors",
     "parse_receipt": f"{_HERE}.receipts",
+    "receipt_of": f"{_HERE}.receipts",
+    "receipt_text": f"{_HERE}.receipts",
     "remove_sealed": f"{_HERE}.staging",
     "report": f"{_HERE}.receipts",
     "run_checks": f"{_HERE}.checks",
@@ -100,6 +109,8 @@ __all__ = [
     "matches",
     "or_none",
     "parse_receipt",
+    "receipt_of",
+    "receipt_text",
     "remove_sealed",
     "report",
     "run_checks",

@@ -8,21 +8,22 @@ module, and gets the :class:`~airflow_stepop.job.OutcomeReport` from :func:`repo
 from __future__ import annotations
 
 import binascii
+import hashlib
+import hmac
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 
+from airflow_stepop.core.signing_key import signing_key
 from airflow_stepop.core.stored_json import COUNT, TEXT, checked_fields
 from airflow_stepop.exceptions import IntegrityError, OutcomeLostError
-from airflow_stepop.job import OutcomeReport
+from airflow_stepop.job import JobHandle, OutcomeReport
 from airflow_stepop.runner.protocol import RECEIPT_PREFIX
 
-if TYPE_CHECKING:
-    from airflow_stepop.job import JobHandle
-
 RECEIPT_FIELDS = {"digest": TEXT}, {"size": COUNT, "outcome": TEXT}  # required, optional
+HANDED = "receipt"  # key of a handle's detail, for the receipt that a trigger has handed over
+HANDED_BYTES = 4096  # of such a receipt: a larger one is stored in Airflow's database without its outcome
 
 
 @dataclass(frozen=True)
@@ -105,3 +106,66 @@ def report(
     except FileNotFoundError as error:
         raise OutcomeLostError(f"{handle} wrote an outcome that is gone: {error.filename}") from None
     return OutcomeReport(receipt.digest, data, base_uri)
+
+
+# -- a receipt that is handed over, from the process that has read the log to the one that reads the outcome
+
+
+def receipt_text(texts: Iterable[str]) -> str | None:
+    """Return the last receipt in ``texts`` for :class:`~airflow_stepop.job.LogChunk`, or ``None``.
+
+    :param texts: texts of the log as the service has them, oldest first
+    """
+    receipt = find_receipt(texts)
+    return json.dumps(receipt.to_json(), separators=(",", ":")) if receipt is not None else None
+
+
+def signed_receipt(handle: JobHandle, text: str) -> dict[str, str] | None:
+    """Return a receipt with a MAC, as JSON; ``None`` if it is no receipt.
+
+    The outcome in a large receipt is left out: the hook reads the outcome's file instead.
+
+    :param text: the receipt of a chunk of the job's log
+    """
+    receipt = parse_receipt(text)
+    if receipt is None:
+        return None
+    if len(text) > HANDED_BYTES:
+        text = json.dumps(replace(receipt, outcome=None).to_json())
+    if len(text) > HANDED_BYTES:  # no digest is so long
+        return None
+    return {"text": text, "mac": _mac(handle, text)}
+
+
+def with_receipt(handle: JobHandle, signed: object) -> JobHandle:
+    """Return the handle with a receipt that :func:`signed_receipt` has signed, checked or not."""
+    return replace(handle, detail={**handle.detail, HANDED: signed}) if signed else handle
+
+
+def without_receipt(handle: JobHandle) -> JobHandle:
+    """Return the handle without a receipt: the outcome was read."""
+    if HANDED not in handle.detail:
+        return handle
+    return replace(handle, detail={name: one for name, one in handle.detail.items() if name != HANDED})
+
+
+def receipt_of(handle: JobHandle) -> Receipt | None:
+    """Return the receipt that was handed over with a handle; ``None`` without one, or if its MAC is wrong.
+
+    A hook whose receipt is a line of the log calls this function in ``outcome``, and reads the log only
+    without a receipt.
+    """
+    signed = handle.detail.get(HANDED)
+    if not isinstance(signed, Mapping):
+        return None
+    text, mac = signed.get("text"), signed.get("mac")
+    if not isinstance(text, str) or not isinstance(mac, str):
+        return None
+    is_ours = hmac.compare_digest(_mac(handle, text).encode(), mac.encode(errors="replace"))
+    return parse_receipt(text) if is_ours else None
+
+
+def _mac(handle: JobHandle, text: str) -> str:
+    """Return the MAC of a job's receipt. The name of a job has a hash of its nonce."""
+    words = json.dumps(["receipt", handle.backend, handle.scope, handle.id, handle.name, text])
+    return hmac.new(signing_key(), words.encode(), hashlib.sha256).hexdigest()

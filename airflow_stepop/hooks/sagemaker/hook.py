@@ -23,15 +23,15 @@ from airflow_stepop.hooks.common.api_errors import ApiError, Trouble, explained
 from airflow_stepop.hooks.common.checks import run_checks
 from airflow_stepop.hooks.common.input_files import input_files
 from airflow_stepop.hooks.common.rate_limit import RateLimit
-from airflow_stepop.hooks.common.receipts import find_receipt, report
+from airflow_stepop.hooks.common.receipts import find_receipt
 from airflow_stepop.hooks.common.sealing import seal_key
 from airflow_stepop.hooks.common.staging import remove_sealed, stage, unstage
 from airflow_stepop.hooks.common.submission import create_once
 from airflow_stepop.hooks.sagemaker import request as requests
-from airflow_stepop.hooks.sagemaker.checks import Subject, checks, without_logs
-from airflow_stepop.hooks.sagemaker.failures import receipt_in
+from airflow_stepop.hooks.sagemaker.checks import Subject, checks
+from airflow_stepop.hooks.sagemaker.log_access import refused_reads
 from airflow_stepop.hooks.sagemaker.machines import Choice, choose, machines
-from airflow_stepop.hooks.sagemaker.outcome import Output
+from airflow_stepop.hooks.sagemaker.outcome import Output, outcome_of
 from airflow_stepop.hooks.sagemaker.places import (
     CHECKPOINTS,
     Places,
@@ -42,7 +42,7 @@ from airflow_stepop.hooks.sagemaker.places import (
     write_parts_manifest,
 )
 from airflow_stepop.hooks.sagemaker.region import Region
-from airflow_stepop.hooks.sagemaker.service import FORBIDDEN, TrainingJobs, api_error, submit_error
+from airflow_stepop.hooks.sagemaker.service import TrainingJobs, api_error, submit_error
 from airflow_stepop.hooks.sagemaker.settings import SageMakerSettings
 from airflow_stepop.hooks.sagemaker.states import STATES
 from airflow_stepop.hooks.sagemaker.status import has_run
@@ -59,7 +59,7 @@ from airflow_stepop.job import (
     StepSpec,
 )
 from airflow_stepop.runner.protocol import ENV_NONCE
-from airflow_stepop.stores.configured import configured_store, locate
+from airflow_stepop.stores.configured import locate, step_store
 
 if TYPE_CHECKING:
     from airflow_stepop.hooks.common.machines import Machines
@@ -67,7 +67,6 @@ if TYPE_CHECKING:
 
 CREATES_PER_S = 1.0  # the service's default limit for CreateTrainingJob, of the account and region
 RECEIPT_LINES = 50  # last lines that are searched for the receipt
-OUTCOME_BYTES = 64 << 20  # of outcome.json
 CLOCKS_S = 600.0  # how much the clocks of this host and of the service may differ
 
 
@@ -82,8 +81,10 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
     default_conn_id = "aws_default"
     sample_image = "pytorch"
     inline_limit = 64 << 20
+    store_scheme = "s3"
     poll_interval_s = 10.0
     log_reads_per_second = 100
+    stop_limit_s = 1800.0
     state_table = STATES
 
     # -- clients
@@ -133,8 +134,8 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
         places = places_of(spec, requests.may_restart(settings))
         self._check(region, spec, places, settings, choice)
         self._log_choice(spec, settings, region.clients.region, choice)
-        if region.logs_denied:
-            self.log.warning("%s", without_logs(region.logs_denied))
+        if warning := refused_reads(region.clients):
+            self.log.warning("SageMaker: %s", warning)
         submitted = self._stage(spec, payload, places)
         if not str(settings.role).startswith("arn:"):
             submitted = replace(submitted, account=region.clients.account)
@@ -282,16 +283,10 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
         self._remove_sealed(handle)
         if not has_run(job):
             raise OutcomeLostError(f"{handle} left no outcome: its container did not run")
-        receipt = receipt_in(str(job.get("FailureReason", "")))
-        texts = None if receipt else self._last_texts(region, handle)
-        receipt = receipt or find_receipt(texts or ())
         output = Output(self._detail(handle)["results"])
-        base_uri = output.base_uri()
-        if base_uri is None:
-            raise OutcomeLostError(f"{handle} left no outcome below {output.result_uri}/output")
-        if receipt is None and texts is None:  # nobody vouches for the bytes: no pickle is read
-            return OutcomeReport(None, output.read(base_uri, OUTCOME_BYTES), base_uri)
-        return report(handle, receipt, base_uri, lambda _: output.read(base_uri, OUTCOME_BYTES))
+        return outcome_of(
+            handle, job, output, lambda: find_receipt(region.last_texts(handle.name, RECEIPT_LINES))
+        )
 
     def _remove_sealed(self, handle: JobHandle) -> None:
         """Delete the secret files of a job that has ended. They go whatever is kept of it."""
@@ -299,17 +294,6 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
             remove_sealed(*locate(self._detail(handle)["inputs"]))
         except StoreError as error:
             self.log.warning("The sealed files of %s stay until airflow stepop gc: %s", handle, error)
-
-    def _last_texts(self, region: Region, handle: JobHandle) -> list[str] | None:
-        """Return the last texts of a job's log; ``None`` if Airflow must not read logs."""
-        try:
-            return region.last_texts(handle.name, RECEIPT_LINES)
-        except Exception as error:
-            found = self.api_error(error)
-            if found.code not in FORBIDDEN:
-                raise
-            self.log.warning("%s", without_logs(found.message))
-            return None
 
     def logs(self, cursors: Mapping[JobHandle, Cursor]) -> Mapping[JobHandle, LogChunk]:
         found: dict[JobHandle, LogChunk] = {}
@@ -353,7 +337,7 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
     def check_for(self, settings: BackendSettings) -> Iterable[Finding]:
         settings = cast(SageMakerSettings, settings)
         defaults = read_defaults(self.connection) if self.connection is not None else ConnectionDefaults()
-        store = configured_store(defaults.store)
+        store = step_store(defaults.store, self.store_scheme)
         subject = Subject(
             self._in(settings.region_name).clients,
             settings,

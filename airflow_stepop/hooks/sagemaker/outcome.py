@@ -1,5 +1,7 @@
 """Finds the outcome of a training job in its output, and the receipt that proves it. Called by the hook.
 
+The receipt of a step that failed is in the reason of the failure, and that of every other step in the log.
+
 SageMaker copies ``/opt/ml/model`` to ``<S3OutputPath>/<job>/output``. With ``CompressionType: NONE`` the
 files lie there by themselves. Where only ``model.tar.gz`` lies there, the worker unpacks the step's files.
 
@@ -14,24 +16,85 @@ import os
 import shutil
 import tarfile
 import tempfile
+import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from airflow_stepop.exceptions import OutcomeLostError
+from airflow_stepop.exceptions import OutcomeLostError, OutcomeNotReadyError
+from airflow_stepop.hooks.common.api_errors import Trouble
+from airflow_stepop.hooks.common.receipts import receipt_of, report
+from airflow_stepop.hooks.sagemaker.failures import receipt_in
+from airflow_stepop.hooks.sagemaker.job_logs import GROUP
 from airflow_stepop.hooks.sagemaker.places import OUTPUT_FOLDER
+from airflow_stepop.hooks.sagemaker.service import api_error
+from airflow_stepop.hooks.sagemaker.status import status_of
+from airflow_stepop.job import JobState, OutcomeReport
 from airflow_stepop.runner.protocol import OUTCOME
 from airflow_stepop.stores.base import PathRange
 from airflow_stepop.stores.bucket import CHUNK_BYTES
 from airflow_stepop.stores.configured import locate
 
 if TYPE_CHECKING:
+    from airflow_stepop.hooks.common.receipts import Receipt
+    from airflow_stepop.job import JobHandle
     from airflow_stepop.stores.base import Store
 
 ARCHIVE = "model.tar.gz"
 UNPACKED_BYTES = 4 << 30  # of the step's files in model.tar.gz
 UNPACKED_FILES = 10_000
+OUTCOME_BYTES = 64 << 20  # of outcome.json
+# The receipt of a step that succeeded is waited for so long after the end of its job. Where the service
+# itself knows why the job ended, the outcome adds little
+LATE_S, LATE_ELSE_S = 900.0, 60.0
+READ_LOGS = "allow logs:DescribeLogStreams and logs:FilterLogEvents for the caller (see airflow stepop check)"
+WRITE_LOGS = "allow logs:CreateLogStream and logs:PutLogEvents for the role of the job"
 READ_BYTES, COPY_BYTES = 16 << 20, 1 << 20  # at once, of a compressed archive and of one of its files
+
+
+def outcome_of(
+    handle: JobHandle, job: Mapping[str, Any], output: Output, receipt_in_log: Callable[[], Receipt | None]
+) -> OutcomeReport:
+    """Return the outcome of a job whose container has run.
+
+    :param job: the whole record of the job
+    :param receipt_in_log: reads the receipt from the job's log; called if nothing else has the receipt
+    :raises OutcomeLostError: the runner left no outcome
+    :raises OutcomeNotReadyError: the outcome or its receipt may still come
+    """
+    status, receipt = status_of(job), receipt_in(str(job.get("FailureReason", "")))
+    is_success = status.state is JobState.SUCCEEDED
+    base_uri, place = output.base_uri(), f"{output.result_uri}/output"
+    if base_uri is None and (is_success or receipt is not None):  # the runner has written an outcome
+        raise OutcomeNotReadyError(f"{OUTCOME} of {handle} is not below {place}")
+    if base_uri is None:
+        raise OutcomeLostError(f"{handle} left no outcome below {place}")
+    receipt, missing = receipt or receipt_of(handle), ""
+    if receipt is None:
+        receipt, missing = _from_log(receipt_in_log)
+    if receipt is None and missing != READ_LOGS and status.state is not JobState.FAILED:
+        late_s = time.time() - (status.finished_at or 0.0)
+        if late_s < (LATE_S if is_success else LATE_ELSE_S):
+            raise OutcomeNotReadyError(f"the receipt of {handle} is not in the log group {GROUP}")
+    if receipt is None and is_success:
+        data = output.read(base_uri, OUTCOME_BYTES)
+        missing = f"its receipt is not in the log group {GROUP}; {missing}"
+        found = OutcomeReport(None, data, base_uri, missing)
+    else:
+        found = report(handle, receipt, base_uri, lambda _: output.read(base_uri, OUTCOME_BYTES), GROUP)
+    model_uri = output.model_uri()
+    return replace(found, usage={"model_uri": model_uri}) if model_uri else found
+
+
+def _from_log(read: Callable[[], Receipt | None]) -> tuple[Receipt | None, str]:
+    """Return the receipt in the log, or else ``None`` and which permission may be missing."""
+    try:
+        return read(), WRITE_LOGS
+    except Exception as error:
+        if api_error(error).kind is not Trouble.DENIED:
+            raise
+        return None, READ_LOGS
 
 
 class Output:

@@ -6,12 +6,12 @@ import hashlib
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from airflow_stepop.hooks.common.labels import matches
 from airflow_stepop.hooks.common.listing import Listing
 from airflow_stepop.hooks.common.log_cursors import LogEvent, visible
+from airflow_stepop.hooks.common.receipts import receipt_text
 from airflow_stepop.hooks.sagemaker.job_logs import KEPT_JOBS, JobLogs
 from airflow_stepop.hooks.sagemaker.request import about
 from airflow_stepop.hooks.sagemaker.service import NAME_PART, Json, TrainingJobs
@@ -126,16 +126,13 @@ class Region:
         while wanted:
             read, wanted = self._logs.read(wanted, waiting), {}
             for name, (events, cursor) in read.items():
-                if lines := _lines(events):
-                    found[name] = LogChunk(lines, cursor)
-                else:  # nothing for people, and perhaps more behind it
+                lines, receipt = _lines(events), receipt_text(event.text for event in events)
+                if lines or receipt is not None:
+                    before = found.get(name)
+                    found[name] = LogChunk(lines, cursor, receipt or (before.receipt if before else None))
+                if not lines:  # nothing for people, and perhaps more behind it
                     wanted[name] = cursor
         return found
-
-    @cached_property
-    def logs_denied(self) -> str:
-        """The message of the service if Airflow must not read logs, else empty. Asked once."""
-        return self._logs.denied()
 
     def last_texts(self, name: str, count: int) -> list[str]:
         """Return at least the last ``count`` texts of a job's log, also what is not shown to people."""
@@ -147,7 +144,7 @@ class Region:
         ended_at = status_of(job).finished_at if job is not None else None
         # the receipt is one of the last lines, and is not shown
         events, cursor = self._logs.last(name, count + 1, since, ended_at)
-        return LogChunk(_lines(events)[-count:], cursor)
+        return LogChunk(_lines(events)[-count:], cursor, receipt_text(event.text for event in events))
 
 
 def _lines(events: Sequence[LogEvent]) -> list[LogLine]:

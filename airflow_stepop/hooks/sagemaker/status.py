@@ -66,6 +66,7 @@ def attempts(job: Mapping[str, Any]) -> int:
 def usage_of(job: Mapping[str, Any]) -> Json:
     """Return what the job used and costs: ``wall_s``, ``billable_s``, ``instance_type``, ``instance_count``.
 
+    ``spot_saving`` is the share of the training time that is not billed.
     With InstancePreferences, the selected type is billed.
     """
     resources = job.get("ResourceConfig") or {}
@@ -74,10 +75,22 @@ def usage_of(job: Mapping[str, Any]) -> Json:
         "billable_s": job.get("BillableTimeInSeconds"),
         "instance_type": resources.get("SelectedInstanceType") or resources.get("InstanceType"),
         "instance_count": resources.get("SelectedInstanceCount") or resources.get("InstanceCount"),
+        "spot_saving": _spot_saving(job),
         "warm_pool_s": (job.get("WarmPoolStatus") or {}).get("ResourceRetainedBillableTimeInSeconds"),
         "attempts": attempts(job) if attempts(job) > 1 else None,
     }
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _spot_saving(job: Mapping[str, Any]) -> float | None:
+    """Return 1 - billable time / training time of a Spot job.
+
+    Source: https://docs.aws.amazon.com/sagemaker/latest/dg/model-managed-spot-training.html
+    """
+    wall_s, billable_s = job.get("TrainingTimeInSeconds"), job.get("BillableTimeInSeconds")
+    if not job.get("EnableManagedSpotTraining") or not wall_s or billable_s is None:
+        return None
+    return float(max(round(1 - billable_s / wall_s, 3), 0.0))
 
 
 def _seconds(when: object) -> float | None:

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 
 import pytest
 
 from airflow_stepop.exceptions import IntegrityError, OutcomeLostError
-from airflow_stepop.hooks.common.receipts import Receipt, find_receipt, parse_receipt, report
+from airflow_stepop.hooks.common import receipts
+from airflow_stepop.hooks.common.receipts import (
+    Receipt,
+    find_receipt,
+    parse_receipt,
+    receipt_of,
+    receipt_text,
+    report,
+    signed_receipt,
+    with_receipt,
+)
 from airflow_stepop.job import JobHandle
 from airflow_stepop.runner.protocol import RECEIPT_PREFIX
 
@@ -68,3 +79,59 @@ def test_an_outcome_that_is_not_there_is_lost():
         report(HANDLE, None, "", gone)
     with pytest.raises(OutcomeLostError, match=r"is gone: /out/outcome\.json"):
         report(HANDLE, Receipt("d", 3), "", gone)
+
+
+# -- handed over
+
+
+def test_a_receipt_is_handed_over_with_the_handle():
+    found = receipt_text([RECEIPT_PREFIX + text("first"), "a line", RECEIPT_PREFIX + text("last")])
+    handle = with_receipt(HANDLE, signed_receipt(HANDLE, found))
+    again = JobHandle.from_json(json.loads(json.dumps(handle.to_json())))
+    assert again == HANDLE
+    assert receipt_of(again) == Receipt("last", 3)
+
+
+def test_without_a_receipt_nothing_is_handed_over():
+    assert receipt_text(["a line"]) is None
+    assert signed_receipt(HANDLE, "a line") is None
+    assert receipt_of(HANDLE) is None
+    assert with_receipt(HANDLE, None).detail == {}
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda signed: {**signed, "text": text("mine")},
+        lambda signed: {**signed, "mac": "0" * 64},
+        lambda signed: {**signed, "mac": "\udcff"},
+        lambda signed: {"text": signed["text"]},
+        lambda signed: {"mac": signed["mac"], "text": 7},
+        lambda signed: signed["text"],
+        lambda signed: [signed],
+    ],
+)
+def test_a_forged_receipt_is_ignored(forge):
+    signed = signed_receipt(HANDLE, text())
+    assert receipt_of(with_receipt(HANDLE, signed)) is not None
+    assert receipt_of(with_receipt(HANDLE, forge(signed))) is None
+
+
+@pytest.mark.parametrize("other", [{"name": "j-2"}, {"id": "j-2"}, {"scope": "there"}, {"backend": "b"}])
+def test_a_receipt_of_another_job_is_ignored(other):
+    assert receipt_of(with_receipt(replace(HANDLE, **other), signed_receipt(HANDLE, text()))) is None
+
+
+def test_a_receipt_that_was_signed_with_another_key_is_ignored(monkeypatch):
+    signed = signed_receipt(HANDLE, text())
+    monkeypatch.setattr(receipts, "signing_key", lambda: b"another")
+    assert receipt_of(with_receipt(HANDLE, signed)) is None
+
+
+def test_a_large_receipt_is_handed_over_without_its_outcome():
+    """The outcome's file is read instead."""
+    large = text(outcome=base64.b64encode(b"x" * 10_000).decode())
+    signed = signed_receipt(HANDLE, large)
+    assert len(json.dumps(signed)) < 300
+    assert receipt_of(with_receipt(HANDLE, signed)) == Receipt("d", 3)
+    assert signed_receipt(HANDLE, text("d" * 5000)) is None

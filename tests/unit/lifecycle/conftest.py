@@ -1,3 +1,3 @@
 """The tests of this folder use the backend in memory."""
 
-from tests.support.memory_backend import hook, new_try, preempted, state  # noqa: F401 - fixtures
+from tests.support.memory_backend import hook, new_try, preempted, registered, state  # noqa: F401 - fixtures

@@ -13,7 +13,7 @@ from airflow_stepop.failure import Category, Failure, StepFailedError
 from airflow_stepop.job import JobHandle, JobState
 from airflow_stepop.lifecycle import lifecycle as lifecycle_module
 from airflow_stepop.lifecycle.collecting import Collected
-from airflow_stepop.lifecycle.lifecycle import MAX_RESUBMISSIONS
+from airflow_stepop.lifecycle.options import MAX_RESUBMISSIONS
 from airflow_stepop.record import ResumeDecision, StepRecord, load_record, resume_decision
 from airflow_stepop.waiting.deadlines import StopReason
 
@@ -153,9 +153,9 @@ def test_a_limit_that_struck_unseen_is_the_answer(hook, new_try, category):
     assert new_try().begin() == first
 
 
-def test_a_job_that_cannot_be_stopped_is_never_doubled(hook, new_try, monkeypatch):
-    monkeypatch.setattr(lifecycle_module, "STOP_LIMIT_S", 0.05)
+def test_a_job_that_cannot_be_stopped_is_never_doubled(hook, new_try):
     new_try().begin()
+    hook.stop_limit_s = 0.05
     hook.ignores_cancel = True
     with pytest.raises(StepFailedError, match="could not be stopped within"):
         new_try(max_tries=2).begin()
@@ -221,7 +221,8 @@ def lose(hook, lifecycle, category):
 
 
 @pytest.mark.parametrize(
-    ("category", "least"), [(Category.NO_CAPACITY, [15, 30, 60]), (Category.PREEMPTED, [])]
+    ("category", "least"),
+    [(Category.NO_CAPACITY, [15, 30, 60, 120, 240, 480, 900, 900, 900, 900]), (Category.PREEMPTED, [])],
 )
 def test_a_machine_that_nobody_has_is_asked_for_less_and_less_often(
     hook, new_try, monkeypatch, category, least

@@ -19,6 +19,7 @@ from airflow_stepop.lifecycle.options import (
     check_defaults,
     defaults_for,
     find_connection,
+    max_resubmissions,
 )
 from airflow_stepop.resources import ResourceSettings
 from tests.support.connections import connection_with
@@ -193,11 +194,11 @@ def test_a_setting_may_be_another_name_for_the_timeout(given, task, expected_s):
 def test_a_store_must_be_configured(tmp_path, monkeypatch):
     monkeypatch.setenv("AIRFLOW__STEPOP__STORE", f"file://{tmp_path}/main")
     monkeypatch.setenv("AIRFLOW__STEPOP__EXTRA_STORES", f"file://{tmp_path}/more")
-    assert options({}).store.url == f"file://{tmp_path}/main"
-    assert options({"store": f"file://{tmp_path}/more"}).store.url == f"file://{tmp_path}/more"
-    assert options({"store": "file:///no"}, store=f"{tmp_path}/main").store.url == f"file://{tmp_path}/main"
+    assert options({}).store().url == f"file://{tmp_path}/main"
+    assert options({"store": f"file://{tmp_path}/more"}).store().url == f"file://{tmp_path}/more"
+    assert options({"store": "file:///no"}, store=f"{tmp_path}/main").store().url == f"file://{tmp_path}/main"
     with pytest.raises(StepConfigError, match=r"^the connection 'gpu'.*store='file:///no' is not configured"):
-        _ = options({"store": "file:///no"}).store
+        options({"store": "file:///no"}).store()
 
 
 # -- the backend and its connection
@@ -288,3 +289,20 @@ def forbid(request) -> None:
     for name in names:
         vars(request).pop(name, None)
     request.__class__ = broken
+
+
+# -- resubmissions
+
+
+def test_the_task_or_the_configuration_limits_resubmissions(monkeypatch):
+    assert max_resubmissions(None) == 10
+    monkeypatch.setenv("AIRFLOW__STEPOP__MAX_RESUBMISSIONS", "3")
+    assert max_resubmissions(None) == 3
+    assert max_resubmissions(0) == 0
+
+
+@pytest.mark.parametrize("text", ["many", "-1", "1.5"])
+def test_a_configured_limit_is_a_whole_number(monkeypatch, text):
+    monkeypatch.setenv("AIRFLOW__STEPOP__MAX_RESUBMISSIONS", text)
+    with pytest.raises(StepConfigError, match=r"\[stepop\] max_resubmissions must be 0, 1, 2, .*" + text):
+        max_resubmissions(None)

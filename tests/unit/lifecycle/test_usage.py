@@ -147,7 +147,7 @@ def test_whatever_a_step_reports_becomes_one_line(measured, known, is_success):
     """A step can write into its outcome what it likes; nothing of it but sane numbers goes on."""
     usage = usage_of(measured, known, ResourceSettings(cpu_count=2, memory="4GiB"), is_success)
     assert json.loads(json.dumps(usage, allow_nan=False)) == usage
-    assert set(usage) <= {*MEASURED, "asked", "hint"}
+    assert set(usage) <= {*MEASURED, "asked", "hint", *known}, "the service may name fields of its own"
     assert describe(usage).count("\n") == 0
     assert (describe(usage) == "") == (usage == {})
 
@@ -164,3 +164,35 @@ def test_hints_are_about_the_step_and_not_about_the_installation():
     assert hint({**usage, "installing_s": 800.0, "cpu_s": 100.0}, True) == "cpu_count=2 would do"
     assert used_cores({**usage, "installing_s": 800.0}) == 0.5
     assert used_cores({**usage, "installing_s": 900.0}) is None
+
+
+def test_the_fields_of_a_service_are_in_the_usage():
+    service = {
+        "wall_s": 90,
+        "billable_s": 60,
+        "spot_saving": 0.333,
+        "instance_type": "ml.m5.large",
+        "instance_count": 1,
+        "model_uri": "s3://bucket/model",
+        "odd": [1],
+        "text": "x" * 5000,
+        "nul": "a\0b",
+        "asked": {"cpu_count": 99},
+    }
+    found = usage_of({"wall_s": 80.0}, service, ResourceSettings(cpu_count=2), is_success=True)
+    own = {name: service[name] for name in ("billable_s", "spot_saving", "instance_type", "instance_count")}
+    assert found == {**own, "model_uri": "s3://bucket/model", "wall_s": 80.0, "asked": {"cpu_count": 2}}
+    assert describe(found) == (
+        "used 80 s wall, billable 60 s, spot saving 33 %, instance type ml.m5.large, instance count 1, "
+        "model uri s3://bucket/model"
+    )
+
+
+def test_the_fields_of_a_service_are_enough_for_a_usage():
+    """The runner was killed, and measured nothing."""
+    found = usage_of({}, {"billable_s": 200}, ResourceSettings(), is_success=False)
+    assert describe(found) == "used billable 3.33 min"
+
+
+def test_a_step_cannot_name_fields_of_the_service():
+    assert usage_of({"billable_s": 1}, {}, ResourceSettings(), is_success=True) == {}

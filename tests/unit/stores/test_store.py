@@ -24,6 +24,7 @@ from airflow_stepop.stores.configured import (
     default_store,
     locate,
     open_store,
+    step_store,
 )
 from airflow_stepop.stores.paths import part_path, result_path
 
@@ -181,6 +182,17 @@ def test_configured_stores(tmp_path):
 def test_without_configuration_the_store_is_below_the_airflow_home(tmp_path, monkeypatch):
     monkeypatch.delenv("AIRFLOW__STEPOP__STORE")
     assert default_store().folder == tmp_path / "stepop" / "store"
+
+
+def test_a_backend_uses_the_first_further_store_that_its_jobs_reach(tmp_path, monkeypatch):
+    monkeypatch.setenv("AIRFLOW__STEPOP__STORE", "")
+    monkeypatch.setenv("AIRFLOW__STEPOP__EXTRA_STORES", f"{tmp_path}/second, s3://one/a, s3://two/b")
+    assert step_store(None, "s3").url == "s3://one/a"
+    assert step_store("s3://two/b", "s3").url == "s3://two/b"
+    assert step_store(None).folder == default_store().folder
+    assert step_store(None, "gs").folder == default_store().folder, "the hook says that it is of no use"
+    monkeypatch.setenv("AIRFLOW__STEPOP__STORE", f"{tmp_path}/store")
+    assert step_store(None, "s3").folder == tmp_path / "store"
 
 
 def test_references_are_looked_for_in_all_configured_stores(tmp_path):
