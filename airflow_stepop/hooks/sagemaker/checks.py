@@ -84,18 +84,6 @@ def _names(subject: Subject) -> dict[str, str]:
     return found
 
 
-def without_logs(message: str) -> str:
-    """Return the warning that Airflow must not read the logs of the jobs.
-
-    :param message: of the service
-    """
-    return (
-        f"Airflow must not read the logs of SageMaker ({message}). The task's log has no lines of the step, "
-        "and a result comes back only if it is JSON, bytes, NumPy or Arrow data. "
-        f"What to do: {_allow({}, 'ReadLogs')}"
-    )
-
-
 def _allow(names: Mapping[str, str], *statements: str) -> str:
     return "give the caller " + " and ".join(_shown(filled(CALLER[name], names)) for name in statements)
 

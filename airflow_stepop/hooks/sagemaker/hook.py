@@ -28,7 +28,8 @@ from airflow_stepop.hooks.common.sealing import seal_key
 from airflow_stepop.hooks.common.staging import remove_sealed, stage, unstage
 from airflow_stepop.hooks.common.submission import create_once
 from airflow_stepop.hooks.sagemaker import request as requests
-from airflow_stepop.hooks.sagemaker.checks import Subject, checks, without_logs
+from airflow_stepop.hooks.sagemaker.checks import Subject, checks
+from airflow_stepop.hooks.sagemaker.log_access import refused_reads
 from airflow_stepop.hooks.sagemaker.machines import Choice, choose, machines
 from airflow_stepop.hooks.sagemaker.outcome import Output, outcome_of
 from airflow_stepop.hooks.sagemaker.places import (
@@ -133,8 +134,8 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
         places = places_of(spec, requests.may_restart(settings))
         self._check(region, spec, places, settings, choice)
         self._log_choice(spec, settings, region.clients.region, choice)
-        if region.logs_denied:
-            self.log.warning("%s", without_logs(region.logs_denied))
+        if warning := refused_reads(region.clients):
+            self.log.warning("SageMaker: %s", warning)
         submitted = self._stage(spec, payload, places)
         if not str(settings.role).startswith("arn:"):
             submitted = replace(submitted, account=region.clients.account)

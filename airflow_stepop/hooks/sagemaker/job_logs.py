@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from airflow_stepop.hooks.common.api_errors import Trouble
 from airflow_stepop.hooks.common.log_cursors import LogEvent, TimeCursor
 from airflow_stepop.hooks.common.rate_limit import RateLimit
-from airflow_stepop.hooks.sagemaker.service import FORBIDDEN, NO_JOB, api_error
+from airflow_stepop.hooks.sagemaker.service import api_error
 
 if TYPE_CHECKING:
     from airflow_stepop.connections.aws_clients import AwsClients
@@ -149,20 +149,6 @@ class JobLogs:
             if len(new) >= count or since_ms <= first_ms or pages > PAGES:
                 return new, str(after.since(since_ms)) if new else cursor
             short_ms, window_ms = window_ms, min(window_ms * 8, (window_ms + cut_ms + 1) // 2)
-
-    def denied(self) -> str:
-        """Return the message of the service if Airflow must not read logs, else an empty text.
-
-        Any other error is left to the read itself.
-        """
-        for operation in (self._client.describe_log_streams, self._client.filter_log_events):
-            try:
-                operation(logGroupName=GROUP, logStreamNamePrefix=NO_JOB, limit=1)
-            except Exception as error:  # noqa: BLE001, RUF100
-                found = api_error(error)
-                if found.code in FORBIDDEN:
-                    return found.message
-        return ""
 
     def _events(
         self, streams: Sequence[str], since_ms: int, pages: int

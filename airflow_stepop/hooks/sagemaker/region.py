@@ -6,7 +6,6 @@ import hashlib
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from airflow_stepop.hooks.common.labels import matches
@@ -134,11 +133,6 @@ class Region:
                 if not lines:  # nothing for people, and perhaps more behind it
                     wanted[name] = cursor
         return found
-
-    @cached_property
-    def logs_denied(self) -> str:
-        """The message of the service if Airflow must not read logs, else empty. Asked once."""
-        return self._logs.denied()
 
     def last_texts(self, name: str, count: int) -> list[str]:
         """Return at least the last ``count`` texts of a job's log, also what is not shown to people."""

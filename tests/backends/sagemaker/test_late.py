@@ -147,7 +147,8 @@ def test_without_the_right_to_read_logs_the_submit_warns_and_data_is_loaded(serv
     hook, handle, _, step = run(returns({"a": 1}))
     warnings = [line for line in capsys.readouterr().out.splitlines() if "must not read the logs" in line]
     assert len(warnings) == 1
-    assert "logs:FilterLogEvents" in warnings[0]
+    assert "(logs:FilterLogEvents)" in warnings[0]
+    assert "log-group:/aws/sagemaker/TrainingJobs:*" in warnings[0]
     assert hook.outcome(handle).digest is None, "there is nothing to wait for"
     assert value_of(step, hook, handle) == {"a": 1}
 

@@ -264,11 +264,11 @@ def test_without_the_logs_a_step_runs_and_only_data_comes_back(
     account.give(without=action)
     step = account.step(lambda: {"loss": 0.5})
     handle = account.ran(step)
-    named = action if action.startswith("logs:") else "logs:DescribeLogStreams"
+    named = action if action.startswith("logs:") else "logs:DescribeLogStreams and logs:FilterLogEvents"
     warning = warnings_of(capsys)
-    assert "Airflow must not read the logs of SageMaker" in warning
-    assert named in warning
-    assert json.dumps(CALLER["ReadLogs"]) in warning
+    assert f"Airflow must not read the logs of the jobs ({named})" in warning
+    names = {policies.ACCOUNT: "123456789012", policies.REGION: "us-east-1"}
+    assert json.dumps(policies.filled(CALLER["ReadLogs"], names)) in warning
     report = account.hook.outcome(handle)
     assert report.digest is None
     assert "plain" in read_outcome(report, step.spec.name, step.spec.nonce)["result"]["value"]

@@ -32,7 +32,7 @@ def test_size(folder):
     assert command <= 36 * 1024
     assert len(runner_zipapp(frozenset({"command", "network"}))) <= command + 6 * 1024
     function = len(runner_zipapp(frozenset({"function"})))
-    assert function + len(json.dumps(folder.manifest)) <= 48 * 1024
+    assert function + len(json.dumps(folder.manifest)) <= 50 * 1024
     assert len(runner_zipapp(frozenset({"function", "dag_module"}))) <= 55 * 1024
 
 
