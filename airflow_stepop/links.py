@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperatorLink
@@ -27,6 +27,18 @@ class StepLink(BaseOperatorLink):
         Airflow stores the URL whenever the task leaves a worker: when it defers, and when it ends.
         """
         return getattr(operator, "job_url", None) or ""
+
+
+class OperatorLinks(property):
+    """The property ``operator_extra_links`` of an operator: see :func:`links_of`.
+
+    Airflow hands the property itself to a mapped operator. It evaluates the property when it stores the DAG.
+    If an instance of a mapped task cannot be created, for example because an argument is wrong, it iterates
+    over the property instead. Such an instance has no link.
+    """
+
+    def __iter__(self) -> Iterator[StepLink]:
+        return iter(())
 
 
 def links_of(task: Any) -> tuple[StepLink, ...]:

@@ -15,7 +15,7 @@ from airflow.sdk.definitions.mappedoperator import OperatorPartial
 from airflow.sdk.serde import allow_class
 
 from airflow_stepop.arguments import check_arguments, check_mapped, check_names
-from airflow_stepop.links import StepLink, links_of
+from airflow_stepop.links import OperatorLinks, links_of
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.results import StepResult
 from airflow_stepop.retries import mapped_recovery_arguments, recovery_arguments
@@ -162,9 +162,7 @@ class RemoteStepOperator(BaseOperator):
         self._session: WorkerSession | None = None
         check_arguments(self)
 
-    @property
-    def operator_extra_links(self) -> tuple[StepLink, ...]:  # type: ignore[override] # Airflow knows properties
-        return links_of(self)
+    operator_extra_links = OperatorLinks(links_of)  # Airflow knows properties
 
     # -- arguments
 

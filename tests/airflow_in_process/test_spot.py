@@ -11,7 +11,8 @@ pytestmark = [pytest.mark.timeout(900)]
 
 @pytest.fixture(scope="module")
 def run(airflow_process):
-    return airflow_process.run(Path(__file__).parent / "dags" / "spot.py")
+    limit = {"AIRFLOW__STEPOP__MAX_RESUBMISSIONS": "3"}
+    return airflow_process.run(Path(__file__).parent / "dags" / "spot.py", env=limit)
 
 
 def jobs(run, task):

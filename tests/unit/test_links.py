@@ -72,3 +72,10 @@ def test_a_backend_of_a_third_party(monkeypatch, tmp_path) -> None:
 def test_the_table_agrees_with_the_classes(name) -> None:
     pytest.importorskip(registry.BUILTINS[name].sdk or "sys")
     assert registry.has_console(name) == (registry.hook_class(name).link is not StepHook.link)
+
+
+def test_an_instance_that_cannot_be_created_has_no_link() -> None:
+    """Airflow then iterates over the links of the mapped operator itself, to store them."""
+    with DAG("links", schedule=None):
+        mapped = RemoteStepOperator.partial(task_id="mapped", backend="kubernetes").expand(command=["true"])
+    assert list(mapped.operator_extra_links) == []
