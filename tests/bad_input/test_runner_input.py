@@ -167,7 +167,7 @@ ARCHIVES = {
     "lying about its size": (lying_about_its_size(), "cannot be unpacked: BadZipFile", "infra"),
     "a bomb": (
         archive(HELPERS, *((f"zeros-{number}", bytes(2**23), 0o644) for number in range(9))),
-        "bytes; more than 67,108,864 are refused",
+        "The code archive has 72 MiB; the limit is 64 MiB",
         "bad_config",
     ),
     "link": (archive(HELPERS, ("link", "/etc", 0o120777)), "'link' is a link", "bad_config"),

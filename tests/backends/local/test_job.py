@@ -377,7 +377,7 @@ def test_a_step_over_its_memory_is_killed_with_its_children(bench: Bench) -> Non
     assert status.state is JobState.FAILED
     assert status.failure is not None
     assert status.failure.category is Category.OOM
-    assert "of memory, its limit is 190.7 MiB; it was killed" in status.failure.summary
+    assert "of memory, its limit is 191 MiB; it was killed" in status.failure.summary
     assert status.failure.hint == "raise ResourceSettings(memory=...)"
     assert bench.state(handle)["usage"]["peak_memory_bytes"] > 200_000_000
     assert of_job(step.spec.nonce) == []

@@ -265,6 +265,7 @@ def test_waiting_jobs_are_seldom_listed(service, hook, step):
     made = step()
     handle = hook.submit(made.spec, made.payload)
     hook.status([handle])
+    before = service.report()["answers"]["DescribeLogStreams 200"]  # the submit asks whether logs may be read
     for _ in range(5):
         assert hook.logs({handle: None}) == {}
-    assert service.report()["answers"]["DescribeLogStreams 200"] == 1
+    assert service.report()["answers"]["DescribeLogStreams 200"] - before <= 1

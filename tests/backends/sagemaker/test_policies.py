@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from airflow_stepop.exceptions import OutcomeLostError, StepConfigError, StoreError
+from airflow_stepop.exceptions import OutcomeNotReadyError, StepConfigError, StoreError
 from airflow_stepop.failure import Category
 from airflow_stepop.hooks.sagemaker import policies
 from airflow_stepop.hooks.sagemaker.hook import SageMakerStepHook
@@ -329,11 +329,11 @@ def test_a_role_that_does_not_trust_sagemaker(account: Account) -> None:
 
 
 def test_a_role_that_may_not_write_logs(account: Account) -> None:
-    """Nothing is read without a receipt: lines may still come."""
+    """The receipt is waited for: lines may still come."""
     account.give(role_without="WriteLogs")
     handle = account.ran(account.step())
     assert account.lines(handle) == []
-    with pytest.raises(OutcomeLostError):
+    with pytest.raises(OutcomeNotReadyError):
         account.hook.outcome(handle)
 
 
