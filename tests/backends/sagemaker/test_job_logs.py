@@ -265,7 +265,8 @@ def test_waiting_jobs_are_seldom_listed(service, hook, step):
     made = step()
     handle = hook.submit(made.spec, made.payload)
     hook.status([handle])
-    before = service.report()["answers"]["DescribeLogStreams 200"]  # the submit asks whether logs may be read
+    listed = "DescribeLogStreams 200"
+    before = service.report()["answers"].get(listed, 0)  # the submit asks whether logs may be read
     for _ in range(5):
         assert hook.logs({handle: None}) == {}
-    assert service.report()["answers"]["DescribeLogStreams 200"] - before <= 1
+    assert service.report()["answers"].get(listed, 0) - before <= 1
