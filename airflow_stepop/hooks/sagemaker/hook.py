@@ -122,7 +122,8 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
 
     def render(self, spec: StepSpec) -> dict[str, Any]:
         settings = self.settings_of(spec)
-        region, choice = self._in(settings.region_name).clients.region, choose(settings, spec.resources)
+        choice = choose(settings, spec.resources)  # first: a refusal needs neither a region nor a store
+        region = self._in(settings.region_name).clients.region
         places = places_of(spec, requests.may_restart(settings))
         submitted = requests.Submitted(spec.digest, f"{places.native(places.folder)}/<digest of the input>")
         return requests.training_job(spec, settings, places, submitted, choice, region)
