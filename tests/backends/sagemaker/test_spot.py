@@ -57,8 +57,7 @@ def test_an_attempt_that_has_ended_does_not_run_again(service, hook, submit):
 
 
 def test_the_checkpoint_is_there_after_an_interruption(service, hook, submit, store):
-    """The runner saves a snapshot when the machine is taken away; the service copies it into the next one."""
-    service.do("settings", spot_sigterm=True)
+    """The runner saves snapshots while the step runs; the service copies them into the next attempt."""
     script = (
         'cat "$STEPOP_CHECKPOINT_DIR/epoch" 2>/dev/null && exit 0; '
         'echo "epoch 7" > "$STEPOP_CHECKPOINT_DIR/epoch"; echo written; sleep 600'
@@ -66,6 +65,8 @@ def test_the_checkpoint_is_there_after_an_interruption(service, hook, submit, st
     uri = store.uri("checkpoints/team/train/1/fit/-1/abc")
     handle = submit(["sh", "-c", script], settings=SPOT, timeout_s=3600.0, checkpoint_uri=uri)
     wait_until(lambda: service.log(handle.name), "the first attempt", holds=lambda log: "written" in log)
+    # the machine may go without a warning, so the snapshot has to be there before
+    wait_until(lambda: [path for path in store.list("checkpoints") if path.endswith(".tar")], "a snapshot")
     service.do("interrupt", job=handle.name)
     service.wait_for(handle.name, "Completed", "Failed")
     assert "epoch 7" in service.log(handle.name, 1)
