@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 
 from airflow_stepop.core.stored_json import COUNT, OBJECT, TEXT, checked_fields
 from airflow_stepop.exceptions import StepConfigError, StoreError
-from airflow_stepop.runner.protocol import MANIFEST, RUNNER
+from airflow_stepop.runner.protocol import MANIFEST, RUNNER, SEALED
 from airflow_stepop.runner.sealing import sealed
 from airflow_stepop.runner.threads import in_order
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from airflow_stepop.hooks.common.input_files import InputFile
     from airflow_stepop.stores.base import Store
 
-SEALED = ".sealed"  # after the name of a sealed file; runner/sealing.py has the format
 PART_THREADS = 4
 
 log = logging.getLogger(__name__)

@@ -129,7 +129,6 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
         return requests.training_job(spec, settings, places, submitted, choice, region)
 
     def submit(self, spec: StepSpec, payload: Payload) -> JobHandle:
-        self.render(spec)  # raises what no submit can cure, before anything is written
         settings = self.settings_of(spec)
         region, choice = self._in(settings.region_name), choose(settings, spec.resources, _size(payload))
         places = places_of(spec, requests.may_restart(settings))

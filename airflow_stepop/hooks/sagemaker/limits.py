@@ -18,32 +18,22 @@ SPOT_WAIT_S = 86400  # for Spot capacity, in addition to the run time, if the se
 SHORTEST_PENDING_S, LONGEST_PENDING_S = 1800, 28 * 86400  # the service's bounds for MaxPendingTimeInSeconds
 
 
-def run_limit_s(settings: SageMakerSettings, timeout_s: float, has_timeout: bool = True) -> int:
+def run_limit_s(settings: SageMakerSettings, timeout_s: float) -> int:
     """Return the longest run time of a job, in seconds.
 
-    - ``timeout`` of the task and ``max_runtime_in_seconds`` are two names of one limit.
-    - Without both, a Spot job that names a wait runs no longer than this wait.
+    ``timeout`` of the task and ``max_runtime_in_seconds`` are two names of one limit.
+    ``SageMakerSettings.timeout_or`` has chosen the timeout of a step that sets none.
 
     :param timeout_s: the step's timeout
-    :param has_timeout: ``False``: nobody has set the timeout, and ``timeout_s`` is the default
     :raises StepConfigError: the two names disagree, or the limit is above the service's 28 days
     """
-    timeout = math.ceil(timeout_s)
-    named = settings.max_runtime_in_seconds
-    if named is None and not has_timeout and settings.use_spot_instances:
-        return min(timeout, settings.max_wait_time_in_seconds or timeout, LONGEST_RUN_S)
-    if named is None or not has_timeout:
-        found = named or timeout
-    elif named == timeout:
-        found = named
-    else:
-        raise StepConfigError(
-            f"max_runtime_in_seconds={named} contradicts timeout={timeout}; set one of them"
-        )
+    found, named = math.ceil(timeout_s), settings.max_runtime_in_seconds
+    if named not in (None, found):
+        raise StepConfigError(f"max_runtime_in_seconds={named} contradicts timeout={found}; set one of them")
     if found > LONGEST_RUN_S:
         raise StepConfigError(
-            f"timeout={found}: SageMaker runs a job for at most 28 days; write timeout={LONGEST_RUN_S} "
-            "or less"
+            f"timeout={found}: SageMaker runs a job for at most 28 days; "
+            f"write timeout={LONGEST_RUN_S} or less"
         )
     return found
 
@@ -51,7 +41,6 @@ def run_limit_s(settings: SageMakerSettings, timeout_s: float, has_timeout: bool
 def stopping_condition(
     settings: SageMakerSettings,
     timeout_s: float,
-    has_timeout: bool = True,
     *,
     start_timeout_s: float | None = None,
     is_accelerated: bool = False,
@@ -66,7 +55,7 @@ def stopping_condition(
     :param is_accelerated: whether the machine has GPUs or other accelerators
     :raises StepConfigError: the limits contradict each other or those of the service
     """
-    run_s = run_limit_s(settings, timeout_s, has_timeout)
+    run_s = run_limit_s(settings, timeout_s)
     if settings.use_spot_instances:
         wait_s = settings.max_wait_time_in_seconds or min(run_s + SPOT_WAIT_S, LONGEST_JOB_S)
         if wait_s < run_s:

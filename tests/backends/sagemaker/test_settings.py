@@ -54,7 +54,7 @@ def test_the_seeds_settings_parse(given: dict[str, Any]) -> None:
     """Every name and value of the seed works as it stands, also when the task sets no timeout."""
     settings = parsed(**given)
     assert {name: getattr(settings, name) for name in given} == given
-    limits = stopping_condition(settings, 86400.0, has_timeout=False)
+    limits = stopping_condition(settings, settings.timeout_or(86400.0))
     assert limits.get("MaxWaitTimeInSeconds", 10**9) >= limits["MaxRuntimeInSeconds"]
 
 
@@ -250,7 +250,7 @@ def test_the_timeout_of_a_step_that_sets_none(given: dict[str, Any], expected_s:
     settings = parsed(**given)
     assert settings.timeout_or(86400.0) == expected_s
     limits = stopping_condition(settings, settings.timeout_or(86400.0))
-    assert limits == stopping_condition(settings, 86400.0, has_timeout=False)
+    assert limits["MaxRuntimeInSeconds"] == expected_s
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,9 @@ def test_the_timeout_of_a_step_that_sets_none(given: dict[str, Any], expected_s:
 def test_the_limits_of_a_job(
     given: dict[str, Any], timeout_s: float, has_timeout: bool, expected: dict[str, int]
 ) -> None:
-    assert stopping_condition(parsed(**given), timeout_s, has_timeout) == expected
+    settings = parsed(**given)
+    timeout_s = timeout_s if has_timeout else settings.timeout_or(timeout_s)
+    assert stopping_condition(settings, timeout_s) == expected
 
 
 @pytest.mark.parametrize(
@@ -289,7 +291,7 @@ def test_the_limits_of_a_job(
 )  # fmt: skip
 def test_limits_that_contradict_each_other(given: dict[str, Any], timeout_s: float, text: str) -> None:
     with pytest.raises(StepConfigError, match=text):
-        stopping_condition(parsed(**given), timeout_s, has_timeout=True)
+        stopping_condition(parsed(**given), timeout_s)
 
 
 def test_the_service_ends_the_wait_for_accelerators() -> None:
