@@ -186,6 +186,6 @@ def _with_events(view: JobView, events: Sequence[WarningEvent]) -> JobView:
         failure, reason, message = startup_failures.refusal(events)
     else:
         failure = startup_failures.startup_failure(pod, events)
-        reason, message = startup_failures.mount_error(events)
+        reason, message = startup_failures.mount_error(pod, events)
     status = replace(view.status, native=reason, message=message) if message else view.status
     return replace(view, status=status, failure=failure)

@@ -132,10 +132,24 @@ def _waiting(container: Json) -> Json:
     return found
 
 
-def mount_error(events: Sequence[WarningEvent]) -> tuple[str, str]:
+def mount_error(pod: Json, events: Sequence[WarningEvent]) -> tuple[str, str]:
     """Return the kubelet's reason and message about a volume that cannot be mounted; empty if none."""
+    if not _may_be_mounting(pod):
+        return "", ""
     mounts = [one for one in events if one.reason in ("FailedMount", "FailedAttachVolume")]
     return (mounts[-1].reason, mounts[-1].message) if mounts else ("", "")
+
+
+def _may_be_mounting(pod: Json) -> bool:
+    """Return whether the kubelet may still mount the pod's volumes.
+
+    The kubelet pulls and starts nothing before all volumes are mounted. Events stay for an hour, so those of
+    a mount that has succeeded since say nothing about the pod.
+    """
+    states = [container.get("state") or {} for _, container in containers_of(pod)]
+    reasons = {state.get("waiting", {}).get("reason", "") for state in states}
+    is_waiting = all("running" not in state and "terminated" not in state for state in states)
+    return is_waiting and reasons <= {"", "ContainerCreating", "PodInitializing"}
 
 
 def startup_failure(pod: Json, events: Sequence[WarningEvent]) -> Failure | None:
@@ -158,7 +172,7 @@ def startup_failure(pod: Json, events: Sequence[WarningEvent]) -> Failure | None
         category, hint = WAITING[reason]
         what = f"container {name!r} cannot be started" if name != STEP else "The step cannot be started"
         return Failure(category, f"{what}: {reason}: {message}".rstrip(": "), reason, None, hint)
-    return _missing_volume(events)
+    return _missing_volume(events) if _may_be_mounting(pod) else None
 
 
 def _looping(sidecar: Json) -> Failure:

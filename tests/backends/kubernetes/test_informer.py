@@ -12,7 +12,6 @@ from airflow_stepop.hooks.kubernetes.manifests import JOB_NAME
 from airflow_stepop.hooks.kubernetes.pods import condition_of, is_true
 from airflow_stepop.job import JobState
 from airflow_stepop.testing import make_step
-from tests.support.cluster import NO_IMAGE
 from tests.support.cluster_jobs import wait_lines
 from tests.support.waiting import wait_until
 
@@ -232,27 +231,29 @@ def test_a_change_that_no_status_depends_on_is_not_told(jobs):
 
 
 def test_a_job_whose_warnings_may_say_more_is_told_again(jobs, monkeypatch):
+    """The pod waits for a volume that no driver will ever mount, so the job stays as it is."""
     hook, handles = jobs
-    step = make_step(["true"], image=NO_IMAGE, settings=AT_ONCE)
-    broken = hook.submit(step.spec, step.payload)
+    volume = {"name": "data", "csi": {"driver": "no-such-driver.example.com"}}
+    mount = {"name": "data", "mount_path": "/data"}
+    step = make_step(["true"], settings={**AT_ONCE, "volumes": [volume], "volume_mounts": [mount]})
+    blocked = hook.submit(step.spec, step.payload)
     monkeypatch.setattr(events, "PAUSE_S", 0.2)
     try:
-        # the kubelet alternates between the two reasons
         wait_until(
-            lambda: hook.status([*handles, broken])[broken].native,
-            "the pull to fail",
-            holds=lambda native: native in ("ErrImagePull", "ImagePullBackOff"),
+            lambda: hook.status([*handles, blocked])[blocked].native,
+            "the mount to fail",
+            holds=lambda native: native == "FailedMount",
         )
         hold_back(monkeypatch, "jobs", "pods")
         hook.changed_jobs()
-        assert hook.status([*handles, broken])[broken].state is JobState.PENDING
+        assert hook.status([*handles, blocked])[blocked].state is JobState.PENDING
         wait_until(
             lambda: hook.changed_jobs() or (),
             "the job to be told of again",
-            holds=lambda told: broken in told,
+            holds=lambda told: blocked in told,
         )
     finally:
-        hook.delete(broken)
+        hook.delete(blocked)
 
 
 def test_an_api_that_cannot_be_reached_is_an_error_and_no_old_state(jobs, monkeypatch):

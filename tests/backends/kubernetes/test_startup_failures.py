@@ -13,6 +13,7 @@ from airflow_stepop.hooks.kubernetes.events import WarningEvent
 from airflow_stepop.hooks.kubernetes.startup_failures import (
     FINAL_PULLS,
     TRANSIENT_REFUSALS,
+    mount_error,
     refusal,
     startup_failure,
 )
@@ -64,6 +65,7 @@ def waiting(reason, message=""):
 
 
 CREATING = waiting("ContainerCreating")
+RUNNING = {"metadata": {}, "status": {"containerStatuses": [{"name": "step", "state": {"running": {}}}]}}
 DRIVER = (
     'MountVolume.MountDevice failed for volume "v" : kubernetes.io/csi: '
     "attacher.MountDevice failed to create newCsiDriverClient: "
@@ -93,6 +95,10 @@ DRIVER = (
                 WarningEvent("Failed", "Failed to pull image", 2),
                 WarningEvent("Failed", "Error: ErrImagePull", 2),
             ],
+        ),
+        (
+            waiting("ErrImagePull", "i/o timeout"),
+            [WarningEvent("FailedMount", 'MountVolume.SetUp failed: configmap "late" not found', 3)],
         ),
     ],
 )
@@ -129,6 +135,24 @@ def test_what_a_node_may_recover_from_is_waited_for(pod, warned):
 )
 def test_what_a_node_cannot_recover_from_is_a_mistake(pod, warned, category):
     assert startup_failure(pod, warned).category is category
+
+
+@pytest.mark.parametrize(
+    ("pod", "is_told"),
+    [
+        (CREATING, True),
+        (waiting("ErrImagePull", "i/o timeout"), False),
+        (
+            {"metadata": {}, "status": {"containerStatuses": [{"name": "step", "state": {"running": {}}}]}},
+            False,
+        ),
+    ],
+)
+def test_a_mount_that_failed_before_it_succeeded_is_not_told(pod, is_told):
+    """A busy node mounts a volume at its second try. Its events stay for an hour."""
+    said = 'MountVolume.SetUp failed for volume "stepop-in" : failed to sync secret cache: timed out waiting'
+    found = mount_error(pod, [WarningEvent("FailedMount", said, 1)])
+    assert found == (("FailedMount", said) if is_told else ("", ""))
 
 
 # -- names that look like a reason
