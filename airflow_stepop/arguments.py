@@ -18,8 +18,10 @@ from airflow_stepop.core.naming import did_you_mean
 from airflow_stepop.core.reserved import KEEP, OUR_ENV
 from airflow_stepop.core.units import seconds
 from airflow_stepop.exceptions import StepConfigError
+from airflow_stepop.payload.secrets import check_reference_of, check_services
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.runner.protocol import is_plain_text
+from airflow_stepop.runner.secret_references import service_of
 
 if TYPE_CHECKING:
     from airflow_stepop.oom import MoreMemory
@@ -97,7 +99,7 @@ def check_mapped(operator: type, given: Mapping[str, Any]) -> None:
     """
     check_names(operator, given)
     check_secrets(given.get("secrets"), given.get("env"))  # Airflow stores the arguments as they are
-    names = ("backend", "conn_id", "settings", "image", "resource_settings")
+    names = ("backend", "conn_id", "settings", "image", "resource_settings", "secrets")
     check_backend(SimpleNamespace(**{name: given.get(name) for name in names}))
 
 
@@ -169,16 +171,24 @@ def check_secrets(secrets: Any, env: Any) -> None:
             raise StepConfigError(f"secrets has the name {name!r}; names with STEPOP_ belong to the runner")
         if isinstance(env, Mapping) and name in env:
             raise StepConfigError(f"{name!r} is in secrets and in env; the step can have only one of them")
-        if not isinstance(template, str):
-            kind = type(template).__name__
-            raise StepConfigError(
-                f"the secret {name!r} must be a template (a str), and this is of type {kind}"
-            )
-        if not is_later(template):
-            raise StepConfigError(
-                f"the secret {name!r} is written in the DAG file, which Airflow shows; keep it in a "
-                f"connection or a variable, and write {_EXAMPLE}. What is no secret belongs into env"
-            )
+        _check_secret(name, template)
+
+
+def _check_secret(name: str, text: Any) -> None:
+    """Check that the text of a secret is a template or a reference."""
+    if not isinstance(text, str):
+        kind = type(text).__name__
+        raise StepConfigError(f"the secret {name!r} must be a template (a str), and this is of type {kind}")
+    if is_later(text):
+        return
+    if service_of(text):
+        check_reference_of(name, text)
+        return
+    raise StepConfigError(
+        f"the secret {name!r} is written in the DAG file, which Airflow shows; keep it in a connection or a "
+        f"variable, and write {_EXAMPLE}; or write the ARN of a secret in AWS Secrets Manager. What is no "
+        "secret belongs into env"
+    )
 
 
 def _check_resources(operator: TaskArguments) -> None:
@@ -275,6 +285,8 @@ def check_backend(arguments: Any) -> None:
     if backend is None or is_later(backend) or conf.get("stepop", "backend_override", fallback=""):
         return
     registry.check_backend(backend)
+    if references := {name: one for name, one in (arguments.secrets or {}).items() if service_of(one)}:
+        check_services(references, backend, registry.hook_class(backend).secret_services)
     image = arguments.image if isinstance(arguments.image, str) and not is_later(arguments.image) else None
     resources = _known_resources(arguments.resource_settings)
     if arguments.settings is None or not _is_literal(arguments.settings):

@@ -64,7 +64,8 @@ class RemoteStepOperator(BaseOperator):
     :param checkpoint: give the step a folder, ``STEPOP_CHECKPOINT_DIR``, that its next try finds again, also
         after preemption or a clear; it is deleted when the step succeeds
     :param secrets: more of them, whose values nobody sees: templates such as
-        ``{"HF_TOKEN": "{{ conn.hf.password }}"}``, which are no template field, as Airflow shows those
+        ``{"HF_TOKEN": "{{ conn.hf.password }}"}``, which are no template field, as Airflow shows those; or
+        ARNs of AWS Secrets Manager, which the job reads itself
     :param include: files or folders beside the DAG to ship, as glob patterns (templated)
     :param timeout: longest run time; enforced by the backend. Default ``[stepop] timeout``, 24 hours
     :param start_timeout: longest time until the step begins. Default: none

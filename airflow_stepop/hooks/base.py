@@ -97,7 +97,10 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
     """Maximum number of jobs whose logs a triggerer reads per second, for a service where each read costs a
     request. ``None``: no limit.
     """
-
+    secret_services: ClassVar[frozenset[str]] = frozenset()
+    """Services from which a job can read secrets itself, with rights that it has there: values of
+    :data:`airflow_stepop.runner.secret_references.SERVICES`.
+    """
     endpoint_names: ClassVar[tuple[str, ...]] = ()
     """Services whose addresses a connection may set with the key ``endpoints``: see :attr:`endpoints`."""
 

@@ -37,7 +37,7 @@ from airflow_stepop.payload.callables import context_arguments, dag_module, impo
 from airflow_stepop.payload.code_archive import Project, build_archive, bundle_root, step_files
 from airflow_stepop.payload.outcome import read_outcome
 from airflow_stepop.payload.requirements import read_requirements
-from airflow_stepop.payload.secrets import render_secrets
+from airflow_stepop.payload.secrets import check_services, render_secrets
 from airflow_stepop.payload.spill import copy_to_bucket, spill
 from airflow_stepop.registry import create_hook, hook_class
 from airflow_stepop.resources import ResourceSettings
@@ -286,7 +286,7 @@ class StepRequest:
             nonce=nonce,
             setup=Setup(
                 archive=self._archive,
-                secrets=self._secrets(),
+                **self._secrets(),
                 requirements=self._requirements,
                 checkpoint=self.operator.checkpoint,
             ),
@@ -304,12 +304,15 @@ class StepRequest:
             spec = replace(spec, checkpoint_uri=self.checkpoint_uri(labels, arguments_key(self._call)))
         return spec, payload
 
-    def _secrets(self) -> dict[str, str]:
+    def _secrets(self) -> dict[str, dict[str, str]]:
+        """Return the fields of :class:`Setup` for the task's secrets."""
         if not self.operator.secrets:
             return {}
         # A secret is a text, even if the DAG renders its templates as native objects
         environment = self.operator.dag.get_template_env(force_sandboxed=True)
-        return render_secrets(self.operator.secrets, environment, self.context)
+        values, references = render_secrets(self.operator.secrets, environment, self.context)
+        check_services(references, self.backend, self.own_hook.secret_services)
+        return {"secrets": values, "secret_references": references}
 
     def spec(self, name: str, nonce: str, labels: Mapping[str, str], digest: str) -> StepSpec:
         return StepSpec(

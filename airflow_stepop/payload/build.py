@@ -20,6 +20,7 @@ from airflow_stepop.results import StepResult
 from airflow_stepop.runner import protocol
 from airflow_stepop.runner.entries import Encoded
 from airflow_stepop.runner.failures import plain
+from airflow_stepop.runner.secret_references import service_of
 from airflow_stepop.stores.configured import locate
 from airflow_stepop.stores.pieces import ranges_of
 
@@ -109,7 +110,8 @@ def build_payload(
     manifest["refs"] = [builder.reference(result) for result in call.refs]
     manifest["parts"] = {name: {"sha256": p.sha256, "size": p.size} for name, p in builder.parts.items()}
     data = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
-    features = frozenset(setup.fields()) | _features(call, manifest)
+    services = {service_of(reference) for reference in setup.secret_references.values()}
+    features = frozenset(setup.fields()) | services | _features(call, manifest)
     return Payload(data, hashlib.sha256(data).hexdigest(), builder.parts, dict(setup.secrets), features)
 
 

@@ -129,20 +129,25 @@ class Setup:
 
     :param archive: the code archive that the runner unpacks
     :param secrets: environment variables. The manifest has only their names; ``secrets.json`` has the values
+    :param secret_references: environment variables whose values the runner reads in a cloud's own service:
+        variable -> reference
     :param requirements: lines of a requirements file that the runner installs
     :param checkpoint: whether the step gets a checkpoint folder, which the next try finds again
     """
 
     archive: bytes | None = None
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secret_references: Mapping[str, str] = field(default_factory=dict)
     requirements: Sequence[str] = ()
     checkpoint: bool = False
 
     def fields(self) -> Manifest:
         """Return the manifest fields of this setup. A field that the step does not need is left out."""
         fields: Manifest = {}
-        if self.secrets:
-            fields["secrets"] = sorted(self.secrets)
+        if self.secrets or self.secret_references:
+            fields["secrets"] = sorted({*self.secrets, *self.secret_references})
+        if self.secret_references:
+            fields["secret_references"] = dict(self.secret_references)
         if self.requirements:
             fields["requirements"] = list(self.requirements)
         if self.checkpoint:

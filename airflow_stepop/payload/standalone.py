@@ -34,10 +34,11 @@ def make_step(call: Call | Sequence[str] | Callable[[], Any], **options: Any) ->
     """Return a step that needs no Airflow task.
 
     :param call: a command line, a function without arguments, or a whole call
-    :param options: fields of :class:`StepSpec` that replace the defaults, and ``secrets`` and
-        ``requirements`` of :class:`Setup`
+    :param options: fields of :class:`StepSpec` that replace the defaults, and ``secrets``,
+        ``secret_references`` and ``requirements`` of :class:`Setup`
     """
-    given = {name: options.pop(name) for name in ("secrets", "requirements") if name in options}
+    names = ("secrets", "secret_references", "requirements")
+    given = {name: options.pop(name) for name in names if name in options}
     setup = Setup(**given, checkpoint="checkpoint_uri" in options)
     nonce = secrets.token_hex(16)
     name = options.pop("name", job_name("contract", "step", nonce))

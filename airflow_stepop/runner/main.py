@@ -170,7 +170,7 @@ class _Helpers:
         if manifest.get("secrets"):
             from .secrets import Secrets
 
-            self.secrets = Secrets(options, manifest["secrets"])
+            self.secrets = Secrets(options, manifest["secrets"], manifest.get("secret_references"))
         self.scratch = make_scratch(options["out"])
         table = protocol.CHECKPOINT + (protocol.SEALED if "seal" in options else "")
         if manifest.get("checkpoint") and os.path.exists(os.path.join(options["in"], table)):

@@ -19,7 +19,8 @@ Input folder::
     started.json     where the marker of the start-once guard is, if it is not in a folder; optional:
                      {"put": pre-signed URL, "get": pre-signed URL, "headers": {...},
                      "create_only": {...}, by default {"If-None-Match": "*"}}
-    secrets.json     name -> value of each secret that the manifest names; removed before the step starts
+    secrets.json     name -> value of each secret that the manifest names without a reference; removed before
+                     the step starts
     frames.key       32 bytes; present if the runner must print an outcome that does not fit into the receipt
     <part>           the parts that the manifest names, each with its SHA-256 and size. The file has the name
                      or the SHA-256 of the part

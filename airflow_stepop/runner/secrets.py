@@ -1,6 +1,7 @@
 """Sets the step's secrets as environment variables, and masks their values in the log.
 
-1. The values arrive in ``secrets.json``. The parent process removes this file before the step starts.
+1. The values arrive in ``secrets.json``. The parent process removes this file before the step starts. Values
+   that lie in a cloud's own service are read there: see :mod:`.secret_references`.
 2. The child process sets the values in its environment.
 3. The parent reads everything that the child prints, masks the values, and writes the rest to the log. The
    services that show or store the log do not know the values and could not mask them.
@@ -34,14 +35,21 @@ _NESTED = frozenset({"exception", "cause", "context"})
 class Secrets:
     """The secrets of one step, in both processes of the runner."""
 
-    def __init__(self, options: Mapping[str, str], names: Iterable[str]) -> None:
+    def __init__(
+        self, options: Mapping[str, str], names: Iterable[str], references: Mapping[str, str] | None = None
+    ) -> None:
         """Read the values and remove their file from the input folder.
 
         :param options: those of the runner
+        :param references: variable -> reference, of those that lie in a cloud's own service
         :raises RefusedError: the value of one of ``names`` is missing
         :raises StepError: the sealed file was changed
         """
-        self.values = _take(options, sorted(names))
+        self.values = _take(options, sorted(set(names) - set(references or ())))
+        if references:
+            from .secret_references import read_references
+
+            self.values.update(read_references(references))
         self.redactor = Redactor(self.values.values())
         self._pump = Pump(self.redactor)
 

@@ -81,7 +81,8 @@ class Manifest(TypedDict, total=False):
     refs: list[Entry]
     parts: dict[str, Segment]  # without a location
     # what the runner prepares; what the step does not need is left out
-    secrets: list[str]
+    secrets: list[str]  # variables
+    secret_references: dict[str, str]  # those of them that lie in a cloud's own service -> reference
     requirements: list[str]
     checkpoint: bool
     # of a command

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.secrets_service import Service
+
 pytestmark = [pytest.mark.timeout(900)]
 
 PASSWORD, VARIABLE, KEY, NUMBER = "pa55w0rd-of-tests", "var1able-of-tests", "k3y-of-tests", "0012345"
+CLOUD = "in-the-cl0ud-of-tests"  # in AWS Secrets Manager
 ENV = {
     "AIRFLOW_CONN_HIDDEN_CONN": json.dumps(
         {"conn_type": "generic", "password": PASSWORD, "extra": {"key": KEY}}
@@ -28,7 +31,12 @@ def digest(value):
 
 @pytest.fixture(scope="module")
 def run(airflow_process):
-    return airflow_process.run(DAG_FILE, env=ENV)
+    service = Service()
+    service.answers = [(200, {"SecretString": json.dumps({"key": CLOUD})})]
+    try:
+        return airflow_process.run(DAG_FILE, env={**ENV, **service.environment})
+    finally:
+        service.close()
 
 
 @pytest.mark.parametrize(
@@ -38,6 +46,7 @@ def run(airflow_process):
         ("variable", VARIABLE),
         ("together", f"x-{PASSWORD}"),
         ("extra", KEY),
+        ("reference", CLOUD),
         ("mapped[0]", PASSWORD),
         ("mapped[1]", PASSWORD),
     ],
@@ -94,7 +103,7 @@ def test_a_failure_does_not_tell_them(run):
 def test_nothing_that_is_kept_has_a_value_in_it(run, airflow_process):
     """Log, database, jobs, store: everything that the tasks have left."""
     assert "token: ***" in run.log("function")
-    for value in (PASSWORD, VARIABLE, KEY):
+    for value in (PASSWORD, VARIABLE, KEY, CLOUD):
         for path in [run.log_file, *airflow_process.home.rglob("*")]:
             if path.is_file():
                 assert value.encode() not in path.read_bytes(), path

@@ -60,7 +60,8 @@ _REBUILDERS = (
 #   function                the step is a function; with it comes cloudpickle
 #   moments                 the step asks for times of Airflow's context
 #   dag_module              a part of the DAG file is sent, or an earlier step's result may need one
-#   secrets, requirements   the manifest has a field of this name
+#   secrets, secret_references, requirements   the manifest has a field of this name
+#   aws_secrets             a secret lies in AWS Secrets Manager; each service of secrets is a feature
 #   snapshots               the runner saves checkpoints to pre-signed addresses
 #   frames                  the outcome comes back through the log
 #   outcome                 the outcome comes back through the store; this needs no further module
@@ -75,6 +76,8 @@ OPTIONAL = {
     "moments": ("moments.py",),
     "dag_module": ("by_value.py", "code_names.py", "dag_module.py", "enums.py"),
     "secrets": ("secrets.py",),
+    "secret_references": ("cloud_api.py", "secret_references.py", "secrets.py"),
+    "aws_secrets": ("aws_secrets.py",),
     "requirements": ("requirements.py",),
     "snapshots": ("archive.py", "snapshots.py"),
     "frames": ("frames.py",),

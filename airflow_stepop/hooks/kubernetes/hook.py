@@ -66,6 +66,7 @@ from airflow_stepop.job import (
     StepSpec,
 )
 from airflow_stepop.runner.protocol import FRAMES, OUTCOME
+from airflow_stepop.runner.secret_references import AWS
 
 if TYPE_CHECKING:
     from airflow_stepop.hooks.kubernetes.objects import Json
@@ -87,6 +88,7 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
     default_conn_id = "kubernetes_default"
     inline_limit = SECRET_BYTES - OWN_BYTES
     log_reads_per_second = 5
+    secret_services = frozenset({AWS})  # of a pod with EKS Pod Identity
     wrong_scope = (
         "{handle} was made in {scope}, but the connection now leads to {here}, which has no such job: "
         "correct the connection, or set its cluster_context; if the first cluster no longer exists, "

@@ -60,6 +60,7 @@ from airflow_stepop.job import (
     StepSpec,
 )
 from airflow_stepop.runner.protocol import OUTCOME
+from airflow_stepop.runner.secret_references import AWS
 from airflow_stepop.stores.folder import THIS_HOST
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class LocalStepHook(StepHook[LocalSettings]):
     inline_limit: ClassVar[int] = 2**40  # bytes; the payload is a file, which only the disk limits
     is_host_bound: ClassVar[bool] = True
     state_table: ClassVar[StateTable] = _STATES
+    secret_services: ClassVar[frozenset[str]] = frozenset({AWS})  # with the keys that the worker has
     poll_interval_s: ClassVar[float] = 0.5  # a poll reads one file per job
     wrong_scope: ClassVar[str] = (
         "{handle} runs on the host {scope}, and this is {here}: only its own host can see a local job. "

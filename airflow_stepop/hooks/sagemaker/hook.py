@@ -59,6 +59,7 @@ from airflow_stepop.job import (
     StepSpec,
 )
 from airflow_stepop.runner.protocol import ENV_NONCE
+from airflow_stepop.runner.secret_references import AWS
 from airflow_stepop.stores.configured import locate, step_store
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
     log_reads_per_second = 100
     stop_limit_s = 1800.0
     state_table = STATES
+    secret_services = frozenset({AWS})
 
     # -- clients
 

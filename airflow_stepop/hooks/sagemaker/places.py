@@ -124,11 +124,14 @@ def check_isolated(payload: Payload, files: Mapping[str, InputFile]) -> None:
     """Check that a step with network isolation needs no network.
 
     :param files: the input folder of the job
-    :raises StepConfigError: it needs packages, or values that the service does not copy into the job
+    :raises StepConfigError: it needs packages, secrets that the job reads itself, or values that the service
+        does not copy into the job
     """
     needed = []
     if "requirements" in payload.features:
         needed.append("requirements= installs packages (build an image that has them)")
+    if "secret_references" in payload.features:
+        needed.append("the step reads secrets from AWS (keep them in a connection of Airflow)")
     if LOCATIONS in files and files[LOCATIONS].is_secret:
         needed.append("values of the step lie in another store than its results (use one bucket for both)")
     if needed:

@@ -19,7 +19,8 @@ from typing import Any
 
 Statement = dict[str, Any]
 
-BUCKET, PREFIX, ROLE, ACCOUNT, REGION = "BUCKET", "PREFIX", "ROLE", "ACCOUNT", "REGION"  # to be replaced
+# Words to be replaced
+BUCKET, PREFIX, ROLE, ACCOUNT, REGION, SECRET = "BUCKET", "PREFIX", "ROLE", "ACCOUNT", "REGION", "SECRET"
 
 _JOBS = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:training-job/*"
 _GROUP = f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:/aws/sagemaker/TrainingJobs"
@@ -86,6 +87,14 @@ JOB_ROLE: dict[str, Statement] = {
         "Resource": "*",
     },
     "Metrics": {"Effect": "Allow", "Action": "cloudwatch:PutMetricData", "Resource": "*"},
+}
+# Of the role, for steps whose secrets lie in AWS Secrets Manager. Its ARNs end with six random characters
+SECRETS: dict[str, Statement] = {
+    "ReadSecrets": {
+        "Effect": "Allow",
+        "Action": "secretsmanager:GetSecretValue",
+        "Resource": f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:{SECRET}-??????",
+    },
 }
 # Optional: ``airflow stepop check`` looks at the role, the bucket's region, the image and the quotas
 CHECKS: dict[str, Statement] = {

@@ -6,6 +6,7 @@ from airflow.sdk import DAG, task
 
 from airflow_stepop import RemoteStepOperator
 
+REFERENCE = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:hidden-AbCdEf"
 TOKEN = {"TOKEN": "{{ conn.hidden_conn.password }}"}
 SUM = 'printf %s "$TOKEN" | sha256sum | cut -c-64 | sed "s/.*/\\"&\\"/" > sum.json; echo "token: $TOKEN"'
 
@@ -46,6 +47,7 @@ with DAG("hidden", schedule=None, default_args={"retries": 0}):
     function.override(task_id="together", secrets={"TOKEN": "{{ params.a }}-{{ conn.hidden_conn.password }}"},
                       params={"a": "x"})()  # fmt: skip
     function.override(task_id="extra", secrets={"TOKEN": "{{ conn.hidden_conn.extra_dejson.key }}"})()
+    function.override(task_id="reference", secrets={"TOKEN": f"{REFERENCE}:key::"})()
     failing.override(secrets=TOKEN)()
     mapped.expand(number=[1, 2])
     command("command")

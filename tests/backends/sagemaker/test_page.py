@@ -7,7 +7,7 @@ import re
 
 from airflow_stepop.hooks.sagemaker.failures import classified
 from airflow_stepop.hooks.sagemaker.machines import machines
-from airflow_stepop.hooks.sagemaker.policies import CALLER, CHECKS, JOB_ROLE, TRUST, policy
+from airflow_stepop.hooks.sagemaker.policies import CALLER, CHECKS, JOB_ROLE, SECRETS, TRUST, policy
 from airflow_stepop.hooks.sagemaker.settings import FIELDS, SageMakerSettings
 from tests.support.paths import DOCS
 
@@ -36,7 +36,11 @@ def rows(heading: str) -> list[list[str]]:
 
 def test_the_policies_are_those_of_the_code() -> None:
     assert documents("What Airflow must be allowed to do") == [policy(CALLER), policy(CHECKS)]
-    assert documents("The role of the jobs") == [policy({"Trust": TRUST}), policy(JOB_ROLE)]
+    assert documents("The role of the jobs") == [
+        policy({"Trust": TRUST}),
+        policy(JOB_ROLE),
+        policy(SECRETS),
+    ]
 
 
 def test_every_setting_is_explained_with_its_field() -> None:

@@ -1,8 +1,8 @@
 """Other services of the account: they are answered by a server behind the emulator (moto), after our checks.
 
 CloudWatch Logs: the caller's permission, the rates and the faults are ours; a denial names the resource as
-AWS does, with an empty stream for the operations on a group. All else (AssumeRole, secrets) is forwarded as
-it is.
+AWS does, with an empty stream for the operations on a group. Secrets: see ``secrets_manager.py``. All else
+(AssumeRole) is forwarded as it is.
 """
 
 from __future__ import annotations

@@ -20,6 +20,8 @@ from tests.emulators.sagemaker.iam import credential
 from tests.emulators.sagemaker.model import has_operation, service
 from tests.emulators.sagemaker.operations import Call, Operations
 from tests.emulators.sagemaker.other_services import Ecr, Query, Quotas, xml
+from tests.emulators.sagemaker.secrets_manager import PREFIX as SECRETS
+from tests.emulators.sagemaker.secrets_manager import secret_answer, token_of
 from tests.emulators.sagemaker.validation import check_request
 from tests.emulators.sagemaker.world import World
 
@@ -72,16 +74,22 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/_control":
             self._answer(200, json.dumps(self.server.world.report()), "application/json")
         elif self.path.startswith("/_credentials/"):
-            self._answer(200, json.dumps(self._credentials()), "application/json")
+            name = self.path.rpartition("/")[2]
+            self._answer(200, json.dumps(self._credentials(name)), "application/json")
         else:
             self._answer(404, "", "text/plain")
 
-    def _credentials(self) -> dict[str, str]:
-        """Return the role's credentials for a container; they are those of the S3 server."""
+    def _credentials(self, role: str) -> dict[str, str]:
+        """Return the role's credentials for a container; their keys are those of the S3 server."""
         s3 = self.server.world.s3
         until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3600))
         keys = (s3.key, s3.secret) if s3 else ("none", "none")
-        return {"AccessKeyId": keys[0], "SecretAccessKey": keys[1], "Token": "", "Expiration": until}
+        return {
+            "AccessKeyId": keys[0],
+            "SecretAccessKey": keys[1],
+            "Token": token_of(role),
+            "Expiration": until,
+        }
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -106,6 +114,8 @@ class Handler(BaseHTTPRequestHandler):
         try:
             if prefix == LOGS:
                 result: Any = log_answer(self.server.world, operation, self.headers, body)
+            elif prefix == SECRETS:
+                result = secret_answer(self.server.world, operation, self.headers, body)
             elif not answers and prefix != "SageMaker":
                 result = forwarded(self.server.world, self.headers, body)
             else:

@@ -161,12 +161,15 @@ class Attempt:
 
     def _environment(self) -> dict[str, str]:
         job, spec = self._job, self._spec
+        url = f"{self._world.address}/_credentials/{self._role.name}"
+        # https://docs.aws.amazon.com/sagemaker/latest/dg/mkt-algo-model-internet-free.html
+        own = {"AWS_CONTAINER_CREDENTIALS_FULL_URI": url} if spec.network else {}
         return {
             "HOSTNAME": spec.hostname,
             "AWS_EXECUTION_ENV": "AWS_ECS_EC2",
             "AWS_REGION": job.region,
             "PWD": "/",
-            "AWS_CONTAINER_CREDENTIALS_FULL_URI": f"{self._world.address}/_credentials/{self._role.name}",
+            **own,
             "TRAINING_JOB_NAME": job.name,
             "TRAINING_JOB_ARN": job.arn,
             **job.settings.container_env,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from airflow_stepop.runner.aws_secrets import Reader
+from airflow_stepop.runner.failures import RefusedError
 from tests.emulators.sagemaker.iam import decision
 from tests.unit.emulators.requests import Jobs, refusal
 
@@ -297,3 +299,23 @@ def test_a_tag_can_be_a_condition(someone):
     someone.may(allow("sagemaker:DescribeTrainingJob", Condition=condition))
     assert someone.client.describe_training_job(TrainingJobName=names[0])
     assert names[1] in denied(someone.client, "describe_training_job", TrainingJobName=names[1])
+
+
+def test_a_secret_is_read_with_the_signature_and_the_rights_of_the_role(service):
+    client, role = service.client("secretsmanager"), service.role.rpartition("/")[2]
+    arn = client.create_secret(Name="mine", SecretString="value")["ARN"]
+    keys = {"AWS_ACCESS_KEY_ID": service.s3.key, "AWS_SESSION_TOKEN": f"session-of-{role}"}
+    environment = {"AWS_ENDPOINT_URL": service.url, **keys, "AWS_SECRET_ACCESS_KEY": service.s3.secret}
+    try:
+        assert Reader(environment).read(arn) == "value"
+        with pytest.raises(RefusedError, match="The request signature we calculated does not match"):
+            Reader({**environment, "AWS_SECRET_ACCESS_KEY": "wrong"}).read(arn)
+        with pytest.raises(RefusedError, match="The security token included in the request is invalid"):
+            Reader({**environment, "AWS_SESSION_TOKEN": "session-of-nobody"}).read(arn)
+        service.do("role", arn=service.role, policies=[policy(deny("secretsmanager:*"))])
+        with pytest.raises(
+            RefusedError, match=f"{role}/SageMaker is not authorized to perform: secretsmanager:"
+        ):
+            Reader(environment).read(arn)
+    finally:
+        client.delete_secret(SecretId=arn, ForceDeleteWithoutRecovery=True)

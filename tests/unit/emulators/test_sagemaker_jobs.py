@@ -334,6 +334,13 @@ with urllib.request.urlopen(os.environ["AWS_CONTAINER_CREDENTIALS_FULL_URI"]) as
     assert running.service.log(name) == [running.service.s3.key]
 
 
+def test_an_isolated_container_gets_none(running):
+    script = "import os\nprint([name for name in os.environ if 'CREDENTIALS' in name], flush=True)"
+    name = running.create_script(script, EnableNetworkIsolation=True)
+    running.service.wait_for(name, "Completed", "Failed")
+    assert running.service.log(name) == ["[]"]
+
+
 def test_the_last_lines_may_come_after_the_end(running):
     running.service.do("settings", late_logs_hold=True)
     name = running.create_script("print('late')")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
 from airflow.sdk import DAG, task
 
 from airflow_stepop import RemoteStepOperator
-from airflow_stepop.exceptions import StepConfigError
+from airflow_stepop.exceptions import StepConfigError, UnsupportedError
 from airflow_stepop.payload.build import build_payload
 from airflow_stepop.payload.call import CommandCall, Setup
-from airflow_stepop.payload.secrets import render_secrets
+from airflow_stepop.payload.secrets import check_services, render_secrets
+
+ARN = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:hf-AbCdEf"
+ROLE = "arn:aws:iam::111122223333:role/other"
 
 BAD = {
     "a list": (["TOKEN=hunter2"], "secrets must be a dict of names and templates, and this is of type list"),
@@ -24,6 +28,7 @@ BAD = {
     "None": ({"TOKEN": None}, "the secret 'TOKEN' must be a template (a str), and this is of type NoneType"),
     "bytes": ({"TOKEN": b"hunter2"}, "must be a template (a str), and this is of type bytes"),
     "a literal": ({"TOKEN": "hunter2"}, "the secret 'TOKEN' is written in the DAG file, which Airflow shows"),
+    "another ARN": ({"TOKEN": "arn:aws:ssm:eu-west-1:1:parameter/x"}, "the secret 'TOKEN': 'arn:aws:ssm:"),
     "a name of env": ({"LANG": "{{ 1 }}"}, "'LANG' is in secrets and in env"),
 }
 
@@ -70,11 +75,46 @@ def rendered(**secrets):
     with DAG("d", schedule=None, user_defined_macros={"value": "a\nb" * 3, "nul": "a\0b"}):
         operator = RemoteStepOperator(task_id="t", command=["true"], secrets=secrets)
     environment = operator.dag.get_template_env(force_sandboxed=True)
-    return render_secrets(secrets, environment, {"params": {"n": 5}})
+    return render_secrets(secrets, environment, {"params": {"n": 5, "arn": ARN, "role": ROLE}})
 
 
 def test_values_are_text():
-    assert rendered(A="{{ params.n }}", B="x{{ value }}") == {"A": "5", "B": "xa\nba\nba\nb"}
+    assert rendered(A="{{ params.n }}", B="x{{ value }}") == ({"A": "5", "B": "xa\nba\nba\nb"}, {})
+
+
+@pytest.mark.parametrize("backend", ["local", "kubernetes", "sagemaker"])
+def test_a_reference_may_be_written_in_the_dag_file(backend):
+    secrets = {"TOKEN": f"{ARN}:key::", "OTHER": "arn:aws:secretsmanager:{{ params.region }}:1:secret:x"}
+    with DAG("good", schedule=None):
+        RemoteStepOperator(task_id="t", command=["true"], backend=backend, secrets=secrets)
+        function(backend=backend, secrets=secrets).expand(number=[1, 2])
+
+
+def test_references_are_told_from_values():
+    """A text that begins like a reference is one; a template may give one. Another ARN is a value."""
+    found = rendered(A=ARN, B="{{ params.arn }}:key::", C=f"{ARN}-{{{{ params.n }}}}", D="{{ params.role }}")
+    assert found == ({"D": ROLE}, {"A": ARN, "B": f"{ARN}:key::", "C": f"{ARN}-5"})
+
+
+def test_a_reference_that_a_template_spoils():
+    with pytest.raises(StepConfigError, match=r"the secret 'A': 'arn:aws:secretsmanager:5:.*; write arn:aws"):
+        rendered(A="arn:aws:secretsmanager:{{ params.n }}:111122223333:key/x")
+
+
+def test_references_are_for_backends_whose_jobs_can_read_them():
+    check_services({"TOKEN": ARN}, "sagemaker", {"aws_secrets"})
+    with pytest.raises(UnsupportedError, match="the secret 'TOKEN': jobs of backend 'other' cannot read"):
+        check_services({"TOKEN": ARN}, "other", ())
+
+
+def test_the_payload_has_references_and_the_zipapp_their_reader():
+    call = CommandCall(argv=["true"], inputs={}, outputs=())
+    setup = Setup(secrets={"A": "hunter2"}, secret_references={"B": ARN})
+    payload = build_payload(call, setup=setup, job="s-job", nonce="n", split="no", is_result_wanted=True)
+    manifest = json.loads(payload.manifest)
+    assert (manifest["secrets"], manifest["secret_references"]) == (["A", "B"], {"B": ARN})
+    assert payload.secrets == {"A": "hunter2"}
+    assert {"secrets", "secret_references", "aws_secrets"} <= payload.features
 
 
 def test_a_value_with_nul_is_refused():

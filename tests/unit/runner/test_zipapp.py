@@ -47,6 +47,8 @@ def test_features():
     assert modules("failure") - modules() == {"reason.py"}
     assert modules("mounted") - modules() == {"mounted.py", "reason.py"}
     assert modules("once", "sealed") - modules() == {"once.py", "sealing.py"}
+    assert modules("secret_references") - modules("secrets") == {"cloud_api.py", "secret_references.py"}
+    assert modules("aws_secrets") - modules() == {"aws_secrets.py"}
 
 
 def test_same_bytes_in_every_process():
