@@ -14,30 +14,13 @@ from airflow_stepop.stores.base import Store
 from airflow_stepop.stores.configured import open_store
 from airflow_stepop.stores.paths import result_path
 from airflow_stepop.testing import Step, make_step
-from tests.emulators.sagemaker.container import unavailable
-from tests.support.needs import needs
 from tests.support.s3 import S3Server
-from tests.support.sagemaker import SageMaker, log_service, sagemaker
+from tests.support.sagemaker import SageMaker
+from tests.support.sagemaker_fixtures import containers, emulator, service
+
+__all__ = ["containers", "emulator", "service"]
 
 CONNECTION = "AIRFLOW_CONN_AWS_DEFAULT"
-
-
-@pytest.fixture(scope="session")
-def emulator(s3_server: S3Server) -> Iterator[SageMaker]:
-    with log_service() as logs_url, sagemaker(s3_server, logs_url) as service:
-        yield service
-
-
-@pytest.fixture
-def service(emulator: SageMaker) -> Iterator[SageMaker]:
-    emulator.do("reset")
-    yield emulator
-    emulator.do("reset")
-
-
-@pytest.fixture
-def containers() -> None:
-    needs(not unavailable(), f"namespaces for containers: {unavailable()}")
 
 
 @pytest.fixture

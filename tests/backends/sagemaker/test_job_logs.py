@@ -241,9 +241,8 @@ def test_many_jobs_within_the_limits_of_the_service(service, logs, writer):
         writer.put(job, (now_ms(), f"of {job}"))
     service.do("settings", rates="real")
     before = service.report()["answers"]
-    reader, began = logs(), time.monotonic()
+    reader = logs()
     read = reader.read(dict.fromkeys(jobs))
-    first_s = time.monotonic() - began
     assert all(texts(read, job) == [f"of {job}"] for job in jobs)
     cursors = {job: read[job][1] for job in jobs}
     loud = random.sample(jobs, 10)
@@ -256,7 +255,6 @@ def test_many_jobs_within_the_limits_of_the_service(service, logs, writer):
     assert not [name for name in used if "Throttling" in name]
     assert used["DescribeLogStreams 200"] == count
     assert used["FilterLogEvents 200"] == 2 * -(-count // 100)
-    assert first_s < count / 20 * 2 + 20
 
 
 def test_waiting_jobs_are_seldom_listed(service, hook, step):

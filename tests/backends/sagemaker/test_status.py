@@ -167,12 +167,15 @@ def test_usage_of_preferences(service, hook, submit):
 
 
 def test_an_interruption_is_counted_and_waits(service, hook, submit):
-    service.do("plan", job="*", run=False, train_s=0.3, interrupt_after_s=[0.05], hold=["Interrupted"])
+    service.do("plan", job="*", run=False, train_s=1000.0, hold=["Interrupted"])
     handle = submit(settings=SPOT, timeout_s=3600.0)
+    service.wait_for(handle.name, "Training")
+    service.do("interrupt", job=handle.name)
     service.wait_for(handle.name, "Interrupted")
     status = hook.status([handle])[handle]
     assert status.state is JobState.PENDING
     assert status.waits_since is not None
+    service.do("plan", job="*", train_s=0.0)
     service.do("release", job="*", phase="Interrupted")
     service.wait_for(handle.name, "Completed")
     assert hook.fresh_status(handle).usage["attempts"] == 2

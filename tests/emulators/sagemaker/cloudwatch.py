@@ -91,7 +91,7 @@ class LogStream:
         self._reader.join()
         self._ended.set()
         settings = self._job.settings
-        if not settings.late_logs_s and not settings.late_logs_hold:
+        if not settings.late_logs_hold:
             self._sender.join()
 
     def _read(self) -> None:
@@ -110,7 +110,6 @@ class LogStream:
         while not over:
             settings = self._job.settings
             over = self._ended.wait(settings.log_batch_s)
-            time.sleep(settings.late_logs_s)
             while settings.late_logs_hold and not self._job.vanished:
                 time.sleep(0.02)
             with self._lock:

@@ -248,13 +248,12 @@ class Lifecycle:
         uploads = attempt is not None and attempt.started
         if uploads:
             job.move("Uploading", "Uploading generated training model")
-        late = job.settings.late_objects_s or job.settings.late_objects_hold
+        late = job.settings.late_objects_hold
         if uploads and not late and attempt:
             attempt.upload()
         job.move("Failed", "Training job failed", "Failed")
         if uploads and late and attempt:
-            until = time.monotonic() + job.settings.late_objects_s
-            while time.monotonic() < until or job.settings.late_objects_hold:
+            while job.settings.late_objects_hold:
                 if job.vanished:
                     raise VanishedError
                 time.sleep(0.02)

@@ -32,10 +32,8 @@ class Settings:
     max_runtime_late: float = 1.4  # 603 s asked, 841 s of training time seen: the end is late
     touch_after_end_s: float = 0.5  # LastModifiedTime moves once more; 30 s after the end were recorded
     list_lag_s: float = 0.0  # how old the answers of ListTrainingJobs are
-    late_objects_s: float = 0.0  # objects of a Failed job come that long after the status
-    late_objects_hold: bool = False  # ... or not before this is False again
-    late_logs_s: float = 0.0  # log lines come that long after they were printed
-    late_logs_hold: bool = False  # ... or not before this is False again
+    late_objects_hold: bool = False  # objects of a Failed job do not come before this is False again
+    late_logs_hold: bool = False  # log lines do not come before this is False again
     log_batch_s: float = 0.1
     checkpoint_sync_s: float = 0.1
     layout: str = "plain"  # of CompressionType NONE: plain, tar, or mixed (model plain, output.tar.gz)
