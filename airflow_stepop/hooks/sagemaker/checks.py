@@ -16,7 +16,7 @@ from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.hooks.common.api_errors import Trouble
 from airflow_stepop.hooks.common.checks import Check
 from airflow_stepop.hooks.sagemaker.images import resolve_image
-from airflow_stepop.hooks.sagemaker.job_logs import GROUP
+from airflow_stepop.hooks.sagemaker.log_access import log_reads
 from airflow_stepop.hooks.sagemaker.policies import (
     ACCOUNT,
     BUCKET,
@@ -263,14 +263,14 @@ def _image(subject: Subject) -> Iterable[Finding]:
 
 
 def _logs(subject: Subject) -> Iterator[Finding]:
-    client = subject.clients.client("logs")
-    for operation, text in {"describe_log_streams": "names", "filter_log_events": "lines"}.items():
+    words = {"logs:DescribeLogStreams": "names", "logs:FilterLogEvents": "lines"}
+    for action, ask in log_reads(subject.clients.client("logs")).items():
         try:
-            getattr(client, operation)(logGroupName=GROUP, logStreamNamePrefix=NO_JOB, limit=1)
+            ask()
         except Exception as error:
             if api_error(error).kind is not Trouble.NOT_FOUND:  # no job of this region has printed yet
                 raise
-        yield Finding(True, "logs", f"Airflow may read the {text} of the logs")
+        yield Finding(True, "logs", f"Airflow may read the {words[action]} of the logs")
 
 
 def _quota(subject: Subject) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""Whether the caller may read the logs of the jobs. Called by the hook before it submits a job.
+"""Whether the caller may read the logs of the jobs. Asked before a submit, and by ``airflow stepop check``.
 
 Without the logs, no line of a step is shown, and the receipt of a success is missing: then only results
 without pickle can be loaded. A user should know that before the step has run for hours.
@@ -7,7 +7,6 @@ without pickle can be loaded. A user should know that before the step has run fo
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -15,12 +14,26 @@ from weakref import WeakSet
 from airflow_stepop.hooks.common.api_errors import Trouble
 from airflow_stepop.hooks.sagemaker import policies
 from airflow_stepop.hooks.sagemaker.job_logs import GROUP
-from airflow_stepop.hooks.sagemaker.service import api_error
+from airflow_stepop.hooks.sagemaker.service import NO_JOB, api_error
 
 if TYPE_CHECKING:
     from airflow_stepop.connections.aws_clients import AwsClients
 
 _asked: WeakSet[AwsClients] = WeakSet()  # those that this process has asked with
+
+
+def log_reads(client: Any) -> dict[str, Callable[[], object]]:
+    """Return IAM action -> a function that sends a small request which needs it.
+
+    Without a job that has printed in the region, there is no log group, and an answer is ``NOT_FOUND``.
+
+    :param client: boto3's for ``logs``
+    """
+    known = {"logGroupName": GROUP, "logStreamNamePrefix": NO_JOB, "limit": 1}
+    return {
+        "logs:DescribeLogStreams": lambda: client.describe_log_streams(**known),
+        "logs:FilterLogEvents": lambda: client.filter_log_events(**known),
+    }
 
 
 def refused_reads(clients: AwsClients) -> str:
@@ -31,16 +44,8 @@ def refused_reads(clients: AwsClients) -> str:
     if clients in _asked:
         return ""
     _asked.add(clients)
-    logs: Any = clients.client("logs", is_sent_once=True)
-    now_ms = int(time.time() * 1000)
-    questions: dict[str, Callable[[], Any]] = {
-        "logs:DescribeLogStreams": lambda: logs.describe_log_streams(logGroupName=GROUP, limit=1),
-        "logs:FilterLogEvents": lambda: logs.filter_log_events(
-            logGroupName=GROUP, logStreamNamePrefix="s-", startTime=now_ms, limit=1
-        ),
-    }
     refused = []
-    for action, ask in questions.items():
+    for action, ask in log_reads(clients.client("logs", is_sent_once=True)).items():
         try:
             ask()
         except Exception as error:  # noqa: BLE001, RUF100 - the submit does not depend on the answer

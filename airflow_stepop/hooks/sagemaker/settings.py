@@ -58,7 +58,8 @@ OWN_PREFIX = "stepop"  # tags and channels with this prefix belong to the step
 
 _ROLE = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/?[a-zA-Z_0-9+=,.@\-_/]+|[a-zA-Z_0-9+=,.@-]{1,64}")
 _MACHINE = re.compile(r"ml\.[a-z0-9-]+\.[a-z0-9-]+")
-_TAG = re.compile(r"[\w\s.:/=+\-@]*")
+# The service's \p{L}, \p{N} and \p{Z}: separators of words are allowed, line ends and tabs are not
+_TAG = re.compile("[\\w \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000.:/=+\\-@]*")
 _CHANNEL = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _VARIABLE = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,511}")
 

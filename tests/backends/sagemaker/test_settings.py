@@ -94,6 +94,8 @@ def test_the_seeds_wait_without_spot_is_refused() -> None:
         ({"subnets": ["my subnet"], "security_group_ids": ["sg-1"]}, "'my subnet' is not valid"),
         ({"volume_kms_key": "my key"}, "'my key' is not valid at the service"),
         ({"tags": {"a#": "b"}}, "is no tag"),
+        ({"tags": {"a": "b\n"}}, "is no tag"),
+        ({"tags": {"a\tb": ""}}, "is no tag"),
         ({"tags": {"aws:x": "b"}}, "names with aws: are reserved"),
         ({"tags": {"stepop-nonce": "b"}}, "names with stepop are reserved"),
         ({"tags": [{"Key": "a", "Value": "1"}, {"Key": "a", "Value": "2"}]}, "'a' is there twice"),
