@@ -24,6 +24,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, ClassVar
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 
 class StepopError(Exception):
     """Base of every error of this package."""
@@ -93,11 +96,20 @@ class OutcomeNotReadyError(StepopError):
 
     :param message: what did not come, and where it should be
     :param retry_after_s: seconds until the next question makes sense; ``None``: the caller chooses the pause
+    :param failure: what the service itself says of the step's failure, as ``Failure.to_json()`` returns
+        it. The task fails with it if the outcome never comes
     """
 
-    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        retry_after_s: float | None = None,
+        *,
+        failure: Mapping[str, object] | None = None,
+    ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.failure = failure
 
 
 class StepInterruptedError(StepopError):

@@ -109,6 +109,11 @@ def not_arrived(status: JobStatus, error: OutcomeNotReadyError, limit_s: float) 
     """
     if status.failure is not None:
         return status.failure
+    if error.failure is not None:
+        known = Failure.from_json(error.failure)
+        advice = f"{known.hint}; " if known.hint else ""
+        late = f"its traceback did not come within {limit_s / 60:.0f} minutes: {error}"
+        return replace(known, hint=f"{advice}{late}; the job is kept")
     has_succeeded = status.state is JobState.SUCCEEDED
     ended = "succeeded" if has_succeeded else "ended"
     advice = "the step is not run again by itself; " if has_succeeded else ""

@@ -56,8 +56,8 @@ The *marker* of the start-once guard (:mod:`.once`) is an object or a file named
      "run": random id of one start}
 
 The *failure file* (``--failure FILE``) of a step that failed has the receipt without the outcome on its first
-line, and ``category: summary`` on the second, at most 900 characters in all. If there is no ``outcome.json``,
-it has ``category: summary`` only.
+line, with the field ``exit_code`` if the step has one, and ``category: summary`` on the second, at most 900
+characters in all. If there is no ``outcome.json``, it has ``category: summary`` only.
 """
 
 from __future__ import annotations

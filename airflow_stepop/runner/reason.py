@@ -23,11 +23,14 @@ CHARS = 900  # in all, so that the service has room for its own words
 def write_reason(path: str, failure: Failure, receipt: str = "") -> None:
     """Write the receipt of a failed step, and on the next line ``category: summary`` for people.
 
-    The receipt comes first, because a service cuts the end of the text.
+    The receipt comes first, because a service cuts the end of the text. It gets the step's exit code.
 
     :param receipt: the receipt without the outcome in it; empty if there is no ``outcome.json``
     """
-    head = receipt.rstrip() + "\n" if receipt else ""
+    head, code = receipt.rstrip(), failure.get("exit_code")
+    if head and code is not None:  # the service shows the runner's own exit code
+        head = f'{head[:-1]},"exit_code":{code}}}'
+    head += "\n" if head else ""
     text = " ".join(plain(f"{failure['category']}: {failure['summary']}").split())
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)

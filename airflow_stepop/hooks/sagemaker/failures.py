@@ -250,12 +250,14 @@ def reported_in(reason: str) -> Failure | None:
         return None
     found = _ALGORITHM.fullmatch(reason)
     assert found is not None  # noqa: S101 - it begins so, since it has a receipt
-    text = found["text"]
-    _, end = json.JSONDecoder().raw_decode(text.lstrip())
-    word, _, message = text.lstrip()[end:].strip().partition(": ")
-    code = int(found["code"]) if found["code"] else None
+    text = found["text"].lstrip()
+    data, end = json.JSONDecoder().raw_decode(text)
+    said = text[end:].strip()
+    word, _, message = said.partition(": ")
+    given = data.get("exit_code")
+    code = given if type(given) is int and abs(given) < 2**31 else None
     if word not in set(Category):
-        return Failure(Category.USER_ERROR, text.lstrip()[end:].strip() or "The step failed", "", code)
+        return Failure(Category.USER_ERROR, said or "The step failed", "AlgorithmError", code)
     return Failure(Category(word), message or "The step failed", "AlgorithmError", code)
 
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from airflow_stepop.exceptions import OutcomeLostError, OutcomeNotReadyError
 from airflow_stepop.hooks.common.receipts import receipt_of, report
-from airflow_stepop.hooks.sagemaker.failures import receipt_in
+from airflow_stepop.hooks.sagemaker.failures import receipt_in, reported_in
 from airflow_stepop.hooks.sagemaker.job_logs import GROUP
 from airflow_stepop.hooks.sagemaker.places import OUTPUT_FOLDER
 from airflow_stepop.hooks.sagemaker.service import FORBIDDEN, api_error
@@ -62,11 +62,14 @@ def outcome_of(
     :raises OutcomeLostError: the runner left no outcome
     :raises OutcomeNotReadyError: the outcome or its receipt may still come
     """
-    status, receipt = status_of(job), receipt_in(str(job.get("FailureReason", "")))
+    reason = str(job.get("FailureReason", ""))
+    status, receipt = status_of(job), receipt_in(reason)
     is_success = status.state is JobState.SUCCEEDED
     base_uri, place = output.base_uri(), f"{output.result_uri}/output"
     if base_uri is None and (is_success or receipt is not None):  # the runner has written an outcome
-        raise OutcomeNotReadyError(f"{OUTCOME} of {handle} is not below {place}")
+        known = reported_in(reason)
+        failure = known.to_json() if known is not None else None
+        raise OutcomeNotReadyError(f"{OUTCOME} of {handle} is not below {place}", failure=failure)
     if base_uri is None:
         raise OutcomeLostError(f"{handle} left no outcome below {place}")
     receipt, missing = receipt or receipt_of(handle), ""

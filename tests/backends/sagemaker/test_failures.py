@@ -180,7 +180,17 @@ def test_a_receipt_at_the_front_is_read(between: str) -> None:
     failure = reported_in(reason)
     assert failure is not None
     assert (failure.category, failure.summary) == (C.USER_ERROR, "ValueError: no such: column")
-    assert failure.exit_code == 1
+    assert failure.exit_code is None, "1 is the exit code of the runner"
+
+
+@pytest.mark.parametrize(
+    ("given", "code"), [("3", 3), ("-9", -9), ("null", None), ('"3"', None), ("1e99", None)]
+)
+def test_the_exit_code_of_the_step_is_in_the_receipt(given: str, code: int | None) -> None:
+    receipt = f'{RECEIPT[:-1]},"exit_code":{given}}}'
+    failure = reported_in(f"AlgorithmError: {receipt}\nuser_error: it ended, exit code: 1")
+    assert failure is not None
+    assert (failure.summary, failure.exit_code) == ("it ended", code)
 
 
 def test_a_reason_that_was_cut_still_has_its_receipt() -> None:

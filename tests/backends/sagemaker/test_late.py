@@ -4,71 +4,38 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
 from airflow_stepop.exceptions import OutcomeLostError, OutcomeNotReadyError, StepConfigError
+from airflow_stepop.failure import Category
 from airflow_stepop.hooks.common.receipts import receipt_of, signed_receipt, with_receipt
 from airflow_stepop.hooks.sagemaker import outcome
-from airflow_stepop.hooks.sagemaker.hook import SageMakerStepHook
 from airflow_stepop.job import JobState
+from airflow_stepop.lifecycle.collecting import OUTCOME_LIMIT_S
+from airflow_stepop.lifecycle.failures import not_arrived
 from airflow_stepop.payload.call import CommandCall, FunctionCall
 from airflow_stepop.payload.outcome import read_outcome, to_xcom
-from airflow_stepop.payload.standalone import make_step
-from airflow_stepop.stores.configured import open_store
-from tests.emulators.sagemaker.container import unavailable
-from tests.support.needs import needs
-from tests.support.s3 import S3Server
-from tests.support.sagemaker import SageMaker, log_service, sagemaker
 from tests.support.waiting import wait_until
 
 ALL = {"Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
 
 
-@pytest.fixture(scope="module")
-def emulator(s3_server: S3Server) -> Iterator[SageMaker]:
-    needs(not unavailable(), f"namespaces for containers: {unavailable()}")
-    with log_service() as logs_url, sagemaker(s3_server, logs_url) as service:
-        yield service
+pytestmark = pytest.mark.usefixtures("containers")
 
 
 @pytest.fixture
-def service(emulator, monkeypatch):
-    monkeypatch.setenv(
-        "AIRFLOW_CONN_AWS_DEFAULT", emulator.connection(stepop={"settings": {"role": emulator.role}})
-    )
-    yield emulator
-    emulator.do("reset")
-
-
-@pytest.fixture
-def store(s3_server, monkeypatch):
-    address = s3_server.new_address()
-    monkeypatch.setenv("AIRFLOW__STEPOP__STORE", address)
-    store = open_store(address)
-    yield store
-    store.delete_folder("")
-
-
-@pytest.fixture
-def run(service, store):
+def run(hook, step):
     """Return a function that runs a call to its end."""
 
     def run_to_end(call):
-        step = make_step(
-            call,
-            result_uri=store.uri("results"),
-            image=service.image,
-            settings={"role": service.role},
-        )
-        hook = SageMakerStepHook()
-        handle = hook.submit(step.spec, step.payload)
+        made = step(call)
+        handle = hook.submit(made.spec, made.payload)
         status = wait_until(
             lambda: hook.status([handle])[handle], "the end", holds=lambda seen: seen.state.is_terminal
         )
-        return hook, handle, status, step
+        return hook, handle, status, made
 
     return run_to_end
 
@@ -108,6 +75,20 @@ def test_objects_of_a_failed_job_that_come_late_are_awaited(service, run):
     report = wait_until(there, "the objects")
     failure = read_outcome(report, step.spec.name, step.spec.nonce)["failure"]
     assert failure["exit_code"] == 3
+
+
+def test_the_reason_alone_says_why_a_step_failed_whose_objects_never_come(service, run):
+    """``FailureReason`` has category, message and exit code; the hint names what is missing."""
+    service.do("settings", late_objects_hold=True)
+    hook, handle, status, _ = run(FAILS)
+    assert status.failure is None, "the outcome says more"
+    with pytest.raises(OutcomeNotReadyError) as caught:
+        hook.outcome(handle)
+    failure = not_arrived(status, caught.value, OUTCOME_LIMIT_S)
+    assert (failure.category, failure.exit_code) == (Category.USER_ERROR, 3)
+    assert failure.summary == "The command 'python3' ended with exit code 3"
+    assert "did not come within 15 minutes: outcome.json of " in failure.hint
+    assert not failure.has_succeeded
 
 
 def test_a_receipt_that_comes_late_is_awaited(service, run):

@@ -145,6 +145,14 @@ def test_the_receipt_comes_first(folder, any_python):
     assert len(text) <= 900
 
 
+def test_the_exit_code_of_the_step_is_in_the_receipt_of_the_failure_file(folder):
+    """The service shows the exit code of the runner."""
+    done, _, lines = failed(folder.command("sh", "-c", "exit 3"))
+    assert done.code == protocol.EXIT_STEP_FAILED
+    assert json.loads(lines[0])["exit_code"] == 3
+    assert len(lines[0]) <= 150
+
+
 def test_a_long_reason_is_cut(tmp_path):
     path, receipt = tmp_path / "failure", json.dumps({"digest": "d" * 64}) + "\n"
     write_reason(str(path), {"category": "infra", "summary": "ä" * 5000}, receipt)
