@@ -42,6 +42,7 @@ from airflow_stepop.hooks.sagemaker.places import (
     write_parts_manifest,
 )
 from airflow_stepop.hooks.sagemaker.region import Region
+from airflow_stepop.hooks.sagemaker.secret_access import unreadable_secrets
 from airflow_stepop.hooks.sagemaker.service import TrainingJobs, api_error, submit_error
 from airflow_stepop.hooks.sagemaker.settings import SageMakerSettings
 from airflow_stepop.hooks.sagemaker.states import STATES
@@ -136,7 +137,8 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
         places = places_of(spec, requests.may_restart(settings))
         self._check(region, spec, places, settings, choice)
         self._log_choice(spec, settings, region.clients.region, choice)
-        if warning := refused_reads(region.clients):
+        denied = unreadable_secrets(region.clients, settings.role or "", payload)
+        for warning in filter(None, (refused_reads(region.clients), denied)):
             self.log.warning("SageMaker: %s", warning)
         submitted = self._stage(spec, payload, places)
         if not str(settings.role).startswith("arn:"):

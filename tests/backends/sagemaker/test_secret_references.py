@@ -89,16 +89,37 @@ def test_the_documented_statement_lets_the_role_read_it(secrets: Secrets) -> Non
     assert "failure" not in outcome, outcome
 
 
-def test_a_role_that_may_not_read_it(secrets: Secrets) -> None:
-    """The failure names the statement that is missing."""
+def test_a_role_that_may_not_read_it(secrets: Secrets, capsys: pytest.CaptureFixture[str]) -> None:
+    """A warning of the submit and the failure name the statement that is missing."""
     rest = {"Effect": "Allow", "NotAction": "secretsmanager:*", "Resource": "*"}
     secrets.service.do("role", arn=secrets.service.role, policies=[policy({"Rest": rest})])
     failure = secrets.refused(secrets.arn)
+    (warning,) = warnings_of(capsys)
+    role = secrets.service.role
+    assert f"the policies of {role} do not let the job read a secret of its step" in warning
+    assert f"give the role {statement(parse(secrets.arn))}" in warning
     assert failure["category"] == Category.DENIED
     session = "arn:aws:sts::123456789012:assumed-role/stepop-job/SageMaker"
     action = f"is not authorized to perform: secretsmanager:GetSecretValue on resource: {secrets.arn}"
     assert f"the secret 'TOKEN' cannot be read: User: {session} {action}" in failure["summary"]
     assert f"give the role of the job {statement(parse(secrets.arn))}" in failure["hint"]
+
+
+@pytest.mark.parametrize("may_ask", [True, False])
+def test_no_warning_without_a_denial(
+    secrets: Secrets, capsys: pytest.CaptureFixture[str], may_ask: bool
+) -> None:
+    """An account may keep its policies from Airflow. A submit does not depend on the answer."""
+    action = "none:none" if may_ask else "iam:SimulatePrincipalPolicy"
+    policies = [policy({"Rest": {"Effect": "Allow", "NotAction": action, "Resource": "*"}})]
+    secrets.service.do("default_identity", arn="arn:aws:iam::123456789012:user/u", policies=policies)
+    _, outcome = secrets.run(["true"], secrets.arn)
+    assert "failure" not in outcome, outcome
+    assert warnings_of(capsys) == []
+
+
+def warnings_of(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return [line for line in capsys.readouterr().out.splitlines() if "[warning" in line]
 
 
 def test_a_secret_that_is_not_there(secrets: Secrets) -> None:
