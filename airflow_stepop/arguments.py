@@ -286,7 +286,7 @@ def check_backend(arguments: Any) -> None:
         return
     registry.check_backend(backend)
     if references := {name: one for name, one in (arguments.secrets or {}).items() if service_of(one)}:
-        check_services(references, backend, registry.hook_class(backend).secret_services)
+        check_services(references, backend, registry.secret_services(backend))
     image = arguments.image if isinstance(arguments.image, str) and not is_later(arguments.image) else None
     resources = _known_resources(arguments.resource_settings)
     if arguments.settings is None or not _is_literal(arguments.settings):

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_stepop.exceptions import BackendNotFoundError, BackendNotInstalledError, StepConfigError
+from airflow_stepop.runner.secret_references import AWS
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -44,12 +45,14 @@ class Builtin:
     :param sdk: a module of that extra. A hook imports its SDK late, so this module checks whether it is
         is installed
     :param has_console: whether jobs have pages in a console of the service, so that tasks have links
+    :param secret_services: the hook's own; here a DAG file can be checked without an import of the hook
     """
 
     path: str
     extra: str = ""
     sdk: str = ""
     has_console: bool = True
+    secret_services: frozenset[str] = frozenset()
 
     @property
     def is_released(self) -> bool:
@@ -63,13 +66,21 @@ class Builtin:
 
 
 BUILTINS = {
-    "local": Builtin("airflow_stepop.hooks.local.hook:LocalStepHook", has_console=False),
+    "local": Builtin(
+        "airflow_stepop.hooks.local.hook:LocalStepHook", has_console=False, secret_services=frozenset({AWS})
+    ),
     "kubernetes": Builtin(
         "airflow_stepop.hooks.kubernetes.hook:KubernetesStepHook",
         "kubernetes",
         "airflow.providers.cncf.kubernetes",
+        secret_services=frozenset({AWS}),
     ),
-    "sagemaker": Builtin("airflow_stepop.hooks.sagemaker.hook:SageMakerStepHook", "sagemaker", "boto3"),
+    "sagemaker": Builtin(
+        "airflow_stepop.hooks.sagemaker.hook:SageMakerStepHook",
+        "sagemaker",
+        "boto3",
+        secret_services=frozenset({AWS}),
+    ),
     "vertex": Builtin(
         "airflow_stepop.hooks.vertex.hook:VertexStepHook", "vertex", "google.cloud.aiplatform_v1"
     ),
@@ -123,6 +134,15 @@ def has_console(name: str) -> bool:
         return hook_class(name).link is not StepHook.link
     except StepConfigError:  # the error is raised where the backend is used
         return True
+
+
+def secret_services(name: str) -> frozenset[str]:
+    """Return the services from which the jobs of a backend can read secrets; of a built-in one without its
+    hook.
+
+    :raises StepConfigError: as :func:`hook_class`
+    """
+    return BUILTINS[name].secret_services if name in BUILTINS else hook_class(name).secret_services
 
 
 def create_hook(name: str, conn_id: str | None = None, connection: Connection | None = None) -> StepHook:

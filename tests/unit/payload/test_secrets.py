@@ -8,7 +8,7 @@ import re
 import pytest
 from airflow.sdk import DAG, task
 
-from airflow_stepop import RemoteStepOperator
+from airflow_stepop import RemoteStepOperator, registry
 from airflow_stepop.exceptions import StepConfigError, UnsupportedError
 from airflow_stepop.payload.build import build_payload
 from airflow_stepop.payload.call import CommandCall, Setup
@@ -84,6 +84,8 @@ def test_values_are_text():
 
 @pytest.mark.parametrize("backend", ["local", "kubernetes", "sagemaker"])
 def test_a_reference_may_be_written_in_the_dag_file(backend):
+    pytest.importorskip(registry.BUILTINS[backend].sdk or "sys")
+    assert registry.secret_services(backend) == registry.hook_class(backend).secret_services
     secrets = {"TOKEN": f"{ARN}:key::", "OTHER": "arn:aws:secretsmanager:{{ params.region }}:1:secret:x"}
     with DAG("good", schedule=None):
         RemoteStepOperator(task_id="t", command=["true"], backend=backend, secrets=secrets)

@@ -84,10 +84,10 @@ def test_another_text_is_refused_with_an_example(reference: str) -> None:
     ],
 )
 def test_the_address_is_that_of_the_sdk(partition: str, region: str, host: str) -> None:
-    import botocore.session
+    botocore_session = pytest.importorskip("botocore.session")
 
     found = endpoint(parse(f"arn:{partition}:secretsmanager:{region}:111122223333:secret:hf"), {})
-    client = botocore.session.get_session().create_client("secretsmanager", region)
+    client = botocore_session.get_session().create_client("secretsmanager", region)
     assert found == f"https://{host}" == client.meta.endpoint_url
     client.close()
 
@@ -100,6 +100,7 @@ def test_the_address_is_that_of_the_sdk(partition: str, region: str, host: str) 
     "url", ["https://secretsmanager.eu-west-1.amazonaws.com", "http://localhost:5000/base", "https://h:443/"]
 )
 def test_the_signature_is_that_of_botocore(url: str, token: str) -> None:
+    pytest.importorskip("botocore")
     from botocore.auth import SigV4Auth
     from botocore.awsrequest import AWSRequest
     from botocore.credentials import Credentials
