@@ -47,6 +47,7 @@ def test_features():
     assert modules("failure") - modules() == {"reason.py"}
     assert modules("mounted") - modules() == {"mounted.py", "reason.py"}
     assert modules("once", "sealed") - modules() == {"once.py", "sealing.py"}
+    assert modules("kept") - modules() == {"kept.py"}
 
 
 def test_same_bytes_in_every_process():
