@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 import pytest
 
+from airflow_stepop.exceptions import StoreError
 from airflow_stepop.job import JobState
 from airflow_stepop.payload.call import CommandCall
 from airflow_stepop.payload.outcome import read_outcome, to_xcom
@@ -103,17 +105,26 @@ def test_a_reclaim_between_the_end_and_the_copy(service, hook, step, store):
 
 
 def test_the_checkpoint_is_there_after_an_interruption(service, hook, submit, store):
-    """The runner saves snapshots while the step runs; the service copies them into the next attempt."""
+    """The machine goes without a signal: what the last periodic snapshot has is in the next attempt.
+
+    The runner saves a snapshot after each change while the step runs, and the service copies it.
+    """
     script = (
-        'cat "$STEPOP_CHECKPOINT_DIR/epoch" 2>/dev/null && exit 0; '
-        'echo "epoch 7" > "$STEPOP_CHECKPOINT_DIR/epoch"; echo written; sleep 600'
+        'cd "$STEPOP_CHECKPOINT_DIR"; cat epoch 2>/dev/null && exit 0; echo "epoch 1" > epoch; '
+        "until ls /opt/ml/checkpoints/*.tar 2>/dev/null; do sleep 0.1; done; "
+        'echo "epoch 2" > epoch; sleep 600'
     )
     uri = store.uri("checkpoints/team/train/1/fit/-1/abc")
     handle = submit(["sh", "-c", script], settings=SPOT, timeout_s=3600.0, checkpoint_uri=uri)
-    wait_until(lambda: service.log(handle.name), "the first attempt", holds=lambda log: "written" in log)
-    # the machine may go without a warning, so the snapshot has to be there before
-    wait_until(lambda: [path for path in store.list("checkpoints") if path.endswith(".tar")], "a snapshot")
+
+    def snapshot():
+        found = [path for path in store.list("checkpoints") if path.endswith(".tar")]
+        with suppress(StoreError):  # it is replaced in this moment
+            return bytes(store.read(found[0], store.size_of(found[0]))) if found else b""
+        return b""
+
+    wait_until(snapshot, "the second snapshot", holds=lambda data: b"epoch 2" in data)
     service.do("interrupt", job=handle.name)
     service.wait_for(handle.name, "Completed", "Failed")
-    assert "epoch 7" in service.log(handle.name, 1)
+    assert service.log(handle.name, 1)[-2:-1] == ["epoch 2"], service.log(handle.name, 1)
     assert hook.fresh_status(handle).state is JobState.SUCCEEDED
