@@ -86,20 +86,21 @@ def restore(options: dict[str, str], nonce: str) -> int | None:
                 target = inside(_folders(options)[place], name, "kept file")
                 written.append(target)
                 _copy(f"{path}.{index}", target, size, digest)
+            _say(options, json.loads(outcome))
             write_atomic(os.path.join(options["out"], protocol.OUTCOME), [outcome], is_synced=True)
-        except Exception as error:  # OSError, ValueError; the JSON may hold anything if the key is known
+        except Exception as error:  # whoever knows the key can write any JSON
             for target in written:
                 quietly(os.unlink, target)
-            report(f"an earlier attempt has ended, and its results cannot be used: {error}")
+            report(f"the results of an earlier attempt cannot be used: {error}")
             continue
-        _say(options, json.loads(outcome))
+        report("the results are those of the earlier attempt; this attempt ran nothing")
         return int(found["code"])
     return None
 
 
 def _say(options: dict[str, str], outcome: Any) -> None:
     status, failure = outcome["status"], outcome["failure"]
-    report(f"an earlier attempt of this job has ended with {status}; this attempt ran nothing")
+    report(f"an earlier attempt of this job has ended with {status}")
     if failure and "failure" in options:
         from .reason import write_reason
 
@@ -121,10 +122,11 @@ def _records(options: dict[str, str], nonce: str) -> list[tuple[str, dict[str, A
                 head, outcome = _checked(options, stream.read()).split(b"\n", 1)
             about = json.loads(head)
             if about["nonce"] == nonce and (about["why"] or json.loads(outcome)["nonce"] == nonce):
+                about["attempt"], about["code"] = int(about["attempt"]), int(about["code"])
                 found.append((path, about, outcome))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # OSError, ValueError; whoever knows the key can write any JSON
             report(f"{name} of an earlier attempt is not used: {error}")
-    return sorted(found, key=lambda one: -int(one[1]["attempt"]))
+    return sorted(found, key=lambda one: -one[1]["attempt"])
 
 
 def _names(folder: str) -> list[str]:

@@ -8,6 +8,7 @@ from contextlib import suppress
 import pytest
 
 from airflow_stepop.exceptions import StoreError
+from airflow_stepop.hooks.sagemaker import outcome
 from airflow_stepop.job import JobState
 from airflow_stepop.payload.call import CommandCall
 from airflow_stepop.payload.outcome import read_outcome, to_xcom
@@ -58,6 +59,21 @@ def test_an_attempt_that_has_ended_does_not_run_again(service, hook, submit):
     assert json.loads(report.data)["status"] == "success"
 
 
+def test_an_attempt_that_has_ended_and_whose_receipt_is_lost(service, hook, step, monkeypatch):
+    """The log went with the machine: data is read all the same, and a pickle is refused with what to do."""
+    service.do("plan", job="*", internal_errors=1)
+    service.do("settings", late_logs_hold=True)
+    made = step(lambda: {"a": 1}, settings={"max_retry_attempts": 1})
+    handle = hook.submit(made.spec, made.payload)
+    service.wait_for(handle.name, "Completed", "Failed")
+    monkeypatch.setattr(outcome, "LATE_S", 0.0)
+    report = hook.outcome(handle)
+    assert report.digest is None
+    assert report.missing.endswith("took its last log lines along: clear the task to run the step again")
+    found = read_outcome(report, made.spec.name, made.spec.nonce)
+    assert to_xcom(found["result"]) == {"a": 1}
+
+
 def test_a_failure_that_has_ended_does_not_run_again(service, hook, submit):
     """The reason of the second attempt has no receipt: that of the first one is in its log."""
     service.do("plan", job="*", internal_errors=1)
@@ -95,8 +111,8 @@ def test_a_reclaim_between_the_end_and_the_copy(service, hook, step, store):
     service.wait_for(handle.name, "Completed", "Failed")
     lines = [line for attempt in (0, 1) for line in service.log(handle.name, attempt)]
     assert [line for line in lines if line.startswith("ran")] == ["ran 1"], lines
-    outcome = read_outcome(hook.outcome(handle), made.spec.name, made.spec.nonce)
-    assert to_xcom(outcome["result"])["large"].load() == bytes(100_000)
+    found = read_outcome(hook.outcome(handle), made.spec.name, made.spec.nonce)
+    assert to_xcom(found["result"])["large"].load() == bytes(100_000)
     (epoch,) = [path for path in store.list("results") if path.endswith("/model/epochs/last")]
     assert bytes(store.read(epoch, store.size_of(epoch))) == b"7\n"
     assert hook.status([handle])[handle].usage["attempts"] == 2

@@ -116,9 +116,7 @@ def test_an_attempt_after_the_end_restores_the_results(job, any_python):
         done = job.attempt(any_python)
         assert (done.code, done.receipt) == (0, None), done.stderr
         assert job.results() == written
-        assert (
-            "an earlier attempt of this job has ended with success; this attempt ran nothing" in done.stderr
-        )
+        assert "stepop: an earlier attempt of this job has ended with success\n" in done.stderr
     assert job.runs == ["1"]
 
 
