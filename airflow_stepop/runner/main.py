@@ -3,7 +3,7 @@
 ``python3 -u step.pyz run --in DIR --out DIR --digest SHA256 --receipt (FILE | fd:N | -)
 [--receipt-limit BYTES] [--segments DIR] [--checkpoint DIR] [--timeout SECONDS] [--grace SECONDS]
 [--linger SECONDS] [--seal HEX] [--mounted (0 | 1)] [--failure FILE]
-[--started (DIR | started.json) --job-id (TEXT | env:NAME) [--restarts (0 | 1)]]``
+[--started (DIR | started.json) --job-id (TEXT | env:NAME) [--restarts (0 | 1)] [--kept DIR:DIR]]``
 """
 
 # 1. The parent checks the manifest and forks. The child (:mod:`.child`) runs the step.
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 _FORWARDED = (signal.SIGTERM, signal.SIGINT)
 _FOLDERS = {"in", "out", "segments", "checkpoint", "failure"}  # the last one is a file
-_OPTIONAL = {*_FOLDERS, "seal", "started", "job-id", "restarts", "mounted"}
+_OPTIONAL = {*_FOLDERS, "seal", "started", "job-id", "restarts", "mounted", "kept"}
 _THREAD_GRACE = os.environ.get(protocol.ENV_THREAD_GRACE, "")  # read before the step can change it
 
 
@@ -55,6 +55,7 @@ def main(argv: list[str]) -> int:
     except ValueError as error:
         sys.stderr.write(f"stepop: {error}\nusage: {' '.join((__doc__ or '``').split('``')[1].split())}\n")
         return protocol.EXIT_REFUSED
+    files.is_mounted = options.get("mounted") == "1"
     if "started" in options:
         from .once import refusal
 
@@ -66,7 +67,6 @@ def main(argv: list[str]) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored by the caller, it would discard the exit status
     identity = os.environ.get(protocol.ENV_JOB, ""), os.environ.get(protocol.ENV_NONCE, "")
-    files.is_mounted = options.get("mounted") == "1"
     try:
         # remove the outcome of an earlier attempt in the same folder
         quietly(os.unlink, os.path.join(options["out"], protocol.OUTCOME))
@@ -98,6 +98,10 @@ def _run(options: dict[str, str], manifest: Manifest, helpers: _Helpers, meter: 
         why = limit.error() if limit.is_over else why
         found = _own_outcome(options, (manifest["job"], manifest["nonce"]), why, meter.usage(rusage))
     code = finish(options, found, os.WEXITSTATUS(status) if os.WIFEXITED(status) else None)
+    if "kept" in options and code != protocol.EXIT_NO_OUTCOME:
+        from .kept import keep
+
+        keep(options, manifest["nonce"], found[0], code)
     helpers.finish(code)  # last: a checkpoint may take long, and the backend may kill the runner meanwhile
     wait_until_read(float(options["linger"]))
     return code
@@ -138,7 +142,7 @@ def _options(argv: list[str]) -> dict[str, str]:
         if name[:2] != "--" or name[2:] not in known:
             raise ValueError(f"unknown option {name}")
         options[name[2:]] = value
-    missing = required - set(options)
+    missing = _missing(options, required)
     if missing:
         raise ValueError(f"missing --{', --'.join(sorted(missing))}")
     options.setdefault("segments", options["out"])
@@ -151,6 +155,12 @@ def _options(argv: list[str]) -> dict[str, str]:
     elif options["receipt"] != "-":
         options["receipt"] = os.path.abspath(options["receipt"])
     return options
+
+
+def _missing(options: dict[str, str], required: set[str]) -> set[str]:
+    if "kept" in options:  # the results lie beside a marker that is a file, and their record needs a key
+        required = required | {"seal", "started"}
+    return required - {name for name in options if options[name] != protocol.STARTED_TABLE}
 
 
 # -- before the fork -----------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ The runner asks the guard before it removes or writes anything else. The marker 
 
 - No marker: the runner creates the marker and runs the step.
 - The marker has this job, and an outcome exists: the runner ends with the exit code of the outcome. It prints
-  no receipt, because it has not written these bytes.
+  no receipt, because it has not written these bytes. With ``--kept`` the outcome may come from beside the
+  marker: see :mod:`.kept`.
 - The marker has this job, and no outcome exists: the runner runs the step as the next attempt. With
   ``--restarts 0`` it runs nothing and ends with ``EXIT_REFUSED``.
 - The marker has another job: the runner runs nothing and ends with ``EXIT_DUPLICATE``.
@@ -104,6 +105,16 @@ def _job_id(text: str, nonce: str) -> str:
 
 def _earlier(options: dict[str, str], nonce: str) -> int | None:
     """Return the exit code of an earlier attempt that has ended; ``None`` if there is no such attempt."""
+    code = _in_output(options, nonce)
+    if code is None and nonce and "kept" in options:
+        from .kept import restore
+
+        code = restore(options, nonce)
+    return code
+
+
+def _in_output(options: dict[str, str], nonce: str) -> int | None:
+    """Return the exit code of the attempt whose outcome is in the output folder."""
     try:
         with open(os.path.join(options["out"], protocol.OUTCOME), "rb") as stream:
             found = json.load(stream)

@@ -9,17 +9,15 @@ from __future__ import annotations
 import http.client
 import re
 import threading
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from tests.emulators.sagemaker.iam import ALL, Policy, decision
 
-DENIED = (
-    '<?xml version="1.0" encoding="UTF-8"?><Error><Code>AccessDenied</Code><Message>User: {who} is not '
-    "authorized to perform: {action} on resource: {resource} because no identity-based policy allows the "
-    "{action} action</Message></Error>"
-)
+ERROR = '<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>{message}</Message></Error>'
+Refused = tuple[int, str, str]  # HTTP status, code, message
 
 
 class S3Gate(ThreadingHTTPServer):
@@ -41,6 +39,14 @@ class S3Gate(ThreadingHTTPServer):
         self.asked.add(action)
         return decision(self.policies, action, resource, context) == "allowed"
 
+    def credentials_of(self, headers: Message) -> Refused | None:
+        """Return why a request is refused before its permission is checked; ``None``: it is not."""
+        return None
+
+    def signed(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> dict[str, str]:
+        """Return the headers for the server behind."""
+        return headers
+
     def close(self) -> None:
         self.shutdown()
         self.server_close()
@@ -52,12 +58,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        for action, resource, context in needed(self.command, self.path, body):
-            if not self.server.allows(action, resource, context):
-                self._deny(action, resource)
-                return
+        if self._is_refused(body):
+            return
         far = http.client.HTTPConnection(self.server.target.netloc, timeout=60)
-        far.request(self.command, self.path, body, dict(self.headers))
+        headers = self.server.signed(self.command, self.path, body, dict(self.headers))
+        far.request(self.command, self.path, body, headers)
         answer = far.getresponse()
         data = answer.read()
         far.close()
@@ -75,9 +80,26 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
+    def _is_refused(self, body: bytes) -> bool:
+        """Answer a request that its sender may not send, and return whether that is so."""
+        refused = self.server.credentials_of(self.headers)
+        if refused:
+            self._refuse(*refused)
+            return True
+        for action, resource, context in needed(self.command, self.path, body):
+            if not self.server.allows(action, resource, context):
+                self._deny(action, resource)
+                return True
+        return False
+
     def _deny(self, action: str, resource: str) -> None:
-        text = DENIED.format(who=self.server.who, action=action, resource=resource).encode()
-        self.send_response(403)
+        text = f"User: {self.server.who} is not authorized to perform: {action} on resource: {resource}"
+        text += f" because no identity-based policy allows the {action} action"
+        self._refuse(403, "AccessDenied", text)
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        text = ERROR.format(code=code, message=message).encode()
+        self.send_response(status)
         self.send_header("Content-Type", "application/xml")
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()

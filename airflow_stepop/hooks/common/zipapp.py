@@ -68,6 +68,7 @@ _REBUILDERS = (
 #   failure                 the service takes the reason of a failure from a file: --failure
 #   mounted                 the output folder is a mounted bucket: --mounted 1; with it comes "failure"
 #   once                    the step must not start twice: --started
+#   kept                    results are kept for an attempt without the output folder: --kept
 #   sealed                  files of the input folder are encrypted: --seal
 #   network                 the runner uses pre-signed addresses
 OPTIONAL = {
@@ -85,6 +86,7 @@ OPTIONAL = {
     "failure": ("reason.py",),
     "mounted": ("mounted.py", "reason.py"),
     "once": ("once.py",),
+    "kept": ("kept.py",),
     "sealed": ("sealing.py",),
     "network": ("remote_parts.py", "threads.py", "uploads.py", "urls.py"),
 }

@@ -174,7 +174,7 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
 
     def _stage(self, spec: StepSpec, payload: Payload, places: Places) -> requests.Submitted:
         """Write the job's input into the bucket."""
-        features = {"mounted", "sealed", *(["once"] if places.checkpoints else [])}
+        features = {"mounted", "sealed", *(["once", "kept"] if places.checkpoints else [])}
         parts, key = parts_of(spec, payload, places), seal_key(spec.nonce)
         files = input_files(
             replace(payload, features=payload.features | features),

@@ -49,6 +49,7 @@ OUTCOME_BYTES = 64 << 20  # of outcome.json
 LATE_S, LATE_ELSE_S = 900.0, 60.0
 READ_LOGS = "allow logs:DescribeLogStreams and logs:FilterLogEvents for the caller (see airflow stepop check)"
 WRITE_LOGS = "allow logs:CreateLogStream and logs:PutLogEvents for the role of the job"
+LOST = "or an earlier attempt's machine took its last log lines along: clear the task to run the step again"
 READ_BYTES, COPY_BYTES = 16 << 20, 1 << 20  # at once, of a compressed archive and of one of its files
 
 
@@ -81,7 +82,8 @@ def outcome_of(
             raise OutcomeNotReadyError(f"the receipt of {handle} is not in the log group {GROUP}")
     if receipt is None and is_success:
         data = output.read(base_uri, OUTCOME_BYTES)
-        missing = f"its receipt is not in the log group {GROUP}; {missing}"
+        lost = f"; {LOST}" if status.usage.get("attempts") and missing != READ_LOGS else ""
+        missing = f"its receipt is not in the log group {GROUP}; {missing}{lost}"
         found = OutcomeReport(None, data, base_uri, missing)
     else:
         found = report(handle, receipt, base_uri, lambda _: output.read(base_uri, OUTCOME_BYTES), GROUP)

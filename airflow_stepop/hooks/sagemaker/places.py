@@ -35,6 +35,7 @@ INPUTS = "/opt/ml/input/data"
 INPUT, PARTS = f"{INPUTS}/{CHANNEL}", f"{INPUTS}/{PARTS_CHANNEL}"
 OUTPUT_FOLDER = "stepop"  # below /opt/ml/model, so that the step's own files there stay apart
 OUTPUT = f"/opt/ml/model/{OUTPUT_FOLDER}"
+EXPORTED = "/opt/ml/model", "/opt/ml/output/data"  # the service copies them after the container has ended
 FAILURE_FILE = "/opt/ml/output/failure"
 CHECKPOINTS = "/opt/ml/checkpoints"
 

@@ -24,6 +24,7 @@ from airflow_stepop.hooks.sagemaker.overrides import with_overrides
 from airflow_stepop.hooks.sagemaker.places import (
     CHANNEL,
     CHECKPOINTS,
+    EXPORTED,
     FAILURE_FILE,
     INPUT,
     OUTPUT,
@@ -170,6 +171,7 @@ def _command(spec: StepSpec, settings: SageMakerSettings, places: Places, submit
         seal=submitted.seal,
         started=STARTED if is_guarded else None,
         job_id="env:TRAINING_JOB_NAME" if is_guarded else None,
+        kept=":".join(EXPORTED) if is_guarded and not settings.output_kms_key else None,
         timeout=spec.timeout_s,
         grace=GRACE_S,
     )

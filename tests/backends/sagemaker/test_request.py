@@ -16,7 +16,10 @@ import pytest
 
 from airflow_stepop.exceptions import StepConfigError, UnsupportedError
 from airflow_stepop.hooks.sagemaker.hook import SageMakerStepHook
+from airflow_stepop.hooks.sagemaker.machines import choose
 from airflow_stepop.hooks.sagemaker.model import refused_values
+from airflow_stepop.hooks.sagemaker.places import places_of
+from airflow_stepop.hooks.sagemaker.request import Submitted, may_restart, training_job
 from airflow_stepop.job import ObjectRange, Part, StepSpec
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.stores.configured import open_store
@@ -116,11 +119,15 @@ def test_golden(offline: SageMakerStepHook, shape: Any, name: str) -> None:
     if name == "preferences" and not knows_member("ResourceConfig", "InstancePreferences"):
         pytest.skip("this botocore has no InstancePreferences")
     request = offline.render(a_spec(**CASES[name]))
+    assert_golden(request, name)
+    refused_values(shape, request)
+
+
+def assert_golden(request: dict[str, Any], name: str) -> None:
     path = GOLDEN / f"{name}.json"
     if os.environ.get("STEPOP_GOLDEN") == "write":
         path.write_text(json.dumps(request, indent=2, sort_keys=True) + "\n")
     assert json.loads(json.dumps(request)) == json.loads(path.read_text())
-    refused_values(shape, request)
 
 
 @pytest.mark.parametrize("name", ["small", "spot", "preferences"])
@@ -258,6 +265,23 @@ def test_large_parts_come_by_a_channel(hook, service, step, store):  # type: ign
     sent = " ".join(store.list("jobs"))
     assert "manifest.json" in sent
     assert "locations.json.sealed" not in sent
+    channel = next(one for one in described["InputDataConfig"] if one["ChannelName"] == "stepop-parts")
+    address = channel["DataSource"]["S3DataSource"]["S3Uri"]
+    folder, _, name = address.rpartition("/")
+    assert name == f"{hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:32]}.manifest"
+    assert channels["stepop"]["S3Uri"].startswith(f"{folder}/"), "both lie in the job's folder"
+
+
+def test_golden_of_a_large_part(offline: SageMakerStepHook, shape: Any) -> None:
+    """The request of a submit, with all that is known then: ``render`` does not know the parts."""
+    spec = a_spec(settings={"instance_type": "ml.m5.large"})
+    settings = offline.settings_of(spec)
+    places = places_of(spec, may_restart(settings))
+    folder = f"{places.native(places.folder)}/{'2' * 32}"
+    submitted = Submitted(spec.digest, folder, f"{folder}.manifest", "3" * 64, "4" * 64, "123456789012")
+    request = training_job(spec, settings, places, submitted, choose(settings, spec.resources), "us-east-1")
+    assert_golden(request, "large_part")
+    refused_values(shape, request)
 
 
 def test_parts_of_another_store(hook, service, step, store, s3_server, monkeypatch):  # type: ignore[no-untyped-def]

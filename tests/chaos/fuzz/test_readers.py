@@ -26,7 +26,7 @@ from airflow_stepop.job import JobHandle
 from airflow_stepop.payload.outcome import read_outcome, to_xcom
 from airflow_stepop.record import StepRecord
 from airflow_stepop.results import StepResult
-from airflow_stepop.runner import manifest, protocol
+from airflow_stepop.runner import kept, manifest, protocol
 from airflow_stepop.runner.entries import SegmentError, UntrustedPickleError
 from airflow_stepop.runner.failures import StepError
 from airflow_stepop.runner.hashing import sha256
@@ -289,6 +289,24 @@ def _read_manifest(folder, data):
 def test_manifest(tmp_path, data):
     found = read(lambda given: _read_manifest(tmp_path, json.dumps(given).encode()), data, StepError)
     assert found is None or {type(found["job"]), type(found["nonce"])} == {str}
+
+
+KEPT = {"nonce": "n", "code": 0, "attempt": 1, "files": [[0, "weights", sha256(1, b"w").hexdigest(), 1]]}
+
+
+@fuzzed
+@given(damaged({**KEPT, "why": ""}), damaged(OUTCOME))
+def test_kept_results(tmp_path, about, outcome):
+    """Also of somebody who knows the key: the runner goes on, and writes below its own folders only."""
+    guard, out = tmp_path / "guard", tmp_path / "top" / "model" / "stepop"
+    guard.mkdir(exist_ok=True)
+    options = {"seal": "ab" * 32, "started": str(guard), "out": str(out), "kept": str(out.parent)}
+    data = b"\n".join(json.dumps(one).encode() for one in (about, outcome))
+    (guard / "kept-0").write_bytes(kept._signed(options, data))
+    (guard / "kept-0.0").write_bytes(b"w")
+    assert kept.restore(options, "n") is None or (out / protocol.OUTCOME).exists()
+    assert {path.name for path in tmp_path.iterdir()} <= {"guard", "top"}
+    assert {path.name for path in tmp_path.glob("top/*")} <= {"model"}
 
 
 @fuzzed

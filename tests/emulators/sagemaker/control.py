@@ -99,6 +99,10 @@ class Control:
         change_set = self._world.iam.expired.add if expired else self._world.iam.expired.discard
         change_set(key)
 
+    def expire_sessions(self) -> None:
+        """Let all temporary credentials expire that STS has issued until now."""
+        self._world.iam.sessions.expire()
+
     def role(self, arn: str, policies: list[Policy] | None = None, trusts: list[str] | None = None) -> None:
         """Make or replace a role. Without policies it may do everything."""
         services = ["sagemaker.amazonaws.com"] if trusts is None else trusts

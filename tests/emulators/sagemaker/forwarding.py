@@ -19,7 +19,8 @@ from tests.emulators.sagemaker.iam import credential, require
 from tests.emulators.sagemaker.world import World
 
 LOGS = "Logs_20140328"
-SENT = ("Authorization", "Content-Type", "X-Amz-Date", "X-Amz-Security-Token", "X-Amz-Target")
+TOKEN = "X-Amz-Security-Token"
+SENT = ("Authorization", "Content-Type", "X-Amz-Date", TOKEN, "X-Amz-Target")
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def forwarded(world: World, headers: Mapping[str, Any], body: bytes) -> Answer:
 def log_answer(world: World, operation: str, headers: Mapping[str, Any], body: bytes) -> Answer:
     """Check a request to CloudWatch Logs as the service does, and send it on."""
     world.faults.strike(operation, after=False)
-    caller = world.iam.caller(headers.get("Authorization"))
+    caller = world.iam.caller(headers.get("Authorization"), headers.get(TOKEN))
     world.faults.limit(operation, world.settings.rates)
     query = json.loads(body or b"{}")
     region = credential(headers["Authorization"])[2]

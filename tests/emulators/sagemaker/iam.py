@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any
 
 from tests.emulators.sagemaker.errors import ApiError
+from tests.emulators.sagemaker.sessions import Sessions
 
 Policy = dict[str, Any]
 Context = Mapping[str, str | list[str]]
@@ -65,14 +66,16 @@ class Iam:
     keys: dict[str, Identity] = field(default_factory=dict)
     expired: set[str] = field(default_factory=set)
     roles: dict[str, Role] = field(default_factory=dict)
+    sessions: Sessions = field(default_factory=Sessions)
 
-    def caller(self, authorization: str | None) -> Identity:
+    def caller(self, authorization: str | None, token: str | None = None) -> Identity:
         """Return who signed a request, or raise what AWS answers to a missing, unknown or expired key."""
         if not authorization:
             raise ApiError("MissingAuthenticationTokenException", "Missing Authentication Token")
         key = credential(authorization)[0]
         if key in self.expired or "*" in self.expired:
             raise ApiError("ExpiredTokenException", "The security token included in the request is expired")
+        self.sessions.check(key, token)
         found = self.keys.get(key, self.default)
         if found is None:
             text = "The security token included in the request is invalid."

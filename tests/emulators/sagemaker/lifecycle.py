@@ -173,11 +173,17 @@ class Lifecycle:
             self._trained_before += time.monotonic() - started
 
     def _pause(self, phase: str) -> None:
-        """Stay in a phase for its time, and as long as the test holds the job there."""
+        """Stay in a phase for its time, and as long as the test holds the job there.
+
+        Spot may take the instance after the container has ended, too.
+        """
         job = self._job
         until = time.monotonic() + job.settings.seconds_of(phase, job.plan)
         while True:
             self._look()
+            if job.interrupted and phase in ("Training", "Uploading"):
+                job.interrupted = False
+                raise ReclaimedError
             left = until - time.monotonic()
             held = phase in job.plan.hold and not self._is_released(phase)
             if left <= 0 and not held:

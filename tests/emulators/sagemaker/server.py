@@ -8,6 +8,7 @@ import re
 import time
 import traceback
 import uuid
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl
@@ -15,7 +16,7 @@ from urllib.parse import parse_qsl
 from tests.emulators.sagemaker.control import Control
 from tests.emulators.sagemaker.errors import ApiError, not_emulated
 from tests.emulators.sagemaker.faults import LostAnswerError
-from tests.emulators.sagemaker.forwarding import LOGS, Answer, forwarded, log_answer
+from tests.emulators.sagemaker.forwarding import LOGS, TOKEN, Answer, forwarded, log_answer
 from tests.emulators.sagemaker.iam import credential
 from tests.emulators.sagemaker.model import has_operation, service
 from tests.emulators.sagemaker.operations import Call, Operations
@@ -148,7 +149,7 @@ class Handler(BaseHTTPRequestHandler):
         if method is None:
             raise not_emulated(operation)
         world.faults.strike(operation, after=False)
-        caller = world.iam.caller(self.headers.get("Authorization"))
+        caller = world.iam.caller(self.headers.get("Authorization"), self.headers.get(TOKEN))
         self._check_date()
         world.faults.limit(operation, world.settings.rates)
         try:
@@ -214,9 +215,11 @@ class Handler(BaseHTTPRequestHandler):
         world = self.server.world
         method = getattr(self.server.query, snake(action), None) if action[:1].isupper() else None
         if method is None:
-            return forwarded(world, self.headers, body)
+            answer = forwarded(world, self.headers, body)
+            told = world.iam.sessions.issued(answer.body, world.settings.session_s)
+            return replace(answer, body=told)
         world.faults.strike(action, after=False)
-        caller = world.iam.caller(self.headers.get("Authorization"))
+        caller = world.iam.caller(self.headers.get("Authorization"), self.headers.get(TOKEN))
         return method(Call(caller, credential(self.headers["Authorization"])[2], form))
 
     def _hang_up(self, operation: str) -> None:

@@ -47,6 +47,7 @@ class Settings:
     clock_skew_s: float = 0.0  # the clock of the service, against that of this host
     signature_tolerance_s: float = 300.0
     default_order: str = "Ascending"  # of ListTrainingJobs without SortOrder; another text says Descending
+    session_s: float | None = None  # lifetime of temporary credentials; None: as STS says
     private_tmp: bool = True  # a job has a /tmp of its own
     shared: list[str] = field(default_factory=list)  # folders that stay visible below a private /tmp
     container_env: dict[str, str] = field(default_factory=dict)  # more variables, as an image has them

@@ -115,7 +115,8 @@ class World:
             }
             for job in self.all_jobs()
         }
-        return {"jobs": jobs, "answers": dict(self.faults.answers)}
+        tokens = self.iam.sessions.valid()
+        return {"jobs": jobs, "answers": dict(self.faults.answers), "sessions": tokens}
 
     def end_jobs(self) -> None:
         """Forget every job, and wait until nothing runs for it."""
