@@ -55,7 +55,7 @@ def sweep_command(args: Namespace) -> None:
     )
     unwanted = [orphan for orphan in orphans if orphan.action is not Action.KEEP]
     if args.yes:
-        problems += sweep(unwanted)
+        problems += sweep(orphans)
     print_rows([_row(orphan, now) for orphan in unwanted], args.output)
     if args.output in TABLES:
         _sum_up(orphans, is_done=args.yes)
@@ -64,12 +64,18 @@ def sweep_command(args: Namespace) -> None:
 
 
 def sweep(orphans: Sequence[Orphan]) -> list[str]:
-    """Cancel or delete each orphan; return one message for each failure. A failure does not stop the rest."""
+    """Cancel or delete each orphan; return one message for each failure. A failure does not stop the rest.
+
+    An orphan that is kept loses its secret input: no task has seen its end.
+    """
     problems = []
     for orphan in orphans:
-        act = orphan.job.hook.cancel if orphan.action is Action.CANCEL else orphan.job.hook.delete
+        hook = orphan.job.hook
+        acts = {Action.CANCEL: hook.cancel, Action.DELETE: hook.delete, Action.KEEP: hook.delete_secrets}
+        if orphan.action is Action.KEEP and orphan.is_collected:
+            continue
         try:
-            act(orphan.job.handle)
+            acts[orphan.action](orphan.job.handle)
         except Exception as error:  # noqa: BLE001, RUF100 - whatever an SDK raises
             problems.append(f"could not {orphan.action} {orphan.job.handle}: {error or type(error).__name__}")
     return problems

@@ -307,6 +307,14 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
     def delete(self, handle: JobHandle) -> None:
         """Remove everything that a terminal job leaves behind at the service. Idempotent."""
 
+    def delete_secrets(self, handle: JobHandle) -> None:
+        """Remove the secret files of a job's input that outlive the job, for example in a bucket. Idempotent.
+
+        The task calls this method when the job has ended and is kept, and ``airflow stepop sweep`` for an
+        ended job that no task waits for. Where :meth:`delete` is called, it removes these files, too. The
+        inherited method does nothing: that is right for a backend that has no such files.
+        """
+
     def leftovers(self) -> Iterable[Leftover]:
         """Return the staged input of jobs that lies outside of the stores, for example in a volume.
 
