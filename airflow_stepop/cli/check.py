@@ -174,7 +174,8 @@ def run_step(target: Target, args: Namespace, task: NoTask | None = None) -> lis
     print(f"airflow stepop: running a step on {target}, for {args.limit:g} s at most", file=sys.stderr)
     try:
         hook, options = target.hook, options_of(target, task)
-        given, store = spec_fields(target.backend, options), options.store(hook.store_scheme)
+        given = spec_fields(target.backend, options)
+        store = options.store() if options.store_place else None
     except Exception as error:  # noqa: BLE001, RUF100 - whatever an SDK raises
         return [Finding(False, SUBJECT, str(error) or type(error).__name__, "see the other findings")]
     return run_smoke_test(hook, deployment(), args.image, args.limit, given, store)

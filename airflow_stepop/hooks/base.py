@@ -331,6 +331,17 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
         of a label, the backend keeps the original labels elsewhere at the job.
         """
 
+    def find_for(self, settings: BackendSettings, labels: Mapping[str, str]) -> Iterable[FoundJob]:
+        """Return the jobs of :meth:`find` in the place that ``settings`` name; none if ``find`` looks there.
+
+        ``airflow stepop jobs`` and ``sweep`` ask so in each place that a record names.
+        """
+        return ()
+
+    def location_of(self, handle: JobHandle) -> Mapping[str, object]:
+        """Return the settings, out of ``location_fields``, that lead to the place of a job."""
+        return {}
+
     @abstractmethod
     def check(self) -> Iterable[Finding]:
         """Return findings: what works, what is missing, and how to correct it."""

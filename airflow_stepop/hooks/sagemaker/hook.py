@@ -324,9 +324,20 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
         return api_error(error)
 
     def find(self, labels: Mapping[str, str]) -> Iterator[FoundJob]:
-        for summary, about in self._in(None).found(labels):
+        return self._found(self._in(None), labels)
+
+    def _found(self, region: Region, labels: Mapping[str, str]) -> Iterator[FoundJob]:
+        for summary, about in region.found(labels):
             created_at = summary["CreationTime"].timestamp()
             yield FoundJob(self._handle_of(summary, about), about["labels"], created_at)
+
+    def find_for(self, settings: BackendSettings, labels: Mapping[str, str]) -> Iterable[FoundJob]:
+        region = self._in(cast(SageMakerSettings, settings).region_name)
+        is_own = region.clients.region == self._in(None).clients.region
+        return () if is_own else self._found(region, labels)
+
+    def location_of(self, handle: JobHandle) -> Mapping[str, object]:
+        return {"region_name": handle.scope.partition("/")[2]}
 
     def link(self, handle: JobHandle) -> str | None:
         """Return the job's page in the AWS console."""
