@@ -155,7 +155,7 @@ def _located(stores: Iterable[Store], uri: str) -> tuple[Store, str] | None:
 
 # --- stores that a connection names
 
-_in_use: dict[str, None] = {}  # ids of the connections that this process uses for steps
+_in_use: dict[str, None] = {}  # ids of the connections that this process uses for steps, the newest last
 _opened: dict[str, Store] = {}  # id of a connection -> its store, as it was at the last look-up
 
 
@@ -164,6 +164,7 @@ def use_connection(conn_id: str) -> None:
 
     The connection is not looked up now. :func:`locate` looks it up when the settings do not have an address.
     """
+    _in_use.pop(conn_id, None)
     _in_use[conn_id] = None
 
 
@@ -173,6 +174,7 @@ def store_of(defaults: ConnectionDefaults) -> Store | None:
     :raises StepConfigError: the connection names no address of a store, or a store of the settings with other
         credentials
     """
+    _opened.pop(defaults.conn_id, None)
     if defaults.store is None:
         return None
     use_connection(defaults.conn_id)
@@ -185,7 +187,7 @@ def store_of(defaults: ConnectionDefaults) -> Store | None:
                 f"store={defaults.store!r}: [stepop] store or extra_stores has this store with another "
                 f"connection ({getattr(store, 'conn_id', None) or 'none'}); write the same one in both places"
             )
-    return wanted
+    return _opened.setdefault(defaults.conn_id, wanted)
 
 
 def connection_of(uri: str) -> str:
@@ -195,20 +197,22 @@ def connection_of(uri: str) -> str:
     """
     if _located(configured_stores(), uri) is not None:
         return ""
-    for store in _stores_in_use(uri):
-        if store.path_of(uri) is not None:
-            return next(conn_id for conn_id, one in _opened.items() if one is store)
-    return ""
+    _located(_stores_in_use(uri), uri)
+    return next((conn_id for conn_id, store in _opened.items() if store.path_of(uri) is not None), "")
 
 
 def _stores_in_use(uri: str = "") -> Iterator[Store]:
-    """Yield the stores of the connections in use. A known one that has ``uri`` costs no look-up."""
-    for conn_id in list(_in_use):
-        known = _opened.get(conn_id)
-        if known is None or not uri or known.path_of(uri) is None:
-            known = _looked_up(conn_id)
-        if known is not None:
-            yield known
+    """Yield the stores of the connections in use.
+
+    :param uri: if a store that is known already has it, no connection is looked up
+    """
+    known = [store for store in _opened.values() if uri and store.path_of(uri) is not None]
+    if known:
+        yield from known
+        return
+    for conn_id in [*reversed(_in_use)]:
+        if (found := _looked_up(conn_id)) is not None:
+            yield found
 
 
 def _looked_up(conn_id: str) -> Store | None:
@@ -218,10 +222,6 @@ def _looked_up(conn_id: str) -> Store | None:
     try:
         connection: Any = BaseHook.get_connection(conn_id)
     except AirflowNotFoundException:
-        connection = None
-    store = store_of(read_defaults(connection)) if connection is not None else None
-    if store is None:
         _opened.pop(conn_id, None)
-    else:
-        _opened[conn_id] = store
-    return store
+        return None
+    return store_of(read_defaults(connection))

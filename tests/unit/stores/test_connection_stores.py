@@ -104,6 +104,25 @@ def test_a_next_step_gets_the_reference(address):
     assert [locate(uri)[0].url for uri in uris] == [address]
 
 
+def test_many_reads_need_one_look_up(address, lookups, monkeypatch):
+    """However many connections the process uses, and although those name no store."""
+    for name in ("one", "two"):
+        monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", connection())
+        create_hook("local", name)
+    for number in range(5):
+        assert locate(f"{address}/{number}", conn_id="gpu")[1] == str(number)
+        assert locate(f"{address}/{number}")[1] == str(number)
+    assert lookups == ["gpu"]
+
+
+def test_the_worker_that_submits_needs_none(address, lookups):
+    """It has read the connection for the step's options."""
+    store_of(ConnectionDefaults(conn_id="gpu", store=address))
+    assert locate(f"{address}/x")[1] == "x"
+    assert connection_of(f"{address}/x") == "gpu"
+    assert lookups == []
+
+
 def test_a_store_of_the_settings_needs_no_look_up(address, monkeypatch, lookups):
     monkeypatch.setenv("AIRFLOW__STEPOP__EXTRA_STORES", address)
     create_hook("local", "gpu")
