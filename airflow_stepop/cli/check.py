@@ -12,6 +12,7 @@ from airflow_stepop.cli.defaults import check_target_defaults, options_of, spec_
 from airflow_stepop.cli.output import TABLES, Row, command, complain, print_rows
 from airflow_stepop.core.units import LONGEST_S
 from airflow_stepop.exceptions import StepConfigError
+from airflow_stepop.inventory.places import all_stores
 from airflow_stepop.inventory.targets import Complain, Target, deployment, target_of, usable_targets
 from airflow_stepop.job import Finding
 from airflow_stepop.lifecycle.options import NoTask, as_resources
@@ -197,8 +198,10 @@ def check_configuration(targets: list[Target]) -> Iterator[Finding]:
         stores = []
     for store in stores:
         yield check_store(store)
-    is_shared = _is_configured("store", "extra_stores", "local_folder") or any(
-        target.backend != "local" for target in targets
+    is_shared = (
+        _is_configured("store", "extra_stores", "local_folder")
+        or any(target.backend != "local" for target in targets)
+        or (bool(stores) and len(all_stores(lambda text: None)) > len(stores))
     )
     yield _check_key(is_shared)
     yield _check_deployment(is_shared)

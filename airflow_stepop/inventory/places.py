@@ -8,7 +8,6 @@ The commands of ``airflow stepop`` and ``maintenance`` call this module.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -62,12 +61,12 @@ def _records_with_jobs(complain: Complain) -> Iterator[StepRecord]:
         if not _may_have_job(data):
             continue
         handle = data.get("handle") or {}
-        key = [data.get("backend"), data.get("conn_id"), data.get("location"), handle.get("scope")]
-        if (text := json.dumps(key, sort_keys=True)) in seen:
+        place = repr([data.get("backend"), data.get("conn_id"), data.get("location"), handle.get("scope")])
+        if place in seen:
             continue
         with suppress(StepopError):
             yield StepRecord.from_json(data)
-            seen.add(text)
+            seen.add(place)
 
 
 def _may_have_job(data: Any) -> bool:
@@ -78,8 +77,12 @@ def _may_have_job(data: Any) -> bool:
 
 
 def _known_records(complain: Complain) -> Iterator[Any]:
+    from sqlalchemy.exc import DBAPIError
+
     try:
         yield from raw_records()
+    except DBAPIError:  # the search for connections has reported it
+        return
     except StepopError as error:
         complain(f"the places that records name are not known: {error}")
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
 
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.hooks.settings import BackendSettings
@@ -144,6 +147,25 @@ def test_an_orphan_elsewhere_is_swept(stepop, hook, add):
     output = stepop("sweep", "-o", "json", "--min-age", "0", "--yes")
     assert [(row["job"], row["backend"]) for row in output.data] == [(name, "memory (planet=mars)")]
     assert hook.jobs[name].state is JobState.CANCELLED
+
+
+def test_without_a_database(stepop, hook, tmp_path, monkeypatch):
+    """The trouble is told once, and what the connections of the environment lead to is searched."""
+    from airflow.utils import session
+
+    engine = create_engine(f"sqlite:///{tmp_path}/empty.db")
+
+    @contextmanager
+    def empty(**_):
+        with Session(engine) as found:
+            yield found
+
+    monkeypatch.setattr(session, "create_session", empty)
+    output = stepop("jobs", "-o", "json")
+    engine.dispose()
+    assert (output.code, output.data) == (1, [])
+    assert output.err.count("Airflow's database cannot be read: no such table") == 1
+    assert hook.asked == ["earth"]
 
 
 def test_a_damaged_record_hides_no_place(stepop, hook, add, instance):
