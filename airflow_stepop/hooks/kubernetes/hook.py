@@ -300,11 +300,9 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
 
     def find(self, labels: Mapping[str, str]) -> Iterator[FoundJob]:
         wanted = selector(job_labels(labels))
-        return self._found(self.cluster().list_everywhere("jobs", labelSelector=wanted), None, labels)
+        return self._of(self.cluster().list_everywhere("jobs", labelSelector=wanted), None, labels)
 
-    def _found(
-        self, jobs: Iterable[Json], context: str | None, labels: Mapping[str, str]
-    ) -> Iterator[FoundJob]:
+    def _of(self, jobs: Iterable[Json], context: str | None, labels: Mapping[str, str]) -> Iterator[FoundJob]:
         for job in jobs:
             metadata = job["metadata"]
             original = json.loads(metadata["annotations"][LABELS])
@@ -319,7 +317,7 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
         if cluster.scope == self.scope():
             return ()
         found = cluster.list("jobs", labelSelector=wanted)
-        return self._found(found, settings.kubernetes_context, labels)
+        return self._of(found, settings.kubernetes_context, labels)
 
     def location_of(self, handle: JobHandle) -> Mapping[str, object]:
         cluster = self.handle_detail(handle, {"namespace": TEXT}, {"context": TEXT})
