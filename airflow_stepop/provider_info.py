@@ -78,8 +78,8 @@ def _options() -> dict[str, dict[str, Any]]:
         ),
         "extra_stores": _option(
             "Further stores, separated by commas. Tasks may name these stores, and results in them may be "
-            "read. A result in any other store is refused. A backend whose jobs reach only one kind of store "
-            "uses the first one of that kind, if `store` is empty.",
+            "read. A connection may name a store, too. A result in any other store is refused. A backend "
+            "whose jobs reach only one kind of store uses the first one of that kind, if `store` is empty.",
             example="file:///mnt/archive/stepop",
         ),
         "local_folder": _option(

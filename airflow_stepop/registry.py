@@ -146,8 +146,16 @@ def secret_services(name: str) -> frozenset[str]:
 
 
 def create_hook(name: str, conn_id: str | None = None, connection: Connection | None = None) -> StepHook:
-    """Return a new hook of the backend; see :class:`StepHook` for the parameters."""
-    return hook_class(name)(conn_id=conn_id, connection=connection)
+    """Return a new hook of the backend; see :class:`StepHook` for the parameters.
+
+    This process may then use the store that the hook's connection names.
+    """
+    from airflow_stepop.stores.configured import use_connection
+
+    found = hook_class(name)
+    if used := conn_id or found.default_conn_id:
+        use_connection(used)
+    return found(conn_id=conn_id, connection=connection)
 
 
 def describe_backends() -> Iterator[Backend]:

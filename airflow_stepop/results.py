@@ -52,12 +52,21 @@ class StepResult:
     :param job: name of the job that made the value
     :param step: id of the task whose step returned the value
     :param mac: HMAC-SHA256 over the others, made by the worker that authenticated the value
+    :param conn_id: the connection that names the store of ``base_uri``; empty if the settings name the store
     """
 
     __version__ = 1
 
-    def __init__(
-        self, entry: Entry, base_uri: str, host: str = "", mac: str = "", job: str = "", step: str = ""
+    def __init__(  # noqa: PLR0913 - the fields of one document
+        self,
+        entry: Entry,
+        base_uri: str,
+        host: str = "",
+        mac: str = "",
+        job: str = "",
+        step: str = "",
+        *,
+        conn_id: str = "",
     ) -> None:
         self.entry = entry
         self.base_uri = base_uri
@@ -65,6 +74,7 @@ class StepResult:
         self.mac = mac
         self.job = job
         self.step = step
+        self.conn_id = conn_id
 
     @classmethod
     def from_json(cls, data: Any) -> StepResult:
@@ -76,7 +86,7 @@ class StepResult:
         from airflow_stepop.runner.values import check_entry
 
         required = {"entry": OBJECT, "base_uri": TEXT}
-        optional = dict.fromkeys(("host", "mac", "job", "step"), TEXT)
+        optional = dict.fromkeys(("host", "mac", "job", "step", "conn_id"), TEXT)
         known = checked_fields(data, "the reference to a result", required, optional)
         try:
             check_entry(known["entry"])
@@ -87,8 +97,13 @@ class StepResult:
     @classmethod
     def signed(cls, entry: Entry, base_uri: str, job: str = "", step: str = "") -> StepResult:
         """Return a signed reference. The caller must have authenticated the digest of the value."""
-        host = host_of(base_uri) if not is_inline(entry) else ""
-        result = cls(entry, base_uri if not is_inline(entry) else "", host, job=job, step=step)
+        from airflow_stepop.stores.configured import connection_of
+
+        if is_inline(entry):
+            result = cls(entry, "", job=job, step=step)
+        else:
+            conn_id = connection_of(base_uri)
+            result = cls(entry, base_uri, host_of(base_uri), job=job, step=step, conn_id=conn_id)
         result.mac = result._expected_mac()
         return result
 
@@ -146,14 +161,15 @@ class StepResult:
             raise ResultNotLoadedError(explained(error, self.about, self.step)) from error
 
     def verify(self) -> None:
-        """Refuse a pickle whose reference was not signed by a worker of this deployment.
+        """Refuse a pickle, or the store of a connection, that no worker of this deployment has signed.
 
-        Unpickling runs code, so a pickle needs a valid signature. Data codecs (``DATA_CODECS``) do not.
+        Unpickling runs code, and a connection that a reference names is looked up. So both need a valid
+        signature. Data codecs (``DATA_CODECS``) in a store of the settings do not.
 
         :raises IntegrityError: the reference was changed, or was signed with another key
         """
         is_signed = hmac.compare_digest(self.mac.encode(errors="replace"), self._expected_mac().encode())
-        if self.codec not in DATA_CODECS and not is_signed:
+        if (self.conn_id or self.codec not in DATA_CODECS) and not is_signed:
             raise IntegrityError(
                 f"refused to load {self!r}: the reference was not signed by this deployment. It was changed, "
                 "or this host has another [stepop] signing_key (or [core] fernet_key)"
@@ -162,7 +178,7 @@ class StepResult:
     def _read_segment(self, segment: Segment, codec: str) -> Buffer:
         from airflow_stepop.stores.pieces import ranges_of, read_ranges
 
-        return read_ranges(ranges_of(segment, self.base_uri), segment, self.host, codec)
+        return read_ranges(ranges_of(segment, self.base_uri), segment, self.host, codec, self.conn_id)
 
     def _expected_mac(self) -> str:
         fields = {name: value for name, value in self.to_json().items() if name != "mac"}
@@ -172,7 +188,8 @@ class StepResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return the form of the step's record."""
-        return {**vars(self), "entry": dict(self.entry)}
+        found = {**vars(self), "entry": dict(self.entry)}
+        return {name: value for name, value in found.items() if name != "conn_id" or value}
 
     def serialize(self) -> dict[str, Any]:
         """Return the form of XComs and rendered templates, which people read.
@@ -183,7 +200,8 @@ class StepResult:
         if self.codec == "json" and is_inline(self.entry):
             shown |= _in_clear(self.entry)
         shown |= {"step": self.step, "job": self.job, "base_uri": self.base_uri}
-        rest = json.dumps([self.entry, self.host, self.mac], separators=(",", ":")).encode()
+        fields = [self.entry, self.host, self.mac, *([self.conn_id] if self.conn_id else [])]
+        rest = json.dumps(fields, separators=(",", ":")).encode()
         return {**shown, "reference": b64encode(zlib.compress(rest)).decode()}
 
     @staticmethod
@@ -293,10 +311,11 @@ def _opened(data: Any) -> dict[str, Any]:
     fields = checked_fields(data, what, dict.fromkeys(("base_uri", "job", "step", "reference"), TEXT))
     try:
         packed = b64decode(fields.pop("reference"), validate=True)
-        entry, host, mac = json.loads(zlib.decompressobj().decompress(packed, REFERENCE_BYTES))
+        entry, host, mac, *more = json.loads(zlib.decompressobj().decompress(packed, REFERENCE_BYTES))
+        (conn_id,) = more or [""]
     except (ValueError, TypeError, RecursionError, zlib.error) as error:
         raise IntegrityError(f"{what} has a damaged 'reference': {error}") from error
-    return {**fields, "entry": entry, "host": host, "mac": mac}
+    return {**fields, "entry": entry, "host": host, "mac": mac, "conn_id": conn_id}
 
 
 class _Unpickler(pickle.Unpickler):

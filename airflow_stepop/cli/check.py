@@ -12,6 +12,7 @@ from airflow_stepop.cli.defaults import check_target_defaults, options_of, spec_
 from airflow_stepop.cli.output import TABLES, Row, command, complain, print_rows
 from airflow_stepop.core.units import LONGEST_S
 from airflow_stepop.exceptions import StepConfigError
+from airflow_stepop.inventory.places import all_stores
 from airflow_stepop.inventory.targets import Complain, Target, deployment, target_of, usable_targets
 from airflow_stepop.job import Finding
 from airflow_stepop.lifecycle.options import NoTask, as_resources
@@ -140,9 +141,20 @@ def check_target(target: Target, task: NoTask | None = None) -> Iterator[Finding
     try:
         yield from _backend_findings(target, task)
         yield from check_target_defaults(target)
+        yield from _connection_store(target)
     except Exception as error:  # noqa: BLE001, RUF100 - whatever an SDK raises
         message = f"the check itself failed: {error or type(error).__name__}"
         yield Finding(False, "check", message, "see the traceback with --verbose, and check the connection")
+
+
+def _connection_store(target: Target) -> Iterator[Finding]:
+    """Yield a finding about the store that the target's connection names; nothing if it names none."""
+    try:
+        options = options_of(target)
+    except StepConfigError:
+        return  # the findings about the defaults name the mistake
+    if options.store_place:
+        yield check_store(options.store(), options.store_place)
 
 
 def _backend_findings(target: Target, task: NoTask | None) -> Iterable[Finding]:
@@ -162,10 +174,12 @@ def run_step(target: Target, args: Namespace, task: NoTask | None = None) -> lis
 
     print(f"airflow stepop: running a step on {target}, for {args.limit:g} s at most", file=sys.stderr)
     try:
-        hook, given = target.hook, spec_fields(target.backend, options_of(target, task))
+        hook, options = target.hook, options_of(target, task)
+        given = spec_fields(target.backend, options)
+        store = options.store() if options.store_place else None
     except Exception as error:  # noqa: BLE001, RUF100 - whatever an SDK raises
         return [Finding(False, SUBJECT, str(error) or type(error).__name__, "see the other findings")]
-    return run_smoke_test(hook, deployment(), args.image, args.limit, given)
+    return run_smoke_test(hook, deployment(), args.image, args.limit, given, store)
 
 
 def check_configuration(targets: list[Target]) -> Iterator[Finding]:
@@ -184,16 +198,22 @@ def check_configuration(targets: list[Target]) -> Iterator[Finding]:
         stores = []
     for store in stores:
         yield check_store(store)
-    is_shared = _is_configured("store", "extra_stores", "local_folder") or any(
-        target.backend != "local" for target in targets
+    is_shared = (
+        _is_configured("store", "extra_stores", "local_folder")
+        or any(target.backend != "local" for target in targets)
+        or (bool(stores) and len(all_stores(lambda text: None)) > len(stores))
     )
     yield _check_key(is_shared)
     yield _check_deployment(is_shared)
     yield from _requirements_findings()
 
 
-def check_store(store: Store) -> Finding:
-    """Write, list, read and delete an object in the store. Return one finding."""
+def check_store(store: Store, place: str = "") -> Finding:
+    """Write, list, read and delete an object in the store. Return one finding.
+
+    :param place: what names the store, if that is not the configuration
+    """
+    shown = f"{store.url}, from {place}," if place else store.url
     folder, data = f"check/{token_hex(8)}", token_hex(16).encode()
     path = f"{folder}/object"
     try:
@@ -214,8 +234,8 @@ def check_store(store: Store) -> Finding:
         if not is_right
     ]
     if wrong:
-        return Finding(False, "store", f"{store.url} {' and '.join(wrong)}", _STORE_FIX)
-    return Finding(True, "store", f"{store.url} can be written, listed, read and deleted from")
+        return Finding(False, "store", f"{shown} {' and '.join(wrong)}", _STORE_FIX)
+    return Finding(True, "store", f"{shown} can be written, listed, read and deleted from")
 
 
 _STORE_FIX = "check the address of this store, its credentials and their permissions"

@@ -21,7 +21,8 @@ from airflow_stepop.cli.output import (
 )
 from airflow_stepop.core.units import shown_size
 from airflow_stepop.exceptions import StepConfigError
-from airflow_stepop.inventory.targets import deployment, find_jobs, usable_targets
+from airflow_stepop.inventory.places import all_stores, all_targets
+from airflow_stepop.inventory.targets import deployment, find_jobs
 from airflow_stepop.maintenance.orphans import Action, Orphan, find_orphans, retention_s
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def sweep_command(args: Namespace) -> None:
         )
     problems: list[str] = []
     now = time.time()
-    jobs = find_jobs(usable_targets(problems.append, args.conn_id), {}, problems.append)
+    jobs = find_jobs(all_targets(problems.append, args.conn_id), {}, problems.append)
     orphans = list(
         find_orphans(
             jobs,
@@ -55,7 +56,7 @@ def sweep_command(args: Namespace) -> None:
     )
     unwanted = [orphan for orphan in orphans if orphan.action is not Action.KEEP]
     if args.yes:
-        problems += sweep(unwanted)
+        problems += sweep(orphans)
     print_rows([_row(orphan, now) for orphan in unwanted], args.output)
     if args.output in TABLES:
         _sum_up(orphans, is_done=args.yes)
@@ -64,12 +65,18 @@ def sweep_command(args: Namespace) -> None:
 
 
 def sweep(orphans: Sequence[Orphan]) -> list[str]:
-    """Cancel or delete each orphan; return one message for each failure. A failure does not stop the rest."""
+    """Cancel or delete each orphan; return one message for each failure. A failure does not stop the rest.
+
+    An orphan that is kept loses its secret input: no task has seen its end.
+    """
     problems = []
     for orphan in orphans:
-        act = orphan.job.hook.cancel if orphan.action is Action.CANCEL else orphan.job.hook.delete
+        hook = orphan.job.hook
+        acts = {Action.CANCEL: hook.cancel, Action.DELETE: hook.delete, Action.KEEP: hook.delete_secrets}
+        if orphan.action is Action.KEEP and orphan.is_collected:
+            continue
         try:
-            act(orphan.job.handle)
+            acts[orphan.action](orphan.job.handle)
         except Exception as error:  # noqa: BLE001, RUF100 - whatever an SDK raises
             problems.append(f"could not {orphan.action} {orphan.job.handle}: {error or type(error).__name__}")
     return problems
@@ -141,11 +148,21 @@ def _check_own_stores() -> None:
     """
     from airflow.sdk.configuration import conf
 
+    from airflow_stepop.stores.configured import configured_stores
+
     options = ("store", "extra_stores", "local_folder")
-    named = [option for option in options if conf.get("stepop", option, fallback="")]
-    if named and not deployment():
+    named = [f"[stepop] {option} is set" for option in options if conf.get("stepop", option, fallback="")]
+    if deployment():
+        return
+    known = {store.url for store in configured_stores()}
+    named += [
+        f"a connection names the store {store}"
+        for store in all_stores(lambda text: None)
+        if store.url not in known
+    ]
+    if named:
         raise StepConfigError(
-            f"[stepop] {named[0]} is set, but [stepop] deployment is not. Results of another Airflow "
+            f"{named[0]}, but [stepop] deployment is not. Results of another Airflow "
             "without a deployment name would look like results of this one. Give every Airflow its own name "
             "before you run gc with --yes"
         )

@@ -22,7 +22,8 @@ from airflow_stepop.core.naming import did_you_mean
 from airflow_stepop.core.printable import printable
 from airflow_stepop.core.units import shown_size
 from airflow_stepop.exceptions import StepConfigError, StepopError
-from airflow_stepop.inventory.targets import Job, deployment, find_jobs, usable_targets
+from airflow_stepop.inventory.places import all_targets
+from airflow_stepop.inventory.targets import Job, deployment, find_jobs
 from airflow_stepop.lifecycle.usage import used_cores
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.waiting.backoff import Backoff
@@ -42,7 +43,7 @@ def jobs_command(args: Namespace) -> None:
     problems: list[str] = []
     given = {"dag_id": args.dag_id, "run_id": args.run_id}
     labels = {name: value for name, value in given.items() if value is not None}
-    jobs = list(find_jobs(usable_targets(problems.append, args.conn_id), labels, problems.append))
+    jobs = list(find_jobs(all_targets(problems.append, args.conn_id), labels, problems.append))
     if not jobs and args.dag_id is not None:
         problems += _unknown_dag(args.dag_id)
     now = time.time()
@@ -221,7 +222,7 @@ def cancel_command(args: Namespace) -> None:
 
 def _the_job(args: Namespace) -> Job:
     problems: list[str] = []
-    jobs = find_jobs(usable_targets(problems.append, args.conn_id), {}, problems.append)
+    jobs = find_jobs(all_targets(problems.append, args.conn_id), {}, problems.append)
     complain(problems)
     return choose_job(jobs, args.job)
 

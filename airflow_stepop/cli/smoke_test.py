@@ -25,6 +25,7 @@ from airflow_stepop.waiting.backoff import Backoff
 
 if TYPE_CHECKING:
     from airflow_stepop.hooks.base import StepHook
+    from airflow_stepop.stores.base import Store
 
 SUBJECT = "run"
 LIMIT_S = 300.0  # the first pull of an image can take minutes
@@ -40,6 +41,7 @@ def run_smoke_test(
     image: str | None,
     limit_s: float = LIMIT_S,
     given: Mapping[str, Any] | None = None,
+    store: Store | None = None,
 ) -> list[Finding]:
     """Run a step that does almost nothing; report the time of each phase, or the reason of the failure.
 
@@ -50,10 +52,12 @@ def run_smoke_test(
     :param limit_s: limit in seconds from the submission to the end; also the job's ``timeout`` and
         ``start_timeout``
     :param given: what the connection gives to the request: fields of a :class:`StepSpec`
+    :param store: the store that the connection names; ``None``: that of a step without a connection
     """
     fields = {**(given or {}), **({"image": image} if image else {})}
     try:
-        trial = SmokeTest(hook, _trial_step(hook, deployment, limit_s, fields), limit_s)
+        store = store or step_store(None, hook.store_scheme)
+        trial = SmokeTest(hook, _trial_step(hook, deployment, limit_s, fields, store), limit_s)
     except Exception as error:  # noqa: BLE001, RUF100 - whatever a store raises
         return [_not_begun(error)]
     try:
@@ -73,14 +77,16 @@ def _not_begun(error: Exception) -> Finding:
     return Finding(False, SUBJECT, f"no step could be started: {error or type(error).__name__}", fix)
 
 
-def _trial_step(hook: StepHook, deployment: str, limit_s: float, fields: Mapping[str, Any]) -> Step:
+def _trial_step(
+    hook: StepHook, deployment: str, limit_s: float, fields: Mapping[str, Any], store: Store
+) -> Step:
     def version() -> str:
         """Return the version of the step's Python."""
         import platform
 
         return platform.python_version()
 
-    store, name = step_store(None, hook.store_scheme), f"s-check-{secrets.token_hex(6)}"
+    name = f"s-check-{secrets.token_hex(6)}"
     labels = {"deployment": deployment, **TASK}
     step = make_step(
         version,

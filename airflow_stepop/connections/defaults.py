@@ -31,7 +31,7 @@ class ConnectionDefaults:
     :param conn_id: id of the connection, for error messages
     :param backend: name of the backend; also read from the old place, the key ``backend`` of the extra itself
     :param image: container image
-    :param store: address of one of the configured stores
+    :param store: address of a store, which is a configured one thereby
     :param settings: the backend's own options, not yet checked against its model
     :param resource_settings: fields of :class:`ResourceSettings`, each of them valid
     :param env: environment variables

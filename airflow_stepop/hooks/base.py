@@ -310,6 +310,14 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
     def delete(self, handle: JobHandle) -> None:
         """Remove everything that a terminal job leaves behind at the service. Idempotent."""
 
+    def delete_secrets(self, handle: JobHandle) -> None:
+        """Remove the secret files of a job's input that outlive the job, for example in a bucket. Idempotent.
+
+        The task calls this method when the job has ended and is kept, and ``airflow stepop sweep`` for an
+        ended job that no task waits for. Where :meth:`delete` is called, it removes these files, too. The
+        inherited method does nothing: that is right for a backend that has no such files.
+        """
+
     def leftovers(self) -> Iterable[Leftover]:
         """Return the staged input of jobs that lies outside of the stores, for example in a volume.
 
@@ -325,6 +333,17 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
         Each job comes with all of its labels as they were submitted. For a service that limits the characters
         of a label, the backend keeps the original labels elsewhere at the job.
         """
+
+    def find_for(self, settings: BackendSettings, labels: Mapping[str, str]) -> Iterable[FoundJob]:
+        """Return the jobs of :meth:`find` in the place that ``settings`` name; none if ``find`` looks there.
+
+        ``airflow stepop jobs`` and ``sweep`` ask so in each place that a record names.
+        """
+        return ()
+
+    def location_of(self, handle: JobHandle) -> Mapping[str, object]:
+        """Return the settings, out of ``location_fields``, that lead to the place of a job."""
+        return {}
 
     @abstractmethod
     def check(self) -> Iterable[Finding]:

@@ -83,7 +83,11 @@ def raw_record(key: TaskKey) -> Any:
 
     scope = TaskScope(dag_id=key.dag_id, run_id=key.run_id, task_id=key.task_id, map_index=key.map_index)
     stored = get_state_backend().get(scope, STATE_KEY)
-    value = json.loads(stored) if stored is not None else None
+    return _parsed(stored) if stored is not None else None
+
+
+def _parsed(stored: str) -> Any:
+    value = json.loads(stored)
     if isinstance(value, Mapping) and _REFERENCE in value:
         return _from_workers(value[_REFERENCE])
     return value
@@ -114,6 +118,26 @@ def record_of(key: TaskKey) -> StepRecord | None:
         return StepRecord.from_json(value)
     except IntegrityError as error:
         raise IntegrityError(f"the record of {key} cannot be read: {error}") from error
+
+
+def raw_records() -> Iterator[Any]:
+    """Yield every record as parsed JSON.
+
+    :raises StepConfigError: see ``raw_record``
+    """
+    from airflow.models.task_state_store import TaskStateStoreModel
+    from airflow.state import get_state_backend
+    from airflow.state.metastore import MetastoreBackend
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    if type(get_state_backend()) is not MetastoreBackend:  # no other backend lists its keys
+        yield from (found for key, _ in task_instances() if (found := raw_record(key)) is not None)
+        return
+    with create_session(scoped=False) as session:
+        query = select(TaskStateStoreModel.value).where(TaskStateStoreModel.key == STATE_KEY)
+        for stored in session.scalars(query.execution_options(yield_per=ROWS)):
+            yield _parsed(stored)
 
 
 def task_instances() -> Iterator[tuple[TaskKey, str | None]]:

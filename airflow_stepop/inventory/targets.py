@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.connections.extra import backend_of, may_be_for_steps
 from airflow_stepop.exceptions import StepConfigError
+from airflow_stepop.hooks.settings import parse_settings
 from airflow_stepop.inventory.database import database_trouble
 from airflow_stepop.registry import create_hook, describe_backends
 
@@ -26,17 +27,36 @@ ENV_PREFIX = "AIRFLOW_CONN_"
 
 @dataclass(frozen=True)
 class Target:
-    """A backend together with the connection that reaches it, or without a connection."""
+    """A backend together with the connection that reaches it, or without a connection.
+
+    :param location: settings that lead to another place than the connection's own, as (name, value)
+    """
 
     backend: str
     conn_id: str | None = None
+    location: tuple[tuple[str, Any], ...] = ()
 
     @cached_property
     def hook(self) -> StepHook:
         return create_hook(self.backend, self.conn_id)
 
+    def at(self, location: Mapping[str, Any]) -> Target:
+        """Return the target for another place, with the hook of this one."""
+        other = Target(self.backend, self.conn_id, tuple(sorted(location.items())))
+        vars(other)["hook"] = self.hook  # where cached_property keeps it
+        return other
+
+    def find(self, labels: Mapping[str, str]) -> list[FoundJob]:
+        """Return the jobs with ``labels`` in the target's place."""
+        if not self.location:
+            return list(self.hook.find(labels))
+        settings = parse_settings(self.hook.settings_model, dict(self.location), self.backend)
+        return list(self.hook.find_for(settings, labels))
+
     def __str__(self) -> str:
-        return f"{self.backend} ({self.conn_id})" if self.conn_id else self.backend
+        words = [self.conn_id] if self.conn_id else []
+        words += [f"{name}={value}" for name, value in self.location]
+        return f"{self.backend} ({', '.join(words)})" if words else self.backend
 
 
 @dataclass(frozen=True)
@@ -66,6 +86,24 @@ def deployment() -> str:
     return str(conf.get("stepop", "deployment", fallback=""))
 
 
+def readable_connections(complain: Complain) -> Iterator[tuple[str, Any]]:
+    """Yield the id and the connection for each connection in the database and the environment.
+
+    :param complain: called with a message for each connection that cannot be read
+    """
+    for conn_id, load in [*_in_database(complain), *_in_environment()]:
+        try:
+            connection = load()
+        except Exception as error:  # noqa: BLE001, RUF100 - a wrong key or URI spoils one connection only
+            complain(_unreadable(conn_id, error))
+        else:
+            yield conn_id, connection
+
+
+def _unreadable(conn_id: str, error: Exception) -> str:
+    return f"the connection {conn_id!r} cannot be read: {error or type(error).__name__}"
+
+
 def connections(complain: Complain) -> list[Target]:
     """Return the connections that lead to a backend, from the database and the environment.
 
@@ -75,12 +113,11 @@ def connections(complain: Complain) -> list[Target]:
     :param complain: called with a message for each connection that cannot be read; the others are returned
     """
     found = set()
-    for conn_id, load in [*_in_database(complain), *_in_environment()]:
+    for conn_id, connection in readable_connections(complain):
         try:
-            connection = load()
             backend = backend_of(connection) if may_be_for_steps(connection) else None
-        except Exception as error:  # noqa: BLE001, RUF100 - a wrong key or URI spoils one connection only
-            complain(f"the connection {conn_id!r} cannot be read: {error or type(error).__name__}")
+        except Exception as error:  # noqa: BLE001, RUF100 - a wrong extra spoils one connection only
+            complain(_unreadable(conn_id, error))
             continue
         if backend is not None:
             found.add(Target(backend, conn_id))
@@ -164,7 +201,7 @@ def find_jobs(targets: Iterable[Target], labels: Mapping[str, str], complain: Co
     wanted = {"deployment": deployment(), **labels}
     for target in targets:
         try:
-            found = list(target.hook.find(wanted))
+            found = target.find(wanted)
             states = target.hook.status([job.handle for job in found]) if found else {}
         except Exception as error:  # noqa: BLE001, RUF100 - whatever an SDK raises
             complain(f"the jobs of {target} cannot be listed: {error or type(error).__name__}")

@@ -175,7 +175,7 @@ class Collector:
     def tidy(self, record: StepRecord) -> None:
         """Delete the finished job, or only end it, as ``keep`` says; after a result, delete the checkpoints.
 
-        Errors are logged and do not fail the task.
+        The secret input of a job goes in any case. Errors are logged and do not fail the task.
         """
         if "result" in (record.collected or {}):
             try:
@@ -193,6 +193,15 @@ class Collector:
             self._api_retries.ask(hook, lambda: end(handle))
         except Exception as error:  # noqa: BLE001, RUF100
             self._log.warning("%s could not be %s and stays behind: %s", handle, what, error)
+        if is_kept:
+            self.delete_secrets(handle)
+
+    def delete_secrets(self, handle: JobHandle) -> None:
+        """Delete the secret input of a job that has ended or is being stopped. An error is only logged."""
+        try:
+            self._jobs.hook_of(handle).delete_secrets(handle)
+        except Exception as error:  # noqa: BLE001, RUF100
+            self._log.warning("The secret input of %s stays until it is swept: %s", handle, error)
 
     def _with_tail(self, failure: Failure, handle: JobHandle) -> wire.Failure:
         return replace(failure, log_tail=failure.log_tail or self._tail(handle)).to_json()

@@ -328,19 +328,25 @@ class StepLifecycle:
             record.generation + 1, resubmissions=count, memory_bytes=record.memory_bytes, pause_s=pause_s
         )
 
-    def cancel(self, reason: StopReason | None = None) -> None:
-        """Cancel the record's job because the task was ended; do nothing if there is no job.
+    def cancel(self, reason: StopReason | None = None) -> JobHandle | None:
+        """Cancel the record's job because the task was ended; return the job, if there is one.
 
         :param reason: the deadline that ended the task; if given, the failure is also collected and saved
         """
         record = self.record or load_record(self._state)
         handle = (record.handle or self.jobs.lookup(record)) if record else None
         if handle is None:
-            return
+            return None
         self.jobs.hook_of(handle).cancel(handle)
         if reason is not None and record is not None:
             self.record = record.with_handle(handle)
             self.finish(handle, reason, may_pause=False)
+        return handle
+
+    def abandon(self) -> None:
+        """Cancel the record's job, which no try looks at again. It is too slow for a signal handler."""
+        if (handle := self.cancel()) is not None:
+            self._collector.delete_secrets(handle)
 
     # -- the record
 

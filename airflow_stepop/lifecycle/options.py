@@ -26,7 +26,7 @@ from airflow_stepop.hooks.settings import BackendSettings, in_snake_case, parse_
 from airflow_stepop.registry import hook_class
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.runner.leftovers import GRACE_S
-from airflow_stepop.stores.configured import configured_store, step_store
+from airflow_stepop.stores.configured import step_store, store_of
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -164,12 +164,18 @@ class StepOptions:
         """Return the store for what is too large for a request.
 
         :param scheme: the backend's ``store_scheme``
-        :raises StepConfigError: it is none of the configured stores
+        :raises StepConfigError: the task names a store that is not configured, or the connection names none
         """
-        if self._task.store or not self.defaults.store:
+        if self._task.store or self.defaults.store is None:
             return step_store(self._task.store, scheme)
         with named(self.defaults):
-            return configured_store(self.defaults.store)
+            return store_of(self.defaults) or step_store(None, scheme)
+
+    @property
+    def store_place(self) -> str:
+        """What names the store, if it is the connection: ``the connection 'gpu'``; else empty."""
+        is_named = self.defaults.store is not None and not self._task.store
+        return f"the connection {self.defaults.conn_id!r}" if is_named else ""
 
     @property
     def resources(self) -> ResourceSettings:
@@ -297,7 +303,7 @@ def check_defaults(connection: Any, backend: str) -> ConnectionDefaults:
         if _wrong_fields(error) & set(base):  # else a field is missing, and the task may give it
             raise StepConfigError(with_id(defaults, error)) from error
     if defaults.store is not None:
-        StepOptions(NoTask(), defaults).store()  # raises an error if it is none of the configured stores
+        StepOptions(NoTask(), defaults).store()  # raises an error if that is no address of a store
     return defaults
 
 

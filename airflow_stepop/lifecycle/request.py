@@ -145,7 +145,10 @@ class StepRequest:
 
     @cached_property
     def store(self) -> Store:
-        return self.options.store(hook_class(self.backend).store_scheme)
+        found = self.options.store(hook_class(self.backend).store_scheme)
+        if place := self.options.store_place:
+            self.operator.log.info("Store: %s, from %s", found, place)
+        return found
 
     # -- the call
 

@@ -332,7 +332,7 @@ class WorkerSession:
             self.lifecycle.cancel(StopReason.EXECUTION_TIMEOUT)
             raise
         except KeyboardInterrupt:  # Ctrl-C in dag.test(), which does not call on_kill
-            self.lifecycle.cancel()
+            self.lifecycle.abandon()
             raise
         except Exception as error:
             record = self.lifecycle.record
@@ -352,7 +352,7 @@ class WorkerSession:
         Nothing is said if no job can run: the try failed before the submit, or the submit was refused.
         """
         try:
-            self.lifecycle.cancel()
+            self.lifecycle.abandon()
         except Exception as error:  # noqa: BLE001, RUF100 - the caller raises the first error
             life, record = self.lifecycle, self.lifecycle.record
             if record is not None and record.handle is not None:

@@ -1,9 +1,9 @@
 """Find and delete stored data that nothing needs any more; ``airflow stepop gc`` calls this module.
 
-How it works: list the folders in every configured store, select the folders that are old enough, and exclude
-each folder that an XCom, a record or an unfinished DAG run still needs. Deleting is safe while tasks run,
-while another ``gc`` runs, and if this process is interrupted, because garbage found here can never be used
-again.
+How it works: list the folders in every configured store, also in those that connections name. Select the
+folders that are old enough, and exclude each folder that an XCom, a record or an unfinished DAG run still
+needs. Deleting is safe while tasks run, while another ``gc`` runs, and if this process is interrupted,
+because garbage found here can never be used again.
 
 - *Results* are in one folder per job. A folder is kept while it is younger than the retention, while its DAG
   run is unfinished, and while an XCom or a record names its job. A record gets the reference before the XCom
@@ -46,6 +46,7 @@ from airflow_stepop.inventory.database import (
     task_instances,
     unfinished_runs,
 )
+from airflow_stepop.inventory.places import all_stores
 from airflow_stepop.inventory.targets import (
     Complain,
     Job,
@@ -57,7 +58,6 @@ from airflow_stepop.inventory.targets import (
 from airflow_stepop.inventory.xcoms import xcom_texts
 from airflow_stepop.maintenance.orphans import DAY_S, Action, find_orphans
 from airflow_stepop.maintenance.requirements_cache import CachedSet, cached_sets, measure
-from airflow_stepop.stores.configured import configured_stores
 from airflow_stepop.stores.paths import CHECKPOINTS, JOBS, PARTS, RESULTS, WEEK, of_deployment
 from airflow_stepop.waiting.deadlines import OVERDUE_FACTOR, OVERDUE_S
 
@@ -153,7 +153,7 @@ def find_garbage(*, now: float, retention_s: float, complain: Complain) -> list[
     :raises StepopError: a record or an XCom cannot be read, so nothing may be deleted
     """
     folders: dict[str, list[Folder]] = {RESULTS: [], PARTS: [], CHECKPOINTS: [], JOBS: []}
-    for store in configured_stores():
+    for store in all_stores(complain):
         try:
             for top in folders:
                 folders[top] += list_folders(store, top)
@@ -334,7 +334,7 @@ def delete(garbage: list[Garbage], complain: Complain) -> list[Garbage]:
             complain(f"could not delete {one.name} of {one.place}: {error or type(error).__name__}")
         else:
             done.append(one)
-    for store in configured_stores():
+    for store in all_stores(lambda text: None):  # find_garbage has reported mistakes
         _remove_empty_folders(store, time.time())
     return done
 

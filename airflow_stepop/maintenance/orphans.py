@@ -33,16 +33,20 @@ class Action(StrEnum):
 
     CANCEL = "cancel"  # the job has not ended
     DELETE = "delete"  # the job has ended, and its `keep` does not ask to keep it or the retention has passed
-    KEEP = "keep"  # the job has ended, and stays for inspection until [stepop] retention has passed
+    KEEP = "keep"  # the job has ended; all but its secrets stays until [stepop] retention has passed
 
 
 @dataclass(frozen=True)
 class Orphan:
-    """A job that no live task instance owns."""
+    """A job that no live task instance owns.
+
+    :param is_collected: its outcome was collected, and its secret input was deleted then
+    """
 
     job: Job
     reason: str
     action: Action
+    is_collected: bool = False
 
 
 def find_orphans(
@@ -70,7 +74,9 @@ def find_orphans(
         state = states[key] if key is not None and key in states else GONE
         reason = _disowned(job, record, state)
         if reason:
-            yield Orphan(job, reason, _action(job, record, now, retention_s))
+            is_own = record is not None and record.nonce == job.label("nonce")
+            is_collected = is_own and record is not None and record.collected is not None
+            yield Orphan(job, reason, _action(job, record, now, retention_s), is_collected)
 
 
 def _disowned(job: Job, record: StepRecord | None, state: str | None) -> str:

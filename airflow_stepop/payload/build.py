@@ -58,7 +58,7 @@ class PayloadBuilder:
             ranges = ranges_of(segment, result.base_uri)
             if ranges:
                 for object_range in ranges:
-                    locate(object_range.uri, result.host)
+                    locate(object_range.uri, result.host, result.conn_id)
                 segment.pop("pieces", None)
                 segment["name"] = f"{segment['sha256'][:16]}.ref"
                 self.parts[segment["name"]] = Part(segment["sha256"], segment["size"], ranges=ranges)

@@ -1,17 +1,22 @@
 """The configured stores, and the store of an address. Nothing is read from a store that is not configured.
 
+A store is configured if ``[stepop] store`` or ``extra_stores`` names it, or the key ``stepop`` in the extra
+of a connection: see :func:`use_connection`.
+
 Called by the payload, the results, the lifecycle, the hooks, the garbage collection and the CLI.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from airflow_stepop.connections.defaults import ConnectionDefaults, read_defaults
 from airflow_stepop.core.host import airflow_folder, host_id
 from airflow_stepop.exceptions import StepConfigError, StoreError, WrongHostError
 from airflow_stepop.stores.folder import FolderStore, folder_uri
@@ -68,7 +73,7 @@ def default_store() -> Store:
 
 
 def configured_stores() -> list[Store]:
-    """Return every store that references may point into: ``[stepop] store`` and ``[stepop] extra_stores``."""
+    """Return the stores of ``[stepop] store`` and ``[stepop] extra_stores``."""
     from airflow.sdk.configuration import conf
 
     extra = conf.get("stepop", "extra_stores", fallback="")
@@ -83,13 +88,17 @@ def configured_store(url: str | None) -> Store:
     if not url:
         return default_store()
     wanted, known = open_store(url), configured_stores()
-    for store in known:
-        if wanted.is_same(store):
-            return store
+    found = _same_in(known, wanted) or _same_in(_stores_in_use(), wanted)
+    if found is not None:
+        return found
     raise StepConfigError(
         f"store={url!r} is not configured, so tasks would refuse to read results from it; "
         f"add it to [stepop] extra_stores (configured: {', '.join(map(str, known))})"
     )
+
+
+def _same_in(known: Iterable[Store], wanted: Store) -> Store | None:
+    return next((store for store in known if wanted.is_same(store)), None)
 
 
 def step_store(url: str | None, scheme: str = "") -> Store:
@@ -107,29 +116,112 @@ def step_store(url: str | None, scheme: str = "") -> Store:
     return next((one for one in configured_stores() if urlsplit(one.url).scheme == scheme), default_store())
 
 
-def locate(uri: str, host: str = "") -> tuple[Store, str]:
+def locate(uri: str, host: str = "", conn_id: str = "") -> tuple[Store, str]:
     """Return the configured store and the path that ``uri`` points to.
 
+    A connection is looked up only if no store of the settings has ``uri``.
+
     :param host: name of the host that wrote the object, if that is a file of a folder store
+    :param conn_id: the connection that names the store, if ``uri`` is of a reference that was verified
     :raises StoreError: ``uri`` points outside the configured stores
     :raises WrongHostError: ``uri`` is a file that another host wrote and this host does not have
     """
     known = configured_stores()
-    for store in known:
-        path = store.path_of(uri)
-        if path is None:
-            continue
-        if (
-            host
-            and host != host_id()
-            and isinstance(store, FolderStore)
-            and not (store.folder / path).exists()
-        ):
-            raise WrongHostError(
-                f"{uri} was written on the host {host}, and this is {host_id()}; "
-                "set [stepop] store to a place that every host can reach"
+    found = _located(known, uri)
+    if found is None:
+        if conn_id:
+            use_connection(conn_id)
+        found = _located(_stores_in_use(uri), uri)
+    if found is None:
+        raise StoreError(
+            f"refused to read {uri}: it lies outside the configured stores "
+            f"({', '.join(map(str, [*known, *_opened.values()]))})"
+        )
+    store, path = found
+    if host and host != host_id() and isinstance(store, FolderStore) and not (store.folder / path).exists():
+        raise WrongHostError(
+            f"{uri} was written on the host {host}, and this is {host_id()}; "
+            "set [stepop] store to a place that every host can reach"
+        )
+    return store, path
+
+
+def _located(stores: Iterable[Store], uri: str) -> tuple[Store, str] | None:
+    for store in stores:
+        if (path := store.path_of(uri)) is not None:
+            return store, path
+    return None
+
+
+# --- stores that a connection names
+
+_in_use: dict[str, None] = {}  # ids of the connections that this process uses for steps, the newest last
+_opened: dict[str, Store] = {}  # id of a connection -> its store, as it was at the last look-up
+
+
+def use_connection(conn_id: str) -> None:
+    """Let this process read and write the store that a connection of its steps names.
+
+    The connection is not looked up now. :func:`locate` looks it up when the settings do not have an address.
+    """
+    _in_use.pop(conn_id, None)
+    _in_use[conn_id] = None
+
+
+def store_of(defaults: ConnectionDefaults) -> Store | None:
+    """Return the store that a connection names; ``None`` if it names none.
+
+    :raises StepConfigError: the connection names no address of a store, or a store of the settings with other
+        credentials
+    """
+    _opened.pop(defaults.conn_id, None)
+    if defaults.store is None:
+        return None
+    use_connection(defaults.conn_id)
+    wanted = open_store(defaults.store)
+    for store in configured_stores():
+        if wanted.is_same(store):
+            return store
+        if wanted.url == store.url:
+            raise StepConfigError(
+                f"store={defaults.store!r}: [stepop] store or extra_stores has this store with another "
+                f"connection ({getattr(store, 'conn_id', None) or 'none'}); write the same one in both places"
             )
-        return store, path
-    raise StoreError(
-        f"refused to read {uri}: it lies outside the configured stores ({', '.join(map(str, known))})"
-    )
+    return _opened.setdefault(defaults.conn_id, wanted)
+
+
+def connection_of(uri: str) -> str:
+    """Return the id of the connection that names the store of ``uri``; empty: the settings have it.
+
+    Only connections that this process uses count. For a store that is not configured the answer is empty.
+    """
+    if _located(configured_stores(), uri) is not None:
+        return ""
+    _located(_stores_in_use(uri), uri)
+    return next((conn_id for conn_id, store in _opened.items() if store.path_of(uri) is not None), "")
+
+
+def _stores_in_use(uri: str = "") -> Iterator[Store]:
+    """Yield the stores of the connections in use.
+
+    :param uri: if a store that is known already has it, no connection is looked up
+    """
+    known = [store for store in _opened.values() if uri and store.path_of(uri) is not None]
+    if known:
+        yield from known
+        return
+    for conn_id in [*reversed(_in_use)]:
+        if (found := _looked_up(conn_id)) is not None:
+            yield found
+
+
+def _looked_up(conn_id: str) -> Store | None:
+    from airflow.sdk import BaseHook
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    try:
+        connection: Any = BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        _opened.pop(conn_id, None)
+        return None
+    return store_of(read_defaults(connection))

@@ -31,16 +31,19 @@ def ranges_of(segment: Segment, base_uri: str) -> list[ObjectRange]:
     return [ObjectRange(f"{base_uri}/{segment['name']}", segment["size"])] if "name" in segment else []
 
 
-def read_ranges(ranges: Sequence[ObjectRange], segment: Segment, host: str = "", codec: str = "") -> Buffer:
+def read_ranges(
+    ranges: Sequence[ObjectRange], segment: Segment, host: str = "", codec: str = "", conn_id: str = ""
+) -> Buffer:
     """Return the bytes of a segment; size and SHA-256 are checked. The bytes are hashed while they arrive.
 
     :param segment: has the recorded size and SHA-256
     :param host: the host that wrote the segment, if that is in a folder
     :param codec: the codec of the value
+    :param conn_id: the connection that names the store; empty: the settings do
     :raises SegmentError: the bytes are not the recorded ones
     :raises StoreError: the bytes cannot be read, or are outside the configured stores
     """
-    found_at = [(*locate(one.uri, host), one) for one in ranges]
+    found_at = [(*locate(one.uri, host, conn_id), one) for one in ranges]
     size, at = segment["size"], sum(one.size for one in ranges)
     if at != size:
         raise SegmentError(

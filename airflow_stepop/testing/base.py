@@ -39,6 +39,9 @@ class ContractBase:
     patience_s: ClassVar[float] = 60.0
     """How long a job may take from its submission to its end before a test fails."""
     poll_s: ClassVar[float] = 0.02
+    other_place: ClassVar[Mapping[str, Any]] = {}
+    """Settings of ``location_fields`` that lead to another place than the connection's own, if there are any.
+    """
     native_states: ClassVar[Collection[str]] = ()
     """Every state of the SDK's own enum: the hook's ``state_table`` must have them all."""
     transient_errors: ClassVar[Sequence[Exception]] = ()

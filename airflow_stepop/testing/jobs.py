@@ -125,6 +125,26 @@ class JobContract(ContractBase):
         assert "failure" not in self.result(hook, one, handle)
         assert isinstance(hook.link(handle), (str, type(None)))
 
+    def test_jobs_of_another_place(self, hook: StepHook, step: Callable[..., Step]) -> None:
+        """A job outside of the connection's own place is found by what its record knows, and can be ended."""
+        if not self.other_place:
+            pytest.skip(f"{hook.backend} has one place, or the contract knows of no other")
+        settings = {**self.spec_options.get("settings", {}), **self.other_place}
+        one, model = step(["sleep", "600"], settings=settings), type(hook).settings_model
+        handle = hook.submit(one.spec, one.payload)
+        nonce = {"nonce": one.spec.nonce}
+        assert self.found(hook, **nonce) == set()
+        for location in (self.other_place, hook.location_of(handle)):
+            assert set(location) <= set(model.location_fields)
+            there = parse_settings(model, dict(location), hook.backend)
+            assert [job.handle for job in hook.find_for(there, nonce)] == [handle]
+        hook.cancel(handle)
+        assert self.wait(hook, handle).state is JobState.CANCELLED
+        own = step(["true"])
+        near, _ = self.run(hook, own)
+        here = parse_settings(model, dict(hook.location_of(near)), hook.backend)
+        assert list(hook.find_for(here, {"nonce": own.spec.nonce})) == [], "find() looks there"
+
     # -- states
 
     def test_status_of_many(self, hook: StepHook, step: Callable[..., Step]) -> None:

@@ -89,7 +89,7 @@ class ServiceContract(ContractBase):
         assert hook.fresh_status(handle).state is JobState.GONE
 
     def test_an_outcome_is_preserved(self, hook: StepHook, step: Callable[..., Step]) -> None:
-        """A preserved outcome outlives the machine of the job; preserving twice is no error."""
+        """A preserved outcome outlives the machine and the secrets of the job; twice is no error."""
 
         def answer() -> str:
             return "42"
@@ -100,6 +100,8 @@ class ServiceContract(ContractBase):
         hook.preserve_outcome(handle)
         hook.preserve_outcome(handle)
         self.lose_machine(hook, handle)
+        for each in (handle, handle, self.unknown(handle)):
+            hook.delete_secrets(each)
         assert hook.outcome(handle) == before
         hook.preserve_outcome(self.unknown(handle))
 

@@ -37,7 +37,7 @@ def connections(folder, **changes):
         "other_backend": conn({"backend": "kubernetes"}),
         "with_image": conn({"backend": "local", "image": "python:3"}),
         "with_endpoints": conn({"backend": "local", "endpoints": {"api": "http://localhost"}}),
-        "bad_store": conn({"backend": "local", "store": "/somewhere/else"}),
+        "bad_store": conn({"backend": "local", "store": "ftp://somewhere/else"}),
         "bad_setting": conn({"backend": "local", "settings": {"pyhton": "x"}}),
     }
     return {f"AIRFLOW_CONN_{name.upper()}": text for name, text in found.items()}
@@ -45,7 +45,7 @@ def connections(folder, **changes):
 
 def stores(folder):
     return {
-        "AIRFLOW__STEPOP__EXTRA_STORES": f"file://{folder}/of_connection,file://{folder}/own",
+        "AIRFLOW__STEPOP__EXTRA_STORES": f"file://{folder}/own",
         "STEPOP_TEST_OWN_STORE": f"file://{folder}/own",
     }
 
@@ -87,6 +87,14 @@ def test_on_oom_may_begin_with_the_memory_of_the_connection(run):
 def test_results_go_to_the_store_of_the_connection(run, folder):
     assert "/of_connection/" in json.dumps(run.value("large"))
     assert "/own/" in json.dumps(run.value("own_store"))
+    assert f"Store: file://{folder}/of_connection, from the connection 'here'" in run.log("large")
+    assert "Store: " not in run.log("own_store")
+
+
+def test_a_result_in_the_store_of_a_connection_is_read(run):
+    """By an ordinary task, and by a step without the connection. No setting names the store."""
+    assert run.value("length") == 200_000
+    assert run.value("first") == "x"
 
 
 def test_the_record_has_what_the_job_was_submitted_with(run):
@@ -117,7 +125,7 @@ def test_the_record_has_what_the_job_was_submitted_with(run):
         ),
         (
             "bad_store",
-            "the connection 'bad_store': \"stepop\" in its extra: store='/somewhere/else' is not conf",
+            "the connection 'bad_store': \"stepop\" in its extra: store 'ftp://somewhere/else': unknown",
         ),
         (
             "bad_setting",

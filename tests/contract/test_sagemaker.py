@@ -48,6 +48,7 @@ class TestSageMaker(HookContract):
     shares_files = False
     patience_s = 120.0
     poll_s = 0.2
+    other_place: ClassVar = {"region_name": "eu-west-1"}
     unsupported: ClassVar = {
         "nodes": ResourceSettings(nodes=2),
         "shm": ResourceSettings(shm="1GB"),

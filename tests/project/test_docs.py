@@ -146,8 +146,8 @@ def test_every_verb_is_explained() -> None:
     page = (DOCS / "backends" / "writing.md").read_text()
     promises = page.partition("## The promises")[2].partition("\n## ")[0]
     inherited = {
-        *("api_error", "changed_jobs", "fresh_status", "leftovers", "link", "machines"),
-        *("preserve_outcome", "tail"),
+        *("api_error", "changed_jobs", "delete_secrets", "find_for", "fresh_status", "leftovers", "link"),
+        *("location_of", "machines", "preserve_outcome", "tail"),
     }
     assert (
         set(re.findall(r"^\| `(\w+)\(", promises, re.MULTILINE)) == StepHook.__abstractmethods__ | inherited

@@ -40,6 +40,7 @@ class MemoryHook(StepHook):
         super().__init__()
         self.jobs: dict[str, JobStatus] = {}
         self.outcomes: dict[str, OutcomeReport] = {}
+        self.secrets: set[str] = set()  # names of the jobs whose secret input is still there
         self.lines: dict[str, list[str]] = {}
         self.chunk: int | None = None  # lines that one call returns
         self.calls: Counter[str] = Counter()
@@ -77,6 +78,7 @@ class MemoryHook(StepHook):
     def submit(self, spec, payload):
         self._called("submit")
         self.jobs.setdefault(spec.name, JobStatus(JobState.RUNNING, started_at=time.time()))
+        self.secrets.add(spec.name)
         if self.fails_after_submit:
             raise ConnectionResetError("the answer was lost")
         return self.handle(spec.name)
@@ -124,7 +126,12 @@ class MemoryHook(StepHook):
 
     def delete(self, handle):
         self._called("delete")
+        self.secrets.discard(handle.id)
         self.jobs.pop(handle.id, None)
+
+    def delete_secrets(self, handle):
+        self._called("delete_secrets")
+        self.secrets.discard(handle.id)
 
     def find(self, labels):
         return [self.handle(name) for name in self.jobs]

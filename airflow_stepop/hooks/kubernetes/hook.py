@@ -35,9 +35,11 @@ from airflow_stepop.hooks.kubernetes.manifests import (
     DIGEST,
     FAILURE,
     LABELS,
-    RELEASED,
     RESULTS,
+    existing,
     is_bucket,
+    is_of,
+    is_released,
     job_labels,
     job_manifest,
     release,
@@ -126,8 +128,8 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
         cluster = self._cluster_of(spec)
         self._job_url(self._handle(spec.name, cluster, settings.kubernetes_context))
         with explained(self.api_error, self._submit_errors(cluster, body)):
-            job = cluster.create("jobs", body) or _existing(cluster.get("jobs", spec.name), spec)
-            if not _is_released(job):
+            job = cluster.create("jobs", body) or existing(cluster.get("jobs", spec.name), spec)
+            if not is_released(job):
                 self._release(cluster, job, payload, spec, settings)
         return self._handle(spec.name, cluster, settings.kubernetes_context)
 
@@ -151,12 +153,12 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
         secret = secret_manifest(job, payload.digest, files)
         digest = payload.digest
         if cluster.create("secrets", secret) is None:
-            found = _existing(cluster.get("secrets", spec.name), spec)
-            if not _is_of(job, found):  # of a deleted Job: the cluster's garbage collector removes it soon
+            found = existing(cluster.get("secrets", spec.name), spec)
+            if not is_of(job, found):  # of a deleted Job: the cluster's garbage collector removes it soon
                 raise ConnectionError(f"the Secret of an earlier job {spec.name} is still there")
             digest = found["metadata"]["annotations"][DIGEST]
         patch = release(job["metadata"]["uid"], digest, settings.queue_name)
-        _existing(cluster.patch("jobs", spec.name, patch), spec)
+        existing(cluster.patch("jobs", spec.name, patch), spec)
 
     def lookup(self, spec: StepSpec) -> JobHandle | None:
         """Return the job if its submission was completed; delete an unreleased Job."""
@@ -164,7 +166,7 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
         job = cluster.get("jobs", spec.name)
         if job is None or "deletionTimestamp" in job["metadata"]:
             return None
-        if not _is_released(job):
+        if not is_released(job):
             cluster.delete("jobs", spec.name, job["metadata"]["uid"])
             return None
         return self._handle(spec.name, cluster, self.settings_of(spec).kubernetes_context)
@@ -299,12 +301,30 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
         return api_error(error)
 
     def find(self, labels: Mapping[str, str]) -> Iterator[FoundJob]:
-        for job in self.cluster().list_everywhere("jobs", labelSelector=selector(job_labels(labels))):
+        wanted = selector(job_labels(labels))
+        return self._of(self.cluster().list_everywhere("jobs", labelSelector=wanted), None, labels)
+
+    def _of(self, jobs: Iterable[Json], context: str | None, labels: Mapping[str, str]) -> Iterator[FoundJob]:
+        for job in jobs:
             metadata = job["metadata"]
             original = json.loads(metadata["annotations"][LABELS])
             if matches(original, labels):
-                handle = self._handle(metadata["name"], self.cluster(None, metadata["namespace"]), None)
+                cluster = self.cluster(context, metadata["namespace"])
+                handle = self._handle(metadata["name"], cluster, context)
                 yield FoundJob(handle, original, seconds(metadata["creationTimestamp"]))
+
+    def find_for(self, settings: BackendSettings, labels: Mapping[str, str]) -> Iterable[FoundJob]:
+        settings, wanted = cast(KubernetesSettings, settings), selector(job_labels(labels))
+        cluster = self.cluster(settings.kubernetes_context, settings.namespace)
+        if cluster.scope == self.scope():
+            return ()
+        found = cluster.list("jobs", labelSelector=wanted)
+        return self._of(found, settings.kubernetes_context, labels)
+
+    def location_of(self, handle: JobHandle) -> Mapping[str, object]:
+        cluster = self.handle_detail(handle, {"namespace": TEXT}, {"context": TEXT})
+        context = {"kubernetes_context": cluster["context"]} if "context" in cluster else {}
+        return {"namespace": cluster["namespace"], **context}
 
     def link(self, handle: JobHandle) -> str | None:
         """Return the job's page in the console that the connection names.
@@ -380,18 +400,3 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
             cluster = self._cluster(handle)
             groups.setdefault(id(cluster), (cluster, []))[1].append(handle)
         yield from groups.values()
-
-
-def _is_of(job: Json, secret: Json) -> bool:
-    owners = secret["metadata"].get("ownerReferences") or ()
-    return any(one["uid"] == job["metadata"]["uid"] for one in owners)
-
-
-def _existing(found: Json | None, spec: StepSpec) -> Json:
-    if found is None or "deletionTimestamp" in found["metadata"]:
-        raise ConnectionError(f"job {spec.name} was deleted while it was submitted")
-    return found
-
-
-def _is_released(job: Json) -> bool:
-    return RELEASED in (job["metadata"].get("annotations") or {})

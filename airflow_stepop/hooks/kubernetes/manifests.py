@@ -337,3 +337,24 @@ def release(uid: str, digest: str, queue_name: str | None) -> Json:
             "template": {"metadata": {"annotations": {DIGEST: digest}}},
         },
     }
+
+
+def is_of(job: Json, secret: Json) -> bool:
+    """Return whether a Secret belongs to a Job."""
+    owners = secret["metadata"].get("ownerReferences") or ()
+    return any(one["uid"] == job["metadata"]["uid"] for one in owners)
+
+
+def existing(found: Json | None, spec: StepSpec) -> Json:
+    """Return an object that was found.
+
+    :raises ConnectionError: it is gone, or goes: a later call makes a new one
+    """
+    if found is None or "deletionTimestamp" in found["metadata"]:
+        raise ConnectionError(f"job {spec.name} was deleted while it was submitted")
+    return found
+
+
+def is_released(job: Json) -> bool:
+    """Return whether the submission of a Job is complete."""
+    return RELEASED in (job["metadata"].get("annotations") or {})

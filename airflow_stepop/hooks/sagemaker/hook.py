@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from airflow_stepop.connections.aws_clients import AwsClients
 from airflow_stepop.connections.defaults import ConnectionDefaults, read_defaults
-from airflow_stepop.core.stored_json import NUMBER, TEXT
-from airflow_stepop.exceptions import OutcomeLostError, StepConfigError, StoreError
+from airflow_stepop.core.stored_json import NUMBER, TEXT, TRUTH
+from airflow_stepop.exceptions import OutcomeLostError, StepConfigError
 from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.hooks.common.api_errors import ApiError, Trouble, explained
 from airflow_stepop.hooks.common.checks import run_checks
@@ -61,7 +61,7 @@ from airflow_stepop.job import (
 )
 from airflow_stepop.runner.protocol import ENV_NONCE
 from airflow_stepop.runner.secret_references import AWS
-from airflow_stepop.stores.configured import locate, step_store
+from airflow_stepop.stores.configured import locate, step_store, store_of
 
 if TYPE_CHECKING:
     from airflow_stepop.hooks.common.machines import Machines
@@ -145,13 +145,19 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
             submitted = replace(submitted, account=region.clients.account)
         body = requests.training_job(spec, settings, places, submitted, choice, region.clients.region)
         jobs, submitted_at = region.jobs, time.time()
-        with explained(submit_error, self._submit_errors(region.clients.region)):
-            arn = create_once(
-                find=lambda: _arn_of(_own(jobs.describe(spec.name), spec)),
-                create=lambda: self._create(jobs, body),
-                classify=self.api_error,
-            )
-        return self._handle(arn, spec.name, places.result_uri, places.folder_uri, submitted_at)
+        try:
+            with explained(submit_error, self._submit_errors(region.clients.region)):
+                arn = create_once(
+                    find=lambda: _arn_of(_own(jobs.describe(spec.name), spec)),
+                    create=lambda: self._create(jobs, body),
+                    classify=self.api_error,
+                )
+        except StepConfigError:  # the step fails for good, and has no job that could be collected
+            if submitted.has_secrets:
+                remove_sealed(places.store, places.folder)
+            raise
+        handle = self._handle(arn, spec.name, places.result_uri, places.folder_uri, submitted_at)
+        return replace(handle, detail={**handle.detail, "has_secrets": submitted.has_secrets})
 
     def _check(
         self, region: Region, spec: StepSpec, places: Places, settings: SageMakerSettings, choice: Choice
@@ -193,6 +199,7 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
             write_parts_manifest(parts, places),
             staged.runner_digest,
             key.hex(),
+            has_secrets=any(file.is_secret for file in files.values()),
         )
 
     def _create(self, jobs: TrainingJobs, body: requests.Json) -> str:
@@ -273,7 +280,8 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
         return found.items()
 
     def _detail(self, handle: JobHandle) -> dict[str, Any]:
-        return self.handle_detail(handle, {"results": TEXT, "inputs": TEXT, "submitted_at": NUMBER})
+        required = {"results": TEXT, "inputs": TEXT, "submitted_at": NUMBER}
+        return self.handle_detail(handle, required, {"has_secrets": TRUTH})
 
     # -- outcome and logs
 
@@ -284,20 +292,12 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
             self._gone(handle)
         if job is None or region.is_deleted(job):
             raise OutcomeLostError(f"{handle} left no outcome: the job is gone")
-        self._remove_sealed(handle)
         if not has_run(job):
             raise OutcomeLostError(f"{handle} left no outcome: its container did not run")
         output = Output(self._detail(handle)["results"])
         return outcome_of(
             handle, job, output, lambda: find_receipt(region.last_texts(handle.name, RECEIPT_LINES))
         )
-
-    def _remove_sealed(self, handle: JobHandle) -> None:
-        """Delete the secret files of a job that has ended. They go whatever is kept of it."""
-        try:
-            remove_sealed(*locate(self._detail(handle)["inputs"]))
-        except StoreError as error:
-            self.log.warning("The sealed files of %s stay until airflow stepop gc: %s", handle, error)
 
     def logs(self, cursors: Mapping[JobHandle, Cursor]) -> Mapping[JobHandle, LogChunk]:
         found: dict[JobHandle, LogChunk] = {}
@@ -319,13 +319,29 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
         with explained(self.api_error, {Trouble.DENIED: f"{handle} cannot be marked as deleted"}):
             self._of(handle).delete(handle.name)
 
+    def delete_secrets(self, handle: JobHandle) -> None:
+        detail = self._detail(handle)
+        if detail.get("has_secrets", True):
+            remove_sealed(*locate(detail["inputs"]))
+
     def api_error(self, error: Exception) -> ApiError:
         return api_error(error)
 
     def find(self, labels: Mapping[str, str]) -> Iterator[FoundJob]:
-        for summary, about in self._in(None).found(labels):
+        return self._found(self._in(None), labels)
+
+    def _found(self, region: Region, labels: Mapping[str, str]) -> Iterator[FoundJob]:
+        for summary, about in region.found(labels):
             created_at = summary["CreationTime"].timestamp()
             yield FoundJob(self._handle_of(summary, about), about["labels"], created_at)
+
+    def find_for(self, settings: BackendSettings, labels: Mapping[str, str]) -> Iterable[FoundJob]:
+        region = self._in(cast(SageMakerSettings, settings).region_name)
+        is_own = region.clients.region == self._in(None).clients.region
+        return () if is_own else self._found(region, labels)
+
+    def location_of(self, handle: JobHandle) -> Mapping[str, object]:
+        return {"region_name": handle.scope.partition("/")[2]}
 
     def link(self, handle: JobHandle) -> str | None:
         """Return the job's page in the AWS console."""
@@ -341,7 +357,7 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
     def check_for(self, settings: BackendSettings) -> Iterable[Finding]:
         settings = cast(SageMakerSettings, settings)
         defaults = read_defaults(self.connection) if self.connection is not None else ConnectionDefaults()
-        store = step_store(defaults.store, self.store_scheme)
+        store = store_of(defaults) or step_store(None, self.store_scheme)
         subject = Subject(
             self._in(settings.region_name).clients,
             settings,

@@ -58,6 +58,7 @@ class Submitted:
     :param runner_digest: SHA-256 of ``step.pyz``
     :param seal: key of the sealed files, in hex
     :param account: number of the account, for a role that is given by its name
+    :param has_secrets: there are sealed files. A later submit of the same step has them, too
     """
 
     digest: str
@@ -66,6 +67,7 @@ class Submitted:
     runner_digest: str = "<digest of step.pyz>"
     seal: str = "<key of the sealed files>"
     account: str = "<account>"
+    has_secrets: bool = True
 
 
 def training_job(

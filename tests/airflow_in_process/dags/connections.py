@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from airflow.sdk import DAG
+from airflow.sdk import DAG, task
 
 from airflow_stepop import RemoteStepOperator, ResourceSettings, remote_step
 
@@ -22,7 +22,18 @@ with DAG("connections", schedule=None, default_args={"retries": 0, "env": {"FROM
     told(*names)
     told.override(task_id="own", env={"FROM": "task", "LEVEL": "debug"})(*names)
     told.override(task_id="hidden", env=None, secrets={"LEVEL": "{{ conn.here.password }}"})(*names)
-    large()
+
+    @task
+    def length(data):
+        return len(data)
+
+    @remote_step
+    def first(data):
+        return data[:1].decode()
+
+    value = large()
+    length(value)
+    first(value)
     large.override(task_id="own_store", store=os.environ.get("STEPOP_TEST_OWN_STORE"))()
     RemoteStepOperator(
         task_id="command", conn_id="here", command=["sh", "-c", "echo $LEVEL > l"], outputs=["l"]

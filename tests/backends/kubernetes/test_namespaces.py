@@ -6,6 +6,7 @@ import pytest
 
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.hooks.kubernetes import KubernetesStepHook
+from airflow_stepop.hooks.kubernetes.settings import KubernetesSettings
 from airflow_stepop.job import JobState, StepSpec
 from airflow_stepop.testing import make_step
 from tests.support.cluster import NAME, allow, may
@@ -77,6 +78,16 @@ def test_find_sees_other_namespaces_where_airflow_may_list_them(submitted, sees_
 def test_find_sees_only_its_own_namespace_where_airflow_may_list_no_other(submitted):
     spec, _ = submitted
     assert list(KubernetesStepHook().find({"nonce": spec.nonce})) == []
+
+
+def test_a_record_leads_to_the_jobs_of_another_namespace(submitted, other, kubernetes_namespace):
+    """``find`` need not see them: the settings in the record, or its handle, say where they are."""
+    spec, handle = submitted
+    hook, nonce = KubernetesStepHook(), {"nonce": spec.nonce}
+    assert hook.location_of(handle) == {"namespace": other}
+    (found,) = hook.find_for(KubernetesSettings(namespace=other), nonce)
+    assert (found.handle, found.handle.detail) == (handle, handle.detail)
+    assert list(hook.find_for(KubernetesSettings(namespace=kubernetes_namespace), nonce)) == []
 
 
 @pytest.mark.parametrize(

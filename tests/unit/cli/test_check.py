@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
@@ -35,6 +36,24 @@ def test_everything_works(stepop, store):
     assert {"host", "folder", "store", "signing key", "deployment"} <= set(found)
     assert found["store"]["found"].startswith(f"file://{store} can be written")
     assert [path for path in store.rglob("*") if path.is_file()] == []
+
+
+def test_the_store_of_a_connection(stepop, tmp_path, monkeypatch):
+    """The command says what names the store. The store need not be in the settings, too."""
+    address = f"file://{tmp_path}/of_connection"
+    extra = {"stepop": {"backend": "local", "store": address}}
+    monkeypatch.setenv("AIRFLOW_CONN_GPU", json.dumps({"conn_type": "generic", "extra": extra}))
+    output = stepop("check", "gpu", "-o", "json")
+    assert output.code == 0, output.out
+    assert rows(output)["store"]["found"] == (
+        f"{address}, from the connection 'gpu', can be written, listed, read and deleted from"
+    )
+    (tmp_path / "of_connection").rename(tmp_path / "away")
+    (tmp_path / "of_connection").touch()
+    output = stepop("check", "-o", "json")
+    assert [row["where"] for row in output.data if row["what"] == "store" and not row["ok"]] == [
+        "local (gpu)"
+    ]
 
 
 def test_a_store_that_cannot_be_written(stepop, store):

@@ -85,7 +85,7 @@ MISTAKES = {
         "settings: backend 'local' has no setting 'pyhton'; did you",
     ),
     "value": ({"settings": {"grace_period_s": "soon"}}, "grace_period_s: Input should be a valid number"),
-    "store": ({"store": "/somewhere/else"}, "store='/somewhere/else' is not configured"),
+    "store": ({"store": "ftp://somewhere"}, "store 'ftp://somewhere': unknown scheme 'ftp'"),
     "image": ({"image": "python:3"}, "leave image out"),
     "endpoints": ({"endpoints": {"api": "x"}}, "endpoints: backend 'local' takes none; remove 'api'"),
     "too much": ({"resource_settings": {"memory": "1PB"}}, "memory='1PB'"),

@@ -26,7 +26,7 @@ from airflow_stepop.maintenance.orphans import DAY_S
 from airflow_stepop.payload.build import build_payload
 from airflow_stepop.payload.call import CommandCall
 from airflow_stepop.payload.spill import spill
-from airflow_stepop.stores.configured import default_store
+from airflow_stepop.stores.configured import default_store, open_store
 from airflow_stepop.stores.paths import checkpoint_path, job_path, part_path, result_path
 from tests.support.third_party import install_backend
 
@@ -575,6 +575,47 @@ def test_a_bucket(stepop, ran, s3_server, monkeypatch):
     checked = {row["what"]: row["found"] for row in stepop("check", "-o", "json").data}
     assert checked["store"] == f"{store.url} can be written, listed, read and deleted from"
     store.delete_folder("")
+
+
+def in_a_connection(monkeypatch, store, conn_id="gpu"):
+    extra = {"stepop": {"backend": "local", "store": store}}
+    name = f"AIRFLOW_CONN_{conn_id.upper()}"
+    monkeypatch.setenv(name, json.dumps({"conn_type": "generic", "extra": extra}))
+
+
+def test_the_store_of_a_connection(stepop, ran, tmp_path, monkeypatch):
+    """It is collected as one of the settings is, and two connections may name it."""
+    monkeypatch.setenv("AIRFLOW__STEPOP__DEPLOYMENT", "named")
+    in_a_connection(monkeypatch, f"file://{tmp_path}/own")
+    in_a_connection(monkeypatch, f"file://{tmp_path}/own", "other")
+    store = open_store(f"file://{tmp_path}/own")
+    names = [result(f"s-gone-task-{number:012x}", deployment="named") for number in range(2)]
+    for name in names:
+        store.put_new(name, b"12345")
+    age(tmp_path / "own")
+    with _xcom(ran, [store.uri(names[0])]):
+        output = stepop("gc", "--yes", "-o", "json")
+    assert output.code == 0, output.err
+    assert kinds(output) == {"results": (1, 1, 5)}
+    assert list(store.list("results")) == [names[0]]
+
+
+def test_the_store_of_a_connection_needs_a_name_of_the_deployment(stepop, tmp_path, monkeypatch):
+    monkeypatch.delenv("AIRFLOW__STEPOP__DEPLOYMENT", raising=False)
+    in_a_connection(monkeypatch, f"file://{tmp_path}/own")
+    output = stepop("gc", "--yes")
+    assert output.code == 1
+    assert f"a connection names the store file://{tmp_path}/own, but [stepop] deployment is not" in output.err
+
+
+def test_a_mistake_in_a_connection_does_not_hide_the_other_stores(stepop, monkeypatch):
+    monkeypatch.setenv("AIRFLOW__STEPOP__DEPLOYMENT", "")
+    in_a_connection(monkeypatch, "ftp://somewhere")
+    put(result("s-gone-task-0123456789ab"))
+    output = stepop("gc", "-o", "json")
+    assert output.code == 1
+    assert "unknown scheme 'ftp'" in output.err
+    assert kinds(output) == {"results": (1, 1, 5)}
 
 
 def test_a_store_that_fails_does_not_hide_the_others(stepop, monkeypatch):

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
+from typing import ClassVar
 
 import pytest
 
 from airflow_stepop.failure import Category, Failure
-from airflow_stepop.job import JobState
+from airflow_stepop.job import FoundJob, JobState
+from tests.support.memory_backend import MemoryHook, Registered
 from tests.support.processes import started
+from tests.support.third_party import install_backend
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.timeout(900)]
@@ -243,6 +247,67 @@ def test_a_job_that_cannot_be_swept_does_not_stop_the_sweep(stepop, instance, su
     assert stuck.exists()
     assert stepop(*ALL, "--retention", "0.000000001", "--yes").code == 0
     assert not stuck.exists()
+
+
+class SealedHook(MemoryHook):
+    """Lists its jobs as the service would, with labels."""
+
+    backend = "memory"
+    labels: ClassVar[dict[str, dict[str, str]]] = {}
+
+    def find(self, labels):
+        for name in self.jobs:
+            if labels.items() <= self.labels[name].items():
+                yield FoundJob(self.handle(name), self.labels[name], time.time() - 60)
+
+
+@pytest.fixture
+def sealed(tmp_path, monkeypatch, instance):
+    """A backend whose jobs have secrets that outlive them, and a function that adds a job of a task."""
+    hook = SealedHook()
+    monkeypatch.setattr(SealedHook, "labels", {})
+    monkeypatch.setattr(Registered, "hook", hook, raising=False)
+    install_backend(monkeypatch, tmp_path / "site", "memory", f"{Registered.__module__}:Registered")
+    monkeypatch.setenv("AIRFLOW__STEPOP__DEFAULT_BACKEND", "memory")
+
+    def add(state, task_state="failed", **changes):
+        record = instance("quiet", task_state).new_record(keep="always", **changes)
+        hook.labels[record.name] = {**record.labels, "deployment": DEPLOYMENT}
+        handle = hook.add(record.name, state)
+        hook.secrets.add(record.name)
+        instance("quiet", task_state).set_record(record.with_handle(handle).to_json())
+        return record.name
+
+    return hook, add
+
+
+def test_secrets_of_a_job_that_a_user_ended_go(stepop, sealed):
+    """No task has seen the end of the job. The sweep that sees it deletes the secrets, whatever is kept."""
+    hook, add = sealed
+    name = add(JobState.RUNNING)
+    assert found(stepop(*ALL, "--yes")) == {name: ("cancel", "its task instance has finished (failed)")}
+    assert hook.secrets == {name}, "the job may still read them"
+    assert hook.jobs[name].state is JobState.CANCELLED
+    assert stepop(*ALL).data == []
+    assert hook.secrets == {name}, "without --yes nothing is done"
+    assert stepop(*ALL, "--yes").data == []
+    assert hook.secrets == set()
+    assert name in hook.jobs
+
+
+def test_secrets_of_a_live_task_stay(stepop, sealed):
+    hook, add = sealed
+    name = add(JobState.SUCCEEDED, "deferred")
+    assert stepop(*ALL, "--yes").data == []
+    assert hook.secrets == {name}
+
+
+def test_a_collected_job_is_not_asked_again(stepop, sealed):
+    """Its task has deleted the secrets. Each sweep would otherwise list the folder of each kept job."""
+    hook, add = sealed
+    add(JobState.FAILED, collected={"failure": FAILURE})
+    assert stepop(*ALL, "--yes").data == []
+    assert hook.calls["delete_secrets"] == 0
 
 
 @pytest.mark.parametrize("days", ["-1", "nan", "inf"])

@@ -197,8 +197,19 @@ def test_a_store_must_be_configured(tmp_path, monkeypatch):
     assert options({}).store().url == f"file://{tmp_path}/main"
     assert options({"store": f"file://{tmp_path}/more"}).store().url == f"file://{tmp_path}/more"
     assert options({"store": "file:///no"}, store=f"{tmp_path}/main").store().url == f"file://{tmp_path}/main"
-    with pytest.raises(StepConfigError, match=r"^the connection 'gpu'.*store='file:///no' is not configured"):
-        options({"store": "file:///no"}).store()
+    with pytest.raises(StepConfigError, match=r"^store='file:///no' is not configured"):
+        options({}, store="file:///no").store()
+
+
+def test_a_store_of_the_connection_is_configured(tmp_path, monkeypatch):
+    """No setting has to name it, too. A mistake in its address names the connection."""
+    monkeypatch.setenv("AIRFLOW__STEPOP__STORE", f"file://{tmp_path}/main")
+    found = options({"store": f"file://{tmp_path}/own"})
+    assert (found.store().url, found.store_place) == (f"file://{tmp_path}/own", "the connection 'gpu'")
+    assert options({"store": f"file://{tmp_path}/own"}, store=f"file://{tmp_path}/main").store_place == ""
+    assert options({}).store_place == ""
+    with pytest.raises(StepConfigError, match=r"^the connection 'gpu'.*unknown scheme 'ftp'"):
+        options({"store": "ftp://no"}).store()
 
 
 # -- the backend and its connection
@@ -236,8 +247,8 @@ def test_everything_is_checked_without_a_task(cloud):
     assert check_defaults(connection_with({"settings": {"size": 20}}), "cloud").settings == {"size": 20}
     with pytest.raises(StepConfigError, match=r"'gpu'.*size: Input should be a valid integer"):
         check_defaults(connection_with({"settings": {"size": "x"}}), "cloud")
-    with pytest.raises(StepConfigError, match=r"'gpu'.*'/no' is not configured"):
-        check_defaults(connection_with({"store": "/no"}), "cloud")
+    with pytest.raises(StepConfigError, match=r"'gpu'.*unknown scheme 'ftp'"):
+        check_defaults(connection_with({"store": "ftp://no"}), "cloud")
 
 
 def test_what_of_a_request_comes_from_the_connection():
