@@ -223,7 +223,7 @@ class StepRequest:
 
     @cached_property
     def _requirements(self) -> list[str]:
-        return read_requirements(self.operator.requirements, self.project.dag_file.parent)
+        return read_requirements(self.operator.requirements, self.project)
 
     @cached_property
     def timeout_s(self) -> float:
@@ -362,7 +362,7 @@ class StepRequest:
     @cached_property
     def _settings(self) -> BackendSettings:
         if not self.is_overridden:
-            return self.options.settings(self.backend).beside(self.project.dag_file.parent)
+            return self.options.settings(self.backend).beside(self.project)
         warn_of_override(self.operator, self.backend)
         return hook_class(self.backend).settings_model()
 
