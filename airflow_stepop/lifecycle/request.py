@@ -362,7 +362,7 @@ class StepRequest:
     @cached_property
     def _settings(self) -> BackendSettings:
         if not self.is_overridden:
-            return self.options.settings(self.backend).beside(self.project)
+            return self.options.settings(self.backend).beside(self.project.dag_file.parent)
         warn_of_override(self.operator, self.backend)
         return hook_class(self.backend).settings_model()
 

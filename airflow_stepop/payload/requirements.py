@@ -53,8 +53,8 @@ def _path_of(value: str, project: Project) -> Path:
     path = Path(os.path.normpath(project.dag_file.parent / value))
     if not any(path.is_relative_to(root) for root in project.roots):
         raise StepConfigError(
-            f"requirements={value!r} is outside the DAG's project ({project.roots[0]}). Put the file beside the "
-            "DAG file, or below the folder of the DAG bundle"
+            f"requirements={value!r} is outside the DAG's project ({project.roots[0]}). Put the file beside "
+            "the DAG file, or below the folder of the DAG bundle"
         )
     return path
 
@@ -101,8 +101,8 @@ def check_requirement(line: object) -> None:
     requirement, hashes = _parted(line)
     if line.lstrip().startswith("-") or not _HASHES.fullmatch(hashes):
         raise StepConfigError(
-            f"requirements contains {line!r}, which has an option. Only --hash=ALGORITHM:DIGEST is allowed, behind "
-            f"a requirement. {_OTHER_INDEX}"
+            f"requirements contains {line!r}, which has an option. Only --hash=ALGORITHM:DIGEST is allowed, "
+            f"behind a requirement. {_OTHER_INDEX}"
         )
     try:
         Requirement(requirement)

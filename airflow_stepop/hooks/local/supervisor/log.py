@@ -33,7 +33,7 @@ TAIL_LINES = 20
 TAIL_LINE_CHARACTERS = 1000
 LEVEL_MARK = b"\x1f"  # of the runner's protocol
 
-# A match begins at the first of several carriage returns only. Else the time grows with the square of their number
+# A match begins at the first of several carriage returns only, else it takes the square of their number
 _LINE_END = re.compile(rb"(?<!\r)\r+\n")
 _OVERWRITTEN = re.compile(rb"^[^\n]*\r(?=[^\r\n])", re.MULTILINE)
 
