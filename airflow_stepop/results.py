@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_stepop.core.host import host_of
 from airflow_stepop.core.printable import printable
 from airflow_stepop.core.signing_key import signing_key
-from airflow_stepop.core.stored_json import OBJECT, TEXT, checked_fields, is_kept_by_airflow
+from airflow_stepop.core.stored_json import OBJECT, TEXT, checked_fields, is_kept_by_airflow, parsed_json
 from airflow_stepop.core.units import shown_size
 from airflow_stepop.exceptions import IntegrityError, ResultNotLoadedError, StepopError
 from airflow_stepop.runner.protocol import DATA_CODECS
@@ -293,8 +293,9 @@ def _opened(data: Any) -> dict[str, Any]:
     fields = checked_fields(data, what, dict.fromkeys(("base_uri", "job", "step", "reference"), TEXT))
     try:
         packed = b64decode(fields.pop("reference"), validate=True)
-        entry, host, mac = json.loads(zlib.decompressobj().decompress(packed, REFERENCE_BYTES))
-    except (ValueError, TypeError, RecursionError, zlib.error) as error:
+        unpacked = zlib.decompressobj().decompress(packed, REFERENCE_BYTES)
+        entry, host, mac = parsed_json(unpacked, f"{what}: its 'reference'")
+    except (ValueError, TypeError, zlib.error) as error:
         raise IntegrityError(f"{what} has a damaged 'reference': {error}") from error
     return {**fields, "entry": entry, "host": host, "mac": mac}
 

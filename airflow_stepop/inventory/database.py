@@ -5,11 +5,11 @@ The callers (``cli``, ``maintenance``) run where Airflow's database can be reach
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from airflow_stepop.core.stored_json import parsed_json
 from airflow_stepop.exceptions import IntegrityError, StepConfigError
 from airflow_stepop.record import STATE_KEY, StepRecord
 
@@ -77,13 +77,14 @@ def is_finished(state: str | None) -> bool:
 def raw_record(key: TaskKey) -> Any:
     """Return the record of a task instance as parsed JSON; ``None`` if it has no record.
 
+    :raises IntegrityError: the record is no JSON
     :raises StepConfigError: the record is in a state store backend of the workers that is not configured here
     """
     from airflow.state import TaskScope, get_state_backend
 
     scope = TaskScope(dag_id=key.dag_id, run_id=key.run_id, task_id=key.task_id, map_index=key.map_index)
     stored = get_state_backend().get(scope, STATE_KEY)
-    value = json.loads(stored) if stored is not None else None
+    value = parsed_json(stored, f"the record of {key}") if stored is not None else None
     if isinstance(value, Mapping) and _REFERENCE in value:
         return _from_workers(value[_REFERENCE])
     return value

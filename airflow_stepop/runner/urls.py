@@ -1,7 +1,7 @@
 """Reads and writes pre-signed URLs with the standard library. Imported only by steps that have such URLs.
 
 The part after the ``?`` is a secret, so messages leave it out. Transient errors (a cut connection, HTTP 5xx,
-408 or 429) are retried with exponential back-off. A redirect to another host is refused: a result would be sent
+408 or 429) are retried with exponential back-off. A redirect to another host is refused: a result would go
 where nobody wanted it.
 """
 

@@ -16,8 +16,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 from airflow_stepop.connections.extra import extra_of
-from airflow_stepop.core.stored_json import TEXT
-from airflow_stepop.exceptions import OutcomeLostError, StepConfigError
+from airflow_stepop.core.stored_json import TEXT, parsed_json
+from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, StepConfigError
 from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.hooks.common.api_errors import ApiError, Trouble, explained
 from airflow_stepop.hooks.common.checks import Check, run_checks
@@ -299,10 +299,20 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
     def find(self, labels: Mapping[str, str]) -> Iterator[FoundJob]:
         for job in self.cluster().list_everywhere("jobs", labelSelector=selector(job_labels(labels))):
             metadata = job["metadata"]
-            original = json.loads(metadata["annotations"][LABELS])
-            if matches(original, labels):
+            original = self._labels_of(metadata)
+            if original is not None and matches(original, labels):
                 handle = self._handle(metadata["name"], self.cluster(None, metadata["namespace"]), None)
                 yield FoundJob(handle, original, seconds(metadata["creationTimestamp"]))
+
+    def _labels_of(self, metadata: Json) -> dict[str, str] | None:
+        """Return the step's labels as they were before the API cut them; ``None`` if they are damaged."""
+        try:
+            text = (metadata.get("annotations") or {}).get(LABELS, "")
+            found = parsed_json(text, f"the annotation {LABELS} of job {metadata['name']}")
+            return {name: str(value) for name, value in found.items()}
+        except (AttributeError, IntegrityError) as error:
+            self.log.warning("Cannot tell which task a job belongs to: %s", error)
+            return None
 
     def link(self, handle: JobHandle) -> str | None:
         """Return the job's page in the console that the connection names.
