@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MemberDescriptorType
 from typing import TYPE_CHECKING, Any
 
+from airflow_stepop.core.printable import printable_text
 from airflow_stepop.failure import Category, Failure, StepFailedError
 from airflow_stepop.runner.protocol import DATA_CODECS
 from airflow_stepop.runner.values import decode
@@ -65,7 +66,7 @@ def to_exception(
     if remote is None or failure.category is not Category.USER_ERROR:
         return failed
     names = {name.rpartition(".")[2] for name in remote.get("mro", ())}
-    message = str(remote.get("message", ""))
+    message = _message(remote)
     error = _rebuild(remote, project) or failed
     if "AirflowSkipException" in names:
         return error if isinstance(error, AirflowSkipException) else AirflowSkipException(message)
@@ -85,7 +86,7 @@ def _rebuild(remote: Mapping[str, Any], project: Project | None) -> Exception | 
     cls = _find(str(remote.get("module", "")), str(remote.get("qualname", "")), project)
     if cls is None:
         return None
-    message = str(remote.get("message", ""))
+    message = _message(remote)
     try:
         error = _made(cls, remote, project)
         # An argument could not travel, or __str__ needs what could not. Or the class refuses to be changed,
@@ -98,11 +99,16 @@ def _rebuild(remote: Mapping[str, Any], project: Project | None) -> Exception | 
     return error
 
 
+def _message(remote: Mapping[str, Any]) -> str:
+    """Return the text of an exception. It goes to logs and terminals, also by Airflow."""
+    return printable_text(str(remote.get("message", "")))
+
+
 def _made(cls: type[Exception], remote: Mapping[str, Any], project: Project | None) -> Exception:
     base: Any = cls
     while base.__flags__ & _HEAP_TYPE:
         base = base.__base__
-    message = str(remote.get("message", ""))
+    message = _message(remote)
     args = _decoded_args(remote.get("args"), message)
     attributes = decoded_attributes(remote.get("attributes"))
     error: Exception
@@ -122,7 +128,7 @@ def _made(cls: type[Exception], remote: Mapping[str, Any], project: Project | No
             field.__set__(error, value)
         elif not _is_defined(cls, name):
             own[name] = value
-    own["__notes__"] = [str(note) for note in remote.get("notes") or ()]
+    own["__notes__"] = [printable_text(str(note)) for note in remote.get("notes") or ()]
     return error
 
 
@@ -146,7 +152,7 @@ def _is_guarded(cls: type) -> bool:
 
 def _unknown(remote: Mapping[str, Any]) -> Exception:
     """Return a stand-in for a member of a group whose class cannot be imported here."""
-    return StepFailedError(Failure(Category.USER_ERROR, f"{remote.get('qualname')}: {remote.get('message')}"))
+    return StepFailedError(Failure(Category.USER_ERROR, f"{remote.get('qualname')}: {_message(remote)}"))
 
 
 def _field(cls: type, name: str) -> Any:

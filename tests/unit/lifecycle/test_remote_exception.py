@@ -10,12 +10,18 @@ import os
 import socket
 import subprocess
 import sys
+import traceback
 import types
 import urllib.error
 from http import HTTPStatus
 
 import pytest
-from airflow.sdk.exceptions import AirflowException, AirflowRescheduleException
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowRescheduleException,
+    AirflowSkipException,
+)
 
 from airflow_stepop.failure import Failure, StepFailedError
 from airflow_stepop.lifecycle.remote_exception import to_exception
@@ -389,3 +395,20 @@ class Again(AirflowRescheduleException):
 def test_a_plain_exception_of_airflow_is_raised(project):
     found = to_exception(remote("airflow.sdk.exceptions", "AirflowException"), "", project=project)
     assert type(found) is AirflowException
+
+
+@pytest.mark.parametrize(
+    "cls", [ValueError, KeyError, OSError, Told, AirflowSkipException, AirflowFailException]
+)
+def test_the_text_of_an_exception_is_harmless(project, cls):
+    """Airflow writes it into its log, and a terminal obeys escape sequences."""
+    text = "\x1b]0;title\x07\x1b[2Jone\rtwo\u202ethree\n::endgroup::"
+    failure = failure_of(caught(throw, ValueError(text)))
+    mro = [f"{cls.__module__}.{cls.__name__}"]
+    raised = {**failure["exception"], "module": cls.__module__, "qualname": cls.__qualname__, "mro": mro}
+    found = to_exception(Failure.from_json({**failure, "exception": raised}), "job 1", project=project)
+    assert isinstance(found, cls)
+    assert str(found) == "one␍two\ufffdthree\n[endgroup] "
+    shown = "".join(traceback.format_exception(found))
+    assert not {"\x1b", "\r", "\u202e", "\x07"} & set(shown)
+    assert "::endgroup::" not in shown
