@@ -233,7 +233,7 @@ def test_json_is_one_document(rendered: Callable[..., Any]) -> None:
 def test_secrets_in_variables_are_redacted(
     rendered: Callable[..., Any], output: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on Airflow's page of rendered fields: what a connection keeps secret, and variables of such names."""
+    """As on Airflow's page of rendered fields: the secrets of a connection, and variables of such names."""
     monkeypatch.setenv("AIRFLOW_CONN_DB", "postgres://me:hunter4ever@h")
     text = rendered("told", "--output", output).out
     assert "postgres://me:***@h" in text
