@@ -30,7 +30,7 @@ def render_secrets(
     values = {name: _render(name, text, environment, context) for name, text in secrets.items()}
     for name, value in values.items():
         for text in {value, *value.splitlines()} - {""}:
-            mask_secret(text, name)
+            mask_secret(text)  # with a name, only if Airflow takes this name for that of a secret
     return values
 
 
