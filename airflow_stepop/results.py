@@ -126,8 +126,7 @@ class StepResult:
     def load(self) -> Any:
         """Return the value.
 
-        :raises IntegrityError: the bytes were changed, or the value is a pickle and its reference has no
-            valid signature
+        :raises IntegrityError: the bytes were changed, or the reference has no valid signature
         :raises StoreError: the value is outside the configured stores, or cannot be read
         """
         from airflow_stepop.runner.entries import SegmentError
@@ -146,14 +145,15 @@ class StepResult:
             raise ResultNotLoadedError(explained(error, self.about, self.step)) from error
 
     def verify(self) -> None:
-        """Refuse a pickle whose reference was not signed by a worker of this deployment.
+        """Refuse a reference that was not signed by a worker of this deployment.
 
-        Unpickling runs code, so a pickle needs a valid signature. Data codecs (``DATA_CODECS``) do not.
+        Unpickling runs code. And a reference of one's own making would read any object of the stores. So only
+        data (``DATA_CODECS``) that the reference carries itself needs no signature: whoever made it knows it.
 
         :raises IntegrityError: the reference was changed, or was signed with another key
         """
         is_signed = hmac.compare_digest(self.mac.encode(errors="replace"), self._expected_mac().encode())
-        if self.codec not in DATA_CODECS and not is_signed:
+        if not is_signed and not (self.codec in DATA_CODECS and is_inline(self.entry)):
             raise IntegrityError(
                 f"refused to load {self!r}: the reference was not signed by this deployment. It was changed, "
                 "or this host has another [stepop] signing_key (or [core] fernet_key)"

@@ -28,7 +28,7 @@ def render_secrets(
 
     environment.finalize = _something
     values = {name: _render(name, text, environment, context) for name, text in secrets.items()}
-    for name, value in values.items():
+    for value in values.values():
         for text in {value, *value.splitlines()} - {""}:
             mask_secret(text)  # with a name, only if Airflow takes this name for that of a secret
     return values

@@ -50,7 +50,7 @@ def read_manifest(options: dict[str, str]) -> Manifest:
     if found != options["digest"]:
         raise RefusedError(
             "infra",
-            f"The step was not started: manifest.json has SHA-256 {found}, but the job was submitted with "
+            "The step was not started: manifest.json does not have the SHA-256 with which the job was submitted, "
             f"{options['digest']}",
             "the stored input was changed after it was written; clear the task to write it again",
         )
