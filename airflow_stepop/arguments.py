@@ -255,14 +255,10 @@ def _is_no_word(value: Any) -> bool:
 def _check_requirements(value: Any) -> None:
     if not value or is_later(value):
         return
-    from airflow_stepop.payload.requirements import check_requirement
+    from airflow_stepop.payload.requirements import check_path, check_requirement
 
     if isinstance(value, str):
-        if not value.endswith(".txt"):
-            raise StepConfigError(
-                f"requirements={value!r} is not the path of a requirements file (.txt); for one package "
-                f"write [{value!r}]"
-            )
+        check_path(value)
         return
     _check_list("requirements", value)
     for line in value:

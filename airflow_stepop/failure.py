@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from airflow_stepop.core.printable import printable
+from airflow_stepop.core.printable import printable, without_groups
 from airflow_stepop.core.stored_json import LIST, OBJECT, TEXT, TEXTS, TRUTH, checked_fields, or_nothing
 from airflow_stepop.exceptions import IntegrityError, StepopError
 
@@ -98,7 +98,8 @@ class Failure:
         if last:
             lines.append("  last lines of the step:")
             lines += [f"    {line}" for line in last]
-        return "\n".join(printable(part) for line in lines for part in line.split("\n"))
+        text = "\n".join(printable(part) for line in lines for part in line.split("\n"))
+        return without_groups(text)
 
     def _is_logged(self, traceback: Sequence[str], message: str) -> bool:
         """Return whether the step's log shows the traceback: the step may have closed its log before."""

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_stepop.core.host import host_of
 from airflow_stepop.core.printable import printable
 from airflow_stepop.core.signing_key import signing_key
-from airflow_stepop.core.stored_json import OBJECT, TEXT, checked_fields, is_kept_by_airflow
+from airflow_stepop.core.stored_json import OBJECT, TEXT, checked_fields, is_kept_by_airflow, parsed_json
 from airflow_stepop.core.units import shown_size
 from airflow_stepop.exceptions import IntegrityError, ResultNotLoadedError, StepopError
 from airflow_stepop.runner.protocol import DATA_CODECS
@@ -141,8 +141,7 @@ class StepResult:
     def load(self) -> Any:
         """Return the value.
 
-        :raises IntegrityError: the bytes were changed, or the value is a pickle and its reference has no
-            valid signature
+        :raises IntegrityError: the bytes were changed, or the reference has no valid signature
         :raises StoreError: the value is outside the configured stores, or cannot be read
         """
         from airflow_stepop.runner.entries import SegmentError
@@ -161,15 +160,16 @@ class StepResult:
             raise ResultNotLoadedError(explained(error, self.about, self.step)) from error
 
     def verify(self) -> None:
-        """Refuse a pickle, or the store of a connection, that no worker of this deployment has signed.
+        """Refuse a reference that was not signed by a worker of this deployment.
 
-        Unpickling runs code, and a connection that a reference names is looked up. So both need a valid
-        signature. Data codecs (``DATA_CODECS``) in a store of the settings do not.
+        Unpickling runs code. And a reference of one's own making would read any object of the stores. So only
+        data (``DATA_CODECS``) that the reference carries itself needs no signature: whoever made it knows it.
 
         :raises IntegrityError: the reference was changed, or was signed with another key
         """
         is_signed = hmac.compare_digest(self.mac.encode(errors="replace"), self._expected_mac().encode())
-        if (self.conn_id or self.codec not in DATA_CODECS) and not is_signed:
+        is_known = self.codec in DATA_CODECS and is_inline(self.entry) and not self.conn_id
+        if not is_signed and not is_known:
             raise IntegrityError(
                 f"refused to load {self!r}: the reference was not signed by this deployment. It was changed, "
                 "or this host has another [stepop] signing_key (or [core] fernet_key)"
@@ -311,9 +311,10 @@ def _opened(data: Any) -> dict[str, Any]:
     fields = checked_fields(data, what, dict.fromkeys(("base_uri", "job", "step", "reference"), TEXT))
     try:
         packed = b64decode(fields.pop("reference"), validate=True)
-        entry, host, mac, *more = json.loads(zlib.decompressobj().decompress(packed, REFERENCE_BYTES))
+        unpacked = zlib.decompressobj().decompress(packed, REFERENCE_BYTES)
+        entry, host, mac, *more = parsed_json(unpacked, f"{what}: its 'reference'")
         (conn_id,) = more or [""]
-    except (ValueError, TypeError, RecursionError, zlib.error) as error:
+    except (ValueError, TypeError, zlib.error) as error:
         raise IntegrityError(f"{what} has a damaged 'reference': {error}") from error
     return {**fields, "entry": entry, "host": host, "mac": mac, "conn_id": conn_id}
 

@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
+from airflow_stepop.core.printable import printable_text
+
 if TYPE_CHECKING:
     from argparse import Namespace
 
@@ -105,7 +107,8 @@ def _cell(value: object) -> str:
         value = ", ".join(f"{key}={part}" for key, part in value.items())
     elif isinstance(value, Iterable) and not isinstance(value, str):
         value = ", ".join(map(str, value))
-    return "" if value is None else str(value)
+    # A label, or an error text, may have what a terminal takes for an order
+    return "" if value is None else printable_text(str(value)).replace("\n", " ")
 
 
 def print_tree(data: Row | list[Row], output: str) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from airflow_stepop.cli.output import TABLES, Row, command, complain, print_rows, print_tree
 
@@ -94,7 +94,31 @@ def render_task(task: Any, map_index: int, problems: list[str]) -> Row:
 
     request = _request_of(task, map_index)
     rendered = _render(request)
-    return {"payload": describe_payload(request, problems), "request": rendered}
+    shown = {"payload": describe_payload(request, problems), "request": rendered}
+    return cast(Row, _redacted(shown, _sensitive(request.options.env)))
+
+
+def _sensitive(env: Mapping[str, str]) -> list[str]:
+    """Return the values of variables whose names Airflow takes for those of secrets, such as ``API_KEY``."""
+    from airflow.sdk._shared.secrets_masker import should_hide_value_for_key
+
+    return [value for name, value in env.items() if value and should_hide_value_for_key(name)]
+
+
+def _redacted(value: Any, hidden: Sequence[str]) -> Any:
+    """Return what is shown with ``***`` for secrets, as Airflow's page of rendered fields has them.
+
+    A template of ``env=`` may have read a connection. Airflow masks what it knows to be secret.
+    """
+    from airflow.sdk._shared.secrets_masker import redact
+
+    if isinstance(value, Mapping):
+        return {key: _redacted(one, hidden) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_redacted(one, hidden) for one in value]
+    if not isinstance(value, str):
+        return value
+    return "***" if value in hidden else redact(value)
 
 
 def render_request(task: Any, map_index: int = 0) -> Row:

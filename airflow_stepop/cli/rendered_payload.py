@@ -52,7 +52,7 @@ def describe_payload(request: StepRequest, problems: list[str]) -> Row:
         **described,
         "files": files,
         "archive_bytes": archive,
-        "requirements": read_requirements(operator.requirements, request.project.dag_file.parent),
+        "requirements": read_requirements(operator.requirements, request.project),
         "env": sorted(request.options.env),
         "secrets": sorted(operator.secrets or ()),
     }

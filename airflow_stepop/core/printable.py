@@ -19,8 +19,9 @@ _ESCAPE = r"""
     )
 """
 _COLOUR = r"\x1b\[[0-9;]*m"
-# Control characters except tab and escape; characters that some readers take for a line end; surrogates
-_CONTROL = "[\\x00-\\x08\\x0a-\\x1a\\x1c-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]"
+# Control characters except tab and escape; characters that some readers take for a line end; those that turn
+# the direction of a text, so that it reads as another one; surrogates
+_CONTROL = "[\\x00-\\x08\\x0a-\\x1a\\x1c-\\x1f\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
 
 
 def printable(text: str) -> str:
@@ -43,6 +44,21 @@ def printable(text: str) -> str:
     text = re.sub(_ESCAPE, _colour, text, flags=re.VERBOSE)
     text = re.sub(_CONTROL, _symbol, text)
     return f"{text} [stepop: {rest} more characters of this line are left out]" if rest > 0 else text
+
+
+def printable_text(text: str) -> str:
+    """Return a text of several lines that is safe in the message of an exception.
+
+    Unlike :func:`printable`, it keeps line ends, cuts no line, and removes colours. ``::group::`` and
+    ``::endgroup::`` lose their meaning.
+    """
+    lines = re.sub(_ESCAPE, "", text, flags=re.VERBOSE).replace("\x1b", "").replace("\r\n", "\n").split("\n")
+    return without_groups("\n".join(re.sub(_CONTROL, _symbol, line) for line in lines))
+
+
+def without_groups(text: str) -> str:
+    """Return a text that begins and ends no group of lines on Airflow's log page."""
+    return re.sub("::(end)?group::", r"[\1group] ", text) if "group::" in text else text
 
 
 def _colour(match: re.Match[str]) -> str:

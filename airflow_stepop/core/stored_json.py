@@ -7,6 +7,7 @@ error later on.
 
 from __future__ import annotations
 
+import json
 import reprlib
 from collections.abc import Callable, Mapping
 from math import isfinite
@@ -37,6 +38,28 @@ LIST: FieldType = ("a list", lambda value: isinstance(value, (list, tuple)))
 def or_nothing(kind: FieldType) -> FieldType:
     name, is_one = kind
     return f"{name} or nothing", lambda value: value is None or is_one(value)
+
+
+DEPTH = 100  # levels of objects and lists; nothing of ours has so many
+
+
+def parsed_json(data: str | bytes, what: str) -> Any:
+    """Return the value of JSON that may be damaged, or made to do damage.
+
+    :param what: a name for ``data`` in the error message, such as ``the record``
+    :raises IntegrityError: ``data`` is not JSON, or nested deeper than :data:`DEPTH`
+    """
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{what} is damaged: it is no JSON ({error})") from None
+    level = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(DEPTH + 1):
+        inner = [one.values() if isinstance(one, dict) else one for one in level]
+        level = [one for several in inner for one in several if isinstance(one, (dict, list))]
+        if not level:
+            return value
+    raise IntegrityError(f"{what} is damaged: its JSON is nested deeper than {DEPTH} levels")
 
 
 def checked_fields(

@@ -98,9 +98,7 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
     request. ``None``: no limit.
     """
     secret_services: ClassVar[frozenset[str]] = frozenset()
-    """Services from which a job can read secrets itself, with rights that it has there: values of
-    :data:`airflow_stepop.runner.secret_references.SERVICES`.
-    """
+    """Services from which a job can read secrets itself: values of ``runner/secret_references.py``."""
     endpoint_names: ClassVar[tuple[str, ...]] = ()
     """Services whose addresses a connection may set with the key ``endpoints``: see :attr:`endpoints`."""
 
@@ -160,9 +158,7 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
     # -- helpers for subclasses
 
     def settings_of(self, spec: StepSpec) -> S_co:
-        """Return the settings of a step as this backend's model.
-
-        If ``[stepop] backend_override`` chose this backend, settings of the replaced backend are ignored.
+        """Return the settings of a step as this backend's model; not those of a backend that was overridden.
 
         :raises StepConfigError: the settings have an unknown key, or a value of the wrong type
         """

@@ -5,11 +5,11 @@ The callers (``cli``, ``maintenance``) run where Airflow's database can be reach
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from airflow_stepop.core.stored_json import parsed_json
 from airflow_stepop.exceptions import IntegrityError, StepConfigError
 from airflow_stepop.record import STATE_KEY, StepRecord
 
@@ -77,6 +77,7 @@ def is_finished(state: str | None) -> bool:
 def raw_record(key: TaskKey) -> Any:
     """Return the record of a task instance as parsed JSON; ``None`` if it has no record.
 
+    :raises IntegrityError: the record is no JSON
     :raises StepConfigError: the record is in a state store backend of the workers that is not configured here
     """
     from airflow.state import TaskScope, get_state_backend
@@ -87,7 +88,7 @@ def raw_record(key: TaskKey) -> Any:
 
 
 def _parsed(stored: str) -> Any:
-    value = json.loads(stored)
+    value = parsed_json(stored, "a record")
     if isinstance(value, Mapping) and _REFERENCE in value:
         return _from_workers(value[_REFERENCE])
     return value

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import builtins
 import importlib
+import importlib.util
+import inspect
 import sys
 import traceback
 from base64 import b64decode
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from types import MemberDescriptorType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from airflow_stepop.core.printable import printable_text
 from airflow_stepop.failure import Category, Failure, StepFailedError
 from airflow_stepop.runner.protocol import DATA_CODECS
 from airflow_stepop.runner.values import decode
+
+if TYPE_CHECKING:
+    from airflow_stepop.payload.code_archive import Project
 
 INSTALL = (
     "if it is a package, requirements=[...] installs it in the step, or use an image that has it; if it is a "
@@ -34,18 +40,22 @@ _FIELDS: dict[type, tuple[str, ...]] = {
 }
 
 
-def to_exception(failure: Failure, where: str, next_memory: str | None = None) -> Exception:
+def to_exception(
+    failure: Failure, where: str, next_memory: str | None = None, project: Project | None = None
+) -> Exception:
     """Return the exception that the task raises.
 
-    If the step failed with a ``user_error`` and the class of its exception can be imported here, the task
-    raises the step's own exception with a ``StepFailedError`` as its cause. Otherwise the task raises the
-    ``StepFailedError``.
+    If the step failed with a ``user_error`` and the class of its exception is known here, the task raises the
+    step's own exception with a ``StepFailedError`` as its cause. Otherwise the task raises the
+    ``StepFailedError``. A class is known if its module is loaded, or is one of the task's project: the step
+    names the module, and an import runs code.
 
     ``AirflowSkipException`` and ``AirflowFailException`` are recognised by the names of the exception's
     classes. So a step can raise classes of these names without having Airflow.
 
     :param where: the job and its page, for the message
     :param next_memory: see :class:`StepFailedError`
+    :param project: the task's project
     """
     from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
@@ -56,8 +66,8 @@ def to_exception(failure: Failure, where: str, next_memory: str | None = None) -
     if remote is None or failure.category is not Category.USER_ERROR:
         return failed
     names = {name.rpartition(".")[2] for name in remote.get("mro", ())}
-    message = str(remote.get("message", ""))
-    error = _rebuild(remote) or failed
+    message = _message(remote)
+    error = _rebuild(remote, project) or failed
     if "AirflowSkipException" in names:
         return error if isinstance(error, AirflowSkipException) else AirflowSkipException(message)
     if "AirflowFailException" in names and not isinstance(error, AirflowFailException):
@@ -67,38 +77,43 @@ def to_exception(failure: Failure, where: str, next_memory: str | None = None) -
     return error
 
 
-def _rebuild(remote: Mapping[str, Any]) -> Exception | None:
+def _rebuild(remote: Mapping[str, Any], project: Project | None) -> Exception | None:
     """Return an exception of the same class with the same text; ``None`` if that is not possible.
 
     No method of the class is called to make the exception, neither ``__new__`` nor ``__init__``. The builtin
     class that the class derives from makes it. Afterwards its attributes are set without ``__setattr__``.
     """
-    cls = _find(str(remote.get("module", "")), str(remote.get("qualname", "")))
+    cls = _find(str(remote.get("module", "")), str(remote.get("qualname", "")), project)
     if cls is None:
         return None
-    message = str(remote.get("message", ""))
+    message = _message(remote)
     try:
-        error = _made(cls, remote)
+        error = _made(cls, remote, project)
         # An argument could not travel, or __str__ needs what could not. Or the class refuses to be changed,
         # as a frozen dataclass does: Python sets __traceback__ when an exception leaves a context manager
         if _shown(error) != message or _is_guarded(cls):
-            error = _made(_with_text(cls, message), remote)
+            error = _made(_with_text(cls, message), remote, project)
         traceback.format_exception_only(error)  # Airflow does this, and must not fail there
     except Exception:  # noqa: BLE001, RUF100 - a user's class may raise anything, and the data may be anything
         return None
     return error
 
 
-def _made(cls: type[Exception], remote: Mapping[str, Any]) -> Exception:
+def _message(remote: Mapping[str, Any]) -> str:
+    """Return the text of an exception. It goes to logs and terminals, also by Airflow."""
+    return printable_text(str(remote.get("message", "")))
+
+
+def _made(cls: type[Exception], remote: Mapping[str, Any], project: Project | None) -> Exception:
     base: Any = cls
     while base.__flags__ & _HEAP_TYPE:
         base = base.__base__
-    message = str(remote.get("message", ""))
+    message = _message(remote)
     args = _decoded_args(remote.get("args"), message)
     attributes = decoded_attributes(remote.get("attributes"))
     error: Exception
     if issubclass(cls, ExceptionGroup):
-        members = [_rebuild(one) or _unknown(one) for one in remote.get("exceptions") or ()]
+        members = [_rebuild(one, project) or _unknown(one) for one in remote.get("exceptions") or ()]
         error = base.__new__(cls, attributes.pop("message", message), members)
     elif issubclass(cls, (UnicodeError, SyntaxError)) and not _is_sound(cls, args):
         error = base.__new__(cls)
@@ -113,7 +128,7 @@ def _made(cls: type[Exception], remote: Mapping[str, Any]) -> Exception:
             field.__set__(error, value)
         elif not _is_defined(cls, name):
             own[name] = value
-    own["__notes__"] = [str(note) for note in remote.get("notes") or ()]
+    own["__notes__"] = [printable_text(str(note)) for note in remote.get("notes") or ()]
     return error
 
 
@@ -137,7 +152,7 @@ def _is_guarded(cls: type) -> bool:
 
 def _unknown(remote: Mapping[str, Any]) -> Exception:
     """Return a stand-in for a member of a group whose class cannot be imported here."""
-    return StepFailedError(Failure(Category.USER_ERROR, f"{remote.get('qualname')}: {remote.get('message')}"))
+    return StepFailedError(Failure(Category.USER_ERROR, f"{remote.get('qualname')}: {_message(remote)}"))
 
 
 def _field(cls: type, name: str) -> Any:
@@ -208,14 +223,47 @@ def _decoded(pair: Any) -> Any:
     )
 
 
-def _find(module: str, qualname: str) -> type[Exception] | None:
-    if module == "builtins":
-        found: object = getattr(builtins, qualname, None)
-    else:
-        try:
-            found = sys.modules.get(module) or importlib.import_module(module)
-        except (Exception, SystemExit):  # noqa: BLE001, RUF100 - a user's module may raise anything
-            return None
-        for name in qualname.split("."):
-            found = getattr(found, name, None)
-    return found if isinstance(found, type) and issubclass(found, Exception) else None
+def _find(module: str, qualname: str, project: Project | None) -> type[Exception] | None:
+    """Return a class of exceptions, if it may be raised here."""
+    found = _module(module, project)
+    for name in qualname.split("."):
+        found = inspect.getattr_static(found, name, None)  # a module may import others when asked for a name
+    if not isinstance(found, type) or not issubclass(found, Exception) or _is_of_airflow(found):
+        return None
+    return found
+
+
+def _module(name: str, project: Project | None) -> object:
+    if name in sys.modules or project is None or not _is_of(project, name):
+        return sys.modules.get(name)
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit):  # noqa: BLE001, RUF100 - a user's module may raise anything
+        return None
+
+
+def _is_of(project: Project, module: str) -> bool:
+    """Return whether a module that is not loaded belongs to the project. Nothing is imported."""
+    try:
+        spec = importlib.util.find_spec(module.partition(".")[0])
+    except (ImportError, ValueError):
+        return False
+    if spec is None:
+        return False
+    places = [spec.origin] if spec.origin else spec.submodule_search_locations or ()
+    return any(project.contains(Path(place).resolve()) for place in places)
+
+
+def _is_of_airflow(cls: type) -> bool:
+    """Return whether a class means something to Airflow, or to this package: to try again, to defer, to skip.
+
+    The worker raises ``AirflowSkipException`` and ``AirflowFailException`` itself, and a plain
+    ``AirflowException`` is an error like any other.
+    """
+    from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+
+    known = AirflowException, AirflowFailException, AirflowSkipException
+    return any(
+        kind.__module__.partition(".")[0] in ("airflow", "airflow_stepop") and kind not in known
+        for kind in cls.__mro__
+    )

@@ -226,7 +226,7 @@ class StepRequest:
 
     @cached_property
     def _requirements(self) -> list[str]:
-        return read_requirements(self.operator.requirements, self.project.dag_file.parent)
+        return read_requirements(self.operator.requirements, self.project)
 
     @cached_property
     def timeout_s(self) -> float:

@@ -217,7 +217,7 @@ class WorkerSession:
         self._report_usage(collected.usage)
         handle = self.lifecycle.record.handle if self.lifecycle.record else None
         where = f"{handle} {self.operator.job_url or ''}".strip() if handle else ""
-        self.error = to_exception(failure, where, next_memory)
+        self.error = to_exception(failure, where, next_memory, self.request.project)
         if not isinstance(self.error, AirflowSkipException):
             self.log.error("%s", self.error.__cause__ or self.error)
             # Next Airflow logs the error with the frames of this process. Its log page shows a group folded

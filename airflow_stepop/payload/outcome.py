@@ -14,7 +14,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.core.host import host_of
-from airflow_stepop.core.stored_json import COUNT, LIST, OBJECT, TEXT, TRUTH, checked_fields, or_nothing
+from airflow_stepop.core.stored_json import (
+    COUNT,
+    LIST,
+    OBJECT,
+    TEXT,
+    TRUTH,
+    checked_fields,
+    or_nothing,
+    parsed_json,
+)
 from airflow_stepop.core.units import shown_size
 from airflow_stepop.exceptions import IntegrityError, StepConfigError, StoreError
 from airflow_stepop.failure import Failure
@@ -59,6 +68,7 @@ def read_outcome(report: OutcomeReport, job: str, nonce: str, step: str = "") ->
         if outcome["status"] != "success":
             found: CollectedData = {"failure": Failure.from_json(outcome.get("failure")).to_json()}
         else:
+            _check_inline(outcome)
             found = {"result": _small(_result_of(outcome, report, step), report.base_uri, job)}
     except SegmentError as error:
         raise IntegrityError(f"a value in it is damaged: {error}") from error
@@ -81,10 +91,11 @@ _OUTCOME_VALUES = {
 
 def _parsed(data: bytes) -> dict[str, Any]:
     """Return the checked fields of an outcome."""
-    try:
-        outcome = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"it is not an outcome ({error})") from error
+    if len(data) > protocol.OUTCOME_BYTES:
+        raise IntegrityError(
+            f"it has {shown_size(len(data))}, and an outcome has at most {shown_size(protocol.OUTCOME_BYTES)}"
+        )
+    outcome = parsed_json(data, "outcome.json")
     known = checked_fields(outcome, "the outcome", _OUTCOME_FIELDS)
     if known["protocol"] == protocol.PROTOCOL:  # another version may have other fields
         known |= checked_fields(outcome, "the outcome", {}, _OUTCOME_VALUES)
@@ -94,14 +105,34 @@ def _parsed(data: bytes) -> dict[str, Any]:
 def outcome_size(report: OutcomeReport) -> int:
     """Return the size of an outcome in bytes, including the parts of its result that lie in the store."""
     try:
-        outcome = json.loads(report.data)
-        several = outcome.get("outputs") or outcome.get("values") or []
-        entries = list(several.values()) if isinstance(several, Mapping) else list(several)
-        entries += [outcome["value"]] if outcome.get("value") else []
-        stored = [s["size"] for entry in entries for s in entry["segments"] if "data" not in s]
+        stored = [one["size"] for one in _segments(_parsed(report.data)) if "data" not in one]
         return len(report.data) + int(sum(stored))
-    except (AttributeError, KeyError, TypeError, ValueError):  # the step can write any bytes there
+    except (AttributeError, IntegrityError, KeyError, TypeError, ValueError):  # the step can write any bytes
         return len(report.data)
+
+
+def _segments(outcome: Mapping[str, Any]) -> list[Segment]:
+    """Return the segments of all values of an outcome."""
+    several = outcome.get("outputs") or outcome.get("values") or []
+    entries = list(several.values()) if isinstance(several, Mapping) else list(several)
+    entries += [outcome["value"]] if outcome.get("value") else []
+    return [segment for entry in entries for segment in entry["segments"]]
+
+
+def _check_inline(outcome: Mapping[str, Any]) -> None:
+    """Check the size of the values inside an outcome: they are stored in Airflow's database.
+
+    :raises IntegrityError: they are larger than those that the runner writes, or no values
+    """
+    try:
+        size = sum(len(one["data"]) * 3 // 4 for one in _segments(outcome) if "data" in one)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise IntegrityError(f"a value in it is damaged: {error!r}") from error
+    if size > protocol.OUTCOME_VALUES_BYTES + 4 * protocol.INLINE_VALUE_BYTES:
+        raise IntegrityError(
+            f"the values in it have {shown_size(size)}, and the runner writes at most "
+            f"{shown_size(protocol.OUTCOME_VALUES_BYTES)} into an outcome"
+        )
 
 
 def _result_of(outcome: Mapping[str, Any], report: OutcomeReport, step: str) -> CollectedResult:

@@ -5,28 +5,70 @@ Called by ``lifecycle/request.py`` in the worker, and by ``arguments.py`` while 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from airflow_stepop.exceptions import StepConfigError
 
+if TYPE_CHECKING:
+    from airflow_stepop.payload.code_archive import Project
+
 _COMMENT = re.compile(r"(^|\s)#.*$")
+_HASHES = re.compile(r"(?: --hash[= ][a-z0-9_]+:[0-9a-fA-F]+)*")
+_OTHER_INDEX = (
+    "Set another package index in the step's environment, with env= or secrets=: PIP_INDEX_URL replaces the "
+    "usual index, and env={'PIP_EXTRA_INDEX_URL': 'https://download.pytorch.org/whl/cu124'} adds one"
+)
 
 
-def read_requirements(value: Sequence[str] | str | None, folder: Path) -> list[str]:
+def read_requirements(value: Sequence[str] | str | None, project: Project) -> list[str]:
     """Return one line for each requirement, sorted and without duplicates.
 
     :param value: the lines, or the path of a requirements file
-    :param folder: the DAG file's folder; the path is relative to this folder
+    :param project: the path is relative to the DAG file's folder, and leads to a file of the project
     :raises StepConfigError: the file cannot be read, or a line is not a requirement
     """
     if not value:
         return []
-    lines = list(_lines_of(folder / value)) if isinstance(value, str) else [line.strip() for line in value]
+    if isinstance(value, str):
+        lines = list(_lines_of(_path_of(value, project)))
+    else:
+        lines = [line.strip() for line in value]
     for line in lines:
         check_requirement(line)
     return sorted(set(lines))
+
+
+def _path_of(value: str, project: Project) -> Path:
+    """Return the path of a requirements file.
+
+    A template may have made it. So it stays inside the project, and a file of another kind is not read: an
+    error shows the line that is no requirement. Links are followed, because the author of the project has
+    made them.
+    """
+    check_path(value)
+    path = Path(os.path.normpath(project.dag_file.parent / value))
+    if not any(path.is_relative_to(root) for root in project.roots):
+        raise StepConfigError(
+            f"requirements={value!r} is outside the DAG's project ({project.roots[0]}). Put the file beside "
+            "the DAG file, or below the folder of the DAG bundle"
+        )
+    return path
+
+
+def check_path(value: str) -> None:
+    """Check the path of a requirements file.
+
+    :raises StepConfigError: the name does not end with .txt
+    """
+    if not value.endswith(".txt") or not value.isprintable():
+        raise StepConfigError(
+            f"requirements={value!r} is not the path of a requirements file (.txt); for one package "
+            f"write [{value!r}]"
+        )
 
 
 def _lines_of(path: Path) -> Iterator[str]:
@@ -51,13 +93,19 @@ def check_requirement(line: object) -> None:
 
     if not isinstance(line, str):
         raise StepConfigError(f"requirements must be a list of strings, but contains {line!r}")
-    if line.lstrip().startswith("-"):
+    if not line.isprintable():
         raise StepConfigError(
-            f"requirements contains the option {line!r}, but may contain only requirements. Set the package "
-            "index in the step's environment, with env= or secrets=: PIP_INDEX_URL and the like"
+            f"requirements contains {line!r}, which has a line end or another control character. Write one "
+            "requirement in each line"
+        )
+    requirement, hashes = _parted(line)
+    if line.lstrip().startswith("-") or not _HASHES.fullmatch(hashes):
+        raise StepConfigError(
+            f"requirements contains {line!r}, which has an option. Only --hash=ALGORITHM:DIGEST is allowed, "
+            f"behind a requirement. {_OTHER_INDEX}"
         )
     try:
-        Requirement(line.partition(" --hash")[0])
+        Requirement(requirement)
     except InvalidRequirement as error:
         advice = "Modules beside the DAG file are shipped anyway" if line.startswith((".", "/")) else ""
         why = str(error).partition("\n")[0]
@@ -65,3 +113,9 @@ def check_requirement(line: object) -> None:
             f"requirements contains {line!r}, which is not a requirement such as 'scikit-learn==1.5': {why}. "
             f"{advice}"
         ) from None
+
+
+def _parted(line: str) -> tuple[str, str]:
+    """Return a line's requirement, and the options behind it."""
+    at = line.find(" -")
+    return (line, "") if at < 0 else (line[:at].rstrip(), line[at:].rstrip())

@@ -46,7 +46,7 @@ def render_secrets(
             continue
         values[name] = value
         for text in {value, *value.splitlines()} - {""}:
-            mask_secret(text, name)
+            mask_secret(text)  # with a name, only if Airflow takes this name for that of a secret
     return values, references
 
 

@@ -39,9 +39,10 @@ def child_main(step: Step, send: Callable[[bytes], None]) -> int:
     try:
         _write(step.out, outcome, send)
         phase("outcome written")
-    except OSError as error:
+    except (OSError, StepError) as error:
         step.discard_segments()
         outcome = _small(outcome, error)
+        failure = outcome["failure"]
         try:
             _write(step.out, outcome, send)
         except OSError:
@@ -114,16 +115,19 @@ def _is_open(descriptor: int) -> bool:
     return sys.stderr is not None
 
 
-def _small(outcome: Outcome, error: OSError) -> Outcome:
+def _small(outcome: Outcome, error: OSError | StepError) -> Outcome:
     """Return a small outcome with a failure, for when ``outcome`` could not be written."""
-    failure = outcome["failure"]
-    if failure is None:
-        hint = "give the step more disk, or return less" if error.errno in FULL else ""
-        failure = StepError(
-            "infra", f"The step ran, but its outcome could not be written: {error}", hint
-        ).to_json()
+    failure = outcome["failure"] or _unwritten(error)
     small = empty_outcome(outcome["job"], outcome["nonce"])
     return {**small, "failure": {**failure, "exception": None}, "usage": outcome["usage"]}
+
+
+def _unwritten(error: OSError | StepError) -> Failure:
+    """Return the failure of a step whose outcome could not be written."""
+    if isinstance(error, StepError):
+        return error.to_json()
+    hint = "give the step more disk, or return less" if error.errno in FULL else ""
+    return StepError("infra", f"The step ran, but its outcome could not be written: {error}", hint).to_json()
 
 
 def _restore_streams() -> None:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 # no links, so files are written under their final names
 is_mounted = False
 
+# Masks the step's secrets in the lines of the parent process, once the step has begun
+mask: Any = None
+
 # The step may set another umask. Without the first one, the host could not read the files of the runner
 _UMASK = os.umask(0o077)
 os.umask(_UMASK)
@@ -71,7 +74,8 @@ def quietly(call: Any, *args: Any) -> None:
 
 def report(text: str) -> None:
     """Write a line of the runner to descriptor 2, because the step may have replaced ``sys.stderr``."""
-    quietly(os.write, 2, f"stepop: {text}\n".encode())
+    text = mask(text) if mask else text
+    quietly(os.write, 2, f"stepop: {text}\n".encode("utf-8", "backslashreplace"))
 
 
 def read_input(options: Mapping[str, str], name: str) -> bytes:

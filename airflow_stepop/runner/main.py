@@ -25,7 +25,7 @@ from . import files, protocol
 from .alarm import Alarm, TimeLimit
 from .drain import wait_until_read
 from .failures import StepError, ended
-from .files import make_scratch, modules_folder, quietly, remove_tree
+from .files import make_scratch, modules_folder, quietly, remove_tree, report
 from .manifest import read_manifest
 from .meter import Meter
 from .phases import phase
@@ -364,10 +364,10 @@ def _own_outcome(
 ) -> tuple[bytes, bool]:
     from .outcome import empty_outcome, write_outcome
 
-    sys.stderr.write(f"stepop: {error.summary}\n")
+    report(error.summary)
     outcome: Outcome = {**empty_outcome(*identity), "failure": error.to_json(), "usage": used}
     try:
         return write_outcome(options["out"], outcome), True
     except OSError as problem:
-        sys.stderr.write(f"stepop: outcome.json cannot be written: {problem}\n")
+        report(f"outcome.json cannot be written: {problem}")
         return json.dumps(outcome).encode(), False

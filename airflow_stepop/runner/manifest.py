@@ -50,8 +50,8 @@ def read_manifest(options: dict[str, str]) -> Manifest:
     if found != options["digest"]:
         raise RefusedError(
             "infra",
-            f"The step was not started: manifest.json has SHA-256 {found}, but the job was submitted with "
-            f"{options['digest']}",
+            "The step was not started: manifest.json does not have the SHA-256 that the job was submitted "
+            f"with, {options['digest']}",
             "the stored input was changed after it was written; clear the task to write it again",
         )
     try:

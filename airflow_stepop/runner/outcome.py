@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from . import protocol
+from .failures import StepError
 from .files import write_atomic
 
 TYPE_CHECKING = False
@@ -28,8 +29,21 @@ def empty_outcome(job: str, nonce: str) -> Outcome:
 
 
 def write_outcome(out: str, outcome: Outcome) -> bytes:
+    """Write ``outcome.json`` and return its bytes.
+
+    :raises StepError: it is larger than an outcome may be
+    :raises OSError: it cannot be written
+    """
     import json
 
     data = json.dumps(outcome, separators=(",", ":")).encode()
+    if len(data) > protocol.OUTCOME_BYTES:
+        count = len(outcome["values"] or outcome["outputs"] or ())
+        raise StepError(
+            "user_error",
+            f"The step ran, but returned {count} values, whose description has {len(data) / 2**20:.1f} MiB, "
+            f"more than {protocol.OUTCOME_BYTES >> 20} MiB",
+            "return fewer values, for example lists of them: one value may have any size",
+        )
     write_atomic(os.path.join(out, protocol.OUTCOME), [data], is_synced=True)
     return data

@@ -118,6 +118,9 @@ EXIT_NO_OUTCOME = 74  # outcome.json or the receipt could not be written; a rece
 # outcome.json contains values up to this size (encoded); a larger value becomes a segment
 INLINE_VALUE_BYTES = 48 * 1024
 
+OUTCOME_BYTES = 8 << 20  # largest outcome.json
+OUTCOME_VALUES_BYTES = 1 << 20  # of all values inside one outcome.json; further ones become segments
+
 # largest unpacked size of the code archive
 CODE_BYTES = 64 * 1024 * 1024
 

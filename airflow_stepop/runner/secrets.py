@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 
-from . import protocol
+from . import files, protocol
 from .failures import RefusedError
 from .files import quietly, read_table
 
@@ -24,11 +24,13 @@ if TYPE_CHECKING:
 
 MASK = b"***"
 MIN_BYTES = 4  # a shorter value is not masked: too many words of the log would match
+SHORTEST_LINE = 8  # of base64; fewer characters may be in any text
 CHUNK_BYTES = 1 << 16
 DRAIN_CHUNKS = 64  # most chunks read after the step has ended, while a leftover process still prints
 
 # fields of a failure whose text may come from the step, and fields that contain further failures
 _TEXTS = frozenset({"summary", "hint", "message", "traceback", "notes", "args", "attributes", "log_tail"})
+_TEXTS |= {"type", "module", "qualname", "mro"}
 _NESTED = frozenset({"exception", "cause", "context"})
 
 
@@ -59,7 +61,11 @@ class Secrets:
         os.environ.update(self.values)
 
     def start(self) -> None:
-        """Begin to copy the child's output to the log. Called in the parent, after the fork."""
+        """Begin to copy the child's output to the log. Called in the parent, after the fork.
+
+        From here on the parent's own lines are masked, too: they may have names of the step's files.
+        """
+        files.mask = self.redactor.text
         self._pump.start()
 
     def finish(self) -> None:
@@ -179,25 +185,61 @@ class Redactor:
 
 
 def _forms(value: str) -> Iterator[bytes]:
-    """Yield the forms in which a value may be printed: whole, by line, escaped, URL-encoded, in base64."""
-    import json
-    from binascii import b2a_base64
-    from urllib.parse import quote, quote_plus
-
+    """Yield the forms in which a value, or a line of it, may be printed."""
     for text in {value, value.strip(), *(line.strip() for line in value.splitlines())}:
-        yield text.encode("utf-8", "surrogatepass")
-    for escaped in (repr(value)[1:-1], json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]):
-        yield escaped.encode("utf-8", "surrogatepass")
-    data = value.encode("utf-8", "surrogatepass")
-    if len(data) < MIN_BYTES:
-        return
-    for quoted in (quote(data), quote(data, safe=""), quote_plus(data)):
-        yield quoted.encode()
-    for shift in range(3):  # base64 of a longer text that contains the value, such as name:password
+        data = text.encode("utf-8", "surrogatepass")
+        yield data
+        if len(data) >= MIN_BYTES:
+            for form in (*_escaped(text, data), *_quoted(text, data)):
+                yield form.encode("utf-8", "surrogatepass")
+            yield from _in_base64(data)
+
+
+def _escaped(text: str, data: bytes) -> Iterator[str]:
+    """Yield a value as Python and JSON print it, also JSON within JSON, and as Go and PHP write JSON."""
+    import json
+
+    yield from (repr(text)[1:-1], ascii(text)[1:-1], repr(data)[2:-1])
+    for plain in (json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]):
+        yield from (plain, json.dumps(plain)[1:-1])
+        go = plain
+        for character in "&<>":
+            go = go.replace(character, f"\\u{ord(character):04x}")
+        yield from (go, plain.replace("/", "\\/"), go.replace("/", "\\/"))
+
+
+def _quoted(text: str, data: bytes) -> Iterator[str]:
+    """Yield a value as it stands in URLs, in HTML, and in the lines of a shell."""
+    import re
+    from urllib.parse import quote
+
+    # "", "/": Python; the others: encodeURIComponent and encodeURI of JavaScript
+    for safe in ("", "/", "!~*'()", "!~*'();/?:@&=+$,#"):
+        for quoted in (quote(data, safe=safe), quote(data, safe=f"{safe} ").replace(" ", "+")):
+            yield quoted
+            yield re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), quoted)
+    html = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for double, single in (('"', "'"), ("&quot;", "'"), ("&quot;", "&#x27;"), ("&#34;", "&#39;")):
+        yield html.replace('"', double).replace("'", single)
+    for single in ("'\"'\"'", "'\\''"):
+        yield text.replace("'", single)
+    yield re.sub(r"([^\w@%+=:,./-])", r"\\\1", text)
+    yield re.sub(r'([\\"$`])', r"\\\1", text)
+
+
+def _in_base64(data: bytes) -> Iterator[bytes]:
+    """Yield a value in base64: in one line, also of a longer text; alone, in lines of 64 or 76 characters."""
+    from binascii import b2a_base64
+
+    for shift in range(3):  # the text before the value, such as ``name:``, shifts it
         plain = b2a_base64(b"\0" * shift + data, newline=False).rstrip(b"=")
         whole = plain[(0, 2, 3)[shift] : (shift + len(data)) * 8 // 6]
-        yield whole
-        yield whole.replace(b"+", b"-").replace(b"/", b"_")
+        yield from (whole, whole.replace(b"+", b"-").replace(b"/", b"_"))
+    alone = b2a_base64(data, newline=False).rstrip(b"=")
+    for width in (64, 76):
+        lines = [alone[at : at + width] for at in range(0, len(alone), width)]
+        yield from (end.join(lines) for end in (b"\n", b"\r\n"))
+        yield from (line for line in lines if len(line) >= SHORTEST_LINE)
 
 
 class Pump:

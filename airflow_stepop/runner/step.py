@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .wire import Entry, Location, Manifest, Segment
 
 # Values inside outcome.json are stored in Airflow's database, more than once. After INLINE_BYTES in all, only
-# values up to TINY_BYTES stay inside: they are not larger than a reference
+# values up to TINY_BYTES stay inside: they are not larger than a reference. After OUTCOME_VALUES_BYTES, none
 INLINE_BYTES = protocol.INLINE_VALUE_BYTES
 TINY_BYTES = 256
 
@@ -145,8 +145,10 @@ class Step:
 
         :raises StepError: the segment cannot be written
         """
-        is_roomy = self._inline_bytes + encoded.size <= INLINE_BYTES
-        limit = protocol.INLINE_VALUE_BYTES if is_roomy else TINY_BYTES
+        total = self._inline_bytes + encoded.size
+        limit = protocol.INLINE_VALUE_BYTES if total <= INLINE_BYTES else TINY_BYTES
+        if total > protocol.OUTCOME_VALUES_BYTES:
+            limit = -1
         self._inline_bytes += encoded.size if encoded.size <= limit else 0
         with guard_disk():
             return encoded.to_entry(self._save, limit)

@@ -1,7 +1,8 @@
 """Reads and writes pre-signed URLs with the standard library. Imported only by steps that have such URLs.
 
 The part after the ``?`` is a secret, so messages leave it out. Transient errors (a cut connection, HTTP 5xx,
-408 or 429) are retried with exponential back-off.
+408 or 429) are retried with exponential back-off. A redirect to another host is refused: a result would go
+where nobody wanted it.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import http.client
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
-from functools import partial
+from functools import lru_cache, partial
 
 from .entries import SegmentError
 from .files import report
@@ -32,6 +34,37 @@ SILENCE_S = 60.0
 _LATER = frozenset({408, 429})
 _ERROR_BYTES = 64 * 1024
 _PIECE_BYTES = 16 << 20  # bytes of one request of fetch(): a cut connection loses at most one piece
+
+
+class RedirectError(OSError):
+    """The store has sent the step to another host."""
+
+
+class _SameHost(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: Any) -> Any:
+        here, there = (urllib.parse.urlsplit(one)[:2] for one in (req.full_url, newurl))
+        if here != there:
+            fp.close()
+            raise RedirectError(
+                f"the store redirects from {'://'.join(here)} to {'://'.join(there)}, which is refused. If "
+                "the bucket is in another region, write the bucket's region into the connection"
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+@lru_cache(None)
+def _opener() -> Any:
+    """Return what sends the requests. It reads the proxies from the environment, once, as urlopen() does."""
+    return urllib.request.build_opener(_SameHost)
+
+
+def _open(request: urllib.request.Request) -> Any:
+    """Send a request and return its answer.
+
+    :raises urllib.error.HTTPError: the store answers with an error
+    :raises OSError: the store cannot be reached, or sends the step to another host
+    """
+    return _opener().open(request, timeout=SILENCE_S)
 
 
 def get(url: str, offset: int, view: memoryview, whole: str = "") -> None:
@@ -63,7 +96,7 @@ def put(url: str, body: Callable[[], Iterable[Buffer]], size: int, headers: Mapp
     def once() -> None:
         try:
             _put(url, body(), size, headers)
-        except urllib.error.HTTPError:
+        except (urllib.error.HTTPError, RedirectError):
             raise
         except (OSError, http.client.HTTPException):
             # A server that refuses may close the connection before it has read the body. Its answer is lost
@@ -103,7 +136,7 @@ def _piece(url: str, begin: int, tag: str) -> tuple[bytes, int, str] | None:
     headers = {"Range": f"bytes={begin}-{begin + _PIECE_BYTES - 1}", **({"If-Match": tag} if tag else {})}
     request = urllib.request.Request(url, headers=headers)  # noqa: S310 - http(s) only
     try:
-        with urllib.request.urlopen(request, timeout=SILENCE_S) as answer:  # noqa: S310
+        with _open(request) as answer:
             data, total = answer.read(), answer.headers.get("Content-Range", "").rpartition("/")[2]
             return data, int(total or len(data)), answer.headers.get("ETag") or tag
     except urllib.error.HTTPError as error:
@@ -165,7 +198,7 @@ def _get(url: str, offset: int, view: memoryview, whole: str, size: int = 0) -> 
     last = offset + len(view) - 1
     request = urllib.request.Request(url, headers={"Range": f"bytes={offset}-{last}"})  # noqa: S310 - http(s) only, see Parts
     try:
-        answer = urllib.request.urlopen(request, timeout=SILENCE_S)  # noqa: S310
+        answer = _open(request)
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise
@@ -194,7 +227,7 @@ def _put(url: str, body: Iterable[Buffer], size: int, headers: Mapping[str, str]
     fields = {"Content-Type": "application/octet-stream", **headers, "Content-Length": str(size)}
     data: Any = body  # the type stubs know bytes only
     request = urllib.request.Request(url, data=data, headers=fields, method="PUT")  # noqa: S310
-    with urllib.request.urlopen(request, timeout=SILENCE_S) as answer:  # noqa: S310
+    with _open(request) as answer:
         answer.read()
 
 
@@ -210,7 +243,7 @@ def _with_retries(url: str, call: Callable[[], Any], retry_limit_s: float = RETR
             error.close()
         except (OSError, http.client.HTTPException) as error:
             problem = str(getattr(error, "reason", error)) or type(error).__name__
-            is_final = isinstance(error, http.client.InvalidURL)  # every other one is transient
+            is_final = isinstance(error, (http.client.InvalidURL, RedirectError))  # others are transient
         if is_final or time.monotonic() + pause_s > end:
             text = f"{problem} for {where}"
             raise OSError(text.replace(secret, "...") if secret else text)

@@ -283,13 +283,16 @@ def read_checked(
 def check(what: str, segment: Checked, size: int, found: str) -> None:
     """Compare a size and a SHA-256 with those that ``segment`` records.
 
+    The error does not say which SHA-256 was found: whoever makes a reference to single bytes of a file would
+    read them in the error.
+
     :raises SegmentError: they differ
     """
     if size != segment["size"]:
         more = "at least " if size > segment["size"] else ""
         raise SegmentError(f"{what} has {more}{size} bytes and not the {segment['size']} that were recorded")
     if found != segment["sha256"]:
-        raise SegmentError(f"{what} has SHA-256 {found} and not the {segment['sha256']} that was recorded")
+        raise SegmentError(f"{what} does not have the SHA-256 {segment['sha256']} that was recorded")
 
 
 def decode(codec: str, segments: list[Buffer], loads: Loads | None = None) -> Any:

@@ -293,9 +293,9 @@ OUTCOMES = {
         "it belongs to job 's-other' (nonce 'n') and not to 's-job'",
     ),
     "of an older generation": ({**OUTCOME, "nonce": "o"}, "it belongs to job 's-job' (nonce 'o') and not to"),
-    "cut in the middle": (json.dumps(OUTCOME).encode()[:-4], "it is not an outcome"),
-    "deeper than any stack": (b"[" * 100_000, "it is not an outcome (maximum recursion depth"),
-    "of nothing": (b"", "it is not an outcome (Expecting value"),
+    "cut in the middle": (json.dumps(OUTCOME).encode()[:-4], "outcome.json is damaged: it is no JSON"),
+    "deeper than any stack": (b"[" * 100_000, "it is no JSON (maximum recursion depth"),
+    "of nothing": (b"", "outcome.json is damaged: it is no JSON (Expecting value"),
     "of a failure that is none": ({**OUTCOME, "status": "failure"}, "a failure is None and not an object"),
     "of a failure of a newer version": (
         {**OUTCOME, "status": "failure", "failure": {"category": "moon", "summary": ""}},

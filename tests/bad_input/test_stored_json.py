@@ -283,7 +283,7 @@ def test_what_is_no_value_entry_is_refused(case, place):
 DAMAGED = {
     "not base64": ({"data": "a"}, "is not base64"),
     "other bytes": ({"data": "AAAA"}, "has 3 bytes and not the"),
-    "other digest": ({"sha256": "0" * 64}, "has SHA-256 [0-9a-f]+ and not the 0+ that was recorded"),
+    "other digest": ({"sha256": "0" * 64}, "does not have the SHA-256 0+ that was recorded"),
     "other size": ({"size": 1}, "and not the 1 that were recorded"),
     "size beyond memory": ({"size": 2**62}, f"and not the {2**62} that were recorded"),
 }

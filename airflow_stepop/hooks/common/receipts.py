@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from airflow_stepop.core.signing_key import signing_key
-from airflow_stepop.core.stored_json import COUNT, TEXT, checked_fields
+from airflow_stepop.core.stored_json import COUNT, TEXT, checked_fields, parsed_json
+from airflow_stepop.core.units import shown_size
 from airflow_stepop.exceptions import IntegrityError, OutcomeLostError
 from airflow_stepop.job import JobHandle, OutcomeReport
-from airflow_stepop.runner.protocol import RECEIPT_PREFIX
+from airflow_stepop.runner.protocol import OUTCOME_BYTES, RECEIPT_PREFIX
 
 RECEIPT_FIELDS = {"digest": TEXT}, {"size": COUNT, "outcome": TEXT}  # required, optional
 HANDED = "receipt"  # key of a handle's detail, for the receipt that a trigger has handed over
@@ -62,8 +63,8 @@ class Receipt:
 def parse_receipt(text: str) -> Receipt | None:
     """Return the receipt in ``text``, or ``None`` if the text is not a receipt or was truncated."""
     try:
-        return Receipt.from_json(json.loads(text))
-    except (ValueError, RecursionError, IntegrityError):
+        return Receipt.from_json(parsed_json(text, "the receipt"))
+    except IntegrityError:
         return None
 
 
@@ -97,10 +98,15 @@ def report(
     :param base_uri: the ``result_uri`` of the step
     :param read: reads the outcome's file; called if the outcome is not in the receipt
     :param place: where the receipt should have been, for the error message
-    :raises OutcomeLostError: there is no receipt, or the outcome's file is gone
+    :raises OutcomeLostError: there is no receipt, or the outcome's file is gone or too large
     """
     if receipt is None:
         raise OutcomeLostError(f"{handle} left no outcome{f' in {place}' if place else ''}")
+    if receipt.size > OUTCOME_BYTES:
+        raise OutcomeLostError(
+            f"{handle} wrote an outcome of {shown_size(receipt.size)}, and an outcome has at most "
+            f"{shown_size(OUTCOME_BYTES)}"
+        )
     try:
         data = receipt.outcome if receipt.outcome is not None else read(receipt)
     except FileNotFoundError as error:

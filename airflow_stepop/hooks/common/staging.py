@@ -20,14 +20,13 @@ names this folder and both digests::
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from airflow_stepop.core.stored_json import COUNT, OBJECT, TEXT, checked_fields
+from airflow_stepop.core.stored_json import COUNT, OBJECT, TEXT, checked_fields, parsed_json
 from airflow_stepop.exceptions import StepConfigError, StoreError
 from airflow_stepop.runner.protocol import MANIFEST, RUNNER, SEALED
 from airflow_stepop.runner.sealing import sealed
@@ -112,7 +111,7 @@ def remove_sealed(store: Store, folder: str) -> None:
 
 def _part_digests(manifest: bytes) -> dict[str, str]:
     """Return the SHA-256 of each part that the manifest names."""
-    parts = checked_fields(json.loads(manifest), "the manifest", {"parts": OBJECT})["parts"]
+    parts = checked_fields(parsed_json(manifest, "the manifest"), "the manifest", {"parts": OBJECT})["parts"]
     fields = {"sha256": TEXT, "size": COUNT}
     return {name: checked_fields(part, f"the part {name}", fields)["sha256"] for name, part in parts.items()}
 

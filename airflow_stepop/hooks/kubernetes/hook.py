@@ -34,7 +34,6 @@ from airflow_stepop.hooks.kubernetes.manifests import (
     CANCELLED,
     DIGEST,
     FAILURE,
-    LABELS,
     RESULTS,
     existing,
     is_bucket,
@@ -42,6 +41,7 @@ from airflow_stepop.hooks.kubernetes.manifests import (
     is_released,
     job_labels,
     job_manifest,
+    labels_of,
     release,
     secret_manifest,
     size_note,
@@ -307,8 +307,7 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
     def _of(self, jobs: Iterable[Json], context: str | None, labels: Mapping[str, str]) -> Iterator[FoundJob]:
         for job in jobs:
             metadata = job["metadata"]
-            original = json.loads(metadata["annotations"][LABELS])
-            if matches(original, labels):
+            if (original := labels_of(metadata)) is not None and matches(original, labels):
                 cluster = self.cluster(context, metadata["namespace"])
                 handle = self._handle(metadata["name"], cluster, context)
                 yield FoundJob(handle, original, seconds(metadata["creationTimestamp"]))
@@ -316,9 +315,8 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
     def find_for(self, settings: BackendSettings, labels: Mapping[str, str]) -> Iterable[FoundJob]:
         settings, wanted = cast(KubernetesSettings, settings), selector(job_labels(labels))
         cluster = self.cluster(settings.kubernetes_context, settings.namespace)
-        if cluster.scope == self.scope():
-            return ()
-        found = cluster.list("jobs", labelSelector=wanted)
+        is_own = cluster.scope == self.scope()
+        found = () if is_own else cluster.list("jobs", labelSelector=wanted)
         return self._of(found, settings.kubernetes_context, labels)
 
     def location_of(self, handle: JobHandle) -> Mapping[str, object]:

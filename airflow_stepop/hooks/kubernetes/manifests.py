@@ -1,6 +1,6 @@
 """Builds the Job and the Secret of a step as JSON. ``hook.py`` sends them.
 
-The functions are pure: they send no request. The constants name the annotations, labels and paths that the
+The functions send no request. The constants name the annotations, labels and paths that the
 other modules of this backend read.
 """
 
@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from airflow_stepop.core.stored_json import parsed_json
 from airflow_stepop.core.units import shown_size
-from airflow_stepop.exceptions import StepConfigError
+from airflow_stepop.exceptions import IntegrityError, StepConfigError
 from airflow_stepop.hooks.common.labels import LabelRules
 from airflow_stepop.hooks.common.runner_command import runner_argv, step_env
 from airflow_stepop.hooks.kubernetes.literals import check_literals
@@ -34,6 +36,8 @@ from airflow_stepop.stores.folder import folder_of
 if TYPE_CHECKING:
     from airflow_stepop.hooks.common.input_files import InputFile
     from airflow_stepop.job import StepSpec
+
+log = logging.getLogger(__name__)
 
 PREFIX = "airflow-stepop"
 MANAGED = {"app.kubernetes.io/managed-by": PREFIX}
@@ -358,3 +362,14 @@ def existing(found: Json | None, spec: StepSpec) -> Json:
 def is_released(job: Json) -> bool:
     """Return whether the submission of a Job is complete."""
     return RELEASED in (job["metadata"].get("annotations") or {})
+
+
+def labels_of(metadata: Json) -> dict[str, str] | None:
+    """Return the labels of a step as they were before they were shortened; ``None`` if they are damaged."""
+    try:
+        text = (metadata.get("annotations") or {}).get(LABELS, "")
+        found = parsed_json(text, f"the annotation {LABELS} of job {metadata['name']}")
+        return {name: str(value) for name, value in found.items()}
+    except (AttributeError, IntegrityError) as error:
+        log.warning("Cannot tell which task a job belongs to: %s", error)
+        return None

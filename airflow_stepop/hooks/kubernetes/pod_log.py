@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Sequence
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_stepop.hooks.common.log_cursors import split_lines, visible
 from airflow_stepop.hooks.kubernetes.cluster import Cluster, status_of
+from airflow_stepop.hooks.kubernetes.log_lines import CHUNK_BYTES, FirstParts, ends
 from airflow_stepop.hooks.kubernetes.objects import STEP, Json
 from airflow_stepop.hooks.kubernetes.pods import has_ended, logged_containers
 from airflow_stepop.job import LogChunk, LogLine
@@ -21,11 +24,48 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BYTES = 256 * 1024  # of one read
-MOST_BYTES = 64 << 20  # limit of one read if a single second or line is longer
 MISSING = "[stepop] Lines are missing here: the node has rotated the log away"
+CLOCKS_S = 5  # how much the clock of a node may be behind that of the API server
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT")
 Timed = tuple[str, str]  # the kubelet's time stamp with nanoseconds; the text
+
+
+class Position(NamedTuple):
+    """A position in the log of a container.
+
+    ``sinceTime`` of the API has whole seconds only. So an answer begins with lines that were read before.
+
+    :param time: time stamp of the last line that was read; empty at the begin of the log
+    :param number: number of lines read with this time stamp
+    :param since: everything before this time was read, although it is later than ``time``. It is set after an
+        answer that was longer than a read, so that the same bytes are not fetched at each look
+    """
+
+    time: str = ""
+    number: int = 0
+    since: str = ""
+
+    @property
+    def query(self) -> dict[str, str]:
+        return {"sinceTime": self.since or self.time} if self.time else {}
+
+    @property
+    def is_in_answer(self) -> bool:
+        """Whether an answer begins with the last line that was read, if the node still has it."""
+        return bool(self.time) and not self.since
+
+    def read_until(self, moment: str) -> Position:
+        """Return the position of a reader who has read everything before ``moment``."""
+        return self._replace(since=moment) if self.time and moment > max(self.time, self.since) else self
+
+    def behind(self, lines: Sequence[Timed]) -> Position:
+        """Return the position behind ``lines``, which were read from this position on."""
+        if not lines:
+            return self
+        last = lines[-1][0]
+        seen = sum(when == last for when, _ in lines) + (self.number if last == self.time else 0)
+        return Position(last, seen, self.since if self.since > last else "")
 
 
 class PodLog:
@@ -33,10 +73,8 @@ class PodLog:
 
     If a sidecar keeps the step from starting, its log follows instead of the step's.
 
-    A cursor has four parts: the time stamp of the last line that was read, the number of lines read with this
-    time stamp, the uid of the pod, and the container. The number is needed because ``sinceTime`` of the API
-    has whole seconds only, so that an answer begins with lines that were read before. The uid is needed
-    because a job that Kueue has stopped continues in another pod with a new log.
+    A cursor is a :class:`Position`, the uid of the pod, and the container. The uid is needed because a job
+    that Kueue has stopped continues in another pod with a new log.
 
     :param pod: ``None``: the job has no pod, or no longer has one, and no log
     """
@@ -49,52 +87,73 @@ class PodLog:
 
     def since(self, cursor: Cursor) -> LogChunk | None:
         """Return the lines after ``cursor``; ``None`` when there is no log to read."""
-        at, time, count = self._position(cursor)
+        at, position = self._position(cursor)
         found = None
         for container in self._containers[at:]:
-            found = self._since(container, time, count, cursor)
+            found = self._since(container, position, cursor)
             if found is not None and found.lines:
                 break
-            time, count = "", 0  # the next container began after this one had ended
+            position = Position()  # the next container began after this one had ended
         return found
 
-    def _since(self, container: str, time: str, count: int, cursor: Cursor) -> LogChunk | None:
-        limit = BYTES
+    def _since(self, container: str, position: Position, cursor: Cursor) -> LogChunk | None:
         is_over = container != self._containers[-1] or has_ended(self.pod or {})
-        while True:
-            since = {"sinceTime": time} if time else {}
-            data = self._read(container, limitBytes=str(limit), **since) or b""
-            is_cut = limit <= len(data) < MOST_BYTES
-            # a last line without a line end is complete if the log is
-            lines = _timed(data, is_whole=not is_cut and is_over)
-            new = _after(lines, time, count)
-            if new or not is_cut:
-                break
-            limit *= 2  # only lines that were read before, or a part of one line
-        if not lines:
-            return None
-        is_missing = bool(time) and all(when != time for when, _ in lines)
+        data = self._read(container, limitBytes=str(BYTES), **position.query) or b""
+        is_cut = len(data) >= BYTES
+        # a last line without a line end is complete if the log is
+        lines = [*_timed(split_lines(data, is_whole=not is_cut and is_over))]
+        new, moment = _after(lines, position), ""
+        if is_cut and not new:  # only lines that were read before, or a part of one line
+            lines, new, moment = self._stream(container, position, is_over)
+        then = position.behind(new).read_until(moment)
         if not new:
-            return LogChunk([], cursor)
+            is_empty = not lines and then == position
+            return None if is_empty else LogChunk([], self._cursor(then, container, cursor))
+        is_missing = position.is_in_answer and all(when != position.time for when, _ in lines)
         first = datetime.fromisoformat(new[0][0]).timestamp()
         remarks = [LogLine(first, MISSING)] * is_missing
-        return LogChunk([*remarks, *_shown(new)], self._cursor(new, container, time, count))
+        return LogChunk([*remarks, *_shown(new)], self._cursor(then, container))
+
+    def _stream(
+        self, container: str, position: Position, is_over: bool
+    ) -> tuple[list[Timed], list[Timed], str]:
+        """Read on until there are enough new lines, or the log ends. What was read before takes no memory.
+
+        :return: the last line that was read before, with the new lines; the new lines; and the time up to
+            which every line was read, if the log was read to its end
+        """
+        old: list[Timed] = []
+        new: list[Timed] = []
+        answer = self._open(container, **position.query)
+        if answer is None:
+            return old, new, ""
+        parts, known, size = FirstParts(answer.stream(CHUNK_BYTES), is_over=is_over), 0, 0
+        try:
+            for when, text in _timed(_decoded(parts)):
+                if when < position.time or (when == position.time and known < position.number):
+                    old, known = [(when, text)], known + (when == position.time)
+                    continue
+                new.append((when, text))
+                size += len(when) + len(text)
+                if size >= BYTES:
+                    return old + new, new, ""
+        finally:
+            answer.close()
+        return old + new, new, "" if parts.has_unfinished else _moment(answer)
 
     def last(self, count: int, cursor: Cursor = None) -> LogChunk:
         """Return the last ``count`` lines of the last container after ``cursor``."""
         if not self._containers:
             return LogChunk([], cursor)
         container = self._containers[-1]
-        at, time, seen = self._position(cursor)
+        at, position = self._position(cursor)
         if at < len(self._containers) - 1:
-            time, seen = "", 0
+            position = Position()
         # The lines with the outcome are the last ones of the log. They are read, too, and not shown
-        since = {"sinceTime": time} if time else {}
-        data = self._read(container, tailLines=str(count + FRAMES), **since)
-        lines = _after(_timed(data), time, seen)
+        lines = _after(self._ends(container, count + FRAMES, **position.query), position)
         if not lines:
             return LogChunk([], cursor)
-        return LogChunk(_shown(lines)[-count:], self._cursor(lines, container, time, seen))
+        return LogChunk(_shown(lines)[-count:], self._cursor(position.behind(lines), container))
 
     def last_texts(self, count: int) -> list[str]:
         """Return the last ``count`` lines; none if the log cannot be read."""
@@ -108,47 +167,77 @@ class PodLog:
         """Return the last lines of the step's log, which may carry the outcome."""
         if STEP not in self._containers:
             return []
-        return [text for _, text in _timed(self._read(STEP, tailLines=str(10 * FRAMES)))]
+        return [text for _, text in self._ends(STEP, 10 * FRAMES)]
 
-    def _position(self, cursor: Cursor) -> tuple[int, str, int]:
-        """Return the index of the cursor's container, the last time stamp, and the number of its lines."""
+    def _position(self, cursor: Cursor) -> tuple[int, Position]:
+        """Return the index of the cursor's container, and the position in its log."""
         if not cursor:
-            return 0, "", 0
-        time, count, uid, container = [*json.loads(cursor), self._uid, STEP][:4]
+            return 0, Position()
+        written = json.loads(cursor)
+        time, count, uid, container = [*written, self._uid, STEP][:4]
         if uid != self._uid:
-            return 0, "", 0
+            return 0, Position()
+        position = Position(time, count, *written[4:5])
         if container not in self._containers:  # a cursor of an older version, in an init container's log
-            return max(len(self._containers) - 1, 0), time, count
-        return self._containers.index(container), time, count
+            return max(len(self._containers) - 1, 0), position
+        return self._containers.index(container), position
 
-    def _cursor(self, lines: Sequence[Timed], container: str, time: str, count: int) -> str:
-        """Return the cursor behind ``lines``, which follow ``count`` lines with the stamp ``time``."""
-        last = lines[-1][0]
-        seen = sum(when == last for when, _ in lines) + (count if last == time else 0)
-        return json.dumps([last, seen, self._uid, container])
+    def _cursor(self, at: Position, container: str, same: Cursor = None) -> Cursor:
+        """Return the cursor for a position; at the begin of the log, ``same``."""
+        if not at.time:
+            return same
+        return json.dumps([at.time, at.number, self._uid, container, *filter(None, [at.since])])
 
     def _read(self, container: str, **query: str) -> bytes | None:
+        answer = self._open(container, **query)
+        return None if answer is None else answer.data
+
+    def _ends(self, container: str, count: int, **query: str) -> list[Timed]:
+        """Return the last ``count`` lines."""
+        answer = self._open(container, tailLines=str(count), **query)
+        if answer is None:
+            return []
+        return [*_timed(deque(_decoded(ends(answer.stream(CHUNK_BYTES))), maxlen=count))]
+
+    def _open(self, container: str, **query: str) -> Any:
+        """Return the unread answer of the API server; ``None`` if there is no log to read."""
         if self.pod is None:
             return None
         path = f"{self.cluster.path('pods', self.pod['metadata']['name'])}/log"
         try:
-            found: bytes = self.cluster.open(
+            return self.cluster.open(
                 "GET", path, query={"container": container, "timestamps": "true", **query}
-            ).data
+            )
         except Exception as error:
             if status_of(error) in (400, 404):  # not started yet, or gone
                 return None
             raise
-        return found
 
 
 FRAMES = 64  # limit of log lines that carry an outcome
 
 
-def _timed(data: bytes | None, is_whole: bool = True) -> list[Timed]:
-    parted = (line.partition(" ") for line in split_lines(data or b"", is_whole=is_whole))
-    # A line without a time stamp is a message of the kubelet, such as: the container is gone
-    return [(_utc(when), text) for when, space, text in parted if space and _TIME.match(when)]
+def _timed(lines: Iterable[str]) -> Iterator[Timed]:
+    parted = (line.partition(" ") for line in lines)
+    # A line without a time stamp is a message of the kubelet, such as: the container is gone. Or it is the
+    # rest of a line that began before the time that was asked for
+    return ((_utc(when), text) for when, space, text in parted if space and _TIME.match(when))
+
+
+def _decoded(lines: Iterable[bytes]) -> Iterator[str]:
+    return (line.decode("utf-8", "replace") for line in lines)
+
+
+def _moment(answer: Any) -> str:
+    """Return the time up to which a whole answer has every line; empty if the API server does not say it.
+
+    https://www.rfc-editor.org/rfc/rfc9110#name-date
+    """
+    sent = answer.headers.get("Date")
+    if not sent:
+        return ""
+    at = parsedate_to_datetime(sent).astimezone(UTC) - timedelta(seconds=CLOCKS_S)
+    return f"{at:%Y-%m-%dT%H:%M:%S}.000000000Z"
 
 
 def _utc(when: str) -> str:
@@ -159,11 +248,11 @@ def _utc(when: str) -> str:
     return f"{datetime.fromisoformat(when).astimezone(UTC):%Y-%m-%dT%H:%M:%S}{nanoseconds}Z"
 
 
-def _after(lines: Sequence[Timed], time: str, count: int) -> list[Timed]:
-    """Return the lines after the first ``count`` lines with the time stamp ``time``."""
-    newer = [line for line in lines if line[0] >= time]
-    known = sum(when == time for when, _ in newer)
-    return newer[min(count, known) :]
+def _after(lines: Sequence[Timed], position: Position) -> list[Timed]:
+    """Return the lines after ``position``."""
+    newer = [line for line in lines if line[0] >= position.time]
+    known = sum(when == position.time for when, _ in newer)
+    return newer[min(position.number, known) :]
 
 
 def _shown(lines: Sequence[Timed]) -> list[LogLine]:

@@ -8,11 +8,11 @@ https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from itertools import chain
 
+from airflow_stepop.core.stored_json import parsed_json
 from airflow_stepop.exceptions import IntegrityError
 from airflow_stepop.failure import Failure
 from airflow_stepop.hooks.kubernetes.failures import DISRUPTIONS, disruption, failure_of
@@ -81,8 +81,16 @@ def preserved_end(job: Json) -> JobStatus | None:
     """Return how the job ended, as its annotations have it; ``None`` when they do not, or are damaged."""
     text = (job["metadata"].get("annotations") or {}).get(END)
     try:
-        return JobStatus.from_json(json.loads(text)) if text is not None else None
-    except (ValueError, IntegrityError):
+        return JobStatus.from_json(parsed_json(text, END)) if text is not None else None
+    except IntegrityError:
+        return None
+
+
+def _preserved_failure(annotations: Mapping[str, str]) -> Failure | None:
+    """Return why the hook ended the job, as its annotations have it; ``None`` if they are damaged."""
+    try:
+        return Failure.from_json(parsed_json(annotations[FAILURE], FAILURE))
+    except IntegrityError:
         return None
 
 
@@ -217,8 +225,8 @@ def _failed(job: Json, pod: Json | None, failed: Json, run: Json) -> JobStatus:
     reason = failed.get("reason", "Failed")
     if SUCCEEDED in annotations:
         return JobStatus(JobState.SUCCEEDED, None, "Completed", *times)
-    if FAILURE in annotations:
-        return JobStatus(JobState.FAILED, Failure.from_json(json.loads(annotations[FAILURE])), reason, *times)
+    if FAILURE in annotations and (failure := _preserved_failure(annotations)) is not None:
+        return JobStatus(JobState.FAILED, failure, reason, *times)
     if CANCELLED in annotations:
         return JobStatus(JobState.CANCELLED, None, "cancelled", *times)
     if PRESERVED_RECEIPT in annotations and not _is_there(pod):  # the receipt has the outcome

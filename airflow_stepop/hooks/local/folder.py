@@ -25,7 +25,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from airflow_stepop.core.stored_json import COUNT, NUMBER, OBJECT, TEXT, FieldType, checked_fields, or_nothing
+from airflow_stepop.core.stored_json import (
+    COUNT,
+    NUMBER,
+    OBJECT,
+    TEXT,
+    FieldType,
+    checked_fields,
+    or_nothing,
+    parsed_json,
+)
 from airflow_stepop.exceptions import IntegrityError, StepInterruptedError
 from airflow_stepop.failure import Failure
 from airflow_stepop.hooks.common.log_cursors import visible
@@ -341,11 +350,9 @@ def _read_json(
     :raises IntegrityError: the file is not JSON, or a field is missing or has the wrong type
     """
     try:
-        value: Any = json.loads(path.read_bytes().decode("utf-8", "surrogateescape"))
+        value = parsed_json(path.read_bytes().decode("utf-8", "surrogateescape"), str(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{path} is damaged: {error}") from error
     checked_fields(value, str(path), required, optional)
     return dict(value)
 

@@ -59,7 +59,7 @@ from airflow_stepop.job import (
     Payload,
     StepSpec,
 )
-from airflow_stepop.runner.protocol import OUTCOME
+from airflow_stepop.runner.protocol import OUTCOME, OUTCOME_BYTES
 from airflow_stepop.runner.secret_references import AWS
 from airflow_stepop.stores.folder import THIS_HOST
 
@@ -266,7 +266,7 @@ class LocalStepHook(StepHook[LocalSettings]):
         receipt = Receipt.from_json(data, f"the receipt of {handle}") if data is not None else None
         path = job.path / files.OUTPUT / OUTCOME
         uri = request.get("result_uri", "")
-        return report(handle, receipt, uri, lambda _: path.read_bytes(), place=str(job.path))
+        return report(handle, receipt, uri, lambda _: _read(path), place=str(job.path))
 
     # --- end
 
@@ -366,3 +366,9 @@ def _lost(job: JobFolder, state: State) -> State:
 
 def _failure(data: wire.Failure | None) -> Failure | None:
     return None if data is None else Failure.from_json(data)
+
+
+def _read(path: Path) -> bytes:
+    """Return the bytes of an outcome's file; of one that is too large, more than an outcome may have."""
+    with open(path, "rb") as file:
+        return file.read(OUTCOME_BYTES + 1)

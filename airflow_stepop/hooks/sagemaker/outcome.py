@@ -30,7 +30,7 @@ from airflow_stepop.hooks.sagemaker.places import OUTPUT_FOLDER
 from airflow_stepop.hooks.sagemaker.service import FORBIDDEN, api_error
 from airflow_stepop.hooks.sagemaker.status import status_of
 from airflow_stepop.job import JobState, OutcomeReport
-from airflow_stepop.runner.protocol import OUTCOME
+from airflow_stepop.runner.protocol import OUTCOME, OUTCOME_BYTES
 from airflow_stepop.stores.base import PathRange
 from airflow_stepop.stores.bucket import CHUNK_BYTES
 from airflow_stepop.stores.configured import locate
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 ARCHIVE = "model.tar.gz"
 UNPACKED_BYTES = 4 << 30  # of the step's files in model.tar.gz
 UNPACKED_FILES = 10_000
-OUTCOME_BYTES = 64 << 20  # of outcome.json
 # The receipt of a step that succeeded is waited for so long after the end of its job. Where the service
 # itself knows why the job ended, the outcome adds little
 LATE_S, LATE_ELSE_S = 900.0, 60.0

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.connections.aws_clients import partition_of
-from airflow_stepop.exceptions import StepConfigError, UnsupportedError
+from airflow_stepop.core.stored_json import parsed_json
+from airflow_stepop.exceptions import IntegrityError, StepConfigError, UnsupportedError
 from airflow_stepop.hooks.common.runner_command import runner_argv, step_env
 from airflow_stepop.hooks.sagemaker.images import Image, resolve_image
 from airflow_stepop.hooks.sagemaker.limits import stopping_condition
@@ -243,8 +244,8 @@ def about(environment: Mapping[str, str]) -> Json | None:
     while (piece := environment.get(f"{ENV_ABOUT}_{len(pieces)}")) is not None:
         pieces.append(piece)
     try:
-        found = json.loads("".join(pieces))
-    except ValueError:
+        found = parsed_json("".join(pieces), ENV_ABOUT)
+    except IntegrityError:
         return None
     return found if isinstance(found, dict) and isinstance(found.get("labels"), dict) else None
 

@@ -6,13 +6,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from airflow_stepop.hooks.kubernetes.pod_log import MISSING, PodLog
+from airflow_stepop.hooks.kubernetes.cluster import Cluster
+from airflow_stepop.hooks.kubernetes.log_lines import LINE_BYTES
+from airflow_stepop.hooks.kubernetes.pod_log import BYTES, MISSING, PodLog
 from airflow_stepop.hooks.kubernetes.resources import amount_of
-from airflow_stepop.job import JobState
+from airflow_stepop.job import JobState, LogChunk
 from airflow_stepop.payload.call import FunctionCall
 from airflow_stepop.payload.outcome import read_outcome, to_xcom
 from tests.support.cluster import only_node
-from tests.support.cluster_jobs import wait_lines, wait_over
+from tests.support.cluster_answers import answer_of
+from tests.support.cluster_jobs import pods_of, wait_lines, wait_over
 
 
 @pytest.fixture
@@ -106,8 +109,7 @@ print("last")
 
 def log_of(uid, *lines):
     """Return the log of an ended pod, as the API server returns it."""
-    data = "".join(f"{line}\n" for line in lines).encode()
-    answers = SimpleNamespace(path=lambda *_: "", open=lambda *_, **__: SimpleNamespace(data=data))
+    answers = SimpleNamespace(path=lambda *_: "", open=lambda *_, **__: answer_of(lines))
     return PodLog(answers, {"metadata": {"name": uid, "uid": uid}, "status": {"phase": "Succeeded", **BEGAN}})
 
 
@@ -133,3 +135,80 @@ def test_a_job_that_goes_on_in_another_pod_has_a_log_from_its_beginning():
 def test_a_cursor_of_an_older_version_is_understood():
     log = log_of("a", "2026-01-01T00:00:08.000000000Z one", "2026-01-01T00:00:09.000000000Z two")
     assert [line.text for line in log.since('["2026-01-01T00:00:08.000000000Z", 1]').lines] == ["two"]
+
+
+def test_a_line_without_an_end_is_cut_and_fetched_once(hook, submitted, monkeypatch):
+    """The step goes on to print into the same line. A look fetches what is new, and not the line again."""
+    script = """
+import os, sys, time
+def write(data):
+    while data:
+        data = data[os.write(1, data):]
+write(b"begin\\n")
+write(b"x" * 8_000_000)
+while not os.path.exists("/tmp/go"):
+    write(b"y")
+    time.sleep(0.5)
+write(b"z" * 3_000_000 + b"\\nafter\\n")
+print("last")
+"""
+    _, handle = submitted(["python3", "-c", script])
+    received = counted(monkeypatch)
+    lines, cursor = [], None
+    while len(lines) < 2:
+        chunk = hook.logs({handle: cursor}).get(handle, LogChunk([], cursor))
+        lines, cursor = [*lines, *chunk.lines], chunk.cursor
+    assert [line.text[:5] for line in lines] == ["begin", "xxxxx"]
+    assert len(lines[1].text) < LINE_BYTES + 100
+    assert "[stepop: the rest of this line is left out" in lines[1].text[-100:]
+    is_small = False
+    while not is_small:
+        received.clear()
+        chunk = hook.logs({handle: cursor}).get(handle, LogChunk([], cursor))
+        assert chunk.lines == []
+        cursor, is_small = chunk.cursor, sum(received) < BYTES
+    in_pod(hook, handle, "touch", "/tmp/go")
+    wait_over(hook, handle)
+    assert texts(hook, handle, cursor) == ["after", "last"]
+    assert [line.text for line in hook.tail(handle, 2).lines] == ["after", "last"]
+
+
+def counted(monkeypatch):
+    """Return the list that gets the number of bytes of each answer to a log request."""
+    received, send = [], Cluster.open
+
+    def opened(self, method, path, *args, **options):
+        answer = send(self, method, path, *args, **options)
+        if not path.endswith("/log"):
+            return answer
+        received.append(len(answer.data))
+        return SimpleNamespace(
+            data=answer.data,
+            stream=lambda _: iter([answer.data]),
+            headers=answer.headers,
+            close=answer.close,
+        )
+
+    monkeypatch.setattr(Cluster, "open", opened)
+    return received
+
+
+def in_pod(hook, handle, *command):
+    """Run a command in the container of the step."""
+    from kubernetes import client, config
+    from kubernetes.stream import stream
+
+    (pod,) = pods_of(hook, handle)
+    core = client.CoreV1Api(config.new_client_from_config())
+    call = stream(
+        core.connect_get_namespaced_pod_exec,
+        pod["metadata"]["name"],
+        pod["metadata"]["namespace"],
+        container="step",
+        command=[*command],
+        stdout=True,
+        _preload_content=False,
+    )
+    call.run_forever()
+    call.sock.shutdown()
+    assert call.returncode == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import pytest
 
@@ -18,6 +17,7 @@ from airflow_stepop.hooks.kubernetes.pod_log import PodLog
 from airflow_stepop.hooks.kubernetes.startup_failures import is_blocked, refusal, startup_failure
 from airflow_stepop.hooks.kubernetes.status import status_of
 from airflow_stepop.job import JobState
+from tests.support.cluster_answers import answer_of
 
 AT = "2026-01-01T00:00:00Z"
 
@@ -289,8 +289,7 @@ class Api:
 
     def open(self, _method, _path, query):
         self.asked.append(query["container"])
-        data = "".join(f"{line}\n" for line in self.logs[query["container"]])
-        return SimpleNamespace(data=data.encode())
+        return answer_of(self.logs[query["container"]])
 
 
 def pod_of(*inits, step=None, sidecars=()):

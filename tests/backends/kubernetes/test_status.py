@@ -8,7 +8,7 @@ import pytest
 
 from airflow_stepop.failure import Category
 from airflow_stepop.hooks.kubernetes.informer import slim_job
-from airflow_stepop.hooks.kubernetes.manifests import END, PRESERVED_RECEIPT
+from airflow_stepop.hooks.kubernetes.manifests import END, FAILURE, PRESERVED_RECEIPT
 from airflow_stepop.hooks.kubernetes.outcome import ending_annotations
 from airflow_stepop.hooks.kubernetes.pods import seconds
 from airflow_stepop.hooks.kubernetes.status import status_of
@@ -245,9 +245,20 @@ def test_a_stream_keeps_the_end():
     assert status_of(slim_job(job), []).state is JobState.SUCCEEDED
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"state": "done"}'])
+DAMAGED = ["{", "[]", "{}", '{"state": "done"}', "[" * 900 + "]" * 900, "[" * 100_000]
+
+
+@pytest.mark.parametrize("text", DAMAGED)
 def test_a_damaged_end_is_no_end(text):
     assert status_of(a_job(**{END: text}), [a_pod(RUNS)]).state is JobState.RUNNING
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_a_damaged_failure_is_that_of_the_pod(text):
+    """An error would stop the reports about all other jobs of the namespace, too."""
+    found = status_of(a_job(FAILED, **{FAILURE: text}), [a_pod(ENDED, phase="Failed")])
+    assert found == status_of(a_job(FAILED), [a_pod(ENDED, phase="Failed")])
+    assert found.state is JobState.FAILED
 
 
 def test_a_job_that_is_deleted_is_gone_also_after_its_end():

@@ -328,3 +328,13 @@ def test_a_record_of_logging_of_a_megabyte(path: str) -> None:
     assert first.text.startswith("ERROR:root: xxx")
     assert "of this line are left out]" in first.text
     assert [text[:11] for text in log.tail()] == ["ERROR:root:", "INFO:root: "]
+
+
+def test_very_many_carriage_returns_cost_no_time(path: str, patient: None) -> None:
+    """The supervisor that reads them also ends the step at its timeout."""
+    returns = b"\r" * 1_000_000
+    assert written(path, returns + b"one\n" + returns, b"two" + returns + b"\nthree" + returns) == [
+        "one",
+        "two",
+        "three",
+    ]

@@ -74,6 +74,15 @@ with DAG("shown", schedule=None, params={"word": "hello"}):
         workdir="w",
     )
     RemoteStepOperator(task_id="later", command=above)
+    RemoteStepOperator(
+        task_id="told",
+        command=["true"],
+        env={
+            "URL": "postgres://me:{{ conn.db.password }}@h",
+            "API_KEY": "abcdefgh",
+            "NAME": "shown \\x1b[2J",
+        },
+    )
 """
 
 
@@ -218,3 +227,18 @@ def test_the_tables(rendered: Callable[..., Any]) -> None:
 
 def test_json_is_one_document(rendered: Callable[..., Any]) -> None:
     assert list(json.loads(rendered("train", "-o", "json").out)) == ["payload", "request"]
+
+
+@pytest.mark.parametrize("output", ["table", "plain", "json", "yaml"])
+def test_secrets_in_variables_are_redacted(
+    rendered: Callable[..., Any], output: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Airflow's page of rendered fields: the secrets of a connection, and variables of such names."""
+    monkeypatch.setenv("AIRFLOW_CONN_DB", "postgres://me:hunter4ever@h")
+    text = rendered("told", "--output", output).out
+    assert "postgres://me:***@h" in text
+    assert "hunter4ever" not in text
+    assert "abcdefgh" not in text
+    assert "API_KEY" in text
+    assert "shown" in text
+    assert "\x1b" not in text

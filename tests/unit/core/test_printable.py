@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_stepop.core.printable import LINE_LIMIT, printable
+from airflow_stepop.core.printable import LINE_LIMIT, printable, printable_text
 from airflow_stepop.failure import Category, Failure
 
 
@@ -35,6 +35,8 @@ from airflow_stepop.failure import Category, Failure
         ("1/9\b\b\b2/9", "2/9"),
         ("\b\bx", "x"),
         ("two\nlines\x0b\x0c", "two␊lines␋␌"),
+        ("\u202eback\u202c\u2066there\u2069", "\ufffdback\ufffd\ufffdthere\ufffd"),
+        ("שלום\u200f 12", "שלום\u200f 12"),
     ],
 )
 def test_a_line_is_harmless(printed: str, shown: str) -> None:
@@ -45,6 +47,21 @@ def test_a_long_line_is_cut_and_says_so() -> None:
     text = printable("x" * 10_000_000)
     assert text == "x" * LINE_LIMIT + " [stepop: 9980000 more characters of this line are left out]"
     assert printable("x" * LINE_LIMIT) == "x" * LINE_LIMIT
+
+
+@pytest.mark.parametrize(
+    ("printed", "shown"),
+    [
+        ("two\n\tlines", "two\n\tlines"),
+        ("of\r\nWindows", "of\nWindows"),
+        ("hidden\rshown", "hidden␍shown"),
+        ("\x1b[31mred\x1b[0m\x1b[2J\x1b", "red"),
+        ("a\x00b\u202ec\ud800d", "a␀b\ufffdc\ufffdd"),
+        ("x\n::endgroup::\n::group::mine", "x\n[endgroup] \n[group] mine"),
+    ],
+)
+def test_a_text_of_several_lines_is_harmless(printed: str, shown: str) -> None:
+    assert printable_text(printed) == shown
 
 
 @given(st.text(st.characters(codec=None) | st.sampled_from("\x1b[]m\r\b0;\x07"), max_size=200))

@@ -44,6 +44,16 @@ def test_a_text_that_is_no_receipt_gives_none(damaged):
     assert parse_receipt(damaged) is None
 
 
+def test_an_outcome_that_is_too_large_is_not_read():
+    def read(receipt):
+        raise AssertionError("it was read")
+
+    with pytest.raises(
+        OutcomeLostError, match=r"wrote an outcome of 9 MiB, and an outcome has at most 8 MiB"
+    ):
+        report(HANDLE, Receipt("d", 9 << 20), "", read)
+
+
 def test_a_damaged_receipt_is_an_error_where_one_is_required():
     with pytest.raises(IntegrityError, match="the receipt of j is damaged"):
         Receipt.from_json({"digest": "d", "outcome": "%"}, "the receipt of j")

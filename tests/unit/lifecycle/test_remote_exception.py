@@ -9,15 +9,24 @@ import json
 import os
 import socket
 import subprocess
+import sys
+import traceback
 import types
 import urllib.error
 from http import HTTPStatus
 
 import pytest
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowRescheduleException,
+    AirflowSkipException,
+)
 
 from airflow_stepop.failure import Failure, StepFailedError
 from airflow_stepop.lifecycle.remote_exception import to_exception
 from airflow_stepop.lifecycle.truncation import fit_to_state
+from airflow_stepop.payload.code_archive import Project
 from airflow_stepop.runner.exception_data import failure_of
 
 calls = []
@@ -321,3 +330,85 @@ def test_a_number_of_a_subclass(status):
     """Otherwise the attribute would seem to have the default of its class."""
     found = raised_again(ApiError("x", status=status, body=b""))
     assert found.status == status
+
+
+def remote(module, qualname, *mro):
+    """Return the failure of a step that raised this class."""
+    data = failure_of(caught(throw, ValueError("the text")))
+    raised = {"module": module, "qualname": qualname, "mro": [f"{module}.{qualname}", *mro]}
+    return Failure.from_json({**data, "exception": {**data["exception"], **raised}})
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """Return a project with a module that nobody has imported."""
+    (tmp_path / "ours_only").mkdir()
+    (tmp_path / "ours_only" / "errors.py").write_text("class Bad(ValueError): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield Project.of(tmp_path / "dag.py", None)
+    for name in [name for name in sys.modules if name.startswith("ours_only")]:
+        del sys.modules[name]
+
+
+def test_a_module_of_the_project_is_imported(project):
+    failure = remote("ours_only.errors", "Bad")
+    assert type(to_exception(failure, "")) is StepFailedError
+    found = to_exception(failure, "", project=project)
+    assert (type(found).__module__, type(found).__name__) == ("ours_only.errors", "Bad")
+    assert str(found) == "the text"
+
+
+@pytest.mark.parametrize(
+    "module", ["this", "antigravity", "idlelib.idle", "no.such.module", "..", "", "a\0b"]
+)
+def test_no_other_module_is_imported(project, module):
+    """The step names the module, and to import one runs its code."""
+    assert module not in sys.modules
+    assert type(to_exception(remote(module, "Error"), "", project=project)) is StepFailedError
+    assert module not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("airflow.sdk.exceptions", "AirflowRescheduleException"),
+        ("airflow.sdk.exceptions", "DagRunTriggerException"),
+        ("airflow.sdk.exceptions", "DownstreamTasksSkipped"),
+        ("airflow.sdk.exceptions", "TaskDeferred"),
+        ("airflow.sdk.exceptions", "AirflowInactiveAssetInInletOrOutletException"),
+        ("airflow_stepop.exceptions", "QuotaError"),
+        ("airflow_stepop.failure", "StepFailedError"),
+        (__name__, "Again"),
+    ],
+)
+def test_a_class_that_means_something_to_airflow_is_not_raised(project, module, name):
+    """A step cannot make the worker defer, reschedule or start something else."""
+    found = to_exception(remote(module, name), "", project=project)
+    assert type(found) is StepFailedError
+    assert found.failure.exception["qualname"] == name
+
+
+class Again(AirflowRescheduleException):
+    pass
+
+
+def test_a_plain_exception_of_airflow_is_raised(project):
+    found = to_exception(remote("airflow.sdk.exceptions", "AirflowException"), "", project=project)
+    assert type(found) is AirflowException
+
+
+@pytest.mark.parametrize(
+    "cls", [ValueError, KeyError, OSError, Told, AirflowSkipException, AirflowFailException]
+)
+def test_the_text_of_an_exception_is_harmless(project, cls):
+    """Airflow writes it into its log, and a terminal obeys escape sequences."""
+    text = "\x1b]0;title\x07\x1b[2Jone\rtwo\u202ethree\n::endgroup::"
+    failure = failure_of(caught(throw, ValueError(text)))
+    mro = [f"{cls.__module__}.{cls.__name__}"]
+    raised = {**failure["exception"], "module": cls.__module__, "qualname": cls.__qualname__, "mro": mro}
+    found = to_exception(Failure.from_json({**failure, "exception": raised}), "job 1", project=project)
+    assert isinstance(found, cls)
+    assert str(found) == "one␍two\ufffdthree\n[endgroup] "
+    shown = "".join(traceback.format_exception(found))
+    assert not {"\x1b", "\r", "\u202e", "\x07"} & set(shown)
+    assert "::endgroup::" not in shown

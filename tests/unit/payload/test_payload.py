@@ -296,8 +296,30 @@ def test_the_outcome_of_another_job_is_refused(job, nonce):
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"{}", b"\xff", b'"text"', b"1"])
 def test_what_is_no_outcome_is_refused(data):
-    with pytest.raises(IntegrityError, match=r"not an outcome|the outcome (is|has no)"):
+    with pytest.raises(IntegrityError, match=r"outcome.json is damaged|the outcome (is|has no)"):
         read_outcome(report(data), "s-job", "n")
+
+
+@pytest.mark.parametrize("depth", [101, 900, 100_000])
+def test_an_outcome_that_is_nested_deeply_is_refused(depth):
+    data = b'{"protocol": 1, "more": ' + b"[" * depth + b"]" * depth + b"}"
+    with pytest.raises(IntegrityError, match=r"outcome.json is damaged: its JSON is nested|it is no JSON"):
+        read_outcome(report(data), "s-job", "n")
+
+
+def test_an_outcome_that_is_too_large_is_refused_before_it_is_parsed():
+    with pytest.raises(IntegrityError, match=r"it has 8\.5 MiB, and an outcome has at most 8 MiB"):
+        read_outcome(report(b"[" * int(8.5 * (1 << 20))), "s-job", "n")
+
+
+def test_values_that_are_too_large_for_an_outcome_are_refused():
+    """They would be stored in Airflow's database. The runner makes segments of them."""
+    large = Encoded("bytes", [[b"x" * 300_000]]).to_entry(lambda *_: {"name": ""}, 1 << 20)
+    fits, too_many = outcome(values=[large] * 3, split="list"), outcome(values=[large] * 6, split="list")
+    assert read_outcome(report(fits), "s-job", "n")["result"]
+    text = r"the values in it have 1\.72 MiB, and the runner writes at most 1 MiB into an outcome"
+    with pytest.raises(IntegrityError, match=text):
+        read_outcome(report(too_many), "s-job", "n")
 
 
 def test_an_outcome_of_another_protocol_is_refused():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import jinja2
 import pytest
 from airflow.sdk import DAG, task
 
@@ -135,3 +136,15 @@ def test_a_payload_does_not_show_them():
     assert "hunter2" not in repr(payload) + repr(setup)
     plain = build_payload(call, **options)
     assert payload.inline_bytes > plain.inline_bytes == len(plain.manifest)
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "PIP_EXTRA_INDEX_URL", "HF_TOKEN", "X"])
+def test_values_are_masked_whatever_the_name_is(name):
+    """Airflow takes only some names for those of secrets."""
+    from airflow.sdk._shared.secrets_masker import redact
+
+    value = f"postgres://me:{name.lower()}@host"
+    text = "{{ '" + value + "' }}"
+    assert redact(f"<{value}>") == f"<{value}>"
+    render_secrets({name: text}, jinja2.Environment(), {})
+    assert redact(f"<{value}>") == "<***>"

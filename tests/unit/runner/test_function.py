@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from airflow_stepop.runner import protocol
 from airflow_stepop.runner.entries import UntrustedPickleError
 
 
@@ -192,6 +193,31 @@ def test_many_values_do_not_swell_the_outcome(folder):
     entries = done.outcome["values"]
     assert [done.decode(entry) for entry in entries] == wanted
     assert ["data" in entry["segments"][0] for entry in entries] == [True] * 4 + [False] * 36 + [True]
+
+
+def test_more_values_than_an_outcome_holds_become_segments(folder, tmp_path):
+    """Tiny ones, too, once all of them together have a mebibyte: they are stored in Airflow's database."""
+    done = (
+        folder.function(lambda: [b"x" * 250] * 5000).set(split="list").run(segments=str(tmp_path / "store"))
+    )
+    places = ["data" in entry["segments"][0] for entry in done.outcome["values"]]
+    inline = places.index(False)
+    assert (1 << 20) - 250 <= inline * 250 <= 1 << 20
+    assert places == [True] * inline + [False] * (5000 - inline)
+    assert len(os.listdir(tmp_path / "store")) == 5000 - inline
+
+
+def test_too_many_values_for_an_outcome(folder):
+    """The step has failed by itself, and what it has printed and used is known."""
+    done = folder.function(lambda: list(range(100_000))).set(split="list").run()
+    assert done.code == protocol.EXIT_STEP_FAILED
+    assert done.failure["category"] == "user_error"
+    assert "The step ran, but returned 100000 values, whose description has " in done.failure["summary"]
+    assert done.failure["summary"].endswith(" MiB, more than 8 MiB")
+    assert (
+        done.failure["hint"] == "return fewer values, for example lists of them: one value may have any size"
+    )
+    assert done.failure["summary"] in done.stderr
 
 
 def test_large_values_are_segments(folder, tmp_path):

@@ -34,7 +34,7 @@ def test_changed_manifest(folder, any_python):
     (folder.path / "in" / protocol.MANIFEST).write_bytes(b"[")
     env = {protocol.ENV_JOB: "the-job", protocol.ENV_NONCE: "n1"}
     done = folder.run(any_python, digest=digest, env=env)
-    assert_refused(done, "manifest.json has SHA-256", f"but the job was submitted with {digest}")
+    assert_refused(done, "manifest.json does not have the SHA-256", f"the job was submitted with, {digest}")
     assert (done.outcome["job"], done.outcome["nonce"]) == ("the-job", "n1")
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import base64
 import binascii
+import html
 import itertools
 import json
 import os
+import re
+import shlex
+import string
 import subprocess
 import sys
 from urllib.parse import quote, quote_plus
 
+import markupsafe
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -117,6 +122,75 @@ def test_every_usual_form_is_masked(folder, edge_python, printed):
     assert not any(
         part in done.stdout for part in (VALUE, "w0rd", base64.b64encode(VALUE.encode()).decode()[4:-6])
     )
+
+
+HARD = "wh&at<ev>er'x\"y$z/q w\\e%é`t"
+LINES = f"first line of it\n{HARD}\nlast line"
+LONG = "".join(chr(33 + number * 7 % 90) for number in range(200))
+
+
+def go_json(value):
+    """As ``json.Marshal`` of Go writes it: https://pkg.go.dev/encoding/json#Marshal."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def java_script(value, kept):
+    """As encodeURIComponent or encodeURI write it: https://tc39.es/ecma262/#sec-encode."""
+    plain = string.ascii_letters + string.digits + "-_.!~*'()" + kept
+    return "".join(c if c in plain else "".join(f"%{byte:02X}" for byte in c.encode()) for c in value)
+
+
+FORMS = {
+    "ascii": lambda value: ascii(value)[1:-1],
+    "repr of bytes": lambda value: repr(value.encode())[2:-1],
+    "json of Go": lambda value: go_json(value)[1:-1],
+    "json of PHP": lambda value: json.dumps(value)[1:-1].replace("/", "\\/"),
+    "json in json": lambda value: json.dumps(json.dumps(value))[3:-3],
+    "quote": lambda value: quote(value, safe=""),
+    "quote in small letters": lambda value: re.sub("%..", lambda m: m[0].lower(), quote(value)),
+    "quote_plus in small letters": lambda value: re.sub("%..", lambda m: m[0].lower(), quote_plus(value)),
+    "encodeURIComponent": lambda value: java_script(value, ""),
+    "encodeURI": lambda value: java_script(value, ";/?:@&=+$,#"),
+    "html": html.escape,
+    "html without quotes": lambda value: html.escape(value, quote=False),
+    "html of markupsafe": lambda value: str(markupsafe.escape(value)),
+    "a shell": lambda value: shlex.quote(value)[1:-1],
+    "a shell's set -x": lambda value: value.replace("'", "'\\''"),
+    "printf %q": lambda value: bash("printf %q", value),
+    "double quotes of a shell": lambda value: re.sub(r'([\\"$`])', r"\\\1", value),
+    "base64": lambda value: base64.b64encode(value.encode()).decode().rstrip("="),
+}
+
+
+def bash(command, value):
+    done = subprocess.run(
+        ["bash", "-c", f'{command} "$1"', "-", value],
+        capture_output=True,
+        check=True,
+        text=True,
+        env={"LC_ALL": "C.UTF-8"},
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_value_is_masked_as_others_write_it(form):
+    """Also one line of a value that has several."""
+    shown = FORMS[form](HARD)
+    assert shown != HARD or "html" not in form
+    for value in (HARD, LINES):
+        assert Redactor([value]).text(f"before {shown} after") == "before *** after"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("width", [64, 76])
+def test_base64_in_lines(width, end):
+    text = base64.b64encode(LONG.encode()).decode()
+    lines = [text[at : at + width] for at in range(0, len(text), width)]
+    assert Redactor([LONG]).text(f"<{end.join(lines)}>").replace("=", "") == "<***>"
+    for line in lines:
+        assert Redactor([LONG]).text(f"  {line}\n").replace("=", "") == "  ***\n"
 
 
 def test_every_line_of_a_value_is_masked(folder):
@@ -259,6 +333,8 @@ def f(kind):
         raise Own(b"ab" + value.encode(), b"abc" + value.encode(), b"abcd" + value.encode())
     if kind == "file":
         open("/no/" + value)
+    if kind == "class":
+        raise type(value, (Own,), {"__module__": "about." + value})("no")
     if kind == "pickle":
         class Held:
             def __reduce__(self):
@@ -269,7 +345,20 @@ def f(kind):
 
 
 @pytest.mark.parametrize(
-    "kind", ["exit", "long", "longer", "repr", "cause", "attributes", "bytes", "file", "pickle", "traceback"]
+    "kind",
+    [
+        "exit",
+        "long",
+        "longer",
+        "repr",
+        "cause",
+        "attributes",
+        "bytes",
+        "file",
+        "class",
+        "pickle",
+        "traceback",
+    ],
 )
 def test_an_exception_does_not_tell_them(folder, edge_python, kind):
     value = "very-secret-value"

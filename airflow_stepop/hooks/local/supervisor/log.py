@@ -33,7 +33,8 @@ TAIL_LINES = 20
 TAIL_LINE_CHARACTERS = 1000
 LEVEL_MARK = b"\x1f"  # of the runner's protocol
 
-_LINE_END = re.compile(rb"\r+\n")
+# A match begins at the first of several carriage returns only, else it takes the square of their number
+_LINE_END = re.compile(rb"(?<!\r)\r+\n")
 _OVERWRITTEN = re.compile(rb"^[^\n]*\r(?=[^\r\n])", re.MULTILINE)
 
 Records = list[tuple[float, str]]
@@ -94,8 +95,9 @@ class LogWriter:
         text = self._partial + data
         end = text.rfind(b"\n") + 1
         lines, partial = text[:end], text[end:]
-        self._is_progress = b"\r" in partial.rstrip(b"\r") or (self._is_progress and not lines)
-        self._partial = partial[partial.rstrip(b"\r").rfind(b"\r") + 1 :]
+        bare = partial.rstrip(b"\r")
+        self._is_progress = b"\r" in bare or (self._is_progress and not lines)
+        self._partial = bare[bare.rfind(b"\r") + 1 :] + partial[len(bare) : len(bare) + 1]
         if b"\r" in lines:
             lines = _OVERWRITTEN.sub(b"", _LINE_END.sub(b"\n", lines))
         if len(self._partial) > LINE_MAX_BYTES + NOTICE_MAX_BYTES:
