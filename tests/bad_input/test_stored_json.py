@@ -362,7 +362,7 @@ def test_a_pickle_that_is_called_data_is_not_loaded(codec, mark):
 )
 def test_a_segment_with_a_strange_name_is_refused(name, mark, folder_store):
     segment = {"sha256": "0" * 64, "size": 10, "name": name}
-    result = StepResult({"codec": "bytes", "segments": [segment]}, folder_store.uri("results"))
+    result = StepResult.signed({"codec": "bytes", "segments": [segment]}, folder_store.uri("results"))
     with pytest.raises(StepopError, match=r"outside the configured stores|the store could not be read"):
         result.load()
 
@@ -371,7 +371,7 @@ def test_a_segment_with_a_strange_name_is_refused(name, mark, folder_store):
 def test_a_segment_in_a_strange_place_is_refused(base_uri):
     segment = {"sha256": "0" * 64, "size": 10, "name": "x.bin"}
     with pytest.raises(StepopError, match="it lies outside the configured stores"):
-        StepResult({"codec": "bytes", "segments": [segment]}, base_uri).load()
+        StepResult.signed({"codec": "bytes", "segments": [segment]}, base_uri).load()
 
 
 @pytest.mark.parametrize("version", [0, 2, 99])

@@ -209,7 +209,30 @@ def test_results_of_other_tasks_are_passed_on_unread(home):
 def test_results_outside_the_stores_are_not_passed_on(home, uri):
     entry = {"codec": "bytes", "segments": [{"sha256": "0" * 64, "size": 1, "name": "x"}]}
     with pytest.raises(StoreError, match="outside the configured stores"):
-        build(function_call(add, StepResult(entry, uri.format(home=home))))
+        build(function_call(add, StepResult.signed(entry, uri.format(home=home))))
+
+
+def test_a_reference_that_nobody_signed_is_not_passed_on(home):
+    """Whoever may write XComs would read any object of the stores with one."""
+    (home / "store").mkdir(exist_ok=True)
+    (home / "store" / "x").write_bytes(b"1")
+    entry = {"codec": "bytes", "segments": [{"sha256": "0" * 64, "size": 1, "name": "x"}]}
+    result = StepResult(entry, f"file://{home}/store")
+    for read in (result.load, lambda: build(function_call(add, result))):
+        with pytest.raises(IntegrityError, match="the reference was not signed by this deployment"):
+            read()
+
+
+def test_an_error_does_not_tell_which_bytes_were_found(home):
+    """With the digest of a single byte, the error would say which byte it is."""
+    (home / "store").mkdir(exist_ok=True)
+    (home / "store" / "x").write_bytes(b"1")
+    entry = {"codec": "bytes", "segments": [{"sha256": "0" * 64, "size": 1, "name": "x"}]}
+    with pytest.raises(
+        IntegrityError, match=f"does not have the SHA-256 {'0' * 64} that was recorded"
+    ) as told:
+        StepResult.signed(entry, f"file://{home}/store").load()
+    assert hashlib.sha256(b"1").hexdigest() not in str(told.value)
 
 
 # -- what was submitted and not yet started
@@ -249,7 +272,7 @@ def test_a_changed_payload_is_not_started(home, submitted, file):
     found = read_outcome(hook.outcome(handle), "s-job", "n")
     assert found["failure"]["category"] == Category.INFRA.value
     assert "The step was not started" in found["failure"]["summary"]
-    assert "has SHA-256" in found["failure"]["summary"]
+    assert "does not have the SHA-256" in found["failure"]["summary"]
 
 
 def test_an_unchanged_payload_is_started(home, submitted):

@@ -178,7 +178,7 @@ def test_a_part_under_its_digest_is_checked_as_well(folder):
     (path.parent / hashlib.sha256(data).hexdigest()).write_bytes(data[:-1] + b"?")
     done = folder.run()
     assert done.code == protocol.EXIT_REFUSED
-    assert "part code.zip has SHA-256" in done.failure["summary"]
+    assert "part code.zip does not have the SHA-256" in done.failure["summary"]
 
 
 def test_a_part_that_is_nowhere_is_named_by_its_name(folder):

@@ -400,7 +400,7 @@ def test_damage():
     """Changed, truncated or extended bytes are never decoded, inline or not."""
     entry = encode_value("text", dumps).to_entry(None)
     entry["segments"][0]["data"] = base64.b64encode(b'"tEXT"').decode()
-    with pytest.raises(SegmentError, match="has SHA-256"):
+    with pytest.raises(SegmentError, match="does not have the SHA-256"):
         decode_entry(entry, None)
     segment = {"sha256": "0" * 64, "size": 3, "name": "p"}
     with pytest.raises(SegmentError, match="p has 2 bytes and not the 3 that were recorded"):
@@ -449,7 +449,7 @@ def test_a_large_value_is_hashed_beside_its_writing():
     assert encoded.digests() == [(expected, len(data))]
     assert seen == [(True, len(data))]
     assert read_checked(io.BytesIO(data), entry["segments"][0]) == data
-    with pytest.raises(SegmentError, match="has SHA-256"):
+    with pytest.raises(SegmentError, match="does not have the SHA-256"):
         read_checked(io.BytesIO(data[:-1] + b"!"), entry["segments"][0])
 
 
