@@ -27,7 +27,7 @@ def status_of(job: Mapping[str, Any]) -> JobStatus:
         state,
         failure=failure_of(job) if state.is_terminal else None,
         native=native,
-        message=_message(job) if not state.is_terminal else "",
+        message=_message(job) if state is JobState.PENDING else "",
         started_at=_seconds(job.get("TrainingStartTime")) if state is not JobState.PENDING else None,
         finished_at=_seconds(job.get("TrainingEndTime")) if state.is_terminal else None,
         waits_since=waits_since,
@@ -44,6 +44,7 @@ _MESSAGES = {
 
 
 def _message(job: Mapping[str, Any]) -> str:
+    """Return why a job waits. The texts of a job that runs only say that it runs: they are no trouble."""
     transitions = job.get("SecondaryStatusTransitions") or []
     told = str(transitions[-1].get("StatusMessage", "")) if transitions else ""
     return told or _MESSAGES.get(str(job.get("SecondaryStatus") or ""), "")
@@ -58,9 +59,17 @@ def has_run(job: Mapping[str, Any]) -> bool:
 
 
 def attempts(job: Mapping[str, Any]) -> int:
-    """Return how often the service has started the job's container: 1, and one more per interruption."""
-    transitions = job.get("SecondaryStatusTransitions") or []
-    return 1 + sum(one.get("Status") in WAITS_AGAIN for one in transitions)
+    """Return how often the service has started the job's container: 1, and one more per interruption.
+
+    An interruption may show as two words, or come before the container has begun.
+    """
+    count, is_begun = 1, False
+    for one in job.get("SecondaryStatusTransitions") or []:
+        if one.get("Status") == "Training":
+            is_begun = True
+        elif is_begun and one.get("Status") in WAITS_AGAIN:
+            count, is_begun = count + 1, False
+    return count
 
 
 def usage_of(job: Mapping[str, Any]) -> Json:
