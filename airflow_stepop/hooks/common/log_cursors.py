@@ -69,6 +69,10 @@ class TimeCursor:
         seen = {short: at - self.time_ms for short, at in sorted(self.seen.items())}
         return json.dumps([self.time_ms, seen, self.source], separators=(",", ":"))
 
+    def is_new(self, event: LogEvent) -> bool:
+        """Return whether the event was not read before."""
+        return event.time_ms >= self.time_ms and _short(event.id) not in self.seen
+
     def after(self, events: Iterable[LogEvent], late_ms: int = 0) -> tuple[list[LogEvent], TimeCursor]:
         """Return the events that were not read before, oldest first, and the cursor behind them.
 

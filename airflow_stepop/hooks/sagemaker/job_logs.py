@@ -12,7 +12,7 @@ https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/cloudwatch_limits_cwl.h
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_stepop.hooks.common.api_errors import Trouble
@@ -28,7 +28,8 @@ GROUP = "/aws/sagemaker/TrainingJobs"
 FILTERS_PER_S, LISTS_PER_S = 4.0, 20.0  # the service's limits are 5 FilterLogEvents and 25 DescribeLogStreams
 STREAMS = 100  # streams of one FilterLogEvents request
 EVENTS = 10_000  # events of one page, the most that the service gives
-PAGES = 5  # of one read: the rest follows with the next read
+PAGES = 5  # with new events, of one read: the rest follows with the next read
+OLD_PAGES = 100  # without new events, one after the other: the service may send empty pages
 WINDOW_MS = 10_000  # the first window of a read from the end
 LEAST_MS = 1_000  # how exactly a read from the end looks for its begin
 LATE_MS = 10_000  # an event may come so much later than a newer one, or have a time after the job's end
@@ -96,7 +97,7 @@ class JobLogs:
         found: dict[str, list[LogEvent]] = {job: [] for job in cursors}
         wanted.sort()  # neighbours were read up to about the same time
         for first in range(0, len(wanted), STREAMS):
-            for job, event in self._of_group(wanted[first : first + STREAMS]):
+            for job, event in self._of_group(wanted[first : first + STREAMS], positions):
                 found[job].append(event)
         read: dict[str, tuple[list[LogEvent], Cursor]] = {}
         for job, events in found.items():
@@ -105,20 +106,24 @@ class JobLogs:
                 read[job] = new, str(position)
         return read
 
-    def _of_group(self, group: Sequence[_Wanted]) -> Iterator[tuple[str, LogEvent]]:
+    def _of_group(
+        self, group: Sequence[_Wanted], positions: Mapping[str, TimeCursor]
+    ) -> Iterator[tuple[str, LogEvent]]:
         """Yield (job, event) of streams that one request reads.
 
         The events since the earliest time may fill all pages, also with those that were read before. Then the
         later streams are read by themselves, and each read makes progress.
         """
         jobs = {one.stream: one.job for one in group}
-        events, is_cut = self._events(list(jobs), group[0].since_ms, PAGES)
+        events, is_cut = self._events(
+            list(jobs), group[0].since_ms, PAGES, lambda stream, event: positions[jobs[stream]].is_new(event)
+        )
         for stream, event in events:
             yield jobs[stream], event
         if is_cut and group[0].since_ms < group[-1].since_ms:
             middle = len(group) // 2
             for half in (group[:middle], group[middle:]):
-                yield from self._of_group(half)
+                yield from self._of_group(half, positions)
 
     def last(
         self, job: str, count: int, cursor: Cursor = None, ended_at: float | None = None
@@ -139,7 +144,7 @@ class JobLogs:
         while True:
             since_ms = max(end_ms - window_ms, first_ms)
             events, is_cut = self._events(names, since_ms, pages)
-            if is_cut:
+            if is_cut and pages == PAGES:
                 cut_ms, last_ms = window_ms, events[-1][1].time_ms if events else since_ms
                 window_ms = max(short_ms, min((window_ms + short_ms) // 2, end_ms - last_ms))
                 if cut_ms - window_ms <= LEAST_MS:  # very many lines at about the same time: all are read
@@ -151,35 +156,50 @@ class JobLogs:
             short_ms, window_ms = window_ms, min(window_ms * 8, (window_ms + cut_ms + 1) // 2)
 
     def _events(
-        self, streams: Sequence[str], since_ms: int, pages: int
+        self,
+        streams: Sequence[str],
+        since_ms: int,
+        pages: int,
+        is_new: Callable[[str, LogEvent], bool] = lambda stream, event: True,
     ) -> tuple[list[tuple[str, LogEvent]], bool]:
-        """Return (stream, event) since a time, and whether there are more pages than ``pages``."""
+        """Return (stream, event) since a time, and whether there are more pages.
+
+        :param pages: so many pages with new events at most. A page without one does not count, or a reader
+            that goes back to an earlier time would never come past the pages that it knows
+        """
         found: list[tuple[str, LogEvent]] = []
         token: dict[str, str] = {}
-        for _ in range(pages):
-            self._filters.wait()
-            try:
-                answer = self._client.filter_log_events(
-                    logGroupName=GROUP,
-                    logStreamNames=list(streams),
-                    startTime=since_ms,
-                    limit=EVENTS,
-                    **token,
-                )
-            except Exception as error:
-                if api_error(error).kind is not Trouble.NOT_FOUND:
-                    raise
-                for stream in streams:  # somebody has deleted one of them: they are listed again
-                    self.changed(stream.partition("/")[0])
-                return found, False
-            found += [
+        old_pages = 0
+        while pages and old_pages < OLD_PAGES:
+            answer = self._page(streams, since_ms, token)
+            page = [
                 (one["logStreamName"], LogEvent(one["timestamp"], one["eventId"], one["message"]))
                 for one in answer["events"]
             ]
+            found += page
             if not answer.get("nextToken"):
                 return found, False
             token = {"nextToken": answer["nextToken"]}
+            if any(is_new(stream, event) for stream, event in page):
+                pages, old_pages = pages - 1, 0
+            else:
+                old_pages += 1
         return found, True
+
+    def _page(self, streams: Sequence[str], since_ms: int, token: Mapping[str, str]) -> Mapping[str, Any]:
+        """Return one answer of FilterLogEvents; an empty one if somebody has deleted one of the streams."""
+        self._filters.wait()
+        try:
+            answer: Mapping[str, Any] = self._client.filter_log_events(
+                logGroupName=GROUP, logStreamNames=list(streams), startTime=since_ms, limit=EVENTS, **token
+            )
+        except Exception as error:
+            if api_error(error).kind is not Trouble.NOT_FOUND:
+                raise
+            for stream in streams:  # they are listed again
+                self.changed(stream.partition("/")[0])
+            return {"events": []}
+        return answer
 
     def _streams_of(
         self, job: str, pause_s: float, no_stream_s: float, *, is_fresh: bool = False
@@ -214,6 +234,8 @@ class JobLogs:
                     return
                 raise
             for one in answer["logStreams"]:
+                if "/" in one["logStreamName"].removeprefix(prefix):
+                    continue
                 yield Stream(one["logStreamName"], max(0, int(one.get("creationTime", 0)) - EARLY_MS))
             if not answer.get("nextToken"):
                 return

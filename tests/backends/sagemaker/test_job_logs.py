@@ -29,7 +29,9 @@ class Writer:
         self._made: set[str] = set()
 
     def put(self, job: str, *lines: tuple[int, str], attempt: int = 1) -> None:
-        stream = f"{job}/algo-1-{attempt}"
+        self.put_into(f"{job}/algo-1-{attempt}", *lines)
+
+    def put_into(self, stream: str, *lines: tuple[int, str]) -> None:
         if stream not in self._made:
             self.create(stream)
         events = [{"timestamp": at, "message": text} for at, text in lines]
@@ -90,7 +92,8 @@ def test_lines_of_any_form(service, hook, writer):
     """NUL, carriage returns, the longest event, and a stream that is not the step's."""
     job, at = a_job(), now_ms()
     long = "x" * (256 * 1024 - 26)
-    writer.create(f"{job}/data-log")
+    for other in (f"{job}/data-log", f"{job}/algo-1-1/data-log"):
+        writer.put_into(other, (at, "not the step's"))
     writer.put(job, (at, "a\x00b"), (at + 1, "10%\r20%\r30%"), (at + 2, long), (at + 3, "é\U0001f4a9"))
     handle = handle_of(job)
     chunk = hook.logs({handle: None})[handle]
@@ -163,6 +166,41 @@ def test_very_many_lines_at_the_end(logs, writer):
     job, at = a_job(), now_ms()
     writer.put(job, *((at, f"{index}") for index in range(900)))
     assert [event.text for event in logs().last(job, 5)[0]][-1] == "899"
+
+
+def all_of(logs: Callable[[], JobLogs], job: str) -> list[str]:
+    """Return what reads find that follow each other, until one finds nothing."""
+    found: list[str] = []
+    cursor = None
+    while (read := logs().read({job: cursor})) and job in read:
+        found += texts(read, job)
+        cursor = read[job][1]
+    return found
+
+
+@pytest.fixture
+def many_requests(monkeypatch):
+    """The rate of the reader would make a test of many pages long."""
+    monkeypatch.setattr(job_logs, "FILTERS_PER_S", 1000.0)
+
+
+@pytest.mark.usefixtures("many_requests")
+def test_a_log_that_is_faster_than_a_read(service, logs, writer):
+    """A read goes back some seconds for late events. What it has read before never keeps it from the rest."""
+    service.do("settings", log_page=50)
+    job, at = a_job(), now_ms()
+    writer.put(job, *((at + index, f"{index}") for index in range(600)))
+    assert all_of(logs, job) == [str(index) for index in range(600)]
+
+
+@pytest.mark.usefixtures("many_requests")
+def test_pages_without_events(service, logs, writer):
+    """An answer may be empty and lead to more, as often as it likes."""
+    service.do("settings", log_page=10, empty_log_pages=7)
+    job, at = a_job(), now_ms()
+    writer.put(job, *((at + index, f"{index}") for index in range(25)))
+    assert all_of(logs, job) == [str(index) for index in range(25)]
+    assert [event.text for event in logs().last(job, 5)[0]][-1] == "24"
 
 
 @pytest.mark.usefixtures("small_pages")

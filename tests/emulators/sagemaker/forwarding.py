@@ -55,6 +55,30 @@ def log_answer(world: World, operation: str, headers: Mapping[str, Any], body: b
     region = credential(headers["Authorization"])[2]
     group = f"arn:aws:logs:{region}:{world.settings.account}:log-group:{query.get('logGroupName', '')}"
     require(caller, f"logs:{operation}", f"{group}:log-stream:{query.get('logStreamName', '')}")
-    answer = forwarded(world, headers, body)
+    if operation == "FilterLogEvents":
+        answer = _paged(world, headers, query)
+    else:
+        answer = forwarded(world, headers, body)
     world.faults.strike(operation, after=True)
     return answer
+
+
+def _paged(world: World, headers: Mapping[str, Any], query: dict[str, Any]) -> Answer:
+    """Answer FilterLogEvents in pages as small as the settings say, with empty ones before each.
+
+    An answer may have no events, and a token that leads to more:
+    https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_FilterLogEvents.html
+    """
+    empty = world.settings.empty_log_pages
+    left, token = json.loads(query.pop("nextToken", json.dumps([empty, None])))
+    if left:
+        page = {"events": [], "searchedLogStreams": [], "nextToken": json.dumps([left - 1, token])}
+        return Answer(200, json.dumps(page), "application/x-amz-json-1.1")
+    query["limit"] = min(query.get("limit", world.settings.log_page), world.settings.log_page)
+    query |= {"nextToken": token} if token else {}
+    answer = forwarded(world, headers, json.dumps(query).encode())
+    page = json.loads(answer.body)
+    if not page.get("nextToken"):
+        return answer
+    page["nextToken"] = json.dumps([empty, page["nextToken"]])
+    return Answer(answer.status, json.dumps(page), answer.content_type)

@@ -32,6 +32,7 @@ class Settings:
     max_runtime_late: float = 1.4  # 603 s asked, 841 s of training time seen: the end is late
     touch_after_end_s: float = 0.5  # LastModifiedTime moves once more; 30 s after the end were recorded
     list_lag_s: float = 0.0  # how old the answers of ListTrainingJobs are
+    describe_misses: int = 0  # so many first DescribeTrainingJob of a new job do not find it
     late_objects_hold: bool = False  # objects of a Failed job do not come before this is False again
     late_logs_hold: bool = False  # log lines do not come before this is False again
     log_batch_s: float = 0.1
@@ -42,6 +43,8 @@ class Settings:
     bad_entrypoint: str = "exit code"  # or "oci": how an executable that is not there is told
     tag_missing: str = "failed"  # or "sync": a missing tag of an image (2025 and 2020)
     data_log: bool = False  # a stream JOB/data-log appears, too
+    log_page: int = 10_000  # events of a page of FilterLogEvents at most: a megabyte may be few events
+    empty_log_pages: int = 0  # pages without an event, and with a token, before each page of FilterLogEvents
     spot_billed: float = 0.67  # 6,386 of 9,527 seconds were recorded
     spot_sigterm: bool = False  # whether a Spot reclaim sends SIGTERM first is not known
     clock_skew_s: float = 0.0  # the clock of the service, against that of this host
