@@ -18,7 +18,12 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
 
 
 def create_once(
-    find: Callable[[], T | None], create: Callable[[], T], classify: Classify, *, lag_s: float = 0.0
+    find: Callable[[], T | None],
+    create: Callable[[], T],
+    classify: Classify,
+    *,
+    lag_s: float = 0.0,
+    taken_lag_s: float = 0.0,
 ) -> T:
     """Create a job, or return the job that an earlier create has made.
 
@@ -31,22 +36,25 @@ def create_once(
     :param create: sends one request to create the job
     :param classify: ``hook.api_error``
     :param lag_s: how long, in seconds, a new job may be missing in what ``find`` reads
+    :param taken_lag_s: the same, if the service says that the name is taken: then there is a job to wait for.
+        After an unclear answer, another create under the same name is better than a wait
     :raises Exception: the error of ``create``, if no job is found; an error of ``find``. The caller may then
         call again, if the service accepts a name only once. Otherwise its next call must begin with ``find``
     """
     try:
         return create()
     except Exception as error:
-        if classify(error).kind not in (Trouble.CONFLICT, Trouble.TRANSIENT):
+        kind = classify(error).kind
+        if kind not in (Trouble.CONFLICT, Trouble.TRANSIENT):
             raise
-        found = _found_within(find, lag_s)
+        found = found_within(find, max(lag_s, taken_lag_s) if kind is Trouble.CONFLICT else lag_s)
         if found is None:
             raise
         return found
 
 
-def _found_within(find: Callable[[], T | None], lag_s: float) -> T | None:
-    """Look for the job until it is found, or ``lag_s`` seconds have passed."""
+def found_within(find: Callable[[], T | None], lag_s: float) -> T | None:
+    """Look for a job until it is found, or ``lag_s`` seconds have passed."""
     end, pause_s = time.monotonic() + lag_s, FIRST_PAUSE_S
     while (found := find()) is None and time.monotonic() < end:
         time.sleep(pause_s)

@@ -43,7 +43,7 @@ from airflow_stepop.hooks.sagemaker.places import (
 )
 from airflow_stepop.hooks.sagemaker.region import Region
 from airflow_stepop.hooks.sagemaker.secret_access import unreadable_secrets
-from airflow_stepop.hooks.sagemaker.service import TrainingJobs, api_error, submit_error
+from airflow_stepop.hooks.sagemaker.service import SHOWN_S, TrainingJobs, api_error, submit_error
 from airflow_stepop.hooks.sagemaker.settings import SageMakerSettings
 from airflow_stepop.hooks.sagemaker.states import STATES
 from airflow_stepop.hooks.sagemaker.status import has_run
@@ -151,11 +151,13 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
                     find=lambda: _arn_of(_own(jobs.describe(spec.name), spec)),
                     create=lambda: self._create(jobs, body),
                     classify=self.api_error,
+                    taken_lag_s=SHOWN_S,
                 )
         except StepConfigError:  # the step fails for good, and has no job that could be collected
             if submitted.has_secrets:
                 remove_sealed(places.store, places.folder)
             raise
+        jobs.wait_until_shown(spec.name)
         handle = self._handle(arn, spec.name, places.result_uri, places.folder_uri, submitted_at)
         return replace(handle, detail={**handle.detail, "has_secrets": submitted.has_secrets})
 

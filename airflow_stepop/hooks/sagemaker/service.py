@@ -6,6 +6,7 @@ the other operations beside it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.hooks.common.api_errors import ApiError, Trouble, or_none
 from airflow_stepop.hooks.common.rate_limit import RateLimit
+from airflow_stepop.hooks.common.submission import found_within
 from airflow_stepop.hooks.sagemaker.failures import classified
 from airflow_stepop.hooks.sagemaker.model import refused_values
 
@@ -20,11 +22,13 @@ if TYPE_CHECKING:
     from airflow_stepop.connections.aws_clients import AwsClients
 
 Json = dict[str, Any]
+log = logging.getLogger(__name__)
 
 LISTS_PER_S = 1.8  # the service's limit is 2, of the account and region
 DESCRIBES_PER_S = 8.0  # the limit is not documented; pollers of many jobs meet one
 PAGE = 100  # jobs in a page of a list, the most that the service gives
 NAME_PART = "s-"  # every job's name begins with it: see core/naming.py
+SHOWN_S = 10.0  # so long at most, a submit waits until DescribeTrainingJob finds the new job
 NO_JOB = f"{NAME_PART}check-000000000000"  # a name that no job has
 DELETED_TAG = "stepop-deleted"  # tag of a job whose step was collected: the record stays, see delete()
 
@@ -162,6 +166,16 @@ class TrainingJobs:
         """
         client = self.clients.client("sagemaker", is_sent_once=True)
         return str(client.create_training_job(**request)["TrainingJobArn"])
+
+    def wait_until_shown(self, name: str) -> None:
+        """Wait until the service finds a new job. Another process would take a job that it misses for lost.
+
+        An error here is none of the submit: the job was created.
+        """
+        try:
+            found_within(lambda: self.describe(name), SHOWN_S)
+        except Exception as error:  # noqa: BLE001, RUF100
+            log.debug("Could not look for the new job %s: %s", name, error)
 
     def check_request(self, request: Json) -> None:
         """Check a request against the limits of the vendor's model. No request is sent.

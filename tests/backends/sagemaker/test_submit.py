@@ -95,6 +95,29 @@ def test_a_lost_answer_and_a_lost_look(hook, service, step):
     assert list(service.report()["jobs"]) == [made.spec.name]
 
 
+def test_a_new_job_that_the_service_does_not_find_yet(hook, service, step):
+    """Whoever looks for the job after the submit finds it: a job that is not found counts as lost."""
+    service.do("plan", **HELD)
+    service.do("settings", describe_misses=4)
+    made = step()
+    handle = hook.submit(made.spec, made.payload)
+    assert SageMakerStepHook().status([handle])[handle].state is JobState.PENDING
+
+
+def test_a_taken_name_that_the_service_does_not_find_yet(hook, service, step):
+    """The first create had an unclear answer, and no job was to be found. Its name is taken: it is there."""
+    service.do("plan", **HELD)
+    service.do("settings", describe_misses=4)
+    service.do("fault", kind="internal", operation="CreateTrainingJob", after=True, count=1)
+    made = step()
+    with pytest.raises(Exception, match="internal error") as caught:
+        hook.submit(made.spec, made.payload)
+    assert hook.is_transient(caught.value)
+    handle = hook.submit(made.spec, made.payload)
+    assert hook.lookup(made.spec).name == handle.name
+    assert list(service.report()["jobs"]) == [made.spec.name]
+
+
 def test_a_job_of_another_owner(hook, service, step):
     service.do("plan", **HELD)
     made, other = step(), step()

@@ -37,6 +37,7 @@ class Job:
         self.plan: Plan = settings.plan(self.name)
         self.status, self.secondary = "InProgress", "Starting"
         self.reason: str | None = None
+        self.misses = settings.describe_misses
         self.created = self.modified = self.now()
         self.began: float | None = None
         self.ended: float | None = None

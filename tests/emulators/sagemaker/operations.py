@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.emulators.sagemaker import contradictions
-from tests.emulators.sagemaker.errors import ApiError, invalid
+from tests.emulators.sagemaker.errors import NOT_FOUND, ApiError, invalid
 from tests.emulators.sagemaker.iam import Identity, require
 from tests.emulators.sagemaker.jobs import Job, Json
 from tests.emulators.sagemaker.lifecycle import Lifecycle
@@ -70,7 +70,12 @@ class Operations:
         return {"TrainingJobArn": job.arn}
 
     def describe_training_job(self, call: Call) -> Json:
-        return self._require(call, "DescribeTrainingJob").describe()
+        job = self._require(call, "DescribeTrainingJob")
+        with job.changed:
+            if job.misses:
+                job.misses -= 1
+                raise invalid(NOT_FOUND)
+        return job.describe()
 
     def stop_training_job(self, call: Call) -> None:
         """200 and an empty body. A job that has ended is refused; one that is stopping is not."""

@@ -157,6 +157,19 @@ def test_a_new_job_may_be_missing_in_the_list_for_some_time(service, trouble):
     assert service.creates == 1
 
 
+def test_a_taken_name_is_waited_for(service):
+    """The service says that there is a job. After an unclear answer the caller creates again instead."""
+    service.jobs["s-x"] = "me"
+    service.plan, service.hidden = ["409"], 4
+    assert service.submit(taken_lag_s=PATIENCE_S) == "me"
+    assert service.creates == 1
+    service.jobs.clear()
+    service.plan, service.hidden = ["answer lost"], 4
+    with pytest.raises((http.client.HTTPException, OSError)):
+        service.submit(taken_lag_s=PATIENCE_S)
+    assert service.hidden == 3, "one look"
+
+
 def test_a_name_that_is_taken_by_nothing_that_is_found(service):
     """The job was deleted between both requests, for example."""
     service.plan = ["409"]
