@@ -241,6 +241,17 @@ def receipt_in(reason: str) -> Receipt | None:
         return None
 
 
+def has_outcome(reason: str) -> bool:
+    """Return whether a ``FailureReason`` says that the runner has written an outcome.
+
+    The exit code says so, too, where the service does not show the text of the runner.
+    """
+    if receipt_in(reason) is not None:
+        return True
+    found = _ALGORITHM.fullmatch(reason)
+    return found is not None and found["code"] in (str(EXIT_STEP_FAILED), str(EXIT_REFUSED))
+
+
 def reported_in(reason: str) -> Failure | None:
     """Return the failure that the runner wrote behind its receipt; ``None`` without one.
 

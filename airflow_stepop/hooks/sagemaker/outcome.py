@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from airflow_stepop.exceptions import OutcomeLostError, OutcomeNotReadyError
 from airflow_stepop.hooks.common.receipts import receipt_of, report
-from airflow_stepop.hooks.sagemaker.failures import receipt_in, reported_in
+from airflow_stepop.hooks.sagemaker.failures import has_outcome, receipt_in, reported_in
 from airflow_stepop.hooks.sagemaker.job_logs import GROUP
 from airflow_stepop.hooks.sagemaker.places import OUTPUT_FOLDER
 from airflow_stepop.hooks.sagemaker.service import FORBIDDEN, api_error
@@ -65,8 +65,10 @@ def outcome_of(
     reason = str(job.get("FailureReason", ""))
     status, receipt = status_of(job), receipt_in(reason)
     is_success = status.state is JobState.SUCCEEDED
+    late_s = time.time() - (status.finished_at or 0.0)
+    is_reported = has_outcome(reason)
     base_uri, place = output.base_uri(), f"{output.result_uri}/output"
-    if base_uri is None and (is_success or receipt is not None):  # the runner has written an outcome
+    if base_uri is None and (is_success or receipt or (is_reported and late_s < LATE_ELSE_S)):
         known = reported_in(reason)
         failure = known.to_json() if known is not None else None
         raise OutcomeNotReadyError(f"{OUTCOME} of {handle} is not below {place}", failure=failure)
@@ -75,10 +77,9 @@ def outcome_of(
     receipt, missing = receipt or receipt_of(handle), ""
     if receipt is None:
         receipt, missing = _from_log(receipt_in_log)
-    if receipt is None and missing != READ_LOGS and status.state is not JobState.FAILED:
-        late_s = time.time() - (status.finished_at or 0.0)
-        if late_s < (LATE_S if is_success else LATE_ELSE_S):
-            raise OutcomeNotReadyError(f"the receipt of {handle} is not in the log group {GROUP}")
+    may_come = late_s < (LATE_S if is_success else LATE_ELSE_S) and missing != READ_LOGS
+    if receipt is None and may_come and (is_reported or status.state is not JobState.FAILED):
+        raise OutcomeNotReadyError(f"the receipt of {handle} is not in the log group {GROUP}")
     if receipt is None and is_success:
         data = output.read(base_uri, OUTCOME_BYTES)
         lost = f"; {LOST}" if status.usage.get("attempts") and missing != READ_LOGS else ""

@@ -58,8 +58,10 @@ def value_of(step, hook, handle):
     return to_xcom(read_outcome(hook.outcome(handle), step.spec.name, step.spec.nonce)["result"])
 
 
-def test_objects_of_a_failed_job_that_come_late_are_awaited(service, run):
-    service.do("settings", late_objects_hold=True)
+@pytest.mark.parametrize("has_receipt", [True, False], ids=["receipt", "only an exit code"])
+def test_objects_of_a_failed_job_that_come_late_are_awaited(service, run, has_receipt):
+    """The exit code alone says that the runner has left an outcome. Without it the step would run again."""
+    service.do("settings", late_objects_hold=True, failure_text=has_receipt)
     hook, handle, status, step = run(FAILS)
     assert status.state is JobState.FAILED
     with pytest.raises(OutcomeNotReadyError, match=r"outcome.json of .* is not below s3://.*/output"):

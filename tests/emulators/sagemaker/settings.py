@@ -33,6 +33,7 @@ class Settings:
     touch_after_end_s: float = 0.5  # LastModifiedTime moves once more; 30 s after the end were recorded
     list_lag_s: float = 0.0  # how old the answers of ListTrainingJobs are
     describe_misses: int = 0  # so many first DescribeTrainingJob of a new job do not find it
+    failure_text: bool = True  # False: a reason never has the text of /opt/ml/output/failure, as many reports
     late_objects_hold: bool = False  # objects of a Failed job do not come before this is False again
     late_logs_hold: bool = False  # log lines do not come before this is False again
     log_batch_s: float = 0.1

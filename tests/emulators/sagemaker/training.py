@@ -225,6 +225,7 @@ class Attempt:
             return NO_ENTRYPOINT.format(name=entrypoint)
         file = self._spec.ml / "output" / "failure"
         text = file.read_text("utf-8", "replace")[:LONGEST_REASON] if file.is_file() else ""
+        text = text if self._job.settings.failure_text else ""
         if not text and code > 128:
             return f"AlgorithmError: Exit Code: {code}"
         return f"AlgorithmError: {text}, exit code: {code}"
