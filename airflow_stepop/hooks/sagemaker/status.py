@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from airflow_stepop.hooks.sagemaker.failures import failure_of
-from airflow_stepop.hooks.sagemaker.states import WAITS_AGAIN, job_state
+from airflow_stepop.hooks.sagemaker.states import STATES, WAITS_AGAIN, job_state
 from airflow_stepop.job import JobState, JobStatus
 
 Json = dict[str, Any]
@@ -61,13 +61,14 @@ def has_run(job: Mapping[str, Any]) -> bool:
 def attempts(job: Mapping[str, Any]) -> int:
     """Return how often the service has started the job's container: 1, and one more per interruption.
 
-    An interruption may show as two words, or come before the container has begun.
+    An interruption may show as two words, as no word of its own, or come before the container has begun.
     """
     count, is_begun = 1, False
     for one in job.get("SecondaryStatusTransitions") or []:
-        if one.get("Status") == "Training":
+        word = str(one.get("Status"))
+        if word == "Training":
             is_begun = True
-        elif is_begun and one.get("Status") in WAITS_AGAIN:
+        elif is_begun and STATES.of(word) is JobState.PENDING:
             count, is_begun = count + 1, False
     return count
 

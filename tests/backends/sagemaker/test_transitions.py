@@ -57,6 +57,7 @@ BEGUN = ("Starting", "Downloading", "Training")
         ((*BEGUN, "Interrupted", "Restarting", *BEGUN), 2),  # one interruption, in two words
         ((*BEGUN, "Interrupted", "Starting", "Interrupted", *BEGUN), 2),  # the second machine ran nothing
         (("Starting", "Interrupted", *BEGUN), None),
+        ((*BEGUN, *BEGUN), 2),  # a restart without a word for it
         ((*BEGUN, "Updating", "Training"), None),
         ((*BEGUN, "Interrupted", *BEGUN, "Interrupted", *BEGUN), 3),
     ],
