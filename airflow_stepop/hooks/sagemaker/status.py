@@ -53,9 +53,12 @@ def _message(job: Mapping[str, Any]) -> str:
 def has_run(job: Mapping[str, Any]) -> bool:
     """Return whether the container of a job has run: only then it can have left an outcome.
 
+    A job that has completed has run. Without a history nobody knows, and the outcome is looked for.
+
     :param job: the whole record
     """
-    return any(one.get("Status") == "Training" for one in job.get("SecondaryStatusTransitions") or [])
+    words = {one.get("Status") for one in job.get("SecondaryStatusTransitions") or []}
+    return not words or "Training" in words or job.get("TrainingJobStatus") == "Completed"
 
 
 def attempts(job: Mapping[str, Any]) -> int:

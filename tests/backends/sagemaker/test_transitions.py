@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from airflow_stepop.hooks.sagemaker.status import status_of
+from airflow_stepop.hooks.sagemaker.status import has_run, status_of
 
 
 def job(*history: str, message: str = "", status: str = "InProgress") -> dict[str, Any]:
@@ -64,3 +64,24 @@ BEGUN = ("Starting", "Downloading", "Training")
 )
 def test_attempts_are_those_of_the_container(history: tuple[str, ...], attempts: int | None) -> None:
     assert status_of(job(*history, "Completed", status="Completed")).usage.get("attempts") == attempts
+
+
+@pytest.mark.parametrize(
+    ("status", "history", "ran"),
+    [
+        ("Failed", ("Starting", "Downloading"), False),
+        ("Failed", BEGUN, True),
+        ("Stopped", ("Starting",), False),
+        (
+            "Completed",
+            ("Starting", "Downloading", "Uploading"),
+            True,
+        ),  # it cannot complete without having run
+        ("Failed", (), True),  # without a history nobody knows: the outcome is looked for
+    ],
+)
+def test_only_a_container_that_has_run_can_have_an_outcome(
+    status: str, history: tuple[str, ...], ran: bool
+) -> None:
+    found = job(*history, status, status=status) if history else {"TrainingJobStatus": status}
+    assert has_run(found) is ran
