@@ -32,6 +32,7 @@ STREAMS = 100  # streams of one FilterLogEvents request
 EVENTS = 10_000  # events of one page, the most that the service gives
 PAGES = 5  # of one read: the rest follows with the next read
 WINDOW_MS = 10_000  # the first window of a read from the end
+GROWTH = 64  # ... of the next one, if the first has too few lines: most likely they fit into one page
 LEAST_MS = 1_000  # how exactly a read from the end looks for its begin
 LATE_MS = 10_000  # an event may come so much later than a newer one, or have a time after the job's end
 EARLY_MS = 600_000  # an event may have a time so long before that of its stream: the clocks differ
@@ -155,7 +156,7 @@ class JobLogs:
             new, after = position.after((event for _, event in events), LATE_MS)
             if len(new) >= count or since_ms <= first_ms or pages > PAGES:
                 return new, str(after.since(since_ms)) if new else cursor
-            short_ms, window_ms = window_ms, min(window_ms * 8, (window_ms + cut_ms + 1) // 2)
+            short_ms, window_ms = window_ms, min(window_ms * GROWTH, (window_ms + cut_ms + 1) // 2)
 
     def _events(
         self, streams: Sequence[str], since_ms: int, pages: int
