@@ -179,6 +179,15 @@ def test_the_end_of_a_long_log(logs, writer):
     assert [event.text for event in events] == ["last"]
 
 
+def test_the_end_of_a_short_log(service, logs, writer):
+    """The window grows over the whole log at once."""
+    job, at = a_job(), now_ms()
+    writer.put(job, (at - 300_000, "first"), (at, "last"))
+    before = requests(service, "FilterLogEvents")
+    assert [event.text for event in logs().last(job, 50)[0]] == ["first", "last"]
+    assert requests(service, "FilterLogEvents") - before == 2
+
+
 @pytest.mark.usefixtures("small_pages")
 def test_very_many_lines_at_the_end(logs, writer):
     """Of one moment: no shorter time has fewer."""
