@@ -65,6 +65,14 @@ class _Wanted(NamedTuple):
     job: str
 
 
+def limits(region: str) -> tuple[RateLimit, RateLimit]:
+    """Return the limits of FilterLogEvents and of DescribeLogStreams, which all processes of a host share."""
+    return (
+        RateLimit(f"sagemaker-filter-{region}", FILTERS_PER_S, burst=4),
+        RateLimit(f"sagemaker-streams-{region}", LISTS_PER_S, burst=20),
+    )
+
+
 class JobLogs:
     """The logs of the training jobs of one region.
 
@@ -75,8 +83,7 @@ class JobLogs:
         self.clients = clients
         self._known: dict[str, tuple[float, list[Stream]]] = {}  # job -> when it was listed, and its streams
         self._repeats, self._repeats_s = float(MOST_REPEATS), time.monotonic()  # allowed now, since when
-        self._filters = RateLimit(f"sagemaker-filter-{clients.region}", FILTERS_PER_S, burst=4)
-        self._lists = RateLimit(f"sagemaker-streams-{clients.region}", LISTS_PER_S, burst=20)
+        self._filters, self._lists = limits(clients.region)
 
     @property
     def _client(self) -> Any:

@@ -14,11 +14,12 @@ from weakref import WeakSet
 
 from airflow_stepop.hooks.common.api_errors import Trouble
 from airflow_stepop.hooks.sagemaker import policies
-from airflow_stepop.hooks.sagemaker.job_logs import GROUP
+from airflow_stepop.hooks.sagemaker.job_logs import GROUP, limits
 from airflow_stepop.hooks.sagemaker.service import api_error
 
 if TYPE_CHECKING:
     from airflow_stepop.connections.aws_clients import AwsClients
+    from airflow_stepop.hooks.common.rate_limit import RateLimit
 
 _asked: WeakSet[AwsClients] = WeakSet()  # those that this process has asked with
 
@@ -26,21 +27,30 @@ _asked: WeakSet[AwsClients] = WeakSet()  # those that this process has asked wit
 def refused_reads(clients: AwsClients) -> str:
     """Return a warning if the caller must not read the logs; else, and after the first call, an empty text.
 
-    The first call sends two small requests, each of them once. An error other than a refusal is no answer.
+    The first call sends two small requests, each of them once, within the limits of the host. An error other
+    than a refusal is no answer.
     """
     if clients in _asked:
         return ""
     _asked.add(clients)
     logs: Any = clients.client("logs", is_sent_once=True)
     now_ms = int(time.time() * 1000)
-    questions: dict[str, Callable[[], Any]] = {
-        "logs:DescribeLogStreams": lambda: logs.describe_log_streams(logGroupName=GROUP, limit=1),
-        "logs:FilterLogEvents": lambda: logs.filter_log_events(
-            logGroupName=GROUP, logStreamNamePrefix="s-", startTime=now_ms, limit=1
+    filters, lists = limits(clients.region)
+    questions: dict[str, tuple[RateLimit, Callable[[], Any]]] = {
+        "logs:DescribeLogStreams": (
+            lists,
+            lambda: logs.describe_log_streams(logGroupName=GROUP, limit=1),
+        ),
+        "logs:FilterLogEvents": (
+            filters,
+            lambda: logs.filter_log_events(
+                logGroupName=GROUP, logStreamNamePrefix="s-", startTime=now_ms, limit=1
+            ),
         ),
     }
     refused = []
-    for action, ask in questions.items():
+    for action, (limit, ask) in questions.items():
+        limit.wait()
         try:
             ask()
         except Exception as error:  # noqa: BLE001, RUF100 - the submit does not depend on the answer

@@ -18,6 +18,7 @@ from airflow_stepop.connections.aws_clients import AwsClients
 from airflow_stepop.hooks.sagemaker import job_logs
 from airflow_stepop.hooks.sagemaker.hook import SageMakerStepHook
 from airflow_stepop.hooks.sagemaker.job_logs import GROUP, JobLogs
+from airflow_stepop.hooks.sagemaker.log_access import refused_reads
 from airflow_stepop.job import JobHandle, JobState
 from tests.support.sagemaker import SageMaker
 from tests.support.waiting import wait_until
@@ -327,6 +328,20 @@ def test_repeated_lists_are_few(service, logs, writer, monkeypatch, has_streams)
     again = requests(service, "DescribeLogStreams") - before - first
     assert first == len(jobs)
     assert 1 <= again <= job_logs.MOST_REPEATS
+
+
+def test_the_question_whether_logs_may_be_read_is_within_the_limits(service, hook):
+    """Each worker process asks at its first submit, beside a triggerer that reads logs."""
+    connection = hook._in(None).clients._connection
+    asking = [AwsClients(connection, "us-east-1") for _ in range(12)]
+    for clients in asking:
+        clients.client("logs", is_sent_once=True)
+    service.do("settings", rates="real")
+    before = service.report()["answers"]
+    assert [refused_reads(clients) for clients in asking] == [""] * len(asking)
+    after = service.report()["answers"]
+    refused = {name: count for name, count in after.items() if "Throttling" in name}
+    assert refused == {name: count for name, count in before.items() if "Throttling" in name}
 
 
 def test_waiting_jobs_are_seldom_listed(service, hook, step):
