@@ -269,8 +269,8 @@ def _check_requirements(value: Any) -> None:
 def check_backend(arguments: Any) -> None:
     """Check what the task says to a backend that it names itself, as far as it is known now.
 
-    No connection is read, and a hook is imported only for settings. Under ``backend_override`` nothing is
-    checked, as another backend gets the arguments.
+    No connection is read, and no hook of a built-in backend is imported. Under ``backend_override`` nothing
+    is checked, as another backend gets the arguments.
 
     :param arguments: has the arguments as attributes: an operator, or what a mapped task has of one
     :raises StepConfigError: the backend is unknown, or could never run this
@@ -293,7 +293,7 @@ def check_backend(arguments: Any) -> None:
     from airflow_stepop.hooks.settings import parse_settings
 
     try:
-        settings = parse_settings(registry.hook_class(backend).settings_model, arguments.settings, backend)
+        settings = parse_settings(registry.settings_model(backend), arguments.settings, backend)
     except StepConfigError as error:
         if not (may_have_defaults(arguments) and _is_incomplete(error)):
             raise

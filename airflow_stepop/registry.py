@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
 
     from airflow_stepop.hooks.base import StepHook
+    from airflow_stepop.hooks.settings import BackendSettings
     from airflow_stepop.resources import ResourceSettings
 
 ENTRY_POINT_GROUP = "airflow_stepop.backends"
@@ -122,6 +123,20 @@ def hook_class(name: str) -> type[StepHook]:
     if not found:
         raise BackendNotFoundError(_unknown(name))
     return _third_party_class(name, found)
+
+
+def settings_model(name: str) -> type[BackendSettings]:
+    """Return the class of a backend's settings; for a built-in backend without its hook.
+
+    :raises StepConfigError: as :func:`hook_class`
+    """
+    if name not in BUILTINS:
+        return hook_class(name).settings_model
+    check_backend(name)
+    module, _, hook = BUILTINS[name].path.partition(":")
+    package = import_module(module.rpartition(".")[0])
+    found: type[BackendSettings] = getattr(package, hook.replace("StepHook", "Settings"))
+    return found
 
 
 def has_console(name: str) -> bool:

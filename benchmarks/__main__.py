@@ -53,6 +53,28 @@ really run.
 """
 
 
+SAGEMAKER_HEAD = """\
+# Benchmarks of SageMaker
+
+<!-- Made by `make bench ARGS='--write {names}'`: measure again instead of editing. -->
+
+The cost of a step on SageMaker for Airflow, compared with `SageMakerTrainingOperator` of the Amazon provider
+and with `boto3` alone: {machine}. Ratios are to the first line of each table. Both use
+one environment, with the version of boto3 that `aiobotocore` accepts, because the operator needs it to defer.
+
+**The service is an emulator on the same host** (`tests/emulators/sagemaker`), so no figure contains the time
+that AWS takes. It refuses requests above the rates that AWS documents: `ListTrainingJobs` 2 a second,
+`CreateTrainingJob` 1, `FilterLogEvents` 5, `DescribeLogStreams` 25. The limit of `DescribeTrainingJob` is not
+documented. The emulator takes 10 a second, and refuses most of what a thousand triggers of the operator ask.
+
+The operator's trigger asks for each job by itself, and has a client of its own. Our triggers share one list
+of what has changed. The thousand jobs in flight are simulated. They print nothing, which costs us most: we
+ask whether they have a log stream by now. The operator shows no line of a log while it is deferred, so the
+tables of log lines have the quota instead. The job of "A step that does nothing" really runs, and the service
+takes no time for it.
+"""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench ARGS=...", description="measure and print")
     parser.add_argument(
@@ -171,7 +193,21 @@ def _kubernetes(module: str) -> Iterator[Table]:
         yield from import_module(f"benchmarks.kubernetes.{module}").tables(room)
 
 
+def _sagemaker(module: str) -> Iterator[Table]:
+    """Yield the tables of a module of :mod:`benchmarks.sagemaker`, measured in a new account."""
+    from importlib import import_module
+
+    from benchmarks.sagemaker import service
+
+    if reason := service.why_not():
+        yield Table(f"SageMaker: {module}", "", [Line("not measured", None, reason)])
+        return
+    with service.room() as room:
+        yield from import_module(f"benchmarks.sagemaker.{module}").tables(room)
+
+
 KUBERNETES = ("waiting", "submitting", "noticing", "transfer", "latency")
+SAGEMAKER = ("parsing", "submitting", "steps", "waiting", "logs")
 TABLES: dict[str, Callable[[], Iterator[Table]]] = {
     "import": _imports,
     "step": _step,
@@ -183,6 +219,7 @@ TABLES: dict[str, Callable[[], Iterator[Table]]] = {
     "noticing": _noticing,
     "latency": _latency,
     **{f"kubernetes-{module}": partial(_kubernetes, module) for module in KUBERNETES},
+    **{f"sagemaker-{module}": partial(_sagemaker, module) for module in SAGEMAKER},
 }
 
 
@@ -196,9 +233,11 @@ class Page:
 
 
 _ON_KUBERNETES = [name for name in TABLES if name.startswith("kubernetes-")]
+_ON_SAGEMAKER = [name for name in TABLES if name.startswith("sagemaker-")]
 PAGES = (
-    Page(DOCS / "benchmarks.md", HEAD, [name for name in TABLES if name not in _ON_KUBERNETES]),
+    Page(DOCS / "benchmarks.md", HEAD, [name for name in TABLES if "-" not in name]),
     Page(DOCS / "backends" / "kubernetes-benchmarks.md", KUBERNETES_HEAD, _ON_KUBERNETES),
+    Page(DOCS / "backends" / "sagemaker-benchmarks.md", SAGEMAKER_HEAD, _ON_SAGEMAKER),
 )
 
 

@@ -23,10 +23,11 @@ from airflow_stepop.testing import make_step
 LOOK_S = 0.005
 
 
-def run_step(hook: StepHook, call: FunctionCall, address: str, **options: Any) -> Any:
+def run_step(hook: StepHook, call: FunctionCall, address: str, look_s: float = LOOK_S, **options: Any) -> Any:
     """Run a step and return its value.
 
     :param address: address of the store for large values; the values are left there
+    :param look_s: seconds between two looks at the job
     :param options: fields of the step's spec
     :raises RuntimeError: the step failed
     """
@@ -37,21 +38,24 @@ def run_step(hook: StepHook, call: FunctionCall, address: str, **options: Any) -
         spec = replace(step.spec, digest=payload.digest)
         handle = hook.submit(spec, payload)
         while not (status := hook.status([handle])[handle]).state.is_terminal:
-            time.sleep(LOOK_S)
+            time.sleep(look_s)
         found = read_outcome(hook.outcome(handle), spec.name, spec.nonce)
         if "failure" in found:
             raise RuntimeError(f"{status}: {found['failure']}")
         result = to_xcom(found["result"])
         loaded = result.load() if isinstance(result, StepResult) else result
-    hook.delete(handle)
+        hook.delete(handle)
     return loaded
 
 
 @contextmanager
 def _configured(address: str) -> Iterator[None]:
     name = "AIRFLOW__STEPOP__STORE"
+    before = os.environ.get(name)
     os.environ[name] = address
     try:
         yield
     finally:
         del os.environ[name]
+        if before is not None:
+            os.environ[name] = before

@@ -62,6 +62,30 @@ def test_a_dag_file_loads_nothing_heavy() -> None:
     assert not {name for name in loaded if name.split(".")[0] in HEAVY or name.startswith("google.cloud")}
 
 
+@pytest.mark.parametrize(
+    ("backend", "settings"),
+    [
+        ("local", {}),
+        ("kubernetes", {"node_selector": {"zone": "a"}}),
+        ("sagemaker", {"role": "arn:aws:iam::123456789012:role/r", "instance_type": "ml.g5.xlarge"}),
+    ],
+)
+def test_a_dag_file_with_settings_loads_no_hook(backend, settings) -> None:
+    """The settings of a backend are checked while a DAG file is read, without what only a worker needs."""
+    image = "123456789012.dkr.ecr.us-east-1.amazonaws.com/steps:1" if backend != "local" else None
+    arguments = f"backend={backend!r}, settings={settings!r}, image={image!r}"
+    loaded = loaded_by(
+        "from airflow_stepop import ResourceSettings\n"
+        f"@task.remote_step({arguments}, resource_settings=ResourceSettings(cpu_count=1))\n"
+        "def step():\n    return 1\n"
+        "with DAG('d', schedule=None):\n    step()"
+    )
+    assert f"airflow_stepop.hooks.{backend}.settings" in loaded
+    for name in (f"hooks.{backend}.hook", "hooks.base", "hooks.common.staging", "payload", "stores.bucket"):
+        assert f"airflow_stepop.{name}" not in loaded
+    assert not {name for name in loaded if name.split(".")[0] in HEAVY}
+
+
 def test_the_plugin_loads_almost_nothing() -> None:
     """Every Airflow process imports the plugin. It loads few modules: ours and Python's own."""
     loaded = loaded_by("import airflow_stepop.plugin")

@@ -26,6 +26,12 @@ def test_local_is_there_without_any_extra() -> None:
     assert registry.create_hook("local") is not registry.create_hook("local")
 
 
+@pytest.mark.parametrize("name", registry._released())
+def test_the_settings_of_a_backend_are_those_of_its_hook(name: str) -> None:
+    """A DAG file gets the model without the hook."""
+    assert registry.settings_model(name) is registry.hook_class(name).settings_model
+
+
 @pytest.mark.parametrize("name", [name for name in registry.BUILTINS if name not in registry._released()])
 def test_a_backend_of_a_later_release_says_so(name: str) -> None:
     """Known, not there yet: that is not the user's mistake, and installing an extra would not help."""

@@ -264,7 +264,8 @@ def _image(subject: Subject) -> Iterable[Finding]:
 
 def _logs(subject: Subject) -> Iterator[Finding]:
     words = {"logs:DescribeLogStreams": "names", "logs:FilterLogEvents": "lines"}
-    for action, ask in log_reads(subject.clients.client("logs")).items():
+    clients = subject.clients
+    for action, ask in log_reads(clients.client("logs"), clients.region).items():
         try:
             ask()
         except Exception as error:

@@ -12,7 +12,9 @@ https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/cloudwatch_limits_cwl.h
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from bisect import bisect
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from heapq import nlargest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_stepop.hooks.common.api_errors import Trouble
@@ -31,12 +33,18 @@ EVENTS = 10_000  # events of one page, the most that the service gives
 PAGES = 5  # with new events, of one read: the rest follows with the next read
 OLD_PAGES = 100  # without new events, one after the other: the service may send empty pages
 WINDOW_MS = 10_000  # the first window of a read from the end
+GROWTH = 64  # ... of the next one, if the first has too few lines: most likely they fit into one page
 LEAST_MS = 1_000  # how exactly a read from the end looks for its begin
 LATE_MS = 10_000  # an event may come so much later than a newer one, or have a time after the job's end
 EARLY_MS = 600_000  # an event may have a time so long before that of its stream: the clocks differ
+# Streams are read together if they were read up to about the same time: 2 minutes, 16 minutes, 2 hours or
+# 17 hours at most before the one that was read last
+AGES_MS = (120_000, 960_000, 7_680_000, 61_440_000)
 # A job is listed again after this time. A new attempt is noticed sooner by its state: see ``changed``
-STREAMS_KNOWN_S, NO_STREAM_S, WAITING_S = 30.0, 1.0, 10.0
-REPEATS_PER_S = 5.0  # ... and so many jobs a second at most
+STREAMS_KNOWN_S, NO_STREAM_S, WAITING_S = 600.0, 1.0, 10.0
+# ... and so many jobs a second at most, after a pause so many at once. The others keep what is known of them
+REPEATS_PER_S, MOST_REPEATS = 10.0, 20
+NEVER_S = -1e9
 KEPT_JOBS = 20_000  # whose streams are remembered
 
 
@@ -58,6 +66,14 @@ class _Wanted(NamedTuple):
     job: str
 
 
+def limits(region: str) -> tuple[RateLimit, RateLimit]:
+    """Return the limits of FilterLogEvents and of DescribeLogStreams, which all processes of a host share."""
+    return (
+        RateLimit(f"sagemaker-filter-{region}", FILTERS_PER_S, burst=4),
+        RateLimit(f"sagemaker-streams-{region}", LISTS_PER_S, burst=20),
+    )
+
+
 class JobLogs:
     """The logs of the training jobs of one region.
 
@@ -67,17 +83,17 @@ class JobLogs:
     def __init__(self, clients: AwsClients) -> None:
         self.clients = clients
         self._known: dict[str, tuple[float, list[Stream]]] = {}  # job -> when it was listed, and its streams
-        self._filters = RateLimit(f"sagemaker-filter-{clients.region}", FILTERS_PER_S, burst=4)
-        self._lists = RateLimit(f"sagemaker-streams-{clients.region}", LISTS_PER_S, burst=20)
+        self._repeats, self._repeats_s = float(MOST_REPEATS), time.monotonic()  # allowed now, since when
+        self._filters, self._lists = limits(clients.region)
 
     @property
     def _client(self) -> Any:
         return self.clients.client("logs")
 
     def changed(self, job: str) -> None:
-        """Note that a job is in another state: it may have a new stream."""
+        """Note that the service has changed a job: it may have a new stream."""
         if job in self._known:
-            self._known[job] = -1e9, self._known[job][1]
+            self._known[job] = NEVER_S, self._known[job][1]
 
     def read(
         self, cursors: Mapping[str, Cursor], waiting: Collection[str] = ()
@@ -88,16 +104,15 @@ class JobLogs:
         :param waiting: jobs whose container does not run
         """
         positions = {job: TimeCursor.parse(cursor) for job, cursor in cursors.items()}
-        pause_s = len(cursors) / REPEATS_PER_S
+        self._list_some(cursors, waiting)
         wanted = [
             _Wanted(max(positions[job].time_ms, stream.begin_ms), stream.name, job)
             for job in cursors
-            for stream in self._streams_of(job, pause_s, WAITING_S if job in waiting else NO_STREAM_S)
+            for stream in self._known.get(job, (NEVER_S, []))[1]
         ]
         found: dict[str, list[LogEvent]] = {job: [] for job in cursors}
-        wanted.sort()  # neighbours were read up to about the same time
-        for first in range(0, len(wanted), STREAMS):
-            for job, event in self._of_group(wanted[first : first + STREAMS], positions):
+        for group in _groups(wanted):
+            for job, event in self._of_group(group, positions):
                 found[job].append(event)
         read: dict[str, tuple[list[LogEvent], Cursor]] = {}
         for job, events in found.items():
@@ -135,7 +150,7 @@ class JobLogs:
 
         :param ended_at: when the job ended, in seconds since the epoch; ``None``: it runs
         """
-        position, streams = TimeCursor.parse(cursor), self._streams_of(job, 0.0, 0.0, is_fresh=True)
+        position, streams = TimeCursor.parse(cursor), self._list_streams(job)
         if not streams:
             return [], cursor
         names, first_ms = [one.name for one in streams], max(position.time_ms, streams[0].begin_ms)
@@ -153,7 +168,7 @@ class JobLogs:
             new, after = position.after((event for _, event in events), LATE_MS)
             if len(new) >= count or since_ms <= first_ms or pages > PAGES:
                 return new, str(after.since(since_ms)) if new else cursor
-            short_ms, window_ms = window_ms, min(window_ms * 8, (window_ms + cut_ms + 1) // 2)
+            short_ms, window_ms = window_ms, min(window_ms * GROWTH, (window_ms + cut_ms + 1) // 2)
 
     def _events(
         self,
@@ -201,18 +216,25 @@ class JobLogs:
             return {"events": []}
         return answer
 
-    def _streams_of(
-        self, job: str, pause_s: float, no_stream_s: float, *, is_fresh: bool = False
-    ) -> list[Stream]:
-        """Return a job's streams, oldest first. ``data-log`` and the like are left out.
+    def _list_some(self, jobs: Iterable[str], waiting: Collection[str]) -> None:
+        """List the streams of the jobs that are new or changed, and of some that were listed long ago."""
+        now, overdue = time.monotonic(), []
+        for job in jobs:
+            listed_s, streams = self._known.get(job, (NEVER_S, []))
+            if listed_s == NEVER_S:
+                self._list_streams(job)
+                continue
+            known_s = STREAMS_KNOWN_S if streams else WAITING_S if job in waiting else NO_STREAM_S
+            if now - listed_s >= known_s:
+                overdue.append((now - listed_s - known_s, job))
+        self._repeats = min(MOST_REPEATS, self._repeats + (now - self._repeats_s) * REPEATS_PER_S)
+        self._repeats_s = now
+        for _, job in nlargest(int(self._repeats), overdue):
+            self._repeats -= 1
+            self._list_streams(job)
 
-        :param pause_s: least time between two lists of the job
-        :param no_stream_s: the same, if the job has no stream yet
-        """
-        listed_s, streams = self._known.get(job, (-1e9, []))
-        known_s = max(pause_s, STREAMS_KNOWN_S if streams else no_stream_s)
-        if not is_fresh and time.monotonic() - listed_s < known_s:
-            return streams
+    def _list_streams(self, job: str) -> list[Stream]:
+        """Return a job's streams, oldest first. ``data-log`` and the like are left out."""
         now = time.monotonic()
         found = sorted(self._list(f"{job}/algo-1-"), key=_attempt)
         self._known.pop(job, None)
@@ -240,6 +262,21 @@ class JobLogs:
             if not answer.get("nextToken"):
                 return
             token = {"nextToken": answer["nextToken"]}
+
+
+def _groups(wanted: Sequence[_Wanted]) -> Iterator[Sequence[_Wanted]]:
+    """Yield the streams of each request.
+
+    A request returns what all its streams have since the earliest time. So streams of jobs that have been
+    silent for long have requests of their own.
+    """
+    newest_ms = max((one.since_ms for one in wanted), default=0)
+    by_age: dict[int, list[_Wanted]] = {}
+    for one in sorted(wanted):
+        by_age.setdefault(bisect(AGES_MS, newest_ms - one.since_ms), []).append(one)
+    for some in by_age.values():
+        for first in range(0, len(some), STREAMS):
+            yield some[first : first + STREAMS]
 
 
 def _attempt(stream: Stream) -> tuple[int, str]:

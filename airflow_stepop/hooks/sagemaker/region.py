@@ -39,7 +39,8 @@ class Region:
         self._listing: Listing[Json] = Listing(
             self._changes, self.jobs.describe, is_over=_is_over, changed_at=_changed_at
         )
-        self._seen: dict[str, JobStatus] = {}  # jobs that this process has seen running -> their last status
+        # jobs that this process has seen running -> their last status, and the time of their last change
+        self._seen: dict[str, tuple[JobStatus, float]] = {}
         self._about: dict[str, Json | None] = {}
 
     # -- states
@@ -60,18 +61,19 @@ class Region:
         if job is None:
             return None
         status, seen = status_of(job), self._seen.get(name)
-        if seen is None or seen.native != status.native:
+        last = status, _changed_at(job)
+        if seen is None or (seen[0].native, seen[1]) != (status.native, last[1]):
             self._logs.changed(name)
         if not status.state.is_terminal or seen is not None:
-            self._note(name, status)
+            self._note(name, last)
         elif self.is_deleted(job):
             return JobStatus(JobState.GONE, native="deleted")
         return status
 
-    def _note(self, name: str, status: JobStatus) -> None:
+    def _note(self, name: str, last: tuple[JobStatus, float]) -> None:
         while name not in self._seen and len(self._seen) >= KEPT_JOBS:  # the one that was seen first
             del self._seen[next(iter(self._seen))]
-        self._seen[name] = status
+        self._seen[name] = last
 
     def is_deleted(self, job: Json) -> bool:
         """Return whether a terminal job is marked as deleted.
@@ -121,8 +123,8 @@ class Region:
         """Return the new lines of each job that has some."""
         found: dict[str, LogChunk] = {}
         wanted = dict(cursors)
-        states = {name: status.state for name in cursors if (status := self._seen.get(name))}
-        waiting = {name for name, state in states.items() if state is JobState.PENDING}
+        seen = {name: self._seen[name][0] for name in cursors if name in self._seen}
+        waiting = {name for name, status in seen.items() if status.state is JobState.PENDING}
         while wanted:
             read, wanted = self._logs.read(wanted, waiting), {}
             for name, (events, cursor) in read.items():

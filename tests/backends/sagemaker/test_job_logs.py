@@ -7,6 +7,7 @@ import random
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,8 +18,10 @@ from airflow_stepop.connections.aws_clients import AwsClients
 from airflow_stepop.hooks.sagemaker import job_logs
 from airflow_stepop.hooks.sagemaker.hook import SageMakerStepHook
 from airflow_stepop.hooks.sagemaker.job_logs import GROUP, JobLogs
+from airflow_stepop.hooks.sagemaker.log_access import refused_reads
 from airflow_stepop.job import JobHandle, JobState
 from tests.support.sagemaker import SageMaker
+from tests.support.waiting import wait_until
 
 
 class Writer:
@@ -141,6 +144,26 @@ def test_a_new_stream_after_an_interruption(service, hook, step, writer):
     assert [line.text for line in chunk.lines] == ["second attempt"]
 
 
+def test_an_interruption_that_no_poll_has_seen(service, hook, step, writer):
+    """The job trains before and after; the time of its last change says that it has another stream."""
+    service.do("plan", job="*", run=False, train_s=1000.0)
+    made = step(settings={"use_spot_instances": True})
+    handle = hook.submit(made.spec, made.payload)
+    others = [replace(handle, id=f"s-none-{i:012x}", name=f"s-none-{i:012x}") for i in range(5)]
+    service.wait_for(handle.name, "Training")
+    at = now_ms()
+    writer.put(handle.name, (at, "first attempt"))
+    hook.status([handle, *others])
+    chunk = hook.logs({handle: None})[handle]
+    service.do("interrupt", job=handle.name)
+    wait_until(lambda: service.report()["jobs"][handle.name]["attempts"], "an attempt", holds=lambda n: n > 1)
+    service.wait_for(handle.name, "Training")
+    writer.put(handle.name, (at + 1, "second attempt"), attempt=2)
+    assert hook.status([handle, *others])[handle].state is JobState.RUNNING
+    chunk = hook.logs({handle: chunk.cursor})[handle]
+    assert [line.text for line in chunk.lines] == ["second attempt"]
+
+
 @pytest.fixture
 def small_pages(monkeypatch):
     """Pages of a hundred events, so that fewer events do not fit into a read."""
@@ -158,6 +181,15 @@ def test_the_end_of_a_long_log(logs, writer):
     writer.put(job, (now_ms(), "last"))
     events, _ = logs().last(job, 20, cursor)
     assert [event.text for event in events] == ["last"]
+
+
+def test_the_end_of_a_short_log(service, logs, writer):
+    """The window grows over the whole log at once."""
+    job, at = a_job(), now_ms()
+    writer.put(job, (at - 300_000, "first"), (at, "last"))
+    before = requests(service, "FilterLogEvents")
+    assert [event.text for event in logs().last(job, 50)[0]] == ["first", "last"]
+    assert requests(service, "FilterLogEvents") - before == 2
 
 
 @pytest.mark.usefixtures("small_pages")
@@ -227,6 +259,28 @@ def test_a_silent_job_among_loud_ones(logs, writer):
     assert texts(reader.read(cursors), loud[0]) == ["new"]
 
 
+def requests(service: SageMaker, operation: str) -> int:
+    return int(service.report()["answers"].get(f"{operation} 200", 0))
+
+
+@pytest.mark.usefixtures("small_pages")
+def test_a_job_that_is_silent_for_long(service, logs, writer):
+    """It costs one request. What the loud jobs have printed since its last line is not read again."""
+    silent, loud, now = a_job(), [a_job() for _ in range(3)], now_ms()
+    writer.put(silent, (now - 7_200_000, "silent"))
+    for job in loud:
+        writer.put(job, *((now - 5000 * i, f"{i}") for i in reversed(range(400))))
+    reader, cursors = logs(), dict.fromkeys([silent, *loud])
+    while read := reader.read(cursors):
+        cursors |= {job: cursor for job, (_, cursor) in read.items()}
+    before = requests(service, "FilterLogEvents")
+    writer.put(loud[0], (now + 1, "loud"))
+    writer.put(silent, (now + 1, "silent no more"))
+    read = reader.read(cursors)
+    assert {job: texts(read, job) for job in read} == {loud[0]: ["loud"], silent: ["silent no more"]}
+    assert requests(service, "FilterLogEvents") - before == 2
+
+
 @settings(max_examples=10)
 @given(data=st.data())
 def test_nothing_is_lost_or_repeated(request, data):
@@ -293,6 +347,37 @@ def test_many_jobs_within_the_limits_of_the_service(service, logs, writer):
     assert not [name for name in used if "Throttling" in name]
     assert used["DescribeLogStreams 200"] == count
     assert used["FilterLogEvents 200"] == 2 * -(-count // 100)
+
+
+@pytest.mark.parametrize("has_streams", [True, False])
+def test_repeated_lists_are_few(service, logs, writer, monkeypatch, has_streams):
+    """Streams are listed anew for some of many jobs at a time, so that lists do not delay what is read."""
+    monkeypatch.setattr(job_logs, "STREAMS_KNOWN_S", 0.0)
+    monkeypatch.setattr(job_logs, "NO_STREAM_S", 0.0)
+    jobs = [a_job() for _ in range(job_logs.MOST_REPEATS + 40)]
+    for job in jobs[: len(jobs) if has_streams else 1]:
+        writer.put(job, (now_ms(), "line"))
+    reader, before = logs(), requests(service, "DescribeLogStreams")
+    reader.read(dict.fromkeys(jobs))
+    first = requests(service, "DescribeLogStreams") - before
+    reader.read(dict.fromkeys(jobs))
+    again = requests(service, "DescribeLogStreams") - before - first
+    assert first == len(jobs)
+    assert 1 <= again <= job_logs.MOST_REPEATS
+
+
+def test_the_question_whether_logs_may_be_read_is_within_the_limits(service, hook):
+    """Each worker process asks at its first submit, beside a triggerer that reads logs."""
+    connection = hook._in(None).clients._connection
+    asking = [AwsClients(connection, "us-east-1") for _ in range(12)]
+    for clients in asking:
+        clients.client("logs", is_sent_once=True)
+    service.do("settings", rates="real")
+    before = service.report()["answers"]
+    assert [refused_reads(clients) for clients in asking] == [""] * len(asking)
+    after = service.report()["answers"]
+    refused = {name: count for name, count in after.items() if "Throttling" in name}
+    assert refused == {name: count for name, count in before.items() if "Throttling" in name}
 
 
 def test_waiting_jobs_are_seldom_listed(service, hook, step):

@@ -218,7 +218,8 @@ class Lifecycle:
         waits, waited = self._job.request["StoppingCondition"], time.monotonic() - self._created
         ends = [waits[name] for name in ("MaxWaitTimeInSeconds", "MaxPendingTimeInSeconds") if name in waits]
         left = [end * self._job.settings.second_s - waited for end in ends]
-        simulated = [self._job.plan.train_s] if not self._job.plan.run else []
+        plan = self._job.plan
+        simulated = [plan.train_s] if not plan.run and plan.train_s > 0 else []
         return max(0.01, min([TICK_S, *simulated, *(one for one in left if one > 0)]))
 
     def _stop(self, attempt: Attempt, secondary: str, message: str) -> None:
