@@ -8,7 +8,7 @@ SHA-256 of ``step.pyz``, too. A writer of the bucket cannot change the request::
 :func:`.runner_command.runner_argv` builds this command.
 
 1. :data:`BOOTSTRAP` reads ``step.pyz`` once and compares the SHA-256. If it differs, nothing of the file
-   runs: the command prints one line to standard error and ends with exit code 64 (``EXIT_REFUSED``).
+   runs: the command prints one line to standard error and ends with exit code 74 (``EXIT_NO_OUTCOME``).
 2. A zip file may begin with other bytes. ``step.pyz`` begins with :data:`PROLOGUE`, which BOOTSTRAP runs.
 3. The prologue writes the checked bytes to a local copy, and imports the runner from this copy. ``step.pyz``
    is not read again, so a later change of the file has no effect.
@@ -26,7 +26,7 @@ from __future__ import annotations
 BOOTSTRAP = (
     "import sys;p=sys.path;p[:]=filter(None,p);import hashlib;a=sys.argv;"
     'b=open(a[1],"rb").read();hashlib.sha256(b).hexdigest()==a[2]or '
-    'sys.exit(print("stepop: step.pyz was changed after it was sent",file=sys.stderr)or 64);'
+    'sys.exit(print("stepop: step.pyz was changed after it was sent",file=sys.stderr)or 74);'
     'exec(b[:b.find(b"PK")])'
 )
 

@@ -24,9 +24,10 @@ _asked: WeakSet[AwsClients] = WeakSet()  # those that this process has asked wit
 
 
 def log_reads(client: Any, region: str) -> dict[str, Callable[[], object]]:
-    """Return IAM action -> a function that sends a small request which needs it, within the limits of the host.
+    """Return IAM action -> a function that sends a small request which needs it.
 
-    Without a job that has printed in the region, there is no log group, and an answer is ``NOT_FOUND``.
+    The requests stay within the limits of the host. Without a job that has printed in the
+    region, there is no log group, and an answer is ``NOT_FOUND``.
 
     :param client: boto3's for ``logs``
     """
@@ -34,7 +35,11 @@ def log_reads(client: Any, region: str) -> dict[str, Callable[[], object]]:
     filters, lists = limits(region)
 
     def within(limit: RateLimit, ask: Callable[..., object]) -> Callable[[], object]:
-        return lambda: (limit.wait(), ask(**known))
+        def send() -> object:
+            limit.wait()
+            return ask(**known)
+
+        return send
 
     return {
         "logs:DescribeLogStreams": within(lists, client.describe_log_streams),

@@ -13,7 +13,7 @@ from airflow_stepop.job import JobState
 from airflow_stepop.payload.call import CommandCall, FunctionCall
 from airflow_stepop.payload.outcome import read_outcome, to_xcom
 from airflow_stepop.payload.spill import spill
-from airflow_stepop.runner.protocol import EXIT_REFUSED, MANIFEST, RUNNER
+from airflow_stepop.runner.protocol import EXIT_NO_OUTCOME, MANIFEST, RUNNER
 
 pytestmark = pytest.mark.usefixtures("containers")
 RAN = "the step has run"
@@ -56,7 +56,7 @@ def test_a_runner_that_was_changed_does_not_run(service, hook, tampered, change)
     handle, status = tampered(RUNNER, change)
     assert service.log(handle.name) == ["stepop: step.pyz was changed after it was sent"]
     job = service.wait_for(handle.name, "Failed")
-    assert job["FailureReason"] == f"AlgorithmError: , exit code: {EXIT_REFUSED}"
+    assert job["FailureReason"] == f"AlgorithmError: , exit code: {EXIT_NO_OUTCOME}"
     assert (status.state, status.failure) == (JobState.FAILED, None)
     with pytest.raises(OutcomeLostError):
         hook.outcome(handle)

@@ -53,7 +53,7 @@ def test_it_runs_the_step(folder, any_python):
 
 def test_another_digest_runs_nothing(folder, any_python):
     done = folder.command("touch", str(folder.path / "ran")).run(any_python, runner_digest="0" * 64)
-    assert (done.code, done.stderr) == (protocol.EXIT_REFUSED, CHANGED)
+    assert (done.code, done.stderr) == (protocol.EXIT_NO_OUTCOME, CHANGED)
     assert not (folder.path / "ran").exists()
     assert done.receipt is None
 
@@ -75,7 +75,7 @@ def test_nothing_of_a_changed_file_runs(folder, place):
             warnings.simplefilter("ignore")  # the archive has the name twice
             archive.writestr(name, evil)
     done = folder.run(runner_digest=digest)
-    assert (done.code, done.stderr) == (protocol.EXIT_REFUSED, CHANGED)
+    assert (done.code, done.stderr) == (protocol.EXIT_NO_OUTCOME, CHANGED)
     assert not ran.exists()
 
 
