@@ -43,7 +43,7 @@ AGES_MS = (120_000, 960_000, 7_680_000, 61_440_000)
 # A job is listed again after this time. A new attempt is noticed sooner by its state: see ``changed``
 STREAMS_KNOWN_S, NO_STREAM_S, WAITING_S = 600.0, 1.0, 10.0
 # ... and so many jobs a second at most, after a pause so many at once. The others keep what is known of them
-REPEATS_PER_S, MOST_REPEATS = 10.0, 20
+REPEATS_PER_S, MOST_REPEATS = 5.0, 20
 NEVER_S = -1e9
 KEPT_JOBS = 20_000  # whose streams are remembered
 
