@@ -81,7 +81,7 @@ def test_a_dag_file_with_settings_loads_no_hook(backend, settings) -> None:
         "with DAG('d', schedule=None):\n    step()"
     )
     assert f"airflow_stepop.hooks.{backend}.settings" in loaded
-    for name in (f"hooks.{backend}.hook", "hooks.base", "hooks.common.staging", "payload", "stores.bucket"):
+    for name in (f"hooks.{backend}.hook", "hooks.base", "hooks.common.staging", "payload.build", "stores"):
         assert f"airflow_stepop.{name}" not in loaded
     assert not {name for name in loaded if name.split(".")[0] in HEAVY}
 
