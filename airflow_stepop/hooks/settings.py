@@ -51,6 +51,14 @@ class BackendSettings(BaseModel):
         """
         return self
 
+    def named_files(self) -> Mapping[str, Path]:
+        """Return option -> path for each option that is the path of a file on Airflow's side.
+
+        The worker refuses a path outside the DAG's project if the task gives it, since a template may have
+        made it. A connection's path may lead anywhere. A backend with such paths overrides this method.
+        """
+        return {}
+
     def check_with(self, image: str | None, resources: ResourceSettings | None) -> None:
         """Check the settings together with other arguments that are literal in a DAG file.
 

@@ -123,17 +123,13 @@ class StepOptions:
         :param settings: the result of :meth:`settings`
         """
         named = getattr(settings, settings.timeout_field) if settings.timeout_field else None
-        if (
-            named is not None
-            and self._task.timeout is None
-            and settings.timeout_field in self._own_settings()
-        ):
+        if named is not None and self._task.timeout is None and settings.timeout_field in self.own_settings():
             return float(named)
         if self._task.timeout is not None or self.defaults.timeout is not None:
             return self.timeout_s
         return settings.timeout_or(self.timeout_s)
 
-    def _own_settings(self) -> set[str]:
+    def own_settings(self) -> set[str]:
         """Return the names of the settings that the task itself gives."""
         return {re.sub(r"(?<!^)(?=[A-Z])", "_", key).lower() for key in _keys(self._task.settings)}
 

@@ -30,6 +30,7 @@ from airflow_stepop.lifecycle.options import (
 )
 from airflow_stepop.lifecycle.override import warn_of_override
 from airflow_stepop.lifecycle.rendered_names import render_names
+from airflow_stepop.lifecycle.setting_files import settings_of_step
 from airflow_stepop.oom import MoreMemory, check_on_oom, parse_on_oom
 from airflow_stepop.payload.build import build_payload
 from airflow_stepop.payload.call import Call, CommandCall, FunctionCall, Setup, arguments_key, call_key
@@ -368,7 +369,7 @@ class StepRequest:
     @cached_property
     def _settings(self) -> BackendSettings:
         if not self.is_overridden:
-            return self.options.settings(self.backend).beside(self.project.dag_file.parent)
+            return settings_of_step(self.options, self.backend, self.project)
         warn_of_override(self.operator, self.backend)
         return hook_class(self.backend).settings_model()
 

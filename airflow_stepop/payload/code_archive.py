@@ -26,7 +26,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from airflow_stepop.exceptions import PayloadError
+from airflow_stepop.exceptions import PayloadError, StepConfigError
 from airflow_stepop.runner.failures import PREFIX
 from airflow_stepop.runner.protocol import CODE_BYTES
 
@@ -55,6 +55,23 @@ class Project:
         return any(file.is_relative_to(root) for root in self.roots) and not any(
             file.is_relative_to(folder) for folder in _installed()
         )
+
+    def path_of(self, value: str | Path, what: str) -> Path:
+        """Return the path of a file that an argument names, relative to the DAG file's folder.
+
+        A template may have made the argument. So the path stays inside the project. Links are followed,
+        because the author of the project has made them.
+
+        :param what: the argument, as in ``requirements=``, for the error
+        :raises StepConfigError: the path leads out of the project
+        """
+        path = Path(os.path.normpath(self.dag_file.parent / value))
+        if not any(path.is_relative_to(root) for root in self.roots):
+            raise StepConfigError(
+                f"{what}{str(value)!r} is outside the DAG's project ({self.roots[0]}). Put the file beside "
+                "the DAG file, or below the folder of the DAG bundle"
+            )
+        return path
 
     def find(self, module: str) -> Iterator[tuple[str, Path]]:
         """Yield (path in the archive, file) for ``module`` and its parent packages, if the project has them.

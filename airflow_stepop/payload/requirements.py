@@ -5,7 +5,6 @@ Called by ``lifecycle/request.py`` in the worker, and by ``arguments.py`` while 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -45,18 +44,10 @@ def read_requirements(value: Sequence[str] | str | None, project: Project) -> li
 def _path_of(value: str, project: Project) -> Path:
     """Return the path of a requirements file.
 
-    A template may have made it. So it stays inside the project, and a file of another kind is not read: an
-    error shows the line that is no requirement. Links are followed, because the author of the project has
-    made them.
+    A file of another kind is not read: an error shows the line that is no requirement.
     """
     check_path(value)
-    path = Path(os.path.normpath(project.dag_file.parent / value))
-    if not any(path.is_relative_to(root) for root in project.roots):
-        raise StepConfigError(
-            f"requirements={value!r} is outside the DAG's project ({project.roots[0]}). Put the file beside "
-            "the DAG file, or below the folder of the DAG bundle"
-        )
-    return path
+    return project.path_of(value, "requirements=")
 
 
 def check_path(value: str) -> None:

@@ -178,17 +178,19 @@ class KubernetesSettings(BackendSettings):
 
     def beside(self, folder: Path) -> Self:
         """Return the settings with a relative ``pod_template`` resolved against the DAG file's folder."""
+        return self.model_copy(update={name: str(folder / path) for name, path in self.named_files().items()})
+
+    def named_files(self) -> dict[str, Path]:
         given = self.pod_template
-        if not isinstance(given, str | Path) or not _is_path(str(given)):
-            return self
-        return self.model_copy(update={"pod_template": str(folder / given)})
+        is_file = isinstance(given, str | Path) and _is_path(str(given))
+        return {"pod_template": Path(str(given))} if is_file else {}
 
     def check_with(self, image: str | None, resources: ResourceSettings | None) -> None:
         """Check the keys of all objects, and the resources. A template in a file is not read."""
         check_literals(image, resources)
         self.pod_fields()
         self.container_fields()
-        if not (isinstance(self.pod_template, str | Path) and _is_path(str(self.pod_template))):
+        if not self.named_files():
             self.template()
         if resources is not None:
             from airflow_stepop.hooks.kubernetes.resources import requirements
