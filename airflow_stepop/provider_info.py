@@ -117,6 +117,14 @@ def _options() -> dict[str, dict[str, Any]]:
             "30",
             kind="float",
         ),
+        "allow_pickle": _option(
+            "Whether processes of Airflow load results that only pickle can hold. Loading a pickle runs what "
+            "the step made of it. If false, a step that returns such a result fails, and a reference to one "
+            "is refused; no task and no connection can change that. A step's function and arguments still "
+            "travel pickled, and are loaded in the step.",
+            "True",
+            kind="boolean",
+        ),
         "signing_key": _option(
             "Key that signs references to results, so that a changed reference is never loaded. "
             "Every host of this deployment needs the same key. "

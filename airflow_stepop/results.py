@@ -15,6 +15,7 @@ import hmac
 import inspect
 import io
 import json
+import logging
 import pickle
 import zlib
 from base64 import b64decode, b64encode
@@ -22,6 +23,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.core.host import host_of
+from airflow_stepop.core.pickles import IS_FALSE, OTHER_RESULTS, are_pickles_allowed
 from airflow_stepop.core.printable import printable
 from airflow_stepop.core.signing_key import signing_key
 from airflow_stepop.core.stored_json import OBJECT, TEXT, checked_fields, is_kept_by_airflow, parsed_json
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from airflow_stepop.job import Buffer, ObjectRange
     from airflow_stepop.runner.wire import Entry, Segment
 
+log = logging.getLogger(__name__)
 ABOUT_CHARS = 200
 REFERENCE_BYTES = 64 << 20  # largest reference that is read, decompressed
 
@@ -143,11 +146,15 @@ class StepResult:
 
         :raises IntegrityError: the bytes were changed, or the reference has no valid signature
         :raises StoreError: the value is outside the configured stores, or cannot be read
+        :raises ResultNotLoadedError: a package is missing here, or the value is a pickle and ``[stepop]
+            allow_pickle`` is false
         """
         from airflow_stepop.runner.entries import SegmentError
         from airflow_stepop.runner.values import decode_entry
 
         self.verify()
+        if self.codec not in DATA_CODECS:
+            self._check_pickle()
         try:
             return decode_entry(self.entry, self._read_segment, loads)
         except SegmentError as error:
@@ -174,6 +181,19 @@ class StepResult:
                 f"refused to load {self!r}: the reference was not signed by this deployment. It was changed, "
                 "or this host has another [stepop] signing_key (or [core] fernet_key)"
             )
+
+    def _check_pickle(self) -> None:
+        """Refuse a pickle, or say in the task's log that one is loaded."""
+        from_step = f" of the step {self.step!r}" if self.step else ""
+        if not are_pickles_allowed():
+            raise ResultNotLoadedError(
+                f"A result{from_step} ({self.about}) is not loaded here: only pickle can hold it, and "
+                f"{IS_FALSE}. Let the step return {OTHER_RESULTS}, or read the result in a step"
+            )
+        log.info(
+            "Loading a pickle%s (%s; job %s; SHA-256 %s): it may run code of that step in this process",
+            *(printable(from_step), self.about, printable(self.job), self.digest),
+        )
 
     def _read_segment(self, segment: Segment, codec: str) -> Buffer:
         from airflow_stepop.stores.pieces import ranges_of, read_ranges
@@ -364,5 +384,10 @@ def _globals_of_task(module: str) -> Mapping[str, Any]:
 
 
 def loads(data: Any, buffers: list[Any]) -> Any:
-    """Unpickle authenticated bytes. Never call this function with other bytes: unpickling runs code."""
+    """Unpickle authenticated bytes. Never call this function with other bytes: unpickling runs code.
+
+    :raises ResultNotLoadedError: ``[stepop] allow_pickle`` is false
+    """
+    if not are_pickles_allowed():
+        raise ResultNotLoadedError(f"a pickle is not loaded here: {IS_FALSE}")
     return _Unpickler(io.BytesIO(data), buffers=buffers).load()

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.core.host import host_of
+from airflow_stepop.core.pickles import IS_FALSE, OTHER_RESULTS, are_pickles_allowed
+from airflow_stepop.core.printable import printable
 from airflow_stepop.core.stored_json import (
     COUNT,
     LIST,
@@ -26,7 +28,7 @@ from airflow_stepop.core.stored_json import (
 )
 from airflow_stepop.core.units import shown_size
 from airflow_stepop.exceptions import IntegrityError, StepConfigError, StoreError
-from airflow_stepop.failure import Failure
+from airflow_stepop.failure import Category, Failure
 from airflow_stepop.results import StepResult, is_plain
 from airflow_stepop.runner import protocol
 from airflow_stepop.runner.entries import SegmentError, UntrustedPickleError
@@ -44,7 +46,8 @@ RECORD_BYTES = 60_000  # largest collected result inside the step's record
 def read_outcome(report: OutcomeReport, job: str, nonce: str, step: str = "") -> CollectedData:
     """Return ``{"result": ..., "usage": ...}`` or ``{"failure": ..., "usage": ...}`` from an outcome.
 
-    All of it is JSON. ``usage`` is the usage that the runner measured. Nothing is unpickled.
+    A result that only pickle can hold is a failure if ``[stepop] allow_pickle`` is false. All of it is JSON.
+    ``usage`` is the usage that the runner measured. Nothing is unpickled.
 
     :param step: the task's id; a reference to the result holds it for people
     :raises IntegrityError: the outcome's digest is not the one in the receipt, the outcome belongs to another
@@ -69,7 +72,10 @@ def read_outcome(report: OutcomeReport, job: str, nonce: str, step: str = "") ->
             found: CollectedData = {"failure": Failure.from_json(outcome.get("failure")).to_json()}
         else:
             _check_inline(outcome)
-            found = {"result": _small(_result_of(outcome, report, step), report.base_uri, job)}
+            if places := _refused_pickles(outcome):
+                found = {"failure": _only_pickle(places).to_json()}
+            else:
+                found = {"result": _small(_result_of(outcome, report, step), report.base_uri, job)}
     except SegmentError as error:
         raise IntegrityError(f"a value in it is damaged: {error}") from error
     usage: StepUsage | None = outcome.get("usage")  # its readers check each number
@@ -135,9 +141,41 @@ def _check_inline(outcome: Mapping[str, Any]) -> None:
         )
 
 
+PLACE_CHARS = 200  # of the text about one pickled value
+PLACES = 3  # pickled values that an error names
+
+
+def _refused_pickles(outcome: Mapping[str, Any]) -> list[str]:
+    """Return place and type of each value that may not be loaded, such as ``['model'] is forests.Forest``."""
+    several = outcome.get("outputs") or outcome.get("values") or {}
+    named = several.items() if isinstance(several, Mapping) else enumerate(several)
+    entries = [(f"[{key!r}]", entry) for key, entry in named]
+    if outcome.get("value") is not None:
+        entries.append(("the result", outcome["value"]))
+    found = []
+    for place, entry in entries:
+        check_entry(entry)
+        if entry["codec"] not in protocol.DATA_CODECS:
+            text = entry.get("pickled") or f"{place} is {entry.get('about') or entry['codec']}"
+            found.append(printable(text).replace("\x1b", "")[:PLACE_CHARS])
+    return [] if not found or are_pickles_allowed() else found
+
+
+def _only_pickle(places: list[str]) -> Failure:
+    """Return the failure of a step whose result may not be loaded in Airflow."""
+    more = f" and {len(places) - PLACES} more" if len(places) > PLACES else ""
+    return Failure(
+        Category.BAD_CONFIG,
+        f"the step returned what only pickle can hold, and {IS_FALSE}: {', '.join(places[:PLACES])}{more}",
+        hint=f"return {OTHER_RESULTS}; or write the object to a place of its own, and return the address",
+        has_succeeded=True,
+    )
+
+
 def _result_of(outcome: Mapping[str, Any], report: OutcomeReport, step: str) -> CollectedResult:
     def keep(entry: Entry) -> CollectedValue:
         check_entry(entry)
+        entry.pop("pickled", None)
         if is_plain(entry):
             return {"plain": dict(entry)}
         if report.digest is None and entry["codec"] not in protocol.DATA_CODECS:

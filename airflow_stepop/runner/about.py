@@ -80,6 +80,7 @@ def report(value: object, encoded: Encoded, where: str) -> None:
         shown = (
             _line(pickled) or f"{where or 'the result'} is {describe(value)}, too deep or too large for JSON"
         )
+        encoded.pickled = shown[:LONGEST]
         say(f"stepop: {shown}: pickled, {shown_size(encoded.size)}")
     if odd:
         warn(f"{_line(odd)}: JSON has no such number. The next task gets it as it is")

@@ -37,15 +37,15 @@ class UntrustedPickleError(Exception):
 class Encoded:
     """An encoded value: the codec, and the buffers of each segment. The buffers are not copied.
 
-    ``about`` may say for people what the value is.
+    ``about`` may say for people what the value is, and ``pickled`` which parts of it only pickle can hold.
     """
 
-    __slots__ = ("_hashes", "about", "codec", "segments")
+    __slots__ = ("_hashes", "about", "codec", "pickled", "segments")
 
     def __init__(self, codec: str, segments: list[list[Buffer]]) -> None:
         self.codec = codec
         self.segments = segments
-        self.about = ""
+        self.about = self.pickled = ""
         self._hashes: list[BackgroundSha256] = []
 
     @property
@@ -72,6 +72,8 @@ class Encoded:
         entry: Entry = {"codec": self.codec, "segments": segments}
         if self.about:
             entry["about"] = self.about
+        if self.pickled:
+            entry["pickled"] = self.pickled
         return entry
 
     def _hashing(self) -> list[BackgroundSha256]:

@@ -199,7 +199,7 @@ def check_entry(entry: Any) -> None:
     if not isinstance(codec, str) or (codec != "pickle" and codec not in protocol.DATA_CODECS):
         known = ", ".join(sorted(protocol.DATA_CODECS))
         raise EntryError(f"unknown codec {str(codec)[:80]!r}; known are {known} and pickle")
-    if not isinstance(entry.get("about", ""), str):
+    if not all(isinstance(entry.get(name, ""), str) for name in ("about", "pickled")):
         raise EntryError("its description is not a text")
     if codec != "pickle" and len(segments) != 1:
         raise EntryError(f"a value of codec {codec} has one segment and not {len(segments)}")

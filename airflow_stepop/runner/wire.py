@@ -45,6 +45,7 @@ class Entry(TypedDict):
     codec: str
     segments: list[Segment]
     about: NotRequired[str]  # what the value is, for people: pandas.DataFrame 2000 x 13
+    pickled: NotRequired[str]  # of a result, which parts only pickle can hold: ['model'] is forests.Forest
 
 
 class Function(TypedDict):
