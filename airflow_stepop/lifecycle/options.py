@@ -162,10 +162,11 @@ class StepOptions:
         :param scheme: the backend's ``store_scheme``
         :raises StepConfigError: the task names a store that is not configured, or the connection names none
         """
-        if self._task.store or self.defaults.store is None:
-            return step_store(self._task.store, scheme)
         with named(self.defaults):
-            return store_of(self.defaults) or step_store(None, scheme)
+            own = store_of(self.defaults)
+        if self._task.store or own is None:
+            return step_store(self._task.store, scheme, own)
+        return own
 
     @property
     def store_place(self) -> str:

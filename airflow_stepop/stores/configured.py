@@ -80,39 +80,37 @@ def configured_stores() -> list[Store]:
     return [default_store(), *(open_store(url.strip()) for url in extra.split(",") if url.strip())]
 
 
-def configured_store(url: str | None) -> Store:
+def configured_store(url: str | None, own: Store | None = None) -> Store:
     """Return the store that a task names; the default store if ``url`` is empty.
 
+    :param own: the store of the task's own connection. That of another one is for the steps with that one
     :raises StepConfigError: ``url`` is not an address, or its store is not configured
     """
     if not url:
         return default_store()
-    wanted, known = open_store(url), configured_stores()
-    found = _same_in(known, wanted) or _same_in(_stores_in_use(), wanted)
-    if found is not None:
-        return found
+    wanted, known = open_store(url), [*configured_stores(), *([own] if own is not None else [])]
+    for store in known:
+        if wanted.is_same(store):
+            return store
     raise StepConfigError(
         f"store={url!r} is not configured, so tasks would refuse to read results from it; "
         f"add it to [stepop] extra_stores (configured: {', '.join(map(str, known))})"
     )
 
 
-def _same_in(known: Iterable[Store], wanted: Store) -> Store | None:
-    return next((store for store in known if wanted.is_same(store)), None)
-
-
-def step_store(url: str | None, scheme: str = "") -> Store:
+def step_store(url: str | None, scheme: str = "", own: Store | None = None) -> Store:
     """Return the store of a step: the named one, else ``[stepop] store``, else one that its backend can use.
 
     :param url: the address that the task or its connection names; ``None`` or empty: none
     :param scheme: scheme of the stores that the backend's jobs can reach, ``StepHook.store_scheme``. If
         ``[stepop] store`` is not set, the first of ``[stepop] extra_stores`` with this scheme counts
+    :param own: see :func:`configured_store`
     :raises StepConfigError: ``url`` is not an address, or its store is not configured
     """
     from airflow.sdk.configuration import conf
 
     if url or not scheme or conf.get("stepop", "store", fallback=""):
-        return configured_store(url)
+        return configured_store(url, own)
     return next((one for one in configured_stores() if urlsplit(one.url).scheme == scheme), default_store())
 
 

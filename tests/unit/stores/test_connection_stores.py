@@ -189,8 +189,16 @@ def test_a_mistake_in_the_connection_is_named(address, monkeypatch):
 
 
 def test_a_task_may_name_the_store_of_its_connection(address):
+    own = store_of(ConnectionDefaults(conn_id="gpu", store=address))
+    assert configured.configured_store(address, own).url == address
+
+
+def test_a_task_may_not_name_the_store_of_another_connection(address):
+    """Also if this process has used that connection: a template may make ``store=``."""
     create_hook("local", "gpu")
-    assert configured.configured_store(address).url == address
+    assert locate(f"{address}/x")[1] == "x"
+    with pytest.raises(StepConfigError, match="is not configured"):
+        configured.configured_store(address)
 
 
 def test_the_same_store_with_other_credentials_is_refused(monkeypatch):
