@@ -24,20 +24,17 @@ because garbage found here can never be used again.
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 from airflow_stepop.core.naming import slug
+from airflow_stepop.core.tree import delete_empty_folders
 from airflow_stepop.exceptions import StepopError
 from airflow_stepop.inventory.database import (
     TaskKey,
@@ -58,6 +55,7 @@ from airflow_stepop.inventory.targets import (
 from airflow_stepop.inventory.xcoms import xcom_texts
 from airflow_stepop.maintenance.orphans import DAY_S, Action, find_orphans
 from airflow_stepop.maintenance.requirements_cache import CachedSet, cached_sets, measure
+from airflow_stepop.stores.folder import FolderStore
 from airflow_stepop.stores.paths import CHECKPOINTS, JOBS, PARTS, RESULTS, WEEK, of_deployment
 from airflow_stepop.waiting.deadlines import OVERDUE_FACTOR, OVERDUE_S
 
@@ -159,6 +157,8 @@ def find_garbage(*, now: float, retention_s: float, complain: Complain) -> list[
                 folders[top] += list_folders(store, top)
         except StepopError as error:
             complain(str(error))
+        for text in store.skipped if isinstance(store, FolderStore) else ():
+            complain(f"skipped in {store}: {text}")
     folders[JOBS] += list_leftovers(complain)
     old = [folder for folder in folders[RESULTS] if now - folder.newest_at >= retention_s]
     longest_s = max(retention_s, longest_job_s())
@@ -344,13 +344,7 @@ def _remove_empty_folders(store: Store, now: float) -> None:
 
     Younger empty folders stay, because a step may be about to write into one.
     """
-    parts = urlsplit(store.url)
-    if parts.scheme != "file":
-        return
-    for top in (RESULTS, CHECKPOINTS, JOBS):
-        root = Path(unquote(parts.path)) / of_deployment(top, deployment())
-        for parent, _, _ in os.walk(root, topdown=False):
-            depth = len(Path(parent).relative_to(root).parts)
-            with suppress(OSError):  # the folder is not empty, or another process has removed it
-                if depth >= 2 and now - os.stat(parent).st_mtime >= DAY_S:
-                    os.rmdir(parent)
+    if isinstance(store, FolderStore):
+        for top in (RESULTS, CHECKPOINTS, JOBS):
+            path = of_deployment(top, deployment())
+            delete_empty_folders(store.folder, path, depth=2, before=now - DAY_S)

@@ -76,9 +76,9 @@ def describe_caches() -> list[str]:
 
 
 def measure(folder: Path) -> tuple[int, int]:
-    """Return the number of the files in ``folder``, and their bytes."""
+    """Return the number of the files in ``folder``, and their bytes. Links count and are not followed."""
     count = size = 0
-    for parent, _, names in os.walk(folder):
+    for parent, _, names in os.walk(folder) if not folder.is_symlink() else ():
         for name in names:
             with suppress(FileNotFoundError):
                 size += os.lstat(os.path.join(parent, name)).st_size

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
+from airflow_stepop.core import tree
 from airflow_stepop.exceptions import StepConfigError, StoreError
 from airflow_stepop.runner.values import CHUNK_BYTES
 from airflow_stepop.stores.base import PathRange, Store, StoredObject, quote, unquote
@@ -20,10 +22,15 @@ if TYPE_CHECKING:
 # What a job sees of the stores: see path_in_job
 THIS_HOST: Mapping[str, str] = MappingProxyType({"file://": ""})
 NO_MOUNTS: Mapping[str, str] = MappingProxyType({})
+MOST_SKIPPED = 20  # entries that are named
+_UNFINISHED = re.compile(r"#\d+$")  # a file that obstore is still writing
 
 
 class FolderStore(Store):
     """A folder of this host, or one that several hosts mount.
+
+    A listing and a deletion never follow links: others may be able to write to the folder. ``skipped`` has
+    texts about the first entries that listings of this object have left out, such as ``results/a is a link``.
 
     :raises StepConfigError: the address is not that of an absolute folder
     """
@@ -40,6 +47,7 @@ class FolderStore(Store):
         self.folder = Path(unquote(parts.path))
         super().__init__(folder_uri(self.folder))
         self._client: LocalStore | None = None
+        self.skipped: list[str] = []
 
     @property
     def client(self) -> LocalStore:
@@ -99,33 +107,31 @@ class FolderStore(Store):
 
     def delete(self, path: str) -> None:
         try:
-            (self.folder / path).unlink(missing_ok=True)
+            tree.delete_file(self.folder, path)
         except (OSError, ValueError) as error:
             raise self._explain("deleted from", path, error) from error
 
     def delete_folder(self, path: str) -> None:
-        import shutil
-
-        folder = self.folder / path
-        while folder.exists():
-            try:
-                shutil.rmtree(folder)
-            except FileNotFoundError:  # another process deletes the same folder
-                continue
-            except OSError as error:
-                raise self._explain("deleted from", path, error) from error
+        place, _, name = str(self.folder).rpartition("/") if not path else (self.folder, "", path)
+        try:
+            tree.delete_folder(Path(place or "/"), name)
+        except (OSError, ValueError, RecursionError) as error:
+            raise self._explain("deleted from", path, error) from error
 
     def objects(self, path: str) -> Iterator[StoredObject]:
-        import obstore
-
+        _ = self.client  # makes the folder, or explains why it cannot be made
         try:
-            for chunk in obstore.list(self.client, prefix=path):
-                for entry in chunk:
-                    yield StoredObject(entry["path"], entry["size"], entry["last_modified"].timestamp())
-        except StoreError:
-            raise
-        except Exception as error:
+            for found in tree.files_below(self.folder, path, self._skip):
+                if not _UNFINISHED.search(found.path):
+                    yield StoredObject(*found)
+        except (OSError, ValueError) as error:
             raise self._explain("listed", path, error) from error
+
+    def _skip(self, text: str) -> None:
+        if len(self.skipped) < MOST_SKIPPED:
+            self.skipped.append(text)
+        elif len(self.skipped) == MOST_SKIPPED:
+            self.skipped.append("more entries that are not this package's")
 
     def _explain(self, verb: str, path: str, error: Exception) -> StoreError:
         place = self.uri(path) if path else self.url

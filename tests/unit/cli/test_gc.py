@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -155,6 +156,69 @@ def test_foreign_files_stay(stepop):
     ]
     assert kinds(stepop("gc", "--yes", "-o", "json")) == {}
     assert all(file.exists() for file in files)
+
+
+@pytest.fixture
+def planted(own_store, tmp_path):
+    """Return a folder of somebody else. Everything that a test adds to the store's results is removed."""
+    folder = tmp_path / "elsewhere" / "s-gone-task-0123456789ab"
+    folder.mkdir(parents=True)
+    (folder / "precious").write_text("data")
+    age(folder)
+    os.utime(folder, (0, 0))
+    yield folder
+    top = own_store / "results" / "_" / "planted"
+    if top.is_symlink():
+        top.unlink()
+    else:
+        shutil.rmtree(top)
+
+
+def plant(own_store, *names):
+    place = own_store.joinpath("results", "_", "planted", *names)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+@pytest.mark.parametrize("depth", [1, 3, 4, 5])
+def test_a_link_leads_no_deletion_out_of_the_store(stepop, own_store, planted, depth):
+    """Whoever may write to the store has put a link to a folder of somebody else into it."""
+    outside = planted.parent.joinpath(*["x"] * (4 - depth), planted.name)  # where a job's folder would lie
+    if outside != planted and depth != 5:
+        shutil.copytree(planted, outside)
+    link = plant(own_store, *["run", "task", "-1", "s-gone-task-0123456789ab"][: depth - 1])
+    link.symlink_to(planted if depth == 5 else planted.parent)
+    old = put(result("s-gone-task-ba9876543210"))
+    output = stepop("gc", "--yes", "-o", "json")
+    assert kinds(output) == {"results": (1, 1, 5)}
+    assert not old.exists()
+    assert (planted / "precious").read_text() == "data"
+    assert depth == 5 or (outside / "precious").read_text() == "data"
+    assert link.is_symlink()
+    assert f"{link.relative_to(own_store)} is a link" in output.err
+    assert output.code == 1
+
+
+def test_a_loop_hides_nothing_from_gc(stepop, own_store, planted):
+    link = plant(own_store, "loop")
+    link.symlink_to("loop")
+    (link.parent / "up").symlink_to("..")
+    put(result("s-gone-task-ba9876543210"))
+    output = stepop("gc", "--yes", "-o", "json")
+    assert kinds(output) == {"results": (1, 1, 5)}
+    assert "results/_/planted/loop is a link" in output.err
+
+
+@pytest.mark.parametrize(("name", "shown"), [(b"\x1b[2Jx", "x"), (b"x\xff", "x\\xff")])
+def test_a_strange_name_hides_nothing_from_gc(stepop, own_store, planted, name, shown):
+    folder = plant(own_store, "run").parent
+    with open(os.fsencode(folder) + b"/" + name, "wb"):
+        pass
+    put(result("s-gone-task-ba9876543210"))
+    output = stepop("gc", "--yes", "-o", "json")
+    assert kinds(output) == {"results": (1, 1, 5)}
+    assert f"results/_/planted/{shown} has a name that this package never writes" in output.err
+    assert "\x1b" not in output.err
 
 
 def test_a_result_anywhere_in_an_xcom_stays(stepop, ran, home):
