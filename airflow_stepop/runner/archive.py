@@ -123,8 +123,7 @@ def unpack(path: str, folder: str) -> int:
                     raise ForgedError(f"{member.name!r} is neither a file, a folder nor a symbolic link")
     except (tarfile.TarError, FileExistsError) as error:
         raise ForgedError(f"it is not an archive of this runner: {error}") from None
-    for target, to in links:
-        os.symlink(to, target)
+    _make_links(links, folder)
     for target, member in reversed(folders):  # inner folders first: the outer one may become read-only
         _restore_attributes(target, member)
     return count
@@ -244,6 +243,27 @@ def _checked_link(member: tarfile.TarInfo) -> str:
     ):
         raise ForgedError(f"{member.name!r} is a link that leads out of the folder, to {to!r}")
     return to
+
+
+def _make_links(links: list[tuple[str, str]], folder: str) -> None:
+    """Make symbolic links, none of them below another one.
+
+    :raises ForgedError: a link lies below a link
+    """
+    made = {target for target, _ in links}
+    for target in made:
+        if made.intersection(_parents(target, folder)):
+            raise ForgedError(f"{target[len(folder) + 1 :]!r} is a link below a link")
+    for target, to in links:
+        os.symlink(to, target)
+
+
+def _parents(target: str, folder: str) -> Iterator[str]:
+    """Yield the folders between ``folder`` and ``target``. The system would follow each that is a link."""
+    parent = os.path.dirname(target)
+    while len(parent) > len(folder):
+        yield parent
+        parent = os.path.dirname(parent)
 
 
 def _write(source: IO[bytes] | None, target: str) -> None:

@@ -16,13 +16,12 @@ Imported only by steps that have ``checkpoint.json``. Used by :mod:`.main` and :
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import threading
 import time
 
 from . import protocol
-from .archive import ForgedError, TooLargeError, chunks, fingerprint, pack, unpack, verify
+from .archive import CHUNK_BYTES, ForgedError, TooLargeError, chunks, fingerprint, pack, unpack, verify
 from .failures import RefusedError
 from .files import quietly, read_table, remove_tree, report, write_atomic
 from .phases import phase
@@ -30,7 +29,7 @@ from .sizes import shown_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
     from .hashing import Buffer
@@ -90,8 +89,7 @@ class Snapshots:
         try:
             os.mkdir(draft, 0o700)
             for source in self.table["get"]:
-                if _bring(source["url"], archive):
-                    self._unpack(archive, draft, source["uri"])
+                if self._restored(source["url"], source["uri"], archive, draft):
                     break
             quietly(os.unlink, archive)
             with open(self.folder + ".state", "w") as stream:
@@ -104,9 +102,11 @@ class Snapshots:
             raise RefusedError("infra", text, hint) from None
         return self.folder
 
-    def _unpack(self, archive: str, draft: str, uri: str) -> None:
-        size = os.path.getsize(archive)
+    def _restored(self, place: str, uri: str, archive: str, draft: str) -> bool:
+        """Copy, check and unpack a snapshot; return whether it exists."""
         try:
+            if not _bring(place, archive, self._allow):
+                return False
             verify(archive, self.key)
             count = unpack(archive, draft)
         except ForgedError as error:
@@ -116,7 +116,14 @@ class Snapshots:
                 "the object was changed, or it was saved with another [stepop] signing_key (or [core] "
                 "fernet_key): set that key again, or delete the object to start without a checkpoint",
             ) from None
-        report(f"checkpoint restored: {_count(count)}, {shown_size(size)}")
+        report(f"checkpoint restored: {_count(count)}, {shown_size(os.path.getsize(archive))}")
+        return True
+
+    def _allow(self, size: int) -> None:
+        """Refuse a snapshot that no job of this task has written, before it fills the disk."""
+        most = self.table["most_bytes"]
+        if size > most:
+            raise ForgedError(f"it has {shown_size(size)}, and this task saves at most {shown_size(most)}")
 
     # -- in the parent
 
@@ -291,25 +298,38 @@ class _Saver(threading.Thread):
         self._left_out.add(name)
 
 
-def _bring(place: str, path: str) -> bool:
+def _bring(place: str, path: str, allow: Callable[[int], object]) -> bool:
     """Copy a snapshot into the file ``path``; return whether the snapshot exists.
 
     A file is copied, too: it may lie in a mounted bucket and change between the check and the unpacking.
 
     :param place: pre-signed URL or absolute path
+    :param allow: called with the size in bytes before anything is copied
     :raises OSError: the snapshot cannot be read
     """
     if not os.path.isabs(place):
         from .urls import fetch
 
-        return fetch(place, path)
+        return fetch(place, path, allow)
     try:
-        source = chunks(place)
-        first = next(source, b"")
+        descriptor = os.open(place, os.O_RDONLY)
     except FileNotFoundError:
         return False
-    write_atomic(path, itertools.chain((first,), source))
+    with open(descriptor, "rb", buffering=0) as stream:
+        left = os.fstat(stream.fileno()).st_size
+        allow(left)
+        write_atomic(path, _first(stream, left))
     return True
+
+
+def _first(stream: Any, left: int) -> Iterator[Buffer]:
+    """Yield the first ``left`` bytes of a file: a file that grows meanwhile fills no disk."""
+    while left > 0:
+        data = stream.read(min(CHUNK_BYTES, left))
+        if not data:
+            return
+        left -= len(data)
+        yield data
 
 
 def _sync(path: str) -> None:

@@ -107,15 +107,16 @@ def put(url: str, body: Callable[[], Iterable[Buffer]], size: int, headers: Mapp
     _with_retries(url, once)
 
 
-def fetch(url: str, path: str) -> bool:
+def fetch(url: str, path: str, allow: Callable[[int], object] | None = None) -> bool:
     """Download an object into the file ``path``; return whether the object exists.
 
+    :param allow: called with the object's size in bytes before its bytes are read; may raise to refuse it
     :raises OSError: the object cannot be read, or the file cannot be written
     """
     total, tag, progress = _PIECE_BYTES, "", None
     with open(path, "wb") as stream:
         while stream.tell() < total:
-            found = _with_retries(url, partial(_piece, url, stream.tell(), tag))
+            found = _with_retries(url, partial(_piece, url, stream.tell(), tag, allow))
             if found is None:
                 return False
             data, total, tag = found
@@ -128,7 +129,9 @@ def fetch(url: str, path: str) -> bool:
     return True
 
 
-def _piece(url: str, begin: int, tag: str) -> tuple[bytes, int, str] | None:
+def _piece(
+    url: str, begin: int, tag: str, allow: Callable[[int], object] | None = None
+) -> tuple[bytes, int, str] | None:
     """Return one piece from ``begin`` on, the object's size and its ETag; ``None`` if there is no object.
 
     :param tag: the ETag of the earlier pieces: a store refuses the request if the object was replaced since
@@ -137,7 +140,11 @@ def _piece(url: str, begin: int, tag: str) -> tuple[bytes, int, str] | None:
     request = urllib.request.Request(url, headers=headers)  # noqa: S310 - http(s) only
     try:
         with _open(request) as answer:
-            data, total = answer.read(), answer.headers.get("Content-Range", "").rpartition("/")[2]
+            total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+            size = total or answer.headers.get("Content-Length") or ""  # without a range, all of it comes
+            if allow is not None and size.isdigit():
+                allow(int(size))
+            data = answer.read()
             return data, int(total or len(data)), answer.headers.get("ETag") or tag
     except urllib.error.HTTPError as error:
         if error.code == 416:  # an empty object

@@ -157,6 +157,18 @@ def test_a_snapshot_that_is_not_ours_is_refused(steps, bucket, how):
     assert len(list(bucket.objects("c"))) == 1, "a step that was not started saves nothing"
 
 
+def test_a_snapshot_above_the_limit_is_not_downloaded(steps, bucket):
+    """Whoever may write to the bucket could fill the disk before the signature is looked at."""
+    steps(*shell("echo mine > state; exit 3")).run()
+    bucket.put("c/0.tar", bytes(40 << 20))
+    done = steps(*shell("cat state"), most_bytes=1 << 20).run(env={**os.environ, "STEPOP_DEBUG": "1"})
+    assert done.code == protocol.EXIT_REFUSED
+    assert done.failure["category"] == "infra"
+    assert f"its checkpoint {bucket.uri('c/0.tar')} was refused" in done.failure["summary"]
+    assert "it has 40 MiB, and this task saves at most 1 MiB" in done.failure["summary"]
+    assert "delete the object" in done.failure["hint"]
+
+
 def test_one_that_is_too_large_is_told_and_the_step_goes_on(steps, bucket):
     steps(*shell("echo small > state; exit 3")).run()
     script = "test -e state && dd if=/dev/zero of=big bs=1M count=2 2>/dev/null && sleep 4 && exit 3"
@@ -212,6 +224,16 @@ STRANGE = {
     "link above": [member("a", tarfile.SYMTYPE, "../evil")],
     "link to an absolute name": [member("a", tarfile.SYMTYPE, "/etc")],
     "link with a detour": [member("l", tarfile.SYMTYPE, "."), member("a", tarfile.SYMTYPE, "l/../x")],
+    "link below a link": [
+        member("d", tarfile.DIRTYPE),
+        member("d/x", tarfile.SYMTYPE, ".."),
+        member("d/x/y", tarfile.SYMTYPE, "../.."),
+    ],
+    "link below a link that comes later": [
+        member("d", tarfile.DIRTYPE),
+        member("d/x/y", tarfile.SYMTYPE, "../.."),
+        member("d/x", tarfile.SYMTYPE, ".."),
+    ],
     "through a link": [member("a", tarfile.SYMTYPE, "b"), member("a/evil")],
     "hard link": [member("a", tarfile.LNKTYPE, "/etc/passwd")],
     "device": [member("a", tarfile.CHRTYPE)],
@@ -342,6 +364,21 @@ def test_a_half_file_of_a_killed_save_is_not_restored(file_steps, copied):
     done = file_steps(*shell("cat state; exit 3")).run()
     assert done.stdout == "1\n"
     assert [path.name for path in copied.iterdir()] == ["own.tar"]
+
+
+def test_a_file_above_the_limit_is_not_copied(file_steps, copied):
+    """The file is sparse: its copy would not be."""
+    folder = file_steps(*shell("cat state"))
+    place = folder.path / "in" / protocol.CHECKPOINT
+    table = json.loads(place.read_bytes())
+    place.write_text(json.dumps({**table, "most_bytes": 1 << 20}))
+    own = table["get"][0]["url"]
+    os.makedirs(os.path.dirname(own), exist_ok=True)
+    with open(own, "wb") as stream:
+        stream.truncate(1 << 40)
+    done = folder.run()
+    assert done.code == protocol.EXIT_REFUSED
+    assert "it has 1 TiB, and this task saves at most 1 MiB" in done.failure["summary"]
 
 
 def test_a_file_of_another_key_is_refused(file_steps, edge_python):
