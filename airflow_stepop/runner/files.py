@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from .failures import RefusedError, StepError
 
@@ -49,25 +50,43 @@ def modules_folder(scratch: str) -> str:
     return scratch + "-modules"
 
 
-def remove_tree(path: str) -> None:
-    """Remove a folder and its contents. Entries that cannot be removed stay; no error is raised."""
-    quietly(os.chmod, path, 0o700)
+def remove_tree(path: str, parent: int | None = None) -> None:
+    """Remove a folder and its contents. Entries that cannot be removed stay; no error is raised.
+
+    No link is followed: a path that is a link stays as it is.
+
+    :param parent: descriptor of the folder that a relative path starts from
+    """
     try:
-        entries = list(os.scandir(path))
+        folder = _open_folder(path, parent)
     except OSError:
         return
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            remove_tree(entry.path)
-        else:
-            quietly(os.unlink, entry.path)
-    quietly(os.rmdir, path)
+    try:
+        quietly(os.fchmod, folder, 0o700)
+        for entry in list(os.scandir(folder)):
+            if entry.is_dir(follow_symlinks=False):
+                remove_tree(entry.name, folder)
+            else:
+                quietly(os.unlink, entry.name, dir_fd=folder)
+    finally:
+        os.close(folder)
+    quietly(os.rmdir, path, dir_fd=parent)
 
 
-def quietly(call: Any, *args: Any) -> None:
+def _open_folder(path: str, parent: int | None) -> int:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+    try:
+        return os.open(path, flags, dir_fd=parent)
+    except PermissionError:
+        if stat.S_ISDIR(os.lstat(path, dir_fd=parent).st_mode):
+            os.chmod(path, 0o700, dir_fd=parent)
+        return os.open(path, flags, dir_fd=parent)
+
+
+def quietly(call: Any, *args: Any, **options: Any) -> None:
     """Call a function and ignore its ``OSError``."""
     try:  # noqa: SIM105 - contextlib is an import more
-        call(*args)
+        call(*args, **options)
     except OSError:
         pass
 

@@ -4,6 +4,8 @@ Called by :mod:`.step` in the child process. Imported only by steps that have ``
 
 ::
 
+    <cache>/requirements                    for this user only; of several users, each other one has its own:
+    <cache>/requirements-<user id>
     <cache>/requirements/<digest>           an installed set; it appears by an atomic rename and never changes
     <cache>/requirements/<digest>.lock      held by the step that installs the set; other steps wait
     <cache>/requirements/<digest>.<random>  a draft; the next holder of the lock removes leftover drafts
@@ -21,6 +23,7 @@ from . import protocol
 from .failures import RefusedError
 from .files import quietly, remove_tree
 from .hashing import sha256
+from .ownership import NotPrivateError, take_folder
 from .phases import is_wanted
 
 TYPE_CHECKING = False
@@ -89,39 +92,42 @@ def _digest(lines: list[str]) -> str:
 def _cache(scratch: str) -> str:
     """Return the cache folder: in ``STEPOP_CACHE``, ``XDG_CACHE_HOME``, ``~/.cache``, or the scratch folder.
 
-    :raises RefusedError: ``STEPOP_CACHE`` cannot be written, or no folder can be written
+    :raises RefusedError: ``STEPOP_CACHE`` cannot be used, or no folder can be written
     """
     chosen = os.environ.get(protocol.ENV_CACHE)
-    if chosen:
-        (path,) = places()
+    problem: OSError | None = None
+    for path in places() if chosen else [*places(), os.path.join(scratch, "stepop", FOLDER)]:
         problem = _make(path)
         if problem is None:
             return path
-        hint = f"set {protocol.ENV_CACHE} to a folder that the step may write, or leave it out"
-        raise RefusedError(
-            "bad_config", f"The folder {chosen} of {protocol.ENV_CACHE} cannot be used: {problem}", hint
-        )
-    for path in [*places(), os.path.join(scratch, "stepop", FOLDER)]:
-        if _make(path) is None:
-            return path
-    raise RefusedError("infra", "No folder is writable for the requirements")
+    if not chosen:
+        raise RefusedError("infra", "No folder is writable for the requirements")
+    hint = f"set {protocol.ENV_CACHE} to a folder that the step may write, or leave it out"
+    raise RefusedError(
+        "bad_config", f"The folder {chosen} of {protocol.ENV_CACHE} cannot be used: {problem}", hint
+    )
 
 
 def places() -> list[str]:
-    """Return the folders that may be the cache in this environment, the preferred one first."""
+    """Return the folders that may be the cache in this environment, the preferred one first.
+
+    Where users share a folder, the first one has ``requirements``, and each other one a folder with the user
+    id in its name: a step imports what lies there, so no user takes the folder of another one.
+    """
     chosen, home = os.environ.get(protocol.ENV_CACHE), os.environ.get("HOME") or ""
     if chosen:
-        return [os.path.abspath(os.path.join(chosen, FOLDER))]
-    bases = os.environ.get("XDG_CACHE_HOME"), os.path.join(home, ".cache") if home else None
-    return [os.path.join(base, "stepop", FOLDER) for base in bases if base and os.path.isabs(base)]
+        bases = [os.path.abspath(chosen)]
+    else:
+        found = os.environ.get("XDG_CACHE_HOME"), os.path.join(home, ".cache") if home else None
+        bases = [os.path.join(base, "stepop") for base in found if base and os.path.isabs(base)]
+    return [os.path.join(base, name) for base in bases for name in (FOLDER, f"{FOLDER}-{os.geteuid()}")]
 
 
 def _make(path: str) -> OSError | None:
     try:
-        os.makedirs(path, 0o700, exist_ok=True)
-        probe = os.path.join(path, f".probe-{os.urandom(4).hex()}")
-        os.mkdir(probe)
-        os.rmdir(probe)
+        take_folder(path)
+        if os.stat(path).st_mode & 0o022:
+            raise NotPrivateError(f"other users may write to {path}")
     except OSError as error:
         return error
     return None

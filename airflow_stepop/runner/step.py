@@ -133,8 +133,14 @@ class Step:
                 "choose a backend with checkpoints: its hook must pass StepSpec.checkpoint_uri to the runner"
             )
             raise RefusedError("bad_config", "The backend has no place for the step's checkpoints", hint)
+        from .ownership import NotPrivateError, take_folder
+
         try:
-            os.makedirs(folder, 0o700, exist_ok=True)
+            take_folder(folder)
+        except NotPrivateError as error:
+            text = f"The step was not started: its checkpoint folder is not used: {error}"
+            hint = "remove the folder if nobody needs it, and use a store to which only this user may write"
+            raise RefusedError("bad_config", text, hint) from None
         except OSError as error:
             text = f"The step was not started: its checkpoint folder cannot be created: {error}"
             raise RefusedError("infra", text) from None

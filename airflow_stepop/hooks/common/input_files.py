@@ -96,6 +96,8 @@ def input_files(
     if _is_signed(spec.checkpoint_uri, mounts):
         files[CHECKPOINT] = _to_json(_checkpoint(spec, signer, checkpoint_folder), is_secret=True)
         features.add("snapshots")
+    elif spec.checkpoint_uri:
+        features.add("owned")
     if payload.secrets:
         files[SECRETS] = InputFile([payload.secrets_file], is_secret=True)
     needed = frozenset(features | ({"network"} if signer.is_used else set()))

@@ -63,6 +63,7 @@ _REBUILDERS = (
 #   secrets, secret_references, requirements   the manifest has a field of this name
 #   aws_secrets             a secret lies in AWS Secrets Manager; each service of secrets is a feature
 #   snapshots               the runner saves checkpoints to pre-signed addresses
+#   owned                   the checkpoint is a folder that the job sees
 #   frames                  the outcome comes back through the log
 #   outcome                 the outcome comes back through the store; this needs no further module
 #   failure                 the service takes the reason of a failure from a file: --failure
@@ -79,7 +80,8 @@ OPTIONAL = {
     "secrets": ("secrets.py",),
     "secret_references": ("cloud_api.py", "secret_references.py", "secrets.py"),
     "aws_secrets": ("aws_secrets.py",),
-    "requirements": ("requirements.py",),
+    "requirements": ("ownership.py", "requirements.py"),
+    "owned": ("ownership.py",),
     "snapshots": ("archive.py", "snapshots.py"),
     "frames": ("frames.py",),
     "outcome": (),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
+import pytest
+
 from airflow_stepop.runner import protocol
 
 
@@ -37,6 +41,27 @@ def test_a_folder_that_cannot_be_made_is_refused(folder, tmp_path):
     )
     assert done.code == protocol.EXIT_REFUSED
     assert "its checkpoint folder cannot be created" in done.failure["summary"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a folder to another user")
+@pytest.mark.parametrize("how", ["another user's", "a link", "open to all", "below one that is open to all"])
+def test_a_folder_that_others_may_change_is_refused(folder, tmp_path, how):
+    """A step unpickles its checkpoint, so a planted one would run code."""
+    place = tmp_path / "store" / "checkpoint"
+    place.mkdir(parents=True, mode=0o700)
+    if how == "another user's":
+        os.chown(place, 12345, 12345)
+    elif how == "a link":
+        place.rename(tmp_path / "elsewhere")
+        place.symlink_to(tmp_path / "elsewhere")
+    else:
+        (place if how == "open to all" else place.parent).chmod(0o777)
+    done = folder.command("echo", "must not run").set(checkpoint=True).run(checkpoint=str(place))
+    assert done.code == protocol.EXIT_REFUSED
+    assert done.failure["category"] == "bad_config"
+    assert "its checkpoint folder is not used" in done.failure["summary"]
+    assert str(place) in done.failure["summary"]
+    assert "must not run" not in done.stdout
 
 
 def test_a_step_that_wants_none_gets_none(folder, tmp_path):

@@ -142,6 +142,42 @@ def test_a_second_step_finds_them_ready(new_folder, env, wheels, tmp_path):
     assert len(installed(tmp_path)) == 1
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a folder to another user")
+@pytest.mark.parametrize("how", ["another user's", "a link", "open to all", "open to a group"])
+def test_a_cache_that_somebody_has_planted_is_not_believed(new_folder, env, tmp_path, how):
+    """The planted set has the right name. The step installs its own set, in a folder with its user's id."""
+    lines = ["stepop_base==2.0"]
+    new_folder().command("true").set(requirements=lines).run(env=env)
+    (name,) = [path.name for path in installed(tmp_path)]
+    cache = tmp_path / "cache"
+    planted = cache / "requirements"
+    (planted / name / "stepop_base.py").unlink()  # perhaps a link into the cache of uv
+    (planted / name / "stepop_base.py").write_text("VERSION = 'planted'\n")
+    if how == "another user's":
+        os.chown(planted, 12345, 12345)
+    elif how == "a link":
+        planted.rename(tmp_path / "elsewhere")
+        planted.symlink_to(tmp_path / "elsewhere")
+    else:
+        planted.chmod(0o777 if how == "open to all" else 0o770)
+    step = new_folder().command("python3", "-c", "import stepop_base; print(stepop_base.VERSION)")
+    done = step.set(requirements=lines).run(env=env)
+    assert done.stdout.splitlines()[-1] == "2.0"
+    own = cache / f"requirements-{os.geteuid()}"
+    assert (own / name).is_dir()
+    assert own.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_cache_below_a_folder_that_is_open_to_all_is_refused(folder, env, tmp_path):
+    """Whoever may rename the cache may put another one in its place."""
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache").chmod(0o777)
+    done = folder.command("true").set(requirements=["stepop_base"]).run(env=env)
+    assert done.code == protocol.EXIT_REFUSED
+    assert done.failure["category"] == "bad_config"
+    assert "is open to all and has no sticky bit" in done.failure["summary"]
+
+
 def test_other_requirements_are_another_folder(new_folder, env, tmp_path):
     for requirements in (["stepop_base"], ["stepop_base==2.0"]):
         assert new_folder().command("true").set(requirements=requirements).run(env=env).code == 0
