@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
@@ -154,7 +155,9 @@ def _connection_store(target: Target) -> Iterator[Finding]:
     except StepConfigError:
         return  # the findings about the defaults name the mistake
     if options.store_place:
-        yield check_store(options.store(), options.store_place)
+        store = options.store()
+        yield check_store(store, options.store_place)
+        yield from check_access(store)
 
 
 def _backend_findings(target: Target, task: NoTask | None) -> Iterable[Finding]:
@@ -198,6 +201,7 @@ def check_configuration(targets: list[Target]) -> Iterator[Finding]:
         stores = []
     for store in stores:
         yield check_store(store)
+        yield from check_access(store)
     is_shared = (
         _is_configured("store", "extra_stores", "local_folder")
         or any(target.backend != "local" for target in targets)
@@ -238,6 +242,19 @@ def check_store(store: Store, place: str = "") -> Finding:
     return Finding(True, "store", f"{shown} can be written, listed, read and deleted from")
 
 
+def check_access(store: Store) -> Iterator[Finding]:
+    """Yield what other users may do with a store that is a folder. That is no error."""
+    from airflow_stepop.runner.ownership import remarks
+    from airflow_stepop.stores.folder import FolderStore
+
+    if not isinstance(store, FolderStore):
+        return
+    with suppress(OSError):  # the finding about the store says why
+        for remark in remarks(str(store.folder)):
+            yield Finding(True, "access", f"{remark}. {_NOT_SIGNED}")
+
+
+_NOT_SIGNED = "Results are signed; checkpoints in a folder are not"
 _STORE_FIX = "check the address of this store, its credentials and their permissions"
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -65,11 +66,21 @@ def _open(url: str, pid: int) -> BucketStore:
 
 
 def default_store() -> Store:
-    """Return the store of ``[stepop] store``; if that is empty, a folder below Airflow's home."""
+    """Return the store of ``[stepop] store``; if that is empty, a folder below Airflow's home.
+
+    The folder is made for this user only (mode 0700), since any process of a step may be the first to write
+    to it. An existing folder keeps its mode; ``airflow stepop check`` names it.
+    """
     from airflow.sdk.configuration import conf
 
     url = conf.get("stepop", "store", fallback="")
-    return open_store(url or folder_uri(airflow_folder("store")))
+    if url:
+        return open_store(url)
+    folder = airflow_folder("store")
+    with suppress(OSError):  # it exists, or its first use says why it cannot be made
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700)
+    return open_store(folder_uri(folder))
 
 
 def configured_stores() -> list[Store]:

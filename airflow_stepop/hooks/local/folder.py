@@ -44,6 +44,7 @@ from airflow_stepop.hooks.local.supervisor import state as files
 from airflow_stepop.hooks.local.supervisor.log import LogPosition, read_records, read_tail
 from airflow_stepop.hooks.local.supervisor.systems import LINUX, OWN, System, find_system
 from airflow_stepop.job import LogChunk
+from airflow_stepop.runner.ownership import NotPrivateError, take_folder
 from airflow_stepop.runner.protocol import ENV_JOB
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class JobFolder:
     def all(cls, parent: Path) -> Iterator[JobFolder]:
         """Yield every job below ``parent``."""
         for path in sorted(parent.iterdir()) if parent.exists() else ():
-            if _NAME.fullmatch(path.name):
+            if _NAME.fullmatch(path.name) and not path.is_symlink():
                 yield cls(path)
 
     def create(self, request: Mapping[str, object], inputs: Mapping[str, InputFile]) -> None:
@@ -111,7 +112,7 @@ class JobFolder:
         if self.path.exists():
             return
         nursery = self.path.parent / _UNFINISHED
-        nursery.mkdir(mode=0o700, parents=True, exist_ok=True)
+        take_folder(str(nursery))
         _remove_old(nursery)
         draft = nursery / f"{self.name}.{secrets.token_hex(4)}"
         draft.mkdir(mode=0o700)
@@ -297,6 +298,8 @@ class JobFolder:
         """Remove the folder. If this process crashes halfway, the job is gone; a later submit cleans up."""
         nursery = self.path.parent / _UNFINISHED
         nursery.mkdir(mode=0o700, exist_ok=True)
+        if nursery.is_symlink():
+            raise NotPrivateError(f"{nursery} is a link: {self.path} was not deleted")
         trash = nursery / f"{self.name}.{secrets.token_hex(4)}"
         files.remove_tmp(self._state_or_nothing())  # left if the supervisor died after its last state
         try:
@@ -361,5 +364,5 @@ def _remove_old(nursery: Path) -> None:
     """Remove folders that a crash during a submit or a deletion has left behind, after an hour."""
     for folder in nursery.iterdir():
         with contextlib.suppress(FileNotFoundError):
-            if time.time() - folder.stat().st_mtime > _TRASH_AGE_S:
+            if time.time() - folder.lstat().st_mtime > _TRASH_AGE_S:
                 shutil.rmtree(folder, ignore_errors=True)

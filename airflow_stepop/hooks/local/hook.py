@@ -37,15 +37,17 @@ from airflow_stepop.hooks.local.folder import JobFolder
 from airflow_stepop.hooks.local.host import (
     HostFacts,
     check_folder,
+    check_lock_folder,
     chosen_gpus,
     impossible,
     is_program,
     no_room,
+    own_folder,
     step_environment,
 )
 from airflow_stepop.hooks.local.settings import LocalSettings
 from airflow_stepop.hooks.local.supervisor import state as files
-from airflow_stepop.hooks.local.supervisor.gpus import VISIBLE, describe
+from airflow_stepop.hooks.local.supervisor.gpus import LOCK_FOLDER, VISIBLE, describe
 from airflow_stepop.hooks.local.supervisor.systems import OWN, SUPPORTED, System, find_system
 from airflow_stepop.job import (
     Cursor,
@@ -160,6 +162,7 @@ class LocalStepHook(StepHook[LocalSettings]):
     def submit(self, spec: StepSpec, payload: Payload) -> JobHandle:
         request = self.render(spec)
         self._check_now(spec)
+        own_folder(self.folder)
         folder = JobFolder(self.folder / spec.name)
         folder.create(request, input_files(payload, spec))
         folder.start(step_environment(os.environ, is_own_python=self.settings_of(spec).python is None))
@@ -324,7 +327,7 @@ class LocalStepHook(StepHook[LocalSettings]):
             [
                 Check("host", self._check_host, "run the local backend on Linux or macOS", is_needed=True),
                 Check("gpus", self._check_gpus, gpu_fix),
-                Check("folder", lambda: [check_folder(self.folder)], "set [stepop] local_folder"),
+                Check("folder", lambda: check_folder(self.folder), "set [stepop] local_folder"),
                 Check("python", self._check_python, "name an interpreter in the settings: python="),
             ],
         )
@@ -341,6 +344,8 @@ class LocalStepHook(StepHook[LocalSettings]):
 
     def _check_gpus(self) -> Iterator[Finding]:
         yield Finding(True, "gpus", f"steps may have {describe(self.host.gpus)}")
+        if self.host.gpus:
+            yield from check_lock_folder(LOCK_FOLDER)
 
     def _check_python(self) -> Iterator[Finding]:
         yield Finding(True, "python", f"steps run with {self.host.python} unless settings name another one")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_stepop.core.units import shown_room
+from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.hooks.local.literals import no_image, no_nodes
 from airflow_stepop.hooks.local.supervisor.gpus import (
     VISIBLE,
@@ -25,6 +26,7 @@ from airflow_stepop.hooks.local.supervisor.gpus import (
     matching,
 )
 from airflow_stepop.job import Finding
+from airflow_stepop.runner.ownership import NotPrivateError, remarks, take_folder
 from airflow_stepop.runner.protocol import ENV_CACHE
 
 if TYPE_CHECKING:
@@ -160,16 +162,44 @@ def is_program(path: str) -> bool:
     return os.path.isabs(path) and os.path.isfile(path) and os.access(path, os.X_OK)
 
 
-def check_folder(folder: Path) -> Finding:
-    """Check whether files can be written and locked in ``folder``."""
+def own_folder(folder: Path) -> None:
+    """Make the folder of the jobs, or take an existing one that no other user may change or replace.
+
+    :raises StepConfigError: another user may, so jobs that lie there could be somebody else's
+    :raises OSError: the folder cannot be made or written
+    """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        take_folder(str(folder), is_strict=True)
+    except NotPrivateError as error:
+        raise StepConfigError(f"jobs are not kept in {folder}: {error}; {_FOLDER_FIX}") from None
+
+
+def check_folder(folder: Path) -> Iterator[Finding]:
+    """Check whether files can be written and locked in ``folder``, and whether other users may change it."""
+    try:
+        take_folder(str(folder), is_strict=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        message = f"jobs cannot be kept in {folder}: {error}"
-        return Finding(False, "folder", message, "set [stepop] local_folder to a folder on a local disk")
-    return Finding(True, "folder", f"jobs are kept in {folder}")
+        is_open = isinstance(error, NotPrivateError)
+        fix = _FOLDER_FIX if is_open else "set [stepop] local_folder to a folder on a local disk"
+        yield Finding(False, "folder", f"jobs cannot be kept in {folder}: {error}", fix)
+        return
+    yield Finding(True, "folder", f"jobs are kept in {folder}")
+    for remark in remarks(str(folder)):
+        yield Finding(True, "access", remark)
+
+
+def check_lock_folder(folder: str) -> Iterator[Finding]:
+    """Check whether other users may change the folder with the locks of GPUs. One that is missing is made."""
+    try:
+        take_folder(folder, is_strict=True)
+    except OSError as error:
+        fix = f"remove {folder}, or let the administrator of the host do it: another user may have made it"
+        yield Finding(False, "gpus", f"steps with GPUs cannot start: {error}", fix)
+
+
+_FOLDER_FIX = "set [stepop] local_folder to a folder of this user, below one of this user or of root"
 
 
 def _ask_for_at_most(amount: object) -> str:

@@ -56,6 +56,22 @@ def test_the_store_of_a_connection(stepop, tmp_path, monkeypatch):
     ]
 
 
+def test_a_store_that_others_may_change_is_named(stepop, store):
+    """That is no error: an administrator has decided it."""
+    store.mkdir()
+    store.chmod(0o700)
+    assert [row for row in stepop("check", "-o", "json").data if str(store) in row["found"][:200]][1:] == []
+    store.chmod(0o2775)
+    output = stepop("check", "-o", "json")
+    assert output.code == 0
+    found = [row["found"] for row in output.data if row["what"] == "access"]
+    assert any(
+        text.startswith(f"{store} has the mode 2775: other users may write to it")
+        and "checkpoints in a folder are not" in text
+        for text in found
+    )
+
+
 def test_a_store_that_cannot_be_written(stepop, store):
     """The command prints the store's own error, and what to do."""
     store.touch()

@@ -184,6 +184,15 @@ def test_without_configuration_the_store_is_below_the_airflow_home(tmp_path, mon
     assert default_store().folder == tmp_path / "stepop" / "store"
 
 
+def test_the_store_below_the_airflow_home_is_for_this_user_only(tmp_path, monkeypatch):
+    """From the first moment on; an existing one keeps its mode."""
+    monkeypatch.delenv("AIRFLOW__STEPOP__STORE")
+    folder = default_store().folder
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o750)
+    assert default_store().folder.stat().st_mode & 0o777 == 0o750
+
+
 def test_a_backend_uses_the_first_further_store_that_its_jobs_reach(tmp_path, monkeypatch):
     monkeypatch.setenv("AIRFLOW__STEPOP__STORE", "")
     monkeypatch.setenv("AIRFLOW__STEPOP__EXTRA_STORES", f"{tmp_path}/second, s3://one/a, s3://two/b")

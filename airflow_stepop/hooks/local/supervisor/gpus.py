@@ -18,12 +18,13 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from airflow_stepop.hooks.local.supervisor.state import make_tmp
+from airflow_stepop.runner.ownership import take_folder
 
 if TYPE_CHECKING:
     from airflow_stepop.hooks.local.supervisor.documents import Gpus
 
-# Not below $TMPDIR: all Airflow processes of this user must use one folder. make_tmp checks the folder's
-# owner.
+# Not below $TMPDIR: all Airflow processes of this user must use one folder. GpuLocks.take refuses a folder
+# that another user has made.
 LOCK_FOLDER = f"/tmp/stepop-gpus-{os.getuid()}"  # noqa: S108
 KEEP_S = 3600.0  # time between two updates of the lock files' dates; see GpuLocks.keep
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -170,6 +171,7 @@ class GpuLocks:
         if len(self._taken) == self._count:
             return True
         if self._queue is None:
+            take_folder(LOCK_FOLDER, is_strict=True)
             make_tmp(LOCK_FOLDER)
             self._queue = _lock(f"queue-{crc32(repr(self._devices).encode()):08x}")
         if self._queue is None:
