@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -71,6 +74,14 @@ def test_a_parent_of_another_user_is_a_remark_or_an_error(tmp_path):
         take_folder(str(tmp_path / "home" / "folder"), is_strict=True)
 
 
+@pytest.fixture
+def public():
+    """Return a folder that other users may enter; those of pytest they may not."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
 def as_user(code: str, uid: int, gid: int, *groups: int) -> int:
     """Run code in a child process with other ids; return the exit code."""
     pid = os.fork()
@@ -89,14 +100,12 @@ def as_user(code: str, uid: int, gid: int, *groups: int) -> int:
 
 @is_root
 @pytest.mark.parametrize("mode", [0o2770, 0o2775, 0o770])
-def test_a_volume_with_a_group(tmp_path, mode):
+def test_a_volume_with_a_group(public, mode):
     """Kubernetes gives the root of a volume to root and the group ``fsGroup``, with the setgid bit."""
-    volume = tmp_path / "volume"
+    volume = public / "volume"
     volume.mkdir()
     os.chown(volume, 0, 2000)
     volume.chmod(mode)
-    for above in (tmp_path, *tmp_path.parents[:2]):
-        above.chmod(above.stat().st_mode | 0o055)
     for name in ("", "/inner"):
         assert as_user(f"take_folder({str(volume) + name!r}, True)", 1000, 1000, 2000) == 0
     assert os.stat(volume / "inner").st_uid == 1000
@@ -105,14 +114,31 @@ def test_a_volume_with_a_group(tmp_path, mode):
 
 
 @is_root
-def test_root_owns_it(tmp_path):
+def test_the_root_of_a_volume(tmp_path):
+    """A container often gets a volume whose root is open to all, such as an emptyDir of Kubernetes."""
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "mode=0777", "tmpfs", str(volume)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this container may not mount")
+    try:
+        take_folder(str(volume / "inner"), is_strict=True)
+        take_folder(str(volume), is_strict=True)
+        (volume / "open").mkdir()
+        (volume / "open").chmod(0o777)
+        with pytest.raises(NotPrivateError):
+            take_folder(str(volume / "open" / "inner"))
+    finally:
+        subprocess.run(["umount", "-l", str(volume)], check=True)
+
+
+@is_root
+def test_root_owns_it(public):
     """An administrator has made the folder, and lets a group write to it."""
-    folder = tmp_path / "cache"
+    folder = public / "cache"
     folder.mkdir()
     os.chown(folder, 0, 2000)
     folder.chmod(0o775)
-    for above in (tmp_path, *tmp_path.parents[:2]):
-        above.chmod(above.stat().st_mode | 0o055)
     assert as_user(f"take_folder({str(folder)!r}, True)", 1000, 2000) == 0
 
 
