@@ -126,8 +126,9 @@ def _options() -> dict[str, dict[str, Any]]:
             kind="boolean",
         ),
         "signing_key": _option(
-            "Key that signs references to results, so that a changed reference is never loaded. "
-            "Every host of this deployment needs the same key. "
+            "Key that signs the records of steps and references to results: changed ones are refused. "
+            "Every host of this deployment needs the same key. To replace a key, give a list with commas. "
+            "The first key signs, and all keys verify. "
             "Empty: [core] fernet_key, or without one a random key in a file below Airflow's home.",
             is_sensitive=True,
         ),

@@ -59,6 +59,7 @@ class Snapshots:
         self.table = table
         self.folder = folder
         self.key = bytes.fromhex(table["key"])
+        self.keys = [self.key, *map(bytes.fromhex, table.get("earlier_keys", ()))]
 
     @classmethod
     def take(cls, options: Mapping[str, str], scratch: str) -> Snapshots:
@@ -107,7 +108,7 @@ class Snapshots:
     def _unpack(self, archive: str, draft: str, uri: str) -> None:
         size = os.path.getsize(archive)
         try:
-            verify(archive, self.key)
+            verify(archive, *self.keys)
             count = unpack(archive, draft)
         except ForgedError as error:
             raise RefusedError(
