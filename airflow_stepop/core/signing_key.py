@@ -96,22 +96,35 @@ def secrets() -> tuple[str, ...]:
     """Return the keys as texts: ``[stepop] signing_key``, else ``[core] fernet_key``, else this host's own.
 
     Both options may be lists with commas. Versions before took a list for one key, which therefore verifies.
+    So does this host's own key, if it has signed before a key was configured.
     """
     _, text = _configured()
+    own = airflow_folder("signing_key")
     if not text:
-        return (_key_of_this_host(str(airflow_folder("signing_key"))),)
-    return tuple(dict.fromkeys([*_parts(text), text]))
+        return (_key_of_this_host(str(own)),)
+    found = [*_parts(text), text]
+    if own.exists():
+        found.append(_key_of_this_host(str(own)))
+    return tuple(dict.fromkeys(found))
 
 
 def _configured() -> tuple[str, str]:
     """Return the option with the keys, and its value; two empty texts if no key is configured."""
     from airflow.sdk.configuration import conf
 
-    for section, option in (("stepop", "signing_key"), ("core", "fernet_key")):
-        text = str(conf.get(section, option, fallback="") or "")
-        if _parts(text):
-            return f"[{section}] {option}", text
+    found = {
+        "[stepop] signing_key": conf.get("stepop", "signing_key", fallback=""),
+        "[core] fernet_key": conf.get("core", "fernet_key", fallback=""),
+    }
+    for option, value in found.items():
+        text = str(value or "")
+        if _parts(text) and text != _PLACEHOLDER:
+            return option, text
     return "", ""
+
+
+# What Airflow's SDK returns for a fernet_key that is not set: the default's template, which everybody knows
+_PLACEHOLDER = "{FERNET_KEY}"
 
 
 def _parts(text: str) -> list[str]:

@@ -15,7 +15,10 @@ MESSAGE = b"the message"
 
 
 @pytest.fixture
-def use(monkeypatch):
+def use(monkeypatch, tmp_path):
+    """Return a function that sets the keys, on a host without a key of its own."""
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
+
     def use(keys, fernet_key=""):
         monkeypatch.setenv("AIRFLOW__STEPOP__SIGNING_KEY", keys)
         monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", fernet_key)
@@ -101,13 +104,13 @@ def test_keys_of_jobs_are_those_of_before(use):
     """A checkpoint that was saved before is read, and so are the files of a job submitted before."""
     use("one")
     root = hashlib.sha256(b"airflow-stepop references\none").digest()
-    assert derived_keys("seal1234") == (hmac.new(root, b"seal1234", "sha256").digest(),)
+    assert derived_keys("seal1234")[0] == hmac.new(root, b"seal1234", "sha256").digest()
     use("two,one")
-    two, one, _ = derived_keys("seal1234")
+    two, one = derived_keys("seal1234")[:2]
     assert one == hmac.new(root, b"seal1234", "sha256").digest() != two
 
 
-def test_without_a_configured_key_a_signature_names_its_host(use, monkeypatch):
+def test_without_a_configured_key_a_signature_names_its_host(use, monkeypatch, tmp_path):
     use("")
     assert is_of_this_host_only()
     mac = sign(Purpose.RECORD, MESSAGE)
@@ -115,7 +118,18 @@ def test_without_a_configured_key_a_signature_names_its_host(use, monkeypatch):
     assert mac.endswith(f"@{host_id()}")
     use("shared")
     assert not is_of_this_host_only()
+    assert refused(mac) == "", "what this host has signed before stays valid here"
+    assert not sign(Purpose.RECORD, MESSAGE).endswith(f"@{host_id()}")
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path / "elsewhere"))
     assert f"that of {host_id()}" in refused(mac)
+
+
+def test_the_template_of_a_key_is_no_key(use):
+    """Airflow's SDK returns it where no fernet_key is set. Everybody could sign with it."""
+    use("", "{FERNET_KEY}")
+    assert is_of_this_host_only()
+    assert "{FERNET_KEY}" not in signing_key.secrets()
+    assert refused(as_before("{FERNET_KEY}"), purpose=Purpose.REFERENCE)
 
 
 def test_the_name_of_a_host_is_printed_safely(use):

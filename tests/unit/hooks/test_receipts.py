@@ -132,6 +132,7 @@ def test_a_receipt_of_another_job_is_ignored(other):
 
 
 def test_a_receipt_that_was_signed_with_another_key_is_ignored(monkeypatch):
+    monkeypatch.setenv("AIRFLOW__STEPOP__SIGNING_KEY", "one key")
     signed = signed_receipt(HANDLE, text())
     monkeypatch.setenv("AIRFLOW__STEPOP__SIGNING_KEY", "another key")
     assert receipt_of(with_receipt(HANDLE, signed)) is None

@@ -596,6 +596,7 @@ def test_the_log_says_the_address_of_what_was_returned(home):
 
 
 def test_a_reference_of_another_deployment_is_refused(monkeypatch):
+    monkeypatch.setenv("AIRFLOW__STEPOP__SIGNING_KEY", "one key")
     result = StepResult.signed(entry_of(Forest()), "")
     monkeypatch.setenv("AIRFLOW__STEPOP__SIGNING_KEY", "another key")
     with pytest.raises(IntegrityError, match=r"not signed by this deployment: .* another key"):
