@@ -79,6 +79,10 @@ class IntegrityError(StepopError):
     is_final = True
 
 
+class UntrustedRecordError(IntegrityError):
+    """The record of a step has no valid signature for its task instance, so nothing in it is used."""
+
+
 class ResultNotLoadedError(StepopError):
     """A stored result is intact, and this process cannot load it: most often, a package is missing here."""
 

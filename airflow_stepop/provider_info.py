@@ -126,10 +126,19 @@ def _options() -> dict[str, dict[str, Any]]:
             kind="boolean",
         ),
         "signing_key": _option(
-            "Key that signs references to results, so that a changed reference is never loaded. "
-            "Every host of this deployment needs the same key. "
+            "Key that signs the records of steps and references to results: changed ones are refused. "
+            "Every host of this deployment needs the same key. To replace a key, give a list with commas. "
+            "The first key signs, and all keys verify. "
             "Empty: [core] fernet_key, or without one a random key in a file below Airflow's home.",
             is_sensitive=True,
+        ),
+        "unsigned_records_until": _option(
+            "Until when the records of steps count that an earlier version has written without a "
+            "signature: a date or a time, in UTC if it names no zone. Set it for the upgrade if steps run "
+            "meanwhile, to when they will have ended. Otherwise their jobs are cancelled, and the steps run "
+            "again. Until then, whoever may edit a task's state can forge records. Empty: no unsigned record "
+            "counts.",
+            example="2027-01-31",
         ),
     }
 

@@ -3,21 +3,27 @@
 The lifecycle stores the record in the task instance's ``task_state_store``, under one key. Each change is one
 ``set``, so a record is never half written. ``inventory`` and ``maintenance`` read the records of all tasks.
 
-Every user who may see the task in the UI can read the record, so the record contains no secrets.
+Every user who may see the task in the UI can read the record, so the record contains no secrets. Some users
+may write the record, too. So it is signed, together with the deployment and the task instance: a record that
+was changed, or copied from another task, is an :class:`UntrustedRecord`. An older record of the same task
+instance that somebody puts back is not noticed.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from enum import StrEnum
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_stepop.core.naming import job_name
+from airflow_stepop.core.signing_key import Purpose, sign, why_refused
 from airflow_stepop.core.stored_json import COUNT, NUMBER, OBJECT, TEXT, TRUTH, checked_fields, or_nothing
-from airflow_stepop.exceptions import IntegrityError
+from airflow_stepop.exceptions import IntegrityError, StepConfigError
 from airflow_stepop.failure import Failure
 from airflow_stepop.job import JobHandle, JobStatus
 
@@ -222,9 +228,10 @@ def resume_decision(record: StepRecord | None, call: CallIdentity) -> ResumeDeci
     return ResumeDecision.CONTINUE if record.handle is None else ResumeDecision.ATTACH
 
 
-def load_record(state: StateStore) -> StepRecord | None:
+def load_record(state: StateStore, owner: Mapping[str, str]) -> StepRecord | UntrustedRecord | None:
     """Return the record of this task instance, if there is one.
 
+    :param owner: labels of the task instance, see ``OWNER``
     :raises IntegrityError: the record is damaged. A damaged record is not treated as a missing one, because
         its job may be running
     """
@@ -232,15 +239,90 @@ def load_record(state: StateStore) -> StepRecord | None:
     if data is None:
         return None
     try:
-        return StepRecord.from_json(data)
+        return checked_record(data, owner)
     except IntegrityError as error:
         raise IntegrityError(
             f"the record of this step in the task's state (key {STATE_KEY!r}) is damaged: {error}. "
-            "Nothing was started, because a job of this task may be running: look for it with "
-            "'airflow stepop jobs' and stop it, delete that key of the task's state "
-            "(.../taskInstances/<task>/state-store/stepop of Airflow's REST API), then clear the task"
+            f"Nothing was started, because a job of this task may be running: {FORGET_RECORD}"
         ) from error
 
 
-def save_record(state: StateStore, record: StepRecord) -> None:
-    state.set(STATE_KEY, record.to_json())
+FORGET_RECORD = (
+    "look for it with 'airflow stepop jobs' and stop it, delete that key of the task's state "
+    "(.../taskInstances/<task>/state-store/stepop of Airflow's REST API), then clear the task"
+)
+
+
+def save_record(state: StateStore, record: StepRecord, owner: Mapping[str, str]) -> None:
+    """Save the record, with a signature.
+
+    :param owner: labels of the task instance, see ``OWNER``
+    """
+    state.set(STATE_KEY, signed(record.to_json(), owner))
+
+
+# -- the signature
+
+# What the signature binds a record to, besides the record itself. A DAG run that is deleted and created again
+# has the same names, and gets no record of the first one: Airflow deletes a task's state with the task.
+OWNER = ("deployment", "dag_id", "run_id", "task_id", "map_index")
+_MAC = "mac"
+
+
+@dataclass(frozen=True)
+class UntrustedRecord:
+    """A record without a valid signature for its task instance.
+
+    :param claimed: what the record says. Of it counts ``generation`` alone, and what makes the task fail
+    :param why: why the signature is not valid, as a part of a sentence
+    """
+
+    claimed: StepRecord
+    why: str
+
+
+def signed(data: Mapping[str, Any], owner: Mapping[str, str]) -> dict[str, Any]:
+    """Return a record's JSON with a signature for the task instance."""
+    return {**data, _MAC: sign(Purpose.RECORD, _signed_bytes(data, owner))}
+
+
+def checked_record(data: Any, owner: Mapping[str, str]) -> StepRecord | UntrustedRecord:
+    """Return the record of a task instance.
+
+    The signature also covers fields that a newer version of this package added.
+
+    :param data: parsed JSON
+    :param owner: labels of the task instance, see ``OWNER``
+    :raises IntegrityError: ``data`` is not a record, or is damaged
+    :raises StepConfigError: ``[stepop] unsigned_records_until`` is no time
+    """
+    record = StepRecord.from_json(data)
+    why = why_refused(Purpose.RECORD, _signed_bytes(data, owner), data.get(_MAC))
+    if not why:
+        return record
+    if _MAC not in data and time.time() < _unsigned_until():
+        if all(record.labels.get(name) == owner[name] for name in OWNER):
+            return record
+        why = "it is the unsigned record of another task"
+    return UntrustedRecord(record, why)
+
+
+def _signed_bytes(data: Mapping[str, Any], owner: Mapping[str, str]) -> bytes:
+    content = {name: value for name, value in data.items() if name != _MAC}
+    return json.dumps([[owner[name] for name in OWNER], content], sort_keys=True).encode()
+
+
+def _unsigned_until() -> float:
+    """Return until when a record without a signature counts, seconds since the epoch; 0: it never counts."""
+    from airflow.sdk.configuration import conf
+
+    text = str(conf.get("stepop", "unsigned_records_until", fallback="") or "").strip()
+    if not text:
+        return 0.0
+    try:
+        until = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise StepConfigError(
+            f"[stepop] unsigned_records_until is a date or a time, such as 2027-01-31, and not {text!r}"
+        ) from error
+    return (until if until.tzinfo else until.replace(tzinfo=UTC)).timestamp()

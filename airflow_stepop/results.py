@@ -11,7 +11,6 @@ references on to the next step.
 from __future__ import annotations
 
 import hashlib
-import hmac
 import inspect
 import io
 import json
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_stepop.core.host import host_of
 from airflow_stepop.core.pickles import IS_FALSE, OTHER_RESULTS, are_pickles_allowed
 from airflow_stepop.core.printable import printable
-from airflow_stepop.core.signing_key import signing_key
+from airflow_stepop.core.signing_key import Purpose, sign, why_refused
 from airflow_stepop.core.stored_json import OBJECT, TEXT, checked_fields, is_kept_by_airflow, parsed_json
 from airflow_stepop.core.units import shown_size
 from airflow_stepop.exceptions import IntegrityError, ResultNotLoadedError, StepopError
@@ -107,7 +106,7 @@ class StepResult:
         else:
             conn_id = connection_of(base_uri)
             result = cls(entry, base_uri, host_of(base_uri), job=job, step=step, conn_id=conn_id)
-        result.mac = result._expected_mac()
+        result.sign()
         return result
 
     @property
@@ -174,12 +173,11 @@ class StepResult:
 
         :raises IntegrityError: the reference was changed, or was signed with another key
         """
-        is_signed = hmac.compare_digest(self.mac.encode(errors="replace"), self._expected_mac().encode())
+        trouble = why_refused(Purpose.REFERENCE, self._signed_bytes(), self.mac)
         is_known = self.codec in DATA_CODECS and is_inline(self.entry) and not self.conn_id
-        if not is_signed and not is_known:
+        if trouble and not is_known:
             raise IntegrityError(
-                f"refused to load {self!r}: the reference was not signed by this deployment. It was changed, "
-                "or this host has another [stepop] signing_key (or [core] fernet_key)"
+                f"refused to load {self!r}: the reference was not signed by this deployment: {trouble}"
             )
 
     def _check_pickle(self) -> None:
@@ -200,11 +198,13 @@ class StepResult:
 
         return read_ranges(ranges_of(segment, self.base_uri), segment, self.host, codec, self.conn_id)
 
-    def _expected_mac(self) -> str:
+    def sign(self) -> None:
+        """Sign the reference as it is now. The caller must have authenticated the digest of the value."""
+        self.mac = sign(Purpose.REFERENCE, self._signed_bytes())
+
+    def _signed_bytes(self) -> bytes:
         fields = {name: value for name, value in self.to_json().items() if name != "mac"}
-        return hmac.new(
-            signing_key(), json.dumps(fields, sort_keys=True).encode(), hashlib.sha256
-        ).hexdigest()
+        return json.dumps(fields, sort_keys=True).encode()
 
     def to_json(self) -> dict[str, Any]:
         """Return the form of the step's record."""

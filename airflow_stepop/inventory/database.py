@@ -6,12 +6,12 @@ The callers (``cli``, ``maintenance``) run where Airflow's database can be reach
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.core.stored_json import parsed_json
-from airflow_stepop.exceptions import IntegrityError, StepConfigError
-from airflow_stepop.record import STATE_KEY, StepRecord
+from airflow_stepop.exceptions import IntegrityError, StepConfigError, UntrustedRecordError
+from airflow_stepop.record import STATE_KEY, StepRecord, UntrustedRecord, checked_record
 
 if TYPE_CHECKING:
     from sqlalchemy.exc import DBAPIError
@@ -37,6 +37,10 @@ class TaskKey:
             return cls(labels["dag_id"], labels["run_id"], labels["task_id"], int(labels["map_index"]))
         except (KeyError, ValueError):
             return None
+
+    def labels(self, deployment: str) -> dict[str, str]:
+        """Return the labels of the task instance's jobs, without the nonce."""
+        return {"deployment": deployment, **asdict(self), "map_index": str(self.map_index)}
 
     def __str__(self) -> str:
         index = f"[{self.map_index}]" if self.map_index >= 0 else ""
@@ -109,20 +113,29 @@ def _from_workers(reference: str) -> Any:
 def record_of(key: TaskKey) -> StepRecord | None:
     """Return the record of a task instance; ``None`` if it has no record.
 
+    :raises UntrustedRecordError: the record is not that of the task instance, or was changed
     :raises IntegrityError: the record is damaged
     :raises StepConfigError: see ``raw_record``
     """
     value = raw_record(key)
-    if value is None:
-        return None
+    return checked(value, key) if value is not None else None
+
+
+def checked(value: Any, key: TaskKey) -> StepRecord:
+    """Return the record of a task instance from its JSON. The errors are those of :func:`record_of`."""
+    from airflow.sdk.configuration import conf
+
     try:
-        return StepRecord.from_json(value)
+        record = checked_record(value, key.labels(str(conf.get("stepop", "deployment", fallback=""))))
     except IntegrityError as error:
         raise IntegrityError(f"the record of {key} cannot be read: {error}") from error
+    if isinstance(record, UntrustedRecord):
+        raise UntrustedRecordError(f"the record of {key} is not used: {record.why}")
+    return record
 
 
-def raw_records() -> Iterator[Any]:
-    """Yield every record as parsed JSON.
+def raw_records() -> Iterator[tuple[TaskKey, Any]]:
+    """Yield every record as parsed JSON, with its task instance. No signature is checked here.
 
     :raises StepConfigError: see ``raw_record``
     """
@@ -133,12 +146,15 @@ def raw_records() -> Iterator[Any]:
     from sqlalchemy import select
 
     if type(get_state_backend()) is not MetastoreBackend:  # no other backend lists its keys
-        yield from (found for key, _ in task_instances() if (found := raw_record(key)) is not None)
+        yield from ((key, found) for key, _ in task_instances() if (found := raw_record(key)) is not None)
         return
+    table = TaskStateStoreModel
+    columns = (table.dag_id, table.run_id, table.task_id, table.map_index)
     with create_session(scoped=False) as session:
-        query = select(TaskStateStoreModel.value).where(TaskStateStoreModel.key == STATE_KEY)
-        for stored in session.scalars(query.execution_options(yield_per=ROWS)):
-            yield _parsed(stored)
+        query = select(*columns, table.value).where(table.key == STATE_KEY)
+        rows = session.execute(query.execution_options(yield_per=ROWS))
+        for dag_id, run_id, task_id, map_index, stored in rows:
+            yield TaskKey(dag_id, run_id, task_id, map_index), _parsed(stored)
 
 
 def task_instances() -> Iterator[tuple[TaskKey, str | None]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.connections.defaults import KEY, read_defaults
 from airflow_stepop.exceptions import StepConfigError, StepopError
-from airflow_stepop.inventory.database import raw_records
+from airflow_stepop.inventory.database import TaskKey, checked, raw_records
 from airflow_stepop.inventory.targets import Complain, Target, readable_connections, usable_targets
 from airflow_stepop.record import StepRecord
 from airflow_stepop.registry import describe_backends, hook_class
@@ -54,10 +54,11 @@ def all_targets(complain: Complain, also: Iterable[str] = ()) -> list[Target]:
 def _records_with_jobs(complain: Complain) -> Iterator[StepRecord]:
     """Yield one record for each place, of those whose job may still be at its service.
 
-    A damaged record is left out: ``sweep`` says which one, if it has a job.
+    A damaged or changed record is left out: ``sweep`` says which one, if it has a job. So nobody who writes a
+    record makes a command look up a connection.
     """
     seen = set()
-    for data in _known_records(complain):
+    for key, data in _known_records(complain):
         if not _may_have_job(data):
             continue
         handle = data.get("handle") or {}
@@ -65,7 +66,7 @@ def _records_with_jobs(complain: Complain) -> Iterator[StepRecord]:
         if place in seen:
             continue
         with suppress(StepopError):
-            yield StepRecord.from_json(data)
+            yield checked(data, key)
             seen.add(place)
 
 
@@ -76,7 +77,7 @@ def _may_have_job(data: Any) -> bool:
     return not collected or data.get("keep") == "always" or "failure" in collected
 
 
-def _known_records(complain: Complain) -> Iterator[Any]:
+def _known_records(complain: Complain) -> Iterator[tuple[TaskKey, Any]]:
     from sqlalchemy.exc import DBAPIError
 
     try:
@@ -109,6 +110,13 @@ def _connection(conn_id: str) -> Any:
         return None
 
 
+def _connections_in(data: Any) -> Iterator[str]:
+    for one in (data, data.get("handle")) if isinstance(data, Mapping) else ():
+        conn_id = one.get("conn_id") if isinstance(one, Mapping) else None
+        if isinstance(conn_id, str):
+            yield conn_id
+
+
 def all_stores(complain: Complain) -> list[Store]:
     """Return the stores of the settings, and those that connections name, each store once.
 
@@ -117,10 +125,10 @@ def all_stores(complain: Complain) -> list[Store]:
     :param complain: called with a message for each connection with a mistake in its defaults
     """
     given: dict[str, Any] = dict(readable_connections(lambda text: None))  # other callers report these
-    for data in _known_records(complain):
-        for one in (data, data.get("handle")) if isinstance(data, Mapping) else ():
-            conn_id = one.get("conn_id") if isinstance(one, Mapping) else None
-            if isinstance(conn_id, str) and conn_id not in given:
+    for key, data in _known_records(complain):
+        for conn_id in set(_connections_in(data)) - set(given):
+            with suppress(StepopError):
+                checked(data, key)
                 given[conn_id] = _connection(conn_id)
     stores = {store.url: store for store in configured_stores()}
     for connection in given.values():

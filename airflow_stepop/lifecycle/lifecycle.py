@@ -28,15 +28,17 @@ from airflow_stepop.lifecycle.collecting import Collected, Collector
 from airflow_stepop.lifecycle.failures import as_seen_before, seen_end
 from airflow_stepop.lifecycle.job_client import JobClient
 from airflow_stepop.lifecycle.memory import asked_options, next_memory, resources_of
+from airflow_stepop.lifecycle.new_records import has_no_job, new_record, record_is_gone
 from airflow_stepop.lifecycle.resubmitting import capacity_pause, resubmissions_before
 from airflow_stepop.lifecycle.stopping import Stopping
 from airflow_stepop.lifecycle.truncation import fit_to_state
+from airflow_stepop.lifecycle.unknown_jobs import UnknownJobs
 from airflow_stepop.lifecycle.usage import usage_of
 from airflow_stepop.record import (
     ResumeDecision,
     StateStore,
     StepRecord,
-    first_record,
+    UntrustedRecord,
     load_record,
     resume_decision,
     save_record,
@@ -80,6 +82,7 @@ class StepLifecycle:
         self.api_retries = ApiRetries(request, log, was_killed, pause or time.sleep)
         self.jobs = JobClient(request, self.api_retries, log)
         self._stopping = Stopping(self.jobs, self.api_retries, self._save)
+        self._unknown_jobs = UnknownJobs(request, self.jobs, self.api_retries, log)
         self._collector = Collector(request, self.jobs, self.api_retries, self.observer, log)
         self.record: StepRecord | None = None
         self.is_continued = False  # an earlier try may have submitted the job of a record without a handle
@@ -90,7 +93,9 @@ class StepLifecycle:
 
     def begin(self) -> JobHandle | Collected:
         """Return the job to wait for, or the result that an earlier try collected but could not return."""
-        self.record = record = load_record(self._state)
+        record = self._load()
+        if isinstance(record, UntrustedRecord):
+            return self._start(self._unknown_jobs.end(record))
         decision = resume_decision(record, self.request.call)
         if record is None:
             return self._start(generation=1)
@@ -114,22 +119,7 @@ class StepLifecycle:
         :param memory_bytes: least memory to ask for; ``None``: what the task asks for
         :param pause_s: seconds to wait between the two
         """
-        request = self.request
-        record = first_record(
-            call=request.call,
-            backend=request.backend,
-            conn_id=request.conn_id,
-            labels=request.labels,
-            generation=generation,
-            resubmissions=resubmissions,
-        )
-        record = replace(
-            record,
-            memory_bytes=memory_bytes,
-            keep=request.keep,
-            location=request.location,
-            asked=asked_options(request),
-        )
+        record = new_record(self.request, generation, resubmissions, memory_bytes)
         self._save(record)
         if pause_s > 0:
             self.api_retries.pause(pause_s)
@@ -333,7 +323,10 @@ class StepLifecycle:
 
         :param reason: the deadline that ended the task; if given, the failure is also collected and saved
         """
-        record = self.record or load_record(self._state)
+        record = self.record or self._load()
+        if isinstance(record, UntrustedRecord):
+            self._unknown_jobs.cancel(record)
+            return None
         handle = (record.handle or self.jobs.lookup(record)) if record else None
         if handle is None:
             return None
@@ -353,18 +346,22 @@ class StepLifecycle:
     def resume(self) -> JobHandle | None:
         """Return the record's job after a deferral; ``None`` if the quota had no room for a job so far.
 
-        After ``None``, the caller calls :meth:`begin`. The job is read from the record and not from the
-        trigger's event, since the event may be about the job of an older generation.
+        It is also ``None`` if the record cannot be trusted. After ``None``, the caller calls :meth:`begin`.
+        The job is read from the record and not from the trigger's event, since the event may be about the
+        job of an older generation.
 
         :raises StepFailedError: the task's state has no record
         """
-        self.record = load_record(self._state)
+        if isinstance(self._load(), UntrustedRecord):
+            return None
         return self._current_record().handle
 
     def ended_job(self) -> JobHandle | None:
         """Return the record's job if it has ended and its outcome is not collected yet; else ``None``."""
-        self.record = record = load_record(self._state)
-        if record is None or record.end is None or record.collected is not None:
+        record = self._load()
+        if record is None or isinstance(record, UntrustedRecord):
+            return None
+        if record.end is None or record.collected is not None:
             return None
         return record.handle
 
@@ -378,23 +375,20 @@ class StepLifecycle:
 
     def _current_record(self) -> StepRecord:
         if self.record is None:
-            raise StepFailedError(
-                Failure(
-                    Category.LOST,
-                    "the record of this step is gone from the task's state",
-                    hint="clear the task",
-                )
-            )
+            raise record_is_gone()
         return self.record
 
     def _handle_of(self, record: StepRecord) -> JobHandle:
         if record.handle is None:
-            raise StepFailedError(
-                Failure(Category.LOST, "the record of this step has no job", hint="clear the task"),
-                record.name,
-            )
+            raise has_no_job(record)
         return record.handle
 
+    def _load(self) -> StepRecord | UntrustedRecord | None:
+        """Load the record; keep it as :attr:`record` if it can be trusted."""
+        found = load_record(self._state, self.request.labels)
+        self.record = None if isinstance(found, UntrustedRecord) else found
+        return found
+
     def _save(self, record: StepRecord) -> None:
-        save_record(self._state, record)
+        save_record(self._state, record, self.request.labels)
         self.record = record

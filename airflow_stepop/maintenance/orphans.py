@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from airflow_stepop.exceptions import StepConfigError, StepopError
+from airflow_stepop.exceptions import StepConfigError, StepopError, UntrustedRecordError
 from airflow_stepop.inventory.database import TaskKey, is_finished, record_of, task_states
 from airflow_stepop.job import JobState
 
@@ -66,12 +66,14 @@ def find_orphans(
     keys = [TaskKey.of(job.found.labels) for job in old]
     states = task_states(key for key in keys if key is not None)
     for job, key in zip(old, keys, strict=True):
+        state = states[key] if key is not None and key in states else GONE
         try:
             record = record_of(key) if key is not None and key in states else None
         except StepopError as error:  # the unreadable record may be the owner's
-            complain(f"{job.handle} is left alone: {error}")
-            continue
-        state = states[key] if key is not None and key in states else GONE
+            if not isinstance(error, UntrustedRecordError) or not is_finished(state):
+                complain(f"{job.handle} is left alone: {error}")
+                continue
+            record = None  # no task waits for the job, whatever the record says
         reason = _disowned(job, record, state)
         if reason:
             is_own = record is not None and record.nonce == job.label("nonce")

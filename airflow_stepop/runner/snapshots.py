@@ -58,6 +58,7 @@ class Snapshots:
         self.table = table
         self.folder = folder
         self.key = bytes.fromhex(table["key"])
+        self.keys = [self.key, *map(bytes.fromhex, table.get("earlier_keys", ()))]
 
     @classmethod
     def take(cls, options: Mapping[str, str], scratch: str) -> Snapshots:
@@ -107,7 +108,7 @@ class Snapshots:
         try:
             if not _bring(place, archive, self._allow):
                 return False
-            verify(archive, self.key)
+            verify(archive, *self.keys)
             count = unpack(archive, draft)
         except ForgedError as error:
             raise RefusedError(

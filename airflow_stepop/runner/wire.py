@@ -186,7 +186,11 @@ class Snapshot(TypedDict):
     uri: str
 
 
-class Checkpoint(TypedDict):
+class _EarlierKeys(TypedDict, total=False):
+    earlier_keys: list[str]  # they verify what was saved before ``key`` came, and sign nothing
+
+
+class Checkpoint(_EarlierKeys):
     """``checkpoint.json``."""
 
     get: list[Snapshot]

@@ -14,6 +14,7 @@ from airflow_stepop.exceptions import IntegrityError, OutcomeLostError
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.hooks.base import StepHook, receipt_text
 from airflow_stepop.job import (
+    FoundJob,
     JobHandle,
     JobState,
     JobStatus,
@@ -24,7 +25,9 @@ from airflow_stepop.job import (
     StepSpec,
 )
 from airflow_stepop.lifecycle.lifecycle import StepLifecycle
-from airflow_stepop.record import CallIdentity
+from airflow_stepop.record import CallIdentity, StepRecord
+from airflow_stepop.record import load_record as load_record_of
+from airflow_stepop.record import save_record as save_record_of
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.runner.protocol import RECEIPT_PREFIX
 from tests.support.third_party import install_backend
@@ -39,6 +42,7 @@ class MemoryHook(StepHook):
     def __init__(self):
         super().__init__()
         self.jobs: dict[str, JobStatus] = {}
+        self.labels: dict[str, dict[str, str]] = {}  # of the jobs that were submitted
         self.outcomes: dict[str, OutcomeReport] = {}
         self.secrets: set[str] = set()  # names of the jobs whose secret input is still there
         self.lines: dict[str, list[str]] = {}
@@ -79,6 +83,7 @@ class MemoryHook(StepHook):
         self._called("submit")
         self.jobs.setdefault(spec.name, JobStatus(JobState.RUNNING, started_at=time.time()))
         self.secrets.add(spec.name)
+        self.labels[spec.name] = dict(spec.labels)
         if self.fails_after_submit:
             raise ConnectionResetError("the answer was lost")
         return self.handle(spec.name)
@@ -134,7 +139,9 @@ class MemoryHook(StepHook):
         self.secrets.discard(handle.id)
 
     def find(self, labels):
-        return [self.handle(name) for name in self.jobs]
+        self._called("find")
+        found = [(name, self.labels.get(name, {})) for name in self.jobs]
+        return [FoundJob(self.handle(name), own, 0.0) for name, own in found if labels.items() <= own.items()]
 
     def check(self):
         return []
@@ -163,6 +170,20 @@ class MemoryState(dict):
         self[key] = json.dumps(value)
 
 
+LABELS = {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": "-1", "deployment": "prod"}
+
+
+def load_record(state):
+    """Return the record of the one task instance, as its lifecycle loads it."""
+    record = load_record_of(state, LABELS)
+    assert record is None or isinstance(record, StepRecord), record
+    return record
+
+
+def save_record(state, record):
+    save_record_of(state, record, LABELS)
+
+
 class Request:
     """The request of a task; see ``airflow_stepop.lifecycle.lifecycle.Request``."""
 
@@ -180,7 +201,7 @@ class Request:
     def __init__(self, hook, call):
         self._hook = hook
         self.call = call
-        self.labels = {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": "-1", "deployment": ""}
+        self.labels = dict(LABELS)
         self.location = {}
 
     on_oom = None

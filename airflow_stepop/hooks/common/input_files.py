@@ -8,14 +8,13 @@ the files into the runner's input folder.
 from __future__ import annotations
 
 import gzip
-import hmac
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from airflow_stepop.core.host import airflow_folder
-from airflow_stepop.core.signing_key import signing_key
+from airflow_stepop.core.signing_key import derived_keys
 from airflow_stepop.hooks.common.signing import Signer, in_bucket
 from airflow_stepop.hooks.common.zipapp import runner_zipapp
 from airflow_stepop.runner.protocol import CHECKPOINT, LOCATIONS, MANIFEST, OUTCOME, RUNNER, SECRETS, UPLOADS
@@ -159,13 +158,17 @@ def _checkpoint(spec: StepSpec, signer: Signer, own_folder: str | None) -> Check
     else:
         (put,) = signer.writable(spec.checkpoint_uri, [name])
         urls = signer.readable([own, *([earlier] if earlier else [])])
-    return {
+    key, *earlier_keys = derived_keys(f"checkpoint\n{folder}")
+    table: Checkpoint = {
         "get": [{"url": url, "uri": uri} for uri, url in urls.items()],
         "put": put,
         "headers": dict(bucket.put_headers()),
-        "key": hmac.new(signing_key(), f"checkpoint\n{folder}".encode(), "sha256").hexdigest(),
+        "key": key.hex(),
         "most_bytes": bucket.largest_put_bytes,
     }
+    if earlier_keys:
+        table["earlier_keys"] = [one.hex() for one in earlier_keys]
+    return table
 
 
 def _to_json(table: Mapping[str, object], is_secret: bool) -> InputFile:

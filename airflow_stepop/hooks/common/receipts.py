@@ -8,14 +8,12 @@ module, and gets the :class:`~airflow_stepop.job.OutcomeReport` from :func:`repo
 from __future__ import annotations
 
 import binascii
-import hashlib
-import hmac
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from airflow_stepop.core.signing_key import signing_key
+from airflow_stepop.core.signing_key import Purpose, sign, why_refused
 from airflow_stepop.core.stored_json import COUNT, TEXT, checked_fields, parsed_json
 from airflow_stepop.core.units import shown_size
 from airflow_stepop.exceptions import IntegrityError, OutcomeLostError
@@ -140,7 +138,7 @@ def signed_receipt(handle: JobHandle, text: str) -> dict[str, str] | None:
         text = json.dumps(replace(receipt, outcome=None).to_json())
     if len(text) > HANDED_BYTES:  # no digest is so long
         return None
-    return {"text": text, "mac": _mac(handle, text)}
+    return {"text": text, "mac": sign(Purpose.RECEIPT, _signed_bytes(handle, text))}
 
 
 def with_receipt(handle: JobHandle, signed: object) -> JobHandle:
@@ -167,11 +165,10 @@ def receipt_of(handle: JobHandle) -> Receipt | None:
     text, mac = signed.get("text"), signed.get("mac")
     if not isinstance(text, str) or not isinstance(mac, str):
         return None
-    is_ours = hmac.compare_digest(_mac(handle, text).encode(), mac.encode(errors="replace"))
+    is_ours = not why_refused(Purpose.RECEIPT, _signed_bytes(handle, text), mac)
     return parse_receipt(text) if is_ours else None
 
 
-def _mac(handle: JobHandle, text: str) -> str:
-    """Return the MAC of a job's receipt. The name of a job has a hash of its nonce."""
-    words = json.dumps(["receipt", handle.backend, handle.scope, handle.id, handle.name, text])
-    return hmac.new(signing_key(), words.encode(), hashlib.sha256).hexdigest()
+def _signed_bytes(handle: JobHandle, text: str) -> bytes:
+    """Return what the MAC of a job's receipt covers. The name of a job has a hash of its nonce."""
+    return json.dumps(["receipt", handle.backend, handle.scope, handle.id, handle.name, text]).encode()

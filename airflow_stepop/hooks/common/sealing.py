@@ -6,9 +6,7 @@ The key travels in the job's request and the sealed files lie in the bucket: eit
 
 from __future__ import annotations
 
-import hmac
-
-from airflow_stepop.core.signing_key import signing_key
+from airflow_stepop.core.signing_key import derived_keys
 
 
 def seal_key(nonce: str) -> bytes:
@@ -19,4 +17,4 @@ def seal_key(nonce: str) -> bytes:
 
     :param nonce: the nonce of the job, ``StepSpec.nonce``
     """
-    return hmac.new(signing_key(), f"seal{nonce}".encode(), "sha256").digest()
+    return derived_keys(f"seal{nonce}")[0]

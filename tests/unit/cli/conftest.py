@@ -137,11 +137,15 @@ class Instance:
                 .values(state=state)
             )
 
-    def set_record(self, value: Any) -> None:
+    def set_record(self, value: Any, *, is_signed: bool = True) -> None:
+        from airflow.sdk.configuration import conf
         from airflow.state import TaskScope, get_state_backend
 
-        from airflow_stepop.record import STATE_KEY
+        from airflow_stepop.record import STATE_KEY, signed
 
+        if is_signed and isinstance(value, dict) and "nonce" in value:
+            deployment = conf.get("stepop", "deployment", fallback="")
+            value = signed(value, {**self.labels, "deployment": deployment})
         scope = TaskScope(self.dag_id, self.run_id, self.task_id, self.map_index)
         if value is None:
             get_state_backend().delete(scope, STATE_KEY)

@@ -110,6 +110,15 @@ def test_a_job_whose_submit_was_interrupted(stepop, hook, add):
     assert jobs_of(stepop("jobs", "-o", "json")) == [name]
 
 
+def test_a_place_that_somebody_wrote_into_a_record_is_not_asked(stepop, hook, add, instance):
+    """No connection is looked up that a record without a valid signature names."""
+    add("mars")
+    record = replace(instance("quiet").new_record(), backend="memory", conn_id="theirs")
+    instance("quiet").set_record(record.with_handle(hook.add(record.name)).to_json(), is_signed=False)
+    stepop("jobs", "-o", "json")
+    assert hook.asked == ["earth"]
+
+
 def test_each_place_is_asked_once(stepop, hook, add):
     names = [add("mars", "quiet"), add("mars", "large"), add("earth", "fails")]
     assert sorted(jobs_of(stepop("jobs", "-o", "json"))) == sorted(names)

@@ -12,6 +12,7 @@ import pytest
 
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.job import FoundJob, JobState
+from airflow_stepop.record import signed
 from tests.support.memory_backend import MemoryHook, Registered
 from tests.support.processes import started
 from tests.support.third_party import install_backend
@@ -163,7 +164,8 @@ def test_records_in_a_state_backend_of_the_workers(stepop, instance, submit, job
     one = instance("quiet")
     record = one.new_record()
     scope = TaskScope(one.dag_id, one.run_id, one.task_id, one.map_index)
-    reference = elsewhere.serialize_task_state_store_to_ref(value=record.to_json(), key="stepop", scope=scope)
+    value = signed(record.to_json(), {**one.labels, "deployment": DEPLOYMENT})
+    reference = elsewhere.serialize_task_state_store_to_ref(value=value, key="stepop", scope=scope)
     handle = submit(one, is_recorded=False, nonce=record.nonce)
     other = submit(one, is_recorded=False)
     one.set_record({"__airflow_state_ref__": reference})
@@ -219,6 +221,34 @@ def test_a_finished_job_is_kept_as_its_task_says(stepop, instance, jobs, keep, c
     assert list(found(stepop(*ALL, "--retention", "0"))) == list(expected)
     assert list(found(stepop(*ALL, "--retention", "0.000000001", "--yes"))) == [handle.name]
     assert jobs.state(handle) is JobState.GONE
+
+
+def changed(one, record):
+    """Put a record of the task instance into its state that somebody has changed."""
+    data = signed(record.to_json(), {**one.labels, "deployment": DEPLOYMENT})
+    one.set_record({**data, "keep": "never", "collected": {"result": {}}}, is_signed=False)
+
+
+def test_a_record_that_was_changed_decides_nothing(stepop, instance, submit, jobs):
+    """While the task runs, the job may be its own. Afterwards the job ends as one without a record."""
+    one = instance("quiet")
+    handle = submit(one, is_recorded=False)
+    changed(one, one.new_record())
+    output = stepop(*ALL, "--yes")
+    assert (output.code, output.data) == (1, [])
+    assert f"local job {handle.name} is left alone: the record of upkeep.quiet" in output.err
+    assert "is not used: it was changed after it was signed" in output.err
+    assert jobs.state(handle) is JobState.RUNNING
+    one.set_state("success")
+    assert found(stepop(*ALL, "--yes"))[handle.name][0] == "cancel"
+
+
+def test_keep_counts_only_in_a_signed_record(stepop, instance, jobs):
+    one = instance("quiet", "success")
+    handle = jobs.submit(one, "true", deployment=DEPLOYMENT)
+    jobs.wait(handle)
+    changed(one, one.new_record(nonce=_nonce(jobs, handle), keep="always"))
+    assert found(stepop(*ALL)) == {}
 
 
 def _nonce(jobs, handle):

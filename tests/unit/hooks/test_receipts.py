@@ -9,7 +9,6 @@ from dataclasses import replace
 import pytest
 
 from airflow_stepop.exceptions import IntegrityError, OutcomeLostError
-from airflow_stepop.hooks.common import receipts
 from airflow_stepop.hooks.common.receipts import (
     Receipt,
     find_receipt,
@@ -133,8 +132,9 @@ def test_a_receipt_of_another_job_is_ignored(other):
 
 
 def test_a_receipt_that_was_signed_with_another_key_is_ignored(monkeypatch):
+    monkeypatch.setenv("AIRFLOW__STEPOP__SIGNING_KEY", "one key")
     signed = signed_receipt(HANDLE, text())
-    monkeypatch.setattr(receipts, "signing_key", lambda: b"another")
+    monkeypatch.setenv("AIRFLOW__STEPOP__SIGNING_KEY", "another key")
     assert receipt_of(with_receipt(HANDLE, signed)) is None
 
 

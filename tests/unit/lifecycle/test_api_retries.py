@@ -8,8 +8,8 @@ from airflow_stepop.exceptions import QuotaError
 from airflow_stepop.failure import Category, StepFailedError
 from airflow_stepop.job import JobHandle
 from airflow_stepop.lifecycle import api_retries
-from airflow_stepop.record import load_record
 from airflow_stepop.waiting.deadlines import StopReason
+from tests.support.memory_backend import load_record
 
 FULL = QuotaError("the quota of namespace 'ml' is used up: count/jobs.batch=5")
 DOWN = ConnectionError("503")

@@ -12,10 +12,10 @@ import structlog
 from airflow_stepop.hooks.common.receipts import Receipt, receipt_of, signed_receipt
 from airflow_stepop.job import JobState
 from airflow_stepop.lifecycle.worker_wait import WorkerWait
-from airflow_stepop.record import load_record
 from airflow_stepop.runner.protocol import RECEIPT_PREFIX
 from airflow_stepop.triggers import RemoteStepTrigger
 from airflow_stepop.waiting.deadlines import Deadlines, StopReason
+from tests.support.memory_backend import load_record
 
 RECEIPT = json.dumps({"protocol": 1, "digest": "d", "size": 3})
 WAITER = {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1}

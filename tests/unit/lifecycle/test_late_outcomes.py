@@ -11,9 +11,9 @@ from airflow_stepop.failure import Category, Failure
 from airflow_stepop.job import JobHandle, JobState, JobStatus
 from airflow_stepop.lifecycle.collecting import Collected
 from airflow_stepop.lifecycle.lifecycle import StepLifecycle
-from airflow_stepop.record import CallIdentity, load_record
+from airflow_stepop.record import CallIdentity
 from airflow_stepop.waiting.deadlines import StopReason
-from tests.support.memory_backend import Log, Request
+from tests.support.memory_backend import Log, Request, load_record
 
 DONE = {"result": {"value": {"plain": 1}}}
 MISSING = "outcome.json is not in s3://bucket/results yet"

@@ -14,8 +14,9 @@ from airflow_stepop.job import JobHandle, JobState
 from airflow_stepop.lifecycle import lifecycle as lifecycle_module
 from airflow_stepop.lifecycle.collecting import Collected
 from airflow_stepop.lifecycle.options import MAX_RESUBMISSIONS
-from airflow_stepop.record import ResumeDecision, StepRecord, load_record, resume_decision
+from airflow_stepop.record import ResumeDecision, StepRecord, resume_decision
 from airflow_stepop.waiting.deadlines import StopReason
+from tests.support.memory_backend import load_record
 
 DONE = {"result": {"value": {"plain": 1}}}
 

@@ -9,8 +9,8 @@ from airflow_stepop.core.units import parse_size
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.job import JobState
 from airflow_stepop.lifecycle.failures import with_memory
-from airflow_stepop.record import load_record
 from airflow_stepop.waiting.deadlines import StopReason
+from tests.support.memory_backend import load_record
 
 GIB = 2**30
 

@@ -8,9 +8,8 @@ import pytest
 
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.job import JobState
-from airflow_stepop.record import load_record, save_record
 from airflow_stepop.waiting.deadlines import StopReason
-from tests.support.memory_backend import Log
+from tests.support.memory_backend import Log, load_record, save_record
 
 FAILED = {"failure": Failure(Category.USER_ERROR, "no").to_json()}
 

@@ -15,8 +15,9 @@ from airflow_stepop.failure import Category, Failure
 from airflow_stepop.job import JobHandle, JobState, JobStatus
 from airflow_stepop.lifecycle.collecting import Collected
 from airflow_stepop.lifecycle.failures import without_outcome
-from airflow_stepop.record import STATE_KEY, StepRecord, load_record
+from airflow_stepop.record import STATE_KEY, StepRecord, signed
 from airflow_stepop.waiting.deadlines import StopReason
+from tests.support.memory_backend import LABELS, load_record
 
 AT = 1_780_000_000.0
 SUCCEEDED = JobStatus(JobState.SUCCEEDED, native="Complete", finished_at=AT)
@@ -246,7 +247,7 @@ def test_a_record_of_an_older_version_has_no_end(state, new_try):
     handle = new_try().begin()
     data = state.get(STATE_KEY)
     del data["end"]
-    state.set(STATE_KEY, data)
+    state.set(STATE_KEY, signed(data, LABELS))
     assert load_record(state).end is None
     assert new_try().begin() == handle
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from airflow_stepop.exceptions import IntegrityError
@@ -9,9 +11,9 @@ from airflow_stepop.failure import Category, Failure, StepFailedError
 from airflow_stepop.job import JobHandle, JobState, JobStatus
 from airflow_stepop.lifecycle import resubmitting, stopping
 from airflow_stepop.lifecycle.lifecycle import StepLifecycle
-from airflow_stepop.record import STATE_KEY, CallIdentity, load_record
+from airflow_stepop.record import STATE_KEY, CallIdentity
 from airflow_stepop.waiting.deadlines import StopReason
-from tests.support.memory_backend import Log, Request
+from tests.support.memory_backend import Log, Request, load_record, save_record
 
 
 class Deferred(BaseException):
@@ -52,8 +54,8 @@ def test_a_job_that_never_ends_is_never_doubled(hook, state, session):
     session().begin()
     with pytest.raises(Deferred):
         session(max_tries=2).begin()
-    data = state.get(STATE_KEY)
-    state.set(STATE_KEY, {**data, "stop": {**data["stop"], "since": data["stop"]["since"] - 1801}})
+    record = load_record(state)
+    save_record(state, replace(record, stop={**record.stop, "since": record.stop["since"] - 1801}))
     with pytest.raises(StepFailedError, match="could not be stopped within 1800 s"):
         session(max_tries=2).begin()
     assert hook.calls["submit"] == 1

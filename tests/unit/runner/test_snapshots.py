@@ -56,7 +56,7 @@ def steps(new_folder, bucket):
     """Return a maker of steps that keep their checkpoint in the bucket, each under its own name."""
     made: list[str] = []
 
-    def make(*words: str, most_bytes: int = 5 << 30, key: bytes = KEY):
+    def make(*words: str, most_bytes: int = 5 << 30, key: bytes = KEY, earlier_keys: tuple[bytes, ...] = ()):
         names = [f"c/{len(made)}.tar", *made[-1:]]
         made.insert(len(made), names[0])
         until = time.time() + 600
@@ -67,6 +67,7 @@ def steps(new_folder, bucket):
             "headers": {},
             "key": key.hex(),
             "most_bytes": most_bytes,
+            **({"earlier_keys": [one.hex() for one in earlier_keys]} if earlier_keys else {}),
         }
         folder = new_folder().set(checkpoint=True).command(*words)
         path = folder.path / "in" / protocol.CHECKPOINT
@@ -167,6 +168,15 @@ def test_a_snapshot_above_the_limit_is_not_downloaded(steps, bucket):
     assert f"its checkpoint {bucket.uri('c/0.tar')} was refused" in done.failure["summary"]
     assert "it has 40 MiB, and this task saves at most 1 MiB" in done.failure["summary"]
     assert "delete the object" in done.failure["hint"]
+
+
+def test_a_snapshot_of_a_replaced_key_is_read_and_the_new_key_signs(steps, bucket):
+    steps(*shell("echo one >> state; exit 3")).run()
+    new = b"n" * 32
+    done = steps(*shell("echo two >> state; exit 3"), key=new, earlier_keys=(b"x" * 32, KEY)).run()
+    assert done.failure["exit_code"] == 3
+    done = steps(*shell("cat state"), key=new).run()
+    assert "one\ntwo" in done.stdout
 
 
 def test_one_that_is_too_large_is_told_and_the_step_goes_on(steps, bucket):

@@ -226,6 +226,15 @@ def test_the_snapshot_of_another_task_is_refused(tries):
     assert "was refused" in tries.end(handle)[1]
 
 
+def test_a_checkpoint_outlives_a_change_of_the_key(tries, monkeypatch):
+    monkeypatch.setenv("AIRFLOW__STEPOP__SIGNING_KEY", "old")
+    tries.run(f"{FIND}; echo mine > state; exit 3")
+    monkeypatch.setenv("AIRFLOW__STEPOP__SIGNING_KEY", "new,old")
+    failure, log = tries.end(tries.submit(f"{FIND}; cat state"))
+    assert failure is None
+    assert "mine" in log
+
+
 def test_addresses_and_key_are_in_a_private_file_only(tries):
     spec, payload = tries.spec(f"{FIND}; true")
     files = input_files(payload, spec)

@@ -429,7 +429,7 @@ def test_a_folder_cannot_be_copied_to_a_folder_or_from_another_host(steps, bucke
         copy_to_bucket(payload_of(result), folder, MIB)
     elsewhere = StepResult.signed(result.entry, folder.uri("results/elsewhere"))
     elsewhere.host = "far-away"
-    elsewhere.mac = elsewhere._expected_mac()
+    elsewhere.sign()
     with pytest.raises(WrongHostError, match="was written on the host far-away"):
         payload_of(elsewhere)
 
