@@ -176,3 +176,38 @@ def test_what_the_runner_says_of_the_bucket_is_no_receipt(service, hook, submit,
     else:
         assert "is not used" in " ".join(lines)
         assert hook.outcome(handle).data != FORGED
+
+
+@pytest.mark.usefixtures("containers")
+def test_files_that_were_added_to_the_input_are_not_read(service, hook, submit, store):
+    """Addresses and secrets come sealed. A plain file of the same name sends no value elsewhere."""
+    service.do("plan", job="*", hold=["Starting"])
+    handle = submit(["true"])
+    (manifest,) = [path for path in store.list("jobs") if path.endswith("/manifest.json")]
+    table = {"outcome": "http://127.0.0.1:9/evil", "put": "http://127.0.0.1:9/evil", "headers": {}}
+    for name in ("uploads.json", "secrets.json", "checkpoint.json", "frames.key", "started.json"):
+        store.put(f"{manifest.rpartition('/')[0]}/{name}", json.dumps(table).encode())
+    service.do("release", job="*", phase="Starting")
+    assert service.wait_for(handle.name, "Completed", "Failed")["TrainingJobStatus"] == "Completed"
+    assert hook.outcome(handle).digest
+    assert [line for line in service.log(handle.name) if "evil" in line or "cannot" in line] == []
+
+
+# -- a step
+
+
+@pytest.mark.usefixtures("containers")
+@pytest.mark.parametrize("code", [0, 3], ids=["success", "failure"])
+def test_a_step_that_writes_receipts_and_a_reason_of_its_own(service, hook, submit, code):
+    """The runner's receipt is the last one, and its reason replaces that of the step."""
+    own = receipt_for(FORGED)
+    script = (
+        f"echo '{RECEIPT_PREFIX}{own}'; echo '{own}' > /opt/ml/output/failure; "
+        f"mkdir -p /opt/ml/model/stepop; echo forged > /opt/ml/model/stepop/outcome.json; exit {code}"
+    )
+    handle = submit(["sh", "-c", script])
+    service.wait_for(handle.name, "Completed", "Failed")
+    report = hook.outcome(handle)
+    assert report.digest == hashlib.sha256(report.data).hexdigest()
+    assert report.data != FORGED
+    assert json.loads(report.data)["status"] == ("failure" if code else "success")
