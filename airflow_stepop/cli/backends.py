@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 from airflow_stepop.cli.output import TABLES, Row, command, complain, print_rows, print_tree
 from airflow_stepop.cli.render import PLACEHOLDER
@@ -13,8 +14,6 @@ from airflow_stepop.core.units import shown_size
 
 if TYPE_CHECKING:
     from argparse import Namespace
-
-    from pydantic.fields import FieldInfo
 
     from airflow_stepop.hooks.base import StepHook
     from airflow_stepop.hooks.settings import BackendSettings
@@ -118,17 +117,24 @@ def describe_settings(model: type[BackendSettings]) -> Iterator[Row]:
         text = field.description or documented.get(name, "")
         yield {
             "setting": name,
-            "type": _type_name(field),
+            "type": _type_name(field.annotation),
             "default": "(required)" if field.is_required() else field.get_default(call_default_factory=True),
             "description": without_markup(" ".join(text.split())),
         }
 
 
-def _type_name(field: FieldInfo) -> str:
-    kind = field.annotation
-    return (
-        kind.__name__ if isinstance(kind, type) and "[" not in str(kind) else str(kind).replace("typing.", "")
-    )
+def _type_name(kind: Any) -> str:
+    """Return a type as a user writes it: without what checks its values."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _type_name(inner[0])
+    if origin in (Union, UnionType):
+        return " | ".join(map(_type_name, inner))
+    if kind is NoneType:
+        return "None"
+    if isinstance(origin, type) and inner:
+        return f"{origin.__name__}[{', '.join(map(_type_name, inner))}]"
+    return kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
 
 
 def describe_resources(hook: StepHook) -> Iterator[Row]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
+from . import protocol
 from .failures import RefusedError, StepError
 
 TYPE_CHECKING = False
@@ -92,8 +93,14 @@ def quietly(call: Any, *args: Any, **options: Any) -> None:
 
 
 def report(text: str) -> None:
-    """Write a line of the runner to descriptor 2, because the step may have replaced ``sys.stderr``."""
+    """Write a line of the runner to descriptor 2, because the step may have replaced ``sys.stderr``.
+
+    The text may have names and values from a bucket, so whoever can write there could have a receipt printed.
+    Therefore the prefix of a receipt is changed.
+    """
     text = mask(text) if mask else text
+    for prefix in (protocol.RECEIPT_PREFIX, protocol.FRAME_PREFIX):
+        text = text.replace(prefix.rstrip(), prefix.rstrip().replace("-", "_"))
     quietly(os.write, 2, f"stepop: {text}\n".encode("utf-8", "backslashreplace"))
 
 

@@ -233,7 +233,12 @@ def receipt_in(reason: str) -> Receipt | None:
 
     The runner writes it to ``/opt/ml/output/failure``, whose text the service puts behind ``AlgorithmError``.
     """
-    _, _, text = reason.partition("AlgorithmError: ")
+    begin = "AlgorithmError: "
+    if not reason.startswith(
+        begin
+    ):  # other texts may contain names that somebody else has chosen, as keys in S3
+        return None
+    text = reason.removeprefix(begin)
     try:
         data, _ = json.JSONDecoder().raw_decode(text.lstrip())
         return Receipt.from_json(data)

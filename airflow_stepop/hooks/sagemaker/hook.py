@@ -37,6 +37,7 @@ from airflow_stepop.hooks.sagemaker.places import (
     Places,
     check_isolated,
     is_s3,
+    own_folder,
     parts_of,
     places_of,
     write_parts_manifest,
@@ -46,7 +47,7 @@ from airflow_stepop.hooks.sagemaker.secret_access import unreadable_secrets
 from airflow_stepop.hooks.sagemaker.service import SHOWN_S, TrainingJobs, api_error, submit_error
 from airflow_stepop.hooks.sagemaker.settings import SageMakerSettings
 from airflow_stepop.hooks.sagemaker.states import STATES
-from airflow_stepop.hooks.sagemaker.status import has_run
+from airflow_stepop.hooks.sagemaker.status import has_run, status_of
 from airflow_stepop.job import (
     Cursor,
     Finding,
@@ -61,7 +62,7 @@ from airflow_stepop.job import (
 )
 from airflow_stepop.runner.protocol import ENV_NONCE
 from airflow_stepop.runner.secret_references import AWS
-from airflow_stepop.stores.configured import locate, step_store, store_of
+from airflow_stepop.stores.configured import step_store, store_of
 
 if TYPE_CHECKING:
     from airflow_stepop.hooks.common.machines import Machines
@@ -235,7 +236,7 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
     def lookup(self, spec: StepSpec) -> JobHandle | None:
         jobs = self._in(self.settings_of(spec).region_name).jobs
         job = _own(jobs.describe(spec.name), spec)
-        if job is None or jobs.is_deleted(str(job["TrainingJobArn"])):
+        if job is None or (status_of(job).state.is_terminal and jobs.is_deleted(str(job["TrainingJobArn"]))):
             return None
         return self._handle_of(job)
 
@@ -317,14 +318,14 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
         self._of(handle).jobs.stop(handle.name)
 
     def delete(self, handle: JobHandle) -> None:
-        unstage(*locate(self._detail(handle)["inputs"]))
+        unstage(*own_folder(self._detail(handle)["inputs"], handle.name))
         with explained(self.api_error, {Trouble.DENIED: f"{handle} cannot be marked as deleted"}):
             self._of(handle).delete(handle.name)
 
     def delete_secrets(self, handle: JobHandle) -> None:
         detail = self._detail(handle)
         if detail.get("has_secrets", True):
-            remove_sealed(*locate(detail["inputs"]))
+            remove_sealed(*own_folder(detail["inputs"], handle.name))
 
     def api_error(self, error: Exception) -> ApiError:
         return api_error(error)

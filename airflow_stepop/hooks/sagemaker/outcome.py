@@ -81,9 +81,13 @@ def outcome_of(
     if receipt is None and may_come and (is_reported or status.state is not JobState.FAILED):
         raise OutcomeNotReadyError(f"the receipt of {handle} is not in the log group {GROUP}")
     if receipt is None and is_success:
+        missing = f"its receipt is not in the log group {GROUP}; {missing}"
+        if status.usage.get("attempts") and not missing.endswith(READ_LOGS):
+            # The last attempt may have restored what somebody has forged in the bucket: see decision 0023
+            raise OutcomeLostError(
+                f"the service started the job of {handle} several times, and {missing}; {LOST}"
+            )
         data = output.read(base_uri, OUTCOME_BYTES)
-        lost = f"; {LOST}" if status.usage.get("attempts") and missing != READ_LOGS else ""
-        missing = f"its receipt is not in the log group {GROUP}; {missing}{lost}"
         found = OutcomeReport(None, data, base_uri, missing)
     else:
         found = report(handle, receipt, base_uri, lambda _: output.read(base_uri, OUTCOME_BYTES), GROUP)

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeGuard
 
-from airflow_stepop.exceptions import StepConfigError
+from airflow_stepop.exceptions import StepConfigError, StoreError
 from airflow_stepop.hooks.common.input_files import newest_snapshot
 from airflow_stepop.runner.protocol import LOCATIONS
 from airflow_stepop.stores.bucket import BucketStore
@@ -28,6 +28,7 @@ from airflow_stepop.stores.paths import JOBS, RESULTS
 if TYPE_CHECKING:
     from airflow_stepop.hooks.common.input_files import InputFile
     from airflow_stepop.job import Payload, StepSpec
+    from airflow_stepop.stores.base import Store
 
 # https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html
 CHANNEL, PARTS_CHANNEL = "stepop", "stepop-parts"
@@ -85,6 +86,23 @@ def places_of(spec: StepSpec, may_restart: bool) -> Places:
     if spec.checkpoint_uri:
         checkpoints = f"{bucket_of(spec.checkpoint_uri).path_of(spec.checkpoint_uri)}/{spec.name}"
     return Places(store, results, folder, checkpoints)
+
+
+def own_folder(uri: str, job_name: str) -> tuple[Store, str]:
+    """Return the store and the path of a job's staged input, which is deleted with the job.
+
+    The address may come from the variables of a job that somebody else has created.
+
+    :raises StoreError: it is not the folder of this job, or lies outside the configured stores
+    """
+    store, path = locate(uri)
+    first, *others = path.split("/")
+    if first != JOBS or others[-1:] != [job_name] or "" in others:
+        raise StoreError(
+            f"refused to delete {uri}: it is not a folder of the job {job_name}. Somebody else may have "
+            "created the job with the labels of this Airflow; see its page in the AWS console"
+        )
+    return store, path
 
 
 def bucket_of(uri: str) -> BucketStore:

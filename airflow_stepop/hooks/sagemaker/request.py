@@ -247,7 +247,10 @@ def about(environment: Mapping[str, str]) -> Json | None:
         found = parsed_json("".join(pieces), ENV_ABOUT)
     except IntegrityError:
         return None
-    return found if isinstance(found, dict) and isinstance(found.get("labels"), dict) else None
+    labels = found.get("labels") if isinstance(found, dict) else None
+    if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
+        return None  # whoever may create training jobs can write such variables
+    return found if all(isinstance(found.get(key), str) for key in ("results", "inputs")) else None
 
 
 def _tags(labels: Mapping[str, str], given: Mapping[str, str]) -> list[Json]:
