@@ -84,10 +84,20 @@ def _is_open(path: str, found: os.stat_result) -> bool:
 
 
 def _owner_of_new_file(folder: str) -> int:
-    probe = os.path.join(folder, f".probe-{os.urandom(4).hex()}")
-    descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:  # a file without a name, of which a kill leaves nothing; not every system and file system has them
+        descriptor = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    except (AttributeError, OSError):
+        return _owner_of_named_file(os.path.join(folder, f".probe-{os.urandom(4).hex()}"))
     try:
         return os.fstat(descriptor).st_uid
     finally:
         os.close(descriptor)
-        os.unlink(probe)
+
+
+def _owner_of_named_file(path: str) -> int:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        return os.fstat(descriptor).st_uid
+    finally:
+        os.close(descriptor)
+        os.unlink(path)

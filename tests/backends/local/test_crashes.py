@@ -56,7 +56,7 @@ def ends(bench: Bench, crash: dict) -> tuple[JobState, int]:
     return state, len(marks.read_text().splitlines()) if marks.exists() else 0
 
 
-@pytest.mark.parametrize(("what", "count"), [("submit", 20), ("wait", 12)])
+@pytest.mark.parametrize(("what", "count"), [("submit", 32), ("wait", 12)])
 def test_a_submit_that_is_killed_anywhere_is_finished_by_the_next(
     bench: Bench, tmp_path: Path, what: str, count: int
 ) -> None:
@@ -68,7 +68,7 @@ def test_a_submit_that_is_killed_anywhere_is_finished_by_the_next(
 
 def test_a_submit_that_is_killed_and_given_up_leaves_nothing(bench: Bench, tmp_path: Path) -> None:
     """A lookup finds the job, or it finds none, and then no folder, process or step is left."""
-    crashes = drive("lookup", 25, tmp_path)
+    crashes = drive("lookup", 40, tmp_path)
     found = [crash for crash in crashes if crash["handle"]]
     assert 0 < len(found) < len(crashes)
     assert {ends(bench, crash) for crash in found} == {(JobState.SUCCEEDED, 1)}
