@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         StepopError,
         StoreError,
         UnsupportedError,
+        UntrustedRecordError,
         WrongHostError,
     )
     from airflow_stepop.failure import StepFailedError
@@ -55,6 +56,7 @@ _MODULES = {
     "StepopError": "exceptions",
     "StoreError": "exceptions",
     "UnsupportedError": "exceptions",
+    "UntrustedRecordError": "exceptions",
     "WrongHostError": "exceptions",
     "remote_step": "decorators",
 }
@@ -79,6 +81,7 @@ __all__ = [
     "StepopError",
     "StoreError",
     "UnsupportedError",
+    "UntrustedRecordError",
     "WrongHostError",
     "__version__",
     "remote_step",

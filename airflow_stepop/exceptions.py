@@ -12,6 +12,7 @@
     ├── QuotaError                   the service takes no further job now; the same submit may succeed later
     ├── StoreError                   the store cannot be read or written
     ├── IntegrityError               what is stored is not what was written: nothing was loaded
+    │   └── UntrustedRecordError     the record of a step has no valid signature
     ├── ResultNotLoadedError         a result is intact, and this process cannot load it
     ├── OutcomeLostError             the job ended and left no outcome
     ├── OutcomeNotReadyError         the job ended, and its outcome comes a little later

@@ -60,6 +60,12 @@ def test_many_jobs_within_the_rates(service, hook, many):
     service.do("plan", job="*", run=False, hold=["Training"])
     handles = many(300)
     service.do("settings", rates="real", list_lag_s=0.2)
+    listed = hook._in(None).jobs
+    wait_until(
+        lambda: {str(one["TrainingJobName"]) for one in listed.created_since(0)},
+        "the list to have all jobs",
+        holds=lambda names: names >= {handle.name for handle in handles},
+    )
     before = service.report()["answers"]
     fresh = SageMakerStepHook()
     assert {status.state for status in fresh.status(handles).values()} <= {JobState.PENDING, JobState.RUNNING}
