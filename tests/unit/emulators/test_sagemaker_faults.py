@@ -206,7 +206,7 @@ def test_a_reset_ends_every_job(jobs):
     jobs.service.do("plan", job="*", run=False, hold=["Training"])
     jobs.create()
     jobs.service.do("reset")
-    assert jobs.service.report() == {"jobs": {}, "answers": {}}
+    assert not any(jobs.service.report().values())
 
 
 def test_a_slow_answer(service):
