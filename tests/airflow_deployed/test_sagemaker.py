@@ -100,7 +100,13 @@ def test_the_user_ends_a_step(airflow, service, ended, way):
     airflow.patch("training_user", ended, f"failed_{way}", "failed")
     (name,) = jobs(service, f"failed-{way}")
     wait_until(
-        lambda: jobs(service, name)[name], "its job to stop", holds=lambda job: job["status"] == "Stopped"
+        lambda: jobs(service, name)[name],
+        "its job to stop",
+        holds=lambda job: job["status"] == "Stopped",
+        explain=lambda: [
+            airflow.logs("training_user", ended, f"failed_{way}"),
+            airflow.output_of("triggerer"),
+        ],
     )
     assert airflow.count(f"training_user.failed_{way}.started") == 1
 

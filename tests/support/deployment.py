@@ -337,10 +337,10 @@ class Deployment:
             for task_id, state in self.states(dag_id, run_id).items()
             if state not in FINISHED and "[" not in task_id
         ]
-        services = [f"{name}:\n{self._output_of(name)}" for name in self.processes]
+        services = [f"{name}:\n{self.output_of(name)}" for name in self.processes]
         return "\n\n".join((unfinished or ["all its tasks are over"]) + services)
 
-    def _output_of(self, name: str) -> str:
+    def output_of(self, name: str) -> str:
         """Return the end of a component's output."""
         return (self.home / f"{name}.log").read_text()[-3000:]
 
@@ -457,7 +457,7 @@ class Deployment:
             if process.poll() is not None and self.revives:
                 self.start(name)
             elif process.poll() is not None:
-                raise AssertionError(f"{name} ended with {process.returncode}:\n{self._output_of(name)}")
+                raise AssertionError(f"{name} ended with {process.returncode}:\n{self.output_of(name)}")
         if self.revives and time.monotonic() > self._looked + LOOK_S:
             self._looked = time.monotonic()
             if self._looked > self._began["scheduler"] + START_S and self._stands_still("scheduler"):
