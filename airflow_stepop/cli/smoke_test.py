@@ -56,7 +56,7 @@ def run_smoke_test(
     """
     fields = {**(given or {}), **({"image": image} if image else {})}
     try:
-        store = store or step_store(None, hook.store_scheme)
+        store = step_store(None, hook.store_scheme, store)
         trial = SmokeTest(hook, _trial_step(hook, deployment, limit_s, fields, store), limit_s)
     except Exception as error:  # noqa: BLE001, RUF100 - whatever a store raises
         return [_not_begun(error)]

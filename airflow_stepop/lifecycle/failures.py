@@ -61,6 +61,16 @@ def given_up(reason: StopReason, native_state: str = "") -> Failure:
     return Failure(category, summary, native_state if reason is StopReason.START_TIMEOUT else "", hint=hint)
 
 
+def not_stopped(limit_s: float) -> Failure:
+    """Return the failure of a try that may not submit, because an earlier job of the task does not end."""
+    return Failure(
+        Category.LOST,
+        f"an earlier job of this task could not be stopped within {limit_s:.0f} s; "
+        "with a second job beside it the step would run twice",
+        hint="stop the earlier job at the service, then clear the task",
+    )
+
+
 def refused(status: JobStatus, error: IntegrityError) -> Failure:
     """Return the failure of a step whose outcome was changed after the step wrote it."""
     return Failure(

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING
 
 from airflow_stepop.core.units import shown_size
 from airflow_stepop.exceptions import WrongHostError
-from airflow_stepop.failure import Category, Failure, StepFailedError
+from airflow_stepop.failure import Category, StepFailedError
 from airflow_stepop.hooks.common.receipts import receipt_of, with_receipt, without_receipt
 from airflow_stepop.job import JobHandle, JobStatus
 from airflow_stepop.lifecycle.api_retries import ApiRetries
 from airflow_stepop.lifecycle.collecting import Collected, Collector
-from airflow_stepop.lifecycle.failures import as_seen_before, seen_end
+from airflow_stepop.lifecycle.failures import as_seen_before, not_stopped, seen_end
 from airflow_stepop.lifecycle.job_client import JobClient
 from airflow_stepop.lifecycle.memory import asked_options, next_memory, resources_of
 from airflow_stepop.lifecycle.new_records import has_no_job, new_record, record_is_gone
@@ -200,16 +200,7 @@ class StepLifecycle:
                 raise
             return handle  # the job was over; its host or cluster may no longer exist
         if not self._stopping.is_over(record, handle):
-            raise StepFailedError(
-                Failure(
-                    Category.LOST,
-                    f"an earlier job of this task could not be stopped within "
-                    f"{self._stopping.limit_s(handle):.0f} s; "
-                    "with a second job beside it the step would run twice",
-                    hint="stop the earlier job at the service, then clear the task",
-                ),
-                str(handle),
-            )
+            raise StepFailedError(not_stopped(self._stopping.limit_s(handle)), str(handle))
         return handle
 
     # -- waiting

@@ -164,9 +164,7 @@ class StepOptions:
         """
         with named(self.defaults):
             own = store_of(self.defaults)
-        if self._task.store or own is None:
-            return step_store(self._task.store, scheme, own)
-        return own
+        return step_store(self._task.store, scheme, own)
 
     @property
     def store_place(self) -> str:

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from airflow_stepop.exceptions import UntrustedRecordError
-from airflow_stepop.failure import Category, Failure, StepFailedError
+from airflow_stepop.failure import StepFailedError
 from airflow_stepop.hooks.common.labels import matches
 from airflow_stepop.hooks.settings import parse_settings
+from airflow_stepop.lifecycle.failures import not_stopped
+from airflow_stepop.lifecycle.stopping import WITHOUT_PAUSE_S
 from airflow_stepop.record import FORGET_RECORD, STATE_KEY
 
 if TYPE_CHECKING:
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
     from airflow_stepop.lifecycle.interfaces import Request
     from airflow_stepop.lifecycle.job_client import JobClient
     from airflow_stepop.record import UntrustedRecord
-
-WAIT_S = 180.0  # longest wait of one try for the end of a job; the next try goes on with it
 
 
 class UnknownJobs:
@@ -62,15 +62,9 @@ class UnknownJobs:
         for handle in handles:
             self._jobs.cancel(handle)
         for handle in handles:
-            limit_s = min(self._hook.stop_limit_s, WAIT_S)
+            limit_s = min(self._hook.stop_limit_s, WITHOUT_PAUSE_S)
             if not self._jobs.wait_until_over(handle, limit_s):
-                failure = Failure(
-                    Category.LOST,
-                    f"an earlier job of this task could not be stopped within {limit_s:.0f} s; "
-                    "with a second job beside it the step would run twice",
-                    hint="stop the earlier job at the service, then clear the task",
-                )
-                raise StepFailedError(failure, str(handle))
+                raise StepFailedError(not_stopped(limit_s), str(handle))
         return max(untrusted.claimed.generation, 0) + 1
 
     def cancel(self, untrusted: UntrustedRecord) -> None:

@@ -84,20 +84,15 @@ def _is_open(path: str, found: os.stat_result) -> bool:
 
 
 def _owner_of_new_file(folder: str) -> int:
+    named = ""
     try:  # a file without a name, of which a kill leaves nothing; not every system and file system has them
         descriptor = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     except (AttributeError, OSError):
-        return _owner_of_named_file(os.path.join(folder, f".probe-{os.urandom(4).hex()}"))
+        named = os.path.join(folder, f".probe-{os.urandom(4).hex()}")
+        descriptor = os.open(named, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         return os.fstat(descriptor).st_uid
     finally:
         os.close(descriptor)
-
-
-def _owner_of_named_file(path: str) -> int:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        return os.fstat(descriptor).st_uid
-    finally:
-        os.close(descriptor)
-        os.unlink(path)
+        if named:
+            os.unlink(named)

@@ -110,9 +110,11 @@ def configured_store(url: str | None, own: Store | None = None) -> Store:
 
 
 def step_store(url: str | None, scheme: str = "", own: Store | None = None) -> Store:
-    """Return the store of a step: the named one, else ``[stepop] store``, else one that its backend can use.
+    """Return the store of a step: the named one, its connection's, ``[stepop] store``, or another one.
 
-    :param url: the address that the task or its connection names; ``None`` or empty: none
+    The last one is the first of ``[stepop] extra_stores`` that its backend can use.
+
+    :param url: the address that the task names; ``None`` or empty: none
     :param scheme: scheme of the stores that the backend's jobs can reach, ``StepHook.store_scheme``. If
         ``[stepop] store`` is not set, the first of ``[stepop] extra_stores`` with this scheme counts
     :param own: see :func:`configured_store`
@@ -120,6 +122,8 @@ def step_store(url: str | None, scheme: str = "", own: Store | None = None) -> S
     """
     from airflow.sdk.configuration import conf
 
+    if not url and own is not None:
+        return own
     if url or not scheme or conf.get("stepop", "store", fallback=""):
         return configured_store(url, own)
     return next((one for one in configured_stores() if urlsplit(one.url).scheme == scheme), default_store())
@@ -210,12 +214,12 @@ def connection_of(uri: str) -> str:
     return next((conn_id for conn_id, store in _opened.items() if store.path_of(uri) is not None), "")
 
 
-def _stores_in_use(uri: str = "") -> Iterator[Store]:
+def _stores_in_use(uri: str) -> Iterator[Store]:
     """Yield the stores of the connections in use.
 
     :param uri: if a store that is known already has it, no connection is looked up
     """
-    known = [store for store in _opened.values() if uri and store.path_of(uri) is not None]
+    known = [store for store in _opened.values() if store.path_of(uri) is not None]
     if known:
         yield from known
         return

@@ -85,6 +85,15 @@ class SageMaker:
         data = json.dumps({"do": order, **fields}).encode()
         return self._asked(urllib.request.Request(f"{self.url}/_control", data=data))
 
+    def deny(self, action: str, resource: str = "*") -> None:
+        """Let the caller do everything but ``action``."""
+        statements = [
+            {"Effect": "Allow", "Action": "*", "Resource": "*"},
+            {"Effect": "Deny", "Action": action, "Resource": resource},
+        ]
+        arn = "arn:aws:iam::123456789012:user/airflow"
+        self.do("default_identity", arn=arn, policies=[{"Statement": statements}])
+
     def report(self) -> Json:
         """Return what the emulator knows: ``jobs`` with pid and streams, and ``answers`` by operation."""
         return self._asked(urllib.request.Request(f"{self.url}/_control"))

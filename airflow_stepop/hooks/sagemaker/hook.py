@@ -360,7 +360,7 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
     def check_for(self, settings: BackendSettings) -> Iterable[Finding]:
         settings = cast(SageMakerSettings, settings)
         defaults = read_defaults(self.connection) if self.connection is not None else ConnectionDefaults()
-        store = store_of(defaults) or step_store(None, self.store_scheme)
+        store = step_store(None, self.store_scheme, store_of(defaults))
         subject = Subject(
             self._in(settings.region_name).clients,
             settings,

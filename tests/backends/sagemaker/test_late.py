@@ -19,9 +19,6 @@ from airflow_stepop.payload.call import CommandCall, FunctionCall
 from airflow_stepop.payload.outcome import read_outcome, to_xcom
 from tests.support.waiting import wait_until
 
-ALL = {"Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
-
-
 pytestmark = pytest.mark.usefixtures("containers")
 
 
@@ -121,12 +118,7 @@ def test_without_a_receipt_only_data_is_loaded_after_the_wait(service, run, monk
 
 
 def test_without_the_right_to_read_logs_the_submit_warns_and_data_is_loaded(service, run, capsys):
-    denied = {"Effect": "Deny", "Action": ["logs:FilterLogEvents"], "Resource": "*"}
-    service.do(
-        "default_identity",
-        arn="arn:aws:iam::123456789012:user/u",
-        policies=[{"Statement": [*ALL["Statement"], denied]}],
-    )
+    service.deny("logs:FilterLogEvents")
     hook, handle, _, step = run(returns({"a": 1}))
     warnings = [line for line in capsys.readouterr().out.splitlines() if "must not read the logs" in line]
     assert len(warnings) == 1
@@ -137,12 +129,7 @@ def test_without_the_right_to_read_logs_the_submit_warns_and_data_is_loaded(serv
 
 
 def test_without_the_right_to_read_logs_a_pickle_is_refused_with_what_to_allow(service, run):
-    denied = {"Effect": "Deny", "Action": ["logs:*"], "Resource": "*"}
-    service.do(
-        "default_identity",
-        arn="arn:aws:iam::123456789012:user/u",
-        policies=[{"Statement": [*ALL["Statement"], denied]}],
-    )
+    service.deny("logs:*")
     hook, handle, _, step = run(returns(re.compile("a")))
     with pytest.raises(StepConfigError, match="allow logs:DescribeLogStreams and logs:FilterLogEvents"):
         value_of(step, hook, handle)

@@ -52,22 +52,7 @@ def test_the_own_region_is_asked_once(hook, service, jobs):
 
 def test_a_region_that_refuses_does_not_hide_the_other(service, jobs):
     near, _ = jobs
-    service.do(
-        "default_identity",
-        arn="arn:aws:iam::123456789012:user/airflow",
-        policies=[
-            {
-                "Statement": [
-                    {"Effect": "Allow", "Action": "*", "Resource": "*"},
-                    {
-                        "Effect": "Deny",
-                        "Action": "sagemaker:DescribeTrainingJob",
-                        "Resource": "arn:aws:sagemaker:eu-west-1:*",
-                    },
-                ]
-            }
-        ],
-    )
+    service.deny("sagemaker:DescribeTrainingJob", "arn:aws:sagemaker:eu-west-1:*")
     problems: list[str] = []
     target = Target("sagemaker", "aws_default")
     found = find_jobs([target, target.at({"region_name": "eu-west-1"})], {}, problems.append)

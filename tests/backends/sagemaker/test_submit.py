@@ -42,18 +42,7 @@ def test_a_full_quota_has_its_name_and_number(hook, service, step):
 
 def test_tags_that_the_caller_must_not_set(hook, service, step, capsys):
     service.do("plan", **HELD)
-    service.do(
-        "default_identity",
-        arn="arn:aws:iam::123456789012:user/airflow",
-        policies=[
-            {
-                "Statement": [
-                    {"Effect": "Allow", "Action": "*", "Resource": "*"},
-                    {"Effect": "Deny", "Action": "sagemaker:AddTags", "Resource": "*"},
-                ]
-            }
-        ],
-    )
+    service.deny("sagemaker:AddTags")
     made = step()
     handle = hook.submit(made.spec, made.payload)
     assert "Allow sagemaker:AddTags" in capsys.readouterr().out

@@ -109,7 +109,7 @@ def test_a_task_that_was_ended_cancels_its_own_jobs(hook, state, new_try, runnin
 
 
 def test_a_job_that_does_not_end_is_not_doubled(hook, state, new_try, running, monkeypatch):
-    monkeypatch.setattr(unknown_jobs, "WAIT_S", 0.0)
+    monkeypatch.setattr(unknown_jobs, "WITHOUT_PAUSE_S", 0.0)
     hook.ignores_cancel = True
     state.set(STATE_KEY, stripped(state.get(STATE_KEY)))
     with pytest.raises(StepFailedError, match="could not be stopped"):
