@@ -17,7 +17,7 @@ from airflow_stepop.failure import Category, Failure
 from airflow_stepop.job import Finding, JobHandle, JobState, JobStatus
 from airflow_stepop.lifecycle.failures import as_the_service_saw_it, refused, without_outcome
 from airflow_stepop.payload.outcome import read_outcome, to_xcom
-from airflow_stepop.payload.spill import copy_to_bucket, spill
+from airflow_stepop.payload.spill import make_reachable, spill
 from airflow_stepop.payload.standalone import Step, make_step
 from airflow_stepop.stores.configured import step_store
 from airflow_stepop.stores.paths import result_path
@@ -99,7 +99,7 @@ def _trial_step(
     )
     payload = spill(step.payload, lambda: store, hook.inline_limit)
     return Step(
-        step.spec, payload if hook.is_host_bound else copy_to_bucket(payload, store, hook.inline_limit)
+        step.spec, payload if hook.is_host_bound else make_reachable(payload, store, hook.inline_limit)
     )
 
 

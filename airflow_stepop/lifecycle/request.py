@@ -39,7 +39,7 @@ from airflow_stepop.payload.code_archive import Project, build_archive, bundle_r
 from airflow_stepop.payload.outcome import read_outcome
 from airflow_stepop.payload.requirements import read_requirements
 from airflow_stepop.payload.secrets import check_services, render_secrets
-from airflow_stepop.payload.spill import copy_to_bucket, spill
+from airflow_stepop.payload.spill import make_reachable, spill
 from airflow_stepop.registry import create_hook, hook_class
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.runner.leftovers import GRACE_S
@@ -300,7 +300,7 @@ class StepRequest:
         self.observer.built(payload)
         payload = spill(payload, lambda: self.store, self.own_hook.inline_limit)
         if not self.own_hook.is_host_bound:
-            payload = copy_to_bucket(payload, self.store, self.own_hook.inline_limit)
+            payload = make_reachable(payload, self.store, self.own_hook.inline_limit)
         self.observer.stored(payload)
         spec = self.spec(name, nonce, labels, payload.digest)
         spec = replace(spec, resources=spec.resources.at_least(memory_bytes))

@@ -1,7 +1,8 @@
 """Moves parts of a payload into the store, in the worker. Called by ``lifecycle/request.py``.
 
 - :func:`spill` moves the parts that do not fit into the submit request.
-- :func:`copy_to_bucket` copies the parts that lie in a folder of this host, which a remote job cannot read.
+- :func:`make_reachable` moves the parts that lie in a folder of this host, which a remote job cannot read:
+  into a bucket, or into the submit request.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
+from airflow_stepop.core.host import host_id
 from airflow_stepop.core.units import shown_size
 from airflow_stepop.exceptions import IntegrityError, StepConfigError
 from airflow_stepop.job import Buffer, ObjectRange, Part, Payload
@@ -60,27 +62,49 @@ def put_parts(parts: Mapping[str, Part], store: Store) -> dict[str, Part]:
     return dict(zip(parts, in_order(put, list(parts.values()), PART_THREADS), strict=True))
 
 
-def copy_to_bucket(payload: Payload, store: Store, inline_limit: int) -> Payload:
-    """Return a payload that a remote job can read. Parts in a folder of this host are copied to the store.
+def make_reachable(payload: Payload, store: Store, inline_limit: int) -> Payload:
+    """Return a payload that a remote job can read, wherever the parts in a folder of this host lie.
 
-    A part that the store has already is not copied again.
+    If the store is a bucket, these parts are copied into it; a part that the bucket has already is not copied
+    again. Else they are read into memory and travel in the submit request, as far as it can hold them.
 
-    :param inline_limit: bytes that the backend's submit request can hold; used in the error message
-    :raises StepConfigError: the store is a folder of this host, too
-    :raises StoreError: a part cannot be copied
+    :param inline_limit: bytes that the backend's submit request can hold
+    :raises StepConfigError: the store is a folder of this host, too, and the request cannot hold the parts
+    :raises StoreError: a part cannot be read or copied
+    :raises IntegrityError: a part has changed since it was written
     """
-    parts = dict(payload.parts)
-    for name, part in parts.items():
-        local_uris = [one.uri for one in part.ranges if folder_of(one.uri) is not None]
-        if local_uris and not isinstance(store, BucketStore):
-            raise StepConfigError(
-                f"the job cannot read {shown_size(part.size)} of the step's input: they lie in a folder of "
-                f"this host ({local_uris[0]}). Set [stepop] store to a bucket (s3://bucket/prefix), or pass "
-                f"less: the job itself can carry up to {shown_size(inline_limit)} in all"
-            )
-        if local_uris and isinstance(store, BucketStore):
-            parts[name] = _copied(part, store)
-    return replace(payload, parts=parts)
+    local = {name: part for name, part in payload.parts.items() if _local_uri(part)}
+    if not isinstance(store, BucketStore):
+        _check_room(local, payload.inline_bytes, inline_limit)
+    found = {
+        name: _copied(part, store) if isinstance(store, BucketStore) else _inline(part)
+        for name, part in local.items()
+    }
+    return replace(payload, parts={**payload.parts, **found})
+
+
+def _local_uri(part: Part) -> str | None:
+    return next((one.uri for one in part.ranges if folder_of(one.uri) is not None), None)
+
+
+def _check_room(local: Mapping[str, Part], inline_bytes: int, inline_limit: int) -> None:
+    """Check that the submit request can hold the parts of a folder beside what it holds already."""
+    size = sum(part.size for part in local.values())
+    if local and size + inline_bytes > inline_limit:
+        uri = _local_uri(max(local.values(), key=lambda part: part.size))
+        raise StepConfigError(
+            f"the job cannot read {shown_size(size)} of the step's input: they lie in a folder of the host "
+            f"{host_id()} ({uri}). Set [stepop] store to a bucket (s3://bucket/prefix), or pass "
+            f"less: the job itself can carry up to {shown_size(inline_limit)} in all"
+        )
+
+
+def _inline(part: Part) -> Part:
+    """Return the part with its bytes in memory.
+
+    :raises IntegrityError: the SHA-256 of the bytes is not the recorded one
+    """
+    return replace(part, buffers=list(_checked_chunks(part, None)), ranges=())
 
 
 def _copied(part: Part, store: BucketStore) -> Part:
@@ -93,7 +117,7 @@ def _copied(part: Part, store: BucketStore) -> Part:
     return replace(part, ranges=(ObjectRange(store.uri(path), part.size),))
 
 
-def _checked_chunks(part: Part, progress: Progress) -> Iterator[Buffer]:
+def _checked_chunks(part: Part, progress: Progress | None) -> Iterator[Buffer]:
     """Yield the bytes of a part.
 
     :raises IntegrityError: after the last chunk, when the SHA-256 is not the recorded one
@@ -107,7 +131,8 @@ def _checked_chunks(part: Part, progress: Progress) -> Iterator[Buffer]:
             for _ in source.fill([wanted], memoryview(chunk)):
                 pass
             found.update(chunk)
-            progress.add(len(chunk))
+            if progress is not None:
+                progress.add(len(chunk))
             yield chunk
     if found.hexdigest() != part.sha256:
-        raise IntegrityError(f"{part.ranges[0].uri} changed after it was written; it was not copied")
+        raise IntegrityError(f"{part.ranges[0].uri} changed after it was written; it is not used")

@@ -65,7 +65,7 @@ def test_a_store_that_is_not_needed_may_be_gone(run):
         ("bad_include", "include must be a list; write ['data']"),
         ("bad_command[0]", "command must be a list; write ['true', '--fast']"),
         ("too_much_memory", "1PB"),
-        ("large_argument", "of the step's input: they lie in a folder of this host"),
+        ("large_argument", "of the step's input: they lie in a folder of the host"),
     ],
 )
 def test_what_is_wrong_at_run_time_is_named(run, task, text):

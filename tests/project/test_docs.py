@@ -17,6 +17,7 @@ import pytest
 
 from airflow_stepop.failure import Category
 from airflow_stepop.provider_info import get_provider_info
+from airflow_stepop.registry import BUILTINS
 from tests.support import journal
 from tests.support.paths import DOCS, EXAMPLES, ROOT, SCRIPTS
 
@@ -54,6 +55,20 @@ def test_every_link_has_a_target(page: Path) -> None:
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", ["docs/index.md", "docs/backends/index.md", "README.md"])
+def test_a_page_says_which_backends_work(page: str) -> None:
+    """Each backend of this release has a link to its page, and a planned one is said to be planned."""
+    text = (ROOT / page).read_text()
+    planned = re.findall(r"^.*(?:not yet|planned|not built).*$", text, re.MULTILINE)
+    folder = {"docs/index.md": "backends/", "docs/backends/index.md": "", "README.md": "docs/backends/"}[page]
+    for name, backend in BUILTINS.items():
+        if backend.is_released:
+            assert f"[`{name}`]({folder}{name}.md)" in text
+        elif page != "README.md":
+            assert any(f"`{name}`" in line for line in planned), f"{name} is not built yet"
+        assert not (backend.is_released and any(f"`{name}`" in line for line in planned)), name
 
 
 def test_every_example_in_a_page_is_the_file_itself() -> None:

@@ -64,7 +64,7 @@ def input_files(
     ``secrets.json`` and ``checkpoint.json`` are secret. If the store is a bucket, ``locations.json`` and
     ``uploads.json`` are secret too, because they hold signed addresses. Put secret files where only the step
     can read them. If the store is a folder, ``locations.json`` holds paths on this host. For a job on another
-    host, ``payload.spill.copy_to_bucket`` must have copied the payload to a bucket before.
+    host, ``payload.spill.make_reachable`` must have moved the payload out of the folder before.
 
     :param mounts: what the job sees as files, such as ``{"gs://": "/gcs/"}`` (see
         :func:`~airflow_stepop.stores.folder.path_in_job`). No address is signed for it. By default the job

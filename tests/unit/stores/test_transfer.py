@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import pytest
 
+from airflow_stepop.core.host import host_id
 from airflow_stepop.exceptions import IntegrityError, StepConfigError, WrongHostError
 from airflow_stepop.hooks.common import input_files as input_files_module
 from airflow_stepop.hooks.common import signing
@@ -20,7 +21,7 @@ from airflow_stepop.job import ObjectRange, Part, Payload, StepSpec
 from airflow_stepop.payload.build import build_payload
 from airflow_stepop.payload.call import CommandCall
 from airflow_stepop.payload.outcome import read_outcome
-from airflow_stepop.payload.spill import copy_to_bucket
+from airflow_stepop.payload.spill import make_reachable
 from airflow_stepop.results import StepResult
 from airflow_stepop.runner import remote_parts, urls
 from airflow_stepop.runner.protocol import LOCATIONS, UPLOADS
@@ -390,13 +391,13 @@ def test_a_result_in_a_folder_of_this_host_is_copied_once(steps, bucket, folder)
     data = random.Random(12).randbytes(40 * MIB)
     payload = payload_of(steps.run(folder, reverse, data))
     for _ in range(2):
-        (part,) = copy_to_bucket(payload, bucket, MIB).parts.values()
+        (part,) = make_reachable(payload, bucket, MIB).parts.values()
         (one,) = part.ranges
         assert one.uri.startswith(bucket.uri("parts/"))
         assert one.uri.endswith(part.sha256)
     (copy,) = bucket.objects("parts")
     assert hashlib.sha256(bucket.read(copy.path, copy.size)).hexdigest() == part.sha256
-    assert copy_to_bucket(payload_of(steps.run(bucket, reverse, data)), bucket, MIB).parts, (
+    assert make_reachable(payload_of(steps.run(bucket, reverse, data)), bucket, MIB).parts, (
         "what is in a bucket stays there"
     )
     assert len([*bucket.list("parts")]) == 2
@@ -406,8 +407,8 @@ def test_a_changed_file_is_not_copied(steps, bucket, folder):
     result = steps.run(folder, reverse, random.Random(13).randbytes(40 * MIB))
     path = folder.folder / folder.path_of(result.ranges()[0].uri)
     path.write_bytes(path.read_bytes()[:-1] + b"?")
-    with pytest.raises(IntegrityError, match="it was not copied"):
-        copy_to_bucket(payload_of(result), bucket, MIB)
+    with pytest.raises(IntegrityError, match="it is not used"):
+        make_reachable(payload_of(result), bucket, MIB)
     assert not [*bucket.list("parts")]
 
 
@@ -415,18 +416,38 @@ def test_a_copy_of_another_size_is_made_again(steps, bucket, folder):
     data = random.Random(15).randbytes(MIB)
     payload = payload_of(steps.run(folder, reverse, data))
     for damage in (b"", b"?"):
-        (one,) = next(iter(copy_to_bucket(payload, bucket, MIB).parts.values())).ranges
+        (one,) = next(iter(make_reachable(payload, bucket, MIB).parts.values())).ranges
         path = bucket.path_of(one.uri)
         assert bucket.read(path, one.size) == data[::-1]
         overwrite(bucket, path, lambda _, damage=damage: damage)
 
 
-def test_a_folder_cannot_be_copied_to_a_folder_or_from_another_host(steps, bucket, folder):
+def test_a_result_in_a_folder_travels_in_the_request(steps, folder):
+    """Without a bucket, a remote job gets it as far as the request can hold it. The job needs no store."""
+    data = random.Random(14).randbytes(20 * MIB)
+    result = steps.run(folder, reverse, data)
+    payload = payload_of(result)
+    room = payload.inline_bytes + 20 * MIB
+    parts = make_reachable(payload, folder, room).parts.values()
+    assert data[::-1] in [part.data for part in parts]
+    assert not any(part.ranges for part in parts)
+    with pytest.raises(StepConfigError):
+        make_reachable(payload, folder, room - 1)
+    beside = replace(payload, parts={**payload.parts, "y": Part(hashlib.sha256(b"y").hexdigest(), 1, [b"y"])})
+    with pytest.raises(StepConfigError):
+        make_reachable(beside, folder, room)
+    path = folder.folder / folder.path_of(result.ranges()[0].uri)
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(IntegrityError, match="changed after it was written"):
+        make_reachable(payload, folder, room)
+
+
+def test_a_folder_does_not_reach_a_job_with_too_little_room_or_from_another_host(steps, folder):
     result = steps.run(folder, reverse, random.Random(14).randbytes(MIB))
-    why = r"the job cannot read 1 MiB of the step's input: .* in a folder of this host .*\. "
-    said = why + r"Set \[stepop\] store to a bucket .* the job itself can carry up to 1 MiB in all"
+    why = rf"the job cannot read 1 MiB of the step's input: .* in a folder of the host {host_id()} .*\. "
+    said = why + r"Set \[stepop\] store to a bucket .* the job itself can carry up to 512 KiB in all"
     with pytest.raises(StepConfigError, match=said):
-        copy_to_bucket(payload_of(result), folder, MIB)
+        make_reachable(payload_of(result), folder, MIB // 2)
     elsewhere = StepResult.signed(result.entry, folder.uri("results/elsewhere"))
     elsewhere.host = "far-away"
     elsewhere.sign()
@@ -438,7 +459,7 @@ def test_parts_with_several_places_are_copied_into_one(steps, bucket, folder):
     folder.put_new("a", b"0123456789")
     ranges = [ObjectRange(folder.uri("a"), 3, 7), ObjectRange(folder.uri("a"), 10)]
     part = Part(hashlib.sha256(b"7890123456789").hexdigest(), 13, ranges=ranges)
-    (copied,) = copy_to_bucket(Payload(b"", "", {"x": part}), bucket, MIB).parts.values()
+    (copied,) = make_reachable(Payload(b"", "", {"x": part}), bucket, MIB).parts.values()
     assert bucket.read(bucket.path_of(copied.ranges[0].uri), 13) == b"7890123456789"
 
 
