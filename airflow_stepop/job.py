@@ -257,6 +257,7 @@ class StepSpec:
     :param result_uri: folder in the store for segments of the outcome that are too large for the outcome
     :param checkpoint_uri: folder in the store for checkpoints, which the next job of the same task finds
         again; empty if the step has no checkpoints
+    :param alternative: index of the kind of machine to ask for, see ``BackendSettings.alternatives``
     :param is_overridden: the task was written for another backend (``[stepop] backend_override``). This
         backend only warns about options that it cannot honour, instead of raising an error
     """
@@ -274,6 +275,7 @@ class StepSpec:
     result_uri: str = ""
     checkpoint_uri: str = ""
     is_overridden: bool = False
+    alternative: int = 0
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,7 @@ class StepRecord:
     :param collected: the outcome, once it was read: a ``result`` or a ``failure``, and the ``usage``
     :param resubmissions: how often a job was replaced without a retry of the task, for example after its
         machine was lost
+    :param alternative: index of the kind of machine to ask for, see ``BackendSettings.alternatives``
     :param memory_bytes: the memory that ``on_oom`` asks for, if it is more than the task's own
     :param keep: the task's option ``keep``, for ``airflow stepop sweep``, which does not load the task
     :param location: backend settings that are needed to find the job again
@@ -96,6 +97,7 @@ class StepRecord:
     end: JobStatus | None = None
     collected: CollectedData | None = None
     resubmissions: int = 0
+    alternative: int = 0
     memory_bytes: int | None = None
     keep: str = "failed"
     location: Mapping[str, Any] = field(default_factory=dict)
@@ -160,6 +162,7 @@ _OPTIONAL_FIELDS = {
     "end": or_nothing(OBJECT),
     "collected": or_nothing(OBJECT),
     "resubmissions": COUNT,
+    "alternative": COUNT,
     "memory_bytes": or_nothing(COUNT),
     "keep": TEXT,
     "location": OBJECT,

@@ -137,7 +137,7 @@ def _request_of(task: Any, map_index: int) -> StepRequest:
 
 
 def _render(request: StepRequest) -> Row:
-    spec = request.spec(f"s-{'0' * 12}", "0" * 16, request.labels, PLACEHOLDER)
+    spec = replace(request.spec(f"s-{'0' * 12}", "0" * 16, request.labels), digest=PLACEHOLDER)
     if request.operator.checkpoint:
         spec = replace(spec, checkpoint_uri=request.checkpoint_uri(request.labels, PLACEHOLDER))
     return request.own_hook.render(spec)

@@ -165,7 +165,8 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
         settings = spec.settings
         if spec.is_overridden and not isinstance(settings, self.settings_model):
             settings = None
-        return cast("S_co", parse_settings(self.settings_model, settings, self.backend))
+        found = parse_settings(self.settings_model, settings, self.backend)
+        return cast("S_co", found.at_alternative(spec.alternative))
 
     def handle_detail(
         self,

@@ -36,6 +36,23 @@ class BackendSettings(BaseModel):
     hook's ``render`` checks that.
     """
 
+    @property
+    def alternatives(self) -> Sequence[str]:
+        """The kinds of machine that a step may run on, in the order of preference; empty: there is no choice.
+
+        If a job of one kind has not begun within ``start_timeout``, or there is no capacity, the worker ends
+        the job and then asks for the next kind. A backend with such an option overrides this and
+        :meth:`at_alternative`.
+        """
+        return ()
+
+    def at_alternative(self, index: int) -> Self:
+        """Return the settings for one of the :attr:`alternatives`; the last one if ``index`` is too large.
+
+        :meth:`StepHook.settings_of` calls this method, so a hook sees one kind of machine.
+        """
+        return self
+
     def timeout_or(self, default_s: float) -> float:
         """Return the timeout of a step for which nobody has set ``timeout``, in seconds.
 

@@ -6,7 +6,7 @@ request that ``lifecycle.py`` uses: a test can run a lifecycle without an operat
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from airflow_stepop.core.documents import CollectedData
     from airflow_stepop.hooks.base import StepHook
     from airflow_stepop.oom import MoreMemory
-    from airflow_stepop.record import CallIdentity
+    from airflow_stepop.record import CallIdentity, StepRecord
     from airflow_stepop.resources import ResourceSettings
 
 
@@ -86,6 +86,9 @@ class Request(Protocol):
     def max_resubmissions(self) -> int: ...
 
     @property
+    def alternatives(self) -> Sequence[str]: ...
+
+    @property
     def resources(self) -> ResourceSettings: ...
 
     @property
@@ -94,13 +97,8 @@ class Request(Protocol):
     @property
     def on_oom(self) -> MoreMemory | None: ...
 
-    def build(
-        self, name: str, nonce: str, labels: Mapping[str, str], memory_bytes: int | None = None
-    ) -> tuple[StepSpec, Payload]:
-        """Return the job request for one generation. May write arguments into the store.
-
-        :param memory_bytes: request at least this much memory; ``None``: what the task asks for
-        """
+    def build(self, record: StepRecord) -> tuple[StepSpec, Payload]:
+        """Return the job request for one generation. May write arguments into the store."""
 
     def read(self, report: OutcomeReport, job: str, nonce: str) -> CollectedData:
         """Verify the outcome; return ``{"result": ...}`` or ``{"failure": ...}``, with its ``usage``."""

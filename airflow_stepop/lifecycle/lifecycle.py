@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from airflow_stepop.core.units import shown_size
 from airflow_stepop.exceptions import WrongHostError
-from airflow_stepop.failure import Category, StepFailedError
+from airflow_stepop.failure import StepFailedError
 from airflow_stepop.hooks.common.receipts import receipt_of, with_receipt, without_receipt
 from airflow_stepop.job import JobHandle, JobStatus
 from airflow_stepop.lifecycle.api_retries import ApiRetries
@@ -29,7 +29,7 @@ from airflow_stepop.lifecycle.failures import as_seen_before, not_stopped, seen_
 from airflow_stepop.lifecycle.job_client import JobClient
 from airflow_stepop.lifecycle.memory import asked_options, next_memory, resources_of
 from airflow_stepop.lifecycle.new_records import has_no_job, new_record, record_is_gone
-from airflow_stepop.lifecycle.resubmitting import capacity_pause, resubmissions_before
+from airflow_stepop.lifecycle.resubmitting import next_generation
 from airflow_stepop.lifecycle.stopping import Stopping
 from airflow_stepop.lifecycle.truncation import fit_to_state
 from airflow_stepop.lifecycle.unknown_jobs import UnknownJobs
@@ -95,10 +95,10 @@ class StepLifecycle:
         """Return the job to wait for, or the result that an earlier try collected but could not return."""
         record = self._load()
         if isinstance(record, UntrustedRecord):
-            return self._start(self._unknown_jobs.end(record))
+            return self._start(new_record(self.request, self._unknown_jobs.end(record)))
         decision = resume_decision(record, self.request.call)
         if record is None:
-            return self._start(generation=1)
+            return self._start(new_record(self.request, generation=1))
         self.log.info("Step generation %d found: %s", record.generation, decision.value)
         if decision is ResumeDecision.RETURN and record.collected is not None:
             self._collector.tidy(record)
@@ -109,17 +109,13 @@ class StepLifecycle:
             return self._continue(record)
         return self._attach(record)
 
-    def _start(
-        self, generation: int, resubmissions: int = 0, memory_bytes: int | None = None, pause_s: float = 0.0
-    ) -> JobHandle:
+    def _start(self, record: StepRecord, pause_s: float = 0.0) -> JobHandle:
         """Save the record of a new generation, and then submit its job.
 
         After a crash, the record leads the next try to the job.
 
-        :param memory_bytes: least memory to ask for; ``None``: what the task asks for
         :param pause_s: seconds to wait between the two
         """
-        record = new_record(self.request, generation, resubmissions, memory_bytes)
         self._save(record)
         if pause_s > 0:
             self.api_retries.pause(pause_s)
@@ -127,7 +123,7 @@ class StepLifecycle:
 
     def _submit(self, record: StepRecord) -> JobHandle:
         self.observer.phase("the record of generation %d saved", record.generation)
-        spec, payload = self.request.build(record.name, record.nonce, record.labels, record.memory_bytes)
+        spec, payload = self.request.build(record)
         hook = self.jobs.hook(record)
         self.has_begun_submit = True
         handle = self.api_retries.submit(hook, spec, payload, record.started_at)
@@ -180,7 +176,8 @@ class StepLifecycle:
         handle = self._stop(record)
         if handle is not None:
             self._collector.tidy(record.with_handle(handle))
-        return self._start(record.generation + 1, memory_bytes=next_memory(record, self.request, self.log))
+        memory_bytes = next_memory(record, self.request, self.log)
+        return self._start(new_record(self.request, record.generation + 1, memory_bytes=memory_bytes))
 
     def _stop(self, record: StepRecord) -> JobHandle | None:
         """Cancel the job of ``record``, if there is one, and wait until the job is terminal or gone.
@@ -289,25 +286,18 @@ class StepLifecycle:
     def resubmission(self, collected: Collected) -> JobHandle | None:
         """Submit the next generation after a preemption or a lack of capacity; return its job.
 
-        Returns ``None`` for every other end, and after ``max_resubmissions``. The count starts anew after a
-        job that ran for an hour. A resubmission uses up no retry of the task.
+        Returns ``None`` for every other end, and after ``max_resubmissions``. A resubmission uses up no retry
+        of the task.
         """
-        record, failure, most = self._current_record(), collected.failure, self.request.max_resubmissions
-        before = resubmissions_before(record)
-        if failure is None or not failure.category.is_resubmitted or before >= most:
+        record, failure = self._current_record(), collected.failure
+        if failure is None or (again := next_generation(record, failure, self.request)) is None:
             return None
-        count, pause_s = before + 1, 0.0
-        if failure.category is Category.NO_CAPACITY:
-            pause_s = capacity_pause(self.request.capacity_pause_s, before)
-        when = f" in {pause_s:.0f} s" if pause_s else ""
-        self.log.warning("%s: resubmitting (%d of %d)%s", failure.summary, count, most, when)
+        self.log.warning("%s: %s", failure.summary, again.message)
         self.observer.resubmitted(record, failure.category.value)
         self._stop(record)
         # The step goes on in another job. So keep="failed" must not keep this job: tidy() sees no failure
         self._collector.tidy(replace(record, collected=None))
-        return self._start(
-            record.generation + 1, resubmissions=count, memory_bytes=record.memory_bytes, pause_s=pause_s
-        )
+        return self._start(again.record, again.pause_s)
 
     def cancel(self, reason: StopReason | None = None) -> JobHandle | None:
         """Cancel the record's job because the task was ended; return the job, if there is one.

@@ -14,11 +14,17 @@ if TYPE_CHECKING:
 
 
 def new_record(
-    request: Request, generation: int, resubmissions: int = 0, memory_bytes: int | None = None
+    request: Request,
+    generation: int,
+    *,
+    resubmissions: int = 0,
+    memory_bytes: int | None = None,
+    alternative: int = 0,
 ) -> StepRecord:
     """Return the record of a new generation, which has no job yet.
 
     :param memory_bytes: least memory to ask for; ``None``: what the task asks for
+    :param alternative: index of the kind of machine to ask for
     """
     record = first_record(
         call=request.call,
@@ -31,6 +37,7 @@ def new_record(
     return replace(
         record,
         memory_bytes=memory_bytes,
+        alternative=alternative,
         keep=request.keep,
         location=request.location,
         asked=asked_options(request),

@@ -5,7 +5,7 @@ Each part of the request is computed when it is first needed: a resumed task nee
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from airflow.sdk.configuration import conf
 
-from airflow_stepop import record
 from airflow_stepop.arguments import check_arguments
 from airflow_stepop.connections.defaults import ConnectionDefaults
 from airflow_stepop.connections.extra import backend_of
@@ -30,6 +29,7 @@ from airflow_stepop.lifecycle.options import (
 )
 from airflow_stepop.lifecycle.override import warn_of_override
 from airflow_stepop.lifecycle.rendered_names import render_names
+from airflow_stepop.lifecycle.resubmitting import NEXT_ALTERNATIVE_S
 from airflow_stepop.lifecycle.setting_files import settings_of_step
 from airflow_stepop.oom import MoreMemory, check_on_oom, parse_on_oom
 from airflow_stepop.payload.build import build_payload
@@ -40,6 +40,7 @@ from airflow_stepop.payload.outcome import read_outcome
 from airflow_stepop.payload.requirements import read_requirements
 from airflow_stepop.payload.secrets import check_services, render_secrets
 from airflow_stepop.payload.spill import make_reachable, spill
+from airflow_stepop.record import CallIdentity, StepRecord
 from airflow_stepop.registry import create_hook, hook_class
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.runner.leftovers import GRACE_S
@@ -164,13 +165,13 @@ class StepRequest:
         }
 
     @cached_property
-    def call(self) -> record.CallIdentity:
+    def call(self) -> CallIdentity:
         """The identity of the call: if it is equal to an earlier try's, this try may use that try's job."""
         operator = self.operator
         names = sorted(operator.secrets or ())
         # Only the task's own arguments: an edit of its connection must not end a running job
         extra = [operator.backend, operator.conn_id, operator.image, names, self._requirements, self.override]
-        return record.CallIdentity(
+        return CallIdentity(
             key=call_key(self._call, self._archive, extra),
             max_tries=self.ti.max_tries,
             clear_number=getattr(self.context["dag_run"], "clear_number", 0) or 0,
@@ -239,7 +240,12 @@ class StepRequest:
 
     @cached_property
     def start_timeout_s(self) -> float | None:
-        return self.options.start_timeout_s
+        given = self.options.start_timeout_s
+        return NEXT_ALTERNATIVE_S if given is None and len(self.alternatives) > 1 else given
+
+    @property
+    def alternatives(self) -> Sequence[str]:
+        return self._settings.alternatives
 
     @property
     def keep(self) -> str:
@@ -268,8 +274,7 @@ class StepRequest:
         """
         if not self.is_overridden:
             check_on_oom(self.operator.on_oom, self.resources, self.operator.retries)
-        given = self.options.from_connection()
-        if not given:
+        if not (given := self.options.from_connection()):
             return
         try:
             self.own_hook.render(spec)
@@ -279,15 +284,14 @@ class StepRequest:
                 'correct "stepop" in its extra, or set another value in the task'
             ) from error
 
-    def build(
-        self, name: str, nonce: str, labels: Mapping[str, str], memory_bytes: int | None = None
-    ) -> tuple[StepSpec, Payload]:
+    def build(self, record: StepRecord) -> tuple[StepSpec, Payload]:
         check_arguments(self.operator)
-        self._check_options(self.spec(name, nonce, labels, ""))
+        spec = replace(self.spec(record.name, record.nonce, record.labels), alternative=record.alternative)
+        self._check_options(spec)
         payload = build_payload(
             self._call,
-            job=name,
-            nonce=nonce,
+            job=record.name,
+            nonce=record.nonce,
             setup=Setup(
                 archive=self._archive,
                 **self._secrets(),
@@ -302,10 +306,10 @@ class StepRequest:
         if not self.own_hook.is_host_bound:
             payload = make_reachable(payload, self.store, self.own_hook.inline_limit)
         self.observer.stored(payload)
-        spec = self.spec(name, nonce, labels, payload.digest)
-        spec = replace(spec, resources=spec.resources.at_least(memory_bytes))
+        spec = replace(spec, digest=payload.digest, resources=spec.resources.at_least(record.memory_bytes))
         if self.operator.checkpoint:
-            spec = replace(spec, checkpoint_uri=self.checkpoint_uri(labels, arguments_key(self._call)))
+            uri = self.checkpoint_uri(record.labels, arguments_key(self._call))
+            spec = replace(spec, checkpoint_uri=uri)
         return spec, payload
 
     def _secrets(self) -> dict[str, dict[str, str]]:
@@ -318,12 +322,11 @@ class StepRequest:
         check_services(references, self.backend, self.own_hook.secret_services)
         return {"secrets": values, "secret_references": references}
 
-    def spec(self, name: str, nonce: str, labels: Mapping[str, str], digest: str) -> StepSpec:
+    def spec(self, name: str, nonce: str, labels: Mapping[str, str]) -> StepSpec:
         return StepSpec(
             name=name,
             nonce=nonce,
             labels=labels,
-            digest=digest,
             resources=self.resources,
             settings=self._settings,
             image=self.options.image,

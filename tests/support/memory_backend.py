@@ -196,6 +196,7 @@ class Request:
     start_timeout_s = None
     capacity_pause_s = 0.0
     max_resubmissions = 10
+    alternatives = ()
     resources = ResourceSettings(cpu_count=2, memory="4GiB")
 
     def __init__(self, hook, call):
@@ -206,9 +207,12 @@ class Request:
 
     on_oom = None
 
-    def build(self, name, nonce, labels, memory_bytes=None):
-        resources = self.resources.at_least(memory_bytes)
-        return StepSpec(name, nonce, labels, resources=resources), Payload(b"{}", "")
+    def build(self, record):
+        resources = self.resources.at_least(record.memory_bytes)
+        spec = StepSpec(
+            record.name, record.nonce, record.labels, resources=resources, alternative=record.alternative
+        )
+        return spec, Payload(b"{}", "")
 
     def read(self, report, job, nonce):
         return json.loads(report.data)

@@ -141,6 +141,60 @@ def test_after_an_hour_of_running_the_count_starts_anew(hook, state, new_try):
     assert lifecycle.resubmission(lifecycle.finish(handle, StopReason.FINISHED)) is None
 
 
+# -- several kinds of machine
+
+
+def lost(hook, lifecycle, handle, category, reason=StopReason.FINISHED):
+    """End the job, and return the handle of the next one."""
+    if reason is StopReason.FINISHED:
+        hook.end(handle.id, JobState.FAILED, failure=Failure(category, "no machine"))
+    return lifecycle.resubmission(lifecycle.finish(handle, reason))
+
+
+def test_the_next_kind_of_machine_is_asked_for(hook, state, new_try):
+    """It counts as no resubmission; the job before is over by then. After the last kind comes the first."""
+    log = Log()
+    lifecycle = new_try(log=log)
+    lifecycle.request.alternatives, lifecycle.request.max_resubmissions = ("H100", "A100-80GB", "L4"), 1
+    handle = lifecycle.begin()
+    asked = [load_record(state).alternative]
+    for reason in (StopReason.START_TIMEOUT, *[StopReason.FINISHED] * 4):
+        handle = lost(hook, lifecycle, handle, Category.NO_CAPACITY, reason)
+        record = load_record(state)
+        assert hook.running == [handle.id]
+        asked.append((record.alternative, record.resubmissions))
+    assert asked == [0, (1, 0), (2, 0), (0, 1), (1, 1), (2, 1)]
+    assert lost(hook, lifecycle, handle, Category.NO_CAPACITY) is None
+    assert any("H100 was not to be had, the next job asks for A100-80GB" in str(line) for line in log.lines)
+
+
+def test_a_start_timeout_of_the_last_kind_ends_the_task(hook, new_try):
+    lifecycle = new_try()
+    lifecycle.request.alternatives = ("H100", "L4")
+    handle = lost(hook, lifecycle, lifecycle.begin(), None, StopReason.START_TIMEOUT)
+    collected = lifecycle.finish(handle, StopReason.START_TIMEOUT)
+    assert lifecycle.resubmission(collected) is None
+    assert collected.failure.category is Category.START_TIMEOUT
+
+
+def test_after_a_preemption_the_kind_stays(hook, state, new_try):
+    lifecycle = new_try()
+    lifecycle.request.alternatives = ("H100", "L4")
+    handle = lost(hook, lifecycle, lifecycle.begin(), Category.NO_CAPACITY)
+    assert lost(hook, lifecycle, handle, Category.PREEMPTED) is not None
+    assert load_record(state).alternative == 1
+
+
+def test_a_new_try_begins_with_the_first_kind(hook, state, new_try):
+    lifecycle = new_try()
+    lifecycle.request.alternatives = ("H100", "L4")
+    handle = lost(hook, lifecycle, lifecycle.begin(), Category.NO_CAPACITY)
+    hook.end(handle.id, JobState.FAILED, failure=Failure(Category.USER_ERROR, "a mistake"))
+    lifecycle.finish(handle, StopReason.FINISHED)
+    new_try().begin()
+    assert (load_record(state).generation, load_record(state).alternative) == (3, 0)
+
+
 def test_the_pause_after_a_lack_of_capacity_has_a_limit():
     assert 900 <= resubmitting.capacity_pause(30.0, 9) <= 1800
     assert 3600 <= resubmitting.capacity_pause(7200.0, 3) <= 7200
