@@ -92,6 +92,8 @@ def ended(airflow):
         for act in ("failed", "cleared"):
             wait_started(airflow, f"training_user.{act}_{way}")
             airflow.wait_state("training_user", run, f"{act}_{way}", way)
+            if way == "deferred":
+                airflow.wait_trigger("training_user", run, f"{act}_{way}")
     return run
 
 
@@ -136,6 +138,7 @@ def begin(airflow):
     for way in WAYS:
         wait_started(airflow, f"training_faults.{run}.{way}")
         airflow.wait_state("training_faults", run, way, way)
+    airflow.wait_trigger("training_faults", run, "deferred")
     return run
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -316,6 +317,15 @@ class Deployment:
             holds=lambda state: state in wanted,
         )
         return str(found)
+
+    def wait_trigger(self, dag_id: str, run_id: str, task_id: str) -> None:
+        """Wait until the task is deferred and its trigger runs. Nobody notices a user who ends it earlier."""
+        self.wait_state(dag_id, run_id, task_id, "deferred")
+        self.wait_for(
+            lambda: re.search(r"trigger .* starting", self.log(dag_id, run_id, task_id)),
+            f"the trigger of {task_id} to start",
+            lambda: self.log(dag_id, run_id, task_id)[-3000:],
+        )
 
     def wait_run(self, dag_id: str, run_id: str) -> dict[str, str]:
         """Wait until the run is over and return task id -> state."""

@@ -129,10 +129,7 @@ class CrashedTask:
             lambda: airflow.count(self.mark) >= count, f"start {count} of {self.mark}", self.logs
         )
         if is_deferred:
-            airflow.wait_state(*self.where, "deferred")
-            airflow.wait_for(
-                lambda: "starting" in airflow.log(*self.where), "the trigger to start", self.logs
-            )
+            airflow.wait_trigger(*self.where)
 
     def settle(
         self,
