@@ -109,8 +109,7 @@ class AccountRpcs:
         return api_pb2.WorkspaceDashboardUrlResponse(url=f"https://modal.com/apps/{workspace}/{environment}")
 
     async def proxy_get(self, request: Any, call: Any) -> Any:
-        """A proxy that does not exist is an answer without one."""
         if request.name not in self._world.settings.proxies:
-            return api_pb2.ProxyGetResponse()
+            raise not_found(f"Proxy '{request.name}' not found")
         proxy = api_pb2.Proxy(name=request.name, proxy_id=f"pr-{request.name}", created_at=time.time())
         return api_pb2.ProxyGetResponse(proxy=proxy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import codecs
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from tests.emulators.modal.changes import Changes
 STDOUT, STDERR = api_pb2.FILE_DESCRIPTOR_STDOUT, api_pb2.FILE_DESCRIPTOR_STDERR
 SYSTEM = api_pb2.FILE_DESCRIPTOR_INFO
 LONGEST_LINE = 16 << 10  # characters; a longer line becomes several entries
+LINES = re.compile(r"[^\n]*\n|[^\n]+")
 
 
 @dataclass(frozen=True)
@@ -128,10 +130,11 @@ class Output:
     def _to_log(self, text: str, *, is_last: bool = False) -> None:
         """The logs have text: bytes that are no UTF-8 become U+FFFD."""
         self._text += text
-        if self._by_line:
-            *lines, self._text = self._text.split("\n")
-            for line in lines:
-                self._log(f"{line}\n")
-        while self._text and (is_last or not self._by_line or len(self._text) >= LONGEST_LINE):
-            self._log(self._text[:LONGEST_LINE])
-            self._text = self._text[LONGEST_LINE:]
+        ready = len(self._text) if is_last or not self._by_line else self._text.rfind("\n") + 1
+        if len(self._text) - ready >= LONGEST_LINE:
+            ready = len(self._text)
+        entries = LINES.findall(self._text[:ready]) if self._by_line else [self._text[:ready]]
+        self._text = self._text[ready:]
+        for entry in entries:
+            for first in range(0, len(entry), LONGEST_LINE):
+                self._log(entry[first : first + LONGEST_LINE])
