@@ -58,12 +58,11 @@ def make_world(options: argparse.Namespace) -> World:
     return world
 
 
-def wait_for_parent(end: object) -> None:
+def wait_for_parent(loop: asyncio.AbstractEventLoop, over: asyncio.Event) -> None:
     """Standard input is a pipe of the process that started this one. It ends with that process."""
     while os.read(0, 4096):
         pass
-    if callable(end):
-        end()
+    loop.call_soon_threadsafe(over.set)
 
 
 async def run(options: argparse.Namespace) -> None:
@@ -89,8 +88,7 @@ async def run(options: argparse.Namespace) -> None:
     port = server._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]  # grpclib has no public way
     world.grpc = f"http://{options.host}:{port}"
     if options.with_parent:
-        end = lambda: loop.call_soon_threadsafe(over.set)  # noqa: E731
-        threading.Thread(target=wait_for_parent, args=[end], daemon=True).start()
+        threading.Thread(target=wait_for_parent, args=[loop, over], daemon=True).start()
     print(f"ready {world.grpc} {world.http}", flush=True)
     await over.wait()
     server.close()

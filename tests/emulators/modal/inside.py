@@ -48,7 +48,7 @@ class Root:
         scratch = os.path.join(self.path, SCRATCH, str(self.scratches))
         os.mkdir(scratch)
         self.tmpfs(scratch)
-        for name in os.listdir(path):
+        for name in os.listdir(path) if os.access(path, os.R_OK | os.X_OK) else []:
             self.show(os.path.join(path, name), os.path.join(scratch, name))
         base.bind(scratch, path)
         self.made.add(path)
@@ -84,6 +84,7 @@ def enter(spec):
             root.show("/" + name, os.path.join(root.path, name))
     if spec["private_tmp"]:
         os.chmod(root.folder("/tmp"), 0o1777)
+    root.own(root.folder("/root"))  # what a step writes into its home is not the host's
     root.mount(spec["own"], "/__modal")
     for path in spec["shared"]:
         root.mount(path, path)

@@ -6,7 +6,6 @@ Queue (V1 waits for a GPU), start (Volumes, container), the command, its end, co
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import shutil
 import sys
 import time
@@ -135,7 +134,7 @@ class Lifecycle:
             limits["IDLE_TIMEOUT"] = sandbox.definition.idle_timeout_secs * second
         if self._plan.end:
             limits[self._plan.end] = min(limits.get(self._plan.end, float("inf")), self._plan.end_after_s)
-        ended = self._wait_for_end()
+        ended, commits = self._wait_for_end(), asyncio.ensure_future(self._commit_in_background())
         try:
             while not ended.done():
                 self._look()
@@ -147,6 +146,7 @@ class Lifecycle:
                 await self._either(ended, left)
         finally:
             ended.cancel()
+            commits.cancel()
         return ended.result()
 
     def _wait_for_end(self) -> asyncio.Task[End]:
@@ -238,6 +238,13 @@ class Lifecycle:
                     changed = await asyncio.to_thread(mount.changed, self._world.volumes)
                     changed.commit()
 
+    async def _commit_in_background(self) -> None:
+        """Commit now and then what was written, finished or not."""
+        while pause_s := self._settings.background_commit_s:
+            await asyncio.sleep(pause_s)
+            writable = [one.path for one in self._sandbox.mounts if not one.read_only]
+            await asyncio.shield(self._sync(writable))  # what was read is also committed
+
 
 def by_exit_code(code: int) -> End:
     return End("FAILURE", exit_code=code) if code else End("SUCCESS", exit_code=0)
@@ -261,7 +268,4 @@ def mounts_of(world: World, sandbox: Sandbox) -> list[Mount]:
 def begin(world: World, sandbox: Sandbox) -> asyncio.Task[None]:
     """Start the life of a sandbox."""
     sandbox.mounts = mounts_of(world, sandbox)
-    task = asyncio.create_task(Lifecycle(world, sandbox).run())
-    with contextlib.suppress(AttributeError):
-        task.set_name(sandbox.id)
-    return task
+    return asyncio.create_task(Lifecycle(world, sandbox).run())

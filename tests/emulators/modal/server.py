@@ -6,6 +6,7 @@ A servicer has a method for each RPC that it knows, under the RPC's name in lowe
 
 from __future__ import annotations
 
+import asyncio
 import re
 import sys
 import traceback
@@ -93,6 +94,9 @@ class Api:
         except GRPCError as error:
             faults.count(call.rpc, error.status.name)
             raise
+        except asyncio.CancelledError:  # the client reads no further
+            faults.count(call.rpc, "CANCELLED")
+            raise
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             traceback.print_exc(file=sys.stderr)
             faults.count(call.rpc, "BROKEN")
@@ -104,9 +108,12 @@ class Api:
         self, stream: Stream[Any, Any], call: Call, does: Callable[..., Any], request: Any
     ) -> None:
         key = f"{call.rpc} {call.metadata.get('x-idempotency-key', '')}"
-        known = self._world.settings.honours_idempotency_key and self._answered.get(key)
-        reply = known or await does(request, call)
-        self._answered[key] = reply
+        honours = self._world.settings.honours_idempotency_key
+        reply = self._answered.get(key) if honours else None
+        if reply is None:
+            reply = await does(request, call)
+        if honours:
+            self._answered[key] = reply
         await self._world.faults.strike(call.rpc, after=True)
         await stream.send_message(reply)
 

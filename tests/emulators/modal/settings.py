@@ -57,6 +57,7 @@ class Settings:
     log_limit: int = 20_000  # [src] entries of one AppFetchLogs
     log_days: float = 35.0  # [src] the longest range of one request
     commit_lag_s: float = 0.0  # written files appear in the Volume so long after the end
+    background_commit_s: float = 0.0  # how often a running sandbox commits by itself; 0: never [inf]
     commit_after_kill: bool = True  # False: a sandbox that did not end by itself commits nothing [inf]
     page_size: int = 100  # sandboxes of a page of the list [inf]
     stats_page: int = 100  # groups of a page of the statistics [inf]

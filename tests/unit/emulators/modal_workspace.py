@@ -64,6 +64,21 @@ class Workspace:
 
         return modal.Sandbox.from_name("steps", name, client=self.client, **options)
 
+    def raw(self, rpc: str, request: Any) -> Any:
+        """Send a message that the public API does not send, and return the answer; of a stream, a list."""
+        from modal._utils.async_utils import synchronizer
+
+        client = synchronizer._translate_in(self.client)
+
+        async def ask() -> Any:
+            method = getattr(client._stub, rpc)
+            if hasattr(method, "unary_stream"):
+                return [answer async for answer in method.unary_stream(request)]
+            token = await client._auth_token_manager.get_token()
+            return await method(request, metadata=[("x-modal-auth-token", token)])
+
+        return synchronizer.create_blocking(ask)()
+
 
 def put(volume: Any, path: str, data: bytes, *, force: bool = False) -> None:
     """Upload one file."""

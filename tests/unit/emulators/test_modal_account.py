@@ -191,6 +191,21 @@ def test_costs_by_tag(workspace):
     assert list(stats(since=since)) == []
 
 
+def test_the_cost_of_one_sandbox(workspace):
+    workspace.simulated("*", run_s=0.05)
+    sandbox = workspace.ended("true", cpu=1.0)
+    stats = sandbox._experimental_stats()
+    assert stats.cost == sum(stats.cost_by_resource.values()) > 0
+    assert stats.duration.total_seconds() > 0
+
+
+def test_the_dashboard(workspace):
+    from modal_proto import api_pb2
+
+    request = api_pb2.WorkspaceDashboardUrlRequest(environment_name="main")
+    assert workspace.raw("WorkspaceDashboardUrlGet", request).url.endswith("/test-workspace/main")
+
+
 def test_rates(workspace):
     import modal
 

@@ -108,20 +108,13 @@ def test_a_list_by_tags(workspace):
 
 def test_a_list_with_finished_ones(workspace):
     """The message has a field that the public API hides; the answers have results."""
-    from modal._utils.async_utils import synchronizer
     from modal_proto import api_pb2
 
     workspace.simulated("*", exit_code=7)
     sandbox = workspace.ended("true", name="n", tags={"a": "1"})
     assert workspace.listed() == []
-    client = synchronizer._translate_in(workspace.client)
     request = api_pb2.SandboxListRequest(app_id=workspace.app().app_id, include_finished=True)
-
-    async def ask():
-        token = await client._auth_token_manager.get_token()
-        return await client._stub.SandboxListV2(request, metadata=[("x-modal-auth-token", token)])
-
-    (found,) = synchronizer.create_blocking(ask)().sandboxes
+    (found,) = workspace.raw("SandboxListV2", request).sandboxes
     assert (found.id, found.name, found.task_info.result.exitcode) == (sandbox.object_id, "n", 7)
     assert found.task_info.finished_at >= found.task_info.started_at > 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -105,6 +106,39 @@ def test_a_worker_forgets_a_sandbox_that_ended(sandboxes):
     again = modal.Sandbox.from_id(sandbox.object_id, client=sandboxes.client)
     with pytest.raises(modal.exception.NotFoundError, match="Task has already finished with status SUCCESS"):
         again.stdout.read()
+
+
+def test_a_stream_of_v1_is_resumed(sandboxes):
+    """``last_entry_id`` is the last entry that the client has; ``eof`` is the end."""
+    from modal_proto import api_pb2
+
+    sandbox = sandboxes.ended("sh", "-c", "echo one; echo wrong >&2; echo two", gpu="T4")
+    request = api_pb2.SandboxGetLogsRequest(sandbox_id=sandbox.object_id, timeout=10, file_descriptor=1)
+    request.last_entry_id = "0-0"
+    answers = sandboxes.raw("SandboxGetLogs", request)
+    assert [item.data for answer in answers for item in answer.items] == ["one\n", "two\n"]
+    assert [answer.eof for answer in answers] == [False, True]
+    request.last_entry_id = answers[0].entry_id
+    (answer,) = sandboxes.raw("SandboxGetLogs", request)
+    assert (answer.eof, len(answer.items)) == (True, 0)
+
+
+def test_new_lines_of_an_app_are_streamed(workspace):
+    """From the moment at which a reader comes."""
+    workspace.simulated("*", run_s=1000)
+    workspace.create("true", name="n")
+    workspace.service.do("say", sandbox="n", text="early")
+    lines = iter(workspace.app().logs.stream())
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        first = pool.submit(next, lines)
+        wait_until(lambda: said(workspace) and first.done(), "a line", pause_s=0.05)
+    assert first.result().message == "now\n"
+    lines.close()
+
+
+def said(workspace) -> bool:
+    workspace.service.do("say", sandbox="n", text="now")
+    return True
 
 
 def test_entries_may_be_pieces(sandboxes):

@@ -58,6 +58,20 @@ def test_a_working_folder_that_is_missing_is_made(sandboxes):
     assert not os.path.exists(folder)
 
 
+def test_what_a_command_writes_at_home_is_not_the_hosts(sandboxes):
+    name = f"written-{os.getpid()}"
+    assert sandboxes.ended("sh", "-c", f"echo 1 > {name}; ls; pwd").stdout.read().endswith(f"{name}\n/root\n")
+    assert not os.path.exists(f"/root/{name}")
+
+
+def test_a_network_that_is_blocked(sandboxes):
+    """The command has no network, not even this host's."""
+    code = "import socket, sys; socket.create_connection(('127.0.0.1', int(sys.argv[1])))"
+    port = sandboxes.service.url.rpartition(":")[2]
+    assert sandboxes.ended("python3", "-c", code, port).returncode == 0
+    assert sandboxes.ended("python3", "-c", code, port, block_network=True).returncode == 1
+
+
 def test_a_python_of_this_host_and_a_tmp_of_its_own(sandboxes, tmp_path):
     code = "import os, sys; print(sys.version_info[0], os.listdir('/tmp'))"
     assert sandboxes.ended("python3", "-c", code).stdout.read() == "3 []\n"
@@ -196,6 +210,15 @@ def test_a_result_that_comes_late(workspace):
     workspace.service.do("release", sandbox=name, phase="result")
     sandbox.wait()
     assert sandbox.poll() == 0
+
+
+def test_a_result_that_takes_a_time(workspace):
+    workspace.service.do("settings", result_lag_s=0.2)
+    name = workspace.simulated("late", exit_code=3)
+    sandbox = workspace.create("true", name=name)
+    wait_until(lambda: workspace.service.sandbox(name)["status"], "the end")
+    sandbox.wait()
+    assert (sandbox.returncode, workspace.service.sandbox(name)["over"]) == (3, True)
 
 
 def test_a_gpu_is_waited_for(workspace):

@@ -145,6 +145,15 @@ def test_a_running_sandbox_commits_with_sync(sandboxes):
     assert paths(volume) == ["one", "two"]
 
 
+def test_a_running_sandbox_may_commit_by_itself(sandboxes):
+    """With background commits a reader may also see a file that is not finished."""
+    volume = sandboxes.volume()
+    sandboxes.service.do("settings", background_commit_s=0.05)
+    sandbox = sandboxes.create("sh", "-c", "printf half > /v/x; sleep 1000", volumes={"/v": volume})
+    wait_until(lambda: paths(volume), "the file", holds=lambda found: found == ["x"])
+    assert (sandbox.poll(), read(volume, "/x")) == (None, b"half")
+
+
 def test_sync_of_other_paths_is_that_of_the_host(sandboxes):
     volume = sandboxes.volume()
     sandbox = sandboxes.ended("sh", "-c", "sync /tmp && sync -f / && echo fine", volumes={"/v": volume})
