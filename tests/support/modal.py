@@ -49,8 +49,11 @@ class Modal:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Return variables for a process that uses the ``modal`` package with this server."""
-        return {"MODAL_SERVER_URL": self.url, "MODAL_MAX_THROTTLE_WAIT": "0"}
+        """Return variables for a process that uses the ``modal`` package with this server.
+
+        There are no credentials, and no file that has some.
+        """
+        return {"MODAL_SERVER_URL": self.url, "MODAL_CONFIG_PATH": "/nonexistent/modal.toml"}
 
     def connection(
         self, login: str | None = TOKEN_ID, password: str | None = TOKEN_SECRET, **extra: Any
@@ -168,6 +171,8 @@ def modal_emulator() -> Iterator[Modal]:
 @pytest.fixture
 def modal_server(modal_emulator: Modal, monkeypatch: pytest.MonkeyPatch) -> Iterator[Modal]:
     """The emulator with a workspace that no test has used; the ``modal`` package leads to it."""
+    for name in [name for name in os.environ if name.startswith("MODAL_")]:
+        monkeypatch.delenv(name)
     for name, value in modal_emulator.environment.items():
         monkeypatch.setenv(name, value)
     modal_emulator.do("reset")

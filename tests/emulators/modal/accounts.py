@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2
 
 from tests.emulators.modal import ids
@@ -90,7 +91,7 @@ class AccountRpcs:
         if request.name in self._accounts.environments:
             raise already_exists(f"Environment '{request.name}' already exists")
         self._accounts.environments[request.name] = ids.object_id("en")
-        return api_pb2.EnvironmentCreateResponse()
+        return Empty()
 
     async def environment_list(self, request: Any, call: Any) -> Any:
         items = [

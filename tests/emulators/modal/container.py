@@ -63,7 +63,9 @@ class Container:
         """Write the files of the sandbox, open the door for ``sync``, and start the process."""
         spec = self._spec
         self._write_programs()
-        self._door = await asyncio.start_unix_server(self._answer, self.own / "door")
+        folder = os.open(self.own, os.O_RDONLY)  # the path of a socket has at most 107 bytes
+        self._door = await asyncio.start_unix_server(self._answer, f"/proc/self/fd/{folder}/door")
+        os.close(folder)
         env = {"PATH": f"/__modal/bin:{PATH}", "HOME": "/root", "LANG": "C.UTF-8", **spec.env}
         written = spec.folder / "spec.json"
         written.write_text(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 from modal_proto import api_pb2
@@ -52,7 +53,7 @@ class CostRpcs:
         answer.until.FromNanoseconds(int(until * 1e9))
         if seconds:
             costs = self._costs(sandbox, seconds)
-            answer.cost = text(sum(costs.values()))
+            answer.cost = total(costs)
             answer.cost_by_resource.update({name: text(cost) for name, cost in costs.items()})
         return answer
 
@@ -73,7 +74,7 @@ class CostRpcs:
             next_page_token=str(first + size) if first + size < len(groups) else ""
         )
         for values, costs in list(groups.items())[first : first + size]:
-            group = answer.groups.add(cost=sum(costs.values()), cost_str=text(sum(costs.values())))
+            group = answer.groups.add(cost=sum(costs.values()), cost_str=total(costs))
             for name, value in zip(request.group_by_tags, values, strict=True):
                 group.tags[name].CopyFrom(api_pb2.SandboxStatsGroup.TagValue(value=value))
             for name, cost in costs.items():
@@ -101,3 +102,8 @@ class CostRpcs:
 
 def text(cost: float) -> str:
     return f"{cost:.12f}"
+
+
+def total(costs: dict[str, float]) -> str:
+    """Return the sum of costs as they are written: [src] the total is the sum of the parts."""
+    return f"{sum(Decimal(text(cost)) for cost in costs.values()):.12f}"

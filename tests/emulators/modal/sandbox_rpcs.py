@@ -111,6 +111,8 @@ class SandboxRpcs:
         environment = self._world.accounts.environment(request.environment_name)
         if app_id:
             self._world.apps.get(app_id)
+        elif not request.environment_name:
+            raise invalid("app_id is required")
         before = request.before_timestamp or float("inf")
         tags = {tag.tag_name: tag.tag_value for tag in request.tags}
         now = time.monotonic()

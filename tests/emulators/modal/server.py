@@ -54,12 +54,18 @@ class Api:
         self._answered: dict[str, Any] = {}  # by RPC and idempotency key
 
     def __mapping__(self) -> dict[str, Handler]:
-        found = {}
-        for file in (api_pb2, task_command_router_pb2):
-            for service in file.DESCRIPTOR.services_by_name.values():
-                for method in service.methods:
-                    found[f"/{service.full_name}/{method.name}"] = self._handler(method)
-        return found
+        """Return a handler for every RPC of the vendor. A method of a servicer that is none is an error."""
+        services = [
+            service
+            for file in (api_pb2, task_command_router_pb2)
+            for service in file.DESCRIPTOR.services_by_name.values()
+        ]
+        rpcs = {f"/{one.full_name}/{method.name}": method for one in services for method in one.methods}
+        known = {in_lower_case(method.name) for method in rpcs.values()}
+        for servicer in self._servicers:
+            if odd := {name for name in dir(servicer) if not name.startswith("_")} - known:
+                raise ValueError(f"{type(servicer).__name__}: no RPC has the name {', '.join(odd)}")
+        return {path: self._handler(method) for path, method in rpcs.items()}
 
     def _handler(self, method: MethodDescriptor) -> Handler:
         name = in_lower_case(method.name)

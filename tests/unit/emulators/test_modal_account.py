@@ -31,6 +31,11 @@ def test_the_workspace_and_its_environments(workspace):
     made = modal.Environment.from_name("made", create_if_missing=True, client=workspace.client).hydrate()
     assert modal.Environment.from_name("made", client=workspace.client).hydrate().object_id == made.object_id
     assert workspace.app(environment_name="made").app_id != workspace.app().app_id
+    modal.Environment.objects.create("more", client=workspace.client)
+    listed = modal.Environment.objects.list(client=workspace.client)
+    assert sorted(one.name for one in listed) == ["made", "main", "more"]
+    with pytest.raises(modal.exception.AlreadyExistsError):
+        modal.Environment.objects.create("more", client=workspace.client)
     with pytest.raises(modal.exception.NotFoundError, match="Environment 'missing'"):
         workspace.app(environment_name="missing")
 

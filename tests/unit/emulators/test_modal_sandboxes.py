@@ -72,6 +72,18 @@ def test_a_network_that_is_blocked(sandboxes):
     assert sandboxes.ended("python3", "-c", code, port, block_network=True).returncode == 1
 
 
+def test_a_bucket_that_is_mounted_is_an_empty_folder(sandboxes):
+    import modal
+
+    keys = modal.Secret.from_dict({"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"})
+    mounts = {"/bucket": modal.CloudBucketMount("name", secret=keys)}
+    for options in ({}, {"gpu": "T4"}):
+        sandbox = sandboxes.ended(
+            "sh", "-c", "ls -A /bucket && echo 1 > /bucket/x", volumes=mounts, **options
+        )
+        assert (sandbox.returncode, sandbox.stdout.read()) == (0, "")
+
+
 def test_a_python_of_this_host_and_a_tmp_of_its_own(sandboxes, tmp_path):
     code = "import os, sys; print(sys.version_info[0], os.listdir('/tmp'))"
     assert sandboxes.ended("python3", "-c", code).stdout.read() == "3 []\n"
