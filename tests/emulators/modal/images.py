@@ -19,7 +19,7 @@ from modal_proto import api_pb2
 
 from tests.emulators.modal import ids
 from tests.emulators.modal.changes import Changes
-from tests.emulators.modal.errors import not_found
+from tests.emulators.modal.errors import conflict, not_found
 from tests.emulators.modal.world import World
 
 SUCCESS, FAILURE = api_pb2.GenericResult.GENERIC_STATUS_SUCCESS, api_pb2.GenericResult.GENERIC_STATUS_FAILURE
@@ -81,7 +81,7 @@ class Images:
 
     def get(self, image_id: str) -> Image:
         if image_id not in self.known:
-            raise not_found(f"Image {image_id} not found")
+            raise conflict(f"Could not find image with ID {image_id}")  # [src] of the vendor's JS client
         return self.known[image_id]
 
     def publish(self, tag: str, *, entrypoint: list[str]) -> str:

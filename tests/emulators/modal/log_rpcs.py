@@ -138,8 +138,8 @@ class RouterRpcs:
         if claims is None or claims.get("task") != request.task_id:
             raise unauthenticated("the token is not valid for this task")
         sandbox = self._world.sandboxes.of_task(request.task_id)
-        if sandbox.is_over and time.time() - sandbox.ended_at >= self._world.settings.router_keeps_s:
-            raise conflict(f"Task has already finished with status {sandbox.end and sandbox.end.status}")
+        if end := sandbox.forgotten_end:
+            raise conflict(f"Task has already finished with status {end.words}")
         output, offset = sandbox.outputs[STREAMS[request.file_descriptor]], request.offset
         while True:
             data, begin = output.read(offset, CHUNK_BYTES)

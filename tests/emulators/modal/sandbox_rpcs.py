@@ -225,9 +225,8 @@ class SandboxRpcs:
 
     def _granted(self, sandbox: Sandbox) -> Any:
         """Refuse a sandbox whose worker has forgotten it; the text was seen in first-hand reports."""
-        keeps = self._world.settings.router_keeps_s
-        if sandbox.is_over and sandbox.end and time.time() - sandbox.ended_at >= keeps:
-            raise conflict(f"Task has already finished with status {sandbox.end.status}")
+        if end := sandbox.forgotten_end:
+            raise conflict(f"Task has already finished with status {end.words}")
         return self._access(sandbox)
 
     def _access(self, sandbox: Sandbox) -> Any:

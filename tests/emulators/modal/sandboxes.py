@@ -38,6 +38,11 @@ class End:
     asked_at: float = field(default_factory=time.monotonic)
 
     @property
+    def words(self) -> str:
+        """Return the status as messages have it: ``terminated``, ``success``, ``idle timeout`` were seen."""
+        return self.status.lower().replace("_", " ")
+
+    @property
     def result(self) -> api_pb2.GenericResult:
         """Return the result of the API. Of most ends, the exit code is unset."""
         value = STATUS.Value(f"GENERIC_STATUS_{self.status}")
@@ -85,6 +90,12 @@ class Sandbox:
     @property
     def metadata(self) -> api_pb2.SandboxHandleMetadata:
         return api_pb2.SandboxHandleMetadata(app_id=self.app.id, result=self.result)
+
+    @property
+    def forgotten_end(self) -> End | None:
+        """Return the end if the worker does not know the sandbox any more."""
+        forgets_at = self.ended_at + self._world.settings.router_keeps_s
+        return self.end if self.is_over and time.time() >= forgets_at else None
 
     def matches(self, pattern: str) -> bool:
         return fnmatchcase(self.name, pattern) or fnmatchcase(self.id, pattern)

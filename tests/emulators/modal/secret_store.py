@@ -10,7 +10,7 @@ from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2
 
 from tests.emulators.modal import ids
-from tests.emulators.modal.errors import already_exists, not_found
+from tests.emulators.modal.errors import already_exists, conflict, not_found
 from tests.emulators.modal.validation import check_env
 from tests.emulators.modal.world import World
 
@@ -77,7 +77,9 @@ class SecretRpcs:
         environment = self._world.accounts.environment(request.environment_name)
         secret = self._found_or_made(request, environment)
         if missing := [key for key in request.required_keys if key not in secret.values]:
-            raise not_found(f"Secret '{secret.name}' is missing key(s): {', '.join(missing)}")
+            raise conflict(
+                f"Secret is missing key(s): {', '.join(missing)}"
+            )  # [src] of the vendor's JS client
         return api_pb2.SecretGetOrCreateResponse(secret_id=secret.id, metadata=self._secrets.metadata(secret))
 
     def _found_or_made(self, request: Any, environment: str) -> Secret:

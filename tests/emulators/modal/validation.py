@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Any
 
@@ -11,6 +12,7 @@ from tests.emulators.modal.settings import Settings
 NAME = re.compile(r"[a-zA-Z0-9\-_.]{1,64}")  # [src] name_utils of the client
 APP_ID = re.compile(r"ap-[a-zA-Z0-9]{22}")
 ENV_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")  # [src] of V2
+DOMAIN = re.compile(r"(\*\.)?([a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?\.)+[a-zA-Z]{2,}")
 RESERVED = ("MODAL_TASK_ID", "MODAL_IMAGE_ID", "MODAL_REGION", "MODAL_CLOUD_PROVIDER")  # [doc]
 ARGV_BYTES = 65_536  # [src] a limit of the server, says the client
 ENV_BYTES = 65_536  # first-hand reports: assume 64 KiB
@@ -50,6 +52,7 @@ def check_definition(definition: Any, settings: Settings) -> None:
         raise invalid(f"workdir must be an absolute path, got: {definition.workdir}")
     _check_gpu(definition.resources.gpu_config, settings)
     _check_placement(definition, settings)
+    _check_network(definition.network_access)
     _check_mounts(definition)
     resources = definition.resources
     for request, limit in (
@@ -77,6 +80,18 @@ def _check_placement(definition: Any, settings: Settings) -> None:
     cloud = definition.cloud_provider_str.lower()
     if cloud and cloud not in settings.clouds:
         raise invalid(f"Unknown cloud provider '{cloud}'; valid are {', '.join(settings.clouds)}")
+
+
+def _check_network(network: Any) -> None:
+    """[src] Texts and rules of the vendor's tests, which run against the service."""
+    for cidr in network.allowed_cidrs:
+        try:
+            ipaddress.ip_network(cidr, strict=False)
+        except ValueError:
+            raise invalid(f"Invalid CIDR: {cidr}") from None
+    for domain in network.allowed_domains:
+        if domain != "*" and not DOMAIN.fullmatch(domain):
+            raise invalid(f"Invalid domain: {domain}")
 
 
 def _check_mounts(definition: Any) -> None:

@@ -99,6 +99,8 @@ def test_a_published_image(workspace):
     assert workspace.ended("true", image=image).returncode == 0
     with pytest.raises(modal.exception.NotFoundError):
         workspace.ended("true", image=modal.Image.from_name("main/other", client=workspace.client))
+    with pytest.raises(modal.exception.ConflictError, match="Could not find image with ID"):
+        workspace.ended("true", image=modal.Image.from_id("im-unknown", client=workspace.client))
 
 
 def test_an_image_with_a_python_added(workspace):
@@ -120,9 +122,11 @@ def test_named_secrets(workspace):
     secret.hydrate()
     secret.update({"B": "2"})
     assert [one["keys"] for one in workspace.service.report()["secrets"].values()] == [["A", "B"]]
-    for options in ({"required_keys": ["C"]}, {"environment_name": "missing"}):
+    with pytest.raises(modal.exception.ConflictError, match=r"Secret is missing key\(s\): C"):
+        modal.Secret.from_name("mine", required_keys=["C"], client=workspace.client).hydrate()
+    for name, options in (("none", {}), ("mine", {"environment_name": "missing"})):
         with pytest.raises(modal.exception.NotFoundError):
-            modal.Secret.from_name("mine", client=workspace.client, **options).hydrate()
+            modal.Secret.from_name(name, client=workspace.client, **options).hydrate()
 
 
 REFUSED = {
@@ -136,6 +140,8 @@ REFUSED = {
     "nine GPUs": {"gpu": "H100:9"},
     "unknown region": {"region": "moon-1"},
     "unknown cloud": {"cloud": "azure"},
+    "CIDR": {"outbound_cidr_allowlist": ["not-an-ip/8"]},
+    "domain": {"outbound_domain_allowlist": ["not a valid domain!"]},
     "limit below the request": {"memory": (512, 256)},
 }
 
@@ -167,7 +173,8 @@ def test_what_reaches_the_service(workspace):
     """Whole MiB and thousandths of a core. A fraction of a MiB is dropped without a word."""
     workspace.simulated("*")
     workspace.create("true", name="a", cpu=(0.5, 2.0), memory=(512, 1024), timeout=86_400)
-    workspace.create("true", name="b", memory=512.5)
+    workspace.create("true", name="b", memory=512.5, outbound_cidr_allowlist=["10.0.0.0/8"])
+    workspace.create("true", name="c", outbound_domain_allowlist=["example.com", "*.github.com", "*"])
     known = workspace.service.sandbox("a")
     assert (known["milli_cpu"], known["memory_mb"], known["timeout_s"]) == ([500, 2000], [512, 1024], 86_400)
     assert workspace.service.sandbox("b")["memory_mb"] == [0, 0]

@@ -33,6 +33,22 @@ def test_the_logs_of_an_app(sandboxes):
     assert calls == {"AppCountLogs": 1, "AppFetchLogs": 1}
 
 
+def test_a_batch_of_the_logs_names_its_sandbox(workspace):
+    """The public entries have the task's id alone."""
+    from modal_proto import api_pb2
+
+    workspace.simulated("*", run_s=1000)
+    created = [workspace.create("true", name=name).object_id for name in ("a", "b")]
+    for name in ("a", "b", "b"):
+        workspace.service.do("say", sandbox=name, text=name)
+    request = api_pb2.AppFetchLogsRequest(app_id=workspace.app().app_id, limit=10)
+    request.since.FromDatetime(datetime.now(UTC) - timedelta(minutes=1))
+    request.until.FromDatetime(datetime.now(UTC) + timedelta(minutes=1))
+    batches = workspace.raw("AppFetchLogs", request).batches
+    found = [(batch.sandbox_id, [item.data for item in batch.items]) for batch in batches]
+    assert found == [(created[0], ["a\n"]), (created[1], ["b\n", "b\n"])]
+
+
 def test_a_part_of_the_logs(sandboxes):
     """By source, text and time. The range begins at ``since`` and ends before ``until``."""
     sandbox = sandboxes.ended("sh", "-c", "echo one; echo two; echo wrong >&2")
@@ -104,7 +120,7 @@ def test_a_worker_forgets_a_sandbox_that_ended(sandboxes):
     sandboxes.service.do("settings", router_keeps_s=0.0)
     sandbox = sandboxes.ended("echo", "one")
     again = modal.Sandbox.from_id(sandbox.object_id, client=sandboxes.client)
-    with pytest.raises(modal.exception.NotFoundError, match="Task has already finished with status SUCCESS"):
+    with pytest.raises(modal.exception.NotFoundError, match="Task has already finished with status success"):
         again.stdout.read()
 
 

@@ -90,6 +90,18 @@ def test_a_volume_has_a_version_and_an_environment(workspace):
         put(old, "/a", b"1")
 
 
+def test_volumes_are_listed_and_deleted(workspace):
+    import modal
+
+    for name in ("one", "two"):
+        workspace.volume(name).hydrate()
+    assert [one.name for one in modal.Volume.objects.list(client=workspace.client)] == ["two", "one"]
+    modal.Volume.objects.delete("one", client=workspace.client)
+    assert [one.name for one in modal.Volume.objects.list(client=workspace.client)] == ["two"]
+    with pytest.raises(modal.exception.NotFoundError):
+        modal.Volume.objects.delete("one", client=workspace.client)
+
+
 def test_a_sandbox_sees_a_part_of_a_volume(sandboxes):
     """A path of the Volume lies at the mount path; what the command writes is there after its end."""
     volume = sandboxes.volume()
