@@ -178,6 +178,7 @@ def modal_server(modal_emulator: Modal, monkeypatch: pytest.MonkeyPatch) -> Iter
     modal_emulator.do("reset")
     yield modal_emulator
     modal_emulator.close_clients()
+    assert modal_emulator.calls(answer="BROKEN") == 0, "the emulator failed: see its standard error"
     modal_emulator.do("reset")
 
 

@@ -18,7 +18,7 @@ from tests.emulators.modal.container import Container, Spec
 from tests.emulators.modal.images import Config
 from tests.emulators.modal.log_store import STDERR, STDOUT
 from tests.emulators.modal.sandboxes import End, Sandbox
-from tests.emulators.modal.volumes import Changed, Mount
+from tests.emulators.modal.volumes import DIRECTORY, Changed, Entry, Mount, normal
 from tests.emulators.modal.world import World
 
 TICK_S = 60.0  # whoever changes something notifies; this is for what was forgotten
@@ -47,6 +47,8 @@ class Lifecycle:
             await self._live()
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
             traceback.print_exc(file=sys.stderr)
+            if self._sandbox.container is not None:
+                await self._sandbox.container.stop(0.0)
             self._sandbox.over(End("INTERNAL_FAILURE", f"the emulator failed: {error!r}"))
         finally:
             await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
@@ -76,7 +78,7 @@ class Lifecycle:
             sandbox.say(self._plan.message or "Runner failed to start the container")
             raise EndedError(End(self._plan.fail, self._plan.message))
         if self._plan.run:
-            await asyncio.to_thread(self._lay_out)
+            await self._lay_out()
             container = Container(self._spec(), self._sync)
             await container.start()
             sandbox.container = container
@@ -87,10 +89,14 @@ class Lifecycle:
         sandbox.started_at = time.time()
         sandbox.changes.notify()
 
-    def _lay_out(self) -> None:
+    async def _lay_out(self) -> None:
+        """Make the folders of the mounts. [doc] A path that a Volume does not have is made in it."""
         for mount in self._sandbox.mounts:
-            self._world.volumes.lay_out(mount.volume, mount.sub_path, mount.folder)
-            mount.mark()
+            if mount.sub_path and mount.sub_path not in mount.volume.entries:
+                mount.volume.put(mount.sub_path, Entry(DIRECTORY))
+            await asyncio.to_thread(
+                mount.lay_out, self._world.volumes, list(mount.volume.below(mount.sub_path))
+            )
 
     def _spec(self) -> Spec:
         definition = self._sandbox.definition
@@ -204,11 +210,15 @@ class Lifecycle:
             await sandbox.changes.wait(TICK_S)
         found = await self._changes(end)
         await asyncio.sleep(max(0.0, end.asked_at + end.visible_s - time.monotonic()))
-        commit = asyncio.ensure_future(self._commit(found))
-        if not found or not (self._commit_lag_s() or sandbox.is_held("commit")):
-            await commit
+        is_late = bool(found) and (self._commit_lag_s() > 0 or sandbox.is_held("commit"))
+        if not is_late:
+            commit(found)
         sandbox.over(end)
-        await commit
+        if is_late:
+            await asyncio.sleep(self._commit_lag_s())
+            while sandbox.is_held("commit"):
+                await sandbox.changes.wait(TICK_S)
+            commit(found)
 
     async def _changes(self, end: End) -> list[Changed]:
         """Read what the sandbox wrote. After a kill that may be lost."""
@@ -222,13 +232,6 @@ class Lifecycle:
 
     def _commit_lag_s(self) -> float:
         return self._settings.commit_lag_s if self._plan.commit_lag_s is None else self._plan.commit_lag_s
-
-    async def _commit(self, found: list[Changed]) -> None:
-        await asyncio.sleep(self._commit_lag_s())
-        while self._sandbox.is_held("commit"):
-            await self._sandbox.changes.wait(TICK_S)
-        for one in found:
-            one.commit()
 
     async def _sync(self, paths: list[str]) -> None:
         """What ``sync PATH`` in the sandbox does: when it returns, the files are in the Volume."""
@@ -246,6 +249,11 @@ class Lifecycle:
             await asyncio.shield(self._sync(writable))  # what was read is also committed
 
 
+def commit(found: list[Changed]) -> None:
+    for one in found:
+        one.commit()
+
+
 def by_exit_code(code: int) -> End:
     return End("FAILURE", exit_code=code) if code else End("SUCCESS", exit_code=0)
 
@@ -257,7 +265,7 @@ def mounts_of(world: World, sandbox: Sandbox) -> list[Mount]:
         Mount(
             volume=world.volumes.get(one.volume_id),
             path=one.mount_path.rstrip("/"),
-            sub_path=one.sub_path.strip("/"),
+            sub_path=normal(one.sub_path),
             folder=folder / str(number),
             read_only=one.read_only,
         )

@@ -116,29 +116,8 @@ class Volumes:
             temporary.replace(self.block(digest))
         return digest
 
-    def read(self, entry: Entry) -> bytes:
-        """Return all bytes of a file."""
-        parts = []
-        for number, digest in enumerate(entry.blocks):
-            length = min(BLOCK_BYTES, entry.size - number * BLOCK_BYTES)
-            parts.append(self.block(digest).read_bytes().ljust(length, b"\0"))
-        return b"".join(parts)
-
-    def lay_out(self, volume: Volume, sub_path: str, folder: Path) -> None:
-        """Write the files below a path of a Volume into a folder. The path is made if it does not exist."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for path, entry in volume.below(sub_path):
-            target = folder / posixpath.relpath(path, sub_path or ".")
-            if entry.kind == DIRECTORY:
-                target.mkdir(parents=True, exist_ok=True)
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if entry.kind == SYMLINK:
-                target.symlink_to(entry.target)
-                continue
-            self._write(entry, target)
-
-    def _write(self, entry: Entry, target: Path) -> None:
+    def write(self, entry: Entry, target: Path) -> None:
+        """Write a committed file into a file of this host."""
         with target.open("wb") as file:
             for digest in entry.blocks:
                 with self.block(digest).open("rb") as block:
@@ -190,12 +169,22 @@ class Mount:
                 found[path] = (kind, *unchanged)
         return found
 
-    def mark(self) -> None:
-        """Remember the folder as it is: only what differs from it is committed."""
+    def lay_out(self, volumes: Volumes, entries: list[tuple[str, Entry]]) -> None:
+        """Write entries of the Volume into the folder. Only what differs from them is committed later."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path, entry in entries:
+            target = self.folder / posixpath.relpath(path, self.sub_path or ".")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if entry.kind == DIRECTORY:
+                target.mkdir(exist_ok=True)
+            elif entry.kind == SYMLINK:
+                target.symlink_to(entry.target)
+            else:
+                volumes.write(entry, target)
         self.seen = self.look()
 
     def changed(self, volumes: Volumes) -> Changed:
-        """Read and keep what was written since ``mark`` or the last call; blocking."""
+        """Read and keep what was written since ``lay_out`` or the last call; blocking."""
         now = self.look()
         put, removed = {}, [path for path in self.seen if path not in now]
         for path, about in now.items():

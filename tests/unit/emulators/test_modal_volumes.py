@@ -117,6 +117,14 @@ def test_a_sandbox_sees_a_part_of_a_volume(sandboxes):
     assert read(volume, "/jobs/b/in/x") == b"of another"
 
 
+def test_a_part_that_a_volume_does_not_have_is_made(sandboxes):
+    volume = sandboxes.volume()
+    sandbox = sandboxes.ended(
+        "ls", "-A", "/v", volumes={"/v": volume.with_mount_options(sub_path="/new/part")}
+    )
+    assert (sandbox.returncode, sandbox.stdout.read(), paths(volume)) == (0, "", ["new", "new/part"])
+
+
 def test_a_mount_path_inside_a_folder_of_the_host(sandboxes):
     """The mount is the sandbox's alone: the host has no such folder, before and after."""
     volume, place = sandboxes.volume(), f"/usr/share/stepop-{os.getpid()}/data"
@@ -206,6 +214,16 @@ def test_links_modes_and_files_that_change(sandboxes):
     sandbox = sandboxes.ended("sh", "-c", command, volumes={"/v": volume})
     assert sandbox.stdout.read() == "1\n755\nran\n"
     assert read(volume, "/x") == b"1\n2\n"
+
+
+def test_an_answer_to_an_upload_that_is_lost(workspace):
+    """The client sends it again, and meets its own files."""
+    volume = workspace.volume()
+    workspace.service.do("fault", kind="lost", rpc="VolumePutFiles2", after=True)
+    volume.hydrate()
+    with pytest.raises(FileExistsError):
+        put(volume, "/empty", b"")
+    assert paths(volume) == ["empty"]
 
 
 def test_a_block_that_fails(workspace):
