@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -139,7 +140,7 @@ def modal(**settings: Any) -> Iterator[Modal]:
     command += ["--settings", json.dumps(settings)]
     pipe = subprocess.PIPE
     with (
-        tempfile.TemporaryDirectory(prefix="modal-", ignore_cleanup_errors=True) as work,
+        _folder() as work,
         subprocess.Popen(
             [*command, "--work", work], cwd=ROOT, env=_environment(), stdin=pipe, stdout=pipe, text=True
         ) as process,
@@ -154,6 +155,21 @@ def modal(**settings: Any) -> Iterator[Modal]:
             service.close_clients()
             process.terminate()
             ended(process)
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[str]:
+    """A folder that is removed at the end. Sandboxes of an emulator that was killed hold it for a moment."""
+    work = tempfile.mkdtemp(prefix="modal-")
+    try:
+        yield work
+    finally:
+        wait_until(lambda: _is_removed(work), f"{work} to be removed")
+
+
+def _is_removed(work: str) -> bool:
+    shutil.rmtree(work, ignore_errors=True)
+    return not os.path.exists(work)
 
 
 def _environment() -> dict[str, str]:

@@ -133,27 +133,29 @@ class Lifecycle:
 
     async def _command(self) -> End:
         """Wait for the command, and for all that may end it earlier."""
-        sandbox, started = self._sandbox, time.monotonic()
-        second = self._settings.second_s
-        limits = {"TIMEOUT": (sandbox.definition.timeout_secs + self._settings.timeout_late_s) * second}
-        if sandbox.definition.idle_timeout_secs:  # [doc] a busy command counts as idle
-            limits["IDLE_TIMEOUT"] = sandbox.definition.idle_timeout_secs * second
-        if self._plan.end:
-            limits[self._plan.end] = min(limits.get(self._plan.end, float("inf")), self._plan.end_after_s)
+        started = time.monotonic()
         ended, commits = self._wait_for_end(), asyncio.ensure_future(self._commit_in_background())
         try:
             while not ended.done():
                 self._look()
-                ran = time.monotonic() - started
-                for status, limit in limits.items():
-                    if ran >= limit:
-                        raise EndedError(End(status, self._plan.message, killed=True))
-                left = min(limit - ran for limit in limits.values())
+                limit, status = min((limit, status) for status, limit in self._limits().items())
+                if (left := started + limit - time.monotonic()) <= 0:
+                    raise EndedError(End(status, self._plan.message, killed=True))
                 await self._either(ended, left)
         finally:
             ended.cancel()
             commits.cancel()
         return ended.result()
+
+    def _limits(self) -> dict[str, float]:
+        """Return after how many seconds the service ends a command, and with which status."""
+        definition, second = self._sandbox.definition, self._settings.second_s
+        limits = {"TIMEOUT": (definition.timeout_secs + self._settings.timeout_late_s) * second}
+        if definition.idle_timeout_secs:  # [doc] a busy command counts as idle
+            limits["IDLE_TIMEOUT"] = definition.idle_timeout_secs * second
+        if self._plan.end:
+            limits[self._plan.end] = min(limits.get(self._plan.end, float("inf")), self._plan.end_after_s)
+        return limits
 
     def _wait_for_end(self) -> asyncio.Task[End]:
         return asyncio.ensure_future(self._container_end() if self._plan.run else self._simulated_end())

@@ -35,10 +35,12 @@ class LogRpcs:
         self._world = world
 
     def _lines(self, request: Any, since_ns: int, until_ns: int) -> Iterator[Line]:
+        held = {one.id for one in self._world.sandboxes.of_app(request.app_id) if one.is_held("log")}
         source = getattr(request, "source", 0) or getattr(request, "file_descriptor", 0)
         for line in self._world.logs.of(request.app_id).between(since_ns, until_ns):
             if (
-                (not request.sandbox_id or line.sandbox_id == request.sandbox_id)
+                line.sandbox_id not in held
+                and (not request.sandbox_id or line.sandbox_id == request.sandbox_id)
                 and (not request.task_id or line.task_id == request.task_id)
                 and (not source or line.source == source)
                 and request.search_text in line.text

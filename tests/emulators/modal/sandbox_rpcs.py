@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
@@ -115,13 +114,12 @@ class SandboxRpcs:
             raise invalid("app_id is required")
         before = request.before_timestamp or float("inf")
         tags = {tag.tag_name: tag.tag_value for tag in request.tags}
-        now = time.monotonic()
         found = [
             one
             for one in reversed(self._sandboxes.known.values())
             if one.version in versions
             and one.created_at < before
-            and one.listed_at <= now
+            and one.is_listed
             and (one.app.id == app_id if app_id else one.app.environment == environment)
             and (request.include_finished or not one.is_over)
             and tags.items() <= one.tags.items()
@@ -230,5 +228,5 @@ class SandboxRpcs:
         return self._access(sandbox)
 
     def _access(self, sandbox: Sandbox) -> Any:
-        jwt = ids.token(self._world.settings.token_s, task=sandbox.task_id)
+        jwt = ids.token(self._world.settings.router_token_s, task=sandbox.task_id)
         return api_pb2.CommandRouterAccess(url=self._world.grpc, jwt=jwt)

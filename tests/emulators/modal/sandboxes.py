@@ -66,7 +66,7 @@ class Sandbox:
         self.mounts = []
         self.task_id = "" if version == 1 else ids.sortable_id("ta") + "V"
         self.created_at = world.sandboxes.next_time()
-        self.listed_at = time.monotonic() + world.settings.list_lag_s
+        self._listed_at = time.monotonic() + world.settings.list_lag_s
         self.queued_at, self.started_at, self.ended_at = self.created_at, 0.0, 0.0
         self.asked: End | None = None
         self.end: End | None = None
@@ -82,6 +82,10 @@ class Sandbox:
     def is_over(self) -> bool:
         """Return whether everybody can see the end. Until then the sandbox is running, and has its name."""
         return self.end is not None and time.monotonic() >= self._visible_at and not self.is_held("result")
+
+    @property
+    def is_listed(self) -> bool:
+        return time.monotonic() >= self._listed_at and not self.is_held("list")
 
     @property
     def result(self) -> api_pb2.GenericResult | None:

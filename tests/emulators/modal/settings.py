@@ -64,7 +64,8 @@ class Settings:
     stats_lag_s: float = 0.0  # a sandbox is in no statistics before
     ring_bytes: int = 4 << 20  # what a worker keeps of a stream; older bytes are dropped [inf]
     router_keeps_s: float = 60.0  # how long the worker answers after the end of a sandbox [inf]
-    token_s: float = 1200.0  # lifetime of the tokens of AuthTokenGet and of the router
+    token_s: float = 1200.0  # lifetime of the tokens of AuthTokenGet
+    router_token_s: float = 1200.0  # lifetime of the tokens with which a worker is read
     v1_found_after_exit: bool = False  # whether include_terminated finds a V1 sandbox
     honours_idempotency_key: bool = False  # True: a repeated request gets the first answer again [inf]
     queue_s: float = 0.0  # how long a V1 sandbox waits for a GPU
@@ -95,7 +96,8 @@ class Plan:
     """What happens to a sandbox. Phases: ``queue`` (V1), ``start``, ``end``, ``commit``, ``result``.
 
     ``hold`` names phases in which the sandbox stays until the test releases them. In ``end`` the command has
-    ended, in ``commit`` its files are not in the Volume, and in ``result`` nobody can see the result.
+    ended, in ``commit`` its files are not in the Volume, and in ``result`` nobody can see the result. With
+    ``list`` it is in no list, and with ``log`` its lines are not in the App's logs.
     """
 
     hold: list[str] = field(default_factory=list)

@@ -100,10 +100,10 @@ def test_the_worker_can_fail_too(sandboxes):
 
 
 def test_tokens_of_the_worker_expire(sandboxes):
-    """The client asks for a new one. The token of the API is refreshed, too."""
-    sandboxes.service.do("settings", token_s=0.01)
+    """The client asks for a new one."""
+    sandboxes.service.do("settings", router_token_s=0.0)
     sandbox = sandboxes.ended("echo", "one")
-    sandboxes.service.do("settings", token_s=1000.0)
+    sandboxes.service.do("settings", router_token_s=1000.0)
     assert sandbox.stdout.read() == "one\n"
     assert sandboxes.service.calls("SandboxGetCommandRouterAccess") == 1
 

@@ -121,10 +121,12 @@ def test_a_list_with_finished_ones(workspace):
 
 def test_a_new_sandbox_is_in_no_list_for_a_while(workspace):
     workspace.simulated("*", run_s=1000)
-    workspace.service.do("settings", list_lag_s=0.3)
+    workspace.service.do("settings", list_lag_s=0.1)
+    workspace.service.do("plan", sandbox="n", hold=["list"])
     sandbox = workspace.create("true", name="n")
     assert workspace.listed() == []
     assert workspace.find("n").object_id == sandbox.object_id
+    workspace.service.do("release", sandbox="n", phase="list")
     wait_until(workspace.listed, "the list", holds=lambda found: found == [sandbox.object_id])
 
 

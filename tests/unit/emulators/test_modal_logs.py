@@ -75,14 +75,18 @@ def test_the_range_of_a_request_is_limited(workspace):
 def test_lines_that_come_late(sandboxes):
     """A line has the time at which it was printed, and is not there before its lag is over."""
     sandboxes.service.do("plan", sandbox="slow", log_lag_s=1000.0)
-    sandboxes.ended("echo", "late", name="slow")
-    sandboxes.service.do("settings", log_lag_s=0.2)
-    sandboxes.ended("echo", "soon")
+    sandboxes.service.do("plan", sandbox="held", hold=["log"])
+    for name in ("slow", "held"):
+        sandboxes.ended("echo", "late", name=name)
     assert fetched(sandboxes) == []
+    sandboxes.service.do("release", sandbox="held", phase="log")
+    assert [one.message for one in fetched(sandboxes)] == ["late\n"]
+    sandboxes.service.do("settings", log_lag_s=0.1)
+    sandboxes.ended("echo", "soon")
     wait_until(
         lambda: fetched(sandboxes),
         "the line",
-        holds=lambda found: [one.message for one in found] == ["soon\n"],
+        holds=lambda found: [one.message for one in found] == ["late\n", "soon\n"],
     )
 
 

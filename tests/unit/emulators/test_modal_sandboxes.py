@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.support.processes import is_alive, wait_gone
+from tests.support.processes import wait_gone
 from tests.support.waiting import wait_until
 
 STATUSES = ["INIT_FAILURE", "INTERNAL_FAILURE"]
@@ -140,9 +140,9 @@ def test_a_timeout(sandboxes):
     """Status TIMEOUT, which the client says as 124, some time after the timeout."""
     import modal
 
-    sandboxes.service.do("settings", second_s=0.01)
-    sandbox = sandboxes.create("sleep", "1000", timeout=5)
+    sandbox = sandboxes.create("sleep", "1000", timeout=1000)
     pid = sandboxes.service.wait_started(sandbox.object_id)["pid"]
+    sandboxes.service.do("settings", second_s=0.0)
     with pytest.raises(modal.exception.SandboxTimeoutError):
         sandbox.wait()
     assert sandbox.returncode == 124
@@ -159,16 +159,19 @@ def test_terminate_is_answered_before_the_end(sandboxes):
     """poll() stays None for a while, and a second terminate changes nothing; then 137."""
     import modal
 
-    sandboxes.service.do("settings", terminate_s=0.5, kill_after_s=0.1)
+    sandboxes.service.do("plan", sandbox="n", hold=["end"])
     sandbox = sandboxes.create("sleep", "1000", name="n")
     pid = sandboxes.service.wait_started("n")["pid"]
     sandbox.terminate()
     assert sandbox.poll() is None
     assert sandboxes.listed() == [sandbox.object_id]
     sandbox.terminate()
+    wait_gone([pid], "the command")
+    assert sandbox.poll() is None
+    sandboxes.service.do("release", sandbox="n", phase="end")
     with pytest.raises(modal.exception.SandboxTerminatedError):
         sandbox.wait()
-    assert (sandbox.poll(), sandboxes.listed(), is_alive(pid)) == (137, [], False)
+    assert (sandbox.poll(), sandboxes.listed()) == (137, [])
     sandbox.terminate()
     assert sandbox.poll() == 137
 
