@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from airflow_stepop.exceptions import StepConfigError
 
@@ -35,6 +35,19 @@ class BackendSettings(BaseModel):
     Where the task has no ``timeout``, the option gives it. Where both are given, they must be equal: the
     hook's ``render`` checks that.
     """
+
+    not_settings: ClassVar[Mapping[str, str]] = {}
+    """Names that look like options and are none -> why, and what to write instead. For names that users know
+    from the service, its SDK, or another backend. The error about such a name has the text.
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_known_names(cls, given: Any) -> Any:
+        for name in given if isinstance(given, Mapping) else ():
+            if name in cls.not_settings:
+                raise ValueError(f"there is no setting {name!r}: {cls.not_settings[name]}")
+        return given
 
     @property
     def alternatives(self) -> Sequence[str]:
@@ -104,8 +117,10 @@ def parse_settings(model: type[BackendSettings], settings: object, backend: str)
             f"settings of {backend!r} must be a {model.__name__} or a dict, not {type(settings).__name__}"
         )
     valid = sorted(model.model_fields)
-    settings = in_snake_case(settings, valid, backend)
+    settings = in_snake_case(settings, [*valid, *model.not_settings], backend)
     for key in settings:
+        if key in model.not_settings:
+            raise StepConfigError(f"backend {backend!r} has no setting {key!r}: {model.not_settings[key]}")
         if key not in valid:
             close = get_close_matches(str(key), valid, n=1)
             guess = f"; did you mean {close[0]!r}?" if close else ""

@@ -29,7 +29,7 @@ LAYERS = [
     {"results", "record"},
     {"payload"},
     {"hooks.base", "hooks.settings", "hooks.common"},
-    {"hooks.local", "hooks.kubernetes", "hooks.sagemaker"},
+    {"hooks.local", "hooks.kubernetes", "hooks.sagemaker", "hooks.modal"},
     {"registry"},
     {"waiting"},
     {"triggers"},
