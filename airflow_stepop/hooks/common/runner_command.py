@@ -27,6 +27,7 @@ def runner_argv(  # noqa: PLR0913 - each is a word of the command
     digest: str | None = None,
     mounts: Mapping[str, str] = NO_MOUNTS,
     runner_digest: str | None = None,
+    has_output_folder: bool = False,
     **options: str | float | None,
 ) -> list[str]:
     """Return the command as a list of arguments.
@@ -41,6 +42,8 @@ def runner_argv(  # noqa: PLR0913 - each is a word of the command
     :param runner_digest: SHA-256 of ``step.pyz`` in hexadecimal digits, for a service that reads ``step.pyz``
         from a bucket. The command then runs exactly these bytes, or ends with exit code 64 (see
         :mod:`.bootstrap`). ``None``: whoever can write to the input folder can change the runner
+    :param has_output_folder: as for ``input_files``: large values go into ``outputs``, too, whatever the
+        store is
     :param options: further options of the runner, such as ``receipt="/dev/termination-log"``, ``timeout``,
         ``grace`` (both in seconds); an option that is ``None`` is left out
     """
@@ -50,6 +53,8 @@ def runner_argv(  # noqa: PLR0913 - each is a word of the command
     words = [python, "-u", *program, "run", "--in", inputs, "--out", outputs]
     words += ["--digest", digest if digest is not None else spec.digest]
     found = {**options, **_folders(spec, mounts)}
+    if has_output_folder:
+        found["segments"] = None
     for name, value in found.items():
         if value is not None:
             words += [f"--{name.replace('_', '-')}", value if isinstance(value, str) else f"{value:.15g}"]

@@ -38,6 +38,11 @@ def test_the_runner_s_own_digest_comes_before_everything():
     assert words[6:] == argv(spec())[3:]
 
 
+@pytest.mark.parametrize("result_uri", ["file:///srv/r", "s3://b/r", ""])
+def test_values_go_into_an_output_folder_that_comes_back(result_uri):
+    assert "--segments" not in argv(spec(result_uri=result_uri), has_output_folder=True)
+
+
 def test_the_service_may_insert_the_digest():
     words = argv(spec(), digest="$(DIGEST)")
     assert words[words.index("--digest") + 1] == "$(DIGEST)"
