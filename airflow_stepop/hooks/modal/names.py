@@ -29,6 +29,7 @@ _TAG = re.compile(r"[a-zA-Z0-9._-]{1,63}")
 # its clouds, such as us-east-1 (AWS), us-central1 (Google) and us-ashburn-1 (Oracle)
 _WORLD = ("us", "eu", "ap", "uk", "ca", "sa", "me", "mx", "af", "il", "jp", "au")
 _WORLD_OF_CLOUDS = (*_WORLD, "europe", "asia", "northamerica", "southamerica", "australia", "africa")
+_PLACES = ("melbourne",)
 _DIAGONALS = ("northeast", "northwest", "southeast", "southwest")
 _DIRECTIONS = ("east", "west", "north", "south", "central", *_DIAGONALS)
 
@@ -80,7 +81,7 @@ def check_region(text: str) -> str:
     direction, number = re.fullmatch(r"([a-z]*)(.*)", place).groups()  # type: ignore[union-attr]
     is_modals = world in _WORLD and text in (world, f"{world}-{direction}")
     is_clouds = re.fullmatch(r"-?[0-9]+(?:-?[a-z])?", number) is not None
-    is_known = is_modals and direction in ("", *_DIRECTIONS)
+    is_known = is_modals and direction in ("", *_DIRECTIONS, *_PLACES)
     if not is_known and is_clouds and world in _WORLD_OF_CLOUDS:
         is_known = direction in _DIRECTIONS or not get_close_matches(direction, _DIRECTIONS, cutoff=0.75)
     if not is_known:

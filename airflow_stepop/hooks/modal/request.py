@@ -50,7 +50,6 @@ class Submitted:
     :param seal: key of the sealed files, in hex; empty: no file is sealed
     :param secret_names: variables that the sandbox gets from a Secret of its own, which nobody else sees
     :param secret_bytes: size of their names and values
-    :param gpu_index: which of several kinds of GPUs is tried, from 0 on
     """
 
     digest: str
@@ -59,7 +58,6 @@ class Submitted:
     seal: str = ""
     secret_names: Sequence[str] = ()
     secret_bytes: int = 0
-    gpu_index: int = 0
 
 
 def sandbox_request(spec: StepSpec, settings: ModalSettings, submitted: Submitted) -> Json:
@@ -80,7 +78,7 @@ def sandbox_request(spec: StepSpec, settings: ModalSettings, submitted: Submitte
         "tags": {**settings.tags, **to_tags(spec.labels)},
         "timeout": times.sandbox_s,
         "volumes": _volumes(spec, settings),
-        **_sizes(resources, submitted.gpu_index),
+        **_sizes(resources),
         **_options(settings),
     }
     if submitted.secret_names:
@@ -150,11 +148,11 @@ def _own_volume(name: str, folder: str) -> Json:
     return {"volume": name, "version": VOLUME_VERSION, "sub_path": f"/{folder}"}
 
 
-def _sizes(resources: Resources, gpu_index: int) -> Json:
-    kinds = resources.gpu.gpus
+def _sizes(resources: Resources) -> Json:
+    """Return the sizes. Of several kinds of GPUs it is the first: ``StepHook.settings_of`` leaves one."""
     cpu = list(resources.cpu) if isinstance(resources.cpu, tuple) else resources.cpu
     memory = None if resources.memory is None else list(resources.memory)
-    return _given(gpu=kinds[gpu_index % len(kinds)] if kinds else None, cpu=cpu, memory=memory)
+    return _given(gpu=next(iter(resources.gpu.gpus), None), cpu=cpu, memory=memory)
 
 
 def _options(settings: ModalSettings) -> Json:

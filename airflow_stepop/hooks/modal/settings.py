@@ -157,6 +157,15 @@ class ModalSettings(BackendSettings):
         named = self.gpu or []
         return (named,) if isinstance(named, str) else tuple(named)
 
+    @property
+    def alternatives(self) -> tuple[str, ...]:
+        return self.gpus if len(self.gpus) > 1 else ()
+
+    def at_alternative(self, index: int) -> Self:
+        if not self.alternatives:
+            return self
+        return self.model_copy(update={"gpu": self.gpus[min(index, len(self.gpus) - 1)]})
+
     def timeout_or(self, default_s: float) -> float:
         """Return the timeout of a step for which nobody has set ``timeout``. A default of Airflow above 24
         hours is that of other backends, so the step gets 24 hours.

@@ -131,11 +131,16 @@ def test_what_only_a_submit_knows() -> None:
 
 
 def test_kinds_of_gpus_are_tried_in_order() -> None:
-    """A list begins anew when its last kind had no capacity, either."""
-    settings = {"gpu": ["H100", "A100-80GB", "any"][:2]}
-    tried = [rendered(Submitted("1" * 64, gpu_index=index), settings=settings)["gpu"] for index in (0, 1, 2)]
-    assert tried == ["H100", "A100-80GB", "H100"]
-    assert "gpu" not in rendered(Submitted("1" * 64, gpu_index=3))
+    """The worker asks for the next alternative; after the last one it stays with the last."""
+    settings = ModalSettings(gpu=["H100", "A100-80GB:2"])
+    assert settings.alternatives == ("H100", "A100-80GB:2")
+    tried = [
+        sandbox_request(a_spec(), settings.at_alternative(index), Submitted("1" * 64))["gpu"]
+        for index in (0, 1, 2)
+    ]
+    assert tried == ["H100", "A100-80GB:2", "A100-80GB:2"]
+    for other in (ModalSettings(gpu="H100"), ModalSettings()):
+        assert (other.alternatives, other.at_alternative(1)) == ((), other)
 
 
 @pytest.mark.parametrize(

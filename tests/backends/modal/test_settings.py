@@ -41,7 +41,8 @@ def test_the_seeds_settings_parse() -> None:
         {"gpu": "A100", "timeout": 3600},
         {"gpu": ["H100", "A100-80GB"]},
         {"cpu": [0.5, 4], "memory": [512, 2048]},
-        {"region": ["us-east", "eu-west-1", "us-central1", "us-ashburn-1", "europe-west4", "ap"]},
+        {"region": ["ap", "us-east", "ap-melbourne"]},
+        {"region": ["eu-west-1", "us-central1", "us-ashburn-1", "europe-west4"]},
         {
             "outbound_domain_allowlist": ["*.example.com", "pypi.org"],
             "outbound_cidr_allowlist": ["10.0.0.0/8"],
