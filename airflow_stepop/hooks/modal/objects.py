@@ -1,4 +1,4 @@
-"""Makes the arguments of ``modal.Sandbox.create`` from the JSON of ``request.py``, for ``submit`` of the hook.
+"""Makes the arguments of ``modal.Sandbox.create`` from the JSON of ``request.py``, for ``submit`` of a hook.
 
 Every object belongs to the client and the environment of the step. Without them, the ``modal`` package would
 take the credentials of the process. The objects are lazy: the package looks them up in ``create``.
