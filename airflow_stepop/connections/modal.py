@@ -207,8 +207,9 @@ def client_of(account: ModalAccount, limit_s: float = OPEN_LIMIT_S) -> modal.Cli
     with opening:
         client = _clients.get(account)
         if client is None or client.is_closed():
-            with _explained():
-                client = asyncio.run(_open(account, limit_s))
+            # asyncio.run() would take the thread's own event loop away
+            with _explained(), asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+                client = runner.run(_open(account, limit_s))
             _clients[account] = client
         return client
 

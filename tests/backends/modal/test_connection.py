@@ -228,6 +228,18 @@ def test_threads_and_event_loops_share_a_client(modal_server: Modal, account: Mo
     assert modal_server.calls("ClientHello", "OK") == 8
 
 
+def test_the_event_loop_of_the_callers_thread_stays(account: ModalAccount) -> None:
+    """Code of the same worker may have set one, and use it later."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        client_of(account)
+        assert asyncio.get_event_loop_policy().get_event_loop() is loop
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
 CLIENT = f"""
 import os, sys
 from airflow_stepop.connections.modal import ModalAccount, client_of
