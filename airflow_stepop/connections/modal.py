@@ -66,16 +66,14 @@ def account_of(connection: Connection | None) -> ModalAccount:
     :param connection: of type ``modal``; ``None`` if there is no ``modal_default``
     :raises StepConfigError: the connection has another type or one token only, or there are no credentials
     """
-    named: str | None = None
+    environment = environment_of(connection)
     token_id = token_secret = None
     if connection is not None:
-        named = _environment(connection)
         token_id, token_secret = _tokens(connection)
     with _explained():
         from modal.config import config
 
         server_url = str(config["server_url"])
-        environment = named or str(config["environment"] or "")
     if connection is not None and token_id:
         source = f"the token of the connection {connection.conn_id!r}"
         return ModalAccount(token_id, token_secret, server_url, environment, source)
@@ -88,11 +86,22 @@ def account_of(connection: Connection | None) -> ModalAccount:
     return ModalAccount(token_id, token_secret, server_url, environment, f"{where}, because {why}")
 
 
-def _environment(connection: Connection) -> str | None:
-    """Return the environment that the connection names, after a look at what a connection may say.
+def environment_of(connection: Connection | None) -> str:
+    """Return the environment of a connection, else of Airflow's user; empty: the workspace's default.
+
+    Credentials are not needed, so that a request can be rendered without them.
 
     :raises StepConfigError: the connection has another type, addresses, or an environment that is no text
     """
+    if connection is not None and (named := _named_environment(connection)):
+        return named
+    with _explained():
+        from modal.config import config
+
+        return str(config["environment"] or "")
+
+
+def _named_environment(connection: Connection) -> str | None:
     conn_id = connection.conn_id
     if connection.conn_type not in ("modal", ""):
         raise StepConfigError(

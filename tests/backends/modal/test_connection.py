@@ -15,7 +15,13 @@ from typing import Any
 import pytest
 from airflow.sdk import Connection
 
-from airflow_stepop.connections.modal import ModalAccount, account_of, client_of, close_clients
+from airflow_stepop.connections.modal import (
+    ModalAccount,
+    account_of,
+    client_of,
+    close_clients,
+    environment_of,
+)
 from airflow_stepop.exceptions import StepConfigError
 from tests.support.modal import TOKEN_ID, TOKEN_SECRET, Modal
 
@@ -68,6 +74,14 @@ def test_the_tokens_of_the_connection_are_used_alone(
     )
     assert "as-1" not in repr(found)
     assert account_of(connect("ak-1", "as-1")).environment == "ambient"
+
+
+def test_the_environment_is_known_without_credentials(connect: Callable[..., Connection], run: Run) -> None:
+    """So a request can be rendered where nobody has a token."""
+    assert environment_of(connect(None, None, environment="dev")) == "dev"
+    code = "import json, airflow_stepop.connections.modal as m\nprint(json.dumps(m.environment_of(None)))"
+    assert run(code) == ""
+    assert run(code, MODAL_ENVIRONMENT="dev") == "dev"
 
 
 @pytest.mark.parametrize("has_connection", [True, False])
