@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from airflow_stepop.core.naming import did_you_mean
 from airflow_stepop.exceptions import StepConfigError, UnsupportedError
-from airflow_stepop.hooks.common.machines import Machine, is_gpu
 
 if TYPE_CHECKING:
     from airflow_stepop.resources import ResourceSettings
@@ -24,8 +22,7 @@ ANY = "any"
 PRICES_OF = "mid 2026"
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """One kind of GPU.
 
     :param name: as Modal writes it: ``A100-80GB``
@@ -46,6 +43,8 @@ class Kind:
 
     def is_called(self, wanted: str) -> bool:
         """Return whether a name of another cloud, such as ``NVIDIA_TESLA_A100``, is this kind."""
+        from airflow_stepop.hooks.common.machines import Machine, is_gpu
+
         plain = self.name.rstrip("!+")
         machine = Machine(plain, 0, 0, 1, plain, gpu_memory_bytes=self.memory_gb * 2**30)
         return is_gpu(machine, re.sub(r"\bA10G\b", "A10", wanted.upper().replace("_", "-")))
@@ -73,24 +72,23 @@ _KIND_OF_OTHERS = {"A10G": "A10"}  # names that Modal had before
 _OTHERS = frozenset({"V100", "P100", "P4", "K80", "A30", "A40", "L40", "GB200"})  # no misspelt names
 
 
-@dataclass(frozen=True)
-class Gpu:
+class Gpu(NamedTuple):
     """What one text of ``gpu`` says.
 
     :param kind: ``None``: any kind
-    :param count: ``None``: the text names none
+    :param number: of GPUs; ``None``: the text names none
     """
 
     kind: Kind | None
-    count: int | None
+    number: int | None
 
     @property
     def how_many(self) -> int:
-        return 1 if self.count is None else self.count
+        return 1 if self.number is None else self.number
 
     def __str__(self) -> str:
         name = ANY if self.kind is None else self.kind.name
-        return name if self.count in (None, 1) else f"{name}:{self.count}"
+        return name if self.number in (None, 1) else f"{name}:{self.number}"
 
 
 def parse_gpu(text: str) -> Gpu:
@@ -135,8 +133,7 @@ class GpuSettings(Protocol):
     def gpus(self) -> tuple[str, ...]: ...
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """The GPUs of a step.
 
     :param gpus: values of ``gpu`` for Modal, in the order in which they are tried; empty: no GPU
@@ -186,13 +183,13 @@ def _cheapest(named: Gpu | None, wants: ResourceSettings) -> Choice:
 
     :param named: ``any`` of the settings; ``None``: the settings name nothing
     """
-    if named is not None and named.count is not None:
+    if named is not None and named.number is not None:
         _check(named, wants)
     asked = wants.gpu_count or 1
     if named is not None:
         if wants.gpu_count == 0:
             _check(named, wants)
-        asked = named.count or asked
+        asked = named.number or asked
     kinds = fitting(asked, wants.gpu_type)
     first, *others = kinds
     why = f"gpu={str(named)!r}" if named is not None else f"gpu_count={asked}"

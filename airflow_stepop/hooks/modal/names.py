@@ -7,7 +7,6 @@ the checks of the client (``modal/_utils/name_utils.py``, ``mount_utils.py`` of 
 
 from __future__ import annotations
 
-import ipaddress
 import posixpath
 import re
 from difflib import get_close_matches
@@ -56,6 +55,8 @@ def check_environment(text: str) -> str:
 
 def check_cidr(text: str) -> str:
     """Check a network, such as ``10.0.0.0/8``."""
+    import ipaddress
+
     try:
         ipaddress.ip_network(text)
     except ValueError as error:

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     field_validator,
     model_validator,
@@ -27,6 +25,7 @@ from airflow_stepop.hooks.modal.sizes import as_cpu, as_memory
 from airflow_stepop.hooks.settings import BackendSettings
 
 if TYPE_CHECKING:
+    from airflow_stepop.hooks.modal.buckets import BucketMount
     from airflow_stepop.resources import ResourceSettings
 
 # setting -> argument of modal.Sandbox.create; a test compares the arguments with the SDK's signature
@@ -59,35 +58,15 @@ Domain = Annotated[str, AfterValidator(names.check_domain)]
 Mount = Annotated[str, AfterValidator(names.check_mount)]
 
 
-class BucketMount(BaseModel):
-    """A bucket that the sandbox sees as files; the fields of ``modal.CloudBucketMount``.
+def _as_buckets(given: Mapping[str, Any]) -> Mapping[str, BucketMount]:
+    if not given:
+        return given
+    from airflow_stepop.hooks.modal.buckets import to_mount
 
-    :param bucket_name: name of the bucket
-    :param bucket_endpoint_url: address of Cloudflare R2 or Google Cloud Storage; none for S3
-    :param key_prefix: only the objects with this prefix, which ends with ``/``
-    :param secret: name of a Secret in Modal with the credentials
-    :param oidc_auth_role_arn: AWS role that the sandbox assumes instead
-    :param read_only: the step cannot write
-    :param requester_pays: the bucket's reader pays; needs ``secret``
-    :param force_path_style: address objects as ``<endpoint>/<bucket>/<key>``
-    """
+    return {path: to_mount(one) for path, one in given.items()}
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    bucket_name: str = Field(min_length=1)
-    bucket_endpoint_url: str | None = Field(default=None, pattern="^https?://")
-    key_prefix: str | None = Field(default=None, pattern="/$")
-    secret: Name | None = None
-    oidc_auth_role_arn: str | None = Field(default=None, pattern="^arn:aws[a-z-]*:iam::")
-    read_only: bool = False
-    requester_pays: bool = False
-    force_path_style: bool = False
-
-    @model_validator(mode="after")
-    def _check_payer(self) -> Self:
-        if self.requester_pays and self.secret is None:
-            raise ValueError("requester_pays needs secret: who reads the bucket pays, so Modal must know who")
-        return self
+Buckets = Annotated[dict[Mount, Any], AfterValidator(_as_buckets)]
 
 
 class ModalSettings(BackendSettings):
@@ -139,7 +118,7 @@ class ModalSettings(BackendSettings):
     app_name: Name = "airflow-stepop"
     volumes: dict[Mount, Name] = Field(default_factory=dict)
     secrets: list[Name] = Field(default_factory=list)
-    cloud_bucket_mounts: dict[Mount, BucketMount] = Field(default_factory=dict)
+    cloud_bucket_mounts: Buckets = Field(default_factory=dict)
     block_network: bool = False
     outbound_cidr_allowlist: list[Cidr] | None = None
     outbound_domain_allowlist: list[Domain] | None = None
@@ -192,16 +171,6 @@ class ModalSettings(BackendSettings):
         if given == []:
             raise ValueError("a list has one region or more; leave region out for any region")
         return given
-
-    @field_validator("cloud_bucket_mounts", mode="before")
-    @classmethod
-    def _as_buckets(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping):
-            return given
-        return {
-            path: {"bucket_name": one.removeprefix("s3://").rstrip("/")} if isinstance(one, str) else one
-            for path, one in given.items()
-        }
 
     @field_validator("tags")
     @classmethod

@@ -12,9 +12,10 @@ import pytest
 from airflow_stepop.cli.backends import describe_settings
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.hooks.modal import ModalSettings
+from airflow_stepop.hooks.modal.buckets import BucketMount
 from airflow_stepop.hooks.modal.not_settings import NOT_SETTINGS
 from airflow_stepop.hooks.modal.resources import resources_of
-from airflow_stepop.hooks.modal.settings import FIELDS, BucketMount
+from airflow_stepop.hooks.modal.settings import FIELDS
 from airflow_stepop.hooks.settings import parse_settings
 from airflow_stepop.resources import ResourceSettings
 
@@ -101,7 +102,9 @@ def test_valid_settings(given: dict[str, Any]) -> None:
         ({"volumes": {"/a": "v", "/b": "v"}}, "mounts a Volume once, and 'v' is there twice"),
         ({"volumes": {"/a": "v"}, "cloud_bucket_mounts": {"/a": "b"}}, "both have /a"),
         ({"cloud_bucket_mounts": {"/a": {"bucket_name": "b", "key_prefix": "x"}}}, "key_prefix"),
-        ({"cloud_bucket_mounts": {"/a": {"bucket_name": "b", "bucket": "x"}}}, "bucket"),
+        ({"cloud_bucket_mounts": {"/a": {"bucket_name": "b", "bucket": "x"}}},
+         r"bucket: Extra inputs are not permitted \(fields: bucket_name, "),
+        ({"cloud_bucket_mounts": {"a": "b"}}, "write '/a'"),
         ({"cloud_bucket_mounts": {"/a": {"bucket_name": "b", "requester_pays": True}}}, "needs secret"),
         ({"secrets": ["a b"]}, "is no name in Modal"),
         ({"block_network": True, "outbound_cidr_allowlist": []}, "leaves no network for outbound_cidr_allow"),
