@@ -11,8 +11,8 @@ from airflow_stepop.connections.modal import ModalAccount, client_of
 from airflow_stepop.hooks.modal import ModalSettings
 from airflow_stepop.hooks.modal.objects import Objects, create_arguments
 from airflow_stepop.hooks.modal.request import Submitted, sandbox_request
-from tests.backends.modal.test_request import CASES, a_spec
 from tests.support.modal import Modal
+from tests.support.modal_steps import CASES, a_spec
 
 
 def request_of(own_secret: Mapping[str, str], **options: Any) -> dict[str, Any]:
