@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -131,6 +132,12 @@ def _tokens(connection: Connection) -> tuple[str | None, str | None]:
             f"the connection {connection.conn_id!r} has one half of a token: its {missing} is empty. Fill it "
             "in, or empty both: then the credentials of Airflow's user are used"
         )
+    for name, text in (("login", token_id), ("password", token_secret)):
+        if re.search(r"[^!-~]", text or ""):
+            raise StepConfigError(
+                f"the connection {connection.conn_id!r} has a blank, a line end or the like in its {name}; a "
+                "token of Modal has none: write it anew"
+            )
     if (token_id or "").startswith("as-") and (token_secret or "").startswith("ak-"):
         raise StepConfigError(
             f"the connection {connection.conn_id!r} has the token's secret as login and its id as "

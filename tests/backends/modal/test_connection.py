@@ -105,6 +105,8 @@ def test_a_connection_without_tokens_means_those_of_the_environment(
         (("ak-1", None), {}, "has one half of a token: its password .* is empty"),
         ((None, "as-1"), {}, "has one half of a token: its login .* is empty"),
         (("as-1", "ak-1"), {}, "exchange them"),
+        (("ak-1", "as-1\n"), {}, "a blank, a line end or the like in its password"),
+        (("ak 1", "as-1"), {}, "a blank, a line end or the like in its login"),
         (("ak-1", "as-1"), {"environment": 3}, 'write the name of an environment of Modal: {"environment": '),
         (("ak-1", "as-1"), {"stepop": {"endpoints": {"modal": "http://x"}}}, "set MODAL_SERVER_URL"),
     ],
