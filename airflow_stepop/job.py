@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -55,6 +55,10 @@ class JobHandle:
     :param id: the service's own id of the job; unique within ``scope``
     :param name: the name under which the job was submitted; contains a hash of the record's nonce
     :param detail: other JSON data that the backend needs later; not part of the identity
+    :param nonce: nonce of the record that the job belongs to. The callers of a hook set it. Empty in a handle
+        that an earlier version has stored, outside of a record
+    :param instance: what the service gave to this job, and gives to no later job of the same name: a uid, a
+        time of creation. Empty if the service has no such thing, or did not tell it yet
     """
 
     backend: str
@@ -63,6 +67,8 @@ class JobHandle:
     id: str
     name: str
     detail: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    nonce: str = field(default="", compare=False)
+    instance: str = field(default="", compare=False)
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "detail": dict(self.detail)}
@@ -73,19 +79,21 @@ class JobHandle:
 
         :raises IntegrityError: ``data`` is not a handle, or is damaged
         """
-        return cls(**checked_fields(data, "a job's handle", _HANDLE_FIELDS, {"detail": OBJECT}))
+        return cls(**checked_fields(data, "a job's handle", _HANDLE_FIELDS, _HANDLE_OPTIONAL))
 
     def __str__(self) -> str:
         return f"{self.backend} job {self.id}"
 
 
 _HANDLE_FIELDS = {"backend": TEXT, "conn_id": or_nothing(TEXT), "scope": TEXT, "id": TEXT, "name": TEXT}
+_HANDLE_OPTIONAL = {"detail": OBJECT, "nonce": TEXT, "instance": TEXT}
 
 
 @dataclass(frozen=True)
 class FoundJob:
     """A job of this package in a listing of its service.
 
+    :param handle: gets its nonce from the labels
     :param labels: every label of the request, unchanged, because ``sweep`` compares them with the records
     :param created_at: when the job was submitted, in seconds since the epoch
     """
@@ -93,6 +101,10 @@ class FoundJob:
     handle: JobHandle
     labels: Mapping[str, str] = field(compare=False)
     created_at: float = field(compare=False)
+
+    def __post_init__(self) -> None:
+        bound = replace(self.handle, nonce=self.labels.get("nonce", ""))
+        object.__setattr__(self, "handle", bound)  # the class is frozen for its users
 
 
 @dataclass(frozen=True)

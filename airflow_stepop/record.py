@@ -127,7 +127,7 @@ class StepRecord:
         checked_fields(known.get("asked", {}), "what the record has asked for", {}, _ASKED_FIELDS)
         checked_fields(known.get("stop", {}), "the record's stop", {}, _STOP_FIELDS)
         handle = known.get("handle")
-        known["handle"] = JobHandle.from_json(handle) if handle is not None else None
+        known["handle"] = _bound(JobHandle.from_json(handle), known["nonce"]) if handle is not None else None
         end = known.get("end")
         known["end"] = JobStatus.from_json(end) if end is not None else None
         known["call"] = CallIdentity(**checked_fields(known["call"], "the record's call", _CALL_FIELDS))
@@ -135,7 +135,13 @@ class StepRecord:
 
     def with_handle(self, handle: JobHandle) -> StepRecord:
         """Return the record with a handle. The time of the first submission is kept."""
+        handle = _bound(handle, self.nonce)
         return replace(self, handle=handle, submitted_at=self.submitted_at or time.time())
+
+
+def _bound(handle: JobHandle, nonce: str) -> JobHandle:
+    """Return the handle with the nonce of its record, with which a hook compares that of the job."""
+    return replace(handle, nonce=nonce)
 
 
 _ASKED_FIELDS = {

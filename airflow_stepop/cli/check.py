@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.cli.defaults import check_target_defaults, options_of, spec_fields
 from airflow_stepop.cli.output import TABLES, Row, command, complain, print_rows
-from airflow_stepop.core.signing_key import configured_option
+from airflow_stepop.core.signing_key import OWN_KEY, OWN_KEY_FIX, configured_option
 from airflow_stepop.core.units import LONGEST_S
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.inventory.places import all_stores
@@ -262,9 +262,7 @@ _STORE_FIX = "check the address of this store, its credentials and their permiss
 def _check_key(is_shared: bool) -> Finding:
     if option := configured_option():
         return Finding(True, "signing key", f"records and references are signed with {option}")
-    message = "records and references are signed with a random key that only this host has"
-    fix = "set [stepop] signing_key to the same secret on every host, or other hosts refuse them"
-    return Finding(not is_shared, "signing key", message, fix if is_shared else "")
+    return Finding(not is_shared, "signing key", OWN_KEY, OWN_KEY_FIX if is_shared else "")
 
 
 def _check_deployment(is_shared: bool) -> Finding:

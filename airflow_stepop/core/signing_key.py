@@ -72,6 +72,11 @@ def why_refused(purpose: Purpose, message: bytes, mac: object) -> str:
 _SAME_KEY = "give every host the same [stepop] signing_key, and keep a replaced key in the list after it"
 
 
+# For people: a finding of `airflow stepop check`, and a warning in the log of a host's first step
+OWN_KEY = "records and references are signed with a random key that only this host has"
+OWN_KEY_FIX = "set [stepop] signing_key to the same secret on every host, or other hosts refuse them"
+
+
 def derived_keys(words: str) -> tuple[bytes, ...]:
     """Return keys (32 bytes each) for what a job gets, the same in every process: the first one signs.
 

@@ -224,7 +224,7 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
 
     @abstractmethod
     def lookup(self, spec: StepSpec) -> JobHandle | None:
-        """Return the job named ``spec.name``, or ``None`` if the service has no such job.
+        """Return the job named ``spec.name`` with ``spec.nonce``, or ``None`` if the service has no such job.
 
         The worker calls this method after a crash, when it does not know whether its submit succeeded. The
         record then holds a part of the spec only: ``name``, ``nonce``, ``labels`` and the settings that
@@ -235,8 +235,8 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
     def status(self, handles: Sequence[JobHandle]) -> Mapping[JobHandle, JobStatus]:
         """Return the status of every handle, with one or a few requests for all of them.
 
-        A job that the service does not know is ``GONE``. A terminal state stays: after it, only ``GONE`` may
-        come. A step that was seen as succeeded is never run again by itself.
+        A job that is not there, or whose name another job has now, is ``GONE``. A terminal state stays: only
+        ``GONE`` may follow. A step that was seen as succeeded is never run again by itself.
 
         :raises Exception: the SDK's own exception after an API error. An API error is never a job state
         :raises WrongHostError: this host or connection cannot see the jobs; another call cannot help

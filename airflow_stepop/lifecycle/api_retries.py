@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from airflow_stepop.exceptions import QuotaError
@@ -96,4 +96,4 @@ class ApiRetries:
 
     def _submit(self, hook: StepHook, spec: StepSpec, payload: Payload) -> JobHandle:
         self.submitted_at = time.time()
-        return hook.submit(spec, payload)
+        return replace(hook.submit(spec, payload), nonce=spec.nonce)

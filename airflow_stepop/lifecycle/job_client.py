@@ -6,6 +6,7 @@ The lifecycle and the collector use :class:`JobClient`.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from airflow_stepop.job import JobHandle, JobStatus, OutcomeReport, StepSpec
@@ -49,7 +50,8 @@ class JobClient:
     def lookup(self, record: StepRecord) -> JobHandle | None:
         """Return the job of a record without a handle, or ``None``. Errors are not retried here."""
         spec = StepSpec(record.name, record.nonce, record.labels, settings=record.location or None)
-        return self.hook(record).lookup(spec)
+        handle = self.hook(record).lookup(spec)
+        return replace(handle, nonce=record.nonce) if handle is not None else None
 
     def status(self, handle: JobHandle) -> JobStatus:
         hook = self.hook_of(handle)

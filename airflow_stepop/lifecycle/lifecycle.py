@@ -29,6 +29,7 @@ from airflow_stepop.lifecycle.failures import as_seen_before, not_stopped, seen_
 from airflow_stepop.lifecycle.job_client import JobClient
 from airflow_stepop.lifecycle.memory import asked_options, next_memory, resources_of
 from airflow_stepop.lifecycle.new_records import has_no_job, new_record, record_is_gone
+from airflow_stepop.lifecycle.own_key import warn_of_own_key
 from airflow_stepop.lifecycle.resubmitting import next_generation
 from airflow_stepop.lifecycle.stopping import Stopping
 from airflow_stepop.lifecycle.truncation import fit_to_state
@@ -125,6 +126,7 @@ class StepLifecycle:
         self.observer.phase("the record of generation %d saved", record.generation)
         spec, payload = self.request.build(record)
         hook = self.jobs.hook(record)
+        warn_of_own_key(hook, spec, self.log)
         self.has_begun_submit = True
         handle = self.api_retries.submit(hook, spec, payload, record.started_at)
         if self.was_killed():  # during the submit, when on_kill had no handle to cancel

@@ -22,6 +22,8 @@ from airflow_stepop.stores.base import Store
 from airflow_stepop.stores.configured import open_store
 from airflow_stepop.stores.folder import folder_uri
 
+MANY = 10  # jobs that are asked for together: some services watch only many
+
 
 class ContractBase:
     """What the tests of the contract use, and what a subclass may say about its backend."""
@@ -93,6 +95,13 @@ class ContractBase:
 
     def lose_machine(self, hook: StepHook, handle: JobHandle) -> None:
         """Remove the machine of a terminal job with all that is on it; by default nothing is lost with it."""
+
+    def free_name(self, hook: StepHook, handle: JobHandle) -> None:
+        """Make the name of a terminal job free, as anybody may who can delete jobs at the service.
+
+        By default ``delete`` does. Where ``delete`` keeps a record of the job, override this method.
+        """
+        hook.delete(handle)
 
     def wait(
         self, hook: StepHook, handle: JobHandle, until: Callable[[JobStatus], bool] | None = None

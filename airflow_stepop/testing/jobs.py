@@ -20,7 +20,7 @@ from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.hooks.settings import parse_settings
 from airflow_stepop.job import JobHandle, JobState, JobStatus
 from airflow_stepop.payload.standalone import Step
-from airflow_stepop.testing.base import ContractBase
+from airflow_stepop.testing.base import MANY, ContractBase
 
 
 class JobContract(ContractBase):
@@ -215,6 +215,47 @@ class JobContract(ContractBase):
         assert [left.path for left in hook.leftovers() if left.path.endswith(f"/{handle.name}")] == []
         with pytest.raises(OutcomeLostError):
             hook.outcome(handle)
+
+    def test_a_job_of_the_same_name_made_by_somebody_else(
+        self, make_hook: Callable[[], StepHook], hook: StepHook, step: Callable[..., Step]
+    ) -> None:
+        """Our job is gone. The other one is not believed, and neither cancelled nor deleted."""
+        mine = step(["true"])
+        sent, _ = self.run(hook, mine)
+        handle = replace(sent, nonce=mine.spec.nonce)  # as the lifecycle has it
+        old = replace(sent, nonce="", instance="")  # as an earlier version has stored it
+        assert "failure" not in self.result(hook, mine, handle)
+        assert hook.outcome(old) == hook.outcome(handle)
+        self.free_name(hook, handle)
+        somebody, other = make_hook(), step(["sh", "-c", "echo other; sleep 600"], name=handle.name)
+        theirs = somebody.submit(other.spec, other.payload)
+        self.wait_for_line(somebody, theirs, "other")
+        ours = [handle, replace(old, nonce=mine.spec.nonce)]  # an old handle gets the nonce of its record
+        if sent.instance:
+            ours.append(replace(sent, nonce=other.spec.nonce))  # somebody has copied our nonce
+        for one in ours:
+            state = hook.status([one])[one].state
+            assert state in (JobState.GONE, JobState.SUCCEEDED), "this hook has seen the end of our job"
+            self.check_not_believed(make_hook(), one)
+        assert hook.lookup(mine.spec) is None
+        with pytest.raises(StepConfigError, match="another nonce"):
+            hook.submit(mine.spec, mine.payload)
+        assert somebody.fresh_status(theirs).state is JobState.RUNNING
+        somebody.cancel(theirs)
+        assert self.wait(somebody, theirs).state is JobState.CANCELLED
+        somebody.delete(theirs)
+
+    def check_not_believed(self, hook: StepHook, handle: JobHandle) -> None:
+        """Check that a job is gone for a handle, and do all that could harm the job that has its name."""
+        many = [handle, *(self.unknown(handle, f"zzz{number}") for number in range(MANY))]
+        hook.cancel(handle)
+        assert hook.status(many)[handle].state is JobState.GONE
+        assert hook.fresh_status(handle).state is JobState.GONE
+        with pytest.raises(OutcomeLostError):
+            hook.outcome(handle)
+        hook.preserve_outcome(handle)
+        hook.delete_secrets(handle)
+        hook.delete(handle)
 
     def test_find(self, hook: StepHook, step: Callable[..., Step]) -> None:
         """Jobs are found by their labels, finished and running ones, and no others; the labels come back as

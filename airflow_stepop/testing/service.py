@@ -23,11 +23,10 @@ from airflow_stepop.exceptions import (
 from airflow_stepop.hooks.base import ApiError, StepHook
 from airflow_stepop.job import JobHandle, JobState
 from airflow_stepop.payload.standalone import Step
-from airflow_stepop.testing.base import ContractBase
+from airflow_stepop.testing.base import MANY, ContractBase
 
 OWN_ERRORS = (StepConfigError, PayloadError, QuotaError, IntegrityError, OutcomeLostError, StoreError)
 LOOKS = 20  # at a job that has ended
-MANY = 10  # jobs that are asked for together: some services watch only many
 
 
 class ServiceContract(ContractBase):

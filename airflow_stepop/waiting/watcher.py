@@ -231,10 +231,17 @@ class Watcher:
             if self._arrival.is_set():
                 new = [h for h in self._subscriptions if h not in self._known]
             self._arrival.clear()
-            handles = {h for h in (*new, *changed) if h in self._subscriptions and not self._is_over(h)}
-            if handles:
-                pause_s = await self._poll(list(handles), backoff)
+            own = {h: self._own(h) for h in (*new, *changed) if h in self._subscriptions}
+            if handles := [handle for handle in own.values() if not self._is_over(handle)]:
+                pause_s = await self._poll(handles, backoff)
         return pause_s if backoff.errors else 0.0
+
+    def _own(self, handle: JobHandle) -> JobHandle:
+        """Return the handle of a subscribed job as its trigger has it.
+
+        A hook that reports a change knows the name of the job, and not always the job's nonce.
+        """
+        return next(iter(self._subscriptions[handle])).handle
 
     async def _pause(self, pause_s: float, may_end_early: bool) -> None:
         """Wait ``pause_s``; with ``may_end_early``, at most until a trigger subscribes."""

@@ -63,8 +63,10 @@ DOCUMENTS = {
             "id": ("text",),
             "name": ("text",),
             "detail": (OBJECT,),
+            "nonce": ("text",),
+            "instance": ("text",),
         },
-        {"detail"},
+        {"detail", "nonce", "instance"},
     ),
     "failure": (
         FAILURE,

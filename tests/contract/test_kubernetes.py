@@ -18,6 +18,7 @@ from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.stores.base import Store
 from airflow_stepop.stores.configured import open_store
 from airflow_stepop.testing import HookContract
+from tests.support.cluster_jobs import wait_no_pods
 from tests.support.s3 import S3Server
 from tests.support.waiting import wait_until
 
@@ -84,6 +85,17 @@ class TestKubernetes(HookContract):
     @pytest.fixture
     def full_quota(self, hook: StepHook) -> AbstractContextManager[None]:
         return no_room(self.admin, hook.scope().rpartition("/")[2])
+
+    def free_name(self, hook: StepHook, handle: JobHandle) -> None:
+        """Wait until the Secret and the pods are gone: a kubelet keeps an immutable Secret for its pods."""
+        assert isinstance(hook, KubernetesStepHook)
+        hook.delete(handle)
+        wait_no_pods(hook, handle)
+        wait_until(
+            lambda: hook.cluster().get("secrets", handle.id),
+            f"the Secret of {handle.id} to be gone",
+            holds=lambda found: found is None,
+        )
 
     def lose_machine(self, hook: StepHook, handle: JobHandle) -> None:
         namespace, selector = handle.detail["namespace"], f"{JOB_NAME}={handle.id}"

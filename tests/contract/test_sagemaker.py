@@ -8,7 +8,9 @@ from typing import ClassVar
 
 import pytest
 
+from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.hooks.sagemaker.hook import SageMakerStepHook
+from airflow_stepop.job import JobHandle
 from airflow_stepop.resources import ResourceSettings
 from airflow_stepop.stores.base import Store
 from airflow_stepop.stores.configured import open_store
@@ -89,6 +91,10 @@ class TestSageMaker(HookContract):
         stepop = {"settings": {"role": service.role}}
         monkeypatch.setenv(CONNECTION, service.connection(stepop=stepop))
         return SageMakerStepHook
+
+    def free_name(self, hook: StepHook, handle: JobHandle) -> None:
+        assert isinstance(hook, SageMakerStepHook)
+        hook._of(handle).clients.client("sagemaker").delete_training_job(TrainingJobName=handle.name)
 
     @pytest.fixture
     def store(self, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:

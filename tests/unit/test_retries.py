@@ -17,6 +17,7 @@ from airflow_stepop.exceptions import (
     StepConfigError,
     StepFailedError,
     StepInterruptedError,
+    UntrustedRecordError,
 )
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.lifecycle.remote_exception import to_exception
@@ -37,6 +38,7 @@ RAISED = Failure(
         (AirflowTaskTimeout("execution_timeout"), RetryAction.FAIL),
         (ConnectionError("Airflow's API, while the result was handed over"), RetryAction.RETRY),
         (PayloadError("cannot be sent"), RetryAction.FAIL),
+        (UntrustedRecordError("the record of this step is not used"), RetryAction.FAIL),
         (StepFailedError(Failure(Category.USER_ERROR, "x")), RetryAction.FAIL),
         (StepFailedError(Failure(Category.OOM, "x")), RetryAction.FAIL),
         (StepFailedError(Failure(Category.TIMEOUT, "x")), RetryAction.FAIL),

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         report,
     )
     from airflow_stepop.hooks.common.runner_command import runner_argv, step_env
+    from airflow_stepop.hooks.common.same_job import is_same_job, refuse_name
     from airflow_stepop.hooks.common.sealing import seal_key
     from airflow_stepop.hooks.common.staging import Staged, remove_sealed, stage, unstage
     from airflow_stepop.hooks.common.state_table import StateTable
@@ -64,12 +65,14 @@ _LAZY = {  # name -> its module
     "find_receipt": f"{_HERE}.receipts",
     "folder_of": "airflow_stepop.stores.folder",
     "input_files": f"{_HERE}.input_files",
+    "is_same_job": f"{_HERE}.same_job",
     "job_path": "airflow_stepop.stores.paths",
     "matches": f"{_HERE}.labels",
     "or_none": f"{_HERE}.api_errors",
     "parse_receipt": f"{_HERE}.receipts",
     "receipt_of": f"{_HERE}.receipts",
     "receipt_text": f"{_HERE}.receipts",
+    "refuse_name": f"{_HERE}.same_job",
     "remove_sealed": f"{_HERE}.staging",
     "report": f"{_HERE}.receipts",
     "run_checks": f"{_HERE}.checks",
@@ -105,12 +108,14 @@ __all__ = [
     "find_receipt",
     "folder_of",
     "input_files",
+    "is_same_job",
     "job_path",
     "matches",
     "or_none",
     "parse_receipt",
     "receipt_of",
     "receipt_text",
+    "refuse_name",
     "remove_sealed",
     "report",
     "run_checks",

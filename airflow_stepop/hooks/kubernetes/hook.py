@@ -24,11 +24,13 @@ from airflow_stepop.hooks.common.checks import Check, run_checks
 from airflow_stepop.hooks.common.input_files import InputFile, input_files
 from airflow_stepop.hooks.common.labels import matches
 from airflow_stepop.hooks.common.receipts import Receipt, report
+from airflow_stepop.hooks.common.same_job import refuse_name
 from airflow_stepop.hooks.kubernetes import console
 from airflow_stepop.hooks.kubernetes import status as job_status
 from airflow_stepop.hooks.kubernetes.access import access_checks
 from airflow_stepop.hooks.kubernetes.cluster import Cluster, api_error
 from airflow_stepop.hooks.kubernetes.connection import connect
+from airflow_stepop.hooks.kubernetes.ending import annotate, delete_job, end_job
 from airflow_stepop.hooks.kubernetes.job_states import JobStates, selector
 from airflow_stepop.hooks.kubernetes.manifests import (
     CANCELLED,
@@ -52,6 +54,7 @@ from airflow_stepop.hooks.kubernetes.outcome import (
     preserved_receipt,
     read_outcome,
 )
+from airflow_stepop.hooks.kubernetes.own_objects import is_own, uid_of
 from airflow_stepop.hooks.kubernetes.pod_log import PodLog
 from airflow_stepop.hooks.kubernetes.pods import newest, receipt_of, seconds
 from airflow_stepop.hooks.kubernetes.settings import KubernetesSettings
@@ -129,9 +132,12 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
         self._job_url(self._handle(spec.name, cluster, settings.kubernetes_context))
         with explained(self.api_error, self._submit_errors(cluster, body)):
             job = cluster.create("jobs", body) or existing(cluster.get("jobs", spec.name), spec)
+            handle = self._handle(spec.name, cluster, settings.kubernetes_context, uid_of(job))
+            if not is_own(replace(handle, nonce=spec.nonce), job):
+                refuse_name("Job", spec.name)
             if not is_released(job):
                 self._release(cluster, job, payload, spec, settings)
-        return self._handle(spec.name, cluster, settings.kubernetes_context)
+        return handle
 
     def _submit_errors(self, cluster: Cluster, body: Mapping[str, object]) -> Mapping[Trouble, str]:
         place = f"namespace {cluster.namespace!r}"
@@ -166,37 +172,40 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
         job = cluster.get("jobs", spec.name)
         if job is None or "deletionTimestamp" in job["metadata"]:
             return None
-        if not is_released(job):
-            cluster.delete("jobs", spec.name, job["metadata"]["uid"])
+        handle = self._handle(spec.name, cluster, self.settings_of(spec).kubernetes_context, uid_of(job))
+        if not is_own(replace(handle, nonce=spec.nonce), job):
             return None
-        return self._handle(spec.name, cluster, self.settings_of(spec).kubernetes_context)
+        if not is_released(job):
+            delete_job(cluster, job)
+            return None
+        return handle
 
     def _cluster_of(self, spec: StepSpec) -> Cluster:
         settings = self.settings_of(spec)
         return self.cluster(settings.kubernetes_context, settings.namespace)
 
-    def _handle(self, name: str, cluster: Cluster, context: str | None) -> JobHandle:
+    def _handle(self, name: str, cluster: Cluster, context: str | None, uid: str = "") -> JobHandle:
         detail = {"namespace": cluster.namespace, **({"context": context} if context else {})}
-        return JobHandle(self.backend, self.used_conn_id, cluster.scope, name, name, detail)
+        return JobHandle(self.backend, self.used_conn_id, cluster.scope, name, name, detail, instance=uid)
 
     # -- status and outcome
 
     def status(self, handles: Sequence[JobHandle]) -> Mapping[JobHandle, JobStatus]:
         found = {}
         for cluster, some in self._by_cluster(handles):
-            views = self._states(cluster).views([handle.id for handle in some])
+            views = self._states(cluster).views(some)
             for handle in some:
                 view = views[handle.id]
                 if view.status.state is JobState.GONE:
                     self.check_scope(handle, cluster.scope)
                 found[handle] = view.status
                 if view.job is not None and view.failure is not None:
-                    self._end(cluster, view.job, {FAILURE: json.dumps(view.failure.to_json())})
+                    end_job(cluster, view.job, {FAILURE: json.dumps(view.failure.to_json())})
         return found
 
     def fresh_status(self, handle: JobHandle) -> JobStatus:
         cluster = self._cluster(handle)
-        status = self._states(cluster).status_now(handle.id)
+        status = self._states(cluster).status_now(handle)
         if status.state is JobState.GONE:
             self.check_scope(handle, cluster.scope)
         return status
@@ -218,7 +227,7 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
     def _exactly(self, handle: JobHandle) -> tuple[Cluster, Json | None, Sequence[Json]]:
         """Return the cluster of a job, its Job (``None`` when gone) and its pods, as the API has them now."""
         cluster = self._cluster(handle)
-        job, pods = self._states(cluster).exactly(handle.id)
+        job, pods = self._states(cluster).exactly(handle)
         if job is None:
             self.check_scope(handle, cluster.scope)
         return cluster, job, pods
@@ -244,11 +253,11 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
 
     def preserve_outcome(self, handle: JobHandle) -> None:
         cluster = self._cluster(handle)
-        view = self._states(cluster).views([handle.id])[handle.id]
+        view = self._states(cluster).views([handle])[handle.id]
         if view.job is None or not view.status.state.is_terminal or job_status.is_outcome_preserved(view.job):
             return
         if annotations := preserved_annotations(cluster, view.job, view.pods, view.status):
-            cluster.patch("jobs", handle.id, {"metadata": {"annotations": annotations}})
+            annotate(cluster, view.job, annotations)
 
     # -- logs
 
@@ -265,7 +274,7 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
 
     def _pod_log(self, handle: JobHandle) -> PodLog:
         cluster = self._cluster(handle)
-        return PodLog(cluster, self._states(cluster).pod_of(handle.id))
+        return PodLog(cluster, self._states(cluster).pod_of(handle))
 
     # -- the end
 
@@ -275,27 +284,15 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
             return
         status = job_status.status_of(job, pods)
         if not status.state.is_terminal:
-            self._end(cluster, job, {CANCELLED: "true"})
+            end_job(cluster, job, {CANCELLED: "true"})
         elif job_status.has_sidecars(newest(pods)):
-            self._end(cluster, job, ending_annotations(status))
-
-    def _end(self, cluster: Cluster, job: Json, annotations: Mapping[str, str]) -> None:
-        """Let the cluster end a job: SIGTERM, the grace period, SIGKILL. ``annotations`` say why.
-
-        The Job is ended by activeDeadlineSeconds=1, since a deletion would lose the Job and its annotations.
-        The Job's TTL removes it later. The deadline of a suspended Job does not run, and a suspended Job has
-        no outcome: it is deleted.
-        """
-        metadata = job["metadata"]
-        if job["spec"].get("suspend"):
-            cluster.delete("jobs", metadata["name"], metadata["uid"])
-            return
-        if not job_status.has_reason(job):
-            body = {"metadata": {"annotations": dict(annotations)}, "spec": {"activeDeadlineSeconds": 1}}
-            cluster.patch("jobs", metadata["name"], body)
+            end_job(cluster, job, ending_annotations(status))
 
     def delete(self, handle: JobHandle) -> None:
-        self._cluster(handle).delete("jobs", handle.id)
+        cluster = self._cluster(handle)
+        job = cluster.get("jobs", handle.id)
+        if job is not None and is_own(handle, job):
+            delete_job(cluster, job)
 
     def api_error(self, error: Exception) -> ApiError:
         return api_error(error)
@@ -309,7 +306,7 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
             metadata = job["metadata"]
             if (original := labels_of(metadata)) is not None and matches(original, labels):
                 cluster = self.cluster(context, metadata["namespace"])
-                handle = self._handle(metadata["name"], cluster, context)
+                handle = self._handle(metadata["name"], cluster, context, uid_of(job))
                 yield FoundJob(handle, original, seconds(metadata["creationTimestamp"]))
 
     def find_for(self, settings: BackendSettings, labels: Mapping[str, str]) -> Iterable[FoundJob]:

@@ -19,6 +19,7 @@ from airflow_stepop.hooks.kubernetes.manifests import (
     END,
     FAILURE,
     JOB_NAME,
+    NONCE,
     OUTCOME_IN_LOG,
     PRESERVED_RECEIPT,
     QUEUE,
@@ -190,8 +191,8 @@ def slim_job(job: Json) -> Json:
     metadata["annotations"] = {name: annotations[name] for name in _ANNOTATIONS if name in annotations}
     if PRESERVED_RECEIPT in annotations:
         metadata["annotations"][PRESERVED_RECEIPT] = ""  # a reader of the outcome fetches the whole Job
-    if queue := (job["metadata"].get("labels") or {}).get(QUEUE):
-        metadata["labels"] = {QUEUE: queue}
+    labels = job["metadata"].get("labels") or {}
+    metadata["labels"] = {name: labels[name] for name in (NONCE, QUEUE) if name in labels}
     return {
         "metadata": metadata,
         "spec": {"suspend": job["spec"].get("suspend", False)},
@@ -204,8 +205,9 @@ def slim_pod(pod: Json) -> Json:
     status = pod.get("status", {})
     kept = ("phase", "reason", "message", "conditions", "containerStatuses", "initContainerStatuses")
     spec = pod.get("spec", {})
+    owners = [{"uid": one["uid"]} for one in pod["metadata"].get("ownerReferences") or ()]
     return {
-        "metadata": _slim_metadata(pod),
+        "metadata": {**_slim_metadata(pod), **({"ownerReferences": owners[:1]} if owners else {})},
         "spec": {name: [_slim_container(one) for one in spec.get(name) or ()] for name in _CONTAINERS},
         "status": {name: status[name] for name in kept if name in status},
     }

@@ -16,6 +16,7 @@ from airflow_stepop.hooks.kubernetes import status as job_status
 from airflow_stepop.hooks.kubernetes.events import FEW, WarningEvent, WarningEvents
 from airflow_stepop.hooks.kubernetes.informer import JobInformer
 from airflow_stepop.hooks.kubernetes.manifests import JOB_NAME, MANAGED
+from airflow_stepop.hooks.kubernetes.own_objects import own_objects
 from airflow_stepop.hooks.kubernetes.pod_log import PodLog
 from airflow_stepop.hooks.kubernetes.pods import looping_sidecar, newest, run_of
 from airflow_stepop.job import JobState, JobStatus
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from airflow_stepop.failure import Failure
     from airflow_stepop.hooks.kubernetes.cluster import Cluster
     from airflow_stepop.hooks.kubernetes.objects import Json
+    from airflow_stepop.job import JobHandle
 
 LAST_LINES = 10  # of a sidecar's log, in a failure
 NAMES = 200  # job names in one label selector: the URL of a request has a limit
@@ -65,10 +67,10 @@ class JobStates:
             self._blocked = set()
         return changed
 
-    def views(self, names: Sequence[str]) -> Mapping[str, JobView]:
+    def views(self, handles: Sequence[JobHandle]) -> Mapping[str, JobView]:
         """Return the view of each job, by its name."""
-        jobs, pods = self._consistent(*self._objects(names))
-        found = {name: _view(jobs.get(name), pods.get(name, ())) for name in names}
+        jobs, pods = self._consistent(*self._objects([handle.id for handle in handles]))
+        found = {one.id: _view(*own_objects(one, jobs.get(one.id), pods.get(one.id, ()))) for one in handles}
         blocked = {name: of for name, view in found.items() if (of := _blocked_by(view)) is not None}
         self._blocked |= blocked.keys()
         events = self._warning_events.of(set(blocked.values())) if blocked else {}
@@ -76,23 +78,26 @@ class JobStates:
             found[name] = self._explained(found[name], events.get(of, ()))
         return {name: self._with_exec_error(name, view) for name, view in found.items()}
 
-    def pod_of(self, name: str) -> Json | None:
+    def pod_of(self, handle: JobHandle) -> Json | None:
         """Return the newest pod of a job."""
+        name = handle.id
         if self._informer.is_watching:
-            _, pods = self._consistent(*self._informer.objects([name]))
-            if name in pods:
-                return newest(pods[name])
-        return newest(self._pods_of([name]).get(name, ()))
+            jobs, pods = self._consistent(*self._informer.objects([name]))
+            _, own = own_objects(handle, jobs.get(name), pods.get(name, ()))
+            if own:
+                return newest(own)
+        return newest(own_objects(handle, None, self._pods_of([name]).get(name, ()))[1])
 
-    def exactly(self, name: str) -> tuple[Json | None, Sequence[Json]]:
+    def exactly(self, handle: JobHandle) -> tuple[Json | None, Sequence[Json]]:
         """Return a Job and its pods with all fields, read from the API server now."""
-        job = self._cluster.get("jobs", name)
-        return job, self._pods_of([name]).get(name, ()) if job is not None else ()
+        job, _ = own_objects(handle, self._cluster.get("jobs", handle.id), ())
+        return own_objects(handle, job, self._pods_of([handle.id]).get(handle.id, ())) if job else (None, ())
 
-    def status_now(self, name: str) -> JobStatus:
+    def status_now(self, handle: JobHandle) -> JobStatus:
         """Return the status of a job, read from the API server now and not from a watch."""
+        name = handle.id
         jobs, pods = self._consistent(*self._read([name]))
-        view = _view(jobs.get(name), pods.get(name, ()))
+        view = _view(*own_objects(handle, jobs.get(name), pods.get(name, ())))
         if (of := _blocked_by(view)) is not None:
             view = _with_events(view, self._warning_events.now(of))
         return self._with_exec_error(name, view).status

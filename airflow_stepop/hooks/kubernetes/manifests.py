@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 PREFIX = "airflow-stepop"
 MANAGED = {"app.kubernetes.io/managed-by": PREFIX}
+NONCE = f"{PREFIX}/nonce"  # label of the Job and its pods: see job_labels
 LABELS = f"{PREFIX}/labels"  # annotation: the original labels as JSON; a label's value may be shortened
 RESULTS = f"{PREFIX}/result-uri"  # annotation: address in the store of the large parts of the result
 DIGEST = f"{PREFIX}/digest"  # annotation of the pod: SHA-256 of the manifest that the Secret holds

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow_stepop.core.host import airflow_folder, host_id
 from airflow_stepop.core.stored_json import TEXT
 from airflow_stepop.core.units import parse_size, shown_size
-from airflow_stepop.exceptions import IntegrityError, StepConfigError, UnsupportedError
+from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, StepConfigError, UnsupportedError
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.hooks.base import StepHook
 from airflow_stepop.hooks.common.checks import Check, run_checks
@@ -32,6 +32,7 @@ from airflow_stepop.hooks.common.input_files import input_files
 from airflow_stepop.hooks.common.labels import matches
 from airflow_stepop.hooks.common.receipts import Receipt, report
 from airflow_stepop.hooks.common.runner_command import runner_argv, step_env
+from airflow_stepop.hooks.common.same_job import is_same_job, refuse_name
 from airflow_stepop.hooks.common.state_table import StateTable
 from airflow_stepop.hooks.local.folder import JobFolder
 from airflow_stepop.hooks.local.host import (
@@ -165,14 +166,18 @@ class LocalStepHook(StepHook[LocalSettings]):
         own_folder(self.folder)
         folder = JobFolder(self.folder / spec.name)
         folder.create(request, input_files(payload, spec))
+        if not self._is_own(folder, self._handle(folder, spec.nonce)):
+            refuse_name("local job", spec.name)
         folder.start(step_environment(os.environ, is_own_python=self.settings_of(spec).python is None))
         return self._handle(folder)
 
     def lookup(self, spec: StepSpec) -> JobHandle | None:
         folder = JobFolder(self.folder / spec.name)
+        if not self._is_own(folder, self._handle(folder, spec.nonce)):
+            return None
         return None if folder.withdraw() else self._handle(folder)
 
-    def _handle(self, folder: JobFolder) -> JobHandle:
+    def _handle(self, folder: JobFolder, nonce: str = "") -> JobHandle:
         return JobHandle(
             backend=self.backend,
             conn_id=self.conn_id,
@@ -180,6 +185,7 @@ class LocalStepHook(StepHook[LocalSettings]):
             id=folder.name,
             name=folder.name,
             detail={"folder": str(folder.path.parent)},
+            nonce=nonce,
         )
 
     def _check_now(self, spec: StepSpec) -> None:
@@ -215,7 +221,9 @@ class LocalStepHook(StepHook[LocalSettings]):
     def status(self, handles: Sequence[JobHandle]) -> Mapping[JobHandle, JobStatus]:
         return {handle: self._status(self._job(handle)) for handle in handles}
 
-    def _status(self, job: JobFolder) -> JobStatus:
+    def _status(self, job: JobFolder | None) -> JobStatus:
+        if job is None:
+            return JobStatus(JobState.GONE)
         try:
             state = job.state()
         except IntegrityError as error:
@@ -256,14 +264,18 @@ class LocalStepHook(StepHook[LocalSettings]):
 
     def logs(self, cursors: Mapping[JobHandle, Cursor]) -> Mapping[JobHandle, LogChunk]:
         limit = min(LOG_BYTES_PER_JOB, LOG_BYTES_PER_CALL // max(1, len(cursors)))
-        chunks = ((handle, self._job(handle).read_log(cursor, limit)) for handle, cursor in cursors.items())
+        jobs = ((handle, self._job(handle), cursor) for handle, cursor in cursors.items())
+        chunks = ((handle, job.read_log(cursor, limit) if job else None) for handle, job, cursor in jobs)
         return {handle: chunk for handle, chunk in chunks if chunk is not None}
 
     def tail(self, handle: JobHandle, count: int, since: Cursor = None) -> LogChunk:
-        return self._job(handle).read_tail(count, since)
+        job = self._job(handle)
+        return job.read_tail(count, since) if job is not None else LogChunk([], since)
 
     def outcome(self, handle: JobHandle) -> OutcomeReport:
         job = self._job(handle)
+        if job is None:
+            raise OutcomeLostError(f"{handle} left no outcome: another job has its name now")
         state, request = job.state() or {}, job.request() or {}
         data = state.get("receipt") if request else None
         receipt = Receipt.from_json(data, f"the receipt of {handle}") if data is not None else None
@@ -275,6 +287,8 @@ class LocalStepHook(StepHook[LocalSettings]):
 
     def cancel(self, handle: JobHandle) -> None:
         job = self._job(handle)
+        if job is None:
+            return
         try:
             state = job.state()
         except IntegrityError:
@@ -291,6 +305,8 @@ class LocalStepHook(StepHook[LocalSettings]):
 
     def delete(self, handle: JobHandle) -> None:
         job = self._job(handle)
+        if job is None:
+            return
         if not self._status(job).state.is_terminal and not job.withdraw():
             raise StepConfigError(f"{handle} is still running; cancel it before it is deleted")
         job.remove()
@@ -305,7 +321,8 @@ class LocalStepHook(StepHook[LocalSettings]):
             if request is not None and matches(request["labels"], labels):
                 yield FoundJob(self._handle(job), request["labels"], created_at)
 
-    def _job(self, handle: JobHandle) -> JobFolder:
+    def _job(self, handle: JobHandle) -> JobFolder | None:
+        """Return the folder of a job; ``None``: the folder is that of another job."""
         self.check_scope(handle)
         folder = self.handle_detail(handle, {"folder": TEXT})["folder"]
         try:
@@ -316,7 +333,22 @@ class LocalStepHook(StepHook[LocalSettings]):
             raise IntegrityError(
                 f"the handle of a local job is damaged: {handle.id!r} is not the name of a job"
             )
-        return job
+        return job if self._is_own(job, handle) else None
+
+    def _is_own(self, job: JobFolder, handle: JobHandle) -> bool:
+        """Return whether a folder, if it exists, is that of the handle's job.
+
+        Without a readable request, only a folder below the configured one counts.
+        """
+        try:
+            request = job.request()
+        except IntegrityError:
+            request = None
+        if request is None and not job.path.exists():
+            return True
+        is_near = job.path.parent == self.folder
+        nonce = request["nonce"] if request is not None else None if is_near else ""
+        return is_same_job(handle, nonce=nonce)
 
     # --- check
 

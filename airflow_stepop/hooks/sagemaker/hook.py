@@ -32,6 +32,7 @@ from airflow_stepop.hooks.sagemaker.checks import Subject, checks
 from airflow_stepop.hooks.sagemaker.log_access import refused_reads
 from airflow_stepop.hooks.sagemaker.machines import Choice, choose, machines
 from airflow_stepop.hooks.sagemaker.outcome import Output, outcome_of
+from airflow_stepop.hooks.sagemaker.own_jobs import Identity, instance_of, own_arn
 from airflow_stepop.hooks.sagemaker.places import (
     CHECKPOINTS,
     Places,
@@ -60,7 +61,6 @@ from airflow_stepop.job import (
     Payload,
     StepSpec,
 )
-from airflow_stepop.runner.protocol import ENV_NONCE
 from airflow_stepop.runner.secret_references import AWS
 from airflow_stepop.stores.configured import step_store, store_of
 
@@ -149,7 +149,7 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
         try:
             with explained(submit_error, self._submit_errors(region.clients.region)):
                 arn = create_once(
-                    find=lambda: _arn_of(_own(jobs.describe(spec.name), spec)),
+                    find=lambda: own_arn(jobs.describe(spec.name), spec),
                     create=lambda: self._create(jobs, body),
                     classify=self.api_error,
                     taken_lag_s=SHOWN_S,
@@ -158,9 +158,10 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
             if submitted.has_secrets:
                 remove_sealed(places.store, places.folder)
             raise
-        jobs.wait_until_shown(spec.name)
+        shown = jobs.wait_until_shown(spec.name)
         handle = self._handle(arn, spec.name, places.result_uri, places.folder_uri, submitted_at)
-        return replace(handle, detail={**handle.detail, "has_secrets": submitted.has_secrets})
+        detail = {**handle.detail, "has_secrets": submitted.has_secrets}
+        return replace(handle, detail=detail, instance=instance_of(shown) if shown is not None else "")
 
     def _check(
         self, region: Region, spec: StepSpec, places: Places, settings: SageMakerSettings, choice: Choice
@@ -235,22 +236,26 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
 
     def lookup(self, spec: StepSpec) -> JobHandle | None:
         jobs = self._in(self.settings_of(spec).region_name).jobs
-        job = _own(jobs.describe(spec.name), spec)
-        if job is None or (status_of(job).state.is_terminal and jobs.is_deleted(str(job["TrainingJobArn"]))):
+        job = jobs.describe(spec.name)
+        if job is None or not Identity.of(job).is_of(replace(self._handle_of(job), nonce=spec.nonce)):
+            return None
+        if status_of(job).state.is_terminal and jobs.is_deleted(str(job["TrainingJobArn"])):
             return None
         return self._handle_of(job)
 
-    def _handle_of(self, job: requests.Json, about: requests.Json | None = None) -> JobHandle:
+    def _handle_of(
+        self, job: requests.Json, about: requests.Json | None = None, instance: str = ""
+    ) -> JobHandle:
         """Return the handle of a job.
 
-        :param job: a whole record, or a summary with ``about``
+        :param job: a whole record, or a summary with ``about`` and ``instance``
         """
         known = about or requests.about(job.get("Environment") or {}) or {}
         results, inputs = (str(known.get(key, "")) for key in ("results", "inputs"))
         created_at = job["CreationTime"].timestamp()
-        return self._handle(
-            str(job["TrainingJobArn"]), str(job["TrainingJobName"]), results, inputs, created_at
-        )
+        arn, name = str(job["TrainingJobArn"]), str(job["TrainingJobName"])
+        handle = self._handle(arn, name, results, inputs, created_at)
+        return replace(handle, instance=instance or instance_of(job))
 
     def _handle(self, arn: str, name: str, results: str, inputs: str, submitted_at: float) -> JobHandle:
         _, _, _, region, account, _ = arn.split(":", 5)
@@ -263,12 +268,12 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
         found: dict[JobHandle, JobStatus] = {}
         for region, some in self._by_region(handles):
             begin = min(self._detail(handle)["submitted_at"] for handle in some) - CLOCKS_S
-            statuses = region.statuses([handle.name for handle in some], begin)
+            statuses = region.statuses(some, begin)
             found |= {handle: statuses[handle.name] or self._gone(handle) for handle in some}
         return found
 
     def fresh_status(self, handle: JobHandle) -> JobStatus:
-        return self._of(handle).status_now(handle.name) or self._gone(handle)
+        return self._of(handle).status_now(handle) or self._gone(handle)
 
     def _gone(self, handle: JobHandle) -> JobStatus:
         """Return the status of a job that the service does not know, if this is the account of the job."""
@@ -290,7 +295,7 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
 
     def outcome(self, handle: JobHandle) -> OutcomeReport:
         region = self._of(handle)
-        job = region.jobs.describe(handle.name)
+        job = region.own_jobs.record_of(handle)
         if job is None:
             self._gone(handle)
         if job is None or region.is_deleted(job):
@@ -315,12 +320,20 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
     # -- the end
 
     def cancel(self, handle: JobHandle) -> None:
-        self._of(handle).jobs.stop(handle.name)
+        region = self._of(handle)
+        if region.own_jobs.record_of(handle) is not None:
+            region.jobs.stop(handle.name)
 
     def delete(self, handle: JobHandle) -> None:
-        unstage(*own_folder(self._detail(handle)["inputs"], handle.name))
+        region, folder = self._of(handle), own_folder(self._detail(handle)["inputs"], handle.name)
         with explained(self.api_error, {Trouble.DENIED: f"{handle} cannot be marked as deleted"}):
-            self._of(handle).delete(handle.name)
+            job = region.jobs.describe(handle.name)
+            if job is not None and not region.own_jobs.is_own(handle, job):
+                remove_sealed(*folder)  # the rest may be the input of the other job; `gc` collects ours
+                return
+            unstage(*folder)
+            if job is not None:
+                region.delete(job)
 
     def delete_secrets(self, handle: JobHandle) -> None:
         detail = self._detail(handle)
@@ -334,9 +347,9 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
         return self._found(self._in(None), labels)
 
     def _found(self, region: Region, labels: Mapping[str, str]) -> Iterator[FoundJob]:
-        for summary, about in region.found(labels):
+        for summary, about, instance in region.found(labels):
             created_at = summary["CreationTime"].timestamp()
-            yield FoundJob(self._handle_of(summary, about), about["labels"], created_at)
+            yield FoundJob(self._handle_of(summary, about, instance), about["labels"], created_at)
 
     def find_for(self, settings: BackendSettings, labels: Mapping[str, str]) -> Iterable[FoundJob]:
         region = self._in(cast(SageMakerSettings, settings).region_name)
@@ -368,23 +381,6 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
             store if is_s3(store) else None,
         )
         return run_checks(self.api_error, checks(subject))
-
-
-def _own(job: requests.Json | None, spec: StepSpec) -> requests.Json | None:
-    """Return the job if it is that of the step.
-
-    :raises StepConfigError: a job of this name belongs to somebody else
-    """
-    if job is not None and (job.get("Environment") or {}).get(ENV_NONCE) != spec.nonce:
-        raise StepConfigError(
-            f"a training job {spec.name} exists already, and it is not of this step: it has another nonce. "
-            "Clear the task to submit under another name"
-        )
-    return job
-
-
-def _arn_of(job: requests.Json | None) -> str | None:
-    return str(job["TrainingJobArn"]) if job is not None else None
 
 
 def _size(payload: Payload) -> int:

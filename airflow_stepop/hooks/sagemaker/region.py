@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from airflow_stepop.hooks.common.labels import matches
@@ -13,14 +13,14 @@ from airflow_stepop.hooks.common.listing import Listing
 from airflow_stepop.hooks.common.log_cursors import LogEvent, visible
 from airflow_stepop.hooks.common.receipts import receipt_text
 from airflow_stepop.hooks.sagemaker.job_logs import KEPT_JOBS, JobLogs
-from airflow_stepop.hooks.sagemaker.request import about
+from airflow_stepop.hooks.sagemaker.own_jobs import OwnJobs
 from airflow_stepop.hooks.sagemaker.service import NAME_PART, Json, TrainingJobs
 from airflow_stepop.hooks.sagemaker.status import status_of
 from airflow_stepop.job import JobState, JobStatus, LogChunk
 
 if TYPE_CHECKING:
     from airflow_stepop.connections.aws_clients import AwsClients
-    from airflow_stepop.job import Cursor, LogLine
+    from airflow_stepop.job import Cursor, JobHandle, LogLine
 
 KEPT_S = 31 * 86400.0  # jobs older than this are not found: a job lasts at most 30 days
 JOB_NAME = re.compile(rf"{NAME_PART}([a-z0-9-]+-)?[0-9a-f]{{12}}")  # see core/naming.py
@@ -41,25 +41,26 @@ class Region:
         )
         # jobs that this process has seen running -> their last status, and the time of their last change
         self._seen: dict[str, tuple[JobStatus, float]] = {}
-        self._about: dict[str, Json | None] = {}
+        self.own_jobs = OwnJobs(self.jobs.describe)
 
     # -- states
 
-    def statuses(self, names: Iterable[str], begin: float) -> dict[str, JobStatus | None]:
-        """Return the status of each job; ``None`` for a job that the service does not know.
+    def statuses(self, handles: Sequence[JobHandle], begin: float) -> dict[str, JobStatus | None]:
+        """Return the status of each job, by its name; ``None`` for a job that the service does not know.
 
         :param begin: when the oldest of the jobs was submitted, in seconds since the epoch
         """
-        views = self._listing.looks(names, begin)
-        return {name: self._status(name, job) for name, job in views.items()}
+        views = self._listing.looks([handle.name for handle in handles], begin)
+        return {handle.name: self._status(handle, views[handle.name]) for handle in handles}
 
-    def status_now(self, name: str) -> JobStatus | None:
+    def status_now(self, handle: JobHandle) -> JobStatus | None:
         """Return the status of a job as it is now; ``None`` for a job that the service does not know."""
-        return self._status(name, self.jobs.describe(name))
+        return self._status(handle, self.jobs.describe(handle.name))
 
-    def _status(self, name: str, job: Json | None) -> JobStatus | None:
-        if job is None:
+    def _status(self, handle: JobHandle, job: Json | None) -> JobStatus | None:
+        if job is None or not self.own_jobs.is_own(handle, job):
             return None
+        name = handle.name
         status, seen = status_of(job), self._seen.get(name)
         last = status, _changed_at(job)
         if seen is None or (seen[0].native, seen[1]) != (status.native, last[1]):
@@ -85,12 +86,10 @@ class Region:
             return False
         return self.jobs.is_deleted(str(job["TrainingJobArn"]))
 
-    def delete(self, name: str) -> None:
-        """Mark a job as deleted. A job that does not exist is no error."""
-        self._seen.pop(name, None)
-        job = self.jobs.describe(name)
-        if job is not None:
-            self.jobs.mark_as_deleted(str(job["TrainingJobArn"]))
+    def delete(self, job: Json) -> None:
+        """Mark a job as deleted."""
+        self._seen.pop(job["TrainingJobName"], None)
+        self.jobs.mark_as_deleted(str(job["TrainingJobArn"]))
 
     def _changes(self, since: float | None) -> Iterator[tuple[str, Json, float]]:
         for summary in self.jobs.changed_since(since):
@@ -98,24 +97,19 @@ class Region:
 
     # -- all jobs
 
-    def found(self, labels: Mapping[str, str]) -> Iterator[tuple[Json, Json]]:
-        """Yield each job with all of ``labels``: its summary, and what its request says about it."""
+    def found(self, labels: Mapping[str, str]) -> Iterator[tuple[Json, Json, str]]:
+        """Yield each job with all of ``labels``: its summary, what its request says about it, and its
+        instance.
+        """
         nonce = labels.get("nonce")
         part = hashlib.sha256(nonce.encode()).hexdigest()[:12] if nonce else NAME_PART
         for summary in self.jobs.created_since(time.time() - KEPT_S, part):
             name = str(summary["TrainingJobName"])
-            known = self._about_of(name) if JOB_NAME.fullmatch(name) else None
-            if known is None or not matches(known["labels"], labels):
+            known = self.own_jobs.identity_of(summary) if JOB_NAME.fullmatch(name) else None
+            if known is None or known.about is None or not matches(known.about["labels"], labels):
                 continue
             if not (_is_over(summary) and self.jobs.is_deleted(str(summary["TrainingJobArn"]))):
-                yield summary, known
-
-    def _about_of(self, name: str) -> Json | None:
-        """Return what a job's request says about it. The first look at a name sends a request."""
-        if name not in self._about:
-            job = self.jobs.describe(name) or {}
-            self._about[name] = about(job.get("Environment") or {})
-        return self._about[name]
+                yield summary, known.about, known.instance
 
     # -- logs
 

@@ -167,15 +167,17 @@ class TrainingJobs:
         client = self.clients.client("sagemaker", is_sent_once=True)
         return str(client.create_training_job(**request)["TrainingJobArn"])
 
-    def wait_until_shown(self, name: str) -> None:
-        """Wait until the service finds a new job. Another process would take a job that it misses for lost.
+    def wait_until_shown(self, name: str) -> Json | None:
+        """Wait until the service finds a new job, and return its record.
 
-        An error here is none of the submit: the job was created.
+        Another process would take a job that it misses for lost. An error here is none of the submit, because
+        the job was created; then the method returns ``None``.
         """
         try:
-            found_within(lambda: self.describe(name), SHOWN_S)
+            return found_within(lambda: self.describe(name), SHOWN_S)
         except Exception as error:  # noqa: BLE001, RUF100
             log.debug("Could not look for the new job %s: %s", name, error)
+            return None
 
     def check_request(self, request: Json) -> None:
         """Check a request against the limits of the vendor's model. No request is sent.

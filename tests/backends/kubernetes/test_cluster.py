@@ -206,7 +206,7 @@ def test_an_outcome_that_may_not_stand_in_the_log_comes_back_through_the_store(
     uri = open_store(address).uri("results/one")
     step, handle = submitted(text, settings={"outcome_in_log": False}, result_uri=uri)
     assert wait_over(hook, handle).state is JobState.SUCCEEDED
-    assert PodLog(hook.cluster(), hook._states(hook.cluster()).pod_of(handle.id)).frames() == []
+    assert PodLog(hook.cluster(), hook._states(hook.cluster()).pod_of(handle)).frames() == []
     found = to_xcom(read_outcome(hook.outcome(handle), step.spec.name, step.spec.nonce)["result"])
     assert (found.load() if isinstance(found, StepResult) else found) == "x" * 40_000
 

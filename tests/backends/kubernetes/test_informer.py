@@ -202,7 +202,7 @@ def test_changes_missed_by_a_broken_stream_are_told_after_the_list(jobs, monkeyp
     wait_until(hook.changed_jobs, "the streams to break", holds=lambda told: told is None)
     cluster = hook._cluster(handles[0])
     wait_until(
-        lambda: status.status_of(*hook._states(cluster).exactly(handles[0].id)).state,
+        lambda: status.status_of(*hook._states(cluster).exactly(handles[0])).state,
         "the end of the job",
         holds=lambda state: state.is_terminal,
     )

@@ -170,7 +170,7 @@ class Jobs:
         record = instance.new_record()
         wanted = {**record.labels, **labels}
         step = make_step(list(argv), name=record.name)
-        spec = replace(step.spec, labels=wanted)
+        spec = replace(step.spec, labels=wanted, nonce=wanted["nonce"])
         handle = self.hook.submit(spec, step.payload)
         if is_recorded:
             instance.set_record(record.with_handle(handle).to_json())

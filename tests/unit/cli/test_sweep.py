@@ -6,13 +6,18 @@ import os
 import shutil
 import sys
 import time
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
 
+from airflow_stepop.cli.cleaning import sweep
 from airflow_stepop.failure import Category, Failure
+from airflow_stepop.inventory.targets import Target, find_jobs
 from airflow_stepop.job import FoundJob, JobState
+from airflow_stepop.maintenance.orphans import Action, find_orphans
 from airflow_stepop.record import signed
+from airflow_stepop.testing import make_step
 from tests.support.memory_backend import MemoryHook, Registered
 from tests.support.processes import started
 from tests.support.third_party import install_backend
@@ -241,6 +246,25 @@ def test_a_record_that_was_changed_decides_nothing(stepop, instance, submit, job
     assert jobs.state(handle) is JobState.RUNNING
     one.set_state("success")
     assert found(stepop(*ALL, "--yes"))[handle.name][0] == "cancel"
+
+
+def test_a_job_that_takes_the_name_after_the_list_is_left_alone(instance, submit, jobs):
+    """The sweep acts on the jobs that it has listed, and on no other job of the same name."""
+    handle = submit(instance("quiet", "failed"))
+    listed = find_jobs([Target("local")], {}, pytest.fail)
+    options = {"min_age_s": 0.0, "retention_s": None, "complain": pytest.fail}
+    (orphan,) = find_orphans(listed, now=time.time(), **options)
+    jobs.hook.cancel(handle)
+    jobs.wait(handle)
+    jobs.hook.delete(handle)
+    other = make_step(["sleep", "600"], name=handle.name)
+    theirs = jobs.hook.submit(other.spec, other.payload)
+    jobs.handles.append(theirs)
+    wait_until(lambda: jobs.state(theirs), "it runs", holds=lambda state: state is JobState.RUNNING)
+    for action in (Action.CANCEL, Action.DELETE, Action.KEEP):
+        assert sweep([replace(orphan, action=action)]) == []
+    assert jobs.state(theirs) is JobState.RUNNING
+    assert not (jobs.hook.folder / theirs.id / "cancel").exists()
 
 
 def test_keep_counts_only_in_a_signed_record(stepop, instance, jobs):

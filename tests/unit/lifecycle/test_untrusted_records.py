@@ -11,6 +11,7 @@ from airflow_stepop.failure import StepFailedError
 from airflow_stepop.job import JobState
 from airflow_stepop.lifecycle import unknown_jobs
 from airflow_stepop.lifecycle.collecting import Collected
+from airflow_stepop.oom import MoreMemory
 from airflow_stepop.record import STATE_KEY, UntrustedRecord
 from airflow_stepop.record import load_record as load_record_of
 from airflow_stepop.record import save_record as save_record_of
@@ -91,6 +92,35 @@ def test_an_older_record_that_was_put_back_is_a_known_limit(hook, state, new_try
     lifecycle.finish(lifecycle.begin(), StopReason.FINISHED)
     state.set(STATE_KEY, old)
     assert load_record(state).collected is None
+
+
+OUT_OF_MEMORY = {"category": "oom", "summary": "x"}
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"memory_bytes": 1 << 50},
+        {"resubmissions": 9},
+        {"collected": {"failure": OUT_OF_MEMORY}},
+        {"collected": {"failure": OUT_OF_MEMORY}, "memory_bytes": 1 << 50},
+        {"asked": {"timeout_s": 1.0, "resources": {"memory": "1PiB"}}},
+        {"stop": {"since": 1.0, "reason": "timeout"}},
+    ],
+    ids=str,
+)
+def test_a_retry_takes_nothing_from_it(hook, state, new_try, running, forged):
+    """Neither the memory that ``on_oom`` asks for next, nor the count of resubmissions, nor old options."""
+    state.set(STATE_KEY, {**state.get(STATE_KEY), **forged})
+    lifecycle, specs, submit = new_try(), [], hook.submit
+    lifecycle.request.on_oom = MoreMemory(cap="10GiB")
+    hook.submit = lambda spec, payload: specs.append(spec) or submit(spec, payload)
+    lifecycle.begin()
+    record = load_record(state)
+    assert (record.memory_bytes, record.resubmissions, record.stop) == (None, 0, {})
+    assert record.asked["timeout_s"] == lifecycle.request.timeout_s
+    assert [spec.resources for spec in specs] == [lifecycle.request.resources]
+    assert lifecycle.stopped_job() is None
 
 
 @pytest.mark.parametrize("entrance", ["resume", "ended_job"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -212,6 +213,29 @@ def test_of_many_jobs_only_changed_ones_are_asked_for(hook, telling, monkeypatch
         assert telling.asked == [set(handles[:2]), {new}]
 
     asyncio.run(scenario())
+
+
+def test_a_changed_job_is_asked_for_with_the_handle_of_its_trigger(hook, telling, monkeypatch):
+    """A hook that tells of a change knows the name of the job. The trigger's handle has its nonce, too."""
+    monkeypatch.setattr(watcher_module, "ALL_INTERVAL_S", 600)
+    nonces, answer = [], hook.status
+
+    def noting(handles):
+        nonces.append([handle.nonce for handle in handles])
+        return answer(handles)
+
+    monkeypatch.setattr(hook, "status", noting)
+
+    async def scenario():
+        watcher, handle = Watcher(hook), replace(hook.add("job"), nonce="ours")
+        waiting = asyncio.create_task(until_over(watcher, handle, poll_interval_s=60))
+        await until(lambda: handle in watcher._known, "the job to be known")
+        hook.end("job")
+        telling.told.append(hook.handle("job"))
+        return await in_time(waiting, "the end of the job")
+
+    assert asyncio.run(scenario())[0] is JobState.SUCCEEDED
+    assert nonces == [["ours"], ["ours"]]
 
 
 def test_a_change_reported_during_a_status_call_is_not_lost(hook, telling, monkeypatch):

@@ -21,8 +21,10 @@ from airflow_stepop.hooks.base import (
     OffsetCursor,
     StepHook,
     input_files,
+    is_same_job,
     matches,
     parse_receipt,
+    refuse_name,
     report,
     runner_argv,
     step_env,
@@ -90,19 +92,29 @@ class FlockStepHook(StepHook[FlockSettings]):
             draft.rename(job)  # atomic: the folder appears with all its files
         except OSError:
             shutil.rmtree(draft)  # an earlier submit has created the job
+            if self.lookup(spec) is None:
+                refuse_name("flock job", spec.name)
         own = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
         command = ["sh", "-c", START, SCRIPT, *request["argv"]]
         subprocess.run(command, cwd=job, env={**own, **request["env"]}, check=True)
         return self._handle(spec.name)
 
     def lookup(self, spec):
-        return self._handle(spec.name) if (self.root / spec.name).exists() else None
+        handle = self._handle(spec.name, nonce=spec.nonce)
+        return handle if self._job(handle).exists() else None
 
-    def _handle(self, name):
-        return JobHandle(backend=self.backend, conn_id=self.conn_id, scope=self.scope(), id=name, name=name)
+    def _handle(self, name, **fields):
+        scope = self.scope()
+        return JobHandle(self.backend, conn_id=self.conn_id, scope=scope, id=name, name=name, **fields)
+
+    def _job(self, handle):
+        """Return the folder of a job; one that does not exist if another job has the name now."""
+        request = self.root / handle.id / "request.json"
+        nonce = json.loads(request.read_text())["env"][protocol.ENV_NONCE] if request.exists() else None
+        return request.parent if is_same_job(handle, nonce=nonce) else self.root / ".none"
 
     def status(self, handles):
-        return {handle: self._status(self.root / handle.id) for handle in handles}
+        return {handle: self._status(self._job(handle)) for handle in handles}
 
     def _status(self, job):
         if not job.exists():
@@ -125,7 +137,7 @@ class FlockStepHook(StepHook[FlockSettings]):
     def logs(self, cursors):
         chunks = {}
         for handle, cursor in cursors.items():
-            log, begin = self.root / handle.id / "log", OffsetCursor.parse(cursor)
+            log, begin = self._job(handle) / "log", OffsetCursor.parse(cursor)
             is_over = (log.parent / "exit").exists()
             data = log.read_bytes()[begin.offset :] if log.exists() else b""
             texts, end = begin.after(data, is_over=is_over)
@@ -134,14 +146,14 @@ class FlockStepHook(StepHook[FlockSettings]):
         return chunks
 
     def outcome(self, handle):
-        job = self.root / handle.id
+        job = self._job(handle)
         receipt = job / "receipt"
         found = parse_receipt(receipt.read_text()) if receipt.exists() else None
         uri = json.loads((job / "request.json").read_text())["result_uri"] if found else ""
         return report(handle, found, uri, lambda _: (job / "out" / protocol.OUTCOME).read_bytes())
 
     def cancel(self, handle):
-        job = self.root / handle.id
+        job = self._job(handle)
         if self._status(job).state.is_terminal:
             return
         (job / "cancelled").touch()
@@ -150,7 +162,7 @@ class FlockStepHook(StepHook[FlockSettings]):
                 os.killpg(int((job / "pid").read_text()), signal.SIGTERM)  # timeout(1) leads a process group
 
     def delete(self, handle):
-        shutil.rmtree(self.root / handle.id, ignore_errors=True)
+        shutil.rmtree(self._job(handle), ignore_errors=True)
 
     def find(self, labels):
         for path in self.root.glob("s*/request.json"):
