@@ -25,8 +25,12 @@ def slug(text: str, length: int) -> str:
 def job_name(dag_id: str, task_id: str, nonce: str) -> str:
     """Return the job's name: 1 to 52 characters of ``[a-z0-9-]``. The nonce makes the name unique."""
     readable = [re.sub(r"-[0-9a-f]{8}$", "", slug(text, 26))[:17].strip("-") for text in (dag_id, task_id)]
-    digest = hashlib.sha256(nonce.encode()).hexdigest()[:12]
-    return "-".join(["s", *readable, digest])
+    return "-".join(["s", *readable, nonce_hash(nonce)])
+
+
+def nonce_hash(nonce: str) -> str:
+    """Return the end of the name of a job with this nonce: 12 hexadecimal digits."""
+    return hashlib.sha256(nonce.encode()).hexdigest()[:12]
 
 
 def did_you_mean(name: object, valid: Iterable[str]) -> str:

@@ -2,7 +2,7 @@
 
 ``python3 -u step.pyz run --in DIR --out DIR --digest SHA256 --receipt (FILE | fd:N | -)
 [--receipt-limit BYTES] [--segments DIR] [--checkpoint DIR] [--timeout SECONDS] [--grace SECONDS]
-[--linger SECONDS] [--seal HEX] [--mounted (0 | 1)] [--failure FILE]
+[--linger SECONDS] [--seal HEX [--sign (0 | 1)]] [--mounted (0 | 1)] [--failure FILE]
 [--started (DIR | started.json) --job-id (TEXT | env:NAME) [--restarts (0 | 1)] [--kept DIR:DIR]]``
 """
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 _FORWARDED = (signal.SIGTERM, signal.SIGINT)
 _FOLDERS = {"in", "out", "segments", "checkpoint", "failure"}  # the last one is a file
-_OPTIONAL = {*_FOLDERS, "seal", "started", "job-id", "restarts", "mounted", "kept"}
+_OPTIONAL = {*_FOLDERS, "seal", "sign", "started", "job-id", "restarts", "mounted", "kept"}
 _THREAD_GRACE = os.environ.get(protocol.ENV_THREAD_GRACE, "")  # read before the step can change it
 
 
@@ -160,6 +160,8 @@ def _options(argv: list[str]) -> dict[str, str]:
 def _missing(options: dict[str, str], required: set[str]) -> set[str]:
     if "kept" in options:  # the results lie beside a marker that is a file, and their record needs a key
         required = required | {"seal", "started"}
+    elif "sign" in options:
+        required = required | {"seal"}
     return required - {name for name in options if options[name] != protocol.STARTED_TABLE}
 
 

@@ -46,7 +46,8 @@ A *value entry* (JSON) describes a value, both in the manifest and in the outcom
 The *receipt* is one line of JSON. Write access to the step's storage is not enough to forge a receipt::
 
     {"protocol": 1, "digest": sha256 of outcome.json, "size": bytes,
-     "outcome": base64 of outcome.json, if it fits}
+     "outcome": base64 of outcome.json, if it fits,
+     "mac": 32 hex digits, with ``--sign 1``: made with the key of ``--seal``, see sealing.py}
 
 The *marker* of the start-once guard (:mod:`.once`) is an object or a file named ``started``::
 

@@ -16,6 +16,10 @@ from .files import quietly, read_input, read_table
 from .hashing import sha256
 from .phases import phase
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 def finish(options: dict[str, str], found: tuple[bytes, bool], code: int | None = None) -> int:
     """Write the receipt and return the exit code of the runner.
@@ -38,15 +42,15 @@ def finish(options: dict[str, str], found: tuple[bytes, bool], code: int | None 
     if "failure" in options and outcome["failure"]:
         from .reason import write_reason
 
-        own = _receipt(data, "", is_inline=False).decode() if is_written else ""
+        own = _receipt(options, data, "", is_inline=False).decode() if is_written else ""
         write_reason(options["failure"], outcome["failure"], own)
-    line = _receipt(data, prefix)
+    line = _receipt(options, data, prefix)
     if len(line) > limit and not is_written:  # only the receipt can carry the outcome, so shorten it
         failure = outcome["failure"]
         outcome["failure"] = {**failure, "summary": failure["summary"][:300], "hint": "", "exception": None}
-        line = _receipt(json.dumps(outcome).encode(), prefix)
+        line = _receipt(options, json.dumps(outcome).encode(), prefix)
     if len(line) > limit:
-        line = _receipt(data, prefix, is_inline=False)
+        line = _receipt(options, data, prefix, is_inline=False)
         _send_outcome(options, data)
     try:
         _write_receipt(options["receipt"], line)
@@ -84,12 +88,16 @@ def _store_outcome(options: dict[str, str], data: bytes) -> None:
         sys.stderr.write(f"stepop: the outcome cannot be written to the store: {error}\n")
 
 
-def _receipt(data: bytes, prefix: str, is_inline: bool = True) -> bytes:
-    receipt = {
+def _receipt(options: dict[str, str], data: bytes, prefix: str, is_inline: bool = True) -> bytes:
+    receipt: dict[str, Any] = {
         "protocol": protocol.PROTOCOL,
         "digest": sha256(len(data), data).hexdigest(),
         "size": len(data),
     }
+    if options.get("sign") == "1":
+        from .sealing import receipt_mac
+
+        receipt["mac"] = receipt_mac(bytes.fromhex(options["seal"]), receipt["digest"], len(data))
     if is_inline:
         receipt["outcome"] = binascii.b2a_base64(data, newline=False).decode()
     return f"{prefix}{json.dumps(receipt, separators=(',', ':'))}\n".encode()

@@ -6,6 +6,8 @@ library has no AES, so the cipher is a stream of SHAKE-256 with a random beginni
     16 random bytes | data XOR SHAKE-256(key, name, random bytes) | HMAC-SHA256(key, name, all before)
 
 The name is that of the file, so one sealed file cannot stand for another of the same job.
+
+The same key makes the MAC of the job's receipt: see :func:`receipt_mac`.
 """
 
 from __future__ import annotations
@@ -75,6 +77,18 @@ def _masked(data: bytes, key: bytes, name: str, salt: bytes) -> bytes:
     # the key and the salt have fixed lengths, so no other key, name and salt give the same text
     stream = hashlib.shake_256(key + name.encode() + salt).digest(len(data))
     return (int.from_bytes(data, "big") ^ int.from_bytes(stream, "big")).to_bytes(len(data), "big")
+
+
+def receipt_mac(key: bytes, digest: str, size: int) -> str:
+    """Return the MAC of a receipt: the first 16 bytes of an HMAC-SHA-256, in 32 hexadecimal digits.
+
+    The receipt of a failure lies in a text of 1,024 characters, so the MAC is truncated.
+
+    :param key: as for :func:`sealed`
+    :param digest: SHA-256 of ``outcome.json`` in hexadecimal digits
+    :param size: size of ``outcome.json`` in bytes
+    """
+    return hmac.new(key, f"receipt\0{digest} {size}".encode(), "sha256").hexdigest()[:32]
 
 
 def _mac(body: bytes, key: bytes, name: str) -> bytes:

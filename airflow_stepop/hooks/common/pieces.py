@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from airflow_stepop.hooks.common.receipts import (
         Receipt,
         find_receipt,
+        is_of_runner,
         parse_receipt,
         receipt_of,
         receipt_text,
@@ -65,6 +66,7 @@ _LAZY = {  # name -> its module
     "find_receipt": f"{_HERE}.receipts",
     "folder_of": "airflow_stepop.stores.folder",
     "input_files": f"{_HERE}.input_files",
+    "is_of_runner": f"{_HERE}.receipts",
     "is_same_job": f"{_HERE}.same_job",
     "job_path": "airflow_stepop.stores.paths",
     "matches": f"{_HERE}.labels",
@@ -108,6 +110,7 @@ __all__ = [
     "find_receipt",
     "folder_of",
     "input_files",
+    "is_of_runner",
     "is_same_job",
     "job_path",
     "matches",

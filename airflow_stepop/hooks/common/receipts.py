@@ -8,6 +8,7 @@ module, and gets the :class:`~airflow_stepop.job.OutcomeReport` from :func:`repo
 from __future__ import annotations
 
 import binascii
+import hmac
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Mapping
@@ -17,10 +18,12 @@ from airflow_stepop.core.signing_key import Purpose, sign, why_refused
 from airflow_stepop.core.stored_json import COUNT, TEXT, checked_fields, parsed_json
 from airflow_stepop.core.units import shown_size
 from airflow_stepop.exceptions import IntegrityError, OutcomeLostError
+from airflow_stepop.hooks.common.sealing import seal_keys
 from airflow_stepop.job import JobHandle, OutcomeReport
 from airflow_stepop.runner.protocol import OUTCOME_BYTES, RECEIPT_PREFIX
+from airflow_stepop.runner.sealing import receipt_mac
 
-RECEIPT_FIELDS = {"digest": TEXT}, {"size": COUNT, "outcome": TEXT}  # required, optional
+RECEIPT_FIELDS = {"digest": TEXT}, {"size": COUNT, "outcome": TEXT, "mac": TEXT}  # required, optional
 HANDED = "receipt"  # key of a handle's detail, for the receipt that a trigger has handed over
 HANDED_BYTES = 4096  # of such a receipt: a larger one is stored in Airflow's database without its outcome
 
@@ -32,11 +35,14 @@ class Receipt:
     :param digest: SHA-256 digest of the outcome
     :param size: size of the outcome in bytes
     :param outcome: the outcome itself; ``None`` if the outcome is too large for the receipt
+    :param mac: proves that the runner of the job wrote the receipt, see :func:`is_of_runner`; empty: nothing
+        proves it but the channel of the receipt
     """
 
     digest: str
     size: int = 0
     outcome: bytes | None = None
+    mac: str = ""
 
     @classmethod
     def from_json(cls, data: object, what: str = "the receipt") -> Receipt:
@@ -50,12 +56,13 @@ class Receipt:
             outcome = b64decode(known["outcome"], validate=True) if "outcome" in known else None
         except (ValueError, binascii.Error) as error:
             raise IntegrityError(f"{what} is damaged: {error}") from error
-        return cls(known["digest"], known.get("size", 0), outcome)
+        return cls(known["digest"], known.get("size", 0), outcome, known.get("mac", ""))
 
     def to_json(self) -> dict[str, object]:
         """Return the receipt in the form in which the runner writes it."""
         carried = {"outcome": b64encode(self.outcome).decode()} if self.outcome is not None else {}
-        return {"digest": self.digest, "size": self.size, **carried}
+        proof = {"mac": self.mac} if self.mac else {}
+        return {"digest": self.digest, "size": self.size, **carried, **proof}
 
 
 def parse_receipt(text: str) -> Receipt | None:
@@ -66,19 +73,36 @@ def parse_receipt(text: str) -> Receipt | None:
         return None
 
 
-def find_receipt(texts: Iterable[str], prefix: str = RECEIPT_PREFIX) -> Receipt | None:
+def is_of_runner(receipt: Receipt, nonce: str) -> bool:
+    """Return whether the MAC of a receipt was made by the runner of the job with this nonce.
+
+    Only the job and this deployment have the key: ``seal_key(nonce)``, which travels in the job's request.
+    For a backend that starts the runner with ``--seal KEY --sign 1``.
+    """
+    given = receipt.mac.encode(errors="surrogatepass")
+    expected = [receipt_mac(key, receipt.digest, receipt.size).encode() for key in seal_keys(nonce)]
+    return any(hmac.compare_digest(given, mac) for mac in expected)
+
+
+def find_receipt(
+    texts: Iterable[str],
+    prefix: str = RECEIPT_PREFIX,
+    is_believed: Callable[[Receipt], bool] = lambda receipt: True,
+) -> Receipt | None:
     """Return the last receipt in ``texts``, or ``None`` if there is no receipt.
 
     In a log, a receipt may follow text on the same line, which the step has printed without a line end.
 
     :param texts: log lines or messages, oldest first
     :param prefix: text in front of a receipt. The runner writes the default prefix into logs only
+    :param is_believed: other receipts are skipped, for example those without the MAC of the runner
     """
     found = None
     for text in texts:
         _, mark, receipt = text.rpartition(prefix) if prefix else ("", "", text)
-        if mark == prefix:
-            found = parse_receipt(receipt) or found
+        parsed = parse_receipt(receipt) if mark == prefix else None
+        if parsed is not None and is_believed(parsed):
+            found = parsed
     return found
 
 

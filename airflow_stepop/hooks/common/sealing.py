@@ -17,4 +17,14 @@ def seal_key(nonce: str) -> bytes:
 
     :param nonce: the nonce of the job, ``StepSpec.nonce``
     """
-    return derived_keys(f"seal{nonce}")[0]
+    return seal_keys(nonce)[0]
+
+
+def seal_keys(nonce: str) -> tuple[bytes, ...]:
+    """Return every key that may have sealed the files of a job, the current one first.
+
+    A deployment that replaces its signing key has several: a job may have been submitted before.
+
+    :param nonce: the nonce of the job
+    """
+    return derived_keys(f"seal{nonce}")

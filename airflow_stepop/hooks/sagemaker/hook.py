@@ -23,7 +23,6 @@ from airflow_stepop.hooks.common.api_errors import ApiError, Trouble, explained
 from airflow_stepop.hooks.common.checks import run_checks
 from airflow_stepop.hooks.common.input_files import input_files
 from airflow_stepop.hooks.common.rate_limit import RateLimit
-from airflow_stepop.hooks.common.receipts import find_receipt
 from airflow_stepop.hooks.common.sealing import seal_key
 from airflow_stepop.hooks.common.staging import remove_sealed, stage, unstage
 from airflow_stepop.hooks.common.submission import create_once
@@ -303,9 +302,7 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
         if not has_run(job):
             raise OutcomeLostError(f"{handle} left no outcome: its container did not run")
         output = Output(self._detail(handle)["results"])
-        return outcome_of(
-            handle, job, output, lambda: find_receipt(region.last_texts(handle.name, RECEIPT_LINES))
-        )
+        return outcome_of(handle, job, output, lambda: region.last_texts(handle.name, RECEIPT_LINES))
 
     def logs(self, cursors: Mapping[JobHandle, Cursor]) -> Mapping[JobHandle, LogChunk]:
         found: dict[JobHandle, LogChunk] = {}

@@ -18,15 +18,16 @@ import tarfile
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from airflow_stepop.exceptions import OutcomeLostError, OutcomeNotReadyError
-from airflow_stepop.hooks.common.receipts import receipt_of, report
+from airflow_stepop.hooks.common.receipts import find_receipt, is_of_runner, receipt_of, report
 from airflow_stepop.hooks.sagemaker.failures import has_outcome, receipt_in, reported_in
 from airflow_stepop.hooks.sagemaker.job_logs import GROUP
 from airflow_stepop.hooks.sagemaker.places import OUTPUT_FOLDER
+from airflow_stepop.hooks.sagemaker.request import signed_nonce
 from airflow_stepop.hooks.sagemaker.service import FORBIDDEN, api_error
 from airflow_stepop.hooks.sagemaker.status import status_of
 from airflow_stepop.job import JobState, OutcomeReport
@@ -37,7 +38,7 @@ from airflow_stepop.stores.configured import locate
 
 if TYPE_CHECKING:
     from airflow_stepop.hooks.common.receipts import Receipt
-    from airflow_stepop.job import JobHandle
+    from airflow_stepop.job import JobHandle, JobStatus
     from airflow_stepop.stores.base import Store
 
 ARCHIVE = "model.tar.gz"
@@ -49,21 +50,26 @@ LATE_S, LATE_ELSE_S = 900.0, 60.0
 READ_LOGS = "allow logs:DescribeLogStreams and logs:FilterLogEvents for the caller (see airflow stepop check)"
 WRITE_LOGS = "allow logs:CreateLogStream and logs:PutLogEvents for the role of the job"
 LOST = "or an earlier attempt's machine took its last log lines along: clear the task to run the step again"
+NOT_OF_THE_RUNNER = (
+    "The step, or somebody else who may write into its log, has made it up: see who may call "
+    "logs:PutLogEvents, and clear the task to run the step again"
+)
 READ_BYTES, COPY_BYTES = 16 << 20, 1 << 20  # at once, of a compressed archive and of one of its files
 
 
 def outcome_of(
-    handle: JobHandle, job: Mapping[str, Any], output: Output, receipt_in_log: Callable[[], Receipt | None]
+    handle: JobHandle, job: Mapping[str, Any], output: Output, read_log: Callable[[], Sequence[str]]
 ) -> OutcomeReport:
     """Return the outcome of a job whose container has run.
 
     :param job: the whole record of the job
-    :param receipt_in_log: reads the receipt from the job's log; called if nothing else has the receipt
+    :param read_log: reads the last texts of the job's log; called if nothing else has the receipt
     :raises OutcomeLostError: the runner left no outcome
     :raises OutcomeNotReadyError: the outcome or its receipt may still come
     """
     reason = str(job.get("FailureReason", ""))
-    status, receipt = status_of(job), receipt_in(reason)
+    status, receipts = status_of(job), _Receipts(job)
+    receipt = receipts.believed(receipt_in(reason))
     is_success = status.state is JobState.SUCCEEDED
     late_s = time.time() - (status.finished_at or 0.0)
     is_reported = has_outcome(reason)
@@ -74,19 +80,19 @@ def outcome_of(
         raise OutcomeNotReadyError(f"{OUTCOME} of {handle} is not below {place}", failure=failure)
     if base_uri is None:
         raise OutcomeLostError(f"{handle} left no outcome below {place}")
-    receipt, missing = receipt or receipt_of(handle), ""
+    receipt, missing = receipt or receipts.believed(receipt_of(handle)), ""
     if receipt is None:
-        receipt, missing = _from_log(receipt_in_log)
+        receipt, missing = _from_log(receipts, read_log)
     may_come = late_s < (LATE_S if is_success else LATE_ELSE_S) and missing != READ_LOGS
     if receipt is None and may_come and (is_reported or status.state is not JobState.FAILED):
         raise OutcomeNotReadyError(f"the receipt of {handle} is not in the log group {GROUP}")
+    if receipt is None and receipts.forged:
+        raise OutcomeLostError(
+            f"{handle} has a receipt that its runner did not write, and no other. {NOT_OF_THE_RUNNER}"
+        )
     if receipt is None and is_success:
         missing = f"its receipt is not in the log group {GROUP}; {missing}"
-        if status.usage.get("attempts") and not missing.endswith(READ_LOGS):
-            # The last attempt may have restored what somebody has forged in the bucket: see decision 0023
-            raise OutcomeLostError(
-                f"the service started the job of {handle} several times, and {missing}; {LOST}"
-            )
+        _refuse_restarted(handle, status, missing)
         data = output.read(base_uri, OUTCOME_BYTES)
         found = OutcomeReport(None, data, base_uri, missing)
     else:
@@ -95,10 +101,43 @@ def outcome_of(
     return replace(found, usage={"model_uri": model_uri}) if model_uri else found
 
 
-def _from_log(read: Callable[[], Receipt | None]) -> tuple[Receipt | None, str]:
+def _refuse_restarted(handle: JobHandle, status: JobStatus, missing: str) -> None:
+    """Refuse the outcome of a job that has no receipt and was started several times.
+
+    The last attempt may have restored what somebody has forged in the bucket: see decision 0023.
+
+    :raises OutcomeLostError: it is such a job
+    """
+    if status.usage.get("attempts") and not missing.endswith(READ_LOGS):
+        raise OutcomeLostError(
+            f"the service started the job of {handle} several times, and {missing}; {LOST}"
+        )
+
+
+class _Receipts:
+    """Tells the receipts that the runner of a job has written from all others.
+
+    A step with the same role may write any line into the log. A job that an earlier version of this package
+    has submitted has no key, so the channel alone proves its receipts.
+    """
+
+    def __init__(self, job: Mapping[str, Any]) -> None:
+        self._nonce = signed_nonce(job)
+        self.forged = False  # whether there was a receipt that the runner did not write
+
+    def is_believed(self, receipt: Receipt) -> bool:
+        is_ours = self._nonce is None or is_of_runner(receipt, self._nonce)
+        self.forged = self.forged or not is_ours
+        return is_ours
+
+    def believed(self, receipt: Receipt | None) -> Receipt | None:
+        return receipt if receipt is not None and self.is_believed(receipt) else None
+
+
+def _from_log(receipts: _Receipts, read: Callable[[], Sequence[str]]) -> tuple[Receipt | None, str]:
     """Return the receipt in the log, or else ``None`` and which permission may be missing."""
     try:
-        return read(), WRITE_LOGS
+        return find_receipt(read(), is_believed=receipts.is_believed), WRITE_LOGS
     except Exception as error:
         if api_error(error).code not in FORBIDDEN:
             raise

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.connections.aws_clients import partition_of
+from airflow_stepop.core.naming import nonce_hash
 from airflow_stepop.core.stored_json import parsed_json
 from airflow_stepop.exceptions import IntegrityError, StepConfigError, UnsupportedError
 from airflow_stepop.hooks.common.runner_command import runner_argv, step_env
@@ -32,6 +33,7 @@ from airflow_stepop.hooks.sagemaker.places import (
     PARTS_CHANNEL,
     Places,
 )
+from airflow_stepop.runner.protocol import ENV_NONCE
 
 if TYPE_CHECKING:
     from airflow_stepop.hooks.sagemaker.settings import SageMakerSettings
@@ -172,12 +174,28 @@ def _command(spec: StepSpec, settings: SageMakerSettings, places: Places, submit
         failure=FAILURE_FILE,
         mounted=1,
         seal=submitted.seal,
+        sign=1,
         started=STARTED if is_guarded else None,
         job_id="env:TRAINING_JOB_NAME" if is_guarded else None,
         kept=":".join(EXPORTED) if is_guarded and not settings.output_kms_key else None,
         timeout=spec.timeout_s,
         grace=GRACE_S,
     )
+
+
+def signed_nonce(job: Mapping[str, Any]) -> str | None:
+    """Return the nonce of a job whose runner signs its receipts; ``None`` for a job of an earlier version.
+
+    Nobody can change the request of a job. A job's name has a hash of its nonce. So a nonce that somebody has
+    written into a later request with the same name is not returned: the text is then empty.
+
+    :param job: the whole record
+    """
+    command = (job.get("AlgorithmSpecification") or {}).get("ContainerArguments") or []
+    if "--sign" not in command:
+        return None
+    nonce = str((job.get("Environment") or {}).get(ENV_NONCE) or "")
+    return nonce if str(job["TrainingJobName"]).endswith(f"-{nonce_hash(nonce)}") else ""
 
 
 def _resources(settings: SageMakerSettings, choice: Choice) -> Json:

@@ -10,7 +10,7 @@ import os
 import pytest
 
 from airflow_stepop.runner import protocol
-from airflow_stepop.runner.sealing import sealed, unsealed
+from airflow_stepop.runner.sealing import receipt_mac, sealed, unsealed
 
 KEY, OTHER_KEY = b"k" * 32, b"o" * 32
 NAME = protocol.SECRETS
@@ -187,3 +187,30 @@ def test_a_part_that_is_nowhere_is_named_by_its_name(folder):
     done = folder.run()
     assert "part code.zip cannot be read" in done.failure["summary"]
     assert "/code.zip" in done.failure["summary"]
+
+
+# -- the MAC of the receipt
+
+
+def test_a_receipt_has_a_mac(folder, any_python):
+    """Of the digest and the size, and short enough for the reason of a failure."""
+    path = folder.path / "failure"
+    done = folder.command("sh", "-c", "exit 3").run(any_python, seal=KEY.hex(), sign="1", failure=str(path))
+    expected = receipt_mac(KEY, done.receipt["digest"], done.receipt["size"])
+    assert done.receipt["mac"] == expected
+    line = path.read_text().split("\n")[0]
+    assert json.loads(line)["mac"] == expected
+    assert len(line) <= 160
+
+
+def test_the_mac_covers_all_that_a_receipt_says():
+    macs = {receipt_mac(*one) for one in ((KEY, "a" * 64, 1), (OTHER_KEY, "a" * 64, 1), (KEY, "b" * 64, 1))}
+    assert len({*macs, receipt_mac(KEY, "a" * 64, 2)}) == 4
+    assert {len(mac) for mac in macs} == {32}
+
+
+def test_without_a_key_nothing_can_be_signed(folder):
+    done = folder.command("true").run(sign="1")
+    assert done.code == protocol.EXIT_REFUSED
+    assert "missing --seal" in done.stderr
+    assert "mac" not in folder.run(seal=KEY.hex(), sign="0").receipt
