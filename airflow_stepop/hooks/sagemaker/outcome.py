@@ -10,20 +10,19 @@ Source: https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training
 
 from __future__ import annotations
 
-import gzip
 import mmap
 import os
-import shutil
 import tarfile
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from airflow_stepop.exceptions import OutcomeLostError, OutcomeNotReadyError
 from airflow_stepop.hooks.common.receipts import find_receipt, is_of_runner, receipt_of, report
+from airflow_stepop.hooks.sagemaker.archive import own_files
 from airflow_stepop.hooks.sagemaker.failures import has_outcome, receipt_in, reported_in
 from airflow_stepop.hooks.sagemaker.job_logs import GROUP
 from airflow_stepop.hooks.sagemaker.places import OUTPUT_FOLDER
@@ -32,18 +31,13 @@ from airflow_stepop.hooks.sagemaker.service import FORBIDDEN, api_error
 from airflow_stepop.hooks.sagemaker.status import status_of
 from airflow_stepop.job import JobState, OutcomeReport
 from airflow_stepop.runner.protocol import OUTCOME, OUTCOME_BYTES
-from airflow_stepop.stores.base import PathRange
-from airflow_stepop.stores.bucket import CHUNK_BYTES
 from airflow_stepop.stores.configured import locate
 
 if TYPE_CHECKING:
     from airflow_stepop.hooks.common.receipts import Receipt
     from airflow_stepop.job import JobHandle, JobStatus
-    from airflow_stepop.stores.base import Store
 
 ARCHIVE = "model.tar.gz"
-UNPACKED_BYTES = 4 << 30  # of the step's files in model.tar.gz
-UNPACKED_FILES = 10_000
 # The receipt of a step that succeeded is waited for so long after the end of its job. Where the service
 # itself knows why the job ended, the outcome adds little
 LATE_S, LATE_ELSE_S = 900.0, 60.0
@@ -54,7 +48,6 @@ NOT_OF_THE_RUNNER = (
     "The step, or somebody else who may write into its log, has made it up: see who may call "
     "logs:PutLogEvents, and clear the task to run the step again"
 )
-READ_BYTES, COPY_BYTES = 16 << 20, 1 << 20  # at once, of a compressed archive and of one of its files
 
 
 def outcome_of(
@@ -194,15 +187,13 @@ class Output:
     def _unpack(self, archive: str) -> str | None:
         """Copy the step's files out of ``model.tar.gz`` to ``result_uri``; return their folder.
 
-        :raises OutcomeLostError: they are too many or too large
+        :raises OutcomeLostError: the archive is damaged, or it holds too much
         """
         target = f"{self.path}/output/model/{OUTPUT_FOLDER}"
-        with tempfile.TemporaryFile() as stream, tempfile.TemporaryFile() as plain:
-            _download(self.store, archive, stream)
-            stream.seek(0)
+        with tempfile.TemporaryFile() as plain:
             try:
-                names = [self._put(target, name, plain) for name in _own_files(stream, plain)]
-            except (tarfile.TarError, EOFError, OSError, zlib.error, ValueError) as error:
+                names = [self._put(target, name, plain) for name in own_files(self.store, archive, plain)]
+            except (tarfile.TarError, EOFError, OSError, zlib.error, ValueError, RecursionError) as error:
                 uri = self.store.uri(archive)
                 raise OutcomeLostError(f"{uri} cannot be unpacked: {error}") from error
         return self.store.uri(target) if OUTCOME in names else None
@@ -215,55 +206,3 @@ class Output:
         else:
             self.store.put_new(f"{target}/{name}", b"")
         return name
-
-
-class _Bounded:
-    """A stream that refuses to read much at once, as the header of a hostile archive may ask for."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-
-    def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= READ_BYTES:
-            raise ValueError(f"it wants to read {size} bytes at once")
-        return self._stream.read(size)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._stream.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._stream.tell()
-
-
-def _own_files(stream: BinaryIO, plain: BinaryIO) -> Iterator[str]:
-    """Yield the name of each of the step's files in an archive, while ``plain`` holds its bytes.
-
-    Links, special files and names with ``..`` are left out.
-
-    :raises ValueError: they are too many or too large
-    """
-    count = size = 0
-    unpacked = _Bounded(cast(BinaryIO, gzip.GzipFile(fileobj=stream)))
-    with tarfile.open(fileobj=cast(Any, unpacked), mode="r:") as tar:
-        for member in tar:
-            folder, _, name = member.name.removeprefix("./").partition("/")
-            if folder != OUTPUT_FOLDER or not member.isreg() or ".." in name.split("/") or not name:
-                continue
-            count, size = count + 1, size + member.size
-            if count > UNPACKED_FILES or size > UNPACKED_BYTES:
-                raise ValueError(f"it holds more than {UNPACKED_FILES} files or {UNPACKED_BYTES} bytes")
-            plain.seek(0)
-            plain.truncate()
-            if (data := tar.extractfile(member)) is not None:
-                shutil.copyfileobj(data, plain, COPY_BYTES)
-                plain.flush()
-                yield name
-
-
-def _download(store: Store, path: str, stream: BinaryIO) -> None:
-    size = store.size_of(path)
-    for begin in range(0, size, CHUNK_BYTES):
-        chunk = bytearray(min(CHUNK_BYTES, size - begin))
-        for _ in store.fill([PathRange(path, len(chunk), begin)], memoryview(chunk)):
-            pass
-        stream.write(chunk)

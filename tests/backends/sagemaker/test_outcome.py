@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import os
 import resource
 import tarfile
 from collections.abc import Callable
@@ -10,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from airflow_stepop.exceptions import OutcomeLostError
-from airflow_stepop.hooks.sagemaker import outcome
+from airflow_stepop.hooks.sagemaker import archive
 from airflow_stepop.hooks.sagemaker.outcome import Output
 
 JOB = "results/a/s-job"
@@ -90,12 +92,97 @@ def test_a_hostile_archive_writes_only_files_of_the_step(store, output, archived
     ]
 
 
-@pytest.mark.parametrize("limit", ["UNPACKED_FILES", "UNPACKED_BYTES"])
+@pytest.mark.parametrize("limit", ["OWN_FILES", "OWN_BYTES", "MEMBERS"])
 def test_an_archive_with_too_much(output, archived, monkeypatch, limit):
-    monkeypatch.setattr(outcome, limit, 2)
+    monkeypatch.setattr(archive, limit, 2)
     archived(*((f"stepop/{index}", b"x" * 1) for index in range(3)))
-    with pytest.raises(OutcomeLostError, match=r"cannot be unpacked: it holds more than"):
+    with pytest.raises(OutcomeLostError, match=r"cannot be unpacked: it holds more than .* CompressionType"):
         output.base_uri()
+
+
+def test_very_many_members_of_others(output, archived, monkeypatch):
+    """They are not the step's, and cost time all the same."""
+    monkeypatch.setattr(archive, "MEMBERS", 1000)
+    archived(*((f"mine/{index}", b"") for index in range(1001)))
+    with pytest.raises(OutcomeLostError, match="it holds more than 1000 files"):
+        output.base_uri()
+
+
+def test_an_archive_that_is_too_large_is_not_read(store, output, archived, monkeypatch):
+    archived(("stepop/outcome.json", b"{}"))
+    monkeypatch.setattr(archive, "ARCHIVE_BYTES", 10)
+    with pytest.raises(
+        OutcomeLostError, match=r"cannot be unpacked: it has \d+ B, and at most 10 B are read"
+    ):
+        output.base_uri()
+
+
+@pytest.mark.parametrize("name", ["weights.bin", "stepop/outcome.json"])
+def test_a_member_that_says_it_is_huge(store, output, name):
+    """70 GiB of the step's own, or of another file, are refused before they are unpacked."""
+    info = tarfile.TarInfo(name)
+    info.size = 70 << 30
+    store.put(f"{JOB}/output/model.tar.gz", gzip.compress(info.tobuf() + b"\0" * 4096))
+    with pytest.raises(OutcomeLostError, match="cannot be unpacked: it holds more than"):
+        output.base_uri()
+
+
+def test_a_bomb_stops_at_the_limit(store, output, archived, monkeypatch):
+    monkeypatch.setattr(archive, "UNPACKED_BYTES", 30 << 20)
+    archived(*((f"zeros.{index}", b"\0" * (20 << 20)) for index in range(5)))
+    with pytest.raises(OutcomeLostError, match="it holds more than 30 MiB"):
+        output.base_uri()
+
+
+def test_a_large_archive_needs_no_disk(store, output, archived):
+    """It is read piece by piece: only one file of the step lies on the disk at a time."""
+    archived(("weights.bin", os.urandom(8 << 20)), ("stepop/outcome.json", b"{}"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))  # Python ignores the signal
+    try:
+        assert output.base_uri() == store.uri(f"{JOB}/output/model/stepop")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_list_of_holes_that_fills_the_memory(store, output):
+    """A sparse file has any number of blocks with its holes."""
+    block = b"%011o\0%011o\0" % (1, 1) * 21 + b"\1" + b"\0" * 7
+    header = bytearray(tarfile.TarInfo("weights.bin").tobuf(tarfile.GNU_FORMAT)[:512])
+    header[156:157], header[482:483], header[148:156] = tarfile.GNUTYPE_SPARSE, b"\1", b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    store.put(f"{JOB}/output/model.tar.gz", gzip.compress(bytes(header) + block * 100_000, 1))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(OutcomeLostError, match="of a header"):
+        output.base_uri()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XGLTYPE])
+def test_very_many_headers_of_one_member(store, output, archived, kind):
+    headers = []
+    for _ in range(5000):
+        header = tarfile.TarInfo("x")
+        header.type = kind
+        headers.append((header, b"10 ab=cde\n" if kind != tarfile.GNUTYPE_LONGNAME else b"y\0"))
+    archived(*headers, ("stepop/outcome.json", b"{}"))
+    with pytest.raises(OutcomeLostError, match="cannot be unpacked"):
+        output.base_uri()
+
+
+def test_what_members_say_of_all_others_does_not_stay(store, output, archived):
+    """Global headers would add up."""
+    members = []
+    for index in range(120):
+        header = tarfile.TarInfo("x")
+        header.type = tarfile.XGLTYPE
+        text = b" k%d=" % index + b"v" * 500_000 + b"\n"
+        text = b"%d" % (len(text) + 6) + text
+        members += [(header, text), (f"mine/{index}", b"")]
+    archived(*members, ("stepop/outcome.json", b"{}"))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert output.base_uri()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 30 << 10
 
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
