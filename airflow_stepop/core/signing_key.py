@@ -1,4 +1,4 @@
-"""The keys that sign what this deployment writes: records, references to results, receipts, checkpoints.
+"""The keys that sign what this deployment writes: records, references, receipts, deletions, checkpoints.
 
 A deployment may have several keys while it replaces one: the first key signs, and all keys verify.
 :func:`sign` and :func:`why_refused` are for what Airflow stores. :func:`derived_keys` is for what a job gets:
@@ -31,6 +31,7 @@ class Purpose(StrEnum):
     RECORD = "record"
     REFERENCE = "reference"
     RECEIPT = "receipt"
+    DELETION = "deletion"
 
 
 _SIGNED_BEFORE = (Purpose.REFERENCE, Purpose.RECEIPT)  # their messages could not be taken for one another

@@ -108,7 +108,7 @@ class Region:
             known = self.own_jobs.identity_of(summary) if JOB_NAME.fullmatch(name) else None
             if known is None or known.about is None or not matches(known.about["labels"], labels):
                 continue
-            if not (_is_over(summary) and self.jobs.is_deleted(str(summary["TrainingJobArn"]))):
+            if not (_is_over(summary) and self.jobs.is_marked(str(summary["TrainingJobArn"]))):
                 yield summary, known.about, known.instance
 
     # -- logs

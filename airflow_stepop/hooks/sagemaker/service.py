@@ -7,11 +7,13 @@ the other operations beside it.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from airflow_stepop.core.signing_key import Purpose, sign, why_refused
 from airflow_stepop.hooks.common.api_errors import ApiError, Trouble, or_none
 from airflow_stepop.hooks.common.rate_limit import RateLimit
 from airflow_stepop.hooks.common.submission import found_within
@@ -30,7 +32,9 @@ PAGE = 100  # jobs in a page of a list, the most that the service gives
 NAME_PART = "s-"  # every job's name begins with it: see core/naming.py
 SHOWN_S = 10.0  # so long at most, a submit waits until DescribeTrainingJob finds the new job
 NO_JOB = f"{NAME_PART}check-000000000000"  # a name that no job has
-DELETED_TAG = "stepop-deleted"  # tag of a job whose step was collected: the record stays, see delete()
+# tag of a job whose step was collected: the record stays. Its value is a signature of the job's ARN
+DELETED_TAG = "stepop-deleted"
+TAG_VALUE = 256  # longest value of a tag
 
 # https://docs.aws.amazon.com/sagemaker/latest/APIReference/CommonErrors.html
 _TROUBLES = {
@@ -252,9 +256,30 @@ class TrainingJobs:
         The record itself stays, and its name stays taken. A freed name could let a delayed create of a worker
         that died start the step again.
         """
-        self._client.add_tags(ResourceArn=arn, Tags=[{"Key": DELETED_TAG, "Value": "true"}])
+        value = _tag_text(sign(Purpose.DELETION, arn.encode()))
+        self._client.add_tags(ResourceArn=arn, Tags=[{"Key": DELETED_TAG, "Value": value}])
+
+    def is_marked(self, arn: str) -> bool:
+        """Return whether somebody has marked a job as deleted, perhaps not this deployment.
+
+        The marks of earlier versions are not signed.
+        """
+        return self._mark(arn) is not None
 
     def is_deleted(self, arn: str) -> bool:
-        """Return whether :meth:`mark_as_deleted` was called; ``False`` if the tags must not be read."""
+        """Return whether this deployment called :meth:`mark_as_deleted`.
+
+        ``False`` if the tags must not be read. The mark of somebody else does not count, because it would
+        make the result of a job be lost.
+        """
+        mark = self._mark(arn)
+        return mark is not None and not why_refused(Purpose.DELETION, arn.encode(), mark)
+
+    def _mark(self, arn: str) -> str | None:
         tags = or_none(api_error, lambda: self.tags(arn), Trouble.DENIED, Trouble.NOT_FOUND)
-        return tags is not None and DELETED_TAG in tags
+        return (tags or {}).get(DELETED_TAG)
+
+
+def _tag_text(text: str) -> str:
+    """Return a text that the value of a tag may be. A signature may end with the name of a host."""
+    return re.sub(r"[^\w .:/=+\-@]", "_", text, flags=re.ASCII)[:TAG_VALUE]

@@ -138,6 +138,38 @@ def test_a_running_job_that_somebody_has_marked_as_deleted_is_still_the_job(serv
     assert fresh.fresh_status(handle).state is JobState.PENDING
 
 
+@pytest.mark.parametrize("mark", ["true", "", "0" * 8 + ":" + "0" * 64, "another job's"])
+@pytest.mark.usefixtures("containers")
+def test_a_job_that_has_ended_and_that_somebody_has_marked_as_deleted_keeps_its_result(
+    service, hook, step, submit, mark
+):
+    """sagemaker:AddTags is a permission of many. Only the mark of this deployment counts."""
+    client = service.client("sagemaker")
+
+    def arn_of(name: str) -> str:
+        return str(client.describe_training_job(TrainingJobName=name)["TrainingJobArn"])
+
+    made = step(["true"])
+    handle, other = hook.submit(made.spec, made.payload), submit(["true"])
+    for one in (handle, other):
+        service.wait_for(one.name, "Completed")
+    hook.delete(other)
+    (copied,) = [
+        tag["Value"]
+        for tag in client.list_tags(ResourceArn=arn_of(other.name))["Tags"]
+        if tag["Key"] == "stepop-deleted"
+    ]
+    value = copied if mark == "another job's" else mark
+    client.add_tags(ResourceArn=arn_of(handle.name), Tags=[{"Key": "stepop-deleted", "Value": value}])
+    fresh = type(hook)()
+    found = fresh.lookup(made.spec)
+    assert found is not None
+    assert found.name == handle.name
+    assert fresh.fresh_status(handle).state is JobState.SUCCEEDED
+    assert fresh.outcome(handle).digest
+    assert fresh.fresh_status(other).state is JobState.GONE
+
+
 # -- a writer of the bucket
 
 
