@@ -1,4 +1,6 @@
-"""Lists and deletes folders in which others may write, and never follows a link. Standard library only.
+"""Reads, writes, lists and deletes in folders in which others may write, and never follows a link.
+
+Standard library only.
 
 The stores, the jobs of this host and ``airflow stepop gc`` use this module. The folder itself (``root``) is
 the choice of an administrator, and links may lead to it. Below it, each folder is opened by its descriptor
@@ -8,16 +10,21 @@ and without following links, so that nobody can put a link in place of a folder 
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from airflow_stepop.core.printable import printable_text
 
+if TYPE_CHECKING:
+    from airflow_stepop.runner.hashing import Buffer
+
 DEEPEST = 40  # folders in one another; this package makes at most ten
+_TRIES = 100  # of a write whose folder another process removes
 _NO_NAMES = (".", "..")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -51,6 +58,37 @@ def opened(root: Path, path: str = "") -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def open_file(root: Path, path: str) -> int:
+    """Return a descriptor to read the file ``root/path``.
+
+    :raises OSError: there is no such file, or a part of ``path`` is a link
+    """
+    parent, _, name = path.rpartition("/")
+    with opened(root, parent) as folder:
+        # O_NONBLOCK: a named pipe without a writer would block open() for ever
+        return os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+
+
+def write_file(root: Path, path: str, buffers: Iterable[Buffer], *, is_new: bool) -> bool:
+    """Write a file, with the folders on its way, and return whether it was written.
+
+    Other processes see the whole file or none. Until then it is named ``<name>#<number>``.
+
+    :param is_new: a file, or a link, that exists stays as it is. Otherwise it is replaced
+    :raises OSError: the file cannot be written, or a folder on its way is a link
+    """
+    parent, _, name = path.rpartition("/")
+    data = list(buffers)
+    for left in reversed(range(_TRIES)):
+        try:
+            with _made(root, parent) as folder:
+                return _write(folder, name, data, is_new=is_new)
+        except FileNotFoundError:  # another process has removed the folder, which was empty
+            if not left:
+                raise
+    raise AssertionError  # the last try returns or raises
 
 
 def files_below(root: Path, path: str, skipped: Callable[[str], None]) -> Iterator[File]:
@@ -154,6 +192,55 @@ def _files_of(name: str, parent: int, path: str, skipped: Callable[[str], None])
         os.close(descriptor)
 
 
+@contextmanager
+def _made(root: Path, path: str) -> Iterator[int]:
+    """Context manager: the descriptor of the folder ``root/path``, which is made if it does not exist."""
+    os.makedirs(root, exist_ok=True)
+    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for name in filter(None, path.split("/")):
+            with suppress(FileExistsError):
+                os.mkdir(name, dir_fd=descriptor)
+            inner = _open_folder(name, descriptor)
+            os.close(descriptor)
+            descriptor = inner
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _write(folder: int, name: str, buffers: Iterable[Buffer], *, is_new: bool) -> bool:
+    if is_new and _is_there(folder, name):
+        return False
+    draft = f"{name}#{secrets.randbits(48)}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(draft, flags, 0o666, dir_fd=folder)
+    try:
+        with open(descriptor, "wb", buffering=0) as stream:
+            for buffer in buffers:
+                view = memoryview(buffer).cast("B")
+                while view:
+                    view = view[stream.write(view) :]
+        if not is_new:
+            os.replace(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
+            return True
+        os.link(draft, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+    except FileExistsError:
+        return False
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(draft, dir_fd=folder)
+    return True
+
+
+def _is_there(folder: int, name: str) -> bool:
+    try:
+        os.lstat(name, dir_fd=folder)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def _open_folder(name: str, parent: int) -> int:
     if name in _NO_NAMES:
         raise NotADirectoryError(f"{name!r} is not the name of a folder")
@@ -163,7 +250,6 @@ def _open_folder(name: str, parent: int) -> int:
 def _exists(root: Path, parent: str, name: str) -> bool:
     try:
         with opened(root, parent) as descriptor:
-            os.lstat(name, dir_fd=descriptor)
+            return _is_there(descriptor, name)
     except FileNotFoundError:
         return False
-    return True

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from airflow_stepop.core import tree
@@ -16,20 +17,19 @@ from airflow_stepop.runner.values import CHUNK_BYTES
 from airflow_stepop.stores.base import PathRange, Store, StoredObject, quote, unquote
 
 if TYPE_CHECKING:
-    from obstore.store import LocalStore
-
     from airflow_stepop.job import Buffer
 # What a job sees of the stores: see path_in_job
 THIS_HOST: Mapping[str, str] = MappingProxyType({"file://": ""})
 NO_MOUNTS: Mapping[str, str] = MappingProxyType({})
 MOST_SKIPPED = 20  # entries that are named
-_UNFINISHED = re.compile(r"#\d+$")  # a file that obstore is still writing
+_AT_A_LINK = (errno.ELOOP, errno.ENOTDIR)  # of the file itself, of a folder on its way
+_UNFINISHED = re.compile(r"#\d+$")  # a file that is still being written
 
 
 class FolderStore(Store):
     """A folder of this host, or one that several hosts mount.
 
-    A listing and a deletion never follow links: others may be able to write to the folder. ``skipped`` has
+    Nothing below the folder is reached by a link: others may be able to write to it. ``skipped`` has
     texts about the first entries that listings of this object have left out, such as ``results/a is a link``.
 
     :raises StepConfigError: the address is not that of an absolute folder
@@ -46,52 +46,43 @@ class FolderStore(Store):
             )
         self.folder = Path(unquote(parts.path))
         super().__init__(folder_uri(self.folder))
-        self._client: LocalStore | None = None
         self.skipped: list[str] = []
 
-    @property
-    def client(self) -> LocalStore:
-        """The obstore client, made on first use."""
-        if self._client is None:
-            from obstore.store import LocalStore
-
-            try:
-                self._client = LocalStore(self.folder, mkdir=True)
-            except Exception as error:
-                raise self._explain("opened", "", error) from error
-        return self._client
-
     def put_new(self, path: str, *buffers: Buffer) -> bool:
-        return self._put(path, buffers, "create")
+        return self._put(path, buffers, is_new=True)
 
     def put(self, path: str, *buffers: Buffer) -> None:
-        self._put(path, buffers, "overwrite")
+        self._put(path, buffers, is_new=False)
 
-    def _put(self, path: str, buffers: Sequence[Buffer], mode: Literal["create", "overwrite"]) -> bool:
-        from obstore.exceptions import AlreadyExistsError
-
-        data = buffers[0] if len(buffers) == 1 else b"".join(buffers)
+    def _put(self, path: str, buffers: Sequence[Buffer], *, is_new: bool) -> bool:
+        self._make()
         try:
-            self.client.put(path, data, mode=mode)
-        except AlreadyExistsError:
-            return False
-        except Exception as error:
+            return tree.write_file(self.folder, path, buffers, is_new=is_new)
+        except (OSError, ValueError) as error:  # ValueError: a path that no file can have
             raise self._explain("written", path, error) from error
-        return True
+
+    def _make(self) -> None:
+        """Make the folder of the store, or explain why it cannot be made."""
+        try:
+            os.makedirs(self.folder, exist_ok=True)
+        except (OSError, ValueError) as error:
+            raise self._explain("opened", "", error) from error
 
     def size_of(self, path: str) -> int:
         try:
-            return os.stat(self.folder / path).st_size
-        except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+            descriptor = tree.open_file(self.folder, path)
+            try:
+                return os.fstat(descriptor).st_size
+            finally:
+                os.close(descriptor)
+        except (OSError, ValueError) as error:
             raise self._explain("read", path, error) from error
 
     def fill(self, ranges: Sequence[PathRange], view: memoryview) -> Iterator[memoryview]:
         at = 0
         for path, size, offset in ranges:
             try:
-                # O_NONBLOCK: a named pipe without a writer in this folder would block open() for ever
-                opened = os.open(self.folder / path, os.O_RDONLY | os.O_NONBLOCK)
-                with open(opened, "rb", buffering=0) as file:
+                with open(tree.open_file(self.folder, path), "rb", buffering=0) as file:
                     file.seek(offset or 0)
                     end = at + size
                     while at < end:
@@ -119,7 +110,7 @@ class FolderStore(Store):
             raise self._explain("deleted from", path, error) from error
 
     def objects(self, path: str) -> Iterator[StoredObject]:
-        _ = self.client  # makes the folder, or explains why it cannot be made
+        self._make()
         try:
             for found in tree.files_below(self.folder, path, self._skip):
                 if not _UNFINISHED.search(found.path):
@@ -135,6 +126,12 @@ class FolderStore(Store):
 
     def _explain(self, verb: str, path: str, error: Exception) -> StoreError:
         place = self.uri(path) if path else self.url
+        if path and isinstance(error, OSError) and error.errno in _AT_A_LINK:
+            return StoreError(
+                f"the store could not be {verb}: {place}: {error}. Nothing in a store is reached by a link: "
+                "if a part of this path is a link, remove it, or name the folder to which it leads in "
+                "[stepop] store"
+            )
         return StoreError(
             f"the store could not be {verb}: {place}: {error}. "
             "Check that the folder exists, has space, and that this user may write to it, "

@@ -57,15 +57,12 @@ def segment_of(producer):
 
 
 def read(path):
-    import obstore
-
-    return bytearray(obstore.get(default_store().client, path).bytes())
+    store = default_store()
+    return store.read(path, store.size_of(path))
 
 
 def write(path, data):
-    import obstore
-
-    obstore.put(default_store().client, path, bytes(data))
+    default_store().put(path, bytes(data))
 
 
 def flip(producer):
@@ -91,9 +88,7 @@ def replace(producer):
 
 
 def remove(producer):
-    import obstore
-
-    obstore.delete(default_store().client, segment_of(producer))
+    default_store().delete(segment_of(producer))
 
 
 def swap(producer):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import threading
 
 import pytest
@@ -118,6 +120,86 @@ def test_empty_folders_of_others_stay(root, elsewhere):
     assert (elsewhere / "empty").exists()
     assert not (root / "a" / "b" / "c").exists()
     assert (root / "a" / "b").exists()
+
+
+@pytest.mark.parametrize(
+    "path", ["link/inner/precious", "a/link/inner/precious", "a/../../elsewhere/x", "file"]
+)
+@pytest.mark.parametrize("is_new", [True, False])
+def test_nothing_outside_is_read_or_written(root, elsewhere, path, is_new):
+    (root / "a").mkdir()
+    for place in (root, root / "a"):
+        (place / "link").symlink_to(elsewhere)
+    (root / "file").symlink_to(elsewhere / "inner" / "precious")
+    with pytest.raises(OSError):  # noqa: PT011 - the system's own error, one of several
+        tree.open_file(root, path)
+    if path == "file":  # the link itself is replaced, or stays
+        assert tree.write_file(root, path, [b"mine"], is_new=is_new) is not is_new
+        assert (root / "file").is_symlink() is is_new
+    else:
+        with pytest.raises(NotADirectoryError):
+            tree.write_file(root, path, [b"mine"], is_new=is_new)
+    assert (elsewhere / "inner" / "precious").read_text() == "data"
+    assert sorted(os.listdir(elsewhere)) == ["inner"]
+
+
+def test_a_write_makes_the_folders_on_its_way_and_leaves_nothing_else(root):
+    assert tree.write_file(root / "new", "a/b/c", [b"1", memoryview(b"23"), b""], is_new=True)
+    assert not tree.write_file(root / "new", "a/b/c", [b"other"], is_new=True)
+    assert (root / "new" / "a" / "b" / "c").read_bytes() == b"123"
+    assert tree.write_file(root / "new", "a/b/c", [b"other"], is_new=False)
+    assert (root / "new" / "a" / "b" / "c").read_bytes() == b"other"
+    assert os.listdir(root / "new" / "a" / "b") == ["c"]
+
+
+def test_a_write_whose_folder_is_removed_meanwhile(root):
+    """As ``gc`` removes folders that are empty. It is removed less often than a write is tried."""
+    over = threading.Event()
+
+    def remove():
+        count = 0
+        while not over.is_set() and count < 50:
+            for name in ("a/b", "a"):
+                with contextlib.suppress(OSError):
+                    os.rmdir(root / name)
+                    count += 1
+
+    removing = threading.Thread(target=remove)
+    removing.start()
+    try:
+        for number in range(100):
+            assert tree.write_file(root, f"a/b/{number}", [b"x"], is_new=True)
+            tree.delete_file(root, f"a/b/{number}")
+    finally:
+        over.set()
+        removing.join()
+
+
+def test_a_link_that_takes_the_place_of_a_folder_while_files_are_written(root, elsewhere):
+    """Another process removes a folder and puts a link there, over and over."""
+    over = threading.Event()
+
+    def swap():
+        while not over.is_set():
+            with contextlib.suppress(OSError):
+                os.symlink(elsewhere, root / "a")
+            with contextlib.suppress(OSError):
+                os.unlink(root / "a")
+            shutil.rmtree(root / "a", ignore_errors=True)
+
+    swapping = threading.Thread(target=swap)
+    swapping.start()
+    try:
+        for number in range(300):
+            with contextlib.suppress(OSError):
+                tree.write_file(root, f"a/inner/{number}", [b"x"], is_new=True)
+            with contextlib.suppress(OSError):
+                os.close(tree.open_file(root, "a/inner/precious"))
+                pytest.fail("a file outside was opened")
+    finally:
+        over.set()
+        swapping.join()
+    assert os.listdir(elsewhere / "inner") == ["precious"]
 
 
 def test_a_link_that_takes_the_place_of_a_folder_meanwhile(root, elsewhere):

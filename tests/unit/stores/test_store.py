@@ -228,6 +228,28 @@ def test_a_folder_is_deleted_and_nothing_beside_it(store):
     assert list(store.list("")) == ["results/ab/1"]
 
 
+def test_a_link_in_a_folder_store_leads_nowhere(tmp_path):
+    """Whoever may write to the folder cannot make Airflow read or change files elsewhere."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "secret").write_bytes(b"data")
+    store = open_store(f"{tmp_path}/store")
+    store.put_new("results/own", b"own")
+    (tmp_path / "store" / "results" / "out").symlink_to(elsewhere)
+    (tmp_path / "store" / "results" / "one").symlink_to(elsewhere / "secret")
+    for path in ("results/out/secret", "results/one"):
+        for look in (lambda: store.size_of(path), lambda: store.read(path, 4)):  # noqa: B023 - called at once
+            with pytest.raises(StoreError, match="if a part of this path is a link, remove it"):
+                look()
+    for put in (store.put, store.put_new):
+        with pytest.raises(StoreError, match="if a part of this path is a link, remove it"):
+            put("results/out/new", b"mine")
+    assert not store.put_new("results/one", b"mine"), "something has this name"
+    store.put("results/one", b"mine")
+    assert store.read("results/one", 4) == b"mine", "the link was replaced"
+    assert [(path.name, path.read_bytes()) for path in elsewhere.iterdir()] == [("secret", b"data")]
+
+
 def test_a_store_that_cannot_be_made_is_explained(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"could not be opened: .*Check that the folder exists, has space"):
