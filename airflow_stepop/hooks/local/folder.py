@@ -25,6 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from airflow_stepop.core.naming import nonce_hash
 from airflow_stepop.core.stored_json import (
     COUNT,
     NUMBER,
@@ -283,10 +284,18 @@ class JobFolder:
             self.system().kill_marked(f"{ENV_JOB}={self.name}")
             current = self._state_or_nothing()
             if not current or not files.is_over(current):
-                files.remove_tmp(current)
+                files.remove_tmp(current, self._nonce())
                 end = max(time.time(), current.get("started_at") or 0)  # the clock may have been set back
                 files.write_state(str(self.path), {**_NEVER_STARTED, **current, **state, "finished_at": end})
             return True
+
+    def _nonce(self) -> str:
+        """Return the nonce of the job; an empty text if it was changed: the job's name has its hash."""
+        try:
+            nonce = (self.request() or {}).get("nonce", "")
+        except IntegrityError:
+            return ""
+        return nonce if self.name.endswith(f"-{nonce_hash(nonce)}") else ""
 
     def _state_or_nothing(self) -> State:
         try:
@@ -301,7 +310,9 @@ class JobFolder:
         if nursery.is_symlink():
             raise NotPrivateError(f"{nursery} is a link: {self.path} was not deleted")
         trash = nursery / f"{self.name}.{secrets.token_hex(4)}"
-        files.remove_tmp(self._state_or_nothing())  # left if the supervisor died after its last state
+        files.remove_tmp(
+            self._state_or_nothing(), self._nonce()
+        )  # left if the supervisor died after its last state
         try:
             self.path.rename(trash)
         except FileNotFoundError:

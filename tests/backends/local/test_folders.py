@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from airflow_stepop.hooks.local.folder import JobFolder
 from airflow_stepop.hooks.local.host import check_lock_folder, own_folder
 from airflow_stepop.hooks.local.supervisor import gpus
 from airflow_stepop.runner.ownership import NotPrivateError
+from tests.support.local_jobs import Bench
 
 OTHER = 12345  # a user id that nobody has
 
@@ -99,3 +101,26 @@ def test_links_among_the_jobs_are_left_alone(tmp_path: Path) -> None:
         JobFolder(jobs / "s-real").remove()
     assert (elsewhere / "precious").exists()
     assert [path.name for path in elsewhere.iterdir()] == ["precious"]
+
+
+@pytest.mark.parametrize("change", ["state", "state and request", "link", "nothing"])
+def test_a_step_that_changes_the_state_of_its_job_has_no_other_folder_removed(
+    bench: Bench, tmp_path: Path, change: str
+) -> None:
+    """``state.json`` names the job's temporary folder, which goes with the job: no other does."""
+    handle, _ = bench.run(bench.step(["true"]))
+    folder = bench.hook.folder / handle.id
+    state, request = (json.loads((folder / name).read_text()) for name in ("state.json", "request.json"))
+    own = f"stepop-{request['nonce'][:12]}"
+    named = tmp_path / (own if change in ("link", "nothing") else "stepop-precious")
+    precious = tmp_path / "elsewhere" if change == "link" else named
+    precious.mkdir()
+    (precious / "data").touch()
+    if change == "link":
+        named.symlink_to(precious)
+    (folder / "state.json").write_text(json.dumps({**state, "tmp": str(named)}))
+    if change == "state and request":
+        (folder / "request.json").write_text(json.dumps({**request, "nonce": "precious"}))
+    bench.hook.delete(handle)
+    assert not folder.exists()
+    assert (precious / "data").exists() is (change != "nothing")

@@ -32,6 +32,7 @@ from airflow_stepop.hooks.local.supervisor.state import (
     WAKE,
     make_tmp,
     remove_tmp,
+    tmp_name,
     write_state,
 )
 from airflow_stepop.hooks.local.supervisor.systems import find_system
@@ -91,9 +92,8 @@ class Job:
         return self.epoch + self.system.boot_clock()
 
     def _tmp_folder(self) -> str:
-        """Return the path of the step's temporary folder. It is short, as paths of sockets must be short."""
         base = self.request["env"].get("TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - see make_tmp
-        return os.path.join(base, f"stepop-{self.request['nonce'][:12]}")
+        return os.path.join(base, tmp_name(self.request["nonce"]))
 
     def run(self, announce: Callable[[], None]) -> None:
         """Start the step, call ``announce``, and return when the job's last state is written."""
@@ -115,7 +115,7 @@ class Job:
         gpus.release()
         self._finish(error)
         self.process_tree.end()
-        remove_tmp(self.state)
+        remove_tmp(self.state, self.request["nonce"])
 
     def _wait_for(self, gpus: GpuLocks, announce: Callable[[], None]) -> bool:
         """Wait until the step has its GPUs. Return ``False`` if the job was ended before that."""

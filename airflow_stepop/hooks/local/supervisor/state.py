@@ -97,10 +97,20 @@ def make_tmp(tmp: str) -> None:
             raise
 
 
-def remove_tmp(state: State) -> None:
-    """Remove the temporary folder of a job that has no processes any more."""
+def tmp_name(nonce: str) -> str:
+    """Return the name of the temporary folder of a job. It is short, as paths of sockets must be short."""
+    return f"stepop-{nonce[:12]}"
+
+
+def remove_tmp(state: State, nonce: str) -> None:
+    """Remove the temporary folder of a job that has no processes any more.
+
+    The step may have changed the state, so only a folder with the job's own name is removed, and no link.
+
+    :param nonce: the nonce of the job; empty if it is not known: nothing is removed
+    """
     from shutil import rmtree  # imported here, because it imports many modules
 
     tmp = state.get("tmp") or ""
-    if os.path.basename(tmp).startswith("stepop-"):
-        rmtree(tmp, ignore_errors=True)
+    if nonce and os.path.basename(tmp) == tmp_name(nonce):
+        rmtree(tmp, ignore_errors=True)  # refuses a link
