@@ -147,17 +147,18 @@ def find_garbage(*, now: float, retention_s: float, complain: Complain) -> list[
 
     :param now: the current time, in seconds since the epoch
     :param retention_s: how many seconds unreferenced data are kept
-    :param complain: called with a message for each store that fails; the other stores are still searched
+    :param complain: called with a message for each part of a store that cannot be listed; the others are
+        still searched
     :raises StepopError: a record or an XCom cannot be read, so nothing may be deleted
     """
     folders: dict[str, list[Folder]] = {RESULTS: [], PARTS: [], CHECKPOINTS: [], JOBS: []}
     for store in all_stores(complain):
-        try:
-            for top in folders:
+        for top in folders:
+            try:
                 folders[top] += list_folders(store, top)
-        except StepopError as error:
-            complain(str(error))
-        for text in store.skipped if isinstance(store, FolderStore) else ():
+            except StepopError as error:
+                complain(str(error))
+        for text in store.skipped:
             complain(f"skipped in {store}: {text}")
     folders[JOBS] += list_leftovers(complain)
     old = [folder for folder in folders[RESULTS] if now - folder.newest_at >= retention_s]

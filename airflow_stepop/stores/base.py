@@ -24,6 +24,7 @@ unquote = partial(urllib.parse.unquote, errors="surrogateescape")
 
 # Largest size in bytes for which memory is allocated without asking the store for the real size first
 TRUSTED_BYTES = 16 << 20
+MOST_SKIPPED = 20  # entries of listings that are named
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,15 @@ class Store(ABC):
     Writes are atomic: an object exists completely or not at all. Writes are create-only: an object never
     changes. The only exception is :meth:`put`.
 
+    ``skipped`` has texts about the first entries that listings of this object have left out because nobody
+    who uses this interface has made them, such as ``results/a is a link``.
+
     :param url: the address, without a trailing slash
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.skipped: list[str] = []
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
@@ -159,6 +164,15 @@ class Store(ABC):
 
         :raises StoreError: the object is gone or cannot be read
         """
+
+    def skip(self, text: str) -> None:
+        """Note that a listing has left out an entry."""
+        if text in self.skipped:
+            return
+        if len(self.skipped) < MOST_SKIPPED:
+            self.skipped.append(text)
+        elif len(self.skipped) == MOST_SKIPPED:
+            self.skipped.append("more entries that are not this package's")
 
     def wrong_size(self, path: str, size: int) -> StoreError:
         return StoreError(f"{self.uri(path)} is not the {size} bytes that were recorded for it")

@@ -11,27 +11,31 @@ from __future__ import annotations
 import logging
 import re
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
+from airflow_stepop.core.tree import shown
 from airflow_stepop.exceptions import StepConfigError, StepopError, StoreError
 from airflow_stepop.runner.threads import Progress, in_order
 from airflow_stepop.stores.base import PathRange, Store, StoredObject, quote, unquote
+from airflow_stepop.stores.paths import is_plain_name
 
 if TYPE_CHECKING:
     from obstore.store import BackoffConfig, ClientConfig, ObjectStore, RetryConfig
 
     from airflow_stepop.job import Buffer
+    from airflow_stepop.stores.access import Access
 
 T = TypeVar("T")
 
 MIB = 1 << 20
 CHUNK_BYTES = 16 * MIB  # size of one request in a parallel transfer
 THREADS = 8
+PAGE = 1000  # objects that are deleted with one request
 # Larger objects are uploaded in several requests, which cannot be create-only: see BucketStore.put_new
 SINGLE_PUT_BYTES = 1 * MIB
 RETRY_LIMIT_S = 240.0  # transient errors of the store are retried for this long
@@ -42,38 +46,6 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
 _DROPPED = "connection was not ready"  # error text of hyper, the HTTP library below obstore
 
 log = logging.getLogger(__name__)
-
-
-class Access(ABC):
-    """Location and credentials of a bucket. One subclass per kind of store, such as ``s3.AwsAccess``."""
-
-    largest_put_bytes: int  # most bytes of one PUT to a signed address
-
-    def __init__(self, conn_id: str | None) -> None:
-        self.conn_id = conn_id
-
-    def put_headers(self) -> Mapping[str, str]:
-        """Return the headers that a PUT to a signed address must have. By default there are none."""
-        return {}
-
-    @abstractmethod
-    def client(self, bucket: str, prefix: str) -> ObjectStore:
-        """Return a new obstore client for the folder ``prefix`` of the bucket."""
-
-    @abstractmethod
-    def end(self) -> float | None:
-        """Return when the credentials expire that sign addresses now, in seconds since the epoch.
-
-        ``math.inf`` when they do not expire; ``None`` when they may expire at an unknown time.
-        """
-
-    @abstractmethod
-    def renew(self) -> None:
-        """Make the next client get credentials that last longer, if that is possible."""
-
-    @abstractmethod
-    def advice(self, answer: str) -> str:
-        """Return the advice to the user for an error text of the store."""
 
 
 def client_options() -> ClientConfig:
@@ -255,8 +227,7 @@ class BucketStore(Store):
             raise self.wrong_size(path_range.path, path_range.size)
         part[:] = data
 
-    # -- the rest
-
+    # -- listing and deleting, signed addresses
     def delete(self, path: str) -> None:
         import obstore
 
@@ -277,19 +248,65 @@ class BucketStore(Store):
             _again(lambda: obstore.delete(client, paths))
 
         for chunk in self._chunks(path):
-            self._call("emptied", path, partial(delete, [entry["path"] for entry in chunk]))
+            self._call("emptied", path, partial(delete, [entry.path for entry in chunk]))
 
     def objects(self, path: str) -> Iterator[StoredObject]:
         for chunk in self._chunks(path):
-            for entry in chunk:
-                yield StoredObject(entry["path"], entry["size"], entry["last_modified"].timestamp())
+            yield from chunk
 
-    def _chunks(self, path: str) -> Iterator[Sequence[Any]]:
+    def _chunks(self, path: str) -> Iterator[Sequence[StoredObject]]:
         import obstore
+        from obstore.exceptions import InvalidPathError
 
-        stream = iter(obstore.list(self.client, prefix=path or None))
-        while chunk := self._call("listed", path, lambda: next(stream, None)):
-            yield chunk
+        stream, last = iter(obstore.list(self.client, prefix=path or None)), ""
+
+        def page() -> Sequence[Any] | None:
+            try:
+                return next(stream, None)
+            except InvalidPathError as error:
+                raise _StrangeNameError(str(error)) from error
+
+        try:
+            while chunk := self._call("listed", path, page):
+                last = chunk[-1]["path"]
+                yield [
+                    StoredObject(entry["path"], entry["size"], entry["last_modified"].timestamp())
+                    for entry in chunk
+                ]
+        except _StrangeNameError as error:
+            yield from self._without_strange_names(path, last, error)
+
+    def _without_strange_names(
+        self, path: str, last: str, error: Exception
+    ) -> Iterator[Sequence[StoredObject]]:
+        """Yield the objects that a listing of obstore has not reached, but for those that it refuses.
+
+        :param last: the last path that was listed
+        :param error: the error of obstore
+        """
+        top = f"{self.prefix}/" if self.prefix else ""
+        prefix = f"{top}{path}/" if path else top
+        found = self._access.every_object(self.bucket, prefix, f"{top}{last}" if last else "")
+        if found is None:
+            strange = re.search('Error parsing Path "(.*?)": ', str(error), re.DOTALL)
+            raise StoreError(
+                f"the store could not be listed: {self.uri(path)}: an object has a name with a control "
+                f"character: {shown(strange[1] if strange else str(error))}. Delete it with another program"
+            ) from error
+        some: list[StoredObject] = []
+        try:
+            for one in found:
+                name = one.path.removeprefix(top)
+                if is_plain_name(name):
+                    some.append(replace(one, path=name))
+                else:
+                    self.skip(f"{shown(name)} has a name that this package never writes")
+                if len(some) == PAGE:
+                    yield some
+                    some = []
+            yield some
+        except OSError as problem:
+            raise self._explain("listed", path, problem) from problem
 
     def sign(self, method: Literal["GET", "PUT"], paths: Sequence[str], until: float) -> Sequence[str]:
         """Return a signed URL for each object. Anybody who has the URL may use it.
@@ -344,6 +361,10 @@ class BucketStore(Store):
         return StoreError(
             f"the store could not be {verb}: {place} ({by}): {words}. {self._access.advice(words)}"
         )
+
+
+class _StrangeNameError(StepopError):
+    """obstore refuses to list an object because of its name."""
 
 
 def _size(client: ObjectStore, path: str) -> int:

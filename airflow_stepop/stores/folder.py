@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 # What a job sees of the stores: see path_in_job
 THIS_HOST: Mapping[str, str] = MappingProxyType({"file://": ""})
 NO_MOUNTS: Mapping[str, str] = MappingProxyType({})
-MOST_SKIPPED = 20  # entries that are named
 _AT_A_LINK = (errno.ELOOP, errno.ENOTDIR)  # of the file itself, of a folder on its way
 _UNFINISHED = re.compile(r"#\d+$")  # a file that is still being written
 
@@ -29,8 +28,7 @@ _UNFINISHED = re.compile(r"#\d+$")  # a file that is still being written
 class FolderStore(Store):
     """A folder of this host, or one that several hosts mount.
 
-    Nothing below the folder is reached by a link: others may be able to write to it. ``skipped`` has
-    texts about the first entries that listings of this object have left out, such as ``results/a is a link``.
+    Nothing below the folder is reached by a link: others may be able to write to it.
 
     :raises StepConfigError: the address is not that of an absolute folder
     """
@@ -46,7 +44,6 @@ class FolderStore(Store):
             )
         self.folder = Path(unquote(parts.path))
         super().__init__(folder_uri(self.folder))
-        self.skipped: list[str] = []
 
     def put_new(self, path: str, *buffers: Buffer) -> bool:
         return self._put(path, buffers, is_new=True)
@@ -112,17 +109,11 @@ class FolderStore(Store):
     def objects(self, path: str) -> Iterator[StoredObject]:
         self._make()
         try:
-            for found in tree.files_below(self.folder, path, self._skip):
+            for found in tree.files_below(self.folder, path, self.skip):
                 if not _UNFINISHED.search(found.path):
                     yield StoredObject(*found)
         except (OSError, ValueError) as error:
             raise self._explain("listed", path, error) from error
-
-    def _skip(self, text: str) -> None:
-        if len(self.skipped) < MOST_SKIPPED:
-            self.skipped.append(text)
-        elif len(self.skipped) == MOST_SKIPPED:
-            self.skipped.append("more entries that are not this package's")
 
     def _explain(self, verb: str, path: str, error: Exception) -> StoreError:
         place = self.uri(path) if path else self.url

@@ -60,3 +60,8 @@ def _task_path(top: str, labels: Mapping[str, str]) -> str:
 def of_deployment(top: str, deployment: str) -> str:
     """Return the folder of one Airflow deployment below ``top``: several deployments may share a store."""
     return f"{top}/{slug(deployment, 60) if deployment else '_'}"  # a slug is never an underscore
+
+
+def is_plain_name(path: str) -> bool:
+    """Return whether this package may have written an object of this name."""
+    return path.isprintable() and not {"", ".", ".."} & set(path.split("/"))

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.connections.aws import DEFAULT_CONN_ID, AwsConnection, AwsKeys, keys_of
 from airflow_stepop.exceptions import StepConfigError
-from airflow_stepop.stores.bucket import Access, client_options, retry_config
+from airflow_stepop.stores.access import Access
+from airflow_stepop.stores.bucket import client_options, retry_config
+from airflow_stepop.stores.s3_listing import Bucket, every_object
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, S3Config, S3Credential, S3Store
+
+    from airflow_stepop.stores.base import StoredObject
 
 
 class AwsAccess(Access):
@@ -72,6 +76,23 @@ class AwsAccess(Access):
             except OSError as error:
                 raise StepConfigError(f"the certificates for the store cannot be read: {error}") from error
         return options
+
+    def every_object(self, bucket: str, prefix: str, after: str) -> Iterator[StoredObject] | None:
+        region, endpoint, is_virtual = self._aws.region(), self._aws.endpoint(), self._is_virtual_hosted()
+        keys, verify = self._aws.keys(), self._aws.option("verify")
+        if keys is None:
+            session = self._aws.new_session()
+            find = keys_of(session) if session is not None else None
+        else:
+            find = lambda: keys  # noqa: E731
+        if find is None or verify is False:
+            return None
+        if not endpoint:
+            host = f"s3.{region}.amazonaws.com" + (".cn" if region.startswith("cn-") else "")
+            endpoint = f"https://{bucket}.{host}" if is_virtual else f"https://{host}"
+        url = endpoint if is_virtual else f"{endpoint}/{bucket}"
+        bundle = verify if isinstance(verify, str) else os.environ.get("AWS_CA_BUNDLE")
+        return every_object(Bucket(url, region, find, bundle), prefix, after)
 
     # -- credentials
 

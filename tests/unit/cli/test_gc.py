@@ -641,6 +641,42 @@ def test_a_bucket(stepop, ran, s3_server, monkeypatch):
     store.delete_folder("")
 
 
+def test_a_name_in_a_bucket_that_cannot_be_listed_hides_nothing(stepop, ran, s3_server, monkeypatch):
+    """It is named. Where the connection allows no other listing, the other kinds of garbage still go."""
+    import boto3
+
+    monkeypatch.setenv("AIRFLOW__STEPOP__STORE", s3_server.new_address())
+    monkeypatch.setenv("AIRFLOW__STEPOP__DEPLOYMENT", "named")
+    store = default_store()
+    gone = result("s-gone-task-0123456789ab", deployment="named")
+    for path in (gone, part_path("a" * 64, week("2026-01-05"))):
+        store.put_new(path, b"12345")
+    client = boto3.client(
+        "s3",
+        endpoint_url=s3_server.endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=s3_server.key,
+        aws_secret_access_key=s3_server.secret,
+    )
+    strange = {"Bucket": store.bucket, "Key": f"{store.prefix}/results/named/\nx"}
+    client.put_object(**strange, Body=b"x")
+    try:
+        output = stepop("gc", "-o", "json", "--retention", "0.000001")
+        assert kinds(output) == {"results": (1, 1, 5), "parts": (1, 1, 5)}
+        assert "results/named/␊x has a name that this package never writes" in output.err
+        connection = json.loads(s3_server.connection())
+        connection["extra"]["verify"] = False
+        monkeypatch.setenv("AIRFLOW_CONN_UNVERIFIED", json.dumps(connection))
+        monkeypatch.setenv("AIRFLOW__STEPOP__STORE", f"s3://unverified@{store.bucket}/{store.prefix}")
+        output = stepop("gc", "--yes", "-o", "json", "--retention", "0.000001")
+        assert kinds(output) == {"parts": (1, 1, 5)}
+        assert "an object has a name with a control character" in output.err
+    finally:
+        client.delete_object(**strange)
+    assert list(store.list("")) == [gone]
+    store.delete_folder("")
+
+
 def in_a_connection(monkeypatch, store, conn_id="gpu"):
     extra = {"stepop": {"backend": "local", "store": store}}
     name = f"AIRFLOW_CONN_{conn_id.upper()}"

@@ -1,0 +1,54 @@
+"""What a bucket needs of the cloud that it is in: location and credentials. ``bucket.py`` uses it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from obstore.store import ObjectStore
+
+    from airflow_stepop.stores.base import StoredObject
+
+
+class Access(ABC):
+    """Location and credentials of a bucket. One subclass per kind of store, such as ``s3.AwsAccess``."""
+
+    largest_put_bytes: int  # most bytes of one PUT to a signed address
+
+    def __init__(self, conn_id: str | None) -> None:
+        self.conn_id = conn_id
+
+    def put_headers(self) -> Mapping[str, str]:
+        """Return the headers that a PUT to a signed address must have. By default there are none."""
+        return {}
+
+    @abstractmethod
+    def client(self, bucket: str, prefix: str) -> ObjectStore:
+        """Return a new obstore client for the folder ``prefix`` of the bucket."""
+
+    def every_object(self, bucket: str, prefix: str, after: str) -> Iterator[StoredObject] | None:
+        """Yield every object, also those whose names obstore refuses; ``path`` is the whole key.
+
+        ``None``: this kind of store, or this connection, has no way to do so.
+
+        :param after: only keys behind this one; empty: all
+        """
+        return None
+
+    @abstractmethod
+    def end(self) -> float | None:
+        """Return when the credentials expire that sign addresses now, in seconds since the epoch.
+
+        ``math.inf`` when they do not expire; ``None`` when they may expire at an unknown time.
+        """
+
+    @abstractmethod
+    def renew(self) -> None:
+        """Make the next client get credentials that last longer, if that is possible."""
+
+    @abstractmethod
+    def advice(self, answer: str) -> str:
+        """Return the advice to the user for an error text of the store."""
