@@ -58,6 +58,6 @@ def refuse_name(what: str, name: str) -> NoReturn:
     :raises StepConfigError: always
     """
     raise StepConfigError(
-        f"a {what} {name} exists already, and it is not of this step: it has another nonce. Clear the task "
-        "to submit under another name"
+        f"a {what} {name} exists already, and it is not of this step: it has another nonce, or "
+        "another Airflow has created it. Clear the task to submit under another name"
     )

@@ -238,6 +238,8 @@ class SageMakerStepHook(StepHook[SageMakerSettings]):
         job = jobs.describe(spec.name)
         if job is None or not Identity.of(job).is_of(replace(self._handle_of(job), nonce=spec.nonce)):
             return None
+        if not requests.is_ours(job, spec.nonce):
+            return None  # a submit says whose it is not
         if status_of(job).state.is_terminal and jobs.is_deleted(str(job["TrainingJobArn"])):
             return None
         return self._handle_of(job)

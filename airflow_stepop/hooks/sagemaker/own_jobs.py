@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_stepop.hooks.common.same_job import is_same_job, refuse_name
-from airflow_stepop.hooks.sagemaker.request import about
+from airflow_stepop.hooks.sagemaker.request import about, is_ours
 from airflow_stepop.job import JobHandle, StepSpec
 from airflow_stepop.runner.protocol import ENV_NONCE
 
@@ -97,6 +97,6 @@ def own_arn(job: Json | None, spec: StepSpec) -> str | None:
     """
     if job is None:
         return None
-    if Identity.of(job).nonce != spec.nonce:
+    if not is_ours(job, spec.nonce):
         refuse_name("training job", spec.name)
     return str(job["TrainingJobArn"])

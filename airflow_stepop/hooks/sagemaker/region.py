@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from airflow_stepop.core.naming import nonce_hash
 from airflow_stepop.hooks.common.labels import matches
 from airflow_stepop.hooks.common.listing import Listing
 from airflow_stepop.hooks.common.log_cursors import LogEvent, visible
@@ -17,6 +17,8 @@ from airflow_stepop.hooks.sagemaker.own_jobs import OwnJobs
 from airflow_stepop.hooks.sagemaker.service import NAME_PART, Json, TrainingJobs
 from airflow_stepop.hooks.sagemaker.status import status_of
 from airflow_stepop.job import JobState, JobStatus, LogChunk
+from airflow_stepop.stores.base import quote
+from airflow_stepop.stores.paths import job_path
 
 if TYPE_CHECKING:
     from airflow_stepop.connections.aws_clients import AwsClients
@@ -102,11 +104,13 @@ class Region:
         instance.
         """
         nonce = labels.get("nonce")
-        part = hashlib.sha256(nonce.encode()).hexdigest()[:12] if nonce else NAME_PART
+        part = nonce_hash(nonce) if nonce else NAME_PART
         for summary in self.jobs.created_since(time.time() - KEPT_S, part):
             name = str(summary["TrainingJobName"])
             known = self.own_jobs.identity_of(summary) if JOB_NAME.fullmatch(name) else None
             if known is None or known.about is None or not matches(known.about["labels"], labels):
+                continue
+            if not _is_named_so(name, known.about):
                 continue
             if not (_is_over(summary) and self.jobs.is_marked(str(summary["TrainingJobArn"]))):
                 yield summary, known.about, known.instance
@@ -145,6 +149,17 @@ class Region:
 
 def _lines(events: Sequence[LogEvent]) -> list[LogLine]:
     return visible((event.time_ms / 1000, event.text) for event in events)
+
+
+def _is_named_so(name: str, known: Json) -> bool:
+    """Return whether a job has the name and the input folder that belong to its labels.
+
+    Whoever may create training jobs, perhaps in another region under the same name, could otherwise name the
+    input of another job, which is deleted when ``sweep`` deletes the job.
+    """
+    labels = known["labels"]
+    folder = quote(job_path(labels, name))
+    return name.endswith(f"-{nonce_hash(labels.get('nonce', ''))}") and known["inputs"].endswith(f"/{folder}")
 
 
 def _changed_at(job: Json) -> float:

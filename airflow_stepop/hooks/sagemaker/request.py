@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from airflow_stepop.connections.aws_clients import partition_of
 from airflow_stepop.core.naming import nonce_hash
 from airflow_stepop.core.stored_json import parsed_json
-from airflow_stepop.exceptions import IntegrityError, StepConfigError, UnsupportedError
+from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, StepConfigError, UnsupportedError
 from airflow_stepop.hooks.common.runner_command import runner_argv, step_env
+from airflow_stepop.hooks.common.sealing import seal_keys
 from airflow_stepop.hooks.sagemaker.images import Image, resolve_image
 from airflow_stepop.hooks.sagemaker.limits import stopping_condition
 from airflow_stepop.hooks.sagemaker.machines import Choice
@@ -183,19 +184,40 @@ def _command(spec: StepSpec, settings: SageMakerSettings, places: Places, submit
     )
 
 
-def signed_nonce(job: Mapping[str, Any]) -> str | None:
-    """Return the nonce of a job whose runner signs its receipts; ``None`` for a job of an earlier version.
+def is_ours(job: Mapping[str, Any], nonce: str) -> bool:
+    """Return whether this deployment has made the request of a job, for the submit with this nonce.
 
-    Nobody can change the request of a job. A job's name has a hash of its nonce. So a nonce that somebody has
-    written into a later request with the same name is not returned: the text is then empty.
+    Whoever may create training jobs can use the job's name and its nonce, which Airflow shows. The key of the
+    sealed files is in our request only.
 
     :param job: the whole record
     """
-    command = (job.get("AlgorithmSpecification") or {}).get("ContainerArguments") or []
-    if "--sign" not in command:
-        return None
-    nonce = str((job.get("Environment") or {}).get(ENV_NONCE) or "")
-    return nonce if str(job["TrainingJobName"]).endswith(f"-{nonce_hash(nonce)}") else ""
+    command = _arguments(job)
+    return (job.get("Environment") or {}).get(ENV_NONCE) == nonce and any(
+        key.hex() in command for key in seal_keys(nonce)
+    )
+
+
+def signed_nonce(job: Mapping[str, Any]) -> str | None:
+    """Return the nonce of a job whose runner signs its receipts; ``None`` for a job of an earlier version.
+
+    :param job: the whole record
+    :raises OutcomeLostError: this deployment has not made the request of the job. A job's name has a hash of
+        its nonce, so the nonce of another job counts for nothing
+    """
+    nonce, name = str((job.get("Environment") or {}).get(ENV_NONCE) or ""), str(job["TrainingJobName"])
+    if not name.endswith(f"-{nonce_hash(nonce)}") or not is_ours(job, nonce):
+        raise OutcomeLostError(
+            f"the training job {name} is not the one that was submitted, or the keys of this Airflow were "
+            "replaced since: see its page in the AWS console for who created it, and keep a replaced key in "
+            "[stepop] signing_key. Clear the task to run the step again"
+        )
+    return nonce if "--sign" in _arguments(job) else None
+
+
+def _arguments(job: Mapping[str, Any]) -> Sequence[str]:
+    found: Sequence[str] = (job.get("AlgorithmSpecification") or {}).get("ContainerArguments") or ()
+    return found
 
 
 def _resources(settings: SageMakerSettings, choice: Choice) -> Json:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from airflow_stepop.core.naming import job_name
-from airflow_stepop.exceptions import OutcomeLostError, OutcomeNotReadyError, StoreError
+from airflow_stepop.exceptions import OutcomeLostError, OutcomeNotReadyError, StepConfigError, StoreError
 from airflow_stepop.hooks.common.receipts import (
     Receipt,
     find_receipt,
@@ -22,6 +23,7 @@ from airflow_stepop.hooks.common.receipts import (
     signed_receipt,
     with_receipt,
 )
+from airflow_stepop.hooks.common.sealing import seal_key
 from airflow_stepop.hooks.sagemaker import outcome
 from airflow_stepop.hooks.sagemaker.outcome import Output, outcome_of
 from airflow_stepop.hooks.sagemaker.request import signed_nonce
@@ -79,8 +81,8 @@ def found_jobs(problems: list[str]) -> list[Any]:
 
 
 @pytest.mark.parametrize("where", ["everything", "another job's input", "results", "another name"])
-def test_a_job_that_names_the_input_of_others_deletes_nothing(store, forge, where):
-    """``sweep --yes`` and ``gc`` delete the folders that a job names: only those that can be its own."""
+def test_a_job_that_names_the_input_of_others_deletes_nothing(hook, store, forge, where):
+    """``sweep --yes`` and ``gc`` delete the folder that a job names: only its own."""
     own, create = forge
     inputs = {
         "everything": store.uri(""),
@@ -91,17 +93,60 @@ def test_a_job_that_names_the_input_of_others_deletes_nothing(store, forge, wher
     store.put("results/a/s-other/00.bin", b"result")
     before = sorted(store.list(""))
     name = create(inputs=inputs)
-    problems: list[str] = []
-    listed = found_jobs(problems)
-    assert [job.handle for job in listed if job.handle.name == own.name] == [own]
-    for job in listed:
-        if job.handle.name == name:
-            for act in (job.hook.delete_secrets, job.hook.delete):
-                with pytest.raises(
-                    StoreError, match=r"is not a folder of the job|outside the configured stores"
-                ):
-                    act(job.handle)
+    assert [job.handle for job in found_jobs([])] == [own], "the other one is none of ours"
+    handle = replace(own, id=name, name=name, detail={**own.detail, "inputs": inputs, "has_secrets": True})
+    for act in (hook.delete_secrets, hook.delete):
+        with pytest.raises(StoreError, match=r"is not a folder of the job|outside the configured stores"):
+            act(handle)
     assert sorted(store.list("")) == before
+
+
+@pytest.mark.parametrize("labels", ["other", "same"])
+def test_a_job_of_the_same_name_in_another_region(service, hook, store, forge, labels):
+    """Names are unique in a region only. A job that names the input of another must name its task, too."""
+    own, _ = forge
+    asked = service.client("sagemaker").describe_training_job(TrainingJobName=own.name)
+    names = ("AlgorithmSpecification", "RoleArn", "OutputDataConfig", "ResourceConfig", "StoppingCondition")
+    known = json.loads(asked["Environment"]["STEPOP_ABOUT_0"])
+    if labels == "other":
+        known["labels"]["run_id"] = "a run that is gone"
+    service.client("sagemaker", region="eu-west-1").create_training_job(
+        TrainingJobName=own.name,
+        Environment={**asked["Environment"], "STEPOP_ABOUT_0": json.dumps(known)},
+        **{key: asked[key] for key in names},
+    )
+    far = Target("sagemaker", "aws_default").at({"region_name": "eu-west-1"})
+    found = find_jobs([far], {}, pytest.fail)
+    assert [job.handle.scope.partition("/")[2] for job in found] == ["eu-west-1"] * (labels == "same")
+    for job in found:  # the record of the real task decides: its nonce is that of the label
+        assert job.label("nonce") == known["labels"]["nonce"]
+        job.hook.cancel(job.handle)
+    assert hook.fresh_status(own).state is JobState.PENDING
+
+
+@pytest.mark.usefixtures("containers")
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_job_that_somebody_has_created_under_the_name_of_a_step(service, hook, step, forge, store, when):
+    """Airflow shows name and nonce, and a submit that waits for quota waits long. The key is not shown."""
+    own, _ = forge
+    client = service.client("sagemaker")
+    asked = client.describe_training_job(TrainingJobName=own.name)
+    names = ("AlgorithmSpecification", "RoleArn", "OutputDataConfig", "ResourceConfig", "StoppingCondition")
+    request = {key: asked[key] for key in names}
+    made = step(["true"])
+    service.do("plan", job=made.spec.name, hold=[])
+    environment = {"STEPOP_NONCE": made.spec.nonce}
+    client.create_training_job(TrainingJobName=made.spec.name, Environment=environment, **request)
+    assert hook.lookup(made.spec) is None
+    if when == "before":
+        with pytest.raises(StepConfigError, match="exists already, and it is not of this step"):
+            hook.submit(made.spec, made.payload)
+    if when == "after":  # it has taken the place of one that was deleted, and its output is there
+        handle = replace(own, id=made.spec.name, name=made.spec.name)
+        service.wait_for(handle.name, "Completed", "Failed")
+        plant(store, handle)
+        with pytest.raises(OutcomeLostError, match="is not the one that was submitted"):
+            hook.outcome(handle)
 
 
 @pytest.mark.parametrize(
@@ -309,10 +354,12 @@ def test_a_job_of_an_earlier_version_has_a_receipt_without_a_mac(service, hook, 
 
 def test_the_nonce_of_another_job_gives_no_key():
     """Whoever deletes a job and creates another of its name would choose the nonce, and know the key."""
-    name, command = job_name("a", "b", "n1"), {"ContainerArguments": ["--sign", "1"]}
+    keys = [word for nonce in ("n1", "n2") for word in ("--seal", seal_key(nonce).hex())]
+    name, command = job_name("a", "b", "n1"), {"ContainerArguments": [*keys, "--sign", "1"]}
     record = {"TrainingJobName": name, "AlgorithmSpecification": command}
     assert signed_nonce({**record, "Environment": {"STEPOP_NONCE": "n1"}}) == "n1"
-    assert signed_nonce({**record, "Environment": {"STEPOP_NONCE": "n2"}}) == ""
+    with pytest.raises(OutcomeLostError, match="is not the one that was submitted"):
+        signed_nonce({**record, "Environment": {"STEPOP_NONCE": "n2"}})
     assert not is_of_runner(Receipt("d", 1), "")
 
 
