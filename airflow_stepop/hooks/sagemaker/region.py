@@ -18,7 +18,7 @@ from airflow_stepop.hooks.sagemaker.service import NAME_PART, Json, TrainingJobs
 from airflow_stepop.hooks.sagemaker.status import status_of
 from airflow_stepop.job import JobState, JobStatus, LogChunk
 from airflow_stepop.stores.base import quote
-from airflow_stepop.stores.paths import job_path
+from airflow_stepop.stores.paths import JOBS, job_path
 
 if TYPE_CHECKING:
     from airflow_stepop.connections.aws_clients import AwsClients
@@ -158,8 +158,9 @@ def _is_named_so(name: str, known: Json) -> bool:
     input of another job, which is deleted when ``sweep`` deletes the job.
     """
     labels = known["labels"]
-    folder = quote(job_path(labels, name))
-    return name.endswith(f"-{nonce_hash(labels.get('nonce', ''))}") and known["inputs"].endswith(f"/{folder}")
+    folders = job_path(labels, name), f"{JOBS}/{name}"  # the latter without a task: see places_of
+    is_own_folder = known["inputs"].endswith(tuple(f"/{quote(folder)}" for folder in folders))
+    return is_own_folder and name.endswith(f"-{nonce_hash(labels.get('nonce', ''))}")
 
 
 def _changed_at(job: Json) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from airflow_stepop.exceptions import StoreError
@@ -11,7 +13,7 @@ from airflow_stepop.results import StepResult
 from airflow_stepop.stores import configured
 from airflow_stepop.stores.configured import locate, open_store
 from airflow_stepop.stores.paths import result_path
-from airflow_stepop.testing import make_step
+from airflow_stepop.testing import Step, make_step
 from tests.support.waiting import wait_until
 
 
@@ -33,9 +35,9 @@ def made(service, bucket):
         return b"x" * 200_000
 
     options = {"image": service.image, "settings": {"role": service.role}}
-    name = make_step(data, **options).spec.name
-    uri = bucket.uri(result_path({}, name))
-    return make_step(data, name=name, result_uri=uri, **options)
+    made = make_step(data, **options)
+    uri = bucket.uri(result_path(made.spec.labels, made.spec.name))
+    return Step(replace(made.spec, result_uri=uri), made.payload)
 
 
 def test_a_step_and_its_result(containers, service, bucket, made):
