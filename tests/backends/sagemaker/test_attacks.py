@@ -119,7 +119,7 @@ def test_a_job_that_somebody_has_created_under_the_name_of_a_step(service, hook,
         with pytest.raises(StepConfigError, match="exists already, and it is not of this step"):
             hook.submit(made.spec, made.payload)
     if when == "after":  # it has taken the place of one that was deleted, and its output is there
-        handle = replace(own, id=made.spec.name, name=made.spec.name)
+        handle = replace(own, id=made.spec.name, name=made.spec.name, nonce="", instance="")  # an old one
         service.wait_for(handle.name, "Completed", "Failed")
         plant(store, handle)
         with pytest.raises(OutcomeLostError, match="is not the one that was submitted"):
