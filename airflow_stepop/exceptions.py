@@ -13,6 +13,7 @@
     ├── StoreError                   the store cannot be read or written
     ├── IntegrityError               what is stored is not what was written: nothing was loaded
     │   └── UntrustedRecordError     the record of a step has no valid signature
+    ├── NewerVersionError            a newer version wrote what is stored, in a form that this one cannot read
     ├── ResultNotLoadedError         a result is intact, and this process cannot load it
     ├── OutcomeLostError             the job ended and left no outcome
     ├── OutcomeNotReadyError         the job ended, and its outcome comes a little later
@@ -82,6 +83,12 @@ class IntegrityError(StepopError):
 
 class UntrustedRecordError(IntegrityError):
     """The record of a step has no valid signature for its task instance, so nothing in it is used."""
+
+
+class NewerVersionError(StepopError):
+    """A newer version of this package wrote what is stored, in a form that this version cannot read. The next
+    try may run in a process that was upgraded.
+    """
 
 
 class ResultNotLoadedError(StepopError):

@@ -126,7 +126,8 @@ class Failure:
         except ValueError:
             names = ", ".join(Category)
             raise IntegrityError(
-                f"a failure has category={known['category'][:80]!r}, which is not one of {names}"
+                f"a failure has category={known['category'][:80]!r}, which is not one of {names}; "
+                "a newer airflow-stepop may have written it"
             ) from None
         if known.get("exception") is not None:
             checked_fields(known["exception"], "the exception of a failure", {}, _EXCEPTION_FIELDS)

@@ -178,7 +178,10 @@ class JobStatus:
         ends = {state.value: state for state in JobState if state.is_end}
         if known["state"] not in ends:
             text = known["state"][:80]
-            raise IntegrityError(f"a job's end has state={text!r}, which is not one of {', '.join(ends)}")
+            raise IntegrityError(
+                f"a job's end has state={text!r}, which is not one of {', '.join(ends)}; "
+                "a newer airflow-stepop may have written it"
+            )
         known["state"] = ends[known["state"]]
         if known.get("failure") is not None:
             known["failure"] = Failure.from_json(known["failure"])

@@ -23,13 +23,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 from airflow_stepop.core.naming import job_name
 from airflow_stepop.core.signing_key import Purpose, sign, why_refused
 from airflow_stepop.core.stored_json import COUNT, NUMBER, OBJECT, TEXT, TRUTH, checked_fields, or_nothing
-from airflow_stepop.exceptions import IntegrityError, StepConfigError
+from airflow_stepop.exceptions import IntegrityError, NewerVersionError, StepConfigError
 from airflow_stepop.failure import Failure
 from airflow_stepop.job import JobHandle, JobStatus
 
 if TYPE_CHECKING:
     from airflow_stepop.core.documents import CollectedData
 
+# Of a record's form. A reader refuses a later one. A new field that a reader may leave out is no new form
+VERSION = 1
 STATE_KEY = "stepop"  # never rename the key: running steps would lose their records
 
 
@@ -106,7 +108,7 @@ class StepRecord:
 
     def to_json(self) -> dict[str, Any]:
         plain = {name: dict(getattr(self, name)) for name in ("labels", "location", "asked", "stop")}
-        data = {**asdict(self), **plain}
+        data = {"version": VERSION, **asdict(self), **plain}
         data["handle"] = self.handle.to_json() if self.handle else None
         data["end"] = self.end.to_json() if self.end else None
         return data
@@ -115,10 +117,14 @@ class StepRecord:
     def from_json(cls, data: Mapping[str, Any]) -> StepRecord:
         """Return the record. Fields that a newer version of this package added are left out.
 
-        A record of a newer version is not refused, because its job may be running.
-
+        :raises NewerVersionError: a newer version of this package wrote the record in another form
         :raises IntegrityError: ``data`` is not a record, or is damaged
         """
+        version = checked_fields(data, "the record", {}, {"version": COUNT}).get("version", VERSION)
+        if version > VERSION:
+            raise NewerVersionError(
+                f"it was written by a newer airflow-stepop (form {version}, and this one reads {VERSION})"
+            )
         known = checked_fields(data, "the record", _REQUIRED_FIELDS, _OPTIONAL_FIELDS)
         labels = known.get("labels", {})
         checked_fields(labels, "the record's labels", {}, dict.fromkeys(labels, TEXT))
@@ -241,6 +247,7 @@ def load_record(state: StateStore, owner: Mapping[str, str]) -> StepRecord | Unt
     """Return the record of this task instance, if there is one.
 
     :param owner: labels of the task instance, see ``OWNER``
+    :raises NewerVersionError: a newer version of this package wrote the record in another form
     :raises IntegrityError: the record is damaged. A damaged record is not treated as a missing one, because
         its job may be running
     """
@@ -249,6 +256,11 @@ def load_record(state: StateStore, owner: Mapping[str, str]) -> StepRecord | Unt
         return None
     try:
         return checked_record(data, owner)
+    except NewerVersionError as error:
+        raise NewerVersionError(
+            f"the record of this step in the task's state (key {STATE_KEY!r}) cannot be read: {error}. "
+            f"Nothing was started, because a job of this task may be running: {UPGRADE_HERE}"
+        ) from error
     except IntegrityError as error:
         raise IntegrityError(
             f"the record of this step in the task's state (key {STATE_KEY!r}) is damaged: {error}. "
@@ -256,6 +268,7 @@ def load_record(state: StateStore, owner: Mapping[str, str]) -> StepRecord | Unt
         ) from error
 
 
+UPGRADE_HERE = "upgrade airflow-stepop here, as on the other hosts; the next try goes on with the job"
 FORGET_RECORD = (
     "look for it with 'airflow stepop jobs' and stop it, delete that key of the task's state "
     "(.../taskInstances/<task>/state-store/stepop of Airflow's REST API), then clear the task"
@@ -302,6 +315,7 @@ def checked_record(data: Any, owner: Mapping[str, str]) -> StepRecord | Untruste
 
     :param data: parsed JSON
     :param owner: labels of the task instance, see ``OWNER``
+    :raises NewerVersionError: a newer version of this package wrote the record in another form
     :raises IntegrityError: ``data`` is not a record, or is damaged
     :raises StepConfigError: ``[stepop] unsigned_records_until`` is no time
     """

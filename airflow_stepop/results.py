@@ -27,7 +27,7 @@ from airflow_stepop.core.printable import printable
 from airflow_stepop.core.signing_key import Purpose, sign, why_refused
 from airflow_stepop.core.stored_json import OBJECT, TEXT, checked_fields, is_kept_by_airflow, parsed_json
 from airflow_stepop.core.units import shown_size
-from airflow_stepop.exceptions import IntegrityError, ResultNotLoadedError, StepopError
+from airflow_stepop.exceptions import IntegrityError, NewerVersionError, ResultNotLoadedError, StepopError
 from airflow_stepop.runner.protocol import DATA_CODECS
 
 if TYPE_CHECKING:
@@ -229,13 +229,14 @@ class StepResult:
         """Return the value inside an ordinary task; return the reference everywhere else.
 
         :raises IntegrityError: the XCom was changed, or see :meth:`load`
-        :raises StepopError: a newer version wrote the XCom
+        :raises NewerVersionError: a newer version of this package wrote the XCom in another form
         """
         from airflow.sdk import get_current_context
 
         if version != StepResult.__version__:
-            raise StepopError(
-                f"a result of version {version!r} was written by a newer airflow-stepop; upgrade this one"
+            raise NewerVersionError(
+                f"a result of version {version!r} was written by a newer airflow-stepop, and this one reads "
+                f"version {StepResult.__version__}: upgrade airflow-stepop here, as on the other hosts"
             )
         try:
             result = StepResult.from_json(_opened(data))

@@ -60,7 +60,7 @@ def why_refused(purpose: Purpose, message: bytes, mac: object) -> str:
         return "" if is_ours else f"it was changed, or signed with another key; {_SAME_KEY}"
     found = _FORM.fullmatch(text)
     if found is None:
-        return "its signature is damaged"
+        return "its signature is damaged, or a newer airflow-stepop made it"
     key_id, value, host = found.groups()
     keys = [key for root in _roots() if _key_id(key := _key_of(purpose, root)) == key_id]
     if not keys:

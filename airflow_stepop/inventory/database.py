@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.core.stored_json import parsed_json
-from airflow_stepop.exceptions import IntegrityError, StepConfigError, UntrustedRecordError
+from airflow_stepop.exceptions import IntegrityError, NewerVersionError, StepConfigError, UntrustedRecordError
 from airflow_stepop.record import STATE_KEY, StepRecord, UntrustedRecord, checked_record
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ def record_of(key: TaskKey) -> StepRecord | None:
     """Return the record of a task instance; ``None`` if it has no record.
 
     :raises UntrustedRecordError: the record is not that of the task instance, or was changed
+    :raises NewerVersionError: a newer version of this package wrote the record in another form
     :raises IntegrityError: the record is damaged
     :raises StepConfigError: see ``raw_record``
     """
@@ -127,8 +128,8 @@ def checked(value: Any, key: TaskKey) -> StepRecord:
 
     try:
         record = checked_record(value, key.labels(str(conf.get("stepop", "deployment", fallback=""))))
-    except IntegrityError as error:
-        raise IntegrityError(f"the record of {key} cannot be read: {error}") from error
+    except (IntegrityError, NewerVersionError) as error:
+        raise type(error)(f"the record of {key} cannot be read: {error}") from error
     if isinstance(record, UntrustedRecord):
         raise UntrustedRecordError(f"the record of {key} is not used: {record.why}")
     return record

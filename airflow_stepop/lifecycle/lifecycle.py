@@ -28,7 +28,7 @@ from airflow_stepop.lifecycle.collecting import Collected, Collector
 from airflow_stepop.lifecycle.failures import as_seen_before, not_stopped, seen_end
 from airflow_stepop.lifecycle.job_client import JobClient
 from airflow_stepop.lifecycle.memory import asked_options, next_memory, resources_of
-from airflow_stepop.lifecycle.new_records import has_no_job, new_record, record_is_gone
+from airflow_stepop.lifecycle.new_records import has_no_job, new_record, newer_deadline, record_is_gone
 from airflow_stepop.lifecycle.own_key import warn_of_own_key
 from airflow_stepop.lifecycle.resubmitting import next_generation
 from airflow_stepop.lifecycle.stopping import Stopping
@@ -354,6 +354,8 @@ class StepLifecycle:
         if record is None or record.handle is None or record.collected is not None:
             return None
         reason, native_state = record.stop.get("reason"), record.stop.get("native_state")
+        if reason not in (None, *StopReason):
+            raise newer_deadline(reason)
         return (record.handle, StopReason(reason), str(native_state or "")) if reason else None
 
     def _current_record(self) -> StepRecord:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from airflow_stepop.exceptions import NewerVersionError
 from airflow_stepop.failure import Category, Failure, StepFailedError
 from airflow_stepop.lifecycle.memory import asked_options
-from airflow_stepop.record import StepRecord, first_record
+from airflow_stepop.record import UPGRADE_HERE, StepRecord, first_record
 
 if TYPE_CHECKING:
     from airflow_stepop.lifecycle.interfaces import Request
@@ -51,6 +52,13 @@ def record_is_gone() -> StepFailedError:
             "the record of this step is gone from the task's state",
             hint="clear the task",
         )
+    )
+
+
+def newer_deadline(reason: object) -> NewerVersionError:
+    return NewerVersionError(
+        f"the job of this step is being stopped for {str(reason)[:80]!r}, a deadline that only a newer "
+        f"airflow-stepop knows: {UPGRADE_HERE}"
     )
 
 

@@ -108,7 +108,7 @@ class WorkerSession:
                 # The old trigger of a cleared task fired late, since SQLite reuses trigger ids.
                 self.log.info("This event is about the job %s of an earlier generation", event["job"])
                 return self._go_on(handle)
-            reason = StopReason(event.get("reason", StopReason.FINISHED))
+            reason = StopReason.of_event(event)
             if reason is StopReason.UNREACHABLE:
                 raise StepConfigError(
                     f"the triggerer cannot see {handle}: {event.get('error')}. Set deferrable=False"

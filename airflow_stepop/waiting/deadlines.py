@@ -27,6 +27,16 @@ class StopReason(StrEnum):
     UNREACHABLE = "unreachable"  # the triggerer cannot see the job: wrong host or wrong configuration
     PAUSED = "paused"  # the pause between two submits is over; no job exists yet
 
+    @classmethod
+    def of_event(cls, event: Mapping[str, Any]) -> StopReason:
+        """Return the reason in an event of a trigger.
+
+        For a reason that only a newer triggerer knows, the answer is ``FINISHED``: the worker then asks for
+        the state of the job itself, and goes on waiting if the job still runs.
+        """
+        reason = event.get("reason")
+        return cls(reason) if reason in list(cls) else cls.FINISHED
+
     @property
     def needs_fresh_status(self) -> bool:
         """Whether a newer status could show that the job is not late."""

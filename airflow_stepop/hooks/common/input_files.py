@@ -150,7 +150,7 @@ def _checkpoint(spec: StepSpec, signer: Signer, own_folder: str | None) -> Check
     :param own_folder: see ``checkpoint_folder`` of :func:`input_files`
     """
     name = f"{spec.name}{SNAPSHOT}"
-    bucket, folder = in_bucket(spec.checkpoint_uri)
+    bucket, _ = in_bucket(spec.checkpoint_uri)
     own, earlier = f"{spec.checkpoint_uri}/{name}", newest_snapshot(spec)
     if own_folder is not None:
         put = f"{own_folder}/{name}"
@@ -158,7 +158,7 @@ def _checkpoint(spec: StepSpec, signer: Signer, own_folder: str | None) -> Check
     else:
         (put,) = signer.writable(spec.checkpoint_uri, [name])
         urls = signer.readable([own, *([earlier] if earlier else [])])
-    key, *earlier_keys = derived_keys(f"checkpoint\n{folder}")
+    key, *earlier_keys = checkpoint_keys(spec.checkpoint_uri)
     table: Checkpoint = {
         "get": [{"url": url, "uri": uri} for uri, url in urls.items()],
         "put": put,
@@ -169,6 +169,15 @@ def _checkpoint(spec: StepSpec, signer: Signer, own_folder: str | None) -> Check
     if earlier_keys:
         table["earlier_keys"] = [one.hex() for one in earlier_keys]
     return table
+
+
+def checkpoint_keys(checkpoint_uri: str) -> tuple[bytes, ...]:
+    """Return the keys of the checkpoints of a task: the first one signs, and all verify.
+
+    :param checkpoint_uri: the task's folder in a bucket, see :class:`~airflow_stepop.job.StepSpec`
+    """
+    _, folder = in_bucket(checkpoint_uri)
+    return derived_keys(f"checkpoint\n{folder}")
 
 
 def _to_json(table: Mapping[str, object], is_secret: bool) -> InputFile:
