@@ -113,6 +113,24 @@ def test_a_volume_with_a_group(public, mode):
     assert f"has the mode {mode:04o}: other users may write to it" in remark
 
 
+SQUASHED = 65534  # what an NFS server makes of root: exports(5), root_squash
+
+
+@is_root
+def test_a_server_that_gives_files_another_owner(public):
+    """NFS with root_squash: root writes, and its files belong to nobody. Another user's folder is refused."""
+    (public / "export").mkdir()
+    os.chown(public / "export", SQUASHED, SQUASHED)
+    (public / "export" / "planted").mkdir()
+    os.chown(public / "export" / "planted", OTHER, SQUASHED)
+    (public / "export" / "planted").chmod(0o775)
+    squash = "import ctypes, os; libc = ctypes.CDLL(None); libc.setfsgid(65534); libc.setfsuid(65534); "
+    take = "assert os.geteuid() == 0; [take_folder({!r}, True) for _ in range(2)]"
+    for name, code in (("mine", 0), ("mine/inner", 0), ("planted", 1)):
+        assert as_user(squash + take.format(f"{public}/export/{name}"), 0, 0) == code
+    assert os.stat(public / "export" / "mine").st_uid == SQUASHED
+
+
 @is_root
 def test_the_root_of_a_volume(tmp_path):
     """A container often gets a volume whose root is open to all, such as an emptyDir of Kubernetes."""
