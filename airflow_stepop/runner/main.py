@@ -2,7 +2,8 @@
 
 ``python3 -u step.pyz run --in DIR --out DIR --digest SHA256 --receipt (FILE | fd:N | -)
 [--receipt-limit BYTES] [--segments DIR] [--checkpoint DIR] [--timeout SECONDS] [--grace SECONDS]
-[--linger SECONDS] [--seal HEX [--sign (0 | 1)]] [--mounted (0 | 1)] [--failure FILE]
+[--linger SECONDS] [--seal HEX [--sign (0 | 1)]] [--secrets env] [--mounted (0 | 1)] [--sync DIR]
+[--failure FILE]
 [--started (DIR | started.json) --job-id (TEXT | env:NAME) [--restarts (0 | 1)] [--kept DIR:DIR]]``
 """
 
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
     from .wire import Manifest, Outcome, Usage
 
 _FORWARDED = (signal.SIGTERM, signal.SIGINT)
-_FOLDERS = {"in", "out", "segments", "checkpoint", "failure"}  # the last one is a file
-_OPTIONAL = {*_FOLDERS, "seal", "sign", "started", "job-id", "restarts", "mounted", "kept"}
+_FOLDERS = {"in", "out", "segments", "checkpoint", "sync", "failure"}  # the last one is a file
+_OPTIONAL = {*_FOLDERS, "seal", "sign", "secrets", "started", "job-id", "restarts", "mounted", "kept"}
 _THREAD_GRACE = os.environ.get(protocol.ENV_THREAD_GRACE, "")  # read before the step can change it
 
 

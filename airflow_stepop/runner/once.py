@@ -76,6 +76,10 @@ def refusal(options: dict[str, str]) -> int | None:
         _say(options, text)
         return protocol.EXIT_REFUSED
     if code is None:
+        if "sync" in options:  # others see the marker only then
+            from .synced import sync
+
+            sync(options["sync"])
         os.environ[protocol.ENV_ATTEMPT] = str(attempt)
         if attempt > 1:
             report(f"this is attempt {attempt} of the job {job}")

@@ -15,7 +15,8 @@ Input folder::
                      optional; removed before the step starts:
                      {"get": [{"url": pre-signed URL, "uri": its name}], "put": pre-signed URL,
                      "headers": {...}, "key": hex, "most_bytes": n}. Instead of a URL, the absolute path of a
-                     file in a folder that the service copies to a bucket, and brings back at a restart
+                     file in a folder that the service copies to a bucket, and brings back at a restart; or of
+                     a mount, and then "sync" may name the mount, which is committed after each save
     started.json     where the marker of the start-once guard is, if it is not in a folder; optional:
                      {"put": pre-signed URL, "get": pre-signed URL, "headers": {...},
                      "create_only": {...}, by default {"If-None-Match": "*"}}

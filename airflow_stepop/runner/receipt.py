@@ -29,12 +29,7 @@ def finish(options: dict[str, str], found: tuple[bytes, bool], code: int | None 
     """
     data, is_written = found
     outcome = json.loads(data)
-    if not is_written:
-        code = protocol.EXIT_NO_OUTCOME
-    elif outcome["status"] == "success":
-        code = protocol.EXIT_OK
-    elif code != protocol.EXIT_REFUSED:
-        code = protocol.EXIT_STEP_FAILED
+    code = _exit_code(outcome["status"], is_written, code)
     limit, prefix = (
         int(options["receipt-limit"]),
         protocol.RECEIPT_PREFIX if options["receipt"] == "-" else "",
@@ -52,6 +47,10 @@ def finish(options: dict[str, str], found: tuple[bytes, bool], code: int | None 
     if len(line) > limit:
         line = _receipt(options, data, prefix, is_inline=False)
         _send_outcome(options, data)
+    if "sync" in options:
+        from .synced import sync
+
+        sync(options["sync"])
     try:
         _write_receipt(options["receipt"], line)
     except OSError as error:
@@ -59,6 +58,14 @@ def finish(options: dict[str, str], found: tuple[bytes, bool], code: int | None 
         return protocol.EXIT_NO_OUTCOME
     phase("receipt written")
     return code
+
+
+def _exit_code(status: str, is_written: bool, code: int | None) -> int:
+    if not is_written:
+        return protocol.EXIT_NO_OUTCOME
+    if status == "success":
+        return protocol.EXIT_OK
+    return protocol.EXIT_REFUSED if code == protocol.EXIT_REFUSED else protocol.EXIT_STEP_FAILED
 
 
 def _send_outcome(options: dict[str, str], data: bytes) -> None:

@@ -1,7 +1,8 @@
 """Sets the step's secrets as environment variables, and masks their values in the log.
 
-1. The values arrive in ``secrets.json``. The parent process removes this file before the step starts. Values
-   that lie in a cloud's own service are read there: see :mod:`.secret_references`.
+1. The values arrive in ``secrets.json``. The parent process removes this file before the step starts. With
+   ``--secrets env`` they arrive as environment variables instead. Values that lie in a cloud's own service
+   are read there: see :mod:`.secret_references`.
 2. The child process sets the values in its environment.
 3. The parent reads everything that the child prints, masks the values, and writes the rest to the log. The
    services that show or store the log do not know the values and could not mask them.
@@ -88,8 +89,10 @@ class Secrets:
 
 
 def _take(options: Mapping[str, str], names: list[str]) -> dict[str, str]:
+    found: Any
     try:
-        found = read_table(options, protocol.SECRETS) or {}
+        is_env = options.get("secrets") == "env"
+        found = os.environ if is_env else read_table(options, protocol.SECRETS) or {}
     except (OSError, ValueError):
         found = {}
     quietly(os.unlink, os.path.join(options["in"], protocol.SECRETS))  # a mounted file cannot be removed
@@ -98,7 +101,8 @@ def _take(options: Mapping[str, str], names: list[str]) -> dict[str, str]:
         raise RefusedError(
             "infra",
             f"The step was not started: its secrets did not arrive: {', '.join(missing)}",
-            f"the backend must put Payload.secrets into {protocol.SECRETS} of the input folder",
+            f"the backend must put Payload.secrets into {protocol.SECRETS} of the input folder, or into "
+            "variables, with --secrets env",
         )
     return {name: found[name] for name in names}
 

@@ -256,6 +256,10 @@ class _Saver(threading.Thread):
                 raise OSError("it is not wanted any more")
             _sync(archive)
             os.replace(archive, self.table["put"])
+            if "sync" in self.table:
+                from .synced import sync
+
+                sync(self.table["sync"])
             return
         from .threads import Progress
         from .urls import replace

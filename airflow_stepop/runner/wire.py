@@ -190,7 +190,11 @@ class _EarlierKeys(TypedDict, total=False):
     earlier_keys: list[str]  # they verify what was saved before ``key`` came, and sign nothing
 
 
-class Checkpoint(_EarlierKeys):
+class _Sync(TypedDict, total=False):
+    sync: str  # mount that must be committed after each save
+
+
+class Checkpoint(_EarlierKeys, _Sync):
     """``checkpoint.json``."""
 
     get: list[Snapshot]

@@ -68,6 +68,7 @@ _REBUILDERS = (
 #   outcome                 the outcome comes back through the store; this needs no further module
 #   failure                 the service takes the reason of a failure from a file: --failure
 #   mounted                 the output folder is a mounted bucket: --mounted 1; with it comes "failure"
+#   synced                  the output folder is a mount that must be committed: --sync DIR
 #   once                    the step must not start twice: --started
 #   kept                    results are kept for an attempt without the output folder: --kept
 #   sealed                  files of the input folder are encrypted: --seal
@@ -87,6 +88,7 @@ OPTIONAL = {
     "outcome": (),
     "failure": ("reason.py",),
     "mounted": ("mounted.py", "reason.py"),
+    "synced": ("synced.py",),
     "once": ("once.py",),
     "kept": ("kept.py",),
     "sealed": ("sealing.py",),

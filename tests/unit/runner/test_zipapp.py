@@ -50,6 +50,7 @@ def test_features():
     assert modules("secret_references") - modules("secrets") == {"cloud_api.py", "secret_references.py"}
     assert modules("aws_secrets") - modules() == {"aws_secrets.py"}
     assert modules("kept") - modules() == {"kept.py"}
+    assert modules("synced") - modules() == {"synced.py"}
 
 
 def test_same_bytes_in_every_process():
