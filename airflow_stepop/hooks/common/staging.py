@@ -1,4 +1,4 @@
-"""Puts the runner's input folder into the store, for a service that reads a bucket. Called by ``submit``.
+"""Puts the runner's input folder where the service reads it: a bucket or a volume. Called by ``submit``.
 
 **How it works:** A job has one folder, :func:`~airflow_stepop.stores.paths.job_path`. Each submit writes its
 files into a folder below it, whose name is a digest of the manifest and of the runner. The job's request
@@ -24,7 +24,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from airflow_stepop.core.stored_json import COUNT, OBJECT, TEXT, checked_fields, parsed_json
 from airflow_stepop.exceptions import StepConfigError, StoreError
@@ -33,17 +33,35 @@ from airflow_stepop.runner.sealing import sealed
 from airflow_stepop.runner.threads import in_order
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from airflow_stepop.hooks.common.input_files import InputFile
-    from airflow_stepop.stores.base import Store
+    from airflow_stepop.job import Buffer
 
 PART_THREADS = 4
 
 log = logging.getLogger(__name__)
 
 
+class StagingPlace(Protocol):
+    """Where a job's input is staged: a store, or a volume of the service.
+
+    The promises are those of :class:`~airflow_stepop.stores.base.Store`.
+    """
+
+    def uri(self, path: str) -> str: ...
+    def put_new(self, path: str, *buffers: Buffer) -> bool: ...
+    def put(self, path: str, *buffers: Buffer) -> None: ...
+    def size_of(self, path: str) -> int: ...
+    def read(self, path: str, size: int) -> bytes | bytearray: ...
+    def list(self, path: str) -> Iterable[str]: ...
+    def delete(self, path: str) -> None: ...
+    def delete_folder(self, path: str) -> None: ...
+
+
 @dataclass(frozen=True)
 class Staged:
-    """The input folder of a job, in a store.
+    """The input folder of a job, in a store or a volume.
 
     :param uri: URI of the folder, without a slash at its end
     :param digest: SHA-256 of the manifest, for the job's request
@@ -57,7 +75,7 @@ class Staged:
     size: int
 
 
-def stage(store: Store, folder: str, files: Mapping[str, InputFile], seal_key: bytes | None) -> Staged:
+def stage(store: StagingPlace, folder: str, files: Mapping[str, InputFile], seal_key: bytes | None) -> Staged:
     """Write the input files of a job into the store, and return where they lie.
 
     Idempotent: a later call with the same bytes writes what is missing or damaged, and the secret files anew.
@@ -90,7 +108,7 @@ def stage(store: Store, folder: str, files: Mapping[str, InputFile], seal_key: b
     return Staged(store.uri(inner), digest, runner_digest, size)
 
 
-def unstage(store: Store, folder: str) -> None:
+def unstage(store: StagingPlace, folder: str) -> None:
     """Delete everything that was staged for a job. Idempotent.
 
     :param folder: see :func:`stage`
@@ -99,7 +117,7 @@ def unstage(store: Store, folder: str) -> None:
     store.delete_folder(folder)
 
 
-def remove_sealed(store: Store, folder: str) -> None:
+def remove_sealed(store: StagingPlace, folder: str) -> None:
     """Delete the sealed files of a job: call this function when the job has ended, whatever is kept of it.
 
     :param folder: see :func:`stage`
@@ -116,7 +134,7 @@ def _part_digests(manifest: bytes) -> dict[str, str]:
     return {name: checked_fields(part, f"the part {name}", fields)["sha256"] for name, part in parts.items()}
 
 
-def _put_parts(store: Store, folder: str, parts: Mapping[str, InputFile]) -> int:
+def _put_parts(store: StagingPlace, folder: str, parts: Mapping[str, InputFile]) -> int:
     """Write the parts, each under its SHA-256, and return their size in bytes."""
 
     def put(part: tuple[str, InputFile]) -> int:
@@ -130,7 +148,7 @@ def _put_parts(store: Store, folder: str, parts: Mapping[str, InputFile]) -> int
     return sum(in_order(put, list(parts.items()), PART_THREADS))
 
 
-def _put_checked(store: Store, path: str, data: bytes) -> None:
+def _put_checked(store: StagingPlace, path: str, data: bytes) -> None:
     """Write an object unless it exists already with these bytes.
 
     The store may say "exists" about an object that this call has written, if the first answer was lost.
@@ -140,7 +158,7 @@ def _put_checked(store: Store, path: str, data: bytes) -> None:
         store.put(path, data)
 
 
-def _has(store: Store, path: str, data: bytes) -> bool:
+def _has(store: StagingPlace, path: str, data: bytes) -> bool:
     try:
         return store.read(path, len(data)) == data
     except StoreError:
