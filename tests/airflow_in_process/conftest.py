@@ -113,7 +113,8 @@ class AirflowProcess:
         self._answers, answers = os.pipe()
         with self.log_file.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, dag_test_process.__file__, str(answers)],
+                # -P: the folder of this file has a modal.py
+                [sys.executable, "-P", dag_test_process.__file__, str(answers)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -10,11 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from airflow_stepop.hooks.modal.hook import ModalStepHook
     from airflow_stepop.hooks.modal.settings import ModalSettings
 
-__all__ = ["ModalSettings"]
+__all__ = ["ModalSettings", "ModalStepHook"]
 
-_MODULES = {"ModalSettings": "settings"}
+_MODULES = {"ModalSettings": "settings", "ModalStepHook": "hook"}
 
 
 if not TYPE_CHECKING:

@@ -9,10 +9,11 @@ Source: https://modal.com/docs/sdk/py/latest/modal.Sandbox
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from airflow_stepop.core.naming import nonce_hash
 from airflow_stepop.exceptions import UnsupportedError
 from airflow_stepop.hooks.common.runner_command import runner_argv, step_env
 from airflow_stepop.hooks.modal.images import image_of
@@ -24,7 +25,7 @@ from airflow_stepop.hooks.modal.names import (
     STEP_FOLDER,
 )
 from airflow_stepop.hooks.modal.resources import Resources, resources_of
-from airflow_stepop.hooks.modal.tags import to_tags
+from airflow_stepop.hooks.modal.tags import JOB, RESULTS, to_tags
 from airflow_stepop.stores.paths import checkpoint_path, job_path
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-INPUT, OUTPUT = f"{STEP_FOLDER}/in", f"{STEP_FOLDER}/out"
+IN, OUT = "in", "out"  # folders of the job
+OUTPUT = f"{STEP_FOLDER}/{OUT}"
 VOLUME_VERSION = 2
 RECEIPT_LIMIT = 400  # of a line with the digest alone: the outcome itself lies in the Volume
 # Modal sets them and takes no others: https://modal.com/docs/guide/environment_variables
@@ -50,6 +52,7 @@ class Submitted:
     :param seal: key of the sealed files, in hex; empty: no file is sealed
     :param secret_names: variables that the sandbox gets from a Secret of its own, which nobody else sees
     :param secret_bytes: size of their names and values
+    :param input_folder: folder of the input below the folder of the job
     """
 
     digest: str
@@ -58,6 +61,7 @@ class Submitted:
     seal: str = ""
     secret_names: Sequence[str] = ()
     secret_bytes: int = 0
+    input_folder: str = f"{IN}/<digest of the input>"
 
 
 def sandbox_request(spec: StepSpec, settings: ModalSettings, submitted: Submitted) -> Json:
@@ -75,7 +79,7 @@ def sandbox_request(spec: StepSpec, settings: ModalSettings, submitted: Submitte
         "args": _command(spec, settings, submitted, times),
         "image": image_of(spec.image, settings),
         "env": _environment(spec),
-        "tags": {**settings.tags, **to_tags(spec.labels)},
+        "tags": {**settings.tags, **to_tags({**spec.labels, RESULTS: spec.result_uri, JOB: spec.name})},
         "timeout": times.sandbox_s,
         "volumes": _volumes(spec, settings),
         **_sizes(resources),
@@ -89,7 +93,12 @@ def sandbox_request(spec: StepSpec, settings: ModalSettings, submitted: Submitte
 
 def job_folder(spec: StepSpec) -> str:
     """Return the folder of a job in the Volume, which the sandbox sees as ``/stepop``."""
-    return job_path(spec.labels, spec.name)
+    return folder_of_job(spec.labels, spec.name, spec.nonce)
+
+
+def folder_of_job(labels: Mapping[str, str], name: str, nonce: str) -> str:
+    """Return the folder of a job. Another job of the same name, made by somebody else, has another folder."""
+    return f"{job_path(labels, name)}/{nonce_hash(nonce)}"
 
 
 def checkpoint_folder(spec: StepSpec) -> str:
@@ -105,7 +114,7 @@ def _command(spec: StepSpec, settings: ModalSettings, submitted: Submitted, time
     return runner_argv(
         settings.python,
         spec,
-        inputs=INPUT,
+        inputs=f"{STEP_FOLDER}/{submitted.input_folder}",
         outputs=OUTPUT,
         digest=submitted.digest,
         runner_digest=submitted.runner_digest,
@@ -113,7 +122,9 @@ def _command(spec: StepSpec, settings: ModalSettings, submitted: Submitted, time
         receipt="-",
         receipt_limit=RECEIPT_LIMIT,
         mounted=1,
+        sync=STEP_FOLDER,
         seal=submitted.seal or None,
+        secrets="env" if submitted.secret_names else None,
         started=STEP_FOLDER,
         job_id="env:MODAL_TASK_ID",
         restarts=0,

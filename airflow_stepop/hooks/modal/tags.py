@@ -18,6 +18,7 @@ from airflow_stepop.hooks.common.labels import LabelRules
 from airflow_stepop.hooks.modal.names import OWN_PREFIX
 
 RULES = LabelRules("A-Za-z0-9._-", 63, edges="A-Za-z0-9._-")
+RESULTS, JOB = "results", "job"  # beside the labels: where the step's results are, and the job's name
 # Tags stepop.text-0, stepop.text-1, ...: pieces of JSON in base64, of the labels that no tag can hold
 _TEXT = f"{OWN_PREFIX}.text"
 

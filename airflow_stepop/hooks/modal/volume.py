@@ -2,7 +2,7 @@
 
 One Volume (version 2) for all jobs of an environment. Each sandbox mounts the folder of its own job only::
 
-    /jobs/<deployment>/<dag>/<run>/<task>/<map>/<job>/   see stores/paths.py; the mount of the sandbox
+    /jobs/<deployment>/<dag>/<run>/<task>/<map>/<job>/<hash of the nonce>/   the mount of the sandbox
         in/<digest>/    what submit has staged: see hooks/common/staging.py
         out/            outcome.json and the results, which the runner writes
         started         the marker of the start-once guard

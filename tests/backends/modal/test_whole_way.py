@@ -57,11 +57,11 @@ def test_a_step_runs_as_its_request_says(modal_server: Modal, account: ModalAcco
 
 def uploaded(made: Step, volume: Any) -> dict[str, Any]:
     """Upload the input of a step; return its request."""
-    features = made.payload.features | {"mounted", "once", "sealed"}
+    features = made.payload.features | {"mounted", "once", "sealed", "synced"}
     files = input_files(replace(made.payload, features=features), made.spec, has_output_folder=True)
     with volume.batch_upload() as batch:
         for name, file in files.items():
             batch.put_file(io.BytesIO(file.data), f"/{job_folder(made.spec)}/in/{name}")
     runner = hashlib.sha256(files[RUNNER].data).hexdigest()
-    known = Submitted(made.payload.digest, runner, seal="ab" * 32)
+    known = Submitted(made.payload.digest, runner, seal="ab" * 32, input_folder="in")
     return sandbox_request(made.spec, ModalSettings(), known)

@@ -1,0 +1,178 @@
+"""Reads the logs of sandboxes from the log of their App: one question for all of them. Called by the hook.
+
+A piece of a log comes some time after it was written, and not in the order in which it was written. So the
+newest pieces are left for the next read while a sandbox runs. The App's log stays when a sandbox has ended;
+for how long depends on the workspace's plan.
+
+Source: ``modal/_logs.py`` of the package ``modal`` 1.6.4, and https://modal.com/docs/guide/logs
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from airflow_stepop.hooks.common.api_errors import Trouble, or_none
+from airflow_stepop.hooks.common.log_cursors import visible
+from airflow_stepop.hooks.common.receipts import receipt_text
+from airflow_stepop.hooks.modal import private
+from airflow_stepop.hooks.modal.calls import api_error, bounded
+from airflow_stepop.hooks.modal.log_text import LATE_MS, Line, Position
+from airflow_stepop.hooks.modal.private import LogEntry
+from airflow_stepop.hooks.modal.service import is_container
+from airflow_stepop.job import LogChunk
+
+if TYPE_CHECKING:
+    from airflow_stepop.hooks.modal.service import Service
+    from airflow_stepop.job import Cursor
+
+FRESH_S = 2.0  # what was written since then is left for the next read, while the sandbox runs
+READ_S = 120.0
+EARLY_S = 60.0  # how much earlier than its submit a sandbox may seem to print: clocks differ
+OLDEST_S = 30 * 86400.0  # the service answers no question about a longer time than 35 days
+KEPT_JOBS = 20_000
+STREAMS = {"stdout": 1, "stderr": 2, "system": 3}
+MORE = 8  # a tail asks for so many more pieces than lines
+GROWTH, MOST = 8, 20_000  # ... and for more, if they are too few; the service gives no more at once
+
+
+class _Read(NamedTuple):
+    """The last read of one log: the cursor that the caller has, the position, and the time until which."""
+
+    cursor: Cursor
+    position: Position
+    until: float
+
+
+class JobLogs:
+    """The logs of the sandboxes of one App."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        # id -> the last read. It may be further than the cursor, which only a chunk with lines gives back
+        self._read: dict[str, _Read] = {}
+
+    def read(
+        self, cursors: Mapping[str, Cursor], begins: Mapping[str, float], over: Collection[str]
+    ) -> dict[str, LogChunk]:
+        """Return the new lines of each sandbox that has some.
+
+        :param cursors: id of a sandbox -> where its last read ended
+        :param begins: id -> when it was submitted, in seconds since the epoch
+        :param over: the sandboxes that have ended
+        """
+        app_id = self._service.app_id
+        if app_id is None or not cursors:
+            return {}
+        now = time.time()
+        since = {one: self._since(one, cursor, begins[one], now) for one, cursor in cursors.items()}
+        entries = self._entries(app_id, since, now)
+        found: dict[str, LogChunk] = {}
+        for one, cursor in cursors.items():
+            is_over = one in over
+            until_ns = int((now if is_over else now - FRESH_S) * 1e9)
+            own = [entry for entry in entries.get(one, ()) if is_over or entry.time_ns <= until_ns]
+            lines, position = self._position(one, cursor).after(own, is_whole=is_over)
+            chunk = _chunk(lines, str(position))
+            if chunk is not None:
+                found[one] = chunk
+            self._note(one, _Read(chunk.cursor if chunk is not None else cursor, position, now - FRESH_S))
+        return found
+
+    def _position(self, one: str, cursor: Cursor) -> Position:
+        known = self._read.get(one)
+        return known.position if known is not None and known.cursor == cursor else Position.parse(cursor)
+
+    def _since(self, one: str, cursor: Cursor, begin: float, now: float) -> float:
+        """Return the time from which on a log has something new, in seconds since the epoch."""
+        known = self._read.get(one)
+        since = self._position(one, cursor).cursor.time_ms / 1000 or begin - EARLY_S
+        if known is not None and known.cursor == cursor:
+            since = max(since, known.until - LATE_MS / 1000)
+        return max(since, now - OLDEST_S)
+
+    def _note(self, one: str, read: _Read) -> None:
+        self._read.pop(one, None)
+        while len(self._read) >= KEPT_JOBS:
+            del self._read[next(iter(self._read))]
+        self._read[one] = read
+
+    def _entries(self, app_id: str, since: Mapping[str, float], until: float) -> dict[str, list[LogEntry]]:
+        """Return the pieces of each sandbox since its own time."""
+        client, found = self._service.client, {one: list[LogEntry]() for one in since}
+        if not private.is_open(private.LOGS):
+            return {one: self._of_one(one, begin, until) for one, begin in since.items()}
+        begin = min(since.values())
+        read = bounded(lambda: private.entries(client, app_id, begin, until), READ_S)
+        by_task: dict[str, str] = {}
+        if any(map(is_container, since)) or any(not entry.sandbox_id for entry in read):
+            by_task = {task: one for one in since if (task := self._service.task_of(one))}
+        for entry in read:
+            one = entry.sandbox_id if entry.sandbox_id in found else by_task.get(entry.task_id, "")
+            if one in found and entry.time_ns >= since[one] * 1e9:
+                found[one].append(entry)
+        return found
+
+    def _of_one(self, one: str, since: float, until: float) -> list[LogEntry]:
+        """Return the pieces of one sandbox, by the public interface."""
+        from datetime import UTC, datetime
+
+        from modal import Sandbox
+
+        client = self._service.client
+
+        def read() -> list[LogEntry]:
+            is_sandbox = not is_container(one)
+            whose = Sandbox.from_id(one, client=client) if is_sandbox else self._service.app()
+            fetched = whose.logs.fetch(
+                since=datetime.fromtimestamp(since, UTC), until=datetime.fromtimestamp(until, UTC)
+            )
+            return [
+                LogEntry(one, "", int(each.timestamp.timestamp() * 1e9), STREAMS[each.source], each.message)
+                for each in fetched
+                if is_sandbox or one in each.context_ids
+            ]
+
+        kinds = (Trouble.NOT_FOUND, Trouble.INVALID, Trouble.OTHER)  # no task yet: an ExecutionError
+        return or_none(api_error, lambda: bounded(read, READ_S), *kinds) or []
+
+    # -- the end
+
+    def tail(self, one: str, count: int, cursor: Cursor, begin: float, *, is_over: bool) -> LogChunk:
+        """Return the last ``count`` lines after a cursor, and the cursor behind them.
+
+        :param begin: when the sandbox was submitted, in seconds since the epoch
+        """
+        app_id = self._service.app_id
+        if app_id is None:
+            return LogChunk([], cursor)
+        position = Position.parse(cursor)
+        since = max(position.cursor.time_ms / 1000 or begin - EARLY_S, time.time() - OLDEST_S)
+        wanted = count + MORE
+        while True:
+            entries = self._last(app_id, one, wanted, since)
+            lines, after = position.after(entries, is_whole=is_over)
+            shown = visible(lines)
+            if len(shown) > count or len(entries) < wanted or wanted >= MOST:
+                break
+            wanted = min(wanted * GROWTH, MOST)
+        if len(entries) >= wanted:  # what is before them stays out, and the cursor has all of that time
+            oldest_ms = min(entry.time_ns for entry in entries) // 1_000_000
+            entries = self._last(app_id, one, MOST, oldest_ms / 1000)
+            lines, after = position.after(entries, is_whole=is_over)
+            after = Position(after.cursor.since(oldest_ms), after.rest)
+        receipt = receipt_text(text for _, text in lines)
+        return LogChunk(shown[-count:], str(after) if lines else cursor, receipt)
+
+    def _last(self, app_id: str, one: str, count: int, since: float) -> list[LogEntry]:
+        client = self._service.client
+        if not private.is_open(private.LOGS):
+            return self._of_one(one, since, time.time())
+        task = self._service.task_of(one)
+        return bounded(lambda: private.last_entries(client, app_id, one, task, count, since), READ_S)
+
+
+def _chunk(lines: list[Line], cursor: Cursor) -> LogChunk | None:
+    shown, receipt = visible(lines), receipt_text(text for _, text in lines)
+    return LogChunk(shown, cursor, receipt) if shown or receipt is not None else None
