@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import ClassVar
 
 import pytest
@@ -91,3 +92,16 @@ class TestModal(HookContract):
         store.delete_folder("")
 
     spec_options: ClassVar = {"image": "python:3.12"}
+
+    @pytest.fixture
+    def full_quota(self, service: Modal) -> AbstractContextManager[None]:
+        return no_room(service)
+
+
+@contextmanager
+def no_room(service: Modal) -> Iterator[None]:
+    service.do("fault", kind="exhausted", rpc="SandboxCreateV2", count=1000)
+    try:
+        yield
+    finally:
+        service.do("clear_faults")
