@@ -15,9 +15,9 @@ import runpy
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def main(version: str) -> None:
         sys.exit("set STEPOP_S3SERVER=scripts/s3server: the emulator of SageMaker needs it")
     if target.exists():
         sys.exit(f"{target} exists: it is what version {version} wrote, and is never written again")
-    with tempfile.TemporaryDirectory(prefix="stored-forms-") as work:
+    with place_of_work() as work:
         os.environ |= {**ENVIRONMENT, "AIRFLOW_HOME": f"{work}/own"}
         draft = Path(work, "draft")
         draft.mkdir()
@@ -70,6 +70,17 @@ def main(version: str) -> None:
         shutil.copytree(draft, target)
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     print(f"{target.relative_to(ROOT)}: {size / 1024:.0f} KiB")
+
+
+@contextmanager
+def place_of_work() -> Iterator[str]:
+    """Context manager: an empty folder with the same path at each run, since pickled code has its path."""
+    work = Path("/tmp/stored-forms")  # noqa: S108 - a folder that exists is an error
+    work.mkdir(mode=0o700)
+    try:
+        yield str(work)
+    finally:
+        shutil.rmtree(work)
 
 
 def write_json(path: Path, form: Any) -> None:
@@ -104,6 +115,7 @@ def write_airflow_forms(draft: Path, work: Path) -> None:
 def places_of(run: Run, home: Path, go: Path) -> Places:
     """Return what stands for the values of this host, the longest value first."""
     from airflow_stepop.core.host import host_id
+    from airflow_stepop.hooks.local.supervisor.linux import boot_id
 
     values = {
         str(home / "jobs"): "@JOBS@",
@@ -112,6 +124,7 @@ def places_of(run: Run, home: Path, go: Path) -> Places:
         str(home.parents[1]): "@WORK@",
         sys.executable: "@PYTHON@",
         host_id(): "@HOST@",
+        boot_id(): "@BOOT@",
     }
     return {text: values[text] for text in sorted(values, key=len, reverse=True)}
 
@@ -129,7 +142,8 @@ def write_local_job(draft: Path, record: Mapping[str, Any], jobs: Path, places: 
         folder = draft / "jobs" / name
         shutil.copytree(source, folder, ignore=lambda _, names, out=left_out: {*names} & {*out})
         for path in folder.glob("*.json"):
-            write_json(path, placed(json.loads(path.read_text()), places))
+            form = placed(json.loads(path.read_text()), places)
+            write_json(path, {**form, "pid": 1} if "pid" in form else form)
 
 
 def trigger_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -138,6 +138,7 @@ def pod_of(job: Json) -> Json:
             "creationTimestamp": "2026-01-01T00:00:01Z",
             "labels": {**template["metadata"]["labels"], **own},
             "annotations": template["metadata"]["annotations"],
+            "ownerReferences": [{"kind": "Job", "name": metadata["name"], "uid": metadata["uid"]}],
         },
         "spec": template["spec"],
     }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.cli.defaults import check_target_defaults, options_of, spec_fields
 from airflow_stepop.cli.output import TABLES, Row, command, complain, print_rows
+from airflow_stepop.core.printable import printable_text
 from airflow_stepop.core.signing_key import OWN_KEY, OWN_KEY_FIX, configured_option
 from airflow_stepop.core.units import LONGEST_S
 from airflow_stepop.exceptions import StepConfigError
@@ -114,7 +115,8 @@ def _print(rows: list[Row], output: str) -> None:
     for row in rows:
         for name in _TEXTS:
             if "\n" in row[name]:
-                print(f"\n{row['where']}, {row['what']}, {name.replace('_', ' ')}:\n\n{row[name]}")
+                text = f"\n{row['where']}, {row['what']}, {name.replace('_', ' ')}:\n\n{row[name]}"
+                print(printable_text(text))
 
 
 _TEXTS = ("found", "what_to_do")

@@ -214,10 +214,10 @@ def cancel_command(args: Namespace) -> None:
     """Ask the job's service to stop the job."""
     job = _the_job(args)
     if job.status.state.is_terminal:
-        print(f"{job.handle} has already ended: {job.status.state.value}")
+        print(printable(f"{job.handle} has already ended: {job.status.state.value}"))
         return
     job.hook.cancel(job.handle)
-    print(f"{job.handle} is being cancelled; its task fails, or is retried if it has retries left")
+    print(printable(f"{job.handle} is being cancelled; its task fails, or is retried if it has retries left"))
 
 
 def _the_job(args: Namespace) -> Job:

@@ -43,10 +43,9 @@ def command(function: Callable[[Namespace], None]) -> Callable[[Namespace], None
                 suppress_logs_and_warning(function)(args)
                 sys.stdout.flush()
         except StepopError as error:
-            raise SystemExit(f"airflow stepop: {error}") from (error if args.verbose else None)
+            raise SystemExit(_said(error)) from (error if args.verbose else None)
         except DBAPIError as error:
-            message = database_trouble(error)
-            raise SystemExit(f"airflow stepop: {message}") from (error if args.verbose else None)
+            raise SystemExit(_said(database_trouble(error))) from (error if args.verbose else None)
         except KeyboardInterrupt:
             raise SystemExit(130) from None
         except BrokenPipeError:  # the reader has closed the pipe, as `| head` does
@@ -73,8 +72,13 @@ def complain(problems: Iterable[str]) -> bool:
     """Print each problem to standard error; return whether there was a problem."""
     found = list(problems)
     for problem in found:
-        print(f"airflow stepop: {problem}", file=sys.stderr)
+        print(_said(problem), file=sys.stderr)
     return bool(found)
+
+
+def _said(problem: object) -> str:
+    """Return a line, or lines, for people: an error may have a text of a service, a record or a folder."""
+    return printable_text(f"airflow stepop: {problem}")
 
 
 TABLES = ("table", "plain")  # outputs for people; the others are for programs

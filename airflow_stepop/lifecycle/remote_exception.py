@@ -234,20 +234,32 @@ def _find(module: str, qualname: str, project: Project | None) -> type[Exception
 
 
 def _module(name: str, project: Project | None) -> object:
-    if name in sys.modules or project is None or not _is_of(project, name):
+    """Return a module that is loaded, or import one of the project, with the packages around it."""
+    if name in sys.modules or project is None:
         return sys.modules.get(name)
-    try:
-        return importlib.import_module(name)
-    except (Exception, SystemExit):  # noqa: BLE001, RUF100 - a user's module may raise anything
-        return None
+    parts = name.split(".")
+    for count in range(1, len(parts) + 1):
+        part = ".".join(parts[:count])
+        if part in sys.modules:
+            continue
+        try:
+            if not _is_of(project, part):
+                return None
+            importlib.import_module(part)
+        except (Exception, SystemExit):  # noqa: BLE001, RUF100 - a user's module may raise anything
+            return None
+    return sys.modules.get(name)
 
 
 def _is_of(project: Project, module: str) -> bool:
-    """Return whether a module that is not loaded belongs to the project. Nothing is imported."""
-    try:
-        spec = importlib.util.find_spec(module.partition(".")[0])
-    except (ImportError, ValueError):
-        return False
+    """Return whether a module that is not loaded belongs to the project. Its own code is not run.
+
+    A package without an ``__init__.py`` may have folders outside of the project. It has no code itself, and
+    each module in it is asked for.
+
+    :param module: the packages around it are loaded
+    """
+    spec = importlib.util.find_spec(module)
     if spec is None:
         return False
     places = [spec.origin] if spec.origin else spec.submodule_search_locations or ()

@@ -200,16 +200,28 @@ def _forms(value: str) -> Iterator[bytes]:
 
 
 def _escaped(text: str, data: bytes) -> Iterator[str]:
-    """Yield a value as Python and JSON print it, also JSON within JSON, and as Go and PHP write JSON."""
+    """Yield a value as Python and JSON print it, also one within the other, and as Go and PHP write JSON."""
     import json
 
-    yield from (repr(text)[1:-1], ascii(text)[1:-1], repr(data)[2:-1])
-    for plain in (json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]):
-        yield from (plain, json.dumps(plain)[1:-1])
+    plains = json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]
+    once = {*plains, *_in_python(text), *_in_python(data)}
+    yield from once
+    for one in once:
+        yield from _in_python(one)
+    for plain in plains:
+        yield json.dumps(plain)[1:-1]
         go = plain
         for character in "&<>":
             go = go.replace(character, f"\\u{ord(character):04x}")
         yield from (go, plain.replace("/", "\\/"), go.replace("/", "\\/"))
+
+
+def _in_python(value: str | bytes) -> Iterator[str]:
+    """Yield a value as ``repr()`` and ``ascii()`` print it, alone and within a text that has both quotes."""
+    quotes: Any = "'\"" if isinstance(value, str) else b"'\""
+    for shown in (repr, ascii):
+        yield shown(value).lstrip("b")[1:-1]
+        yield shown(value + quotes).lstrip("b")[1:-4]
 
 
 def _quoted(text: str, data: bytes) -> Iterator[str]:
@@ -223,7 +235,8 @@ def _quoted(text: str, data: bytes) -> Iterator[str]:
             yield quoted
             yield re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), quoted)
     html = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    for double, single in (('"', "'"), ("&quot;", "'"), ("&quot;", "&#x27;"), ("&#34;", "&#39;")):
+    quotes = ('"', "'"), ("&quot;", "'"), ("&quot;", "&#x27;"), ("&#34;", "&#39;"), ("&quot;", "&apos;")
+    for double, single in quotes:
         yield html.replace('"', double).replace("'", single)
     for single in ("'\"'\"'", "'\\''"):
         yield text.replace("'", single)

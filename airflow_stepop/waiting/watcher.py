@@ -24,8 +24,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 
+from airflow_stepop.core.printable import printable
 from airflow_stepop.exceptions import IntegrityError, StepopError, WrongHostError
 from airflow_stepop.hooks.base import StepHook
+from airflow_stepop.hooks.common.api_errors import Trouble
 from airflow_stepop.job import Cursor, JobHandle, JobState, JobStatus, LogLine
 from airflow_stepop.waiting.backoff import Backoff
 from airflow_stepop.waiting.observer import WATCHER_CALLS, WATCHER_ERRORS, WATCHER_JOBS, count, gauge
@@ -65,6 +67,7 @@ class Subscription:
         self._status: JobStatus | None = None
         self._lines: list[LogLine] = []
         self._error: StepopError | None = None
+        self._log_error = ""
         self._news = asyncio.Event()
 
     @property
@@ -88,6 +91,12 @@ class Subscription:
         if lines:
             self._lines.extend(lines)
             self._news.set()
+
+    def report_log_error(self, error: Exception) -> None:
+        """Say that the log of this job cannot be read: once, since each look may find the same error."""
+        if str(error) != self._log_error:
+            self._log_error = str(error)
+            log.warning("The log of %s cannot be read: %s", self.handle, printable(self._log_error))
 
     def report_error(self, error: StepopError) -> None:
         self._error = error
@@ -307,10 +316,7 @@ class Watcher:
             waiting = self._next_to_read()
             failed: Exception | None = None
             for first in range(0, len(waiting), LOG_BATCH):
-                try:
-                    await self._read_logs(waiting[first : first + LOG_BATCH])
-                except Exception as error:  # noqa: BLE001, RUF100 - logs may fail in any way; the job goes on
-                    failed = error
+                failed = await self._try_logs(waiting[first : first + LOG_BATCH]) or failed
             pause_s = backoff.after_success() if failed is None else backoff.after_error()
             if failed is not None:
                 log.warning("%s: no logs (%s); asking again in %.0f s", self.hook.backend, failed, pause_s)
@@ -326,6 +332,25 @@ class Watcher:
         for subscription in found:
             self._begun.move_to_end(subscription)
         return found
+
+    async def _try_logs(self, batch: Sequence[Subscription]) -> Exception | None:
+        """Read the logs of some jobs; return an error that is not that of a single one of them.
+
+        A step may damage its own log, and each step of a host, of a namespace or of an account could so keep
+        back the lines of all others. So after an error that is none of the service's API, each log is read by
+        itself.
+        """
+        try:
+            await self._read_logs(batch)
+        except Exception as error:  # noqa: BLE001, RUF100 - logs may fail in any way; the job goes on
+            if len(batch) == 1 or self.hook.api_error(error).kind is not Trouble.OTHER:
+                return error
+            failed = [(one, trouble) for one in batch if (trouble := await self._try_logs([one])) is not None]
+            if len(failed) == len(batch):
+                return error
+            for one, trouble in failed:
+                one.report_log_error(trouble)
+        return None
 
     async def _read_logs(self, subscriptions: Sequence[Subscription]) -> None:
         cursors = {s.handle: s.cursor for s in subscriptions}

@@ -92,6 +92,59 @@ def test_a_damaged_state_ends_the_job(copy, case):
     assert bench.status(handle).state is JobState.GONE
 
 
+def _pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _link(path):
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+def _huge(path):
+    os.truncate(path, 1 << 40)
+
+
+@pytest.mark.parametrize("put", [_pipe, _link, _huge])
+def test_a_state_that_is_no_file_of_ours_ends_the_job(copy, put):
+    """A step may put anything in the place of its state. The triggerer, which watches all jobs, goes on."""
+    bench, handle = copy
+    put(bench.folder / handle.id / "state.json")
+    status = bench.status(handle)
+    assert status.state is JobState.FAILED
+    assert "state.json is damaged" in status.failure.summary
+    assert bench.status(handle) == status
+
+
+@pytest.mark.parametrize("put", [_pipe, _link])
+def test_an_outcome_that_is_no_file_is_refused(copy, put):
+    bench, handle = copy
+    receipt = {**bench.state(handle)["receipt"]}
+    del receipt["outcome"]
+    state = {**bench.state(handle), "receipt": receipt}
+    (bench.folder / handle.id / "state.json").write_text(json.dumps(state))
+    put(bench.folder / handle.id / "out" / "outcome.json")
+    with pytest.raises(OSError, match=r"no file|symbolic link"):
+        bench.hook.outcome(handle)
+
+
+@pytest.mark.parametrize("put", [_pipe, _link])
+def test_a_log_that_is_no_file_is_an_error(copy, put):
+    bench, handle = copy
+    put(bench.folder / handle.id / "log")
+    with pytest.raises(OSError, match=r"no file|symbolic link"):
+        bench.hook.logs({handle: None})
+
+
+def test_files_beside_the_log_are_no_part_of_it(copy):
+    bench, handle = copy
+    for name in ("log.\u00b2", "log." + "9" * 200, "log.x", "log.-1"):
+        (bench.folder / handle.id / name).write_bytes(b"forged\n")
+    (chunk,) = bench.hook.logs({handle: None}).values()
+    assert [line.text for line in chunk.lines] == ["hello"]
+
+
 @pytest.mark.parametrize(
     ("field", "value"), [(field, value) for field, values in FIELDS.items() for value in values], ids=repr
 )

@@ -4,9 +4,10 @@
 ``scripts/stored_forms.py`` makes the folder of a new version.
 
 A form must not depend on a host. So ``@JOBS@`` is in the place of the folder of local jobs, ``@STORE@`` of
-the store's folder, ``@HOST@`` of the host's id, ``@PYTHON@`` of the interpreter and ``@SERVER@`` of the
-address of an API server. The forms are signed with these words in them, and the signatures are checked so.
-:func:`placed` then puts real values in their places, and signs again what was signed.
+the store's folder, ``@HOST@`` of the host's id, ``@BOOT@`` of the id of its last boot, ``@PYTHON@`` of the
+interpreter and ``@SERVER@`` of the address of an API server. The forms are signed with these words in them,
+and the signatures are checked so. :func:`placed` then puts real values in their places, and signs again what
+was signed.
 """
 
 from __future__ import annotations

@@ -49,10 +49,12 @@ from airflow_stepop.hooks.kubernetes.manifests import (
     size_note,
 )
 from airflow_stepop.hooks.kubernetes.outcome import (
+    annotations_of,
     ending_annotations,
     preserved_annotations,
     preserved_receipt,
     read_outcome,
+    reported,
 )
 from airflow_stepop.hooks.kubernetes.own_objects import is_own, uid_of
 from airflow_stepop.hooks.kubernetes.pod_log import PodLog
@@ -241,15 +243,16 @@ class KubernetesStepHook(StepHook[KubernetesSettings]):
 
     def outcome(self, handle: JobHandle) -> OutcomeReport:
         cluster, job, pods = self._exactly(handle)
-        receipt = receipt_of(pods) or (preserved_receipt(job) if job is not None else None)
         if job is None:
             raise OutcomeLostError(f"{handle} left no outcome: its Job is gone")
-        found, results = job, job["metadata"]["annotations"].get(RESULTS, "")
+        found, results, missing = job, annotations_of(job).get(RESULTS, ""), ""
+        if (receipt := receipt_of(pods)) is None:
+            receipt, missing = preserved_receipt(job)
 
         def read(receipt: Receipt) -> bytes:
             return read_outcome(cluster, found, pods, f"{results}/{OUTCOME}", receipt)
 
-        return report(handle, receipt, results, read)
+        return reported(report(handle, receipt, results, read), missing)
 
     def preserve_outcome(self, handle: JobHandle) -> None:
         cluster = self._cluster(handle)

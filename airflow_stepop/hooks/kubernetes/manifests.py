@@ -51,6 +51,7 @@ FAILURE = f"{PREFIX}/failure"  # annotation: the failure as JSON, if the pod can
 END = f"{PREFIX}/end"  # annotation: how the job ended, as JSON, since its pod may be gone later
 OUTCOME_IN_LOG = f"{PREFIX}/outcome-in-log"  # annotation: a large outcome is printed to the log
 PRESERVED_RECEIPT = f"{PREFIX}/receipt"  # annotation: a copy of the receipt in the pod
+PRESERVED_MAC = f"{PREFIX}/receipt-mac"  # annotation: proves that this deployment has written that copy
 PRESERVED_FRAMES = f"{PREFIX}/frames"  # annotation: a copy of the log lines that carry the outcome
 SUCCEEDED = f"{PREFIX}/succeeded"  # annotation: the step succeeded before its sidecars were ended
 QUEUE = "kueue.x-k8s.io/queue-name"

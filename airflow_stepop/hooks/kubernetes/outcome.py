@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from airflow_stepop.core.signing_key import Purpose, sign, why_refused
 from airflow_stepop.exceptions import OutcomeLostError
 from airflow_stepop.failure import Category, Failure
 from airflow_stepop.hooks.common.receipts import Receipt, parse_receipt
@@ -21,13 +22,15 @@ from airflow_stepop.hooks.kubernetes.manifests import (
     FAILURE,
     OUTCOME_IN_LOG,
     PRESERVED_FRAMES,
+    PRESERVED_MAC,
     PRESERVED_RECEIPT,
     SUCCEEDED,
 )
+from airflow_stepop.hooks.kubernetes.own_objects import uid_of
 from airflow_stepop.hooks.kubernetes.pod_log import PodLog
 from airflow_stepop.hooks.kubernetes.pods import newest, receipt_of
 from airflow_stepop.hooks.kubernetes.status import is_over, preserved_end
-from airflow_stepop.job import JobState, JobStatus
+from airflow_stepop.job import JobState, JobStatus, OutcomeReport
 from airflow_stepop.runner.frames import from_lines
 from airflow_stepop.runner.protocol import FRAME_PREFIX, FRAMES
 from airflow_stepop.stores.configured import locate
@@ -38,7 +41,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+NO_MAC = "the pod is gone, and the copy of its message in the Job is not signed by this deployment"
 MOST_CHARS = 64 << 10  # of the preserved log lines; the API limits all annotations of an object to 256 KiB
+
+
+def annotations_of(job: Json) -> dict[str, str]:
+    """Return the annotations of a Job. Somebody who may change Jobs may have removed all of them."""
+    return job["metadata"].get("annotations") or {}
 
 
 def preserved_annotations(
@@ -58,12 +67,14 @@ def preserved_annotations(
         annotations[FAILURE] = json.dumps(status.failure.to_json())
     if receipt is None:
         return annotations
-    if receipt.outcome is None and OUTCOME_IN_LOG in job["metadata"]["annotations"]:
+    if receipt.outcome is None and OUTCOME_IN_LOG in annotations_of(job):
         frames = _frames(cluster, pods)
         if not 0 < len(frames) <= MOST_CHARS:
             return annotations
         annotations[PRESERVED_FRAMES] = frames
-    return {**annotations, PRESERVED_RECEIPT: json.dumps(receipt.to_json())}
+    text = json.dumps(receipt.to_json())
+    mac = sign(Purpose.RECEIPT, _signed_bytes(job, text))  # whoever may patch Jobs can change the receipt
+    return {**annotations, PRESERVED_RECEIPT: text, PRESERVED_MAC: mac}
 
 
 def ending_annotations(status: JobStatus) -> dict[str, str]:
@@ -84,13 +95,29 @@ def _frames(cluster: Cluster, pods: Sequence[Json]) -> str:
     return "\n".join(line for line in lines if FRAME_PREFIX in line)
 
 
-def preserved_receipt(job: Json) -> Receipt | None:
-    return parse_receipt(job["metadata"]["annotations"].get(PRESERVED_RECEIPT, ""))
+def preserved_receipt(job: Json) -> tuple[Receipt | None, str]:
+    """Return the preserved receipt, and why its digest does not count; an empty text if it counts."""
+    text, mac = (annotations_of(job).get(name, "") for name in (PRESERVED_RECEIPT, PRESERVED_MAC))
+    why = why_refused(Purpose.RECEIPT, _signed_bytes(job, text), mac)
+    return parse_receipt(text), f"{NO_MAC}: {why}" if why else ""
+
+
+def _signed_bytes(job: Json, text: str) -> bytes:
+    """Return what the MAC covers. Nobody can choose the uid of a Job."""
+    return json.dumps(["annotation", uid_of(job), text]).encode()
+
+
+def reported(found: OutcomeReport, missing: str) -> OutcomeReport:
+    """Return what a job reports: without a digest if it does not count, so that no pickle is loaded.
+
+    :param missing: why it does not count
+    """
+    return replace(found, digest=None, missing=missing) if missing else found
 
 
 def preserved_frames(job: Json) -> Sequence[str]:
     """Return the preserved log lines that carry the outcome, still masked."""
-    return str(job["metadata"]["annotations"].get(PRESERVED_FRAMES, "")).splitlines()
+    return str(annotations_of(job).get(PRESERVED_FRAMES, "")).splitlines()
 
 
 def read_outcome(cluster: Cluster, job: Json, pods: Sequence[Json], uri: str, receipt: Receipt) -> bytes:
@@ -101,7 +128,7 @@ def read_outcome(cluster: Cluster, job: Json, pods: Sequence[Json], uri: str, re
     :raises OutcomeLostError: the log has no complete outcome, or the Secret with its key is gone
     """
     name = job["metadata"]["name"]
-    if OUTCOME_IN_LOG not in job["metadata"]["annotations"]:
+    if OUTCOME_IN_LOG not in annotations_of(job):
         store, path = locate(uri)
         return bytes(store.read(path, receipt.size))
     secret = cluster.get("secrets", name)

@@ -30,14 +30,16 @@ def own_objects(
 ) -> tuple[Json | None, Sequence[Json]]:
     """Return the handle's Job (``None``: it is gone) and its pods, without those of another Job.
 
-    A pod whose Job is gone may still run. It stays among the pods, unless it is known to be that of another
-    Job.
+    While the Job is there, its pods have it as their owner: another pod with the label of the name is not
+    believed. A pod whose Job is gone, or is being deleted without its pods, may still run. It stays among the
+    pods, unless it is known to be that of another Job.
 
     :param job: the Job that has the name of the handle's job now, if there is one
     :param pods: all pods with the name of the job as a label
     """
     if job is not None and is_own(handle, job):
-        return job, [pod for pod in pods if _owner_of(pod) in ("", uid_of(job))]
+        owners = ("", uid_of(job)) if "deletionTimestamp" in job["metadata"] else (uid_of(job),)
+        return job, [pod for pod in pods if _owner_of(pod) in owners]
     if handle.instance:
         return None, [pod for pod in pods if _owner_of(pod) in ("", handle.instance)]
     other = uid_of(job) if job is not None else None

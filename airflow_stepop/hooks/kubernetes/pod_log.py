@@ -25,9 +25,10 @@ log = logging.getLogger(__name__)
 
 BYTES = 256 * 1024  # of one read
 MISSING = "[stepop] Lines are missing here: the node has rotated the log away"
+FIRST_YEAR = 1971  # of a stamp: no container is older
 CLOCKS_S = 5  # how much the clock of a node may be behind that of the API server
 
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 Timed = tuple[str, str]  # the kubelet's time stamp with nanoseconds; the text
 
 
@@ -220,8 +221,17 @@ FRAMES = 64  # limit of log lines that carry an outcome
 def _timed(lines: Iterable[str]) -> Iterator[Timed]:
     parted = (line.partition(" ") for line in lines)
     # A line without a time stamp is a message of the kubelet, such as: the container is gone. Or it is the
-    # rest of a line that began before the time that was asked for
-    return ((_utc(when), text) for when, space, text in parted if space and _TIME.match(when))
+    # rest of a line that began before the time that was asked for, which may look like any stamp
+    return ((_utc(when), text) for when, space, text in parted if space and _is_time(when))
+
+
+def _is_time(text: str) -> bool:
+    if not _TIME.fullmatch(text):
+        return False
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC).year >= FIRST_YEAR
+    except (ValueError, OverflowError):
+        return False
 
 
 def _decoded(lines: Iterable[bytes]) -> Iterator[str]:

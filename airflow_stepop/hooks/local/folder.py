@@ -12,6 +12,7 @@ process.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,51}")
 _LOCK_TRIES = 5
+_NO_FILE = (errno.EINVAL, errno.ELOOP, errno.ENXIO, errno.EISDIR)  # a pipe, a link, a socket, a folder
 _UNFINISHED = ".new"  # holds folders that a submit is still filling, and folders that are being deleted
 _NEVER_STARTED: State = {
     "exit_code": None,
@@ -364,9 +366,17 @@ def _read_json(
     :raises IntegrityError: the file is not JSON, or a field is missing or has the wrong type
     """
     try:
-        value = parsed_json(path.read_bytes().decode("utf-8", "surrogateescape"), str(path))
+        with files.opened_file(path) as file:
+            data = file.read(files.LARGEST_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise
+        raise IntegrityError(f"{path} is damaged: it is no file") from None
+    if len(data) > files.LARGEST_BYTES:
+        raise IntegrityError(f"{path} is damaged: it has more than {files.LARGEST_BYTES} bytes")
+    value = parsed_json(data.decode("utf-8", "surrogateescape"), str(path))
     checked_fields(value, str(path), required, optional)
     return dict(value)
 

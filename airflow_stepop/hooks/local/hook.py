@@ -407,5 +407,5 @@ def _failure(data: wire.Failure | None) -> Failure | None:
 
 def _read(path: Path) -> bytes:
     """Return the bytes of an outcome's file; of one that is too large, more than an outcome may have."""
-    with open(path, "rb") as file:
+    with files.opened_file(path) as file:
         return file.read(OUTCOME_BYTES + 1)

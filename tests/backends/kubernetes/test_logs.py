@@ -116,6 +116,22 @@ def log_of(uid, *lines):
 BEGAN = {"containerStatuses": [{"name": "step", "state": {"terminated": {"exitCode": 0}}}]}
 
 
+@pytest.mark.parametrize(
+    "stamp",
+    [
+        "9999-99-99TxZ",
+        "2026-13-01T00:00:00Z",
+        "2026-01-01T",
+        "0001-01-01T00:00:00+01:00",
+        "9999-12-31T23:59:59-01:00",
+    ],
+)
+def test_the_rest_of_a_line_that_looks_like_a_stamp_is_no_line(stamp):
+    """An answer may begin within a long line, whose text the step has chosen."""
+    found = log_of("a", f"{stamp} forged", "2026-01-01T00:00:00.000000001Z true").since(None)
+    assert [line.text for line in found.lines] == ["true"]
+
+
 def test_lines_of_the_hour_that_comes_twice_are_not_lost():
     """A node writes local times, and their offset changes when summer time ends."""
     summer, winter = "2026-10-25T02:59:59.900000000+02:00 one", "2026-10-25T02:00:00.100000000+01:00 two"

@@ -22,8 +22,9 @@ OLD = replace(HANDLE, instance="")
 UNBOUND = replace(OLD, nonce="")
 
 
-def a_job(uid, nonce):
-    metadata = {"name": "s-1", "uid": uid, "creationTimestamp": AT, "labels": {NONCE: nonce} if nonce else {}}
+def a_job(uid, nonce, **more):
+    labels = {NONCE: nonce} if nonce else {}
+    metadata = {"name": "s-1", "uid": uid, "creationTimestamp": AT, "labels": labels, **more}
     return {"metadata": metadata, "spec": {"suspend": False}}
 
 
@@ -40,14 +41,16 @@ OURS, THEIRS, ORPHAN = a_pod("ours", "uid-1", "ours"), a_pod("theirs", "uid-2", 
 @pytest.mark.parametrize(
     ("handle", "job", "is_own", "pods"),
     [
-        (HANDLE, a_job("uid-1", "ours"), True, {"ours", "orphan"}),
+        (HANDLE, a_job("uid-1", "ours"), True, {"ours"}),
+        # kubectl delete --cascade=orphan: the pod loses its owner before the Job is gone
+        (HANDLE, a_job("uid-1", "ours", deletionTimestamp=AT), True, {"ours", "orphan"}),
         (HANDLE, a_job("uid-2", "theirs"), False, {"ours", "orphan"}),
         (HANDLE, a_job("uid-2", "ours"), False, {"ours", "orphan"}),
         (HANDLE, a_job("uid-2", ""), False, {"ours", "orphan"}),
         (HANDLE, None, False, {"ours", "orphan"}),
-        (OLD, a_job("uid-1", "ours"), True, {"ours", "orphan"}),
+        (OLD, a_job("uid-1", "ours"), True, {"ours"}),
         (OLD, a_job("uid-2", "theirs"), False, {"ours", "orphan"}),
-        (UNBOUND, a_job("uid-2", "theirs"), True, {"theirs", "orphan"}),
+        (UNBOUND, a_job("uid-2", "theirs"), True, {"theirs"}),
         (UNBOUND, None, False, {"ours", "theirs", "orphan"}),
     ],
 )
@@ -58,6 +61,14 @@ def test_objects_of_another_job_are_left_out(handle, job, is_own, pods, slim):
     own, found = own_objects(handle, job, every)
     assert (own is not None) is is_own
     assert {pod["metadata"]["name"] for pod in found} == pods
+
+
+def test_a_pod_without_an_owner_tells_nothing_of_a_job_that_is_there():
+    """Whoever may create pods, and not Jobs, could put the message of a pod in the place of ours."""
+    forged = a_pod("forged", nonce="ours")
+    forged["metadata"]["labels"]["batch.kubernetes.io/job-name"] = "s-1"
+    _, found = own_objects(HANDLE, a_job("uid-1", "ours"), [OURS, forged])
+    assert found == [OURS]
 
 
 @pytest.fixture

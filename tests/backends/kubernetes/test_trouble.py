@@ -13,7 +13,13 @@ from airflow_stepop.failure import Category, Failure
 from airflow_stepop.hooks.kubernetes import KubernetesStepHook
 from airflow_stepop.hooks.kubernetes import cluster as cluster_module
 from airflow_stepop.hooks.kubernetes.cluster import ClusterError, message_of
-from airflow_stepop.hooks.kubernetes.manifests import END, FAILURE, OUTCOME_IN_LOG, PRESERVED_RECEIPT
+from airflow_stepop.hooks.kubernetes.manifests import (
+    END,
+    FAILURE,
+    OUTCOME_IN_LOG,
+    PRESERVED_MAC,
+    PRESERVED_RECEIPT,
+)
 from airflow_stepop.hooks.kubernetes.outcome import preserved_annotations
 from airflow_stepop.job import JobHandle, JobState, JobStatus
 from airflow_stepop.testing import make_step
@@ -181,7 +187,7 @@ def ended(annotations):
     run = {"exitCode": 1, "message": RECEIPT, "startedAt": "2026-01-01T00:00:00Z"}
     container = {"name": "step", "state": {"terminated": run}}
     pod = {"metadata": {"name": "p"}, "status": {"phase": "Failed", "containerStatuses": [container]}}
-    return {"metadata": {"annotations": annotations}, "status": {"conditions": [FAILED]}}, pod
+    return {"metadata": {"uid": "u", "annotations": annotations}, "status": {"conditions": [FAILED]}}, pod
 
 
 @pytest.mark.parametrize("status", [500, 404])
@@ -198,6 +204,7 @@ def test_for_an_outcome_in_the_store_the_receipt_is_enough(server, cluster):
     assert preserved_annotations(cluster, job, [pod], JobStatus(JobState.FAILED)).keys() == {
         END,
         PRESERVED_RECEIPT,
+        PRESERVED_MAC,
     }
     assert not server.asked
 

@@ -368,6 +368,20 @@ def test_no_other_module_is_imported(project, module):
     assert module not in sys.modules
 
 
+def test_a_package_that_is_partly_of_the_project_brings_no_other_module(
+    project, tmp_path_factory, monkeypatch
+):
+    """Without an ``__init__.py``, a folder of the project and one of another place are one package."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "ours_only").mkdir()
+    (elsewhere / "ours_only" / "installed.py").write_text("class Bad(ValueError): pass\n")
+    monkeypatch.syspath_prepend(elsewhere)
+    found = to_exception(remote("ours_only.installed", "Bad"), "", project=project)
+    assert type(found) is StepFailedError
+    assert "ours_only.installed" not in sys.modules
+    assert type(to_exception(remote("ours_only.errors", "Bad"), "", project=project)).__name__ == "Bad"
+
+
 @pytest.mark.parametrize(
     ("module", "name"),
     [

@@ -14,6 +14,7 @@ import string
 import subprocess
 import sys
 from urllib.parse import quote, quote_plus
+from xml.sax.saxutils import escape as escape_xml
 
 import markupsafe
 import pytest
@@ -154,6 +155,7 @@ FORMS = {
     "encodeURI": lambda value: java_script(value, ";/?:@&=+$,#"),
     "html": html.escape,
     "html without quotes": lambda value: html.escape(value, quote=False),
+    "xml": lambda value: escape_xml(value, {"'": "&apos;", '"': "&quot;"}),
     "html of markupsafe": lambda value: str(markupsafe.escape(value)),
     "a shell": lambda value: shlex.quote(value)[1:-1],
     "a shell's set -x": lambda value: value.replace("'", "'\\''"),
@@ -181,6 +183,29 @@ def test_a_value_is_masked_as_others_write_it(form):
     assert shown != HARD or "html" not in form
     for value in (HARD, LINES):
         assert Redactor([value]).text(f"before {shown} after") == "before *** after"
+
+
+@pytest.mark.parametrize(
+    "printed",
+    [
+        lambda value: repr([f'"{value}"']),
+        lambda value: ascii({"both": f"'{value}\""}),
+        lambda value: repr(f'"{value}"'.encode()),
+        lambda value: repr(repr(value)),
+        lambda value: repr(str(value.encode())),
+        lambda value: repr(json.dumps({"token": value})),
+        lambda value: repr(json.dumps({"token": value}).encode()),
+        lambda value: repr({"body": json.dumps({"token": value}, ensure_ascii=False)}),
+    ],
+)
+@pytest.mark.parametrize(
+    "value", ["it's a secret", 'a "secret" text', "Gr\xfc\xdfe's \\ \t", "both ' and \" x"]
+)
+def test_a_value_is_masked_within_a_text_that_python_shows(value, printed):
+    """Python escapes a quote only if the whole text has both, and a log often shows JSON as a text."""
+    shown = Redactor([value]).text(printed(value))
+    assert "***" in shown
+    assert not any(word in shown for word in ("secret", "Gr", " and "))
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])

@@ -17,7 +17,7 @@ import pytest
 
 from airflow_stepop.core.host import host_id
 from airflow_stepop.hooks.local.folder import JobFolder
-from airflow_stepop.hooks.local.supervisor.linux import kill_marked
+from airflow_stepop.hooks.local.supervisor.linux import boot_id, kill_marked
 from airflow_stepop.hooks.local.supervisor.systems import LINUX, OWN
 from airflow_stepop.payload.outcome import read_outcome
 from airflow_stepop.record import CallIdentity
@@ -42,6 +42,7 @@ def places(tmp_path: Path) -> Places:
         "@STORE@": str(tmp_path / "store"),
         "@BUCKET@": (tmp_path / "bucket").as_uri(),
         "@HOST@": host_id(),
+        "@BOOT@": boot_id(),
         "@PYTHON@": sys.executable,
         "@WORK@": str(tmp_path),
     }

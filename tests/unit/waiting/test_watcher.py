@@ -353,6 +353,35 @@ def test_logs_that_cannot_be_read_are_asked_for_less_and_less_often(hook, monkey
     assert found[7] >= 0.01 * 2**8 / 2
 
 
+def test_a_damaged_log_holds_back_no_other_one(hook, monkeypatch, caplog):
+    """A step may damage its own log. Where many jobs share a call, the others are read by themselves."""
+    monkeypatch.setattr(watcher_module, "LOG_INTERVAL_S", 0.01)
+    read = hook.logs
+
+    def fail(cursors):
+        if any(handle.id == "damaged" for handle in cursors):
+            raise ValueError("no log is like this")
+        return read(cursors)
+
+    hook.logs = fail
+
+    async def scenario():
+        watcher, lines = Watcher(hook), {"damaged": [], "sound": []}
+        waiting = [
+            asyncio.create_task(until_over(watcher, hook.add(name), lines=found))
+            for name, found in lines.items()
+        ]
+        await until(lambda: len(watcher._known), "both jobs to be known", holds=lambda count: count == 2)
+        hook.lines["sound"] = ["a line"]
+        await until(lambda: lines["sound"], "the line of the sound job")
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    asyncio.run(scenario())
+    assert [one.args[0].id for one in caplog.records if "cannot be read" in str(one.msg)] == ["damaged"]
+
+
 def test_logs_that_cost_a_request_each_are_read_in_turn(hook, monkeypatch):
     monkeypatch.setattr(watcher_module, "LOG_INTERVAL_S", 0.02)
     monkeypatch.setattr(type(hook), "log_reads_per_second", 3, raising=False)

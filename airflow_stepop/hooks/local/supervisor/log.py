@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from airflow_stepop.hooks.local.supervisor.state import opened_file
 from airflow_stepop.runner.sizes import shown_size
 
 LINE_MAX_BYTES = 16 * 1024
@@ -214,7 +215,7 @@ def _read_records(path: str, place: LogPosition, max_bytes: int) -> tuple[Record
             continue
         if position < begin:
             position, missing = begin, begin - position
-        with open(name, "rb") as file:
+        with opened_file(name) as file:
             file.seek(position - begin)
             data = file.read(max(max_bytes, 2 * LINE_MAX_BYTES))
         end = data.rfind(b"\n") + 1
@@ -256,7 +257,7 @@ def _record_begin(path: str, position: int) -> int:
     for begin, name in reversed(_files(path)):
         if position <= begin:
             continue
-        with open(name, "rb") as file:
+        with opened_file(name) as file:
             file.seek(position - 1 - begin)
             data = file.read(2 * LINE_MAX_BYTES)
         return position + data.find(b"\n")
@@ -269,7 +270,15 @@ def _files(path: str) -> list[tuple[int, str]]:
         return []
     folder, name = os.path.split(path)
     ends = (entry[len(name) + 1 :] for entry in os.listdir(folder or ".") if entry.startswith(f"{name}."))
-    return [(0, path), *((at, f"{path}.{at}") for at in sorted(int(end) for end in ends if end.isdigit()))]
+    return [
+        (0, path),
+        *((at, f"{path}.{at}") for at in sorted(int(end) for end in ends if _is_position(end))),
+    ]
+
+
+def _is_position(text: str) -> bool:
+    """Return whether a file's name ends with a position. The step may have put other files beside the log."""
+    return text.isascii() and text.isdigit() and len(text) < 20
 
 
 def _open(path: str) -> int:

@@ -5,6 +5,7 @@ The supervisor calls them, and ``JobFolder`` for a job without a supervisor. Sta
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING
 from airflow_stepop.runner.protocol import CHECKPOINT, SECRETS
 
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     from airflow_stepop.hooks.local.supervisor.documents import State
 
 # Jobs that are running when Airflow is upgraded use these names. Do not change them.
@@ -29,11 +32,24 @@ SUPERVISOR_LOG = "supervisor.log"  # errors of the supervisor itself
 INPUT = "in"  # input folder of the runner
 OUTPUT = "out"  # output folder of the runner
 
+LARGEST_BYTES = 16 << 20  # of request.json and state.json: a larger file was not written by this package
 RESERVE_BYTES = 640 * 1024  # enough for the largest receipt in its JSON form, and the other fields
 
 PENDING, RUNNING = "pending", "running"
 SUCCEEDED, FAILED, CANCELLED = "succeeded", "failed", "cancelled"
 STATES = PENDING, RUNNING, SUCCEEDED, FAILED, CANCELLED
+
+
+def opened_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file of the job to read it. The step may have put a pipe in its place, which would block.
+
+    :raises OSError: it cannot be read, or it is a link or no file
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is no file", str(path))
+    return open(fd, "rb")
 
 
 def write_state(folder: str, state: State) -> None:
