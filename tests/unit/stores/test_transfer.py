@@ -25,7 +25,7 @@ from airflow_stepop.payload.spill import make_reachable
 from airflow_stepop.results import StepResult
 from airflow_stepop.runner import remote_parts, urls
 from airflow_stepop.runner.protocol import LOCATIONS, UPLOADS
-from airflow_stepop.stores import bucket as bucket_module
+from airflow_stepop.stores import obstore_calls
 from airflow_stepop.stores.configured import configured_stores, open_store
 from airflow_stepop.stores.pieces import read_ranges
 from airflow_stepop.stores.s3 import AwsAccess
@@ -465,8 +465,8 @@ def test_parts_with_several_places_are_copied_into_one(steps, bucket, folder):
 
 def test_connections_that_close_before_the_request_are_retried(monkeypatch):
     """A proxy accepts every connection and closes it, in front of a store that restarts."""
-    monkeypatch.setattr(bucket_module, "_FIRST_PAUSE_S", 0.001)
-    monkeypatch.setattr(bucket_module, "_LONGEST_PAUSE_S", 0.001)
+    monkeypatch.setattr(obstore_calls, "_FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(obstore_calls, "_LONGEST_PAUSE_S", 0.001)
     dropped = OSError("hyper::Error(Canceled, connection was not ready)")
     errors = [*[dropped] * 50, OSError("no such bucket")]
 
@@ -474,9 +474,9 @@ def test_connections_that_close_before_the_request_are_retried(monkeypatch):
         raise errors.pop(0)
 
     with pytest.raises(OSError, match="no such bucket"):
-        bucket_module._again(ask)
+        obstore_calls.again(ask)
     assert errors == []
-    monkeypatch.setattr(bucket_module, "RETRY_LIMIT_S", 0.0)
+    monkeypatch.setattr(obstore_calls, "RETRY_LIMIT_S", 0.0)
     errors.append(dropped)
     with pytest.raises(OSError, match="not ready"):
-        bucket_module._again(ask)
+        obstore_calls.again(ask)
