@@ -22,6 +22,7 @@ class Gcs:
     account: Account
     bucket: str = "steps"
     conn_id: str = "stepop_tests_gcs"
+    signature: str = "X-Goog-"
 
     @property
     def endpoint(self) -> str:
@@ -33,13 +34,19 @@ class Gcs:
     def connection(self, extra: dict[str, Any] | None = None, **changes: Any) -> str:
         """Return an Airflow connection to it, as the value of an environment variable.
 
-        ``extra`` replaces the key of the account, and may have ``endpoints``.
+        :param extra: adds to the key of the account, or replaces it; ``None`` leaves a field out. Its
+            ``endpoints`` add to the addresses of the emulator
         """
-        given = {"keyfile_dict": self.key_file()} if extra is None else dict(extra)
+        fields = {"keyfile_dict": self.key_file(), **(extra or {})}
+        given = {name: value for name, value in fields.items() if value is not None}
         here = {"storage": self.endpoint, "iamcredentials": self.endpoint}
-        endpoints = {**here, **given.pop("endpoints", {})}
+        stepop = {"endpoints": {**here, **given.pop("endpoints", {})}}
         fields = {"conn_type": "google_cloud_platform", **changes}
-        return json.dumps({**fields, "extra": {**given, "stepop": {"endpoints": endpoints}}})
+        return json.dumps({**fields, "extra": {**given, "stepop": stepop}})
+
+    def through(self, url: str) -> dict[str, Any]:
+        """Return the extra of a connection that leads to the server by another address."""
+        return {"endpoints": {"storage": url}}
 
     def new_address(self) -> str:
         """Return the address of a store that nobody has used yet."""

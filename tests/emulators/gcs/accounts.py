@@ -28,6 +28,7 @@ OBJECT_USER = frozenset(
     {f"storage.objects.{verb}" for verb in ("create", "delete", "get", "list", "update")}
     | {f"storage.multipartUploads.{verb}" for verb in ("create", "abort", "listParts", "list")}
 )
+TOKEN_URI = "https://oauth2.googleapis.com/token"
 TOKEN_S = 3600.0
 
 
@@ -160,7 +161,7 @@ class Accounts:
             claims = self._claims(form.get("assertion", ""))
         except ApiError as error:
             raise ApiError(400, "invalid_grant", "Invalid JWT Signature.") from error
-        if claims.get("aud") != self.audience or not claims.get("scope"):
+        if claims.get("aud") not in (self.audience, TOKEN_URI) or not claims.get("scope"):
             raise ApiError(400, "invalid_grant", "Invalid JWT: Failed audience check.")
         caller = Caller(self._accounts[claims["iss"]], _scopes(claims["scope"]))
         token, seconds = self.issue(caller)

@@ -40,6 +40,6 @@ class Answer:
     """``body`` is left out of the answer to HEAD, and its length is not."""
 
     status: int = 200
-    body: bytes = b""
+    body: bytes | memoryview = b""
     headers: dict[str, str] = field(default_factory=dict)
     content_type: str = "application/xml; charset=UTF-8"

@@ -38,6 +38,8 @@ def operation_of(request: Request) -> str:
         kind = "location" if "location" in query else "uploads" if "uploads" in query else "list"
     elif "uploads" in query or "uploadId" in query:
         kind = "part" if "partNumber" in query else "upload"
+        if request.method == "POST" and "uploadId" in query:
+            kind = "end of upload"
     else:
         kind = "copy" if request.header("x-goog-copy-source") else "object"
     return f"{request.method} {kind}"
@@ -54,7 +56,8 @@ class XmlApi:
             "PUT object": _put,
             "PUT copy": self._copy,
             "DELETE object": _delete,
-            "POST upload": _post_upload,
+            "POST upload": _begin,
+            "POST end of upload": _finish,
             "PUT part": _put_part,
             "DELETE upload": _abort,
             "GET list": _list,
@@ -172,7 +175,7 @@ def _get(call: Call) -> Answer:
         return Answer(200, found.data, headers, found.content_type)
     first, last = _span(span, len(found.data))
     headers["Content-Range"] = f"bytes {first}-{last}/{len(found.data)}"
-    return Answer(206, found.data[first : last + 1], headers, found.content_type)
+    return Answer(206, memoryview(found.data)[first : last + 1], headers, found.content_type)
 
 
 def _span(text: str, size: int) -> tuple[int, int]:
@@ -210,20 +213,31 @@ def _delete(call: Call) -> Answer:
 # -- multipart uploads: https://docs.cloud.google.com/storage/docs/multipart-uploads
 
 
-def _post_upload(call: Call) -> Answer:
+def _begin(call: Call) -> Answer:
+    _check_upload(call)
+    key = call.bucket.begin(call.name, call.request.header("Content-Type") or "application/octet-stream")
+    return _xml("InitiateMultipartUploadResult", f"{_where(call)}<UploadId>{key}</UploadId>")
+
+
+def _finish(call: Call) -> Answer:
+    _check_upload(call)
+    key = call.request.query["uploadId"]
+    call.bucket.upload(key, call.name)
+    call.check_write(call.name)
+    new = call.bucket.finish(key, call.name, _parts(call.request.body))
+    inner = f"{_where(call)}<ETag>{escape(new.etag)}</ETag>"
+    return _xml("CompleteMultipartUploadResult", inner, _headers(new))
+
+
+def _check_upload(call: Call) -> None:
     call.need("storage.multipartUploads.create")
     call.need("storage.objects.create")
     if call.request.header(CONDITION) is not None:
         raise invalid_argument("Preconditions are not supported for multipart uploads")
-    name, bucket, query = call.name, call.bucket, call.request.query
-    place = f"<Bucket>{escape(bucket.name)}</Bucket><Key>{escape(name)}</Key>"
-    if "uploads" in query:
-        key = bucket.begin(name, call.request.header("Content-Type") or "application/octet-stream")
-        return _xml("InitiateMultipartUploadResult", f"{place}<UploadId>{key}</UploadId>")
-    bucket.upload(query["uploadId"], name)
-    call.check_write(name)
-    new = bucket.finish(query["uploadId"], name, _parts(call.request.body))
-    return _xml("CompleteMultipartUploadResult", f"{place}<ETag>{escape(new.etag)}</ETag>", _headers(new))
+
+
+def _where(call: Call) -> str:
+    return f"<Bucket>{escape(call.bucket.name)}</Bucket><Key>{escape(call.name)}</Key>"
 
 
 def _parts(body: bytes) -> list[tuple[int, str]]:

@@ -16,6 +16,12 @@ from airflow_stepop.stores import obstore_calls
 from airflow_stepop.stores.configured import configured_store, locate, open_store
 
 
+@pytest.fixture
+def bucket_server(s3_server):
+    """Of the kinds of servers, this one."""
+    return s3_server
+
+
 def works(store):
     assert store.put_new("x", b"1")
     assert store.read("x", 1) == b"1"
