@@ -10,11 +10,12 @@ import os
 import re
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
+from urllib.request import Request
 
 from airflow_stepop.connections.google import DEFAULT_CONN_ID, GoogleConnection
 from airflow_stepop.connections.google_identity import AnonymousIdentity
@@ -22,11 +23,13 @@ from airflow_stepop.runner.threads import in_order
 from airflow_stepop.stores.access import Access, Method
 from airflow_stepop.stores.bucket import THREADS
 from airflow_stepop.stores.obstore_calls import client_options, retry_config
+from airflow_stepop.stores.s3_listing import listed
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, GCSConfig, GCSCredential, GCSStore
 
     from airflow_stepop.connections.google_identity import Identity
+    from airflow_stepop.stores.base import StoredObject
 
 ALGORITHM = "GOOG4-RSA-SHA256"
 CREATE_ONLY: Mapping[str, str] = {"x-goog-if-generation-match": "0"}
@@ -84,9 +87,21 @@ class GcsAccess(Access):
         options = client_options()
         if self._endpoint.startswith("http://"):
             options["allow_http"] = True
-        if self._google.quota_project:
-            options["default_headers"] = {"x-goog-user-project": self._google.quota_project}
+        options["default_headers"] = self._own_headers()
         return options
+
+    def _own_headers(self) -> dict[str, str]:
+        project = self._google.quota_project
+        return {"x-goog-user-project": project} if project else {}
+
+    def every_object(self, bucket: str, prefix: str, after: str) -> Iterator[StoredObject]:
+        def request(asked: Mapping[str, str]) -> Request:
+            token, headers = self._identity.token(), self._own_headers()
+            if token is not None:
+                headers["Authorization"] = f"Bearer {token.text}"
+            return Request(f"{self._endpoint}/{bucket}?{urlencode(asked)}", headers=headers)  # noqa: S310
+
+        return listed(request, prefix, after, is_encoded=True)
 
     # -- credentials
 

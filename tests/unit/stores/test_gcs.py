@@ -23,7 +23,7 @@ from airflow_stepop.connections.google_identity import KeyIdentity, parse_key
 from airflow_stepop.exceptions import StepConfigError, StoreError
 from airflow_stepop.hooks.common.input_files import input_files
 from airflow_stepop.job import Payload, StepSpec
-from airflow_stepop.stores import obstore_calls
+from airflow_stepop.stores import obstore_calls, s3_listing
 from airflow_stepop.stores.bucket import BucketStore
 from airflow_stepop.stores.configured import open_store
 from airflow_stepop.stores.gcs import SignedRequest
@@ -227,6 +227,29 @@ def test_listings_of_several_pages(gcs: Gcs, connect: Connect) -> None:
     assert gcs.world.faults.asked["GET list"] == 3
     store.delete_folder("a")
     assert list(store.list("")) == ["b/1"]
+
+
+@pytest.mark.parametrize("page", [1000, 2])
+def test_a_strange_name_hides_no_other_object(
+    gcs: Gcs, connect: Connect, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    """obstore refuses a listing that has one."""
+    monkeypatch.setattr(s3_listing, "PAGE", page)
+    gcs.world.buckets.find(gcs.bucket).requester_pays = True
+    store = connect({"quota_project_id": "ours"})
+    good = ["parts/2026-01-05/a", "parts/2026-01-05/b", "parts/2026-01-12/ü & <x>+%41"]
+    strange = ["parts/2026-01-05/\x7f", "parts/a\x1b[2J/b/c", "parts/-\t"]
+    inside = gcs.world.buckets.find(store.bucket)
+    for name in (*good, *strange):
+        inside.put(new_object(f"{store.prefix}/{name}", b"12345", "text/plain"), None)
+    assert [(one.path, one.size) for one in store.objects("parts")] == [(name, 5) for name in good]
+    assert list(store.list("")) == good
+    assert len(store.skipped) == len(strange), "each is named once"
+    store.delete_folder("parts")
+    assert len(inside.objects) == len(strange)
+    gcs.account.permissions.discard("storage.objects.list")
+    with pytest.raises(StoreError, match=r"could not be listed: gs://.*storage\.objects\.list"):
+        list(store.list("parts"))
 
 
 # -- tokens
