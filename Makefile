@@ -137,7 +137,7 @@ extras: $(ALL_VENV)/stamps/base
 	@echo "==> every extra, installed together"
 	@scripts/install $(ALL_VENV) --editable '.[all]'
 	@$(ALL_VENV)/bin/python -m pip check
-	@$(ALL_VENV)/bin/python -c "import airflow_stepop.decorators, azure.ai.ml, boto3, google.cloud.aiplatform_v1, kubernetes, modal"
+	@$(ALL_VENV)/bin/python -c "import airflow_stepop.decorators, azure.ai.ml, boto3, google.auth, google.cloud.aiplatform_v1, kubernetes, modal"
 
 $(ALL_VENV)/stamps/base: pyproject.toml
 	@scripts/make_env $(ALL_VENV)

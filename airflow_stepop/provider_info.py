@@ -72,8 +72,9 @@ def _options() -> dict[str, dict[str, Any]]:
         ),
         "store": _option(
             "Address of the store for arguments and results that are too large for a job request. A store "
-            "is a folder (file:///folder), or a bucket (s3://conn_id@bucket/prefix, with a connection of "
-            "type aws). Empty: a folder below Airflow's home, which only this host can read.",
+            "is a folder (file:///folder), or a bucket (s3://conn_id@bucket/prefix with a connection of type "
+            "aws, or gs://conn_id@bucket/prefix with one of type google_cloud_platform). Empty: a folder "
+            "below Airflow's home, which only this host can read.",
             example="s3://my_aws@my-bucket/stepop",
         ),
         "extra_stores": _option(

@@ -15,6 +15,8 @@ from hypothesis import HealthCheck, settings
 
 pytest.register_assert_rewrite("airflow_stepop.testing", "tests.support")
 
+from tests.support.buckets import BucketServer  # noqa: E402 - its assertions are rewritten
+from tests.support.gcs import Gcs, gcs_emulator  # noqa: E402 - its assertions are rewritten
 from tests.support.needs import needs, needs_cluster  # noqa: E402 - its assertions are rewritten
 from tests.support.s3 import S3Server, started  # noqa: E402 - its assertions are rewritten
 
@@ -70,6 +72,23 @@ def s3_server() -> Iterator[S3Server]:
     os.environ[name] = server.connection()
     yield server
     del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def gcs_server() -> Iterator[Gcs]:
+    """An emulator of Cloud Storage in this process. Tests that change its world start one of their own."""
+    with gcs_emulator() as server:
+        name = f"AIRFLOW_CONN_{server.conn_id.upper()}"
+        os.environ[name] = server.connection()
+        yield server
+        del os.environ[name]
+
+
+@pytest.fixture(params=["s3", "gs"])
+def bucket_server(request: pytest.FixtureRequest) -> BucketServer:
+    """A server of each kind of bucket."""
+    server: BucketServer = request.getfixturevalue("s3_server" if request.param == "s3" else "gcs_server")
+    return server
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ _BACKEND_OF_TYPE = {
     "modal": "modal",
 }
 # What their servers are for is open: buckets, queues, databases
-_SHARED_TYPES = {"aws": "aws_default"}
+_SHARED_TYPES = {"aws": "aws_default", "google_cloud_platform": "google_cloud_default"}
 
 
 def may_be_for_steps(connection: Any) -> bool:

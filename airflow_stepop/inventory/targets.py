@@ -107,8 +107,8 @@ def _unreadable(conn_id: str, error: Exception) -> str:
 def connections(complain: Complain) -> list[Target]:
     """Return the connections that lead to a backend, from the database and the environment.
 
-    A connection of AWS that says nothing of steps is left out, unless it is ``aws_default``: it may lead to a
-    bucket. ``--conn-id`` of the commands names others.
+    A connection of AWS or Google that says nothing of steps is left out, unless it is ``aws_default`` or
+    ``google_cloud_default``: it may lead to a bucket. ``--conn-id`` of the commands names others.
 
     :param complain: called with a message for each connection that cannot be read; the others are returned
     """

@@ -259,12 +259,12 @@ def _with_retries(url: str, call: Callable[[], Any], retry_limit_s: float = RETR
 
 
 def _reason(error: urllib.error.HTTPError) -> str:
-    """Return the reason for an HTTP error: code and message of an XML answer, else the status text."""
+    """Return the reason for an HTTP error: what an XML answer says, else the status text."""
     import re
 
     try:
         text = error.read(_ERROR_BYTES).decode("utf-8", "replace")
     except (OSError, http.client.HTTPException):
         text = ""
-    words = [re.search(f"<{tag}>([^<]*)", text) for tag in ("Code", "Message")]
+    words = [re.search(f"<{tag}>([^<]*)", text) for tag in ("Code", "Message", "Details")]
     return ": ".join(found.group(1) for found in words if found) or str(error.reason)

@@ -1,7 +1,7 @@
 """Buckets of object stores, reached with obstore. ``configured.py`` opens them.
 
 - A bucket keeps the promises of :class:`Store`, with one limit: see :meth:`BucketStore.put_new`.
-- Reads and large writes are parallel. Transient errors are retried for up to ``RETRY_LIMIT_S``.
+- Reads and large writes are parallel. Transient errors are retried, see ``obstore_calls.RETRY_LIMIT_S``.
 - Transfers run in other threads while the calling thread waits, so signals still reach the worker.
 - A slow transfer reports its progress in the task's log.
 """
@@ -12,23 +12,23 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from airflow_stepop.core.tree import shown
 from airflow_stepop.exceptions import StepConfigError, StepopError, StoreError
 from airflow_stepop.runner.threads import Progress, in_order
+from airflow_stepop.stores.access import Access, Method
 from airflow_stepop.stores.base import PathRange, Store, StoredObject, quote, unquote
+from airflow_stepop.stores.obstore_calls import again, delete_object, error_text, object_size
 from airflow_stepop.stores.paths import is_plain_name
 
 if TYPE_CHECKING:
-    from obstore.store import BackoffConfig, ClientConfig, ObjectStore, RetryConfig
+    from obstore.store import ObjectStore
 
     from airflow_stepop.job import Buffer
-    from airflow_stepop.stores.access import Access
 
 T = TypeVar("T")
 
@@ -38,29 +38,8 @@ THREADS = 8
 PAGE = 1000  # objects that are deleted with one request
 # Larger objects are uploaded in several requests, which cannot be create-only: see BucketStore.put_new
 SINGLE_PUT_BYTES = 1 * MIB
-RETRY_LIMIT_S = 240.0  # transient errors of the store are retried for this long
-# High enough that only RETRY_LIMIT_S ends the retries. The pauses are random and grow slowly: 60 tries were
-# used up after 30 to 40 seconds
-_TRIES = 10_000
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
-_DROPPED = "connection was not ready"  # error text of hyper, the HTTP library below obstore
 
 log = logging.getLogger(__name__)
-
-
-def client_options() -> ClientConfig:
-    return {"timeout": "300s", "connect_timeout": "10s", "read_timeout": "60s"}
-
-
-def retry_config() -> RetryConfig:
-    from datetime import timedelta
-
-    pauses: BackoffConfig = {
-        "init_backoff": timedelta(seconds=_FIRST_PAUSE_S),
-        "max_backoff": timedelta(seconds=_LONGEST_PAUSE_S),
-        "base": 2,
-    }
-    return {"max_retries": _TRIES, "retry_timeout": timedelta(seconds=RETRY_LIMIT_S), "backoff": pauses}
 
 
 class BucketStore(Store):
@@ -109,9 +88,17 @@ class BucketStore(Store):
         """The most bytes of one PUT to a signed address."""
         return self._access.largest_put_bytes
 
-    def put_headers(self) -> Mapping[str, str]:
-        """Return the headers that a PUT to a signed address must have."""
-        return self._access.put_headers()
+    def put_headers(self, *, is_new: bool = False) -> Mapping[str, str]:
+        """Return the headers that a PUT to a signed address must have.
+
+        :param is_new: the address was signed with ``is_new``; with these headers the PUT is create-only
+        """
+        return {**self._access.put_headers(), **(self._access.create_only_headers if is_new else {})}
+
+    @property
+    def lasting(self) -> str:
+        """What to do for signatures that are valid for longer, for an error message."""
+        return self._access.lasting
 
     # -- writing
 
@@ -138,7 +125,14 @@ class BucketStore(Store):
                     yield view[begin : begin + CHUNK_BYTES]
                     progress.add(len(view[begin : begin + CHUNK_BYTES]))
 
-        self.put_stream(path, chunks(), progress)
+        try:
+            self.put_stream(path, chunks(), progress)
+        except StoreError as error:
+            # The answer that ended the upload was lost, and the request that was sent again found no upload
+            if "NoSuchUpload" not in str(error):
+                raise
+            progress = Progress(f"writing {self.uri(path)} again", sum(map(len, buffers)), log.info)
+            self.put_stream(path, chunks(), progress)
 
     def put_stream(self, path: str, chunks: Iterator[Buffer], progress: Progress) -> None:
         """Write the chunks as one object. If ``chunks`` raises, no object is written.
@@ -163,7 +157,7 @@ class BucketStore(Store):
 
         def put() -> bool:
             try:
-                _again(lambda: obstore.put(client, path, data, mode="create", use_multipart=False))
+                again(lambda: obstore.put(client, path, data, mode="create", use_multipart=False))
             except AlreadyExistsError:
                 return False
             return True
@@ -171,7 +165,7 @@ class BucketStore(Store):
         return self._call("written", path, put)
 
     def size_of(self, path: str) -> int:
-        return self._call("read", path, partial(_size, self.client, path))
+        return self._call("read", path, partial(object_size, self.client, path))
 
     def find_size(self, path: str) -> int | None:
         """Return the size of an object in bytes; ``None`` if the object does not exist.
@@ -182,7 +176,7 @@ class BucketStore(Store):
 
         def look() -> int | None:
             try:
-                return _size(client, path)
+                return object_size(client, path)
             except FileNotFoundError:
                 return None
 
@@ -220,7 +214,7 @@ class BucketStore(Store):
             return memoryview(found.bytes()), found.meta["size"]  # the connection may be closed here, too
 
         try:
-            data, size = _again(read)
+            data, size = again(read)
         except Exception as error:
             raise self._explain("read", path_range.path, error) from error
         if len(data) != len(part) or (path_range.offset is None and size != path_range.size):
@@ -228,16 +222,9 @@ class BucketStore(Store):
         part[:] = data
 
     # -- listing and deleting, signed addresses
+
     def delete(self, path: str) -> None:
-        import obstore
-
-        client = self.client
-
-        def delete() -> None:
-            with suppress(FileNotFoundError):
-                _again(lambda: obstore.delete(client, path))
-
-        self._call("emptied", path, delete)
+        self._call("emptied", path, partial(delete_object, self.client, path))
 
     def delete_folder(self, path: str) -> None:
         import obstore
@@ -245,7 +232,11 @@ class BucketStore(Store):
         client = self.client
 
         def delete(paths: Sequence[str]) -> None:
-            _again(lambda: obstore.delete(client, paths))
+            try:
+                again(lambda: obstore.delete(client, paths))
+            except FileNotFoundError:  # somebody else has deleted one, or an answer was lost
+                for one in paths:
+                    delete_object(client, one)
 
         for chunk in self._chunks(path):
             self._call("emptied", path, partial(delete, [entry.path for entry in chunk]))
@@ -308,20 +299,21 @@ class BucketStore(Store):
         except OSError as problem:
             raise self._explain("listed", path, problem) from problem
 
-    def sign(self, method: Literal["GET", "PUT"], paths: Sequence[str], until: float) -> Sequence[str]:
+    def sign(
+        self, method: Method, paths: Sequence[str], until: float, *, is_new: bool = False
+    ) -> Sequence[str]:
         """Return a signed URL for each object. Anybody who has the URL may use it.
 
         :param method: ``GET`` for URLs to read, ``PUT`` for URLs to write
         :param until: when the URLs expire, in seconds since the epoch
+        :param is_new: a PUT must send :meth:`put_headers` with ``is_new``, and then replaces no object
+        :raises StepConfigError: the credentials cannot sign
         :raises StoreError: the URLs cannot be signed
         """
-        from datetime import timedelta
-
-        import obstore
-
-        client: Any = self.client
-        valid = timedelta(seconds=int(until - time.time()))
-        return self._call("signed for", "", lambda: obstore.sign(client, method, list(paths), valid))
+        client, valid_s = self.client, int(until - time.time())
+        return self._call(
+            "signed for", "", lambda: self._access.sign(client, method, paths, valid_s, is_new=is_new)
+        )
 
     def signature_end(self, wanted: float) -> float | None:
         """Return when a URL expires that is signed now: with the credentials, see :meth:`Access.end`.
@@ -356,45 +348,14 @@ class BucketStore(Store):
 
     def _explain(self, verb: str, path: str, error: Exception) -> StoreError:
         place = self.uri(path) if path else self.url
-        words = _words(error)
+        words = error_text(error)
         by = f"with the connection {self.conn_id}" if self.conn_id else "with the default credentials"
-        return StoreError(
-            f"the store could not be {verb}: {place} ({by}): {words}. {self._access.advice(words)}"
-        )
+        advice = self._access.advice(words)
+        if self._access.has_refused_token(words):
+            self._access.renew()
+            self._client = None
+        return StoreError(f"the store could not be {verb}: {place} ({by}): {words}. {advice}")
 
 
 class _StrangeNameError(StepopError):
     """obstore refuses to list an object because of its name."""
-
-
-def _size(client: ObjectStore, path: str) -> int:
-    """Return the size of an object in bytes. The call blocks."""
-    import obstore
-
-    return int(_again(lambda: obstore.head(client, path))["size"])
-
-
-def _again(ask: Callable[[], T]) -> T:
-    """Call ``ask``; retry when the server closes an idle connection at that moment. obstore does not do so.
-
-    Not for streams: a retry in the middle of a listing or of an upload may find the stream at its end. The
-    caller would then take the first part for the whole.
-    """
-    end, pause_s = time.monotonic() + RETRY_LIMIT_S, _FIRST_PAUSE_S
-    while True:
-        try:
-            return ask()
-        except Exception as error:
-            if _DROPPED not in str(error) or time.monotonic() > end:
-                raise
-        time.sleep(pause_s)
-        pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
-
-
-def _words(error: Exception) -> str:
-    """Return the store's error text without the request, which contains parts of the credentials."""
-    text = str(error).partition("\n\nDebug source")[0]
-    found = [re.search(f"<{tag}>([^<]*)", text) for tag in ("Code", "Message")]
-    if any(found):
-        return ": ".join(match.group(1).rstrip(".") for match in found if match)
-    return text.partition("\n")[0].partition("?")[0][:500].rstrip(". ")

@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     from airflow_stepop.stores.base import Store
     from airflow_stepop.stores.bucket import BucketStore
 
-# scheme -> the Access class with its credentials; gs and az come with their backends
-SCHEMES = {"s3": "airflow_stepop.stores.s3:AwsAccess"}
+# scheme -> the Access class with its credentials; az comes with its backend
+SCHEMES = {"s3": "airflow_stepop.stores.s3:AwsAccess", "gs": "airflow_stepop.stores.gcs:GcsAccess"}
 
 
 def open_store(url: str) -> Store:
-    """Return the store at an address: ``file:///folder``, an absolute path, or ``s3://bucket/prefix``.
+    """Return the store at an address: ``file:///folder``, an absolute path, or a bucket, such as
+    ``s3://bucket/prefix``.
 
     :raises StepConfigError: the address is not one of these
     """

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_stepop.connections.aws import DEFAULT_CONN_ID, AwsConnection, AwsKeys, keys_of
 from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.stores.access import Access
-from airflow_stepop.stores.bucket import client_options, retry_config
+from airflow_stepop.stores.obstore_calls import client_options, retry_config
 from airflow_stepop.stores.s3_listing import Bucket, every_object
 
 if TYPE_CHECKING:
@@ -28,6 +28,12 @@ class AwsAccess(Access):
 
     # https://docs.aws.amazon.com/AmazonS3/latest/userguide/upload-objects.html
     largest_put_bytes = 5 << 30
+    # https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html; it need not be signed
+    create_only_headers: Mapping[str, str] = {"If-None-Match": "*"}
+    lasting = (
+        "give the connection keys that do not expire, or set a longer DurationSeconds in its "
+        "assume_role_kwargs"
+    )
 
     def __init__(self, conn_id: str | None) -> None:
         super().__init__(conn_id)

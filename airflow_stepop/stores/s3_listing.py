@@ -1,7 +1,8 @@
 """Lists a bucket whose objects have names that obstore refuses: with control characters.
 
 One such name makes obstore refuse the whole listing. Whoever may write to a bucket could so hide garbage and
-results. This module sends the same request itself, with the standard library. ``s3.py`` calls it.
+results. This module sends the same request itself, with the standard library. ``s3.py`` calls it, and
+``gcs.py``: the XML API of Cloud Storage has the same listing.
 
 Sources: https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html,
 https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote_plus, urlsplit
 from urllib.request import Request
@@ -52,29 +54,47 @@ def every_object(bucket: Bucket, prefix: str, after: str) -> Iterator[StoredObje
     :param after: only keys behind this one; empty: all
     :raises OSError: the bucket cannot be listed
     """
+    return listed(lambda asked: _signed(bucket, asked, time.time()), prefix, after, ca_file=bucket.ca_file)
+
+
+def listed(
+    request: Callable[[Mapping[str, str]], Request],
+    prefix: str,
+    after: str,
+    *,
+    ca_file: str | None = None,
+    is_encoded: bool = False,
+) -> Iterator[StoredObject]:
+    """Yield every object whose key begins with ``prefix``, as :func:`every_object` does.
+
+    :param request: makes the request of a page, with credentials, from the parameters of its address
+    :param is_encoded: the server encodes names as it is asked to, although its answer does not say so
+    :raises OSError: the bucket cannot be listed
+    """
     asked = {"list-type": "2", "encoding-type": "url", "prefix": prefix, "max-keys": str(PAGE)}
     if after:
         asked["start-after"] = after
     while True:
-        text = _page(bucket, asked)
-        is_encoded = _field(text, "EncodingType") == "url"  # not every server that is compatible does so
+        text = _page(partial(request, asked), ca_file)
+        is_url = (
+            is_encoded or _field(text, "EncodingType") == "url"
+        )  # not every server that is compatible does so
         for one in _OBJECT.findall(text):
             key = _field(one, "Key")
             modified_at = datetime.fromisoformat(_field(one, "LastModified")).timestamp()
-            yield StoredObject(
-                unquote_plus(key) if is_encoded else key, int(_field(one, "Size")), modified_at
-            )
+            yield StoredObject(unquote_plus(key) if is_url else key, int(_field(one, "Size")), modified_at)
         token = _field(text, "NextContinuationToken")
         if not token:
             return
         asked = {**asked, "continuation-token": token}
 
 
-def _page(bucket: Bucket, asked: Mapping[str, str]) -> str:
-    status, body = ask(lambda: _signed(bucket, asked, time.time()), ca_file=bucket.ca_file)
+def _page(request: Callable[[], Request], ca_file: str | None) -> str:
+    status, body = ask(request, ca_file=ca_file)
     text = body.decode("utf-8", "replace")
     if status != 200:
-        raise OSError(f"{_field(text, 'Code') or f'HTTP {status}'}: {_field(text, 'Message')}")
+        found = [_field(text, name) for name in ("Code", "Message", "Details")]
+        raise OSError(": ".join(one.rstrip(".") for one in found if one) or f"HTTP {status}")
     return text
 
 

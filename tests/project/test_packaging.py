@@ -119,7 +119,7 @@ def test_all_extras_resolve_together(resolved: dict[str, Future[Resolved]], pyth
     found = resolved[python].result()
     assert found["apache-airflow"].startswith("3.")
     wanted = {"apache-airflow-providers-cncf-kubernetes", "apache-airflow-providers-amazon", "boto3"}
-    wanted |= {"google-cloud-aiplatform", "azure-ai-ml", "azure-identity", "modal"}
+    wanted |= {"google-auth", "google-cloud-aiplatform", "azure-ai-ml", "azure-identity", "modal"}
     assert wanted <= set(found)
 
 

@@ -22,12 +22,17 @@ class S3Server:
     secret: str
     bucket: str = "steps"
     conn_id: str = "stepop_tests_s3"
+    signature: str = "X-Amz-"
 
     def connection(self, extra: dict[str, Any] | None = None, **changes: Any) -> str:
         """Return an Airflow connection to it, as the value of an environment variable."""
         own = {"region_name": "us-east-1", "endpoint_url": self.endpoint}
         fields = {"conn_type": "aws", "login": self.key, "password": self.secret, **changes}
         return json.dumps({**fields, "extra": {**own, **(extra or {})}})
+
+    def through(self, url: str) -> dict[str, Any]:
+        """Return the extra of a connection that leads to the server by another address."""
+        return {"endpoint_url": url}
 
     def new_address(self) -> str:
         """Return the address of a store that nobody has used yet."""

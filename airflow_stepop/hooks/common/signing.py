@@ -120,9 +120,7 @@ class Signer:
             raise StepConfigError(
                 f"the credentials of {store} expire at {_time(end)}, and so do the addresses signed with "
                 f"them; this step may need its addresses until {_time(needed)} ({limits}). "
-                f"Lower {'timeout' if run_s else 'start_timeout'}, "
-                "give the connection keys that do not expire, or set a longer DurationSeconds in its "
-                "assume_role_kwargs"
+                f"Lower {'timeout' if run_s else 'start_timeout'}, {store.lasting}"
             )
         allowance_s = START_ALLOWANCE_S if spec.start_timeout_s is None else 0.0
         return min(needed + allowance_s, end, now + SIGNATURE_MAX_S)

@@ -620,9 +620,9 @@ def test_more_rows_than_are_read_at_once(stepop, ran, monkeypatch):
         assert kinds(stepop("gc", "--yes", "-o", "json")) == {"results": (5, 5, 25)}
 
 
-def test_a_bucket(stepop, ran, s3_server, monkeypatch):
+def test_a_bucket(stepop, ran, bucket_server, monkeypatch):
     """As in a folder: old results go, those that an XCom names or that are young stay."""
-    monkeypatch.setenv("AIRFLOW__STEPOP__STORE", s3_server.new_address())
+    monkeypatch.setenv("AIRFLOW__STEPOP__STORE", bucket_server.new_address())
     monkeypatch.setenv("AIRFLOW__STEPOP__DEPLOYMENT", "named")
     store = default_store()
     names = [result(f"s-gone-task-{number:012x}", deployment="named") for number in range(2)]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 
 import pytest
 
+from tests.support.gcs import Gcs, gcs_emulator
 from tests.support.modal import Modal, modal_containers, modal_emulator, modal_server
 from tests.support.sagemaker import SageMaker
 from tests.support.sagemaker_fixtures import containers, emulator, service
+from tests.unit.emulators.gcs_client import Client
 from tests.unit.emulators.modal_workspace import Workspace
 from tests.unit.emulators.requests import Jobs
 
@@ -37,3 +40,16 @@ def workspace(modal_server: Modal) -> Workspace:
 def sandboxes(workspace: Workspace, modal_containers: None) -> Workspace:
     """The same, on a host where the commands of sandboxes can run."""
     return workspace
+
+
+@pytest.fixture
+def gcs() -> Iterator[Gcs]:
+    """An emulator of Cloud Storage that no other test has used."""
+    with gcs_emulator() as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def storage(gcs: Gcs) -> Client:
+    """A client of this emulator, with the account that may use its bucket."""
+    return Client(gcs, gcs.account)

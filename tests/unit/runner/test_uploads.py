@@ -17,8 +17,8 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-def bucket(s3_server):
-    store = open_store(s3_server.new_address())
+def bucket(bucket_server):
+    store = open_store(bucket_server.new_address())
     yield store
     store.delete_folder("")
 

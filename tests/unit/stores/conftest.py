@@ -1,4 +1,4 @@
-"""A bucket on a real S3 server, a gate before the server that a test can shut, and steps with the bucket."""
+"""A bucket of each kind, a gate before its server that a test can shut, and steps with the bucket."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ def home(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def bucket(s3_server, monkeypatch):
-    """A store in S3. It is the only configured store."""
-    store = open_store(address := s3_server.new_address())
+def bucket(bucket_server, monkeypatch):
+    """A store in a bucket. It is the only configured store."""
+    store = open_store(address := bucket_server.new_address())
     monkeypatch.setenv("AIRFLOW__STEPOP__STORE", address)
     yield store
     store.delete_folder("")
 
 
 @pytest.fixture
-def connect(s3_server, monkeypatch):
+def connect(bucket_server, monkeypatch):
     """Return a function that creates a store on the same server, with a connection of its own."""
 
     def make(extra: dict[str, Any] | None = None, **changes: Any) -> Any:
         conn_id = f"stepop_tests_{next(_number)}"
-        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", s3_server.connection(extra, **changes))
-        address = s3_server.new_address().replace(s3_server.conn_id, conn_id)
+        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", bucket_server.connection(extra, **changes))
+        address = bucket_server.new_address().replace(bucket_server.conn_id, conn_id)
         monkeypatch.setenv("AIRFLOW__STEPOP__STORE", address)
         return open_store(address)
 
@@ -114,8 +114,8 @@ class Gate(Line):
 
 
 @pytest.fixture
-def gate(s3_server) -> Iterator[Gate]:
-    gate = Gate(s3_server.endpoint)
+def gate(bucket_server) -> Iterator[Gate]:
+    gate = Gate(bucket_server.endpoint)
     yield gate
     gate.open()
     gate.cut()

@@ -12,8 +12,14 @@ import time
 import pytest
 
 from airflow_stepop.exceptions import StepConfigError, StoreError
-from airflow_stepop.stores import bucket
+from airflow_stepop.stores import obstore_calls
 from airflow_stepop.stores.configured import configured_store, locate, open_store
+
+
+@pytest.fixture
+def bucket_server(s3_server):
+    """Of the kinds of servers, this one."""
+    return s3_server
 
 
 def works(store):
@@ -84,7 +90,7 @@ def test_wrong_credentials(connect, call, changes, words):
         call(store)
     assert "Canonical" not in str(error.value), "the request is nobody's business"
     assert "s3://steps/" in str(error.value)
-    assert time.monotonic() - begun < bucket.RETRY_LIMIT_S / 2, (
+    assert time.monotonic() - begun < obstore_calls.RETRY_LIMIT_S / 2, (
         "asking again, which cannot help, takes longer"
     )
 
@@ -128,7 +134,7 @@ def test_no_credentials_at_all(monkeypatch, provider):
 
 
 def test_an_endpoint_that_nobody_answers_at(connect, monkeypatch):
-    monkeypatch.setattr(bucket, "RETRY_LIMIT_S", 1.0)
+    monkeypatch.setattr(obstore_calls, "RETRY_LIMIT_S", 1.0)
     store = connect({"endpoint_url": "http://127.0.0.1:1"})
     with pytest.raises(StoreError, match="Check endpoint_url and region_name"):
         store.put_new("x", b"")

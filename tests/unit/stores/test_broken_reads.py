@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from airflow_stepop.stores import bucket as bucket_module
+from airflow_stepop.stores import obstore_calls
 from airflow_stepop.stores.base import Store
 from airflow_stepop.stores.configured import open_store
 
@@ -112,7 +112,7 @@ def test_a_connection_that_is_not_ready_while_the_bytes_come_is_tried_again(
             return self._found.bytes()
 
     monkeypatch.setattr(obstore, "get", lambda *args, **options: Answer(get(*args, **options)))
-    monkeypatch.setattr(bucket_module, "_FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(obstore_calls, "_FIRST_PAUSE_S", 0.001)
     assert store.read("object", len(DATA)) == DATA
     assert errors == []
     assert len(server.ranges) == 2

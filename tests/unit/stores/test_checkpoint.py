@@ -21,6 +21,7 @@ from airflow_stepop.payload.call import CommandCall, Setup
 from airflow_stepop.payload.outcome import read_outcome
 from airflow_stepop.runner import protocol
 from airflow_stepop.stores.paths import CHECKPOINTS, result_path
+from tests.support.buckets import seldom_on_gcs
 from tests.support.processes import parent_of, runners_below
 from tests.support.waiting import PATIENCE_S, wait_until
 
@@ -95,9 +96,9 @@ def tries(steps, bucket) -> Tries:
 
 
 @pytest.fixture
-def gated(steps, gate, connect) -> Iterator[Tries]:
+def gated(steps, gate, connect, bucket_server) -> Iterator[Tries]:
     """Tries whose connection to the bucket goes through the gate."""
-    tries = Tries(steps, connect({"endpoint_url": gate.url}))
+    tries = Tries(steps, connect(bucket_server.through(gate.url)))
     yield tries
     gate.open()
     tries.store.delete_folder("")
@@ -153,6 +154,7 @@ def test_a_kill_during_an_upload_keeps_the_last_snapshot(gated, gate, tmp_path, 
     assert gated.run(FIND)[1].endswith("first")
 
 
+@seldom_on_gcs
 def test_a_store_that_is_away_for_some_seconds_is_waited_for(gated, gate, tmp_path):
     handle = gated.start(f"until test -e {tmp_path}/go; do sleep 0.1; done; echo late > state; exit 3")
     gate.shut()
@@ -166,6 +168,7 @@ def test_a_store_that_is_away_for_some_seconds_is_waited_for(gated, gate, tmp_pa
     assert gated.end(gated.hook.submit(spec, payload))[1].endswith("late")
 
 
+@seldom_on_gcs
 def test_a_store_that_is_away_while_the_step_runs_is_reported(gated, gate, tmp_path):
     handle = gated.start(f"until test -e {tmp_path}/go; do sleep 0.1; done; echo late > state; sleep 600")
     gate.shut()
@@ -180,6 +183,7 @@ def test_a_store_that_is_away_while_the_step_runs_is_reported(gated, gate, tmp_p
     assert gated.run(FIND)[1].endswith("late")
 
 
+@seldom_on_gcs
 def test_gc_sees_the_snapshots_of_a_task_as_one(tries):
     """Old, abandoned snapshots are deleted together. The database tells which tasks have abandoned theirs."""
     for count in range(2):
@@ -192,6 +196,7 @@ def test_gc_sees_the_snapshots_of_a_task_as_one(tries):
     assert tries.saved() == []
 
 
+@seldom_on_gcs
 def test_a_large_snapshot_comes_back_whole(tries):
     """A large snapshot is several ranges of one object."""
     data = random.Random(7).randbytes(40 * MIB)
@@ -217,6 +222,7 @@ def test_a_changed_snapshot_is_refused(tries):
     assert "must not run" not in log
 
 
+@seldom_on_gcs
 def test_the_snapshot_of_another_task_is_refused(tries):
     tries.run(f"{FIND}; echo mine > state; exit 3")
     (saved,) = tries.saved()
@@ -226,6 +232,7 @@ def test_the_snapshot_of_another_task_is_refused(tries):
     assert "was refused" in tries.end(handle)[1]
 
 
+@seldom_on_gcs
 def test_a_checkpoint_outlives_a_change_of_the_key(tries, monkeypatch):
     monkeypatch.setenv("AIRFLOW__STEPOP__SIGNING_KEY", "old")
     tries.run(f"{FIND}; echo mine > state; exit 3")

@@ -29,12 +29,12 @@ from airflow_stepop.stores.configured import (
 from airflow_stepop.stores.paths import part_path, result_path
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(params=["folder", "s3", "gs"])
 def address(request, tmp_path):
     """The address of an empty store, one of each kind."""
     if request.param == "folder":
         return f"{tmp_path}/store"
-    return request.getfixturevalue("s3_server").new_address()
+    return request.getfixturevalue("s3_server" if request.param == "s3" else "gcs_server").new_address()
 
 
 @pytest.fixture
@@ -152,7 +152,8 @@ def test_a_folder_beside_the_store_is_not_in_it(store):
         ("file://host/folder", "is not an absolute folder; write file:///srv/stepop"),
         ("file:folder", "is not an absolute folder"),
         ("", "unknown scheme ''"),
-        ("gs://bucket", "unknown scheme 'gs'; use a folder, such as file:///srv/stepop, or a bucket (s3://"),
+        ("az://bucket", "unknown scheme 'az'; use a folder, such as file:///srv/stepop, or a bucket (s3://"),
+        ("gs://", "is not the address of a bucket; write gs://bucket/prefix or gs://conn_id@bucket/prefix"),
         ("s3://", "is not the address of a bucket; write s3://bucket/prefix or s3://conn_id@bucket/prefix"),
         ("s3:///prefix", "is not the address of a bucket"),
         ("s3://buck et/prefix", "is not the address of a bucket"),
