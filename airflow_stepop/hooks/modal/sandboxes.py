@@ -35,12 +35,13 @@ from airflow_stepop.hooks.modal.status import ended_status, is_success, running_
 from airflow_stepop.hooks.modal.tags import JOB, RESULTS, labels_of, selector
 from airflow_stepop.hooks.modal.volume import CANCELLED, job_folders
 from airflow_stepop.job import JobState, JobStatus, Leftover, LogChunk
-from airflow_stepop.runner.protocol import EXIT_NO_OUTCOME, STARTED
+from airflow_stepop.runner.protocol import EXIT_DUPLICATE, EXIT_NO_OUTCOME, STARTED
 from airflow_stepop.stores.paths import JOBS
 
 if TYPE_CHECKING:
     from airflow_stepop.connections.modal import ModalAccount
     from airflow_stepop.hooks.common.receipts import Receipt
+    from airflow_stepop.hooks.modal.private import Result
     from airflow_stepop.job import Cursor, JobHandle, OutcomeReport
 
 FEW = 3  # so many sandboxes, or fewer, are asked for by their ids
@@ -96,6 +97,7 @@ class Sandboxes:
         self._codes: dict[str, int] = {}  # id -> exit code of one that has ended
         self._has_receipt: set[str] = set()
         self._is_ours: set[str] = set()  # those that this process has ended
+        self._winners: dict[str, str] = {}  # id of one that ran nothing -> that of the one that ran the step
 
     @cached_property
     def scope(self) -> str:
@@ -128,7 +130,31 @@ class Sandboxes:
             return None
         if seen.result is None:
             return running_status(seen, self._has_task(job))
-        return self._end(job, seen)
+        winner = self._winner(job, seen.result)
+        if winner is None:
+            return self._end(job, seen)
+        status = self.status_now(winner)
+        if winner.id in self._final:
+            self._final[job.id] = self._final[winner.id]
+        return status
+
+    def _winner(self, job: Job, result: Result) -> Job | None:
+        """Return the sandbox that has run the step in place of one that ran nothing, by the runner's marker.
+
+        The client sends a create again when the answer was lost. If the first sandbox has ended by then, its
+        name is free, and a second one begins.
+        """
+        if job.id not in self._winners and result.exit_code == EXIT_DUPLICATE:
+            task = self._marked(job.folder)
+            others = self.service.ended(job.nonce) if task is not None else []
+            found = next((one.id for one in others if one.task_id == task), task)
+            if found is not None:
+                self._winners[job.id] = found
+        return self._led(job) if job.id in self._winners else None
+
+    def _led(self, job: Job) -> Job:
+        """Return the sandbox that has run the step of a job: most often its own."""
+        return replace(job, id=self._winners.get(job.id, job.id))
 
     def _has_task(self, job: Job) -> bool:
         return bool(self.service.task_of(job.id))
@@ -174,6 +200,7 @@ class Sandboxes:
         :raises OutcomeNotReadyError: it may still come
         """
         receipt = receipt_of(handle) or self._receipt(job)
+        job = self._led(job)
         is_in_receipt = receipt is not None and receipt.outcome is not None
         if self._codes.get(job.id) == EXIT_NO_OUTCOME and not is_in_receipt:
             raise OutcomeLostError(f"{handle} left no outcome: the runner could not write it")
@@ -197,7 +224,7 @@ class Sandboxes:
 
     def forget(self, job: Job) -> None:
         """Forget a job whose folder was deleted."""
-        for known in (self._final, self._ended_at, self._codes):
+        for known in (self._final, self._ended_at, self._codes, self._winners):
             known.pop(job.id, None)
         self._has_receipt.discard(job.id)
 
@@ -242,17 +269,28 @@ class Sandboxes:
         found = self.service.find(name, nonce, is_new=True)
         if found is not None:
             return found
+        task = self._marked(folder)
+        if task is None:
+            return None
+        found = self.service.find(name, nonce)  # it may run, with a GPU
+        return found if found is not None else Seen(task, name)
+
+    def _marked(self, folder: str) -> str | None:
+        """Return the id of the container that has run the step of a job, by the runner's marker.
+
+        ``None``: there is no marker.
+
+        :raises IntegrityError: the marker is damaged
+        """
         entries = self.service.files.entries(folder) or []
         marker = next((one for one in entries if one.path == f"{folder}/{STARTED}"), None)
         if marker is None:
             return None
-        if (found := self.service.find(name, nonce)) is not None:  # it runs, with a GPU
-            return found
         data = parsed_json(self.service.files.read(marker.path, marker.size), "the marker")
         task = data.get("job") if isinstance(data, dict) else None
         if not isinstance(task, str) or not is_container(task):
             raise IntegrityError(f"{marker.path} in {self.service.files} is damaged; clear the task")
-        return Seen(task, name)
+        return task
 
     def leftovers(self) -> Iterator[Leftover]:
         """Yield the folder of each job in the Volume."""
@@ -270,10 +308,12 @@ class Sandboxes:
         end of its log, so the answer waits for the receipt.
         """
         over = self._over(jobs)
-        cursors = {job.id: cursor for job, cursor in jobs.items()}
-        begins = {job.id: job.begin for job in jobs}
+        led = {job.id: self._led(job).id for job in jobs}
+        cursors = {led[job.id]: cursor for job, cursor in jobs.items()}
+        begins = {led[job.id]: job.begin for job in jobs}
         while True:
-            found = self._logs.read(cursors, begins, over)
+            read = self._logs.read(cursors, begins, {led[one] for one in over})
+            found = {one: read[led[one]] for one in led if led[one] in read}
             self._has_receipt |= {one for one, chunk in found.items() if chunk.receipt is not None}
             if not self._is_awaited(jobs, over, found):
                 return found
@@ -305,7 +345,7 @@ class Sandboxes:
         """Return the last ``count`` lines of a job after a cursor."""
         is_over = bool(self._over([job]))
         while True:
-            chunk = self._logs.tail(job.id, count, since, job.begin, is_over=is_over)
+            chunk = self._logs.tail(self._led(job).id, count, since, job.begin, is_over=is_over)
             if chunk.receipt is not None:
                 self._has_receipt.add(job.id)
             is_whole = chunk.receipt is not None or not is_over

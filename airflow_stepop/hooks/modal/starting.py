@@ -2,7 +2,8 @@
 
 Used only where the private door is closed: see ``private.start``. A process of its own calls
 ``Sandbox.create``. As soon as the sandbox is found by its name, this process is killed: a cancelled call
-would end the sandbox, and a killed process leaves it alone. So no worker waits for a machine.
+would end the sandbox, and a killed process leaves it alone. So no worker waits for a machine. The process
+also ends with the worker, however that ends: nobody would know of a sandbox that it creates later.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 NAME_S = 60.0  # so long after its image is ready, a sandbox must be found by its name
 BUILD_S = 1800.0
 PAUSE_S = 0.5
-READY = "ready"  # what the process writes when the image is there
+READY, CREATED = "ready", "created "  # what the process writes: the image is there; the sandbox has a machine
 
 
 def start_by_child(given: Mapping[str, Any], account: ModalAccount, find: Callable[[], str | None]) -> str:
@@ -43,8 +45,8 @@ def start_by_child(given: Mapping[str, Any], account: ModalAccount, find: Callab
     ) as process:
         assert process.stdin is not None  # noqa: S101 - it is a pipe
         try:
-            process.stdin.write(json.dumps({**given, "account": asdict(account)}))
-            process.stdin.close()
+            process.stdin.write(json.dumps({**given, "account": asdict(account)}) + "\n")
+            process.stdin.flush()  # and it stays open: the process ends with it
             return _found(process, find)
         finally:
             _kill(process)
@@ -64,7 +66,9 @@ def _found(process: subprocess.Popen[str], find: Callable[[], str | None]) -> st
             _kill(process)
             raise QuotaError("Modal did not create the sandbox within a minute")
     text = process.stdout.read().strip()
-    if (sandbox_id := find()) is not None:  # it began and ended meanwhile
+    if text.startswith(CREATED):  # it may have ended meanwhile, and then no name leads to it
+        return text.removeprefix(CREATED)
+    if (sandbox_id := find()) is not None:
         return sandbox_id
     raise _error(text)
 
@@ -93,14 +97,22 @@ def _main() -> None:
     from airflow_stepop.connections.modal import ModalAccount, client_of
     from airflow_stepop.hooks.modal.objects import Objects, create_arguments
 
-    given = json.load(sys.stdin)
+    given = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     request = given["request"]
     client = client_of(ModalAccount(**given["account"]))
     app = Objects(client, request["environment"]).app(request["app_name"])
     words, options = create_arguments(request, client, app, given["own_secret"])
     options["image"].build(app)
     print(READY, flush=True)
-    Sandbox.create(*words, **options)
+    print(f"{CREATED}{Sandbox.create(*words, **options).object_id}", flush=True)
+
+
+def _end_with_parent() -> None:
+    """Kill this process when the parent is gone: its end of the pipe is closed then."""
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

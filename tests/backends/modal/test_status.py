@@ -160,7 +160,7 @@ def test_a_service_that_is_away_is_no_state(
 def test_a_lost_answer_makes_no_second_sandbox(
     hook: ModalStepHook, step: Callable[..., Step], modal_server: Modal
 ) -> None:
-    modal_server.do("fault", kind="lost", rpc="SandboxCreateV2", count=1)
+    modal_server.do("fault", kind="lost", rpc="SandboxCreateV2", after=True, count=1)
     one = step(["true"])
     handle = hook.submit(one.spec, one.payload)
     assert end_of(hook, handle).state is JobState.SUCCEEDED

@@ -49,6 +49,7 @@ class Control:
         for sandbox in list(world.sandboxes.known.values()):
             await sandbox.wait_over(10.0)
         world.settings.__dict__.update(Settings(shared=world.settings.shared).__dict__)
+        world.faults.clear()
         world.faults.__dict__.update(Faults().__dict__)
         for store in (world.sandboxes, world.apps, world.images, world.secrets, world.volumes):
             store.known.clear()

@@ -20,7 +20,8 @@ KINDS = {
     "denied": (Status.PERMISSION_DENIED, "permission denied"),
     "auth": (Status.UNAUTHENTICATED, "token validation failed"),
 }
-CONNECTION = ("lost", "slow")  # lost: the connection ends without an answer; slow: the answer comes late
+# lost: the connection ends without an answer; slow: the answer comes late; hold: it comes after clear_faults
+CONNECTION = ("lost", "slow", "hold")
 
 
 class LostAnswerError(Exception):
@@ -33,12 +34,14 @@ class Fault:
 
     ``after``: the request is carried out before it fails. The client sends a request up to four times, so a
     fault that a caller shall see has a ``count`` of four, or none. Kind ``slow`` answers ``delay_s`` late.
-    Kind ``throttle`` asks the client to come back after ``retry_after_s``.
+    Kind ``throttle`` asks the client to come back after ``retry_after_s``. ``skip``: so many requests pass
+    first. The report has the RPCs that are on hold.
     """
 
     kind: str = "internal"
     rpc: str = "*"
     count: int | None = None
+    skip: int = 0
     seconds: float | None = None
     after: bool = False
     delay_s: float = 0.0
@@ -54,6 +57,9 @@ class Fault:
     def strikes(self, rpc: str) -> bool:
         over = self.seconds is not None and time.monotonic() > self.since + self.seconds
         if over or self.count == 0 or not fnmatchcase(rpc, self.rpc):
+            return False
+        if self.skip:
+            self.skip -= 1
             return False
         if self.count is not None:
             self.count -= 1
@@ -74,6 +80,8 @@ class Faults:
         self._faults: list[Fault] = []
         self._buckets: dict[str, tuple[float, float]] = {}
         self.answers: Counter[str] = Counter()
+        self.held: list[str] = []
+        self._cleared = asyncio.Event()
 
     def add(self, fault: Fault) -> None:
         self._faults.append(fault)
@@ -81,14 +89,25 @@ class Faults:
     def clear(self) -> None:
         self._faults.clear()
         self._buckets.clear()
+        self._cleared.set()
+        self._cleared = asyncio.Event()
 
     async def strike(self, rpc: str, *, after: bool) -> None:
         """Raise the error of the first fault that hits the request."""
         hit = next((one for one in self._faults if one.after == after and one.strikes(rpc)), None)
         if hit and hit.kind == "slow":
             await asyncio.sleep(hit.delay_s)
+        elif hit and hit.kind == "hold":
+            await self._hold(rpc)
         elif hit:
             raise hit.error()
+
+    async def _hold(self, rpc: str) -> None:
+        self.held.append(rpc)
+        try:
+            await self._cleared.wait()
+        finally:
+            self.held.remove(rpc)
 
     def limit(self, rpc: str, rates: dict[str, list[float]]) -> None:
         """Raise RESOURCE_EXHAUSTED for a request above the rate of its RPC: [per second, burst]."""

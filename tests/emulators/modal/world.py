@@ -44,6 +44,7 @@ class World:
         """Return what the emulator knows, as JSON."""
         return {
             "calls": dict(self.faults.answers),
+            "held": list(self.faults.held),
             "apps": self.apps.report(),
             "images": self.images.report(),
             "secrets": self.secrets.report(),
