@@ -1,19 +1,28 @@
-"""The checks of ``airflow stepop check`` for Modal: token, App, Volume, client. They start no sandbox."""
+"""The checks of ``airflow stepop check`` for Modal: token, App, Volume, image, client.
+
+They start no sandbox.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from airflow_stepop.hooks.common.api_errors import Trouble, or_none
 from airflow_stepop.hooks.common.checks import Check
 from airflow_stepop.hooks.modal import private
-from airflow_stepop.hooks.modal.calls import bounded
+from airflow_stepop.hooks.modal.calls import api_error, bounded
+from airflow_stepop.hooks.modal.images import image_of
+from airflow_stepop.hooks.modal.objects import Objects
+from airflow_stepop.hooks.modal.settings import ModalSettings
+from airflow_stepop.hooks.modal.starting import BUILD_S
 from airflow_stepop.job import Finding
 
 if TYPE_CHECKING:
     from airflow_stepop.hooks.modal.service import Service
 
 _LOGIN = "see Connection in the documentation of the backend; `modal token new` makes a token"
+_BUILDS = "the token needs the right to build images; the App's page in Modal has the log of the build"
 _PIN = "install modal>=1.6,<1.7, or a newer version of airflow-stepop"
 
 
@@ -22,6 +31,7 @@ def checks(service: Service) -> Iterator[Check]:
     yield Check("token", lambda: _token(service), _LOGIN, is_needed=True)
     yield Check("app", lambda: _app(service), "the token needs the right to create Apps in this environment")
     yield Check("volume", lambda: _volume(service), "the token needs the right to create Volumes")
+    yield Check("image", lambda: _image(service), _BUILDS)
     yield Check("client", _client, _PIN)
 
 
@@ -39,6 +49,19 @@ def _app(service: Service) -> Iterator[Finding]:
 def _volume(service: Service) -> Iterator[Finding]:
     service.files.open()
     yield Finding(True, "volume", f"{service.files.name}: the input and the results of steps pass through it")
+
+
+def _image(service: Service) -> Iterator[Finding]:
+    """Build the image of a step without ``image=``. The first time may take a minute."""
+    app = or_none(api_error, lambda: service.app(create=True), *Trouble)
+    if app is None:  # the finding "app" says why
+        return
+    given = image_of(None, ModalSettings())
+    image = Objects(service.client, service.environment).image(given)
+    bounded(lambda: image.build(app), BUILD_S)
+    yield Finding(
+        True, "image", f"Modal builds images: {image.object_id}, with Python {given['python_version']}"
+    )
 
 
 def _client() -> Iterator[Finding]:

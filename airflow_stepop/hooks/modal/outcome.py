@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from airflow_stepop.core.stored_json import parsed_json
 from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, OutcomeNotReadyError, StoreError
+from airflow_stepop.failure import Category
 from airflow_stepop.hooks.common.receipts import report
 from airflow_stepop.hooks.modal import states
 from airflow_stepop.hooks.modal.private import Result
@@ -74,16 +75,33 @@ def result_in(files: VolumeFiles, folder: str) -> Result | None:
 
     The receipt proves the outcome later. This only says what to expect.
     """
+    data = _said_by(files, folder)
+    if data is None:
+        return None
+    is_success = data.get("status") == "success"
+    return Result(states.SUCCESS, EXIT_OK) if is_success else Result(states.FAILURE, EXIT_STEP_FAILED)
+
+
+def was_stopped(files: VolumeFiles, folder: str) -> bool:
+    """Return whether ``outcome.json`` says that a signal stopped the step: there is no result to wait for.
+
+    The same holds as for :func:`result_in`: nothing proves it.
+    """
+    data = _said_by(files, folder) or {}
+    failure = data.get("failure")
+    category = failure.get("category") if isinstance(failure, dict) else None
+    return data.get("status") != "success" and category == Category.CANCELLED
+
+
+def _said_by(files: VolumeFiles, folder: str) -> dict[str, Any] | None:
+    """Return ``outcome.json``, which nothing proves; ``None``: it is damaged or not there."""
     path = f"{folder}/{OUT}/{OUTCOME}"
     try:
         size = files.size_of(path)
         data = parsed_json(files.read(path, size), OUTCOME) if size <= OUTCOME_BYTES else None
     except (StoreError, IntegrityError):
         return None
-    if not isinstance(data, dict):
-        return None
-    is_success = data.get("status") == "success"
-    return Result(states.SUCCESS, EXIT_OK) if is_success else Result(states.FAILURE, EXIT_STEP_FAILED)
+    return data if isinstance(data, dict) else None
 
 
 def _whole(handle: JobHandle, files: VolumeFiles, path: str, size: int) -> bytes:

@@ -27,7 +27,7 @@ from airflow_stepop.hooks.common.labels import matches
 from airflow_stepop.hooks.common.receipts import parse_receipt, receipt_of
 from airflow_stepop.hooks.modal import states
 from airflow_stepop.hooks.modal.job_logs import JobLogs
-from airflow_stepop.hooks.modal.outcome import has_outcome, outcome_of, result_in
+from airflow_stepop.hooks.modal.outcome import has_outcome, outcome_of, result_in, was_stopped
 from airflow_stepop.hooks.modal.private import Seen
 from airflow_stepop.hooks.modal.request import OUT, folder_of_job
 from airflow_stepop.hooks.modal.service import Service, is_container
@@ -208,11 +208,22 @@ class Sandboxes:
             return outcome_of(handle, receipt, self.service.files, job.folder, results)
         ended_at = status.finished_at or self._ended_at.get(job.id) or time.time()
         late_s = time.time() - ended_at
-        if has_outcome(self.service.files, job.folder) and late_s < RECEIPT_LIMIT_S:
+        if self._may_have_receipt(job, status, late_s):
             raise OutcomeNotReadyError(f"the receipt of {handle} is not in the log of its sandbox")
         if status.state is JobState.SUCCEEDED or late_s < RECEIPT_S:
             raise OutcomeNotReadyError(f"the receipt of {handle} is not in the log of its sandbox")
         raise OutcomeLostError(f"{handle} left no outcome in the log of its sandbox")
+
+    def _may_have_receipt(self, job: Job, status: JobStatus, late_s: float) -> bool:
+        """Return whether a job with an outcome may still get its receipt.
+
+        A sandbox that the service ends may have no time for the receipt. If its outcome only says that a
+        signal stopped the step, the reason of the service says more.
+        """
+        files = self.service.files
+        if late_s >= RECEIPT_LIMIT_S or not has_outcome(files, job.folder):
+            return False
+        return status.failure is None or late_s < RECEIPT_S or not was_stopped(files, job.folder)
 
     def _receipt(self, job: Job) -> Receipt | None:
         text = self.tail(job, RECEIPT_LINES, None).receipt

@@ -6,11 +6,13 @@ import json
 import secrets
 from collections.abc import Callable
 from hashlib import sha256
+from typing import Any
 
 import pytest
 
-from airflow_stepop.exceptions import OutcomeNotReadyError
+from airflow_stepop.exceptions import OutcomeLostError, OutcomeNotReadyError
 from airflow_stepop.failure import Category
+from airflow_stepop.hooks.modal import sandboxes
 from airflow_stepop.hooks.modal.hook import ModalStepHook
 from airflow_stepop.job import JobHandle, JobState
 from airflow_stepop.payload.outcome import read_outcome, to_xcom
@@ -134,6 +136,37 @@ def test_a_killed_sandbox_says_why(
     status = end_of(hook, submit(["sleep", "600"]))
     assert status.failure is not None
     assert (status.state, status.failure.category) == (JobState.FAILED, Category.OOM)
+
+
+STOPPED = {"status": "failed", "failure": {"category": "cancelled", "summary": "SIGTERM"}}
+ENDED = {"status": "failed", "failure": {"category": "user_error", "summary": "ValueError"}}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error"),
+    [(STOPPED, OutcomeLostError), (ENDED, OutcomeNotReadyError)],
+    ids=["stopped", "ended"],
+)
+def test_a_machine_is_taken_away_before_the_receipt_is_written(
+    hook: ModalStepHook,
+    submit: Callable[..., JobHandle],
+    modal_server: Modal,
+    monkeypatch: pytest.MonkeyPatch,
+    outcome: dict[str, Any],
+    error: type[Exception],
+) -> None:
+    """Nobody waits for the receipt of a step that a signal stopped. That of another step may only be late."""
+    monkeypatch.setattr(sandboxes, "RECEIPT_S", 0.0)
+    handle = submit(["sleep", "600"], settings={"gpu": "T4"})
+    modal_server.wait_started(handle.name)
+    path = f"{handle.detail['folder']}/out/outcome.json"
+    hook._of(handle).service.files.put(path, json.dumps(outcome).encode())
+    modal_server.do("end", sandbox=handle.name, status="TERMINATED")
+    status = end_of(hook, handle)
+    assert status.failure is not None
+    assert status.failure.category is Category.PREEMPTED
+    with pytest.raises(error):
+        hook.outcome(handle)
 
 
 def test_a_checkpoint_without_a_bucket(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from airflow_stepop.failure import Category
+from airflow_stepop.hooks.modal import service
 from airflow_stepop.hooks.modal.hook import ModalStepHook
 from airflow_stepop.hooks.modal.private import Result, Seen
 from airflow_stepop.hooks.modal.states import STATES
@@ -88,6 +89,44 @@ def test_many_jobs_cost_the_pages_of_one_list(
     assert found[handles[0]].state is JobState.SUCCEEDED
     calls = modal_server.report()["calls"]
     assert sum(calls.values()) == modal_server.calls("SandboxListV2") <= 4, calls
+
+
+class Clock:
+    """A clock that stands still until a test moves it."""
+
+    now_s = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+def test_a_list_of_several_pages_is_used_again_for_a_while(
+    hook: ModalStepHook,
+    submit: Callable[..., JobHandle],
+    modal_server: Modal,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So all its pages stay below a request a second. A list of one page is read at each poll."""
+    clock = Clock()
+    monkeypatch.setattr(service, "time", clock)
+    monkeypatch.setattr(service, "PAGE", 2)
+    modal_server.do("plan", sandbox="*", hold=["start"])
+    handles = [submit(), submit()]
+    one = hook._of(handles[0]).service
+
+    def lists() -> int:
+        modal_server.do("forget_calls")
+        assert len(one.running()) == len(handles)
+        return modal_server.calls("SandboxListV2")
+
+    assert (lists() > 0, lists() > 0) == (True, True)
+    handles += [submit() for _ in range(3)]  # three pages
+    assert lists() > 0
+    assert lists() == 0
+    clock.now_s += 3 * service.PAGE_S - 0.1
+    assert lists() == 0
+    clock.now_s += 0.2
+    assert lists() > 0
 
 
 def test_a_sandbox_that_the_list_does_not_show_yet_runs(

@@ -18,8 +18,23 @@ from tests.support.modal import Modal
 def test_everything_is_there(hook: ModalStepHook) -> None:
     found = list(hook.check())
     assert all(one.is_ok for one in found), found
-    assert [one.subject for one in found] == ["token", "app", "volume", "client"]
+    assert [one.subject for one in found] == ["token", "app", "volume", "image", "client"]
     assert "test-workspace" in found[0].message
+
+
+def test_an_image_that_cannot_be_built(hook: ModalStepHook, modal_server: Modal) -> None:
+    """The image of a step without ``image=`` is built, and nothing else fails with it."""
+    modal_server.do("fault", kind="denied", rpc="ImageGetOrCreate", message="no builds in this workspace")
+    (found,) = [one for one in hook.check() if not one.is_ok]
+    assert (found.subject, found.message) == ("image", "no builds in this workspace")
+    assert "build images" in found.fix
+
+
+def test_an_app_that_cannot_be_made(hook: ModalStepHook, modal_server: Modal) -> None:
+    """Then nothing can be said of the image, and all else is checked."""
+    modal_server.do("fault", kind="denied", rpc="AppGetOrCreate")
+    found = {one.subject: one.is_ok for one in hook.check()}
+    assert found == {"token": True, "app": False, "volume": True, "client": True}
 
 
 def test_a_token_that_is_not_known(hook: ModalStepHook, modal_server: Modal) -> None:
