@@ -1,7 +1,8 @@
 """What one process knows of the sandboxes of one App: their states and their logs. The hook keeps it.
 
 **States:** A poll lists the sandboxes that run, page by page. A sandbox that the list does not show is asked
-for by its id, since a list may be late: absent is not ended. When a sandbox has ended, its folder in the
+for by its id, since a list may be late: absent is not ended. So is one whose log has the receipt, since the
+list of many sandboxes is not asked for often. When a sandbox has ended, its folder in the
 Volume decides: whether there is an outcome, whether we have ended it, and whether the step was collected and
 the folder deleted. After that, the status is final, and costs no more requests.
 """
@@ -33,14 +34,15 @@ from airflow_stepop.hooks.modal.request import OUT, folder_of_job
 from airflow_stepop.hooks.modal.service import Service, is_container
 from airflow_stepop.hooks.modal.status import ended_status, is_success, running_status
 from airflow_stepop.hooks.modal.tags import JOB, RESULTS, labels_of, selector
-from airflow_stepop.hooks.modal.volume import CANCELLED, job_folders
+from airflow_stepop.hooks.modal.volume import CANCELLED, CHECKPOINT_PARTS, JOB_PARTS, folders_below
 from airflow_stepop.job import JobState, JobStatus, Leftover, LogChunk
 from airflow_stepop.runner.protocol import EXIT_NO_OUTCOME, STARTED
-from airflow_stepop.stores.paths import JOBS
+from airflow_stepop.stores.paths import CHECKPOINTS, JOBS
 
 if TYPE_CHECKING:
     from airflow_stepop.connections.modal import ModalAccount
     from airflow_stepop.hooks.common.receipts import Receipt
+    from airflow_stepop.hooks.modal.volume import VolumeFiles
     from airflow_stepop.job import Cursor, JobHandle, OutcomeReport
 
 FEW = 3  # so many sandboxes, or fewer, are asked for by their ids
@@ -113,7 +115,7 @@ class Sandboxes:
             seen = running.get(job.id)
             if job.id in self._final:
                 found[job.id] = self._final[job.id]
-            elif seen is not None:
+            elif seen is not None and job.id not in self._has_receipt:  # else it ends now
                 found[job.id] = running_status(seen, bool(seen.task_id) or self._has_task(job))
             else:
                 found[job.id] = self.status_now(job)
@@ -255,11 +257,12 @@ class Sandboxes:
         return Seen(task, name)
 
     def leftovers(self) -> Iterator[Leftover]:
-        """Yield the folder of each job in the Volume."""
-        for path, some in job_folders(self.service.files).items():
-            newest = max(entry.modified_at for entry in some)
-            delete = partial(self.service.files.delete_folder, path)
-            yield Leftover(path, len(some), sum(entry.size for entry in some), newest, delete)
+        """Yield the folder of each job, and that of each task instance with checkpoints."""
+        for files, top, parts in (
+            (self.service.files, JOBS, JOB_PARTS),
+            (self.service.checkpoints, CHECKPOINTS, CHECKPOINT_PARTS),
+        ):
+            yield from _leftovers(files, top, parts)
 
     # -- logs
 
@@ -312,3 +315,10 @@ class Sandboxes:
             if is_whole or not self._is_awaited([job], [job.id], {}):
                 return chunk
             time.sleep(PAUSE_S)
+
+
+def _leftovers(files: VolumeFiles, top: str, parts: int) -> Iterator[Leftover]:
+    for path, some in (folders_below(files, top, parts) if files.is_there() else {}).items():
+        newest = max(entry.modified_at for entry in some)
+        delete = partial(files.delete_folder, path)
+        yield Leftover(path, len(some), sum(entry.size for entry in some), newest, delete)

@@ -21,13 +21,13 @@ from airflow_stepop.exceptions import StoreError
 from airflow_stepop.hooks.common.api_errors import Trouble, or_none
 from airflow_stepop.hooks.modal.calls import UPLOAD_S, api_error, bounded
 from airflow_stepop.hooks.modal.names import JOB_VOLUME
-from airflow_stepop.stores.paths import JOBS
 
 if TYPE_CHECKING:
     from airflow_stepop.job import Buffer
 
 CANCELLED = "cancelled"
-FOLDER_PARTS = 7  # of the path of a job's folder: see stores/paths.py
+# Of the path of a job's folder, and of that of a task instance's checkpoints: see stores/paths.py
+JOB_PARTS, CHECKPOINT_PARTS = 7, 6
 
 
 class VolumeFile(NamedTuple):
@@ -63,18 +63,27 @@ class VolumeFiles:
     def open(self) -> Any:
         """Return the Volume; made at the first use if the environment has none of this name."""
         if self._volume is None:
-            from modal import Volume
-
-            volume: Any = Volume.from_name(
-                self.name,
-                environment_name=self._environment,
-                create_if_missing=True,
-                version=2,
-                client=self._client,  # type: ignore[arg-type]
-            )
-            bounded(volume.hydrate)
-            self._volume = volume
+            self._volume = self._opened(create=True)
         return self._volume
+
+    def is_there(self) -> bool:
+        """Return whether the environment has the Volume. It is not made."""
+        if self._volume is None:
+            self._volume = or_none(api_error, lambda: self._opened(create=False), Trouble.NOT_FOUND)
+        return self._volume is not None
+
+    def _opened(self, *, create: bool) -> Any:
+        from modal import Volume
+
+        volume: Any = Volume.from_name(
+            self.name,
+            environment_name=self._environment,
+            create_if_missing=create,
+            version=2,
+            client=self._client,  # type: ignore[arg-type]
+        )
+        bounded(volume.hydrate)
+        return volume
 
     # -- write
 
@@ -169,13 +178,16 @@ class VolumeFiles:
             return
 
 
-def job_folders(files: VolumeFiles) -> dict[str, list[VolumeFile]]:
-    """Return the folder of each job, and the files in it."""
+def folders_below(files: VolumeFiles, top: str, parts: int) -> dict[str, list[VolumeFile]]:
+    """Return the folders of a depth, each with the files in it.
+
+    :param parts: number of the parts of the path of such a folder
+    """
     found: dict[str, list[VolumeFile]] = {}
-    for entry in files.entries(JOBS, is_deep=True) or []:
-        parts = entry.path.split("/")
-        if not entry.is_folder and len(parts) > FOLDER_PARTS:
-            found.setdefault("/".join(parts[:FOLDER_PARTS]), []).append(entry)
+    for entry in files.entries(top, is_deep=True) or []:
+        names = entry.path.split("/")
+        if not entry.is_folder and len(names) > parts:
+            found.setdefault("/".join(names[:parts]), []).append(entry)
     return found
 
 
