@@ -26,7 +26,7 @@ from airflow_stepop.exceptions import (
 )
 from airflow_stepop.hooks.common.labels import matches
 from airflow_stepop.hooks.common.receipts import parse_receipt, receipt_of
-from airflow_stepop.hooks.modal import states
+from airflow_stepop.hooks.modal import cost, states
 from airflow_stepop.hooks.modal.job_logs import JobLogs
 from airflow_stepop.hooks.modal.outcome import has_outcome, outcome_of, result_in
 from airflow_stepop.hooks.modal.private import Seen
@@ -60,6 +60,7 @@ class Job:
     :param id: of the sandbox
     :param folder: of the job, in the Volume
     :param begin: when it was submitted, in seconds since the epoch
+    :param usd_per_s: what its request costs at least, in US dollars per second; 0.0: not known
     """
 
     id: str
@@ -67,6 +68,7 @@ class Job:
     nonce: str
     folder: str
     begin: float
+    usd_per_s: float = 0.0
 
 
 def is_own_folder(job: Job) -> bool:
@@ -152,7 +154,9 @@ class Sandboxes:
         if not has and is_success(seen) and time.time() - ended_at < OUTCOME_S:
             return running_status(seen, has_task=True)  # the outcome may come a little later
         is_ours = job.id in self._is_ours or CANCELLED in names
-        status = replace(ended_status(seen, is_ours=is_ours, has_outcome=has), finished_at=ended_at)
+        status = ended_status(seen, is_ours=is_ours, has_outcome=has)
+        usage = {**status.usage, **cost.least(status.usage, job.usd_per_s)}
+        status = replace(status, finished_at=ended_at, usage=usage)
         while len(self._final) >= KEPT_JOBS:
             del self._final[next(iter(self._final))]
         self._final[job.id] = status
@@ -180,7 +184,8 @@ class Sandboxes:
         if self._codes.get(job.id) == EXIT_NO_OUTCOME and not is_in_receipt:
             raise OutcomeLostError(f"{handle} left no outcome: the runner could not write it")
         if receipt is not None:
-            return outcome_of(handle, receipt, self.service.files, job.folder, results)
+            found = outcome_of(handle, receipt, self.service.files, job.folder, results)
+            return replace(found, usage=cost.billed(self.service, job.nonce, job.begin, status.usage))
         ended_at = status.finished_at or self._ended_at.get(job.id) or time.time()
         late_s = time.time() - ended_at
         if has_outcome(self.service.files, job.folder) and late_s < RECEIPT_LIMIT_S:
