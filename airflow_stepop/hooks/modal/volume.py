@@ -13,9 +13,11 @@ Source: https://modal.com/docs/guide/volumes ("Volumes v2")
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from airflow_stepop.exceptions import StoreError
 from airflow_stepop.hooks.common.api_errors import Trouble, or_none
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from airflow_stepop.job import Buffer
 
 CANCELLED = "cancelled"
+IN_MEMORY_BYTES, FILE_MODE = 4 << 20, 0o644  # of an upload
 # Of the path of a job's folder, and of that of a task instance's checkpoints: see stores/paths.py
 JOB_PARTS, CHECKPOINT_PARTS = 7, 6
 
@@ -98,14 +101,15 @@ class VolumeFiles:
     def put(self, path: str, *buffers: Buffer) -> None:
         self._upload(path, buffers, force=True)
 
-    def _upload(self, path: str, buffers: tuple[Buffer, ...], force: bool) -> None:
+    def _upload(self, path: str, buffers: Sequence[Buffer], force: bool) -> None:
         volume = self.open()
+        with _source(path, buffers) as source:
 
-        def upload() -> None:
-            with volume.batch_upload(force=force) as batch:
-                batch.put_file(io.BytesIO(b"".join(buffers)), f"/{path}")
+            def upload() -> None:
+                with volume.batch_upload(force=force) as batch:
+                    batch.put_file(source, f"/{path}", mode=FILE_MODE)
 
-        bounded(upload, UPLOAD_S)
+            bounded(upload, UPLOAD_S)
 
     # -- read
 
@@ -176,6 +180,30 @@ class VolumeFiles:
             bounded(lambda: volume.remove_file(f"/{path}", recursive=is_deep))
         except FileNotFoundError:
             return
+
+
+@contextlib.contextmanager
+def _source(path: str, buffers: Sequence[Buffer]) -> Iterator[BinaryIO | str]:
+    """Yield what the client can upload: a small file in memory, or the path of one on this host's disk.
+
+    Of a file in memory, the client makes a whole copy for each block of 8 MiB, and another to send the block.
+
+    :raises StoreError: this host has no room for the file
+    """
+    if sum(map(len, buffers)) <= IN_MEMORY_BYTES:
+        yield io.BytesIO(b"".join(buffers))
+        return
+    with tempfile.NamedTemporaryFile(prefix="stepop-") as file:
+        try:
+            for buffer in buffers:
+                file.write(buffer)
+            file.flush()
+        except OSError as error:
+            raise StoreError(
+                f"{path} could not be copied for its way into a Volume: {error}. Give the worker room in "
+                f"{tempfile.gettempdir()}, or set TMPDIR to a folder that has some"
+            ) from error
+        yield file.name
 
 
 def folders_below(files: VolumeFiles, top: str, parts: int) -> dict[str, list[VolumeFile]]:
