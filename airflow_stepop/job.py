@@ -109,9 +109,10 @@ class FoundJob:
 
 @dataclass(frozen=True)
 class Leftover:
-    """The staged input of one job, outside of the stores.
+    """The staged input of one job, or the checkpoints of one task instance, outside of the stores.
 
-    :param path: the path that ``stores.paths.job_path`` has returned for the job
+    :param path: the path that ``stores.paths.job_path`` has returned for the job, or ``checkpoint_path`` for
+        the task instance
     :param count: number of its files
     :param size: their total size in bytes
     :param modified_at: time of the last write, in seconds since the epoch

@@ -316,7 +316,7 @@ class StepHook(BaseHook, ABC, Generic[S_co]):
         """
 
     def leftovers(self) -> Iterable[Leftover]:
-        """Return the staged input of jobs that lies outside of the stores, for example in a volume.
+        """Return the staged input and the checkpoints that lie outside of the stores, such as in a volume.
 
         ``airflow stepop gc`` deletes what no job needs any more. The inherited method returns nothing: that
         is right for a backend that stages into a store, or leaves nothing behind.

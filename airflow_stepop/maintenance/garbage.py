@@ -14,8 +14,8 @@ because garbage found here can never be used again.
   collected.
 - *Parts* (arguments and code) are in one folder per week (decision 0004). A week is kept until every job that
   could have been submitted in this week has ended.
-- *Checkpoints* are in one folder per task instance. A folder is kept while it is younger than the retention,
-  or while its task instance may be retried.
+- *Checkpoints* are in one folder per task instance, also those of :meth:`StepHook.leftovers`. A folder is
+  kept while it is younger than the retention, or while its task instance may be retried.
 - *Jobs* of the backend ``local`` on this host that have ended and that ``find_orphans`` wants to delete.
 - *Requirements* that steps installed on this host. A set is kept while a step that uses it may still run, and
   until its last use is older than the retention.
@@ -160,7 +160,8 @@ def find_garbage(*, now: float, retention_s: float, complain: Complain) -> list[
                 complain(str(error))
         for text in store.skipped:
             complain(f"skipped in {store}: {text}")
-    folders[JOBS] += list_leftovers(complain)
+    for folder in list_leftovers(complain):
+        folders[_top(folder.path)].append(folder)
     old = [folder for folder in folders[RESULTS] if now - folder.newest_at >= retention_s]
     longest_s = max(retention_s, longest_job_s())
     staged = [folder for folder in folders[JOBS] if now - folder.newest_at >= longest_s]
@@ -201,20 +202,27 @@ def list_folders(store: Store, top: str) -> Iterator[Folder]:
 
 
 def list_leftovers(complain: Complain) -> Iterator[Folder]:
-    """Yield the staged input that backends keep outside of the stores: that of this deployment.
+    """Yield the staged input and the checkpoints that backends keep outside of the stores.
+
+    Those of other deployments are left out.
 
     :param complain: called with a message for each connection that fails
     """
+    own = {top: f"{of_deployment(top, deployment())}/" for top in (JOBS, CHECKPOINTS)}
     for target in usable_targets(complain):
         try:
             found = list(target.hook.leftovers())
         except Exception as error:  # noqa: BLE001, RUF100 - whatever an SDK raises
-            complain(f"the staged input at {target} cannot be listed: {error or type(error).__name__}")
+            complain(f"what jobs have left at {target} cannot be listed: {error or type(error).__name__}")
             continue
-        top = f"{of_deployment(JOBS, deployment())}/"
         for one in found:
-            if one.path.startswith(top) and len(one.path.split("/")) == DEPTH[JOBS]:
+            top = _top(one.path)
+            if top in own and one.path.startswith(own[top]) and len(one.path.split("/")) == DEPTH[top]:
                 yield Folder(str(target), one.path, one.delete, one.count, one.size, one.modified_at)
+
+
+def _top(path: str) -> str:
+    return path.partition("/")[0]
 
 
 def find_marks(results: list[Folder], staged: list[Folder]) -> Marks:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from airflow_stepop.connections.modal import account_of
@@ -28,6 +29,7 @@ from airflow_stepop.hooks.modal.calls import api_error, submit_error
 from airflow_stepop.hooks.modal.checkpoints import checkpoint_file
 from airflow_stepop.hooks.modal.checks import checks
 from airflow_stepop.hooks.modal.own_secret import own_secret, secret_bytes
+from airflow_stepop.hooks.modal.prices import least_cost
 from airflow_stepop.hooks.modal.request import (
     IN,
     Submitted,
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from airflow_stepop.hooks.settings import BackendSettings
 
 SHOWN_S = 10.0  # so late, a new sandbox may be found by its name
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 # of what is known only later, for the check of a request: values of the same sizes
 _SAMPLE: dict[str, Any] = {"runner_digest": "0" * 64, "seal": "0" * 64, "input_folder": f"{IN}/{'0' * 32}"}
 
@@ -122,9 +125,7 @@ class ModalStepHook(StepHook[ModalSettings]):
             if found is None:
                 found = self._create(here, spec, payload)
         seen = replace(found, name=spec.name, created_at=submitted_at)
-        handle = self._handle(here, seen, spec.labels, spec.result_uri)
-        saved = {"checkpoints": checkpoint_folder(spec)} if spec.checkpoint_uri else {}
-        return replace(handle, detail={**handle.detail, **saved})
+        return self._handle(here, seen, spec.labels, spec.result_uri, self._known_of(spec))
 
     def _create(self, here: Sandboxes, spec: StepSpec, payload: Payload) -> Seen:
         """Write the job's input into the Volume, and create its sandbox."""
@@ -171,9 +172,24 @@ class ModalStepHook(StepHook[ModalSettings]):
     def lookup(self, spec: StepSpec) -> JobHandle | None:
         here = self._for(self.settings_of(spec))
         found = here.found_job(spec.name, spec.nonce, job_folder(spec))
-        return self._handle(here, *found) if found is not None else None
+        return self._handle(here, *found, self._known_of(spec)) if found is not None else None
 
-    def _handle(self, here: Sandboxes, seen: Seen, labels: Mapping[str, str], results: str) -> JobHandle:
+    def _known_of(self, spec: StepSpec) -> dict[str, Any]:
+        """Return what a handle has if its step is known: its checkpoints, and what it costs by the second."""
+        usd_per_s = least_cost(self.render(spec), 1.0)
+        return {
+            **({"checkpoints": checkpoint_folder(spec)} if spec.checkpoint_uri else {}),
+            **({"usd_per_s": usd_per_s} if usd_per_s is not None else {}),
+        }
+
+    def _handle(
+        self,
+        here: Sandboxes,
+        seen: Seen,
+        labels: Mapping[str, str],
+        results: str,
+        known: Mapping[str, Any] = NOTHING,
+    ) -> JobHandle:
         detail = {
             "environment": here.service.environment,
             "app_name": here.service.app_name,
@@ -181,17 +197,25 @@ class ModalStepHook(StepHook[ModalSettings]):
             "results": results,
             "nonce": labels["nonce"],
             "submitted_at": seen.created_at or time.time(),
+            **known,
         }
         return JobHandle(self.backend, self.used_conn_id, here.scope, seen.id, seen.name, detail)
 
     def _detail(self, handle: JobHandle) -> dict[str, Any]:
         texts = ("environment", "app_name", "folder", "results", "nonce")
         required = {**dict.fromkeys(texts, TEXT), "submitted_at": NUMBER}
-        return self.handle_detail(handle, required, {"checkpoints": TEXT})
+        return self.handle_detail(handle, required, {"checkpoints": TEXT, "usd_per_s": NUMBER})
 
     def _job(self, handle: JobHandle) -> Job:
         detail = self._detail(handle)
-        return Job(handle.id, handle.name, detail["nonce"], detail["folder"], detail["submitted_at"])
+        return Job(
+            handle.id,
+            handle.name,
+            nonce=detail["nonce"],
+            folder=detail["folder"],
+            begin=detail["submitted_at"],
+            usd_per_s=detail.get("usd_per_s", 0.0),
+        )
 
     # -- status
 

@@ -17,6 +17,7 @@ from airflow_stepop.hooks.common.api_errors import Trouble, or_none
 from airflow_stepop.hooks.common.log_cursors import visible
 from airflow_stepop.hooks.common.receipts import receipt_text
 from airflow_stepop.hooks.modal import private
+from airflow_stepop.hooks.modal.app_log import READ_S, AppLog
 from airflow_stepop.hooks.modal.calls import api_error, bounded
 from airflow_stepop.hooks.modal.log_text import LATE_MS, Line, Position
 from airflow_stepop.hooks.modal.private import LogEntry
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from airflow_stepop.job import Cursor
 
 FRESH_S = 2.0  # what was written since then is left for the next read, while the sandbox runs
-READ_S = 120.0
 EARLY_S = 60.0  # how much earlier than its submit a sandbox may seem to print: clocks differ
 OLDEST_S = 30 * 86400.0  # the service answers no question about a longer time than 35 days
 KEPT_JOBS = 20_000
@@ -50,6 +50,7 @@ class JobLogs:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._app_log = AppLog(service)
         # id -> the last read. It may be further than the cursor, which only a chunk with lines gives back
         self._read: dict[str, _Read] = {}
 
@@ -65,32 +66,35 @@ class JobLogs:
         app_id = self._service.app_id
         if app_id is None or not cursors:
             return {}
-        now = time.time()
-        since = {one: self._since(one, cursor, begins[one], now) for one, cursor in cursors.items()}
-        entries = self._entries(app_id, since, now)
+        asked_at = time.time()
+        since = {one: self._since(one, cursor, begins[one]) for one, cursor in cursors.items()}
+        entries, until = self._entries(app_id, since, is_fresh=set(cursors) <= set(over))
         found: dict[str, LogChunk] = {}
         for one, cursor in cursors.items():
-            is_over = one in over
-            until_ns = int((now if is_over else now - FRESH_S) * 1e9)
-            own = [entry for entry in entries.get(one, ()) if is_over or entry.time_ns <= until_ns]
+            is_over = one in over and until >= asked_at  # an earlier read may lack the last lines
+            end = until if is_over else until - FRESH_S
+            known = self._read.get(one)
+            if not is_over and known is not None and known.cursor == cursor and known.until >= end:
+                continue  # this read was looked at before
+            own = [entry for entry in entries.get(one, ()) if is_over or entry.time_ns <= end * 1e9]
             lines, position = self._position(one, cursor).after(own, is_whole=is_over)
             chunk = _chunk(lines, str(position))
             if chunk is not None:
                 found[one] = chunk
-            self._note(one, _Read(chunk.cursor if chunk is not None else cursor, position, now - FRESH_S))
+            self._note(one, _Read(chunk.cursor if chunk is not None else cursor, position, until - FRESH_S))
         return found
 
     def _position(self, one: str, cursor: Cursor) -> Position:
         known = self._read.get(one)
         return known.position if known is not None and known.cursor == cursor else Position.parse(cursor)
 
-    def _since(self, one: str, cursor: Cursor, begin: float, now: float) -> float:
+    def _since(self, one: str, cursor: Cursor, begin: float) -> float:
         """Return the time from which on a log has something new, in seconds since the epoch."""
         known = self._read.get(one)
         since = self._position(one, cursor).cursor.time_ms / 1000 or begin - EARLY_S
         if known is not None and known.cursor == cursor:
             since = max(since, known.until - LATE_MS / 1000)
-        return max(since, now - OLDEST_S)
+        return max(since, time.time() - OLDEST_S)
 
     def _note(self, one: str, read: _Read) -> None:
         self._read.pop(one, None)
@@ -98,21 +102,21 @@ class JobLogs:
             del self._read[next(iter(self._read))]
         self._read[one] = read
 
-    def _entries(self, app_id: str, since: Mapping[str, float], until: float) -> dict[str, list[LogEntry]]:
-        """Return the pieces of each sandbox since its own time."""
-        client, found = self._service.client, {one: list[LogEntry]() for one in since}
+    def _entries(
+        self, app_id: str, since: Mapping[str, float], *, is_fresh: bool
+    ) -> tuple[Mapping[str, list[LogEntry]], float]:
+        """Return the pieces of each sandbox since its own time, and until when they were read.
+
+        :param is_fresh: see :meth:`.AppLog.read`
+        """
         if not private.is_open(private.LOGS):
-            return {one: self._of_one(one, begin, until) for one, begin in since.items()}
-        begin = min(since.values())
-        read = bounded(lambda: private.entries(client, app_id, begin, until), READ_S)
-        by_task: dict[str, str] = {}
-        if any(map(is_container, since)) or any(not entry.sandbox_id for entry in read):
-            by_task = {task: one for one in since if (task := self._service.task_of(one))}
-        for entry in read:
-            one = entry.sandbox_id if entry.sandbox_id in found else by_task.get(entry.task_id, "")
-            if one in found and entry.time_ns >= since[one] * 1e9:
-                found[one].append(entry)
-        return found
+            until = time.time()
+            return {one: self._of_one(one, begin, until) for one, begin in since.items()}, until
+        read = self._app_log.read(app_id, since.keys(), min(since.values()), is_fresh=is_fresh)
+        return {
+            one: [entry for entry in self._app_log.pieces(read, one) if entry.time_ns >= begin * 1e9]
+            for one, begin in since.items()
+        }, read.until
 
     def _of_one(self, one: str, since: float, until: float) -> list[LogEntry]:
         """Return the pieces of one sandbox, by the public interface."""

@@ -184,26 +184,27 @@ def status_name(number: int) -> str:
 
 def listed(
     client: object, app_id: str, tags: Mapping[str, str], *, is_running: bool, since: float = 0.0
-) -> list[Seen]:
-    """Return the sandboxes of an App with all of ``tags``, newest first. Sends one request per page.
+) -> tuple[list[Seen], int]:
+    """Return the sandboxes of an App with all of ``tags``, newest first, and how many requests that took.
 
     :param is_running: only those that have not ended
     :param since: leave out those that were created before, in seconds since the epoch
     """
-    found: list[Seen] = _blocking(_listed)(client, app_id, dict(tags), is_running, since)
+    found: tuple[list[Seen], int] = _blocking(_listed)(client, app_id, dict(tags), is_running, since)
     return found
 
 
 async def _listed(
     client: Any, app_id: str, tags: Mapping[str, str], is_running: bool, since: float
-) -> list[Seen]:
+) -> tuple[list[Seen], int]:
     from modal.sandbox._impl_v2 import SandboxImplV2
     from modal_proto import api_pb2
 
     wanted = [api_pb2.SandboxTag(tag_name=name, tag_value=value) for name, value in tags.items()]
     found: dict[str, Seen] = {}
-    before = 0.0  # the newest ones
+    before, requests = 0.0, 0  # 0.0: the newest ones
     while True:
+        requests += 1
         page = await SandboxImplV2.list_page(
             client,
             api_pb2.SandboxListRequest(
@@ -215,7 +216,7 @@ async def _listed(
                 found[info.id] = _to_seen(info)
         last = page.sandboxes[-1].created_at if page.sandboxes else 0.0
         if not page.sandboxes or last < since or last == before:
-            return list(found.values())
+            return list(found.values()), requests
         before = last
 
 

@@ -1,7 +1,8 @@
 """What one process knows of the sandboxes of one App: their states and their logs. The hook keeps it.
 
 **States:** A poll lists the sandboxes that run, page by page. A sandbox that the list does not show is asked
-for by its id, since a list may be late: absent is not ended. When a sandbox has ended, its folder in the
+for by its id, since a list may be late: absent is not ended. So is one whose log has the receipt, since the
+list of many sandboxes is not asked for often. When a sandbox has ended, its folder in the
 Volume decides: whether there is an outcome, whether we have ended it, and whether the step was collected and
 the folder deleted. After that, the status is final, and costs no more requests.
 """
@@ -25,7 +26,7 @@ from airflow_stepop.exceptions import (
 )
 from airflow_stepop.hooks.common.labels import matches
 from airflow_stepop.hooks.common.receipts import parse_receipt, receipt_of
-from airflow_stepop.hooks.modal import states
+from airflow_stepop.hooks.modal import cost, states
 from airflow_stepop.hooks.modal.job_logs import JobLogs
 from airflow_stepop.hooks.modal.outcome import has_outcome, outcome_of, result_in, was_stopped
 from airflow_stepop.hooks.modal.private import Seen
@@ -33,15 +34,18 @@ from airflow_stepop.hooks.modal.request import OUT, folder_of_job
 from airflow_stepop.hooks.modal.service import Service, is_container
 from airflow_stepop.hooks.modal.status import ended_status, is_success, running_status
 from airflow_stepop.hooks.modal.tags import JOB, RESULTS, labels_of, selector
-from airflow_stepop.hooks.modal.volume import CANCELLED, job_folders
+from airflow_stepop.hooks.modal.volume import CANCELLED, CHECKPOINT_PARTS, JOB_PARTS, folders_below
 from airflow_stepop.job import JobState, JobStatus, Leftover, LogChunk
 from airflow_stepop.runner.protocol import EXIT_DUPLICATE, EXIT_NO_OUTCOME, STARTED
 from airflow_stepop.stores.paths import JOBS
+from airflow_stepop.runner.protocol import EXIT_NO_OUTCOME, STARTED
+from airflow_stepop.stores.paths import CHECKPOINTS, JOBS
 
 if TYPE_CHECKING:
     from airflow_stepop.connections.modal import ModalAccount
     from airflow_stepop.hooks.common.receipts import Receipt
     from airflow_stepop.hooks.modal.private import Result
+    from airflow_stepop.hooks.modal.volume import VolumeFiles
     from airflow_stepop.job import Cursor, JobHandle, OutcomeReport
 
 FEW = 3  # so many sandboxes, or fewer, are asked for by their ids
@@ -59,6 +63,7 @@ class Job:
     :param id: of the sandbox
     :param folder: of the job, in the Volume
     :param begin: when it was submitted, in seconds since the epoch
+    :param usd_per_s: what its request costs at least, in US dollars per second; 0.0: not known
     """
 
     id: str
@@ -66,6 +71,7 @@ class Job:
     nonce: str
     folder: str
     begin: float
+    usd_per_s: float = 0.0
 
 
 def is_own_folder(job: Job) -> bool:
@@ -115,7 +121,7 @@ class Sandboxes:
             seen = running.get(job.id)
             if job.id in self._final:
                 found[job.id] = self._final[job.id]
-            elif seen is not None:
+            elif seen is not None and job.id not in self._has_receipt:  # else it ends now
                 found[job.id] = running_status(seen, bool(seen.task_id) or self._has_task(job))
             else:
                 found[job.id] = self.status_now(job)
@@ -176,7 +182,9 @@ class Sandboxes:
         if not has and is_success(seen) and time.time() - ended_at < OUTCOME_S:
             return running_status(seen, has_task=True)  # the outcome may come a little later
         is_ours = job.id in self._is_ours or CANCELLED in names
-        status = replace(ended_status(seen, is_ours=is_ours, has_outcome=has), finished_at=ended_at)
+        status = ended_status(seen, is_ours=is_ours, has_outcome=has)
+        usage = {**status.usage, **cost.least(status.usage, job.usd_per_s)}
+        status = replace(status, finished_at=ended_at, usage=usage)
         while len(self._final) >= KEPT_JOBS:
             del self._final[next(iter(self._final))]
         self._final[job.id] = status
@@ -205,7 +213,8 @@ class Sandboxes:
         if self._codes.get(job.id) == EXIT_NO_OUTCOME and not is_in_receipt:
             raise OutcomeLostError(f"{handle} left no outcome: the runner could not write it")
         if receipt is not None:
-            return outcome_of(handle, receipt, self.service.files, job.folder, results)
+            found = outcome_of(handle, receipt, self.service.files, job.folder, results)
+            return replace(found, usage=cost.billed(self.service, job.nonce, job.begin, status.usage))
         ended_at = status.finished_at or self._ended_at.get(job.id) or time.time()
         late_s = time.time() - ended_at
         if self._may_have_receipt(job, status, late_s):
@@ -304,11 +313,12 @@ class Sandboxes:
         return task
 
     def leftovers(self) -> Iterator[Leftover]:
-        """Yield the folder of each job in the Volume."""
-        for path, some in job_folders(self.service.files).items():
-            newest = max(entry.modified_at for entry in some)
-            delete = partial(self.service.files.delete_folder, path)
-            yield Leftover(path, len(some), sum(entry.size for entry in some), newest, delete)
+        """Yield the folder of each job, and that of each task instance with checkpoints."""
+        for files, top, parts in (
+            (self.service.files, JOBS, JOB_PARTS),
+            (self.service.checkpoints, CHECKPOINTS, CHECKPOINT_PARTS),
+        ):
+            yield from _leftovers(files, top, parts)
 
     # -- logs
 
@@ -363,3 +373,10 @@ class Sandboxes:
             if is_whole or not self._is_awaited([job], [job.id], {}):
                 return chunk
             time.sleep(PAUSE_S)
+
+
+def _leftovers(files: VolumeFiles, top: str, parts: int) -> Iterator[Leftover]:
+    for path, some in (folders_below(files, top, parts) if files.is_there() else {}).items():
+        newest = max(entry.modified_at for entry in some)
+        delete = partial(files.delete_folder, path)
+        yield Leftover(path, len(some), sum(entry.size for entry in some), newest, delete)

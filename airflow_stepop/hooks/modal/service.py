@@ -21,13 +21,15 @@ from airflow_stepop.hooks.modal.objects import create_arguments
 from airflow_stepop.hooks.modal.private import Result, Seen
 from airflow_stepop.hooks.modal.starting import start_by_child
 from airflow_stepop.hooks.modal.tags import JOB, selector, tag_key
-from airflow_stepop.hooks.modal.volume import VolumeFiles, job_folders
+from airflow_stepop.hooks.modal.volume import JOB_PARTS, VolumeFiles, folders_below
+from airflow_stepop.stores.paths import JOBS
 
 if TYPE_CHECKING:
     from airflow_stepop.connections.modal import ModalAccount
 
 CREATE_S = 1800.0  # the first use of an image builds or pulls it, within the request
-PAGE, PAGE_S = 100, 1.3  # sandboxes in a page of a list, and seconds for each page
+PAGE = 100  # sandboxes in a page of a list, as far as anybody knows
+PAGE_S = 1.7  # a list of several pages is used again for so long, for each request that it took
 LIST_S = 120.0  # a list of many pages
 # exit codes that the client makes of a status
 _TIMED_OUT, _ENDED = 124, 137
@@ -236,30 +238,32 @@ class Service:
     def running(self) -> dict[str, Seen]:
         """Return the sandboxes of the App that have not ended: id -> sandbox.
 
-        A list of several pages is used again for a while, so that all pages stay below a request a second.
+        A list of several pages is used again for a while, so that lists and logs together stay below one
+        request a second.
         """
         found, until_s = self._running
         if time.monotonic() >= until_s:
-            found = self._list_running()
-            pages = -(-len(found) // PAGE)
-            self._running = found, time.monotonic() + (pages * PAGE_S if pages > 1 else 0.0)
+            found, requests = self._list_running()
+            self._running = found, time.monotonic() + (requests * PAGE_S if requests > 2 else 0.0)
         return found
 
-    def _list_running(self) -> dict[str, Seen]:
+    def _list_running(self) -> tuple[dict[str, Seen], int]:
+        """Return the sandboxes that run, and how many requests that took."""
         app_id = self.app_id
         if app_id is None:
-            return {}
+            return {}, 0
         client = self.client
         if private.is_open(private.LISTING):
-            found = bounded(lambda: private.listed(client, app_id, {}, is_running=True), LIST_S)
+            found, requests = bounded(lambda: private.listed(client, app_id, {}, is_running=True), LIST_S)
             for seen in found:
                 if seen.task_id:
                     self._tasks[seen.id] = seen.task_id
-            return {seen.id: seen for seen in found if seen.result is None}
+            return {seen.id: seen for seen in found if seen.result is None}, requests
         from modal import Sandbox
 
         sandboxes = bounded(lambda: list(Sandbox.list(app_id=app_id, client=client)), LIST_S)
-        return {one.object_id: Seen(one.object_id) for one in sandboxes if one.returncode is None}
+        running = {one.object_id: Seen(one.object_id) for one in sandboxes if one.returncode is None}
+        return running, len(running) // PAGE + 2
 
     def ended(self, nonce: str) -> list[Seen]:
         """Return the sandboxes of one job that a list shows, with their times; empty if nobody can tell."""
@@ -272,9 +276,10 @@ class Service:
             return []
         client = self.client
         if private.is_open(private.LISTING):
-            return bounded(
+            found, _ = bounded(
                 lambda: private.listed(client, app_id, tags, is_running=False, since=since), CREATE_S
             )
+            return found
         return self._public_with(app_id, tags)
 
     def _public_with(self, app_id: str, tags: Mapping[str, str]) -> list[Seen]:
@@ -297,7 +302,7 @@ class Service:
             found[name] = Seen(sandbox_id, name, own)
         nonce = tags.get(tag_key("nonce"), "")
         end = nonce_hash(nonce) if nonce else ""  # of a job's name
-        for folder, files in job_folders(self.files).items():
+        for folder, files in folders_below(self.files, JOBS, JOB_PARTS).items():
             name = folder.rpartition("/")[2]
             one = self._by_name(name, has_ended=True) if name.endswith(end) and name not in found else None
             own = bounded(one.get_tags) if one is not None else {}

@@ -13,21 +13,24 @@ Source: https://modal.com/docs/guide/volumes ("Volumes v2")
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from airflow_stepop.exceptions import StoreError
 from airflow_stepop.hooks.common.api_errors import Trouble, or_none
 from airflow_stepop.hooks.modal.calls import UPLOAD_S, api_error, bounded
 from airflow_stepop.hooks.modal.names import JOB_VOLUME
-from airflow_stepop.stores.paths import JOBS
 
 if TYPE_CHECKING:
     from airflow_stepop.job import Buffer
 
 CANCELLED = "cancelled"
-FOLDER_PARTS = 7  # of the path of a job's folder: see stores/paths.py
+IN_MEMORY_BYTES, FILE_MODE = 4 << 20, 0o644  # of an upload
+# Of the path of a job's folder, and of that of a task instance's checkpoints: see stores/paths.py
+JOB_PARTS, CHECKPOINT_PARTS = 7, 6
 
 
 class VolumeFile(NamedTuple):
@@ -63,18 +66,27 @@ class VolumeFiles:
     def open(self) -> Any:
         """Return the Volume; made at the first use if the environment has none of this name."""
         if self._volume is None:
-            from modal import Volume
-
-            volume: Any = Volume.from_name(
-                self.name,
-                environment_name=self._environment,
-                create_if_missing=True,
-                version=2,
-                client=self._client,  # type: ignore[arg-type]
-            )
-            bounded(volume.hydrate)
-            self._volume = volume
+            self._volume = self._opened(create=True)
         return self._volume
+
+    def is_there(self) -> bool:
+        """Return whether the environment has the Volume. It is not made."""
+        if self._volume is None:
+            self._volume = or_none(api_error, lambda: self._opened(create=False), Trouble.NOT_FOUND)
+        return self._volume is not None
+
+    def _opened(self, *, create: bool) -> Any:
+        from modal import Volume
+
+        volume: Any = Volume.from_name(
+            self.name,
+            environment_name=self._environment,
+            create_if_missing=create,
+            version=2,
+            client=self._client,  # type: ignore[arg-type]
+        )
+        bounded(volume.hydrate)
+        return volume
 
     # -- write
 
@@ -89,14 +101,15 @@ class VolumeFiles:
     def put(self, path: str, *buffers: Buffer) -> None:
         self._upload(path, buffers, force=True)
 
-    def _upload(self, path: str, buffers: tuple[Buffer, ...], force: bool) -> None:
+    def _upload(self, path: str, buffers: Sequence[Buffer], force: bool) -> None:
         volume = self.open()
+        with _source(path, buffers) as source:
 
-        def upload() -> None:
-            with volume.batch_upload(force=force) as batch:
-                batch.put_file(io.BytesIO(b"".join(buffers)), f"/{path}")
+            def upload() -> None:
+                with volume.batch_upload(force=force) as batch:
+                    batch.put_file(source, f"/{path}", mode=FILE_MODE)
 
-        bounded(upload, UPLOAD_S)
+            bounded(upload, UPLOAD_S)
 
     # -- read
 
@@ -169,13 +182,40 @@ class VolumeFiles:
             return
 
 
-def job_folders(files: VolumeFiles) -> dict[str, list[VolumeFile]]:
-    """Return the folder of each job, and the files in it."""
+@contextlib.contextmanager
+def _source(path: str, buffers: Sequence[Buffer]) -> Iterator[BinaryIO | str]:
+    """Yield what the client can upload: a small file in memory, or the path of one on this host's disk.
+
+    Of a file in memory, the client makes a whole copy for each block of 8 MiB, and another to send the block.
+
+    :raises StoreError: this host has no room for the file
+    """
+    if sum(map(len, buffers)) <= IN_MEMORY_BYTES:
+        yield io.BytesIO(b"".join(buffers))
+        return
+    with tempfile.NamedTemporaryFile(prefix="stepop-") as file:
+        try:
+            for buffer in buffers:
+                file.write(buffer)
+            file.flush()
+        except OSError as error:
+            raise StoreError(
+                f"{path} could not be copied for its way into a Volume: {error}. Give the worker room in "
+                f"{tempfile.gettempdir()}, or set TMPDIR to a folder that has some"
+            ) from error
+        yield file.name
+
+
+def folders_below(files: VolumeFiles, top: str, parts: int) -> dict[str, list[VolumeFile]]:
+    """Return the folders of a depth, each with the files in it.
+
+    :param parts: number of the parts of the path of such a folder
+    """
     found: dict[str, list[VolumeFile]] = {}
-    for entry in files.entries(JOBS, is_deep=True) or []:
-        parts = entry.path.split("/")
-        if not entry.is_folder and len(parts) > FOLDER_PARTS:
-            found.setdefault("/".join(parts[:FOLDER_PARTS]), []).append(entry)
+    for entry in files.entries(top, is_deep=True) or []:
+        names = entry.path.split("/")
+        if not entry.is_folder and len(names) > parts:
+            found.setdefault("/".join(names[:parts]), []).append(entry)
     return found
 
 

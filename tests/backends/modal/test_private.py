@@ -79,17 +79,18 @@ def test_a_list_with_those_that_have_ended(modal_server: Modal, client: Any, app
     for number in range(5):
         modal_server.wait_over(f"s-{number}")
     runs = create("sleep", "60", name="runs")
-    short = private.listed(client, app.app_id, {"kind": "short"}, is_running=False)
+    short, requests = private.listed(client, app.app_id, {"kind": "short"}, is_running=False)
     assert [one.name for one in short] == [f"s-{number}" for number in reversed(range(5))]
+    assert requests == 4, "a page for two of them, and an empty one"
     for one in short:
         assert one.result is not None
         assert one.result.status == "SUCCESS"
         assert begin - 1 < (one.created_at or 0) <= (one.started_at or 0) <= (one.finished_at or 0)
         assert one.task_id
         assert one.tags["kind"] == "short"
-    assert [one.id for one in private.listed(client, app.app_id, {}, is_running=True)] == [runs]
+    assert [one.id for one in private.listed(client, app.app_id, {}, is_running=True)[0]] == [runs]
     late = short[1].created_at or 0.0
-    assert len(private.listed(client, app.app_id, {"kind": "short"}, is_running=False, since=late)) == 2
+    assert len(private.listed(client, app.app_id, {"kind": "short"}, is_running=False, since=late)[0]) == 2
 
 
 def test_a_sandbox_with_a_gpu_is_created_without_waiting(modal_server: Modal, client: Any, app: Any) -> None:

@@ -9,7 +9,8 @@ import pytest
 from airflow_stepop.hooks.modal import private
 from airflow_stepop.hooks.modal.hook import ModalStepHook
 from airflow_stepop.job import JobHandle
-from airflow_stepop.stores.paths import job_path
+from airflow_stepop.stores.base import Store
+from airflow_stepop.stores.paths import checkpoint_path, job_path
 from airflow_stepop.testing import Step
 from tests.backends.modal.conftest import end_of
 from tests.support.modal import Modal
@@ -64,6 +65,23 @@ def test_what_jobs_leave_in_the_volume(
     assert found.count > 3
     assert found.size > 10_000
     found.delete()
+    found.delete()
+    assert list(hook.leftovers()) == []
+
+
+def test_checkpoints_of_a_task_that_never_succeeds(
+    hook: ModalStepHook, step: Callable[..., Step], store: Store, modal_server: Modal
+) -> None:
+    """They stay when the job is deleted, and ``gc`` finds them. It makes no Volume."""
+    assert list(hook.leftovers()) == []
+    assert modal_server.report()["volumes"] == {}
+    uri = store.uri("checkpoints/team/dag/run/task/-1/arguments")
+    one = step(["sh", "-c", 'echo 7 > "$STEPOP_CHECKPOINT_DIR/epoch"; exit 3'], checkpoint_uri=uri)
+    handle = hook.submit(one.spec, one.payload)
+    end_of(hook, handle)
+    hook.delete(handle)
+    (found,) = hook.leftovers()
+    assert (found.path, found.count) == (checkpoint_path(one.spec.labels), 1)
     found.delete()
     assert list(hook.leftovers()) == []
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
+import secrets
+from collections.abc import Iterator
 from hashlib import sha256
 from typing import Any
 
@@ -13,15 +16,26 @@ from airflow_stepop.hooks.common.input_files import InputFile
 from airflow_stepop.hooks.common.staging import remove_sealed, stage, unstage
 from airflow_stepop.hooks.modal.volume import VolumeFiles
 from airflow_stepop.runner.protocol import MANIFEST, RUNNER, SECRETS
+from tests.support.memory import at_most
 from tests.support.modal import Modal
 
 FOLDER = "jobs/_/dag/run/task/-1/s-job"
 KEY = b"k" * 32
+LARGE = 128 << 20
 
 
 @pytest.fixture
 def files(modal_server: Modal) -> VolumeFiles:
     return VolumeFiles(modal_server.client(), None)
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No process of the test can write a file of more than a MiB, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def inputs(**others: InputFile) -> dict[str, InputFile]:
@@ -49,6 +63,23 @@ def test_a_file_is_written_once(files: VolumeFiles) -> None:
     files.put("a", b"third!")
     assert files.read("a", 6) == b"third!"
     assert files.size_of("a") == 6
+
+
+def test_a_large_file_takes_little_memory(files: VolumeFiles) -> None:
+    """Neither on its way into the Volume nor back. The client itself reads a few blocks ahead."""
+    piece = secrets.token_bytes(1 << 20)
+    files.put("warm", piece)
+    with at_most(0.5 * LARGE):
+        assert files.put_new("large", *[memoryview(piece)] * (LARGE >> 20))
+        digest = sha256()
+        for block in files.chunks("large"):
+            digest.update(block)
+    assert digest.hexdigest() == sha256(piece * (LARGE >> 20)).hexdigest()
+
+
+def test_a_full_disk_of_the_worker(files: VolumeFiles, small_files: None) -> None:
+    with pytest.raises(StoreError, match=r"large could not be copied .* set TMPDIR"):
+        files.put("large", bytes(8 << 20))
 
 
 def test_what_is_not_there(files: VolumeFiles) -> None:

@@ -528,8 +528,28 @@ def test_staged_input_outside_of_the_stores(stepop, instance, tmp_path, monkeypa
     file = staged()
     output = stepop("gc", "--yes", "-o", "json")
     assert (output.code, kinds(output)) == (1, {"staged input": (1, 1, 5)})
-    assert "the staged input at volume cannot be listed: the volume is away" in output.err
+    assert "what jobs have left at volume cannot be listed: the volume is away" in output.err
     assert not file.exists()
+
+
+def test_checkpoints_outside_of_the_stores(stepop, instance, tmp_path, monkeypatch):
+    """By the rules for those in a store: what a task that may be tried again needs stays."""
+    install_backend(monkeypatch, tmp_path / "site", "volume", f"{VolumeHook.__module__}:VolumeHook")
+    monkeypatch.setenv("AIRFLOW__STEPOP__DEFAULT_BACKEND", "volume")
+    one = instance("quiet", "up_for_retry")
+    old, live = time.time() - 100 * DAY_S, checkpoint_path(labels("upkeep", one.run_id, "quiet"))
+    kept = {
+        checkpoint_path(labels(task_id="young")): time.time() - 29 * DAY_S,
+        checkpoint_path(labels(deployment="other")): old,
+        f"{checkpoint_path(labels())}/deeper": old,
+    }
+    gone = checkpoint_path(labels())
+    monkeypatch.setattr(VolumeHook, "volume", {**kept, live: old, gone: old})
+    (line,) = stepop("gc", "--each", "-o", "json").data
+    assert (line["kind"], line["where"], line["name"]) == ("checkpoints", "volume", gone)
+    one.set_state("failed")
+    assert kinds(stepop("gc", "--yes", "-o", "json")) == {"checkpoints": (2, 6, 60)}
+    assert VolumeHook.volume == kept
 
 
 # -- checkpoints, jobs, and leftovers
