@@ -37,8 +37,6 @@ from airflow_stepop.hooks.modal.tags import JOB, RESULTS, labels_of, selector
 from airflow_stepop.hooks.modal.volume import CANCELLED, CHECKPOINT_PARTS, JOB_PARTS, folders_below
 from airflow_stepop.job import JobState, JobStatus, Leftover, LogChunk
 from airflow_stepop.runner.protocol import EXIT_DUPLICATE, EXIT_NO_OUTCOME, STARTED
-from airflow_stepop.stores.paths import JOBS
-from airflow_stepop.runner.protocol import EXIT_NO_OUTCOME, STARTED
 from airflow_stepop.stores.paths import CHECKPOINTS, JOBS
 
 if TYPE_CHECKING:
