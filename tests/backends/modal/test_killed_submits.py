@@ -83,7 +83,8 @@ def test_a_submit_that_was_killed_at_a_request(
     killer = Killer(modal_server, way)
     for rpc, nth in POINTS if way == "plain" else POINTS[-1:]:
         one = step(["true"], settings=WAYS[way], secrets={"TOKEN": "hush"})
-        assert killer.kill_at(one, rpc, nth)
+        was_killed = killer.kill_at(one, rpc, nth)
+        assert was_killed or way == "gpu, public"  # there, the parent may see the sandbox first, and end
         handle = hook.submit(one.spec, one.payload)
         assert end_of(hook, handle).state is JobState.SUCCEEDED, (rpc, nth)
         assert hook.outcome(handle).digest, (rpc, nth)
