@@ -36,6 +36,15 @@ class StepopError(Exception):
     is_final: ClassVar[bool] = False
     """Another call, or another try, would meet the same error."""
 
+    def __str__(self) -> str:
+        """Return the message, with nothing that a terminal or a log page obeys.
+
+        The message may have a text of a service, of an XCom, of a record or of a file.
+        """
+        from airflow_stepop.core.printable import printable_text
+
+        return printable_text(super().__str__())
+
 
 class StepConfigError(StepopError, ValueError):
     """The task, its settings or its connection are wrong; trying again cannot help."""

@@ -190,5 +190,8 @@ class StepFailedError(StepopError):
         self.next_memory = next_memory
         super().__init__(failure.describe(where, with_frames=False))  # the log has them already
 
+    def __str__(self) -> str:
+        return Exception.__str__(self)  # :meth:`Failure.describe` has made it harmless, with its colours
+
     def __reduce__(self) -> tuple[type[StepFailedError], tuple[Failure, str, str | None]]:
         return type(self), (self.failure, self.where, self.next_memory)

@@ -6,6 +6,7 @@ The callers (``cli``, ``maintenance``) run where Airflow's database can be reach
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -138,6 +139,8 @@ def checked(value: Any, key: TaskKey) -> StepRecord:
 def raw_records() -> Iterator[tuple[TaskKey, Any]]:
     """Yield every record as parsed JSON, with its task instance. No signature is checked here.
 
+    A record that is no JSON, which somebody has damaged, is ``None``: it hides no other one.
+
     :raises StepConfigError: see ``raw_record``
     """
     from airflow.models.task_state_store import TaskStateStoreModel
@@ -147,7 +150,10 @@ def raw_records() -> Iterator[tuple[TaskKey, Any]]:
     from sqlalchemy import select
 
     if type(get_state_backend()) is not MetastoreBackend:  # no other backend lists its keys
-        yield from ((key, found) for key, _ in task_instances() if (found := raw_record(key)) is not None)
+        for key, _ in task_instances():
+            with suppress(IntegrityError):
+                if (found := raw_record(key)) is not None:
+                    yield key, found
         return
     table = TaskStateStoreModel
     columns = (table.dag_id, table.run_id, table.task_id, table.map_index)
@@ -155,7 +161,10 @@ def raw_records() -> Iterator[tuple[TaskKey, Any]]:
         query = select(*columns, table.value).where(table.key == STATE_KEY)
         rows = session.execute(query.execution_options(yield_per=ROWS))
         for dag_id, run_id, task_id, map_index, stored in rows:
-            yield TaskKey(dag_id, run_id, task_id, map_index), _parsed(stored)
+            data = None
+            with suppress(IntegrityError):
+                data = _parsed(stored)
+            yield TaskKey(dag_id, run_id, task_id, map_index), data
 
 
 def task_instances() -> Iterator[tuple[TaskKey, str | None]]:

@@ -73,7 +73,9 @@ def _records_with_jobs(complain: Complain) -> Iterator[StepRecord]:
 def _may_have_job(data: Any) -> bool:
     if not isinstance(data, Mapping) or not isinstance(data.get("handle") or {}, Mapping):
         return False
-    collected = data.get("collected")
+    collected = data.get("collected") or {}
+    if not isinstance(collected, Mapping):
+        return False
     return not collected or data.get("keep") == "always" or "failure" in collected
 
 

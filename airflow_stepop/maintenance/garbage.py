@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_stepop.core.naming import slug
 from airflow_stepop.core.tree import delete_empty_folders
-from airflow_stepop.exceptions import StepopError
+from airflow_stepop.exceptions import IntegrityError, StepopError
 from airflow_stepop.inventory.database import (
     TaskKey,
     is_finished,
@@ -131,6 +131,7 @@ class Marks:
     :param uncollected: names of jobs that a record refers to whose outcome was not collected
     :param runs: (dag, run) of unfinished runs, as path components
     :param tasks: (dag, run, task, map index) of unfinished task instances, as path components
+    :param unreadable: the same of task instances whose record is no JSON: nothing is known of their jobs
     :param begun_at: when the oldest uncollected step of an unfinished task instance began, seconds since the
         epoch
     """
@@ -139,6 +140,7 @@ class Marks:
     uncollected: set[str] = field(default_factory=set)
     runs: set[tuple[str, ...]] = field(default_factory=set)
     tasks: set[tuple[str, ...]] = field(default_factory=set)
+    unreadable: set[tuple[str, ...]] = field(default_factory=set)
     begun_at: float = float("inf")
 
 
@@ -248,7 +250,12 @@ def find_marks(results: list[Folder], staged: list[Folder]) -> Marks:
 
 
 def _mark_record(key: TaskKey, is_live: bool, marks: Marks) -> None:
-    record = raw_record(key)
+    try:
+        record = raw_record(key)
+    except IntegrityError:  # somebody has damaged it: what is of this task stays, and the rest is collected
+        marks.unreadable.add(_pieces_of(key))
+        marks.begun_at = 0.0 if is_live else marks.begun_at
+        return
     if record is None:
         return
     names = JOB_NAME.findall(json.dumps(record))
@@ -265,12 +272,14 @@ def _mark_record(key: TaskKey, is_live: bool, marks: Marks) -> None:
 
 
 def _is_marked(folder: Folder, marks: Marks) -> bool:
-    return _name(folder) in marks.names or _pieces(folder.path)[:2] in marks.runs
+    pieces = _pieces(folder.path)
+    return _name(folder) in marks.names or pieces[:2] in marks.runs or pieces[:4] in marks.unreadable
 
 
 def _is_awaited(folder: Folder, marks: Marks) -> bool:
     """Return whether the job of a folder with staged input may still run, or may be started."""
-    return _name(folder) in marks.uncollected or _pieces(folder.path)[:2] in marks.runs
+    pieces = _pieces(folder.path)
+    return _name(folder) in marks.uncollected or pieces[:2] in marks.runs or pieces[:4] in marks.unreadable
 
 
 def _name(folder: Folder) -> str:

@@ -132,6 +132,20 @@ def test_results_that_a_record_refers_to_stay(stepop, instance):
     assert kinds(stepop("gc", "--yes", "-o", "json")) == {"results": (1, 1, 5)}
 
 
+def test_a_record_that_somebody_has_damaged_keeps_its_own_results_only(stepop, instance):
+    """Whoever may edit the state of one task does not stop gc, and has nothing of the task deleted."""
+    one = instance("large", "success")
+    name = "s-upkeep-large-0123456789ab"
+    own = put(result(name, dag_id=one.dag_id, run_id=one.run_id, task_id="large"))
+    other = put(result("s-gone-task-0123456789ab"))
+    deep: object = []
+    for _ in range(200):
+        deep = [deep]
+    one.set_record(deep)
+    assert kinds(stepop("gc", "--yes", "-o", "json")) == {"results": (1, 1, 5)}
+    assert (own.exists(), other.exists()) == (True, False)
+
+
 def test_results_of_an_unfinished_run_stay(stepop, ran):
     """A task that reads them may not have started yet."""
     file = put(result("s-upkeep-quiet-0123456789ab", dag_id="upkeep", run_id=ran["run_id"], task_id="quiet"))

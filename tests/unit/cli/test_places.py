@@ -119,6 +119,20 @@ def test_a_place_that_somebody_wrote_into_a_record_is_not_asked(stepop, hook, ad
     assert hook.asked == ["earth"]
 
 
+@pytest.mark.parametrize("forged", ["deep", "collected is a number", "handle is a list"])
+def test_a_record_that_somebody_has_damaged_hides_no_other(stepop, hook, add, instance, forged):
+    """Whoever may edit the state of one task stops no command about the others."""
+    record = replace(instance("large").new_record(), backend="memory").to_json()
+    deep: object = []
+    for _ in range(200):
+        deep = [deep]
+    values = {"deep": deep, "collected is a number": {**record, "collected": 5}}
+    instance("large").set_record(values.get(forged, {**record, "handle": [1]}), is_signed=False)
+    names = {add("mars", "quiet"), add("venus", "fails")}
+    assert set(jobs_of(stepop("jobs", "-o", "json"))) == names
+    assert set(hook.asked) == {"earth", "mars", "venus"}
+
+
 def test_each_place_is_asked_once(stepop, hook, add):
     names = [add("mars", "quiet"), add("mars", "large"), add("earth", "fails")]
     assert sorted(jobs_of(stepop("jobs", "-o", "json"))) == sorted(names)

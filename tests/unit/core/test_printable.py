@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_stepop.core.printable import LINE_LIMIT, printable, printable_text
+from airflow_stepop.exceptions import IntegrityError
 from airflow_stepop.failure import Category, Failure
+from airflow_stepop.results import StepResult
 
 
 @pytest.mark.parametrize(
@@ -88,3 +91,14 @@ def test_the_message_of_a_failure_is_harmless() -> None:
     assert message.splitlines() == message.split("\n")
     assert "    clear" in message
     assert "    line" in message
+
+
+def test_the_message_of_an_error_is_harmless() -> None:
+    """Whoever writes an XCom chooses texts that come back in the errors of the tasks that read it."""
+    place = "s3://a\x1b]0;title\x07\x1b[2J/b\rc\u202ed\n::endgroup::"
+    entry: Any = {"codec": "pickle", "segments": [{"sha256": "0", "size": 1, "name": "a"}]}
+    with pytest.raises(IntegrityError) as refused:
+        StepResult(entry, place, step=place).load()
+    text = str(refused.value)
+    assert "s3://a/b␍c�d\n[endgroup]" in text
+    assert not {"\x1b", "\r", "\x07", "\u202e"} & set(text)
