@@ -139,12 +139,15 @@ def report(
 # -- a receipt that is handed over, from the process that has read the log to the one that reads the outcome
 
 
-def receipt_text(texts: Iterable[str]) -> str | None:
+def receipt_text(
+    texts: Iterable[str], is_believed: Callable[[Receipt], bool] = lambda receipt: True
+) -> str | None:
     """Return the last receipt in ``texts`` for :class:`~airflow_stepop.job.LogChunk`, or ``None``.
 
     :param texts: texts of the log as the service has them, oldest first
+    :param is_believed: as for :func:`find_receipt`
     """
-    receipt = find_receipt(texts)
+    receipt = find_receipt(texts, is_believed=is_believed)
     return json.dumps(receipt.to_json(), separators=(",", ":")) if receipt is not None else None
 
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from airflow_stepop.hooks.common.api_errors import Trouble, or_none
 from airflow_stepop.hooks.common.log_cursors import visible
-from airflow_stepop.hooks.common.receipts import receipt_text
+from airflow_stepop.hooks.common.receipts import is_of_runner, receipt_text
 from airflow_stepop.hooks.modal import private
 from airflow_stepop.hooks.modal.app_log import READ_S, AppLog
 from airflow_stepop.hooks.modal.calls import api_error, bounded
@@ -45,6 +45,15 @@ class _Read(NamedTuple):
     until: float
 
 
+class Source(Protocol):
+    """What a log is read by: the time of the submit, in seconds since the epoch, and the job's nonce."""
+
+    @property
+    def begin(self) -> float: ...
+    @property
+    def nonce(self) -> str: ...
+
+
 class JobLogs:
     """The logs of the sandboxes of one App."""
 
@@ -55,19 +64,19 @@ class JobLogs:
         self._read: dict[str, _Read] = {}
 
     def read(
-        self, cursors: Mapping[str, Cursor], begins: Mapping[str, float], over: Collection[str]
+        self, cursors: Mapping[str, Cursor], jobs: Mapping[str, Source], over: Collection[str]
     ) -> dict[str, LogChunk]:
         """Return the new lines of each sandbox that has some.
 
         :param cursors: id of a sandbox -> where its last read ended
-        :param begins: id -> when it was submitted, in seconds since the epoch
+        :param jobs: id -> the job of the sandbox
         :param over: the sandboxes that have ended
         """
         app_id = self._service.app_id
         if app_id is None or not cursors:
             return {}
         asked_at = time.time()
-        since = {one: self._since(one, cursor, begins[one]) for one, cursor in cursors.items()}
+        since = {one: self._since(one, cursor, jobs[one].begin) for one, cursor in cursors.items()}
         entries, until = self._entries(app_id, since, is_fresh=set(cursors) <= set(over))
         found: dict[str, LogChunk] = {}
         for one, cursor in cursors.items():
@@ -78,7 +87,7 @@ class JobLogs:
                 continue  # this read was looked at before
             own = [entry for entry in entries.get(one, ()) if is_over or entry.time_ns <= end * 1e9]
             lines, position = self._position(one, cursor).after(own, is_whole=is_over)
-            chunk = _chunk(lines, str(position))
+            chunk = _chunk(lines, str(position), jobs[one].nonce)
             if chunk is not None:
                 found[one] = chunk
             self._note(one, _Read(chunk.cursor if chunk is not None else cursor, position, until - FRESH_S))
@@ -143,16 +152,13 @@ class JobLogs:
 
     # -- the end
 
-    def tail(self, one: str, count: int, cursor: Cursor, begin: float, *, is_over: bool) -> LogChunk:
-        """Return the last ``count`` lines after a cursor, and the cursor behind them.
-
-        :param begin: when the sandbox was submitted, in seconds since the epoch
-        """
+    def tail(self, one: str, count: int, cursor: Cursor, job: Source, *, is_over: bool) -> LogChunk:
+        """Return the last ``count`` lines after a cursor, and the cursor behind them."""
         app_id = self._service.app_id
         if app_id is None:
             return LogChunk([], cursor)
         position = Position.parse(cursor)
-        since = max(position.cursor.time_ms / 1000 or begin - EARLY_S, time.time() - OLDEST_S)
+        since = max(position.cursor.time_ms / 1000 or job.begin - EARLY_S, time.time() - OLDEST_S)
         wanted = count + MORE
         while True:
             entries = self._last(app_id, one, wanted, since)
@@ -166,7 +172,7 @@ class JobLogs:
             entries = self._last(app_id, one, MOST, oldest_ms / 1000)
             lines, after = position.after(entries, is_whole=is_over)
             after = Position(after.cursor.since(oldest_ms), after.rest)
-        receipt = receipt_text(text for _, text in lines)
+        receipt = _receipt(lines, job.nonce)
         return LogChunk(shown[-count:], str(after) if lines else cursor, receipt)
 
     def _last(self, app_id: str, one: str, count: int, since: float) -> list[LogEntry]:
@@ -177,6 +183,11 @@ class JobLogs:
         return bounded(lambda: private.last_entries(client, app_id, one, task, count, since), READ_S)
 
 
-def _chunk(lines: list[Line], cursor: Cursor) -> LogChunk | None:
-    shown, receipt = visible(lines), receipt_text(text for _, text in lines)
+def _receipt(lines: list[Line], nonce: str) -> str | None:
+    """Return the last receipt that the runner of the job has written; the step may print others."""
+    return receipt_text((text for _, text in lines), lambda receipt: is_of_runner(receipt, nonce))
+
+
+def _chunk(lines: list[Line], cursor: Cursor, nonce: str) -> LogChunk | None:
+    shown, receipt = visible(lines), _receipt(lines, nonce)
     return LogChunk(shown, cursor, receipt) if shown or receipt is not None else None

@@ -124,6 +124,7 @@ def _command(spec: StepSpec, settings: ModalSettings, submitted: Submitted, time
         mounted=1,
         sync=STEP_FOLDER,
         seal=submitted.seal or None,
+        sign=1 if submitted.seal else None,
         secrets="env" if submitted.secret_names else None,
         started=STEP_FOLDER,
         job_id="env:MODAL_TASK_ID",

@@ -25,7 +25,7 @@ from airflow_stepop.exceptions import (
     StoreError,
 )
 from airflow_stepop.hooks.common.labels import matches
-from airflow_stepop.hooks.common.receipts import parse_receipt, receipt_of
+from airflow_stepop.hooks.common.receipts import is_of_runner, parse_receipt, receipt_of
 from airflow_stepop.hooks.modal import cost, states
 from airflow_stepop.hooks.modal.job_logs import JobLogs
 from airflow_stepop.hooks.modal.outcome import has_outcome, outcome_of, result_in, was_stopped
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 FEW = 3  # so many sandboxes, or fewer, are asked for by their ids
 KEPT_JOBS = 20_000
+MARKER_BYTES = 1 << 16
 OUTCOME_S = 60.0  # an outcome may reach the Volume so long after the end of the sandbox
 RECEIPT_S, PAUSE_S = 10.0, 0.25  # a receipt may reach the log so long after the end
 RECEIPT_LIMIT_S, RECEIPT_LINES = 900.0, 50  # ... at most, and so many last lines are searched for it
@@ -149,7 +150,10 @@ class Sandboxes:
         name is free, and a second one begins.
         """
         if job.id not in self._winners and result.exit_code == EXIT_DUPLICATE:
-            task = self._marked(job.folder)
+            try:
+                task = self._marked(job.folder)
+            except (IntegrityError, StoreError):  # somebody has changed it
+                task = None
             others = self.service.ended(job.nonce) if task is not None else []
             found = next((one.id for one in others if one.task_id == task), task)
             if found is not None:
@@ -205,8 +209,9 @@ class Sandboxes:
         :raises OutcomeLostError: it left none
         :raises OutcomeNotReadyError: it may still come
         """
-        receipt = receipt_of(handle) or self._receipt(job)
-        job = self._led(job)
+        handed, job = receipt_of(handle), self._led(job)
+        is_handed = handed is not None and is_of_runner(handed, job.nonce)
+        receipt = handed if is_handed else self._receipt(job)
         is_in_receipt = receipt is not None and receipt.outcome is not None
         if self._codes.get(job.id) == EXIT_NO_OUTCOME and not is_in_receipt:
             raise OutcomeLostError(f"{handle} left no outcome: the runner could not write it")
@@ -258,6 +263,8 @@ class Sandboxes:
             if own is None or not matches(own, labels):
                 continue
             results, name = own.pop(RESULTS, ""), own.pop(JOB, seen.name)
+            if seen.name not in (name, ""):  # somebody has copied the tags of a job
+                continue
             if (
                 seen.result is None
                 or self.service.files.entries(folder_of_job(own, name, own["nonce"])) is not None
@@ -304,7 +311,9 @@ class Sandboxes:
         marker = next((one for one in entries if one.path == f"{folder}/{STARTED}"), None)
         if marker is None:
             return None
-        data = parsed_json(self.service.files.read(marker.path, marker.size), "the marker")
+        is_small = marker.size <= MARKER_BYTES
+        text = self.service.files.read(marker.path, marker.size) if is_small else b""
+        data = parsed_json(text, "the marker")
         task = data.get("job") if isinstance(data, dict) else None
         if not isinstance(task, str) or not is_container(task):
             raise IntegrityError(f"{marker.path} in {self.service.files} is damaged; clear the task")
@@ -329,9 +338,9 @@ class Sandboxes:
         over = self._over(jobs)
         led = {job.id: self._led(job).id for job in jobs}
         cursors = {led[job.id]: cursor for job, cursor in jobs.items()}
-        begins = {led[job.id]: job.begin for job in jobs}
+        sources = {led[job.id]: job for job in jobs}
         while True:
-            read = self._logs.read(cursors, begins, {led[one] for one in over})
+            read = self._logs.read(cursors, sources, {led[one] for one in over})
             found = {one: read[led[one]] for one in led if led[one] in read}
             self._has_receipt |= {one for one, chunk in found.items() if chunk.receipt is not None}
             if not self._is_awaited(jobs, over, found):
@@ -364,7 +373,7 @@ class Sandboxes:
         """Return the last ``count`` lines of a job after a cursor."""
         is_over = bool(self._over([job]))
         while True:
-            chunk = self._logs.tail(self._led(job).id, count, since, job.begin, is_over=is_over)
+            chunk = self._logs.tail(self._led(job).id, count, since, job, is_over=is_over)
             if chunk.receipt is not None:
                 self._has_receipt.add(job.id)
             is_whole = chunk.receipt is not None or not is_over

@@ -128,10 +128,14 @@ class VolumeFiles:
 
         :raises StoreError: there is no such file, or it has another size
         """
-        data = b"".join(self.chunks(path))
+        data = bytearray()
+        for block in self.chunks(path):
+            data += block
+            if len(data) > size:
+                raise StoreError(f"{self}: {path} has more than {size} bytes")
         if len(data) != size:
             raise StoreError(f"{self}: {path} has {len(data)} bytes, and not {size}")
-        return data
+        return bytes(data)
 
     def chunks(self, path: str) -> Iterator[bytes]:
         """Yield the bytes of a file, block by block.
