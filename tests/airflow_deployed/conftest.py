@@ -8,8 +8,17 @@ from pathlib import Path
 import pytest
 
 from tests.support import deployment
+from tests.support.cloud_fixtures import (
+    cloud_env,
+    home,
+    modal_or_none,
+    modal_service,
+    sagemaker_or_none,
+    training_service,
+)
 from tests.support.statsd_server import StatsdServer
 
+__all__ = ["cloud_env", "home", "modal_or_none", "modal_service", "sagemaker_or_none", "training_service"]
 HERE = Path(__file__).parent
 
 
@@ -29,13 +38,16 @@ def statsd() -> Iterator[StatsdServer]:
 
 @pytest.fixture(scope="session")
 def airflow(
-    tmp_path_factory: pytest.TempPathFactory, statsd: StatsdServer
+    home: Path, statsd: StatsdServer, cloud_env: dict[str, str], request: pytest.FixtureRequest
 ) -> Iterator[deployment.Deployment]:
-    """A running deployment, on PostgreSQL if one is available."""
+    """A running deployment, on PostgreSQL if one is available. Only steps on SageMaker have a bucket."""
+    env = {**statsd.env, **cloud_env}
+    if "AIRFLOW_CONN_AWS_DEFAULT" in env:
+        server = request.getfixturevalue("s3_server")
+        env[f"AIRFLOW_CONN_{server.conn_id.upper()}"] = server.connection()
+        env["AIRFLOW__STEPOP__EXTRA_STORES"] = server.new_address()
     postgres = deployment.Postgres.if_any()
-    found = deployment.Deployment(
-        tmp_path_factory.mktemp("airflow"), HERE / "dags", statsd.env, postgres=postgres
-    )
+    found = deployment.Deployment(home, HERE / "dags", env, postgres=postgres)
     with found.running():
         yield found
 

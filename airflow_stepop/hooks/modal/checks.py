@@ -29,8 +29,12 @@ _PIN = "install modal>=1.6,<1.7, or a newer version of airflow-stepop"
 def checks(service: Service) -> Iterator[Check]:
     """Yield the checks, in order. The token comes first: without one, nothing else can be asked."""
     yield Check("token", lambda: _token(service), _LOGIN, is_needed=True)
-    yield Check("app", lambda: _app(service), "the token needs the right to create Apps in this environment")
-    yield Check("volume", lambda: _volume(service), "the token needs the right to create Volumes")
+    place = f"the environment {service.environment}" if service.environment else "the default environment"
+    advice = f"the token needs the right to create %s in {place}"
+    if service.environment:
+        advice += f"; if there is none of this name: modal environment create {service.environment}"
+    yield Check("app", lambda: _app(service), advice % "Apps")
+    yield Check("volume", lambda: _volume(service), advice % "Volumes")
     yield Check("image", lambda: _image(service), _BUILDS)
     yield Check("client", _client, _PIN)
 

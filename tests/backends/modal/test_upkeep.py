@@ -13,7 +13,7 @@ from airflow_stepop.stores.base import Store
 from airflow_stepop.stores.paths import checkpoint_path, job_path
 from airflow_stepop.testing import Step
 from tests.backends.modal.conftest import end_of
-from tests.support.modal import Modal
+from tests.support.modal import Modal, modal_connection
 
 
 def test_everything_is_there(hook: ModalStepHook) -> None:
@@ -29,6 +29,15 @@ def test_an_image_that_cannot_be_built(hook: ModalStepHook, modal_server: Modal)
     (found,) = [one for one in hook.check() if not one.is_ok]
     assert (found.subject, found.message) == ("image", "no builds in this workspace")
     assert "build images" in found.fix
+
+
+def test_an_environment_that_does_not_exist(
+    modal_server: Modal, make_hook: Callable[[], ModalStepHook], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_MODAL_DEFAULT", modal_connection(environment="dev"))
+    found = {one.subject: one.fix for one in make_hook().check() if not one.is_ok}
+    assert found.keys() == {"app", "volume"}
+    assert all("modal environment create dev" in fix for fix in found.values())
 
 
 def test_an_app_that_cannot_be_made(hook: ModalStepHook, modal_server: Modal) -> None:
