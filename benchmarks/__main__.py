@@ -75,6 +75,23 @@ takes no time for it.
 """
 
 
+MODAL_HEAD = """\
+# Benchmarks of Modal
+
+<!-- Made by `make bench ARGS='--write {names}'`: measure again instead of editing. -->
+
+The cost of a step on Modal for Airflow, compared with the package `modal` alone: {machine}. Ratios are to the
+first line of each table.
+
+**The service is an emulator on the same host** (`tests/emulators/modal`), to which the real package `modal`
+speaks. So no figure contains the time that Modal takes. The emulator and what is measured share the
+processors. A page of its list has 100 sandboxes; the size at Modal is not documented.
+
+The thousand sandboxes are simulated. Each prints a line every ten seconds, and some of them end. The step
+that gets an array really runs.
+"""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench ARGS=...", description="measure and print")
     parser.add_argument(
@@ -206,8 +223,22 @@ def _sagemaker(module: str) -> Iterator[Table]:
         yield from import_module(f"benchmarks.sagemaker.{module}").tables(room)
 
 
+def _modal(module: str) -> Iterator[Table]:
+    """Yield the tables of a module of :mod:`benchmarks.modal`, measured in a new workspace."""
+    from importlib import import_module
+
+    from benchmarks.modal import service
+
+    if reason := service.why_not():
+        yield Table(f"Modal: {module}", "", [Line("not measured", None, reason)])
+        return
+    with service.room() as room:
+        yield from import_module(f"benchmarks.modal.{module}").tables(room)
+
+
 KUBERNETES = ("waiting", "submitting", "noticing", "transfer", "latency")
 SAGEMAKER = ("parsing", "submitting", "steps", "waiting", "logs")
+MODAL = ("parsing", "submitting", "transfer", "waiting")
 TABLES: dict[str, Callable[[], Iterator[Table]]] = {
     "import": _imports,
     "step": _step,
@@ -220,6 +251,7 @@ TABLES: dict[str, Callable[[], Iterator[Table]]] = {
     "latency": _latency,
     **{f"kubernetes-{module}": partial(_kubernetes, module) for module in KUBERNETES},
     **{f"sagemaker-{module}": partial(_sagemaker, module) for module in SAGEMAKER},
+    **{f"modal-{module}": partial(_modal, module) for module in MODAL},
 }
 
 
@@ -234,10 +266,12 @@ class Page:
 
 _ON_KUBERNETES = [name for name in TABLES if name.startswith("kubernetes-")]
 _ON_SAGEMAKER = [name for name in TABLES if name.startswith("sagemaker-")]
+_ON_MODAL = [name for name in TABLES if name.startswith("modal-")]
 PAGES = (
     Page(DOCS / "benchmarks.md", HEAD, [name for name in TABLES if "-" not in name]),
     Page(DOCS / "backends" / "kubernetes-benchmarks.md", KUBERNETES_HEAD, _ON_KUBERNETES),
     Page(DOCS / "backends" / "sagemaker-benchmarks.md", SAGEMAKER_HEAD, _ON_SAGEMAKER),
+    Page(DOCS / "backends" / "modal-benchmarks.md", MODAL_HEAD, _ON_MODAL),
 )
 
 

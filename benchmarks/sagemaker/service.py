@@ -7,30 +7,37 @@ documented rates of the real service, and answers a request above them with ``Th
 from __future__ import annotations
 
 import contextlib
-import json
-import logging
 import os
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from airflow_stepop.hooks.sagemaker.hook import SageMakerStepHook
 from airflow_stepop.job import JobHandle
 from airflow_stepop.stores.paths import result_path
 from airflow_stepop.testing import Step, make_step
-from benchmarks.measure import IS_SHORT, environment, is_installed
+from benchmarks.measure import is_installed
+from benchmarks.processes import as_json, child, count_of, quieten, tell, told, variables
 from tests.support.s3 import started
 from tests.support.sagemaker import SageMaker, log_service, sagemaker
 
+__all__ = [
+    "Answers",
+    "Room",
+    "as_json",
+    "child",
+    "count_of",
+    "quieten",
+    "room",
+    "tell",
+    "told",
+    "variables",
+    "why_not",
+]
 CONN_ID = "aws_default"
 LOGS = ("FilterLogEvents", "DescribeLogStreams", "GetLogEvents")
-ROOT = Path(__file__).resolve().parents[2]
 THREADS = 4
 LONG_S = 1e6  # of a simulated job that does not end by itself
 
@@ -115,25 +122,6 @@ def why_not() -> str:
     return f"install {', '.join(missing)}" if missing else ""
 
 
-def quieten() -> None:
-    """Turn off the logs of this process: the operator logs a lot."""
-    import structlog
-
-    logging.disable(logging.WARNING)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-
-
-@contextlib.contextmanager
-def variables(given: Mapping[str, str]) -> Iterator[None]:
-    """Set variables of the environment, and remove them at the end."""
-    os.environ |= given
-    try:
-        yield
-    finally:
-        for name in given:
-            os.environ.pop(name, None)
-
-
 @contextlib.contextmanager
 def room() -> Iterator[Room]:
     """Start an account with the documented rates, and the connections to it; end it at the end."""
@@ -150,52 +138,3 @@ def room() -> Iterator[Room]:
         }
         with variables(given):
             yield Room(service, address)
-
-
-@contextlib.contextmanager
-def child(module: str, given: Any) -> Iterator[subprocess.Popen[str]]:
-    """Start ``python -m MODULE FILE``, with ``given`` as JSON in the file; end it at the end.
-
-    The child prints lines of JSON, and reads commands from its standard input.
-    """
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump(given, file)
-        file.flush()
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, file.name],
-            env=environment() | {"PYTHONPATH": str(ROOT)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        with process:
-            try:
-                yield process
-            finally:
-                process.kill()
-
-
-def told(process: subprocess.Popen[str]) -> Any:
-    """Return the next line of JSON that a child prints.
-
-    :raises RuntimeError: the child has ended
-    """
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("{"):
-            return json.loads(line)
-    raise RuntimeError(f"the measured process has ended with {process.wait()}")
-
-
-def tell(process: subprocess.Popen[str], command: str) -> None:
-    assert process.stdin is not None
-    process.stdin.write(f"{command}\n")
-    process.stdin.flush()
-
-
-def as_json(handles: Sequence[JobHandle]) -> list[Any]:
-    return [handle.to_json() for handle in handles]
-
-
-def count_of(normal: int, short: int) -> int:
-    return short if IS_SHORT else normal

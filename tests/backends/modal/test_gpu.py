@@ -11,9 +11,11 @@ from airflow_stepop.failure import Category
 from airflow_stepop.hooks.modal import private
 from airflow_stepop.hooks.modal.hook import ModalStepHook
 from airflow_stepop.job import JobHandle, JobState
+from airflow_stepop.stores.base import Store
 from airflow_stepop.testing import Step
 from tests.backends.modal.conftest import end_of
 from tests.support.modal import Modal
+from tests.support.waiting import wait_until
 
 GPU = {"gpu": "T4"}
 
@@ -58,6 +60,29 @@ def test_a_machine_that_is_taken_away(
     assert status.state is JobState.FAILED
     assert status.failure is not None
     assert status.failure.category is Category.PREEMPTED
+
+
+def test_a_preempted_step_goes_on_from_its_checkpoint(
+    hook: ModalStepHook, step: Callable[..., Step], store: Store, modal_server: Modal
+) -> None:
+    """What was saved before is there, also if the service keeps nothing of a sandbox that was killed."""
+    modal_server.do("settings", commit_after_kill=False)
+    uri = store.uri("checkpoints/team/dag/run/task/-1/arguments")
+    train = 'cd "$STEPOP_CHECKPOINT_DIR"; cat epoch || { echo 7 > epoch; sleep 600; }'
+    one, other = (step(["sh", "-c", train], settings=GPU, checkpoint_uri=uri) for _ in range(2))
+    first = hook.submit(one.spec, one.payload)
+    checkpoints = hook._of(first).service.checkpoints
+    wait_until(lambda: [*checkpoints.list("checkpoints")], "a checkpoint in the Volume")
+    modal_server.do("preempt", sandbox=first.name)
+    status = end_of(hook, first)
+    assert status.failure is not None
+    assert status.failure.category is Category.PREEMPTED
+    hook.delete(first)
+    second = hook.submit(other.spec, other.payload)
+    assert end_of(hook, second).state is JobState.SUCCEEDED, hook.tail(second, 20)
+    assert hook.tail(second, 5).lines[-1].text == "7"
+    hook.delete(second)
+    assert [one["files"] for one in modal_server.report()["volumes"].values()] == [{}, {}]
 
 
 def test_a_cancelled_step_is_no_preemption(
