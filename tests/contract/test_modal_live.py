@@ -7,6 +7,7 @@ with the smallest size. No test asks for a GPU.
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -53,6 +54,11 @@ class TestLiveModal(emulated.TestModal):
     def store(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:  # type: ignore[override]
         monkeypatch.setenv("AIRFLOW__STEPOP__STORE", f"{tmp_path}/store")
         return open_store(folder_uri(tmp_path / "store"))
+
+    @pytest.fixture
+    def checkpoint_uri(self, store: Store) -> str:
+        """The Volume keeps what an earlier run of these tests has left, signed with another key."""
+        return store.uri(f"checkpoint-{uuid.uuid4().hex}")
 
     @pytest.fixture
     def full_quota(self) -> Any:

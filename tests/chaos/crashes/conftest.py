@@ -10,11 +10,19 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.crashes.crash_table import CrashedTask, CrashTable
-from tests.emulators.sagemaker.container import unavailable
 from tests.support import deployment
+from tests.support.cloud_fixtures import (
+    cloud_env,
+    home,
+    modal_or_none,
+    modal_service,
+    sagemaker_or_none,
+    training_service,
+)
 from tests.support.line import Line
 from tests.support.needs import needs
-from tests.support.sagemaker import SageMaker, log_service, sagemaker
+
+__all__ = ["cloud_env", "home", "modal_or_none", "modal_service", "sagemaker_or_none", "training_service"]
 
 HERE = Path(__file__).parent
 
@@ -30,37 +38,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the deployment."""
-    return tmp_path_factory.mktemp("airflow")
-
-
-@pytest.fixture(scope="session")
-def emulator(home: Path, request: pytest.FixtureRequest) -> Iterator[SageMaker | None]:
-    """The emulator of SageMaker; ``None`` where this machine has no S3 server or no namespaces."""
-    if not os.environ.get("STEPOP_S3SERVER") or unavailable():
-        yield None
-        return
-    server = request.getfixturevalue("s3_server")
-    with log_service() as logs_url, sagemaker(server, logs_url, shared=[str(home)]) as found:
-        yield found
-
-
-@pytest.fixture(scope="session")
-def training_service(request: pytest.FixtureRequest, emulator: SageMaker | None) -> SageMaker:
-    """The emulator, or a skip with what is absent."""
-    request.getfixturevalue("s3_server")
-    return needs(emulator, f"namespaces for containers: {unavailable()}")
-
-
-@pytest.fixture(scope="session")
 def airflow(
-    home: Path, emulator: SageMaker | None, request: pytest.FixtureRequest
+    home: Path, cloud_env: dict[str, str], request: pytest.FixtureRequest
 ) -> Iterator[deployment.Deployment]:
     """A running deployment. It uses PostgreSQL and an S3 bucket where this machine has them."""
-    env, cable = {}, None
-    if emulator is not None:
-        env["AIRFLOW_CONN_AWS_DEFAULT"] = emulator.connection(stepop={"settings": {"role": emulator.role}})
+    env, cable = dict(cloud_env), None
     if os.environ.get("STEPOP_S3SERVER"):
         server = request.getfixturevalue("s3_server")
         cable, address = Line(server.endpoint), server.new_address()

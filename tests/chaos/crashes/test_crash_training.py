@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from tests.chaos.crashes.crash_table import CrashedTask
-from tests.chaos.crashes.dags.crash_training_points import LONG, SHORT
-from tests.chaos.crashes.worker_points import LATE, POINTS
+from tests.chaos.crashes.dags.crash_cloud_points import LONG, SHORT
+from tests.chaos.crashes.killed_workers import CloudTask, kill_all, settle_killed
 
 WORKER = "On SageMaker, the worker is killed with `kill -9`"
 SERVICE = "On SageMaker, a service of Airflow is killed with `kill -9`"
 OVER = {"Completed", "Failed", "Stopped"}
 
 
-@dataclass(frozen=True)
-class TrainingTask(CrashedTask):
-    """A task whose processes are those of its training jobs."""
-
-    service: Any = None
+class TrainingTask(CloudTask):
+    """A task whose jobs are training jobs."""
 
     def jobs(self) -> dict[str, Any]:
-        """Return the jobs of the task: name -> what the emulator knows."""
         client, found = self.service.client("sagemaker"), {}
         for name, job in self.service.report()["jobs"].items():
             env = client.describe_training_job(TrainingJobName=name)["Environment"]
@@ -41,31 +35,6 @@ def training(airflow, table, training_service):
     return lambda *where: TrainingTask(airflow, table, *where, training_service)
 
 
-def kill_all(airflow, training, dag_id, points):
-    """Start one run for all points, and wait until their workers have died.
-
-    Each step goes on until its worker has died; a late one up to its point.
-    """
-    run_id = airflow.trigger(dag_id)
-    tasks = [training(dag_id, run_id, point) for point in points]
-    for task in tasks:
-        if task.task_id in LATE:
-            task.touch("go")
-        elif task.task_id.removesuffix("_deferred") in LATE:
-            task.wait_started(is_deferred=True)
-            task.touch("go")
-    for task in tasks:
-        task.wait_for("died")
-        task.touch("go")
-    return dag_id, run_id
-
-
-def settle(task):
-    when, log = POINTS[task.task_id]
-    task.settle((WORKER, when), state="success", log=log)
-    assert len(task.jobs()) == 1, "no job was created twice"
-
-
 @pytest.fixture(scope="module")
 def run(airflow, training):
     return kill_all(airflow, training, "crash_training", SHORT)
@@ -73,7 +42,7 @@ def run(airflow, training):
 
 @pytest.mark.parametrize("point", SHORT)
 def test_a_worker_is_killed(run, training, point):
-    settle(training(*run, point))
+    settle_killed(training(*run, point), WORKER)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +53,7 @@ def long_run(airflow, training):
 @pytest.mark.long
 @pytest.mark.parametrize("point", LONG)
 def test_a_worker_is_killed_at_another_point(long_run, training, point):
-    settle(training(*long_run, point))
+    settle_killed(training(*long_run, point), WORKER)
 
 
 @pytest.fixture(scope="module")
@@ -111,5 +80,4 @@ KILLED = {
 @pytest.mark.parametrize("task_id", KILLED)
 def test_a_service_is_killed(survivors, training, task_id):
     task = training("crash_training_services", survivors, task_id)
-    task.settle((SERVICE, KILLED[task_id]), state="success", log="the step runs")
-    assert len(task.jobs()) == 1, "no job was created twice"
+    task.settle_alone((SERVICE, KILLED[task_id]), "the step runs")
