@@ -13,11 +13,11 @@ from statistics import median, quantiles
 from typing import Any
 
 from airflow_stepop.job import JobHandle
-from airflow_stepop.runner.protocol import RECEIPT_PREFIX
 from benchmarks.modal.service import STATES, Calls, Room
 from benchmarks.modal.triggers import OURS, POLLS
 from benchmarks.processes import as_json, child, count_of, tell, told
 from benchmarks.tables import Line, Table
+from tests.support.modal_many import receipt_line
 
 JOBS = count_of(1000, 20)
 OBSERVED_S = float(count_of(60, 5))
@@ -25,7 +25,6 @@ FIRST_S = float(count_of(45, 5))  # not measured: the start costs more than the 
 ENDINGS = count_of(60, 4)
 MIB = 2**20
 LONGEST_S = 300.0
-RECEIPT = f'{RECEIPT_PREFIX}{{"digest": "{"0" * 64}", "size": 1}}'  # the last line of a step
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ def _delays(room: Room, process: Any, handles: Sequence[JobHandle]) -> list[floa
     over: dict[str, float] = {}
     for handle in handles:
         time.sleep(random.uniform(0, 2) * OBSERVED_S / ENDINGS)
-        room.service.do("say", sandbox=handle.name, text=RECEIPT)
+        room.service.do("say", sandbox=handle.name, text=receipt_line(handle))
         room.service.do("end", sandbox=handle.name, status="SUCCESS", exit_code=0)
         over[handle.name] = time.time()
     until = time.monotonic() + 4 * OBSERVED_S + 30

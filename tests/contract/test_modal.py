@@ -29,18 +29,18 @@ def error(name: str) -> Exception:
 
 
 @pytest.fixture(scope="module")
-def emulator() -> Iterator[Modal]:
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Modal]:
+    """Its sandboxes see the folders of the tests, so that a step can tell a test of its start."""
     needs(not unavailable(), f"namespaces for sandboxes: {unavailable()}")
-    with modal() as service:
+    with modal(shared=[str(tmp_path_factory.getbasetemp())]) as service:
         yield service
 
 
 class TestModal(HookContract):
     """Real processes in namespaces of their own, the real client of Modal, a real S3 server."""
 
-    shares_files = False
     patience_s = 120.0
-    poll_s = 0.2
+    poll_s = 0.05
     other_place: ClassVar = {"app_name": "another-app"}
     unsupported: ClassVar = {
         "nodes": ResourceSettings(nodes=2),

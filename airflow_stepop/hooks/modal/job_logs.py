@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from airflow_stepop.hooks.common.api_errors import Trouble, or_none
@@ -87,7 +88,9 @@ class JobLogs:
                 continue  # this read was looked at before
             own = [entry for entry in entries.get(one, ()) if is_over or entry.time_ns <= end * 1e9]
             lines, position = self._position(one, cursor).after(own, is_whole=is_over)
-            chunk = _chunk(lines, str(position), jobs[one].nonce)
+            receipt = _receipt(lines, jobs[one].nonce)
+            position = replace(position, has_receipt=position.has_receipt or receipt is not None)
+            chunk = _chunk(lines, str(position), receipt)
             if chunk is not None:
                 found[one] = chunk
             self._note(one, _Read(chunk.cursor if chunk is not None else cursor, position, until - FRESH_S))
@@ -171,8 +174,9 @@ class JobLogs:
             oldest_ms = min(entry.time_ns for entry in entries) // 1_000_000
             entries = self._last(app_id, one, MOST, oldest_ms / 1000)
             lines, after = position.after(entries, is_whole=is_over)
-            after = Position(after.cursor.since(oldest_ms), after.rest)
+            after = replace(after, cursor=after.cursor.since(oldest_ms))
         receipt = _receipt(lines, job.nonce)
+        after = replace(after, has_receipt=after.has_receipt or receipt is not None)
         return LogChunk(shown[-count:], str(after) if lines else cursor, receipt)
 
     def _last(self, app_id: str, one: str, count: int, since: float) -> list[LogEntry]:
@@ -188,6 +192,6 @@ def _receipt(lines: list[Line], nonce: str) -> str | None:
     return receipt_text((text for _, text in lines), lambda receipt: is_of_runner(receipt, nonce))
 
 
-def _chunk(lines: list[Line], cursor: Cursor, nonce: str) -> LogChunk | None:
-    shown, receipt = visible(lines), _receipt(lines, nonce)
+def _chunk(lines: list[Line], cursor: Cursor, receipt: str | None) -> LogChunk | None:
+    shown = visible(lines)
     return LogChunk(shown, cursor, receipt) if shown or receipt is not None else None

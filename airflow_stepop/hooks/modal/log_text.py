@@ -31,20 +31,23 @@ class Position:
 
     :param cursor: which pieces were read
     :param rest: stream -> the line that has no end yet
+    :param has_receipt: the receipt of the job's runner was read, so the log ends before long
     """
 
     cursor: TimeCursor = field(default_factory=TimeCursor)
     rest: Mapping[str, str] = field(default_factory=dict)
+    has_receipt: bool = False
 
     @classmethod
     def parse(cls, cursor: Cursor) -> Position:
         if not cursor:
             return cls()
-        text, rest = json.loads(cursor)
-        return cls(TimeCursor.parse(text), rest)
+        text, rest, *flags = json.loads(cursor)
+        return cls(TimeCursor.parse(text), rest, bool(flags and flags[0]))
 
     def __str__(self) -> str:
-        return json.dumps([str(self.cursor), dict(self.rest)], separators=(",", ":"))
+        flags = [1] if self.has_receipt else []
+        return json.dumps([str(self.cursor), dict(self.rest), *flags], separators=(",", ":"))
 
     def after(self, entries: Sequence[LogEntry], *, is_whole: bool) -> tuple[list[Line], Position]:
         """Return the lines that were not read before, and the position behind them.
@@ -67,7 +70,7 @@ class Position:
             at = (new[-1].time_ms if new else max(cursor.seen.values(), default=cursor.time_ms)) / 1000
             lines += [(at, _shown(int(stream), left)) for stream, left in rest.items()]
             rest = {}
-        return lines, Position(cursor, rest)
+        return lines, Position(cursor, rest, self.has_receipt)
 
 
 def _shown(stream: int, line: str) -> str:

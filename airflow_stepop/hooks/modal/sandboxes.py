@@ -28,6 +28,7 @@ from airflow_stepop.hooks.common.labels import matches
 from airflow_stepop.hooks.common.receipts import is_of_runner, parse_receipt, receipt_of
 from airflow_stepop.hooks.modal import cost, states
 from airflow_stepop.hooks.modal.job_logs import JobLogs
+from airflow_stepop.hooks.modal.log_text import Position
 from airflow_stepop.hooks.modal.outcome import has_outcome, outcome_of, result_in, was_stopped
 from airflow_stepop.hooks.modal.private import Seen
 from airflow_stepop.hooks.modal.request import OUT, folder_of_job
@@ -335,6 +336,10 @@ class Sandboxes:
         The receipt comes a little after the end of a sandbox. Who asks for one ended job alone reads the
         end of its log, so the answer waits for the receipt.
         """
+        if len(jobs) <= FEW:  # another process may have read the receipt
+            self._has_receipt |= {
+                one.id for one, cursor in jobs.items() if Position.parse(cursor).has_receipt
+            }
         over = self._over(jobs)
         led = {job.id: self._led(job).id for job in jobs}
         cursors = {led[job.id]: cursor for job, cursor in jobs.items()}
@@ -371,6 +376,8 @@ class Sandboxes:
 
     def tail(self, job: Job, count: int, since: Cursor) -> LogChunk:
         """Return the last ``count`` lines of a job after a cursor."""
+        if Position.parse(since).has_receipt:
+            self._has_receipt.add(job.id)
         is_over = bool(self._over([job]))
         while True:
             chunk = self._logs.tail(self._led(job).id, count, since, job, is_over=is_over)

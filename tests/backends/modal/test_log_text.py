@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -74,3 +75,11 @@ def test_a_line_that_never_ends_is_cut() -> None:
 
 def test_lines_of_the_service_say_so() -> None:
     assert read(Position(), piece(1, "Image is being pulled\n", 3))[0] == ["[modal] Image is being pulled"]
+
+
+def test_a_position_behind_the_receipt_says_so() -> None:
+    """Whoever has it needs not wait for the receipt. A position of an earlier version does not say it."""
+    texts, position = read(replace(Position(), has_receipt=True), piece(1, "a\n"))
+    assert texts == ["a"]
+    assert position.has_receipt
+    assert not Position.parse(json.dumps(json.loads(str(position))[:2])).has_receipt

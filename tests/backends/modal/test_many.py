@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from airflow_stepop.hooks.modal.hook import ModalStepHook
+from airflow_stepop.hooks.modal.log_text import Position
 from airflow_stepop.job import Cursor, JobHandle, JobState, LogChunk
-from airflow_stepop.runner.protocol import RECEIPT_PREFIX
 from tests.support.modal import Modal
-from tests.support.modal_many import simulated
+from tests.support.modal_many import receipt_line, simulated
 from tests.support.waiting import wait_until
 
 COUNT, PAGE, BATCH = 120, 20, 30  # sandboxes, those of a page of the list, those of a call for logs
 REQUESTS = COUNT // PAGE + 1  # of a list; the last page is empty
-
-RECEIPT = f'{RECEIPT_PREFIX}{{"digest": "{"0" * 64}", "size": 1}}'
 
 
 def logs_of(hook: ModalStepHook, cursors: Mapping[JobHandle, Cursor]) -> dict[JobHandle, LogChunk]:
@@ -58,12 +56,13 @@ def test_a_receipt_announces_an_end(hook: ModalStepHook, modal_server: Modal) ->
     handles = simulated(hook, modal_server, COUNT)
     ends, *others = handles
     hook.status(handles)
-    modal_server.do("say", sandbox=ends.name, text=RECEIPT)
-    wait_until(lambda: hook.logs({ends: None}), "the receipt")
+    modal_server.do("say", sandbox=ends.name, text=receipt_line(ends))
+    found = wait_until(lambda: hook.logs({ends: None}), "the receipt")
+    assert Position.parse(found[ends].cursor).has_receipt
     modal_server.do("end", sandbox=ends.name, status="SUCCESS", exit_code=0)
     modal_server.wait_over(ends.name)
     modal_server.do("forget_calls")
-    found = hook.status(handles)
-    assert found[ends].state.is_terminal
-    assert {found[one].state for one in others} == {JobState.RUNNING}
+    statuses = hook.status(handles)
+    assert statuses[ends].state.is_terminal
+    assert {statuses[one].state for one in others} == {JobState.RUNNING}
     assert modal_server.calls("SandboxListV2") <= 2, "for the times of the one that has ended"
