@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from datetime import timedelta
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ from airflow_stepop.cli.output import TABLES, Row, command, complain, print_rows
 from airflow_stepop.core.printable import printable_text
 from airflow_stepop.core.signing_key import OWN_KEY, OWN_KEY_FIX, configured_option
 from airflow_stepop.core.units import LONGEST_S
-from airflow_stepop.exceptions import StepConfigError
+from airflow_stepop.exceptions import StepConfigError, StepopError
 from airflow_stepop.inventory.places import all_stores
 from airflow_stepop.inventory.targets import Complain, Target, deployment, target_of, usable_targets
 from airflow_stepop.job import Finding
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from argparse import Namespace
 
     from airflow_stepop.stores.base import Store
+    from airflow_stepop.stores.bucket import BucketStore
 
 
 NOT_RUN = Finding(False, "run", "no step was run", "correct the other findings first")
@@ -194,7 +197,6 @@ def check_configuration(targets: list[Target]) -> Iterator[Finding]:
     All hosts must have the same signing key. Airflow deployments that share backends or stores must have
     different names.
     """
-    from airflow_stepop.exceptions import StepopError
     from airflow_stepop.stores.configured import configured_stores
 
     try:
@@ -246,15 +248,35 @@ def check_store(store: Store, place: str = "") -> Finding:
 
 
 def check_access(store: Store) -> Iterator[Finding]:
-    """Yield what other users may do with a store that is a folder. That is no error."""
+    """Yield what other users may do with a folder, and for how long addresses in a bucket are valid.
+
+    None of this is an error.
+    """
     from airflow_stepop.runner.ownership import remarks
+    from airflow_stepop.stores.bucket import BucketStore
     from airflow_stepop.stores.folder import FolderStore
 
-    if not isinstance(store, FolderStore):
-        return
-    with suppress(OSError):  # the finding about the store says why
-        for remark in remarks(str(store.folder)):
-            yield Finding(True, "access", f"{remark}. {_NOT_SIGNED}")
+    if isinstance(store, FolderStore):
+        with suppress(OSError):  # the finding about the store says why
+            for remark in remarks(str(store.folder)):
+                yield Finding(True, "access", f"{remark}. {_NOT_SIGNED}")
+    elif isinstance(store, BucketStore):
+        yield Finding(True, "addresses", f"{store.url}: {_signing(store)}")
+
+
+def _signing(store: BucketStore) -> str:
+    """Return for how long an address is valid that is signed now."""
+    from airflow_stepop.hooks.common.signing import SIGNATURE_MAX_S
+
+    try:
+        store.sign("GET", ["check"], time.time() + 60)
+        end = store.signature_end(0)
+    except StepopError as error:
+        return f"no addresses can be signed, which steps need that do not reach the bucket otherwise: {error}"
+    if end is None:
+        return "signed addresses are valid until the session token expires, which is at an unknown time"
+    longest_s = min(end - time.time(), SIGNATURE_MAX_S)
+    return f"signed addresses are valid for up to {timedelta(seconds=60 * round(longest_s / 60))}"
 
 
 _NOT_SIGNED = "Results are signed; checkpoints in a folder are not"

@@ -20,6 +20,7 @@ from airflow_stepop.core.naming import slug
 from airflow_stepop.stores.base import StoredObject
 from airflow_stepop.stores.configured import open_store
 from tests.support import dag_test_process
+from tests.support.buckets import BucketServer
 
 DAG_S = 800.0  # a DAG of a hundred tasks, one after the other, on a busy machine
 
@@ -194,11 +195,11 @@ def airflow_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflo
     process.end()
 
 
-@pytest.fixture(scope="module", params=["folder", "s3"])
+@pytest.fixture(scope="module", params=["folder", "s3", pytest.param("gs", marks=pytest.mark.long)])
 def place(request: pytest.FixtureRequest, airflow_process: AirflowProcess) -> Place:
     """A place for results, in each kind of store."""
     if request.param == "folder":
         return airflow_process.place("folder")
-    server = request.getfixturevalue("s3_server")
+    server: BucketServer = request.getfixturevalue("s3_server" if request.param == "s3" else "gcs_server")
     env = {f"AIRFLOW_CONN_{server.conn_id.upper()}": server.connection()}
-    return airflow_process.place("s3", server.new_address(), env)
+    return airflow_process.place(request.param, server.new_address(), env)

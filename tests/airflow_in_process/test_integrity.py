@@ -37,7 +37,7 @@ def run(airflow_process, place):
 
 def is_harmless(run, case):
     """Of an object that several values share, only the bytes are read that a reference names."""
-    return run.place.kind == "s3" and case == "extended"
+    return run.place.kind != "folder" and case == "extended"
 
 
 @pytest.mark.parametrize("case", REFUSED)

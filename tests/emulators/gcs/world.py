@@ -14,6 +14,7 @@ class World:
 
     :ivar metadata: the account of the machine, which its metadata server gives tokens for; ``None``: the
         emulator is no metadata server
+    :ivar refuses_to_sign: nobody has the permission ``iam.serviceAccounts.signBlob``
     :ivar skew: by how much the clock of the service is ahead
     """
 
@@ -23,6 +24,7 @@ class World:
         self.buckets = Buckets()
         self.faults = Faults()
         self.metadata: Account | None = None
+        self.refuses_to_sign = False
         self.skew = timedelta()
 
     def now(self) -> datetime:

@@ -672,6 +672,7 @@ def test_a_bucket(stepop, ran, bucket_server, monkeypatch):
     assert list(store.list("parts")) == [part_path("a" * 64, time.time())]
     checked = {row["what"]: row["found"] for row in stepop("check", "-o", "json").data}
     assert checked["store"] == f"{store.url} can be written, listed, read and deleted from"
+    assert checked["addresses"] == f"{store.url}: signed addresses are valid for up to 7 days, 0:00:00"
     store.delete_folder("")
 
 
