@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_stepop.hooks.modal import private
-from tests.contract.test_modal import TestModal, emulator
+from tests.support.modal_contract import ModalContract, emulator
 
 __all__ = ["emulator"]
 
@@ -20,8 +20,5 @@ def closed_doors(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(map(private.is_open, private.DOORS))
 
 
-class TestModalByThePublicInterface(TestModal):
+class TestModalByThePublicInterface(ModalContract):
     """The same promises, with more requests."""
-
-
-del TestModal  # pytest would run it here, too

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_stepop.job import StepSpec
+from airflow_stepop.hooks.modal.hook import ModalStepHook
+from airflow_stepop.job import JobHandle, JobStatus, StepSpec
 from airflow_stepop.resources import ResourceSettings
+from tests.support.waiting import wait_until
 
 LABELS = {
     "deployment": "team-a",
@@ -69,3 +71,11 @@ def a_spec(**options: Any) -> StepSpec:
         **options,
     }
     return StepSpec(**given)
+
+
+def end_of(hook: ModalStepHook, handle: JobHandle) -> JobStatus:
+    """Wait for the end of a job, and return its status."""
+    found: JobStatus = wait_until(
+        lambda: hook.status([handle])[handle], f"{handle} to end", holds=lambda one: one.state.is_terminal
+    )
+    return found

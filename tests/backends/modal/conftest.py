@@ -12,14 +12,13 @@ from airflow.sdk import Connection
 
 from airflow_stepop.connections.modal import ModalAccount, account_of, close_clients
 from airflow_stepop.hooks.modal.hook import ModalStepHook
-from airflow_stepop.job import JobHandle, JobStatus
+from airflow_stepop.job import JobHandle
 from airflow_stepop.stores.base import Store
 from airflow_stepop.stores.configured import open_store
 from airflow_stepop.stores.folder import folder_uri
 from airflow_stepop.stores.paths import result_path
 from airflow_stepop.testing import Step, make_step
 from tests.support.modal import Modal, modal_connection, modal_containers, modal_emulator, modal_server
-from tests.support.waiting import wait_until
 
 __all__ = ["modal_containers", "modal_emulator", "modal_server"]
 
@@ -80,11 +79,3 @@ def submit(hook: ModalStepHook, step: Callable[..., Step]) -> Callable[..., JobH
         return hook.submit(made.spec, made.payload)
 
     return run
-
-
-def end_of(hook: ModalStepHook, handle: JobHandle) -> JobStatus:
-    """Wait for the end of a job, and return its status."""
-    found: JobStatus = wait_until(
-        lambda: hook.status([handle])[handle], f"{handle} to end", holds=lambda one: one.state.is_terminal
-    )
-    return found

@@ -17,8 +17,8 @@ from airflow_stepop.hooks.modal.hook import ModalStepHook
 from airflow_stepop.job import JobHandle, JobState
 from airflow_stepop.runner.protocol import RECEIPT_PREFIX
 from airflow_stepop.testing import Step
-from tests.backends.modal.conftest import end_of
 from tests.support.modal import Modal
+from tests.support.modal_steps import end_of
 
 FORGED = b'{"forged": true}'
 RECEIPT = json.dumps({"protocol": 1, "digest": hashlib.sha256(FORGED).hexdigest(), "size": len(FORGED)})

@@ -9,8 +9,8 @@ import pytest
 from airflow_stepop.hooks.modal import cost, prices
 from airflow_stepop.hooks.modal.hook import ModalStepHook
 from airflow_stepop.job import JobHandle
-from tests.backends.modal.conftest import end_of
 from tests.support.modal import Modal
+from tests.support.modal_steps import end_of
 
 PER_S = 2 * prices.SANDBOX_CORE_S + 4 * prices.SANDBOX_GIB_S
 SIZES = {"cpu": 2.0, "memory": 4096}

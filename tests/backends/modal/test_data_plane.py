@@ -25,9 +25,9 @@ from airflow_stepop.stores.base import Store
 from airflow_stepop.stores.configured import open_store
 from airflow_stepop.stores.paths import result_path
 from airflow_stepop.testing import Step, make_step
-from tests.backends.modal.conftest import end_of
 from tests.support.memory import at_most
 from tests.support.modal import Modal
+from tests.support.modal_steps import end_of
 from tests.support.s3 import S3Server
 
 MIB = 2**20

@@ -15,8 +15,8 @@ from airflow_stepop.hooks.modal import private
 from airflow_stepop.hooks.modal.hook import ModalStepHook
 from airflow_stepop.job import JobState
 from airflow_stepop.testing import Step
-from tests.backends.modal.conftest import end_of
 from tests.support.modal import Modal
+from tests.support.modal_steps import end_of
 from tests.support.processes import those
 from tests.support.waiting import wait_until
 

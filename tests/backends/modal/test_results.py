@@ -19,8 +19,8 @@ from airflow_stepop.payload.outcome import read_outcome, to_xcom
 from airflow_stepop.results import StepResult
 from airflow_stepop.stores.base import Store
 from airflow_stepop.testing import Step
-from tests.backends.modal.conftest import end_of
 from tests.support.modal import Modal
+from tests.support.modal_steps import end_of
 
 
 def result(hook: ModalStepHook, step: Step, handle: JobHandle) -> object:

@@ -14,8 +14,8 @@ from airflow_stepop.hooks.modal.states import STATES
 from airflow_stepop.hooks.modal.status import ended_status
 from airflow_stepop.job import JobHandle, JobState
 from airflow_stepop.testing import Step
-from tests.backends.modal.conftest import end_of
 from tests.support.modal import Modal
+from tests.support.modal_steps import end_of
 
 V1, V2 = "sb-0123456789abcdefABCDEF", "sb-01K00000000000000000000000"
 CATEGORIES = {

@@ -12,8 +12,8 @@ from airflow_stepop.job import JobHandle
 from airflow_stepop.stores.base import Store
 from airflow_stepop.stores.paths import checkpoint_path, job_path
 from airflow_stepop.testing import Step
-from tests.backends.modal.conftest import end_of
 from tests.support.modal import Modal, modal_connection
+from tests.support.modal_steps import end_of
 
 
 def test_everything_is_there(hook: ModalStepHook) -> None:
