@@ -19,8 +19,8 @@ from airflow_stepop.hooks.modal.hook import ModalStepHook
 from airflow_stepop.stores.base import Store
 from airflow_stepop.stores.configured import open_store
 from airflow_stepop.stores.folder import folder_uri
-from tests.contract import test_modal as emulated
 from tests.support.modal import modal_connection
+from tests.support.modal_contract import CONNECTION, ModalContract
 
 NAMES = ("STEPOP_LIVE_ENVIRONMENT", "MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET")
 MISSING = [name for name in NAMES if not os.environ.get(name)]
@@ -31,9 +31,10 @@ if MISSING:
 ENVIRONMENT, TOKEN_ID, TOKEN_SECRET = (os.environ[name] for name in NAMES)
 
 
-class TestLiveModal(emulated.TestModal):
+class TestLiveModal(ModalContract):
     """The real service. There is no bucket: values pass through a Volume of the environment."""
 
+    shares_files = False
     patience_s = 900.0  # an image is pulled, and a sandbox that was told to end goes on for a while
     poll_s = 2.0  # the service allows few requests a second
     spec_options: ClassVar = {}  # Modal's own image, with this version of Python
@@ -46,7 +47,7 @@ class TestLiveModal(emulated.TestModal):
     @pytest.fixture
     def make_hook(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], ModalStepHook]]:  # type: ignore[override]
         connection = modal_connection(TOKEN_ID, TOKEN_SECRET, environment=ENVIRONMENT)
-        monkeypatch.setenv(emulated.CONNECTION, connection)
+        monkeypatch.setenv(CONNECTION, connection)
         yield ModalStepHook
         close_clients()
 
