@@ -160,6 +160,20 @@ class GoogleConnection:
         return str(self.option("quota_project_id") or os.environ.get("GOOGLE_CLOUD_QUOTA_PROJECT") or "")
 
     @property
+    def project(self) -> str:
+        """The id of the project of the caller; empty if nothing here tells it.
+
+        As for the Google provider: that of the connection, else of the impersonated account, else of the key.
+        Then ``GOOGLE_CLOUD_PROJECT`` counts.
+        """
+        named = self.option("project")
+        if not named and self.chain:
+            named = _project_of(self.chain[-1])
+        if not named and (key := self.key()) is not None:
+            named = key.project
+        return str(named or os.environ.get("GOOGLE_CLOUD_PROJECT") or "")
+
+    @property
     def chain(self) -> list[str]:
         """The accounts of the impersonation chain. The last one sends the requests."""
         given = self.option("impersonation_chain") or []
@@ -252,3 +266,10 @@ class GoogleConnection:
 
 def _is_given(value: Any) -> bool:
     return bool(value) and str(value).lower() not in ("false", "0")
+
+
+def _project_of(email: str) -> str:
+    """Return the project that the name of a service account tells; empty: it tells none."""
+    name, _, domain = email.partition("@")
+    project, _, rest = domain.partition(".")
+    return project if name and rest == "iam.gserviceaccount.com" else ""

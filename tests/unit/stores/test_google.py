@@ -191,6 +191,24 @@ def test_scopes_are_those_of_the_connection(connect: Connect) -> None:
         connect({"scope": READ_ONLY}).put_new("x", b"1")
 
 
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ({}, "test-project"),
+        ({"project": "named"}, "named"),
+        ({"impersonation_chain": "a@x.com,b@theirs.iam.gserviceaccount.com"}, "theirs"),
+        ({"impersonation_chain": "1-compute@developer.gserviceaccount.com"}, "test-project"),
+        ({"keyfile_dict": None}, "of-the-host"),
+    ],
+)
+def test_the_project_of_the_caller(
+    gcs: Gcs, monkeypatch: pytest.MonkeyPatch, extra: dict[str, Any], expected: str
+) -> None:
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "of-the-host")
+    monkeypatch.setenv("AIRFLOW_CONN_G", gcs.connection(extra))
+    assert GoogleConnection("g", owner="the store", need="a gs:// store").project == expected
+
+
 def test_the_project_that_pays(gcs: Gcs, connect: Connect) -> None:
     import urllib.request
 
