@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,7 @@ class Read:
     :param of_sandbox: id of a sandbox -> its pieces, oldest first
     :param of_task: id of a container -> its pieces
     :param nameless: ids of the containers whose pieces do not say their sandbox
+    :param newest: when the newest piece was written, by the service's own clock; 0: there is none
     """
 
     begin: float
@@ -43,6 +44,7 @@ class Read:
     of_sandbox: Mapping[str, list[LogEntry]]
     of_task: Mapping[str, list[LogEntry]]
     nameless: frozenset[str]
+    newest: float
 
 
 class AppLog:
@@ -77,13 +79,14 @@ class AppLog:
         of_sandbox: dict[str, list[LogEntry]] = {}
         of_task: dict[str, list[LogEntry]] = {}
         nameless = set()
-        for entry in bounded(lambda: private.entries(client, app_id, begin, until), READ_S):
+        entries = bounded(lambda: private.entries(client, app_id, begin, until), READ_S)
+        for entry in entries:
             of_task.setdefault(entry.task_id, []).append(entry)
             if entry.sandbox_id:
                 of_sandbox.setdefault(entry.sandbox_id, []).append(entry)
             else:
                 nameless.add(entry.task_id)
-        return Read(begin, until, of_sandbox, of_task, frozenset(nameless))
+        return Read(begin, until, of_sandbox, of_task, frozenset(nameless), newest_of(entries))
 
     def pieces(self, read: Read, one: str) -> list[LogEntry]:
         """Return the pieces of one sandbox, in any order."""
@@ -93,6 +96,11 @@ class AppLog:
         if read.nameless and (task := self._service.task_of(one)) in read.nameless:
             found = found + [entry for entry in read.of_task[task] if not entry.sandbox_id]
         return found
+
+
+def newest_of(entries: Iterable[LogEntry]) -> float:
+    """Return when the newest piece was written, in seconds since the epoch; 0: there is none."""
+    return max((entry.time_ns for entry in entries), default=0) / 1e9
 
 
 def _reuse_s(count: int) -> float:

@@ -223,17 +223,22 @@ class ModalStepHook(StepHook[ModalSettings]):
         found: dict[JobHandle, JobStatus] = {}
         for here, some in self._by_app(handles):
             statuses = here.statuses([self._job(handle) for handle in some])
-            found |= {handle: statuses[handle.id] or self._gone(here, handle) for handle in some}
+            found |= {handle: self._checked(here, handle, statuses[handle.id]) for handle in some}
         return found
 
     def fresh_status(self, handle: JobHandle) -> JobStatus:
         here = self._of(handle)
-        return here.status_now(self._job(handle)) or self._gone(here, handle)
+        return self._checked(here, handle, here.status_now(self._job(handle)))
 
-    def _gone(self, here: Sandboxes, handle: JobHandle) -> JobStatus:
-        """Return the status of a job that the service does not know, if this is the workspace of the job."""
-        self.check_scope(handle, here.scope)
-        return JobStatus(JobState.GONE)
+    def _checked(self, here: Sandboxes, handle: JobHandle, status: JobStatus | None) -> JobStatus:
+        """Return a status; a job is gone only if this is its own workspace and environment.
+
+        :param status: ``None``: the service does not know the sandbox
+        :raises StepConfigError: it is another one: the token or MODAL_ENVIRONMENT has changed
+        """
+        if status is None or status.state is JobState.GONE:
+            self.check_scope(handle, here.scope)
+        return status or JobStatus(JobState.GONE)
 
     def _by_app(self, handles: Iterable[JobHandle]) -> Iterable[tuple[Sandboxes, list[JobHandle]]]:
         found: dict[Sandboxes, list[JobHandle]] = {}
@@ -247,7 +252,7 @@ class ModalStepHook(StepHook[ModalSettings]):
         here, job = self._of(handle), self._job(handle)
         status = here.status_now(job)
         if status is None or status.state is JobState.GONE:
-            self._gone(here, handle)
+            self._checked(here, handle, status)
             raise OutcomeLostError(f"{handle} left no outcome: the job is gone")
         return here.outcome(handle, job, self._detail(handle)["results"], status)
 

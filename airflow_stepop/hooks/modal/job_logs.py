@@ -12,13 +12,14 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from airflow_stepop.hooks.common.api_errors import Trouble, or_none
 from airflow_stepop.hooks.common.log_cursors import visible
 from airflow_stepop.hooks.common.receipts import is_of_runner, receipt_text
 from airflow_stepop.hooks.modal import private
-from airflow_stepop.hooks.modal.app_log import READ_S, AppLog
+from airflow_stepop.hooks.modal.app_log import READ_S, AppLog, newest_of
 from airflow_stepop.hooks.modal.calls import api_error, bounded
 from airflow_stepop.hooks.modal.log_text import LATE_MS, Line, Position
 from airflow_stepop.hooks.modal.private import LogEntry
@@ -30,20 +31,27 @@ if TYPE_CHECKING:
     from airflow_stepop.job import Cursor
 
 FRESH_S = 2.0  # what was written since then is left for the next read, while the sandbox runs
-EARLY_S = 60.0  # how much earlier than its submit a sandbox may seem to print: clocks differ
+# How much earlier than its submit a sandbox may seem to print, since clocks differ. More costs little where
+# few are read, or where the service selects the pieces of one
+FEW, EARLY_S, EARLY_OF_FEW_S, EARLY_OF_ONE_S = 3, 60.0, 900.0, 3600.0
 OLDEST_S = 30 * 86400.0  # the service answers no question about a longer time than 35 days
 KEPT_JOBS = 20_000
 STREAMS = {"stdout": 1, "stderr": 2, "system": 3}
+TOO_MANY = "LogsFetchError"  # of modal.exception: the App has more new pieces than the client fetches
 MORE = 8  # a tail asks for so many more pieces than lines
 GROWTH, MOST = 8, 20_000  # ... and for more, if they are too few; the service gives no more at once
 
 
 class _Read(NamedTuple):
-    """The last read of one log: the cursor that the caller has, the position, and the time until which."""
+    """The last read of one log: the cursor that the caller has, the position, and the time until which.
+
+    The time is that of this host; ``newest`` is when the newest piece was written, by the service's clock.
+    """
 
     cursor: Cursor
     position: Position
     until: float
+    newest: float
 
 
 class Source(Protocol):
@@ -77,8 +85,10 @@ class JobLogs:
         if app_id is None or not cursors:
             return {}
         asked_at = time.time()
-        since = {one: self._since(one, cursor, jobs[one].begin) for one, cursor in cursors.items()}
-        entries, until = self._entries(app_id, since, is_fresh=set(cursors) <= set(over))
+        early_s = EARLY_OF_FEW_S if len(cursors) <= FEW else EARLY_S
+        begins = {one: self._begin(one, jobs[one]) - early_s for one in cursors}
+        since = {one: self._since(one, cursor, begins[one]) for one, cursor in cursors.items()}
+        entries, until, newest = self._entries(app_id, since, is_fresh=set(cursors) <= set(over))
         found: dict[str, LogChunk] = {}
         for one, cursor in cursors.items():
             is_over = one in over and until >= asked_at  # an earlier read may lack the last lines
@@ -93,8 +103,14 @@ class JobLogs:
             chunk = _chunk(lines, str(position), receipt)
             if chunk is not None:
                 found[one] = chunk
-            self._note(one, _Read(chunk.cursor if chunk is not None else cursor, position, until - FRESH_S))
+            left_at = chunk.cursor if chunk is not None else cursor
+            newest_of_one = max(newest, known.newest if known is not None else 0.0)
+            self._note(one, _Read(left_at, position, until - FRESH_S, newest_of_one))
         return found
+
+    def _begin(self, one: str, job: Source) -> float:
+        """Return when a sandbox was submitted, or created by the service's own clock if that is earlier."""
+        return min(job.begin, self._service.created.get(one, job.begin))
 
     def _position(self, one: str, cursor: Cursor) -> Position:
         known = self._read.get(one)
@@ -103,9 +119,9 @@ class JobLogs:
     def _since(self, one: str, cursor: Cursor, begin: float) -> float:
         """Return the time from which on a log has something new, in seconds since the epoch."""
         known = self._read.get(one)
-        since = self._position(one, cursor).cursor.time_ms / 1000 or begin - EARLY_S
+        since = self._position(one, cursor).cursor.time_ms / 1000 or begin
         if known is not None and known.cursor == cursor:
-            since = max(since, known.until - LATE_MS / 1000)
+            since = max(since, min(known.until, known.newest) - LATE_MS / 1000)
         return max(since, time.time() - OLDEST_S)
 
     def _note(self, one: str, read: _Read) -> None:
@@ -116,19 +132,28 @@ class JobLogs:
 
     def _entries(
         self, app_id: str, since: Mapping[str, float], *, is_fresh: bool
-    ) -> tuple[Mapping[str, list[LogEntry]], float]:
-        """Return the pieces of each sandbox since its own time, and until when they were read.
+    ) -> tuple[Mapping[str, list[LogEntry]], float, float]:
+        """Return the pieces of each sandbox since its own time, until when they were read, and the newest time.
 
         :param is_fresh: see :meth:`.AppLog.read`
         """
         if not private.is_open(private.LOGS):
             until = time.time()
-            return {one: self._of_one(one, begin, until) for one, begin in since.items()}, until
-        read = self._app_log.read(app_id, since.keys(), min(since.values()), is_fresh=is_fresh)
-        return {
+            found = {one: self._of_one(one, begin, until) for one, begin in since.items()}
+            return found, until, newest_of(chain(*found.values()))
+        try:
+            read = self._app_log.read(app_id, since.keys(), min(since.values()), is_fresh=is_fresh)
+        except Exception as error:
+            if type(error).__name__ != TOO_MANY:
+                raise
+            until = time.time()
+            found = {one: self._last(app_id, one, MOST, begin) for one, begin in since.items()}
+            return found, until, newest_of(chain(*found.values()))
+        found = {
             one: [entry for entry in self._app_log.pieces(read, one) if entry.time_ns >= begin * 1e9]
             for one, begin in since.items()
-        }, read.until
+        }
+        return found, read.until, read.newest
 
     def _of_one(self, one: str, since: float, until: float) -> list[LogEntry]:
         """Return the pieces of one sandbox, by the public interface."""
@@ -161,7 +186,7 @@ class JobLogs:
         if app_id is None:
             return LogChunk([], cursor)
         position = Position.parse(cursor)
-        since = max(position.cursor.time_ms / 1000 or job.begin - EARLY_S, time.time() - OLDEST_S)
+        since = max(position.cursor.time_ms / 1000 or job.begin - EARLY_OF_ONE_S, time.time() - OLDEST_S)
         wanted = count + MORE
         while True:
             entries = self._last(app_id, one, wanted, since)

@@ -182,7 +182,8 @@ class Sandboxes:
         if seen.result is not None and seen.result.status == states.UNKNOWN:
             seen = replace(seen, result=result_in(self.service.files, job.folder) if has else None)
         ended_at = seen.finished_at or noticed
-        if not has and is_success(seen) and time.time() - ended_at < OUTCOME_S:
+        ahead_s = max(job.begin - seen.created_at, 0.0) if seen.created_at else 0.0  # of the service's clock
+        if not has and is_success(seen) and time.time() - ended_at - ahead_s < OUTCOME_S:
             return running_status(seen, has_task=True)  # the outcome may come a little later
         is_ours = job.id in self._is_ours or CANCELLED in names
         status = ended_status(seen, is_ours=is_ours, has_outcome=has)
@@ -259,7 +260,8 @@ class Sandboxes:
 
         Those whose folder was deleted are left out.
         """
-        for seen in self.service.all_with(selector(labels), time.time() - KEPT_S):
+        for one in self.service.all_with(selector(labels), time.time() - KEPT_S):
+            seen = self.service.with_tags(one)
             own = labels_of(seen.tags)
             if own is None or not matches(own, labels):
                 continue
@@ -280,7 +282,9 @@ class Sandboxes:
             return None
         if sandbox is None:
             return None
-        own = labels_of(sandbox.tags) or {}
+        own = labels_of(sandbox.tags)
+        if own is None:
+            return None
         results, _ = own.pop(RESULTS, ""), own.pop(JOB, "")
         if sandbox.result is not None and self.service.files.entries(folder) is None:
             return None

@@ -6,7 +6,7 @@ Every call has a deadline: see ``calls.py``. Where a door of ``private.py`` is c
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,8 @@ CREATE_S = 1800.0  # the first use of an image builds or pulls it, within the re
 PAGE = 100  # sandboxes in a page of a list, as far as anybody knows
 PAGE_S = 1.7  # a list of several pages is used again for so long, for each request that it took
 LIST_S = 120.0  # a list of many pages
+APP_S = 300.0  # somebody may stop the App, and another process make a new one of its name
+KEPT_JOBS = 20_000
 # exit codes that the client makes of a status
 _TIMED_OUT, _ENDED = 124, 137
 
@@ -48,9 +50,10 @@ class Service:
         self.environment = environment
         self.app_name = app_name
         self._opened: tuple[Any, VolumeFiles] | None = None  # the client, and what belongs to it
-        self._app: Any = None
+        self._app: tuple[Any, float] = None, 0.0  # and until when it is used again
         self._running: tuple[dict[str, Seen], float] = {}, 0.0  # and until when it is used again
         self._tasks: dict[str, str] = {}  # id of a sandbox -> that of its container
+        self.created: dict[str, float] = {}  # id -> when it was created, by the service's own clock
 
     @property
     def client(self) -> Any:
@@ -73,7 +76,7 @@ class Service:
         client = bounded(lambda: client_of(self.account))
         if self._opened is None or self._opened[0] is not client:  # after a fork, or when it was closed
             self._opened = client, VolumeFiles(client, self.environment or None)
-            self._app = None
+            self._app = None, 0.0
         return self._opened
 
     @cached_property
@@ -91,7 +94,8 @@ class Service:
         :param create: make it then
         """
         client = self.client
-        if self._app is None:
+        app, until_s = self._app
+        if app is None or time.monotonic() >= until_s:
             from modal import App
 
             def lookup() -> Any:
@@ -103,8 +107,9 @@ class Service:
                 )
 
             kinds = () if create else (Trouble.NOT_FOUND,)
-            self._app = or_none(api_error, lambda: bounded(lookup), *kinds)
-        return self._app
+            app = or_none(api_error, lambda: bounded(lookup), *kinds)
+            self._app = app, time.monotonic() + APP_S
+        return app
 
     @property
     def app_id(self) -> str | None:
@@ -123,14 +128,14 @@ class Service:
         listed = {one.id: one for one in self.ended(nonce) if one.name in (name, "")}
         found = self._by_name(name, has_ended=True)
         if found is None and listed:
-            return next(iter(listed.values()))
+            return self.with_tags(next(iter(listed.values())))
         if found is None and not is_new:
             found = self._by_name(name, has_ended=False)  # the only way that shows one with a GPU
         if found is None:
             return None
         sandbox_id = str(found.object_id)
         if sandbox_id in listed:
-            return listed[sandbox_id]
+            return self.with_tags(listed[sandbox_id])
         tags: dict[str, str] = bounded(found.get_tags)
         seen = self.look(sandbox_id)
         result = seen.result if seen is not None else None
@@ -142,6 +147,13 @@ class Service:
             f"a sandbox {name} exists already in the App {self.app_name}, and it is not of this step: it has "
             "another nonce. Clear the task to submit under another name"
         )
+
+    def with_tags(self, seen: Seen) -> Seen:
+        """Return a sandbox of a list with its tags: a list may leave them out."""
+        if seen.tags:
+            return seen
+        sandbox = self._by_id(seen.id)
+        return replace(seen, tags=bounded(sandbox.get_tags)) if sandbox is not None else seen
 
     def _by_name(self, name: str, *, has_ended: bool) -> Any:
         """Return a sandbox by its name.
@@ -170,7 +182,7 @@ class Service:
         """
         client, app = self.client, self.app(create=True)
         words, options = create_arguments(request, client, app, own_secret)
-        if not options.get("gpu"):
+        if not self._is_waited_for(options):
             from modal import Sandbox
 
             found = str(bounded(lambda: Sandbox.create(*words, **options), CREATE_S).object_id)
@@ -180,6 +192,15 @@ class Service:
             given = {"request": dict(request), "own_secret": dict(own_secret)}
             found = start_by_child(given, self.account, lambda: self._id_of(request["name"]))
         return Seen(found, request["name"], request["tags"])
+
+    def _is_waited_for(self, options: Mapping[str, Any]) -> bool:
+        """Return whether ``Sandbox.create`` waits for a machine: it does for the older kind of sandbox.
+
+        Every sandbox with a GPU is of this kind, and with MODAL_SANDBOX_V2=0 every other one.
+        """
+        from modal.config import config
+
+        return bool(options.get("gpu")) or not config["sandbox_v2"]
 
     def _id_of(self, name: str) -> str | None:
         found = self._by_name(name, has_ended=False)
@@ -255,6 +276,7 @@ class Service:
         client = self.client
         if private.is_open(private.LISTING):
             found, requests = bounded(lambda: private.listed(client, app_id, {}, is_running=True), LIST_S)
+            self._note_times(found)
             for seen in found:
                 if seen.task_id:
                     self._tasks[seen.id] = seen.task_id
@@ -264,6 +286,11 @@ class Service:
         sandboxes = bounded(lambda: list(Sandbox.list(app_id=app_id, client=client)), LIST_S)
         running = {one.object_id: Seen(one.object_id) for one in sandboxes if one.returncode is None}
         return running, len(running) // PAGE + 2
+
+    def _note_times(self, found: Iterable[Seen]) -> None:
+        self.created |= {one.id: one.created_at for one in found if one.created_at}
+        while len(self.created) > KEPT_JOBS:
+            del self.created[next(iter(self.created))]
 
     def ended(self, nonce: str) -> list[Seen]:
         """Return the sandboxes of one job that a list shows, with their times; empty if nobody can tell."""
@@ -279,6 +306,7 @@ class Service:
             found, _ = bounded(
                 lambda: private.listed(client, app_id, tags, is_running=False, since=since), CREATE_S
             )
+            self._note_times(found)
             return found
         return self._public_with(app_id, tags)
 

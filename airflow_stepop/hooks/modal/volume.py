@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from airflow_stepop.job import Buffer
 
 CANCELLED = "cancelled"
+SURE_S = 30.0  # so long after it was looked up, the Volume is the one of its name
 IN_MEMORY_BYTES, FILE_MODE = 4 << 20, 0o644  # of an upload
 # Of the path of a job's folder, and of that of a task instance's checkpoints: see stores/paths.py
 JOB_PARTS, CHECKPOINT_PARTS = 7, 6
@@ -56,6 +58,7 @@ class VolumeFiles:
         self._client = client
         self._environment = environment
         self._volume: Any = None
+        self._opened_at = 0.0
 
     def __str__(self) -> str:
         return f"the Volume {self.name}"
@@ -86,6 +89,7 @@ class VolumeFiles:
             client=self._client,  # type: ignore[arg-type]
         )
         bounded(volume.hydrate)
+        self._opened_at = time.monotonic()
         return volume
 
     # -- write
@@ -158,12 +162,20 @@ class VolumeFiles:
         :param is_deep: also those in its folders
         """
         volume = self.open()
-        found = or_none(
+        found = self._listed(volume, path, is_deep)
+        if found is None and time.monotonic() - self._opened_at >= SURE_S:
+            # somebody may have deleted it, and another process made a new one
+            self._volume = or_none(api_error, lambda: self._opened(create=False), Trouble.NOT_FOUND)
+            if self._volume is not None and self._volume.object_id != volume.object_id:
+                found = self._listed(self._volume, path, is_deep)
+        return None if found is None else [_to_file(entry) for entry in found]
+
+    def _listed(self, volume: Any, path: str, is_deep: bool) -> list[Any] | None:
+        return or_none(
             api_error,
             lambda: bounded(lambda: volume.listdir(f"/{path}", recursive=is_deep)),
             Trouble.NOT_FOUND,
         )
-        return None if found is None else [_to_file(entry) for entry in found]
 
     def list(self, path: str) -> Iterator[str]:
         for entry in self.entries(path, is_deep=True) or []:

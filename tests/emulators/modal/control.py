@@ -88,6 +88,12 @@ class Control:
                 raise ValueError(f"{one.id}: only a sandbox with a GPU is preempted")
             one.ask(End("TERMINATED", killed=True, grace_s=self._world.settings.kill_after_s))
 
+    def stop(self, app_id: str) -> None:
+        """Stop an App, as its page in the dashboard can: its sandboxes are terminated, its name is free."""
+        for one in self._world.sandboxes.of_app(app_id):
+            one.terminate()
+        del self._world.apps.known[app_id]
+
     def say(self, sandbox: str, text: str) -> None:
         """Write a system line about the sandboxes into the App's logs."""
         for one in self._world.sandboxes.matching(sandbox):

@@ -143,7 +143,7 @@ class SandboxRpcs:
             created_at=sandbox.created_at,
             task_info=task,
             app_id=sandbox.app.id,
-            tags=[api_pb2.SandboxTag(tag_name=name, tag_value=value) for name, value in sandbox.tags.items()],
+            tags=self._tags(sandbox) if self._world.settings.lists_tags else [],
             name=sandbox.name,
             image_id=sandbox.definition.image_id,
             timeout_secs=sandbox.definition.timeout_secs,
@@ -184,10 +184,10 @@ class SandboxRpcs:
         return api_pb2.SandboxGetTaskIdResponse(task_id=sandbox.task_id or None, task_result=result)
 
     async def sandbox_tags_get(self, request: Any, call: Any) -> Any:
-        tags = self._sandboxes.get(request.sandbox_id).tags
-        return api_pb2.SandboxTagsGetResponse(
-            tags=[api_pb2.SandboxTag(tag_name=name, tag_value=value) for name, value in tags.items()]
-        )
+        return api_pb2.SandboxTagsGetResponse(tags=self._tags(self._sandboxes.get(request.sandbox_id)))
+
+    def _tags(self, sandbox: Sandbox) -> list[Any]:
+        return [api_pb2.SandboxTag(tag_name=name, tag_value=value) for name, value in sandbox.tags.items()]
 
     sandbox_tags_get_v2 = sandbox_tags_get
 

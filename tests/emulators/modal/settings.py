@@ -59,6 +59,7 @@ class Settings:
     commit_lag_s: float = 0.0  # written files appear in the Volume so long after the end
     background_commit_s: float = 0.0  # how often a running sandbox commits by itself; 0: never [inf]
     commit_after_kill: bool = True  # False: a sandbox that did not end by itself commits nothing [inf]
+    lists_tags: bool = True  # [src] a list selects by tags; whether it also has them is unknown
     page_size: int = 100  # sandboxes of a page of the list [inf]
     stats_page: int = 100  # groups of a page of the statistics [inf]
     stats_lag_s: float = 0.0  # a sandbox is in no statistics before
