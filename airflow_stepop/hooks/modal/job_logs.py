@@ -133,7 +133,7 @@ class JobLogs:
     def _entries(
         self, app_id: str, since: Mapping[str, float], *, is_fresh: bool
     ) -> tuple[Mapping[str, list[LogEntry]], float, float]:
-        """Return the pieces of each sandbox since its own time, until when they were read, and the newest time.
+        """Return the pieces of each sandbox since its own time, until when they were read, and the newest.
 
         :param is_fresh: see :meth:`.AppLog.read`
         """

@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from airflow_stepop.exceptions import StoreError
 from airflow_stepop.hooks.common.api_errors import Trouble, or_none
-from airflow_stepop.hooks.modal.calls import UPLOAD_S, api_error, bounded
+from airflow_stepop.hooks.modal.calls import api_error, bounded, upload_limit_s
 from airflow_stepop.hooks.modal.names import JOB_VOLUME
 
 if TYPE_CHECKING:
     from airflow_stepop.job import Buffer
 
 CANCELLED = "cancelled"
+BLOCK_S = 300.0  # of the next block of a file: the client tries five times, for a minute each
 SURE_S = 30.0  # so long after it was looked up, the Volume is the one of its name
 IN_MEMORY_BYTES, FILE_MODE = 4 << 20, 0o644  # of an upload
 # Of the path of a job's folder, and of that of a task instance's checkpoints: see stores/paths.py
@@ -113,7 +114,7 @@ class VolumeFiles:
                 with volume.batch_upload(force=force) as batch:
                     batch.put_file(source, f"/{path}", mode=FILE_MODE)
 
-            bounded(upload, UPLOAD_S)
+            bounded(upload, upload_limit_s(sum(map(len, buffers))))
 
     # -- read
 
@@ -149,7 +150,7 @@ class VolumeFiles:
         blocks = iter(self.open().read_file(f"/{path}"))
         while True:
             try:
-                block = bounded(lambda: next(blocks, None), UPLOAD_S)
+                block = bounded(lambda: next(blocks, None), BLOCK_S)
             except FileNotFoundError as error:
                 raise StoreError(f"{self} has no file {path}") from error
             if block is None:

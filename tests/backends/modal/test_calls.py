@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
+import errno
+import socket
+import ssl
 import threading
 
 import pytest
@@ -43,9 +48,14 @@ def test_errors_of_connections() -> None:
         TimeoutError(),
         aiohttp.ClientError(),
         StreamTerminatedError(),
+        socket.gaierror(-3, "Temporary failure in name resolution"),
+        ssl.SSLError("handshake"),
+        OSError(errno.ENETUNREACH, "Network is unreachable"),
+        concurrent.futures.CancelledError(),
     ):
         assert api_error(error).kind is Trouble.TRANSIENT
-    assert api_error(ValueError("ours")).kind is Trouble.OTHER
+    for error in (ValueError("ours"), OSError(errno.ENOSPC, "full"), FileNotFoundError("gone")):
+        assert api_error(error).kind is Trouble.OTHER
 
 
 def test_a_limit_is_a_quota_for_a_submit() -> None:
@@ -61,6 +71,16 @@ def test_a_call_that_hangs_is_given_up() -> None:
     with pytest.raises(TimeoutError, match=r"did not answer within 0\.01 s"):
         bounded(go.wait, 0.01)
     go.set()
+
+
+def test_a_call_whose_client_was_closed_meanwhile() -> None:
+    """Its coroutine is cancelled. Nobody has asked to end the caller."""
+
+    def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(ConnectionError, match="closed"):
+        bounded(cancelled)
 
 
 def test_results_and_errors_come_through() -> None:

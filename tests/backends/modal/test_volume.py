@@ -140,3 +140,14 @@ def test_entries_say_what_is_a_folder(files: VolumeFiles) -> None:
     files.put_new("top/started", b"22")
     found: Any = files.entries("top")
     assert {(one.path, one.is_folder) for one in found} == {("top/in", True), ("top/started", False)}
+
+
+def test_an_upload_that_cannot_reach_the_blocks_is_given_up(
+    files: VolumeFiles, modal_server: Modal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The API can be reached, and the store of the blocks cannot: the client would try for nine minutes."""
+    monkeypatch.setattr("airflow_stepop.hooks.modal.calls.UPLOAD_S", 0.0)
+    modal_server.do("fault", kind="hold", rpc="BlockPut")
+    with pytest.raises(TimeoutError, match="did not answer"):
+        files.put_new("a", b"first")
+    modal_server.do("clear_faults")
