@@ -10,8 +10,8 @@ import pytest
 from airflow_stepop.hooks.modal.hook import ModalStepHook
 from airflow_stepop.job import JobState
 from airflow_stepop.testing import Step
-from tests.backends.modal.conftest import end_of
 from tests.support.modal import Modal
+from tests.support.modal_steps import end_of
 
 MOST_TRIES = 30
 

@@ -11,8 +11,8 @@ from airflow_stepop.exceptions import StepConfigError
 from airflow_stepop.hooks.modal.hook import ModalStepHook
 from airflow_stepop.job import JobHandle, JobState
 from airflow_stepop.testing import Step
-from tests.backends.modal.conftest import end_of
 from tests.support.modal import Modal
+from tests.support.modal_steps import end_of
 
 SKEW_S = 600.0
 
