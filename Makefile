@@ -43,7 +43,7 @@ export PYTHON
 help:
 	@echo "make demo     run dags_examples/quickstart.py in Airflow, on this host   (ARGS=--kill: kill a worker, and see its step go on)"
 	@echo "make airflow  start Airflow with the examples in it (PORT=8081 if 8080 is taken)"
-	@echo "make test     run every test, in a quarter of an hour    (ARGS='-k resources', ARGS=tests/unit/test_resources.py)"
+	@echo "make test     run every test, in three quarters of an hour on two cores    (ARGS='-k resources', ARGS=tests/unit/test_resources.py)"
 	@echo "make test-long  run the tests that make test skips, because they take long and seldom fail (for crashes: make crashes)"
 	@echo "make under-load  run tests repeatedly while two busy loops take the processor (ARGS='--phase unit --times 2')"
 	@echo "make fuzz-readers  feed damaged data to every reader of stored bytes (STEPOP_FUZZ_EXAMPLES=5000 for each reader)"
