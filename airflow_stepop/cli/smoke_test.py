@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from airflow_stepop.core.naming import nonce_hash
 from airflow_stepop.core.printable import printable
 from airflow_stepop.exceptions import IntegrityError, OutcomeLostError, StepConfigError, is_final
 from airflow_stepop.failure import Category, Failure
@@ -86,11 +87,13 @@ def _trial_step(
 
         return platform.python_version()
 
-    name = f"s-check-{secrets.token_hex(6)}"
+    nonce = secrets.token_hex(16)
+    name = f"s-check-{nonce_hash(nonce)}"  # a job whose name does not belong to its nonce is not ours
     labels = {"deployment": deployment, **TASK}
     step = make_step(
         version,
         name=name,
+        nonce=nonce,
         labels=labels,
         timeout_s=limit_s,
         start_timeout_s=limit_s,

@@ -40,7 +40,7 @@ def make_step(call: Call | Sequence[str] | Callable[[], Any], **options: Any) ->
     names = ("secrets", "secret_references", "requirements")
     given = {name: options.pop(name) for name in names if name in options}
     setup = Setup(**given, checkpoint="checkpoint_uri" in options)
-    nonce = secrets.token_hex(16)
+    nonce = options.pop("nonce", None) or secrets.token_hex(16)
     name = options.pop("name", job_name("contract", "step", nonce))
     if callable(call):
         call = FunctionCall(function=call, args=(), kwargs={}, reference=None)

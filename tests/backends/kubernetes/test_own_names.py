@@ -97,7 +97,7 @@ def test_an_outcome_of_one_kib_fits_into_the_termination_message():
     for others in (0, 1):
         inits = [{"name": f"i{number}", "image": "x"} for number in range(others)]
         args = job({"init_containers": inits})["spec"]["template"]["spec"]["containers"][0]["args"]
-        assert len(_receipt(bytes(1024), "")) <= int(args[args.index("--receipt-limit") + 1])
+        assert len(_receipt({}, bytes(1024), "")) <= int(args[args.index("--receipt-limit") + 1])
     assert "| up to 1 KiB |" in PAGE.read_text()
     assert "above 1 KiB" in (KubernetesSettings.__doc__ or "")
 
