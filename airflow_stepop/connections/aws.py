@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_stepop.connections.extra import extra_of
+from airflow_stepop.connections.lookup import connection_of_type
 from airflow_stepop.exceptions import StepConfigError
 
 if TYPE_CHECKING:
@@ -55,23 +56,7 @@ class AwsConnection:
 
         :raises StepConfigError: the named connection does not exist, or has another type
         """
-        from airflow.sdk import BaseHook
-        from airflow.sdk.exceptions import AirflowNotFoundException
-
-        try:
-            connection = BaseHook.get_connection(self.conn_id or DEFAULT_CONN_ID)
-        except AirflowNotFoundException:
-            if self.conn_id is None:
-                return None
-            raise StepConfigError(
-                f"{self._owner}'s connection {self.conn_id!r} does not exist; add one of type aws"
-            ) from None
-        if connection.conn_type not in ("aws", ""):
-            raise StepConfigError(
-                f"{self._owner}'s connection {connection.conn_id!r} is of type {connection.conn_type!r}; "
-                f"{self._need} needs one of type aws"
-            )
-        return connection
+        return connection_of_type(self.conn_id, "aws", DEFAULT_CONN_ID, owner=self._owner, need=self._need)
 
     @cached_property
     def extra(self) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from airflow_stepop.connections.google_identity import (
     KeyIdentity,
     parse_key,
 )
+from airflow_stepop.connections.lookup import connection_of_type
 from airflow_stepop.core.naming import did_you_mean
 from airflow_stepop.exceptions import StepConfigError
 
@@ -81,23 +82,9 @@ class GoogleConnection:
 
         :raises StepConfigError: the named connection does not exist, or has another type
         """
-        from airflow.sdk import BaseHook
-        from airflow.sdk.exceptions import AirflowNotFoundException
-
-        try:
-            connection = BaseHook.get_connection(self.conn_id or DEFAULT_CONN_ID)
-        except AirflowNotFoundException:
-            if self.conn_id is None:
-                return None
-            raise StepConfigError(
-                f"{self._owner}'s connection {self.conn_id!r} does not exist; add one of type {CONN_TYPE}"
-            ) from None
-        if connection.conn_type not in (CONN_TYPE, ""):
-            raise StepConfigError(
-                f"{self._owner}'s connection {connection.conn_id!r} is of type {connection.conn_type!r}; "
-                f"{self._need} needs one of type {CONN_TYPE}"
-            )
-        return connection
+        return connection_of_type(
+            self.conn_id, CONN_TYPE, DEFAULT_CONN_ID, owner=self._owner, need=self._need
+        )
 
     @cached_property
     def extra(self) -> dict[str, Any]:
